@@ -1,0 +1,104 @@
+"""How full a store is, from its own measurements: crosstalk, accuracy, and room for more tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from superposed.store import WeightStore
+
+__all__ = ["Capacity", "LayerCrosstalk", "TasksLeft", "capacity"]
+
+_FOR_DROP = 0.01
+_MOST = 1_000_000
+
+
+@dataclass(frozen=True)
+class LayerCrosstalk:
+    """Crosstalk of one layer at the newest measured rows: the law's value and the measured one."""
+
+    name: str
+    crosstalk_predicted: float
+    crosstalk_measured: float
+
+
+@dataclass(frozen=True)
+class TasksLeft:
+    """How many more tasks like these fit before the mean accuracy falls by `for_drop`.
+
+    `low` and `high` are two standard errors of the measured slope away.
+    """
+
+    estimate: int
+    low: int
+    high: int
+    for_drop: float
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a store knows about its own fullness.
+
+    Args:
+        tasks: Registered tasks.
+        layers: Crosstalk by layer; empty before the first update.
+        mean_accuracy: Mean over tasks of the newest evaluation of each; None without evaluations.
+        tasks_left: None until evaluations at three or more different numbers of tasks show a fall.
+    """
+
+    tasks: int
+    layers: tuple[LayerCrosstalk, ...]
+    mean_accuracy: float | None
+    tasks_left: TasksLeft | None
+
+
+def capacity(store: WeightStore) -> Capacity:
+    """Summarises the store's own measurements; measures nothing anew and changes nothing."""
+    newest = [history[max(history)] for history in store.evaluations.values()]
+    return Capacity(
+        tasks=len(store.tasks),
+        layers=_layers(store),
+        mean_accuracy=float(np.mean(newest)) if newest else None,
+        tasks_left=_tasks_left(store),
+    )
+
+
+def _layers(store: WeightStore) -> tuple[LayerCrosstalk, ...]:
+    samples = [state.crosstalk for state in store.tasks.all() if state.crosstalk is not None]
+    if not samples:
+        return ()
+    # Crosstalk grows with every task, so what holds now is what the tasks taught last were measured at.
+    most = max(sample.tasks for sample in samples)
+    current = [sample for sample in samples if sample.tasks == most]
+    return tuple(
+        LayerCrosstalk(
+            name,
+            float(np.mean([sample.predicted[name] for sample in current])),
+            float(np.mean([sample.measured[name] for sample in current])),
+        )
+        for name in current[0].measured
+    )
+
+
+def _tasks_left(store: WeightStore) -> TasksLeft | None:
+    """A straight line through mean accuracy against number of tasks, over the newer half of the points."""
+    by_tasks: dict[int, list[float]] = {}
+    for history in store.evaluations.values():
+        for tasks, accuracy in history.items():
+            by_tasks.setdefault(tasks, []).append(accuracy)
+    # A mean over one task says how hard that task is, not how full the store is.
+    points = sorted((tasks, float(np.mean(seen))) for tasks, seen in by_tasks.items() if len(seen) > 1)
+    points = points[-max(3, (len(points) + 1) // 2) :]
+    if len(points) < 3:
+        return None
+    count, mean = np.array(points).T
+    centred = count - count.mean()
+    slope = float(centred @ mean / (centred @ centred))
+    residual = mean - mean.mean() - slope * centred
+    error = float(np.sqrt(residual @ residual / (len(points) - 2) / (centred @ centred)))
+    if slope >= 0:
+        return None
+    gentle, steep = min(-1e-12, slope + 2 * error), slope - 2 * error
+    estimate, low, high = (int(min(_MOST, _FOR_DROP / -value)) for value in (slope, steep, gentle))
+    return TasksLeft(estimate, low, high, _FOR_DROP)

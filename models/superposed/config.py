@@ -1,0 +1,85 @@
+"""What a store is made of, as small frozen values that are checked when they are built."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from superposed.errors import ConfigError
+
+__all__ = ["Config", "MLPConfig", "OptimizerConfig", "StoreConfig", "validated"]
+
+FamilyName = Literal["phase", "binary", "complex", "cyclic", "rotation"]
+
+MAX_WIDTH = 65_536
+MAX_LAYERS = 64
+
+C = TypeVar("C", bound="Config")
+
+
+def validated(model: type[C], values: Any) -> C:
+    """Builds a configuration value and says plainly what is wrong with it.
+
+    Raises:
+        ConfigError: A field is missing, unknown or out of range.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or model.__name__
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{place}: {message}", received=repr(first["input"])[:200]) from error
+
+
+class Config(BaseModel):
+    """Base of the frozen configuration values: unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def replace(self, **changes: Any) -> Self:
+        """A checked copy with some fields changed."""
+        return validated(type(self), self.model_dump() | changes)
+
+
+class MLPConfig(Config):
+    """A multi-layer perceptron: what a store holds by default.
+
+    `normalisation` "layer" normalises every hidden layer's activations (no learned scale) before they
+    are bound; inputs are not normalised, so that a task narrower than the store exports as its own width.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    inputs: int = Field(784, ge=1, le=MAX_WIDTH)
+    hidden: tuple[int, ...] = Field((256, 256, 256), max_length=MAX_LAYERS)
+    outputs: int = Field(10, ge=1, le=MAX_WIDTH)
+    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    normalisation: Literal["layer", "none"] = "layer"
+
+
+class OptimizerConfig(Config):
+    """The one optimizer of a store; its state is part of the store."""
+
+    name: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    learning_rate: float = Field(1e-4, gt=0, le=10)
+
+
+class StoreConfig(Config):
+    """Everything that a new store is built from, besides its secret.
+
+    Args:
+        network: Which network the weights belong to.
+        family: The context family.
+        optimizer: How updates move the weights.
+        dtype: Of weights and contexts.
+        gradient_norm_cap: An update whose gradient is longer than this is refused.
+        context_table_bytes: What materialised contexts may take up.
+    """
+
+    network: MLPConfig = MLPConfig()
+    family: FamilyName = "phase"
+    optimizer: OptimizerConfig = OptimizerConfig()
+    dtype: Literal["float32", "float64"] = "float32"
+    gradient_norm_cap: float = Field(1e4, gt=0)
+    context_table_bytes: int = Field(256 * 2**20, ge=1)

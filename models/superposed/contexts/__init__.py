@@ -1,0 +1,67 @@
+"""Contexts: derivation from keys, one module a family, expressions, and the table of materialised rows."""
+
+from typing import Any
+
+from superposed.contexts.binary import Binary
+from superposed.contexts.expression import (
+    Expression,
+    Leaf,
+    Mixture,
+    Power,
+    Task,
+    as_expression,
+    check_key,
+    flatten,
+    parse,
+)
+from superposed.contexts.family import Family, Term
+from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, new_secret, seeded_secret
+from superposed.contexts.phase import Complex, Cyclic, Phase
+from superposed.contexts.rotation import Rotation
+from superposed.contexts.table import Binding, Context, ContextSource, ContextTable
+from superposed.errors import ConfigError
+
+__all__ = [
+    "DERIVATION_VERSION",
+    "FAMILIES",
+    "Binary",
+    "Binding",
+    "Complex",
+    "Context",
+    "ContextSource",
+    "ContextTable",
+    "Cyclic",
+    "Expression",
+    "Family",
+    "Leaf",
+    "Mixture",
+    "Phase",
+    "Power",
+    "Rotation",
+    "Stream",
+    "Task",
+    "TaskId",
+    "Term",
+    "as_expression",
+    "check_key",
+    "family_named",
+    "flatten",
+    "new_secret",
+    "parse",
+    "seeded_secret",
+]
+
+FAMILIES: dict[str, type[Family[Any]]] = {
+    family.name: family for family in (Phase, Binary, Complex, Cyclic, Rotation)
+}
+
+
+def family_named(name: str) -> Family[Any]:
+    """The family of that name.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if name not in FAMILIES:
+        raise ConfigError("no such context family", expected=f"one of {sorted(FAMILIES)}", received=name)
+    return FAMILIES[name]()

@@ -1,0 +1,58 @@
+"""Binary contexts: a random sign for every feature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from superposed.contexts.family import Family, Term
+from superposed.contexts.keys import Stream
+
+__all__ = ["Binary"]
+
+
+class Binary(Family[Tensor]):
+    """`C(k) = diag(c)`, `c ∈ {-1, +1}^D`. Its own inverse. Mixes, but has no real powers.
+
+    Source: Cheung et al. 2019, section 2.3 ("binary superposition").
+    """
+
+    name: ClassVar[str] = "binary"
+
+    def context_shape(self, features: int) -> tuple[int, ...]:
+        """One sign a feature: (features,)."""
+        return (features,)
+
+    def generate(self, stream: Stream, features: int) -> Tensor:
+        """Signs, float64 (features,)."""
+        return torch.from_numpy(stream.signs(features))
+
+    def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
+        """Every coordinate takes one part's sign, so that the overlap with each part is its weight.
+
+        A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves
+        few signs.
+        """
+        self._refuse_powers(terms, "c² = 1, so every power is c or 1")
+        signs = torch.stack([term.generator for term in terms])  # (terms, features)
+        cumulative = np.cumsum([term.weight for term in terms])
+        features = signs.shape[1]
+        chosen = np.searchsorted(cumulative[:-1], picks.uniforms(features, "picks"), side="right")
+        return signs[torch.from_numpy(chosen), torch.arange(features)]  # (features,)
+
+    def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Flips signs."""
+        self._check_width(x, contexts.shape[-1])
+        return x * (contexts if index is None else contexts[index])  # (B, width)
+
+    def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Flips the same signs back."""
+        return self.bind(x, contexts, index)
+
+    def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
+        """`Σ_i w_i² x_i²`."""
+        return x.square() @ weight.square().T  # (B, D_out)

@@ -1,0 +1,380 @@
+"""Context expressions: a task, a mixture of contexts, or a real power of one.
+
+Text grammar (one grammar for HTTP, the V2 model name, the SDK and the command line)::
+
+    expression = primary { "^" number }
+    primary    = key | "mix(" part { "," part } ")"
+    part       = expression ":" weight
+
+for example `digits`, `mix(a:0.7,b:0.3)`, `rot^1.25`, `mix(a:0.5,rot^2:0.5)`. The JSON form is
+`{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
+`{"power": {"context": ..., "exponent": ...}}`, where every context may also be text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from superposed.contexts.keys import KEY_PATTERN
+from superposed.errors import ExpressionInvalid
+
+__all__ = [
+    "MAX_DEPTH",
+    "MAX_EXPONENT",
+    "MAX_LEAVES",
+    "RESERVED_KEYS",
+    "Expression",
+    "Leaf",
+    "Mixture",
+    "Power",
+    "Task",
+    "as_expression",
+    "check_key",
+    "flatten",
+    "parse",
+]
+
+MAX_DEPTH = 4
+MAX_EXPONENT = 64.0
+MAX_LEAVES = 64
+MAX_TEXT = 16_384
+RESERVED_KEYS = frozenset({"auto", "mix", "stats"})
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+
+
+def check_key(key: str) -> str:
+    """Returns a task key unchanged if it may be one.
+
+    Raises:
+        ExpressionInvalid: It has other characters, the wrong length, or is reserved.
+    """
+    if not KEY_PATTERN.fullmatch(key):
+        raise ExpressionInvalid("not a task key", expected=KEY_PATTERN.pattern, received=repr(key[:200]))
+    if key in RESERVED_KEYS:
+        raise ExpressionInvalid(
+            "a reserved word cannot be a task key",
+            expected=f"not one of {sorted(RESERVED_KEYS)}",
+            received=key,
+        )
+    return key
+
+
+def _check_number(value: object, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ExpressionInvalid(
+            f"{name} is no number", expected="a finite number", received=repr(value)[:200]
+        )
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ExpressionInvalid(
+            f"{name} is not finite", expected="a finite number", received=repr(value)[:200]
+        )
+    return number
+
+
+@dataclass(frozen=True)
+class Task:
+    """The context of one task."""
+
+    key: str
+
+    def __post_init__(self) -> None:
+        check_key(self.key)
+
+    @property
+    def depth(self) -> int:
+        """How deep compositions are nested: 0."""
+        return 0
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {"task": self.key}
+
+    def __str__(self) -> str:
+        return self.key
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A weighted mixture of contexts.
+
+    Args:
+        parts: Pairs of an expression and a positive finite weight, at least one. The weights are
+            normalised to sum 1.
+
+    Raises:
+        ExpressionInvalid: No parts, a weight that is not positive and finite, or nested too deep.
+    """
+
+    parts: tuple[tuple[Expression, float], ...]
+
+    def __init__(self, parts: Sequence[tuple[Expression, float]]) -> None:
+        if not 1 <= len(parts) <= MAX_LEAVES:
+            raise ExpressionInvalid(
+                "a mixture has the wrong number of parts", expected=f"1 to {MAX_LEAVES}", received=len(parts)
+            )
+        weights = [_check_number(weight, "a mixture's weight") for _, weight in parts]
+        if min(weights) <= 0:
+            raise ExpressionInvalid(
+                "a mixture's weight is not positive", expected="> 0", received=min(weights)
+            )
+        # Weights that already sum to 1 stay as they are, so that text and JSON come back unchanged.
+        largest = max(weights)
+        total = math.fsum(weight / largest for weight in weights) * largest
+        if not math.isclose(total, 1.0, rel_tol=1e-12):
+            scaled = math.fsum(weight / largest for weight in weights)
+            weights = [weight / largest / scaled for weight in weights]
+        if min(weights) <= 0:
+            raise ExpressionInvalid(
+                "a mixture's weight vanishes beside the others",
+                expected="> 0 after normalising",
+                received=0.0,
+            )
+        named = tuple((part, weight) for (part, _), weight in zip(parts, weights, strict=True))
+        object.__setattr__(self, "parts", named)
+        _check_depth(self)
+
+    @property
+    def depth(self) -> int:
+        """How deep compositions are nested."""
+        return 1 + max(part.depth for part, _ in self.parts)
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {"mixture": [{"context": part.to_json(), "weight": weight} for part, weight in self.parts]}
+
+    def __str__(self) -> str:
+        return "mix(" + ",".join(f"{part}:{weight!r}" for part, weight in self.parts) + ")"
+
+
+@dataclass(frozen=True)
+class Power:
+    """A real power of a context.
+
+    Args:
+        base: The context.
+        exponent: Finite, between -64 and 64.
+
+    Raises:
+        ExpressionInvalid: The exponent is out of range, or the expression is nested too deep.
+    """
+
+    base: Expression
+    exponent: float
+
+    def __post_init__(self) -> None:
+        exponent = _check_number(self.exponent, "an exponent")
+        if abs(exponent) > MAX_EXPONENT:
+            raise ExpressionInvalid(
+                "an exponent is too large",
+                expected=f"between -{MAX_EXPONENT:g} and {MAX_EXPONENT:g}",
+                received=exponent,
+            )
+        object.__setattr__(self, "exponent", exponent)
+        _check_depth(self)
+
+    @property
+    def depth(self) -> int:
+        """How deep compositions are nested."""
+        return 1 + self.base.depth
+
+    def to_json(self) -> dict[str, object]:
+        """The JSON form."""
+        return {"power": {"context": self.base.to_json(), "exponent": self.exponent}}
+
+    def __str__(self) -> str:
+        return f"{self.base}^{self.exponent!r}"
+
+
+Expression: TypeAlias = Task | Mixture | Power
+
+
+def _check_depth(expression: Expression) -> None:
+    if expression.depth > MAX_DEPTH:
+        raise ExpressionInvalid(
+            "a context expression is nested too deep",
+            expected=f"depth {MAX_DEPTH} at most",
+            received=expression.depth,
+        )
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One task's share after mixtures and powers have been multiplied out.
+
+    `exponent` is None where no power stands above the task.
+    """
+
+    key: str
+    weight: float
+    exponent: float | None
+
+
+def flatten(expression: Expression) -> tuple[Leaf, ...]:
+    """Pushes mixtures and powers down to the tasks: the linear form that every family evaluates.
+
+    Mixing averages generators and a power multiplies them, so an expression *is* the sum over its
+    tasks of weight x exponent x generator. Nothing is wrapped or re-logged between operations, and two
+    expressions with the same leaves are the same context. Leaves stand in the order they are written.
+
+    Raises:
+        ExpressionInvalid: More than `MAX_LEAVES` leaves, or nested exponents whose product is too large.
+    """
+    leaves = tuple(_leaves(expression, 1.0, None))
+    if len(leaves) > MAX_LEAVES:
+        raise ExpressionInvalid(
+            "a context expression names too many tasks",
+            expected=f"{MAX_LEAVES} at most",
+            received=len(leaves),
+        )
+    steepest = max(abs(leaf.exponent or 0.0) for leaf in leaves)
+    if steepest > MAX_EXPONENT:
+        raise ExpressionInvalid(
+            "the product of nested exponents is too large",
+            expected=f"{MAX_EXPONENT:g} at most",
+            received=steepest,
+        )
+    return leaves
+
+
+def _leaves(expression: Expression, weight: float, exponent: float | None) -> list[Leaf]:
+    if isinstance(expression, Task):
+        return [Leaf(expression.key, weight, exponent)]
+    if isinstance(expression, Power):
+        below = expression.exponent * (1.0 if exponent is None else exponent)
+        return _leaves(expression.base, weight, below)
+    return [leaf for part, share in expression.parts for leaf in _leaves(part, weight * share, exponent)]
+
+
+def as_expression(value: object) -> Expression:
+    """Reads a context in any accepted form: an expression, text, or the JSON form.
+
+    Raises:
+        ExpressionInvalid: It is none of them.
+    """
+    return _from_json(value, MAX_DEPTH)
+
+
+def _from_json(value: object, depth_left: int) -> Expression:
+    if isinstance(value, Task | Mixture | Power):
+        return value
+    if isinstance(value, str):
+        return parse(value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        [(kind, body)] = value.items()
+        if kind == "task" and isinstance(body, str):
+            return Task(body)
+        if depth_left <= 0:
+            raise ExpressionInvalid(
+                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
+            )
+        if kind == "mixture" and isinstance(body, Sequence) and not isinstance(body, str):
+            return Mixture([_mixture_part(part, depth_left - 1) for part in body])
+        if kind == "power":
+            base, exponent = _fields(body, "context", "exponent")
+            return Power(_from_json(base, depth_left - 1), _check_number(exponent, "an exponent"))
+    raise ExpressionInvalid(
+        "not a context",
+        expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
+        received=repr(value)[:200],
+    )
+
+
+def _mixture_part(part: object, depth_left: int) -> tuple[Expression, float]:
+    context, weight = _fields(part, "context", "weight")
+    return _from_json(context, depth_left), _check_number(weight, "a mixture's weight")
+
+
+def _fields(body: object, *names: str) -> tuple[object, ...]:
+    if not isinstance(body, Mapping) or set(body) != set(names):
+        raise ExpressionInvalid(
+            "part of a context has the wrong fields",
+            expected=f"exactly {list(names)}",
+            received=repr(body)[:200],
+        )
+    return tuple(body[name] for name in names)
+
+
+def parse(text: str) -> Expression:
+    """Reads the text grammar.
+
+    Raises:
+        ExpressionInvalid: Where the text stops being an expression, and what was expected there.
+    """
+    if len(text) > MAX_TEXT:
+        raise ExpressionInvalid(
+            "a context expression is too long", expected=f"{MAX_TEXT} characters at most", received=len(text)
+        )
+    return _Parser(text).whole()
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def whole(self) -> Expression:
+        result = self._expression(MAX_DEPTH)
+        if self._at != len(self._text):
+            raise self._error("the end, '^', ',' or ':'")
+        return result
+
+    def _expression(self, depth_left: int) -> Expression:
+        result = self._primary(depth_left)
+        while self._take("^"):
+            result = Power(result, self._number())
+        return result
+
+    def _primary(self, depth_left: int) -> Expression:
+        if not self._take("mix("):
+            return self._task()
+        if depth_left <= 0:
+            raise ExpressionInvalid(
+                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
+            )
+        parts = [self._part(depth_left - 1)]
+        while self._take(","):
+            parts.append(self._part(depth_left - 1))
+        if not self._take(")"):
+            raise self._error("',' or ')'")
+        return Mixture(parts)
+
+    def _part(self, depth_left: int) -> tuple[Expression, float]:
+        part = self._expression(depth_left)
+        if not self._take(":"):
+            raise self._error("':' and a weight")
+        return part, self._number()
+
+    def _task(self) -> Task:
+        match = KEY_PATTERN.match(self._text, self._at)
+        if match is None:
+            raise self._error("a task key or mix(...)")
+        self._at = match.end()
+        return Task(match.group())
+
+    def _number(self) -> float:
+        match = _NUMBER.match(self._text, self._at)
+        if match is None:
+            raise self._error("a number")
+        self._at = match.end()
+        return float(match.group())
+
+    def _take(self, token: str) -> bool:
+        if not self._text.startswith(token, self._at):
+            return False
+        self._at += len(token)
+        return True
+
+    def _error(self, expected: str) -> ExpressionInvalid:
+        rest = self._text[self._at : self._at + 40]
+        return ExpressionInvalid(
+            f"not a context expression at character {self._at + 1}", expected=expected, received=repr(rest)
+        )

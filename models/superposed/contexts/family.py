@@ -1,0 +1,140 @@
+"""What a family of contexts has to be able to do, and what follows from that alone."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from superposed.contexts.keys import Stream
+from superposed.errors import CompositionNotSupported, ShapeError
+
+__all__ = ["Family", "Term"]
+
+G = TypeVar("G")
+
+
+@dataclass(frozen=True)
+class Term(Generic[G]):
+    """One task's share in a composed context: its generator, weight, and exponent if it has one."""
+
+    generator: G
+    weight: float = 1.0
+    exponent: float | None = None
+
+
+class Family(ABC, Generic[G]):
+    """A set of orthogonal matrices C that random keys are drawn from, and the ways to apply them.
+
+    A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on.
+    A *context* is the generator made ready to bind with: rows of numbers that a batch can gather.
+    All families act on real vectors of `width(features)` numbers; a family of two lanes (complex)
+    lays a vector of complex numbers out as its real parts followed by its imaginary parts.
+    """
+
+    name: ClassVar[str]
+    lanes: ClassVar[int] = 1
+
+    def padding(self, features: int) -> int:
+        """How many zero features are appended before binding, for families that act on pairs."""
+        del features
+        return 0
+
+    def width(self, features: int) -> int:
+        """How many real numbers a bound vector of `features` features has."""
+        return self.lanes * (features + self.padding(features))
+
+    @abstractmethod
+    def context_shape(self, features: int) -> tuple[int, ...]:
+        """The shape of one materialised context for a layer of `features` inputs."""
+
+    @abstractmethod
+    def generate(self, stream: Stream, features: int) -> G:
+        """Draws one task's generator for a layer of `features` inputs from a derived stream."""
+
+    @abstractmethod
+    def compose(self, terms: Sequence[Term[G]], picks: Stream) -> Tensor:
+        """Evaluates a composition whose mixtures and powers have been pushed down to its tasks.
+
+        Args:
+            terms: The tasks' shares; their weights sum to 1.
+            picks: A derived stream for families that choose between parts at random.
+
+        Returns:
+            The context, float64, of `context_shape`.
+
+        Raises:
+            CompositionNotSupported: The family has no such composition.
+        """
+
+    @abstractmethod
+    def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Applies contexts to rows: `C(k) x`.
+
+        Args:
+            x: (B, width) rows, any float dtype.
+            contexts: One context for all rows, `context_shape`; or, with an index, K of them, (K, ...).
+            index: (B,) int64, the context of each row.
+
+        Returns:
+            (B, width), the dtype of `x`.
+        """
+
+    @abstractmethod
+    def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Applies inverse contexts to rows: `C(k)⁻¹ x`; arguments as for `bind`."""
+
+    @abstractmethod
+    def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
+        """The expected squared response `E (w C x)²` over contexts drawn at random.
+
+        This is the variance of the residual (METHOD.md): what a vector answers to a weight row whose
+        context is independent of its own.
+
+        Args:
+            weight: (D_out, width).
+            x: (B, width).
+
+        Returns:
+            (B, D_out).
+        """
+
+    def mixture(self, generators: Sequence[G], weights: Sequence[float], picks: Stream) -> Tensor:
+        """The context of a mixture of generators, with weights that sum to 1."""
+        terms = [Term(generator, weight) for generator, weight in zip(generators, weights, strict=True)]
+        return self.compose(terms, picks)
+
+    def power(self, generator: G, exponent: float, picks: Stream) -> Tensor:
+        """The context of a real power of one generator."""
+        return self.compose([Term(generator, 1.0, exponent)], picks)
+
+    def superpose(self, weights: Tensor, contexts: Tensor) -> Tensor:
+        """The store equation: `W = Σ_k W(k) C(k)⁻¹` from weights (K, D_out, width), contexts (K, ...)."""
+        # C is orthogonal, so a row of W(k) C(k)⁻¹ is C(k) applied to that row.
+        bound = [self.bind(weight, context) for weight, context in zip(weights, contexts, strict=True)]
+        return torch.stack(bound).sum(0)  # (D_out, width)
+
+    def retrieve(self, weight: Tensor, context: Tensor) -> Tensor:
+        """The retrieval equation: `W C(k)`, (D_out, width), from one store matrix and one context."""
+        return self.unbind(weight, context)
+
+    def _check_width(self, x: Tensor, expected: int) -> None:
+        if x.shape[-1] != expected:
+            raise ShapeError(
+                f"a vector of the wrong width for this {self.name} context",
+                expected=f"(..., {expected})",
+                received=tuple(x.shape),
+            )
+
+    def _refuse_powers(self, terms: Sequence[Term[G]], reason: str) -> None:
+        exponents = [term.exponent for term in terms if term.exponent is not None]
+        if exponents:
+            raise CompositionNotSupported(
+                f"{self.name} contexts have no powers: {reason}",
+                expected="a task or a mixture, or a family with powers (phase, complex, cyclic, rotation)",
+                received=f"exponent {exponents[0]:g}",
+            )

@@ -1,0 +1,130 @@
+"""Deriving random numbers from a secret: the same inputs, the same numbers, everywhere and for ever.
+
+A context is never stored. It is drawn again whenever it is needed from the store's secret, the
+layer's name, the task key and the key's generation, through SHAKE-256. `DERIVATION_VERSION` names
+the way the bytes are made; it may only change together with a new set of golden vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.errors import ConfigError
+
+__all__ = [
+    "DERIVATION_VERSION",
+    "KEY_PATTERN",
+    "SECRET_BYTES",
+    "Stream",
+    "TaskId",
+    "new_secret",
+    "seeded_secret",
+]
+
+DERIVATION_VERSION = 1
+SECRET_BYTES = 32
+KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+_DOMAIN = b"superposed.context"
+
+
+@dataclass(frozen=True, order=True)
+class TaskId:
+    """A task key together with the generation that tells a re-registered key from the deleted one."""
+
+    key: str
+    generation: int = 0
+
+
+def new_secret() -> bytes:
+    """Draws a 256-bit secret from the operating system."""
+    return secrets.token_bytes(SECRET_BYTES)
+
+
+def seeded_secret(seed: int) -> bytes:
+    """Makes a secret from a number, for tests and experiments: it protects nothing.
+
+    Raises:
+        ConfigError: The seed is negative.
+    """
+    if seed < 0:
+        raise ConfigError("a seed is a whole number", expected="0 or more", received=seed)
+    return hashlib.sha256(b"superposed.seed" + str(seed).encode()).digest()
+
+
+def _prefixed(part: bytes) -> bytes:
+    return len(part).to_bytes(8, "little") + part
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An endless string of derived bytes, addressed by a secret and a list of names.
+
+    Every part is length-prefixed, so no two different lists of names give the same string.
+
+    Args:
+        secret: 32 bytes.
+        names: What the numbers are for, for example `("context", layer, key, "0")`.
+
+    Raises:
+        ConfigError: The secret is not 32 bytes long.
+    """
+
+    secret: bytes
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.secret) != SECRET_BYTES:
+            raise ConfigError(
+                "the secret has the wrong length", expected=f"{SECRET_BYTES} bytes", received=len(self.secret)
+            )
+
+    @classmethod
+    def for_task(cls, secret: bytes, layer: str, task: TaskId) -> Stream:
+        """The stream that a task's context in one layer is drawn from."""
+        return cls(secret, ("context", layer, task.key, str(task.generation)))
+
+    @classmethod
+    def for_mixture(cls, secret: bytes, layer: str, tasks: tuple[TaskId, ...]) -> Stream:
+        """The stream that decides which part of a mixture gives a coordinate (binary contexts)."""
+        names = tuple(f"{task.key}#{task.generation}" for task in tasks)
+        return cls(secret, ("mixture", layer, *names))
+
+    def bytes(self, count: int, purpose: str) -> bytes:
+        """The first `count` bytes drawn for `purpose`."""
+        message = b"".join(
+            _prefixed(part)
+            for part in (
+                _DOMAIN,
+                DERIVATION_VERSION.to_bytes(4, "little"),
+                self.secret,
+                *(name.encode() for name in self.names),
+                purpose.encode(),
+            )
+        )
+        return hashlib.shake_256(message).digest(count)
+
+    def signs(self, count: int) -> NDArray[np.float64]:
+        """`count` independent numbers, each -1 or +1 with equal probability, float64 (count,)."""
+        raw = np.frombuffer(self.bytes((count + 7) // 8, "signs"), dtype=np.uint8)
+        bits = np.unpackbits(raw, bitorder="little")[:count]
+        return bits.astype(np.float64) * 2.0 - 1.0
+
+    def uniforms(self, count: int, purpose: str = "uniforms") -> NDArray[np.float64]:
+        """`count` independent numbers uniform on [0, 1), 53 bits each, float64 (count,)."""
+        raw = np.frombuffer(self.bytes(8 * count, purpose), dtype="<u8")
+        return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def normals(self, count: int, purpose: str = "normals") -> NDArray[np.float64]:
+        """`count` independent standard normal numbers by the Box-Muller method, float64 (count,)."""
+        half = (count + 1) // 2
+        uniform = self.uniforms(2 * half, purpose).reshape(2, half)
+        radius = np.sqrt(-2.0 * np.log1p(-uniform[0]))
+        angle = 2.0 * np.pi * uniform[1]
+        return np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:count]

@@ -1,0 +1,128 @@
+"""Contexts made of phases: rotations of pairs of features.
+
+Pairs are (j, j + width/2): the first half of a vector with the second. For a vector of complex
+numbers laid out as real parts then imaginary parts these pairs *are* the complex numbers, so the
+complex family is this one with a pair for every feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from superposed.contexts.family import Family, Term
+from superposed.contexts.keys import Stream
+
+__all__ = ["Complex", "Cyclic", "Phase"]
+
+
+def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)  # each (B, width/2)
+    return torch.cat([first * cosine - second * sine, first * sine + second * cosine], dim=-1)  # (B, width)
+
+
+class Phase(Family[Tensor]):
+    """Random phases acting on pairs of *real* features: real weights, one real matrix product.
+
+    A generator is the phases `φ ~ U[-π, π)`, never wrapped: a mixture is their average, a power
+    their multiple. A context is (cos φ, sin φ), stacked.
+
+    Source: Cheung et al. 2019, section 2.3 ("complex superposition"), restricted to real weights.
+    """
+
+    name: ClassVar[str] = "phase"
+
+    def padding(self, features: int) -> int:
+        """One zero feature where the number of features is odd."""
+        return features % 2
+
+    def pairs(self, features: int) -> int:
+        """How many pairs, and so phases, a vector of `features` features has."""
+        return self.width(features) // 2
+
+    def context_shape(self, features: int) -> tuple[int, ...]:
+        """Cosines and sines: (2, pairs)."""
+        return (2, self.pairs(features))
+
+    def generate(self, stream: Stream, features: int) -> Tensor:
+        """Phases, float64 (pairs,)."""
+        return torch.from_numpy((2.0 * stream.uniforms(self.pairs(features), "phases") - 1.0) * np.pi)
+
+    def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
+        """`φ = Σ α p φ(k)` over the terms, then its cosine and sine."""
+        del picks
+        return self._materialise(
+            torch.stack([term.weight * self._phases(term.generator, term.exponent) for term in terms]).sum(0)
+        )
+
+    @staticmethod
+    def _phases(generator: Tensor, exponent: float | None) -> Tensor:
+        return generator if exponent is None else generator * exponent
+
+    @staticmethod
+    def _materialise(phases: Tensor) -> Tensor:
+        return torch.stack([phases.cos(), phases.sin()])  # (2, pairs)
+
+    def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Turns every pair by its phase."""
+        self._check_width(x, 2 * contexts.shape[-1])
+        chosen = contexts if index is None else contexts[index]  # (2, pairs) or (B, 2, pairs)
+        return _rotate(x, chosen[..., 0, :], chosen[..., 1, :])
+
+    def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """Turns every pair back."""
+        self._check_width(x, 2 * contexts.shape[-1])
+        chosen = contexts if index is None else contexts[index]
+        return _rotate(x, chosen[..., 0, :], -chosen[..., 1, :])
+
+    def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
+        """`Σ_pairs |w|² |x|² / 2`: a uniformly turned pair answers with half its energy."""
+        pair_energy = [sum(half.square() for half in tensor.chunk(2, dim=-1)) for tensor in (x, weight)]
+        return torch.as_tensor(pair_energy[0]) @ torch.as_tensor(pair_energy[1]).T / 2  # (B, D_out)
+
+
+class Complex(Phase):
+    """`C(k) = diag(e^{iφ})` on complex features, laid out as real parts then imaginary parts.
+
+    Source: Cheung et al. 2019, section 2.3 ("complex superposition").
+    """
+
+    name: ClassVar[str] = "complex"
+    lanes: ClassVar[int] = 2
+
+    def padding(self, features: int) -> int:
+        """None: every complex feature is a pair by itself."""
+        del features
+        return 0
+
+
+class Cyclic(Phase):
+    """Phases whose power repeats with period 1: `φ = φ₀(k) + 2π n(k) p`, n whole numbers.
+
+    A generator is (φ₀, 2πn), stacked, (2, pairs). The bare key is p = 0. For angles, hours, seasons.
+
+    Args:
+        frequency_scale: Standard deviation of the normal numbers that are rounded to frequencies.
+            The overlap of exponents s and t is about `exp(-(2π scale (t - s))² / 2)` within a period.
+    """
+
+    name: ClassVar[str] = "cyclic"
+
+    def __init__(self, frequency_scale: float = 1.0) -> None:
+        self.frequency_scale = frequency_scale
+
+    def generate(self, stream: Stream, features: int) -> Tensor:
+        """Anchors and turns, float64 (2, pairs)."""
+        anchor = super().generate(stream, features)
+        frequency = np.rint(self.frequency_scale * stream.normals(self.pairs(features), "frequencies"))
+        return torch.stack([anchor, torch.from_numpy(2.0 * np.pi * frequency)])
+
+    @staticmethod
+    def _phases(generator: Tensor, exponent: float | None) -> Tensor:
+        anchor, turn = generator[0], generator[1]  # each (pairs,)
+        # Only the fraction of the exponent matters: taking it here makes the period exact.
+        return anchor if exponent is None else anchor + turn * (exponent - float(np.floor(exponent)))

@@ -1,0 +1,174 @@
+"""Materialised contexts: rows that a batch gathers from, bounded by bytes, derived again on a miss."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from superposed.contexts.expression import Leaf
+from superposed.contexts.family import Family, Term
+from superposed.contexts.keys import Stream, TaskId
+from superposed.errors import CapacityExceeded
+
+__all__ = ["Binding", "Context", "ContextSource", "ContextTable"]
+
+_GENERATORS_KEPT = 64
+
+
+@dataclass(frozen=True)
+class Context:
+    """A composed context in canonical form: what it is, whatever way it was written.
+
+    Args:
+        shares: (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged.
+    """
+
+    shares: tuple[tuple[TaskId, float, float | None], ...]
+
+    @classmethod
+    def from_leaves(cls, leaves: Sequence[Leaf], generations: Mapping[str, int]) -> Context:
+        """Canonical form of a flattened expression, given every key's generation."""
+        merged: dict[tuple[TaskId, float | None], float] = {}
+        for leaf in leaves:
+            place = (TaskId(leaf.key, generations[leaf.key]), leaf.exponent)
+            merged[place] = merged.get(place, 0.0) + leaf.weight
+        ordered = sorted(merged, key=lambda place: (place[0], place[1] is not None, place[1] or 0.0))
+        return cls(tuple((task, merged[task, exponent], exponent) for task, exponent in ordered))
+
+    @property
+    def tasks(self) -> tuple[TaskId, ...]:
+        """The tasks it is made of, each once, sorted."""
+        return tuple(dict.fromkeys(task for task, _, _ in self.shares))
+
+
+class Binding(NamedTuple):
+    """What one layer binds a batch with: contexts, and for a mixed batch each row's slot in them."""
+
+    contexts: Tensor
+    slots: Tensor | None = None
+
+
+class ContextSource:
+    """Derives contexts from the secret: the one place where a composed context becomes numbers.
+
+    Args:
+        family: The context family.
+        features: Each layer's name and its number of input features.
+        secret: 32 bytes.
+    """
+
+    def __init__(self, family: Family[Any], features: Mapping[str, int], secret: bytes) -> None:
+        self.family = family
+        self.features = dict(features)
+        self._secret = secret
+        # A bound method in an lru_cache: the cache lives and dies with this object.
+        self._generator = lru_cache(maxsize=_GENERATORS_KEPT)(self._draw)
+
+    def _draw(self, layer: str, task: TaskId) -> Any:
+        return self.family.generate(Stream.for_task(self._secret, layer, task), self.features[layer])
+
+    def derive(self, context: Context, layer: str) -> Tensor:
+        """One layer's context, float64, of the family's `context_shape`.
+
+        Raises:
+            CompositionNotSupported: The family has no such composition.
+        """
+        terms = [
+            Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in context.shares
+        ]
+        return self.family.compose(terms, Stream.for_mixture(self._secret, layer, context.tasks))
+
+
+class ContextTable:
+    """Contexts of every layer in slots of one tensor a layer, the least recently used evicted first.
+
+    Not thread-safe: whoever owns the store owns its table.
+
+    Args:
+        source: Where contexts come from.
+        max_bytes: What the rows may take up; at least one slot is always kept.
+        dtype: Of the rows.
+        device: Where the rows live.
+    """
+
+    def __init__(
+        self, source: ContextSource, max_bytes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.source = source
+        self._dtype = dtype
+        self._device = device
+        shapes = {name: source.family.context_shape(count) for name, count in source.features.items()}
+        itemsize = torch.empty((), dtype=dtype).element_size()
+        self.bytes_per_context = itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
+        self.capacity = max(1, max_bytes // self.bytes_per_context)
+        self._rows = {
+            name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()
+        }
+        self._slots: OrderedDict[Context, int] = OrderedDict()
+
+    @property
+    def cached_bytes(self) -> int:
+        """What the table's rows take up now."""
+        return sum(rows.numel() * rows.element_size() for rows in self._rows.values())
+
+    def bind_all(self, context: Context) -> dict[str, Binding]:
+        """Every layer's binding for a batch of one context."""
+        slot = self._load([context])[0]
+        return {name: Binding(rows[slot]) for name, rows in self._rows.items()}
+
+    def bind_rows(self, contexts: Sequence[Context], index: Tensor) -> dict[str, Binding]:
+        """Every layer's binding for a mixed batch.
+
+        Args:
+            contexts: The K distinct contexts.
+            index: (B,) int64 into `contexts`.
+
+        Raises:
+            CapacityExceeded: More distinct contexts than the table has room for.
+        """
+        slots = torch.tensor(self._load(contexts), dtype=torch.int64)[index].to(self._device)  # (B,)
+        return {name: Binding(rows, slots) for name, rows in self._rows.items()}
+
+    def _load(self, contexts: Sequence[Context]) -> list[int]:
+        if len(contexts) > self.capacity:
+            raise CapacityExceeded(
+                "a batch names more contexts than the context table holds",
+                expected=f"{self.capacity} distinct contexts at most",
+                received=len(contexts),
+            )
+        for context in contexts:
+            if context in self._slots:
+                self._slots.move_to_end(context)
+        return [self._slot(context) for context in contexts]
+
+    def _slot(self, context: Context) -> int:
+        if (slot := self._slots.get(context)) is not None:
+            self._slots.move_to_end(context)
+            return slot
+        derived = {name: self.source.derive(context, name) for name in self._rows}
+        slot = self._free_slot()
+        for name, values in derived.items():
+            self._rows[name][slot] = values.to(self._dtype)
+        self._slots[context] = slot
+        return slot
+
+    def _free_slot(self) -> int:
+        used, room = len(self._slots), len(next(iter(self._rows.values())))
+        if used == self.capacity:
+            return self._slots.popitem(last=False)[1]
+        if used == room:
+            self._grow(min(self.capacity, max(4, 2 * room)))
+        return used
+
+    def _grow(self, room: int) -> None:
+        with torch.inference_mode(mode=False):
+            for name, rows in self._rows.items():
+                grown = torch.empty((room, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
+                grown[: len(rows)] = rows
+                self._rows[name] = grown

@@ -1,0 +1,130 @@
+"""The library's errors, in one tree. None of them knows an HTTP code.
+
+SuperposedError
+├── ConfigError                  a store, network or data set that cannot be built as described
+│   └── DataUnavailable          the files of a data set are not where they are looked for
+├── InputError (ValueError)      what came in cannot be used
+│   ├── ShapeError               wrong number of rows, features or outputs
+│   ├── NonFiniteInput           NaN or infinity among the numbers
+│   ├── LabelOutOfRange          a target that the task does not have
+│   └── EmptyBatch               no rows
+├── ContextError                 a context that cannot be addressed
+│   ├── ExpressionInvalid        text or JSON that is no context expression
+│   ├── UnknownTask              a task key that is not registered
+│   ├── TaskExists               a key that is registered with another schema
+│   └── CompositionNotSupported  a mixture or power that the family or the parts do not allow
+├── UpdateError                  an update that was refused; the store is bit for bit as it was
+│   ├── NonFiniteUpdate          loss or gradient is not finite
+│   └── UpdateTooLarge           the gradient's norm is above the cap
+└── CapacityExceeded             more of something than a stated limit allows
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CapacityExceeded",
+    "CompositionNotSupported",
+    "ConfigError",
+    "ContextError",
+    "DataUnavailable",
+    "EmptyBatch",
+    "ExpressionInvalid",
+    "InputError",
+    "LabelOutOfRange",
+    "NonFiniteInput",
+    "NonFiniteUpdate",
+    "ShapeError",
+    "SuperposedError",
+    "TaskExists",
+    "UnknownTask",
+    "UpdateError",
+    "UpdateTooLarge",
+]
+
+
+class SuperposedError(Exception):
+    """Base of every error that this library raises on purpose.
+
+    Args:
+        message: What went wrong, in one sentence.
+        expected: What would have been accepted.
+        received: What came instead.
+    """
+
+    def __init__(self, message: str, *, expected: object = None, received: object = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.expected = expected
+        self.received = received
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.received is not None:
+            parts.append(f"received {self.received}")
+        return "; ".join(parts)
+
+
+class ConfigError(SuperposedError):
+    """A store, network or data set that cannot be built as described."""
+
+
+class DataUnavailable(ConfigError):
+    """The files of a data set are not where they are looked for."""
+
+
+class InputError(SuperposedError, ValueError):
+    """What came in cannot be used."""
+
+
+class ShapeError(InputError):
+    """Wrong number of rows, features or outputs."""
+
+
+class NonFiniteInput(InputError):
+    """NaN or infinity among the numbers."""
+
+
+class LabelOutOfRange(InputError):
+    """A target that the task does not have."""
+
+
+class EmptyBatch(InputError):
+    """No rows."""
+
+
+class ContextError(SuperposedError):
+    """A context that cannot be addressed."""
+
+
+class ExpressionInvalid(ContextError, ValueError):
+    """Text or JSON that is no context expression."""
+
+
+class UnknownTask(ContextError):
+    """A task key that is not registered."""
+
+
+class TaskExists(ContextError):
+    """A key that is registered with another schema."""
+
+
+class CompositionNotSupported(ContextError):
+    """A mixture or power that the family or the parts do not allow."""
+
+
+class UpdateError(SuperposedError):
+    """An update that was refused; the store is bit for bit as it was."""
+
+
+class NonFiniteUpdate(UpdateError):
+    """Loss or gradient is not finite."""
+
+
+class UpdateTooLarge(UpdateError):
+    """The gradient's norm is above the cap."""
+
+
+class CapacityExceeded(SuperposedError):
+    """More of something than a stated limit allows."""

@@ -1,0 +1,1 @@
+"""The paper's experiments, as commands that write JSON and PNG."""

@@ -1,0 +1,354 @@
+"""What the experiments compare: superposition, the standard network, and other ways not to forget."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from superposed.config import MLPConfig, OptimizerConfig
+from superposed.contexts import (
+    Binding,
+    Context,
+    ContextSource,
+    ContextTable,
+    Family,
+    Stream,
+    TaskId,
+    Term,
+    family_named,
+    seeded_secret,
+)
+from superposed.networks import MLP
+from superposed.store import make_optimizer
+
+__all__ = ["EWC", "Identity", "Learner", "Separate", "Standard", "Superposed", "SynapticIntelligence"]
+
+
+class Identity(Family[None]):
+    """No contexts at all: what turns a superposed network back into the standard one."""
+
+    name: ClassVar[str] = "standard"
+
+    def context_shape(self, features: int) -> tuple[int, ...]:
+        """Nothing to store."""
+        del features
+        return (1,)
+
+    def generate(self, stream: Stream, features: int) -> None:
+        """Nothing to draw."""
+
+    def compose(self, terms: Sequence[Term[None]], picks: Stream) -> Tensor:
+        """The number 1."""
+        return torch.ones(1)
+
+    def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """The input itself."""
+        return x
+
+    def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
+        """The input itself."""
+        return x
+
+    def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
+        """The response itself: there is no other context."""
+        return (x @ weight.T).square()
+
+
+class Learner(ABC):
+    """Learns tasks 0, 1, 2 ... strictly one after another and answers for any of them."""
+
+    @abstractmethod
+    def begin(self, task: int) -> None:
+        """A new task starts; earlier ones will not be seen again."""
+
+    @abstractmethod
+    def step(self, task: int, x: Tensor, y: Tensor) -> None:
+        """One step on rows (B, inputs) with classes (B,)."""
+
+    def end(self, task: int, x: Tensor, y: Tensor) -> None:  # noqa: B027 - optional, not forgotten
+        """The task is over; some of its rows for methods that look back once."""
+
+    @abstractmethod
+    def logits(self, task: int, x: Tensor) -> Tensor:
+        """Answers rows (B, inputs) as `task`, (B, outputs)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Everything that a resumed run needs, by name."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> int:
+        """How many trained numbers answer requests."""
+
+
+class Superposed(Learner):
+    """One network, one optimizer, a context a task.
+
+    Args:
+        network: Sizes, activation, normalisation.
+        optimizer: The one optimizer across all tasks.
+        family: A family's name.
+        seed: Of the contexts and the initial weights.
+    """
+
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, family: str, seed: int) -> None:
+        self._family: Family[Any] = Identity() if family == Identity.name else family_named(family)
+        self._network = MLP(network, self._family, generator=torch.Generator().manual_seed(seed))
+        self._optimizer = make_optimizer(optimizer, self._network.parameters())
+        source = ContextSource(self._family, self._network.bound_features(), seeded_secret(seed))
+        self._contexts = ContextTable(source, 2**30, torch.float32, torch.device("cpu"))
+
+    def bindings(self, task: int) -> Mapping[str, Binding]:
+        """Every layer's context of a task."""
+        return self._contexts.bind_all(Context(((TaskId(f"task-{task}"), 1.0, None),)))
+
+    def begin(self, task: int) -> None:
+        """Nothing: a task is its context."""
+
+    def loss(self, task: int, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch."""
+        logits: Tensor = self._network(x, self.bindings(task))
+        return F.cross_entropy(logits, y)
+
+    def step(self, task: int, x: Tensor, y: Tensor) -> None:
+        """One optimizer step."""
+        self._descend(self.loss(task, x, y))
+
+    def _descend(self, loss: Tensor) -> None:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        self._optimizer.step()
+
+    def logits(self, task: int, x: Tensor) -> Tensor:
+        """Answers under the task's context."""
+        with torch.inference_mode():
+            answer: Tensor = self._network(x, self.bindings(task))
+            return answer
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimizer state."""
+        state = {f"network.{name}": value.detach() for name, value in self._network.named_parameters()}
+        for name, parameter in self._network.named_parameters():
+            for field, value in self._optimizer.state[parameter].items():
+                state[f"optimizer.{name}.{field}"] = value
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Weights and optimizer state."""
+        with torch.no_grad():
+            for name, parameter in self._network.named_parameters():
+                parameter.copy_(state[f"network.{name}"])
+                prefix = f"optimizer.{name}."
+                self._optimizer.state[parameter] = {
+                    key.removeprefix(prefix): value.clone()
+                    for key, value in state.items()
+                    if key.startswith(prefix)
+                }
+
+    @property
+    def weights(self) -> int:
+        """All weights of the network."""
+        return sum(parameter.numel() for parameter in self._network.parameters())
+
+
+class Standard(Superposed):
+    """The same network without contexts: what forgets."""
+
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, seed: int) -> None:
+        super().__init__(network, optimizer, Identity.name, seed)
+
+
+class _Anchored(Standard):
+    """A standard network with a quadratic penalty that anchors weights where earlier tasks left them.
+
+    The sum over tasks of `I_k (w - w_k)²` is kept as Σ I_k and Σ I_k w_k, which is exact and does not
+    grow with the tasks.
+    """
+
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, seed: int, strength: float) -> None:
+        super().__init__(network, optimizer, seed)
+        self._strength = strength
+        self._parameters = dict(self._network.named_parameters())
+        self._importance = self._zeros()
+        self._pull = self._zeros()
+
+    def _zeros(self) -> dict[str, Tensor]:
+        return {name: torch.zeros_like(value) for name, value in self._parameters.items()}
+
+    def _anchor(self, importance: Mapping[str, Tensor]) -> None:
+        for name, value in self._parameters.items():
+            self._importance[name] += importance[name]
+            self._pull[name] += importance[name] * value.detach()
+
+    def penalty_gradient(self, name: str) -> Tensor:
+        """Gradient of `strength / 2 Σ_k I_k (w - w_k)²`."""
+        value = self._parameters[name].detach()
+        return self._strength * (self._importance[name] * value - self._pull[name])
+
+    def step(self, task: int, x: Tensor, y: Tensor) -> None:
+        """One step on the task's loss and the penalty."""
+        self._optimizer.zero_grad(set_to_none=True)
+        self.loss(task, x, y).backward()  # type: ignore[no-untyped-call]
+        self._before_step()
+        if task > 0:
+            for name, value in self._parameters.items():
+                assert value.grad is not None  # noqa: S101 - every weight is used
+                value.grad += self.penalty_gradient(name)
+        self._optimizer.step()
+
+    def _before_step(self) -> None:
+        """Sees the loss's own gradients before the penalty is added."""
+
+    def state(self) -> dict[str, Tensor]:
+        """The network's, and the anchors."""
+        state = super().state()
+        for name in self._parameters:
+            state[f"importance.{name}"] = self._importance[name]
+            state[f"pull.{name}"] = self._pull[name]
+        return state
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """The network's, and the anchors."""
+        super().load_state(state)
+        for name in self._parameters:
+            self._importance[name] = state[f"importance.{name}"].clone()
+            self._pull[name] = state[f"pull.{name}"].clone()
+
+
+class EWC(_Anchored):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017): importance is the diagonal Fisher information.
+
+    Estimated at the end of a task from 1,024 of its rows, labels drawn from the model's own answers.
+    """
+
+    _ROWS = 1024
+
+    def end(self, task: int, x: Tensor, y: Tensor) -> None:
+        """Estimates the importance of every weight for this task."""
+        del y
+        fisher = self._zeros()
+        rows = min(self._ROWS, len(x))
+        generator = torch.Generator().manual_seed(task)
+        for row in torch.split(x[:rows], 1):
+            logits: Tensor = self._network(row, self.bindings(task))
+            drawn = torch.multinomial(logits.detach().softmax(1), 1, generator=generator).squeeze(1)
+            gradients = torch.autograd.grad(F.cross_entropy(logits, drawn), list(self._parameters.values()))
+            for name, gradient in zip(fisher, gradients, strict=True):
+                fisher[name] += gradient.square() / rows
+        self._anchor(fisher)
+
+
+class SynapticIntelligence(_Anchored):
+    """Zenke et al. 2017: importance is the share of a weight's path in the fall of the loss."""
+
+    _DAMPING = 0.1
+
+    def begin(self, task: int) -> None:
+        """A new path starts."""
+        self._path = self._zeros()
+        self._start = {name: value.detach().clone() for name, value in self._parameters.items()}
+
+    def _before_step(self) -> None:
+        self._gradient = {
+            name: value.grad.clone() for name, value in self._parameters.items() if value.grad is not None
+        }
+
+    def step(self, task: int, x: Tensor, y: Tensor) -> None:
+        """One step, and what each weight's move was worth."""
+        before = {name: value.detach().clone() for name, value in self._parameters.items()}
+        super().step(task, x, y)
+        for name, value in self._parameters.items():
+            self._path[name] -= self._gradient[name] * (value.detach() - before[name])
+
+    def end(self, task: int, x: Tensor, y: Tensor) -> None:
+        """Turns the path into importance."""
+        del x, y
+        importance = {}
+        for name, value in self._parameters.items():
+            moved = (value.detach() - self._start[name]).square()
+            # Twice, as the penalty here has a half that the paper's has not.
+            importance[name] = 2 * self._path[name].clamp(min=0) / (moved + self._DAMPING)
+        self._anchor(importance)
+
+
+class Separate(Learner):
+    """K small networks, one a task, of the same total number of weights; each with its own optimizer.
+
+    Args:
+        inputs: Features.
+        outputs: Classes.
+        budget: Weights that all K networks may have together.
+        tasks: K.
+        steps: Steps a task, for the cosine schedule.
+        learning_rate: Adam's, at the start of the schedule.
+        seed: Of the initial weights.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, budget: int, tasks: int, steps: int, learning_rate: float, seed: int
+    ) -> None:
+        each = budget / tasks
+        # one hidden layer: (inputs + 1) h + (h + 1) outputs = each
+        self.units = max(1, math.floor((each - outputs) / (inputs + 1 + outputs)))
+        self._config = MLPConfig(inputs=inputs, hidden=(self.units,), outputs=outputs, normalisation="none")
+        self._learning_rate, self._steps, self._seed = learning_rate, steps, seed
+        self._networks: list[MLP] = []
+
+    def begin(self, task: int) -> None:
+        """A fresh network and optimizer."""
+        generator = torch.Generator().manual_seed(self._seed * 100_003 + task)
+        network = MLP(self._config, Identity(), generator=generator)
+        self._networks.append(network)
+        self._optimizer = torch.optim.Adam(network.parameters(), lr=self._learning_rate)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, self._steps)
+
+    def _answer(self, task: int, x: Tensor) -> Tensor:
+        network = self._networks[task]
+        answer: Tensor = network(x, {name: Binding(torch.ones(1)) for name in network.superposed_layers()})
+        return answer
+
+    def step(self, task: int, x: Tensor, y: Tensor) -> None:
+        """One step of the task's own optimizer."""
+        self._optimizer.zero_grad(set_to_none=True)
+        F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._schedule.step()
+
+    def logits(self, task: int, x: Tensor) -> Tensor:
+        """The task's own network's answer."""
+        with torch.inference_mode():
+            return self._answer(task, x)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every network's weights."""
+        return {
+            f"{task}.{name}": value.detach()
+            for task, network in enumerate(self._networks)
+            for name, value in network.named_parameters()
+        }
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Every network's weights."""
+        self._networks = []
+        with torch.no_grad():
+            while f"{len(self._networks)}.layers.0.weight" in state:
+                task, network = len(self._networks), MLP(self._config, Identity())
+                for name, parameter in network.named_parameters():
+                    parameter.copy_(state[f"{task}.{name}"])
+                self._networks.append(network)
+
+    @property
+    def weights(self) -> int:
+        """Of the networks made so far."""
+        return sum(parameter.numel() for network in self._networks for parameter in network.parameters())

@@ -1,0 +1,222 @@
+"""Permuting MNIST: input interference, the paper's first experiment (its section 4.1.1, figure 4).
+
+A new random pixel permutation, and a new context, every 1,000 steps; one shared 10-way output. After
+every task the accuracy on task 1 and the mean over all tasks seen so far are measured on the whole
+test set.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from superposed import tensorfile
+from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig
+from superposed.datasets import Dataset, idx_dataset
+from superposed.experiments.learners import (
+    EWC,
+    Learner,
+    Separate,
+    Standard,
+    Superposed,
+    SynapticIntelligence,
+)
+from superposed.experiments.report import machine, write_json
+
+__all__ = ["Method", "PermutedConfig", "run"]
+
+Method = Literal["superposed", "standard", "ewc", "synaptic-intelligence", "separate"]
+
+
+class PermutedConfig(Config):
+    """One run of the experiment; the defaults are the paper's settings.
+
+    Args:
+        method: What learns.
+        dataset: An IDX data set's name.
+        family: Context family (superposed only).
+        units: Units of each hidden layer; `separate` gets the same number of weights in all.
+        hidden_layers: How many.
+        tasks: K permutations; task 0 is the identity.
+        steps: Steps a task.
+        batch: Rows a step.
+        optimizer: The one optimizer across all tasks (not `separate`, which has Adam on a cosine).
+        normalisation: Of hidden layers, before binding.
+        centred: Whether the training set's mean image is subtracted.
+        strength: Of the penalty of `ewc` and `synaptic-intelligence`.
+        separate_learning_rate: Adam's at the start of its cosine.
+        seed: Of weights, contexts, permutations and the order of the rows.
+    """
+
+    method: Method = "superposed"
+    dataset: str = "mnist"
+    family: FamilyName = "binary"
+    units: int = Field(256, ge=1)
+    hidden_layers: int = Field(3, ge=1)
+    tasks: int = Field(50, ge=1)
+    steps: int = Field(1000, ge=1)
+    batch: int = Field(128, ge=1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    normalisation: Literal["layer", "none"] = "none"
+    centred: bool = False
+    strength: float = Field(1.0, ge=0)
+    separate_learning_rate: float = Field(1e-2, gt=0)
+    seed: int = Field(0, ge=0)
+
+    @property
+    def name(self) -> str:
+        """What the result file is called."""
+        kind = self.family if self.method == "superposed" else self.method
+        extras = [
+            "layernorm" if self.normalisation == "layer" else "",
+            "centred" if self.centred else "",
+            ""
+            if self.optimizer == OptimizerConfig()
+            else f"{self.optimizer.name}-{self.optimizer.learning_rate:g}",
+            f"seed{self.seed}" if self.seed else "",
+        ]
+        return "-".join([kind, str(self.units), *(extra for extra in extras if extra)])
+
+    def network(self, data: Dataset) -> MLPConfig:
+        """The network that all tasks share."""
+        return MLPConfig(
+            inputs=data.features,
+            hidden=(self.units,) * self.hidden_layers,
+            outputs=len(data.labels),
+            normalisation=self.normalisation,
+        )
+
+
+def _learner(config: PermutedConfig, data: Dataset) -> Learner:
+    network = config.network(data)
+    match config.method:
+        case "superposed":
+            return Superposed(network, config.optimizer, config.family, config.seed)
+        case "standard":
+            return Standard(network, config.optimizer, config.seed)
+        case "ewc":
+            return EWC(network, config.optimizer, config.seed, config.strength)
+        case "synaptic-intelligence":
+            return SynapticIntelligence(network, config.optimizer, config.seed, config.strength)
+        case "separate":
+            budget = Standard(network, config.optimizer, config.seed).weights
+            return Separate(
+                network.inputs,
+                network.outputs,
+                budget,
+                config.tasks,
+                config.steps,
+                config.separate_learning_rate,
+                config.seed,
+            )
+
+
+class _Rows:
+    """The data as tensors, and each task's view of it."""
+
+    def __init__(self, config: PermutedConfig, data: Dataset) -> None:
+        self._config = config
+        mean = torch.from_numpy(data.train_x.mean(0)) if config.centred else torch.zeros(data.features)
+        self._train_x, self._train_y = torch.from_numpy(data.train_x) - mean, torch.from_numpy(data.train_y)
+        self._test_x, self._test_y = torch.from_numpy(data.test_x) - mean, torch.from_numpy(data.test_y)
+
+    def _order(self, task: int) -> Tensor:
+        features = self._train_x.shape[1]
+        if task == 0:
+            return torch.arange(features)
+        return torch.randperm(features, generator=self._generator("permutation", task))
+
+    def _generator(self, purpose: str, task: int) -> torch.Generator:
+        offset = {"permutation": 1, "batches": 2}[purpose]
+        return torch.Generator().manual_seed(4 * (self._config.seed * 1_000_003 + task) + offset)
+
+    def batches(self, task: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The steps' rows: whole passes over the training set, shuffled, cut into batches."""
+        order, generator = self._order(task), self._generator("batches", task)
+        left = torch.empty(0, dtype=torch.int64)
+        for _ in range(self._config.steps):
+            while len(left) < self._config.batch:
+                left = torch.cat([left, torch.randperm(len(self._train_x), generator=generator)])
+            rows, left = left[: self._config.batch], left[self._config.batch :]
+            yield self._train_x[rows][:, order], self._train_y[rows]
+
+    def sample(self, task: int, count: int = 2048) -> tuple[Tensor, Tensor]:
+        """Some of a task's training rows."""
+        return self._train_x[:count][:, self._order(task)], self._train_y[:count]
+
+    def accuracy(self, learner: Learner, task: int) -> float:
+        """Percent of the whole test set that is answered right as `task`."""
+        answers = learner.logits(task, self._test_x[:, self._order(task)]).argmax(1)
+        return 100.0 * float((answers == self._test_y).double().mean())
+
+
+def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Runs one method, or goes on where an earlier run of the same configuration stopped.
+
+    After every task the state and the figures so far are on disk in `results/.partial`; the finished
+    result is `results/<name>.json`.
+
+    Returns:
+        The result: configuration, machine, and by number of tasks learned (percent) `task_1`, `mean`,
+        and for the last one `each`.
+    """
+    data = idx_dataset(config.dataset)
+    learner, rows = _learner(config, data), _Rows(config, data)
+    partial = results / ".partial" / f"{config.name}.safetensors"
+    history = _resume(partial, config, learner)
+    with tqdm(
+        total=config.tasks * config.steps,
+        initial=len(history["task_1"]) * config.steps,
+        desc=config.name,
+        unit="step",
+        disable=not progress,
+    ) as bar:
+        for task in range(len(history["task_1"]), config.tasks):
+            started = time.perf_counter()
+            _learn_task(learner, rows, task, bar)
+            history["seconds_learning"] += time.perf_counter() - started
+            each = [rows.accuracy(learner, earlier) for earlier in range(task + 1)]
+            history["task_1"].append(each[0])
+            history["mean"].append(sum(each) / len(each))
+            history["each"] = each
+            bar.set_postfix(task_1=f"{each[0]:.1f}", mean=f"{history['mean'][-1]:.1f}")
+            result = {
+                "config": config.model_dump(),
+                "machine": machine(),
+                "weights": learner.weights,
+                **history,
+            }
+            write_json(results / f"{config.name}.json", result)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            tensorfile.write(
+                partial, tensorfile.dump(learner.state(), {"config": config.model_dump(), **history})
+            )
+    finished: dict[str, Any] = json.loads((results / f"{config.name}.json").read_text())
+    return finished
+
+
+def _resume(partial: Path, config: PermutedConfig, learner: Learner) -> dict[str, Any]:
+    if partial.exists():
+        tensors, saved = tensorfile.parse(partial.read_bytes())
+        wanted = json.loads(config.model_dump_json())
+        # More tasks of the same run may be added later; anything else is another run.
+        if saved.pop("config") | {"tasks": 0} == wanted | {"tasks": 0} and config.method != "separate":
+            learner.load_state(tensors)
+            return saved
+    return {"task_1": [], "mean": [], "each": [], "seconds_learning": 0.0}
+
+
+def _learn_task(learner: Learner, rows: _Rows, task: int, bar: Any) -> None:
+    learner.begin(task)
+    for x, y in rows.batches(task):
+        learner.step(task, x, y)
+        bar.update()
+    learner.end(task, *rows.sample(task))

@@ -1,0 +1,108 @@
+"""A linear layer whose input is bound with each row's context: `y = W (C(k) [x, 1])`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superposed.contexts import Binding, Family
+
+__all__ = ["SuperposedLinear"]
+
+
+class SuperposedLinear(nn.Module):
+    """One matrix of weights shared by all tasks; a task is the context its rows are bound with.
+
+    The input is extended by a constant 1 (and a 0 where the family needs an even width) before it is
+    bound, so that the bias is a column of the weights and is superposed and retrieved like the rest.
+
+    `weight` is (out_features, width) for real families. For complex it is (2, out_features,
+    in_features + 1), real and imaginary parts, and the product is one real product with the block
+    matrix [[Re, -Im], [Im, Re]].
+
+    Args:
+        in_features: D_in, features of the input without the constant (complex ones where the family is).
+        out_features: D_out.
+        family: The context family.
+        real_output: For complex: give only the real parts, as the last layer of a network does.
+        generator: Draws the initial weights, uniform on ±1/√(D_in + 1).
+        dtype: Of the weights.
+
+    Source: Cheung et al. 2019, equations 1 to 4.
+    """
+
+    constant: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        family: Family[Any],
+        *,
+        real_output: bool = False,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+        self.family = family
+        self.bound_features = in_features + 1
+        self.width = family.width(self.bound_features)
+        self._real_only = real_output
+        complex_weights = family.lanes == 2
+        shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
+        bound = 1.0 / math.sqrt(self.bound_features * family.lanes)
+        # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+        self.weight = nn.Parameter(drawn.to(dtype))
+        constant = torch.zeros(family.lanes, 1 + family.padding(self.bound_features), dtype=dtype)
+        constant[0, 0] = 1.0
+        self.register_buffer("constant", constant, persistent=False)
+
+    def matrix(self) -> Tensor:
+        """The real matrix of the product, (lanes x D_out, width), or (D_out, width) for a real output."""
+        if self.family.lanes == 1:
+            return self.weight
+        real, imaginary = self.weight
+        top = torch.cat([real, -imaginary], dim=1)  # (D_out, width)
+        if self._real_only:
+            return top
+        return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, width)
+
+    def extend(self, x: Tensor) -> Tensor:
+        """Appends the constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
+        rows = len(x)
+        lanes = x.view(rows, self.family.lanes, self.in_features)  # (B, lanes, D_in)
+        constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, 1 + padding)
+        return torch.cat([lanes, constant], dim=-1).view(rows, self.width)
+
+    def forward(self, x: Tensor, binding: Binding) -> Tensor:
+        """Binds every row with its context and multiplies the whole batch at once.
+
+        Args:
+            x: (B, lanes x D_in).
+            binding: One context for all rows, or contexts and each row's index.
+
+        Returns:
+            (B, lanes x D_out), or (B, D_out) for a real output.
+        """
+        return F.linear(self.family.bind(self.extend(x), *binding), self.matrix())
+
+    def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Folds one context into the weights: an ordinary linear layer that computes the same.
+
+        Args:
+            context: One materialised context in the weights' dtype.
+
+        Returns:
+            weight (rows of `matrix()`, lanes x D_in) and bias (rows,).
+        """
+        folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
+        lanes = folded.view(len(folded), self.family.lanes, -1)  # (rows, lanes, D_in + 1 + padding)
+        bias = lanes[:, 0, self.in_features]  # (rows,)
+        return lanes[:, :, : self.in_features].reshape(len(folded), -1), bias

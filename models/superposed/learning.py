@@ -1,0 +1,219 @@
+"""One online step: test, then train; guarded, deterministic, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from superposed.batch import Batch, Target, Targets, read_targets
+from superposed.crosstalk import measure
+from superposed.errors import ConfigError, NonFiniteUpdate, UpdateTooLarge
+from superposed.store import WeightStore
+
+__all__ = [
+    "CROSSTALK_INTERVAL",
+    "Measured",
+    "UpdateResult",
+    "apply",
+    "evaluate",
+    "learn",
+    "measure_batch",
+    "row_losses",
+]
+
+# A task's crosstalk is measured at its first update and at every so many after it.
+CROSSTALK_INTERVAL = 64
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well a batch was answered.
+
+    Args:
+        rows: B.
+        loss: Mean over rows of each row's own loss.
+        accuracy: Share of the cross-entropy rows answered right; None without such rows.
+    """
+
+    rows: int
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class UpdateResult(Measured):
+    """What an update found before it learned.
+
+    Args:
+        sequence: The update's place in the store's one order of changes.
+    """
+
+    sequence: int
+
+
+@dataclass(frozen=True)
+class _Forward:
+    losses: Tensor  # (B,)
+    correct: Tensor  # (B,) bool, False in mse rows
+    classified: Tensor  # (B,) bool, True in cross-entropy rows
+
+    def measured(self) -> Measured:
+        rated = int(self.classified.sum())
+        return Measured(
+            rows=len(self.losses),
+            loss=float(self.losses.detach().double().mean()),
+            accuracy=int(self.correct.sum()) / rated if rated else None,
+        )
+
+
+def learn(
+    store: WeightStore, context: object, inputs: object, targets: Sequence[Target], *, steps: int = 1
+) -> UpdateResult:
+    """Teaches one context a batch of rows: the store's one way to learn.
+
+    Args:
+        store: What learns; changed in place.
+        context: A context expression, its text, or its JSON form.
+        inputs: (B, task inputs).
+        targets: B labels, class indexes, or numbers.
+        steps: Optimizer steps on this batch, applied whole or not at all.
+
+    Returns:
+        Loss and accuracy before the first step, and the sequence number.
+
+    Raises:
+        ContextError: A context that cannot be addressed.
+        InputError: Rows or targets that cannot be used.
+        UpdateError: The update was refused; every bit of the store is as it was.
+    """
+    batch = store.batch(context, inputs)
+    return apply(store, batch, read_targets(batch, targets, store.config.network.outputs), steps=steps)
+
+
+def evaluate(store: WeightStore, context: object, inputs: object, targets: Sequence[Target]) -> Measured:
+    """Measures loss and accuracy on rows of one context; nothing is learned. Arguments as `learn`."""
+    batch = store.batch(context, inputs)
+    return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
+
+
+def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measured:
+    """`evaluate` for a batch that is already prepared; remembers a bare task's accuracy for `capacity`."""
+    bindings = store.bindings(batch)
+    with torch.inference_mode():
+        measured = _forward(store, batch, bindings, targets).measured()
+    if batch.index is None and measured.accuracy is not None:
+        context, task = batch.parts[0].context, batch.parts[0].task
+        if context.shares == ((task.id, 1.0, None),):
+            history = store.evaluations.setdefault(task.schema.key, {})
+            history[store.tasks_taught()] = measured.accuracy
+    return measured
+
+
+def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1) -> UpdateResult:
+    """Applies one update to the store: the same path for a new update and for a replayed one.
+
+    Raises:
+        UpdateError: The update was refused; every bit of the store is as it was.
+        ConfigError: Fewer than one step.
+    """
+    if steps < 1:
+        raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
+    bindings = store.bindings(batch)
+    # A single step is checked before it moves anything; only later steps can fail half-way.
+    backup = _backup(store) if steps > 1 else None
+    before: _Forward | None = None
+    try:
+        for _ in range(steps):
+            outcome = _forward(store, batch, bindings, targets)
+            before = before or outcome
+            _step(store, outcome.losses.mean())
+    except Exception:
+        if backup is not None:
+            _restore(store, backup)
+        raise
+    finally:
+        store.optimizer.zero_grad(set_to_none=True)
+    assert before is not None  # noqa: S101 - steps >= 1
+    store.sequence += 1
+    _count(store, batch, before)
+    return UpdateResult(sequence=store.sequence, **vars(before.measured()))
+
+
+def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
+    logits = store.network(batch.inputs.to(store.device), bindings)  # (B, store outputs)
+    return row_losses(logits, batch.outputs().to(store.device), targets)
+
+
+def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
+    """Each row's own loss: cross-entropy or mean squared error over its own task's outputs.
+
+    Args:
+        logits: (B, store outputs).
+        outputs: (B,) how many outputs each row's task has.
+        targets: Classes and values of the rows.
+    """
+    foreign = torch.arange(logits.shape[1], device=logits.device) >= outputs[:, None]  # (B, store outputs)
+    classes = targets.classes.to(logits.device)
+    classified = classes >= 0
+    masked = logits.masked_fill(foreign, float("-inf"))
+    losses = F.cross_entropy(masked, classes.clamp(min=0), reduction="none")  # (B,)
+    if targets.values is not None:
+        difference = (logits - targets.values.to(logits.device)).masked_fill(foreign, 0.0)
+        losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
+    correct = (masked.detach().argmax(1) == classes) & classified
+    return _Forward(losses, correct, classified)
+
+
+def _step(store: WeightStore, loss: Tensor) -> None:
+    store.optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+    gradients = [parameter.grad for parameter in store.network.parameters() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if not (bool(torch.isfinite(loss)) and norm < float("inf")):
+        raise NonFiniteUpdate(
+            "the update has no finite loss and gradient",
+            expected="finite numbers",
+            received=f"gradient norm {norm}",
+        )
+    if norm > store.config.gradient_norm_cap:
+        raise UpdateTooLarge(
+            "the update's gradient is too long: scale the inputs or targets, or check the rows",
+            expected=f"a norm of {store.config.gradient_norm_cap:g} at most",
+            received=f"{norm:g}",
+        )
+    store.optimizer.step()
+
+
+def _backup(store: WeightStore) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in store.state().items()}
+
+
+def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
+    if not any(name.startswith("optimizer.") for name in backup):
+        store.optimizer.state.clear()  # the optimizer had taken no step before this update
+    with torch.no_grad():
+        for name, tensor in store.state().items():
+            tensor.copy_(backup[name])
+
+
+def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
+    """Adds the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
+    places = batch.places()
+    losses = before.losses.detach().double().cpu()
+    correct = before.correct.cpu()
+    touched = {id(part.task): part.task for part in batch.parts}
+    for place, part in enumerate(batch.parts):
+        mine = places == place
+        seen = part.task.prequential
+        seen.rows += int(mine.sum())
+        seen.loss_sum += float(losses[mine].sum())
+        seen.correct += int(correct[mine].sum())
+    for task in touched.values():
+        task.updates += 1
+        task.last_sequence = store.sequence
+    if len(batch.parts) == 1 and batch.parts[0].task.updates % CROSSTALK_INTERVAL in (0, 1):
+        batch.parts[0].task.crosstalk = measure(store, batch)

@@ -1,0 +1,110 @@
+"""The multi-layer perceptron, with a context at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superposed.config import MLPConfig
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError
+from superposed.layers import SuperposedLinear
+
+__all__ = ["ACTIVATIONS", "LAYER_NORM_EPSILON", "MLP", "Observer"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+LAYER_NORM_EPSILON = 1e-5
+
+Observer = Callable[[str, SuperposedLinear, Tensor], None]
+
+
+class MLP(nn.Module):
+    """`x⁽ˡ⁺¹⁾ = norm(g(W⁽ˡ⁾ (C(k)⁽ˡ⁾ [x⁽ˡ⁾, 1])))`, the last layer without g and norm.
+
+    For complex contexts the activation acts on real and imaginary parts separately and the output is
+    the real part.
+
+    Args:
+        config: Sizes, activation, normalisation.
+        family: The context family.
+        generator: Draws the initial weights.
+        dtype: Of the weights.
+    """
+
+    def __init__(
+        self,
+        config: MLPConfig,
+        family: Family[Any],
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if min(config.hidden, default=1) < 1:
+            raise ConfigError("a hidden layer has no units", expected="1 or more", received=config.hidden)
+        self.config = config
+        self.family = family
+        sizes = (config.inputs, *config.hidden, config.outputs)
+        self.layers = nn.ModuleList(
+            SuperposedLinear(
+                sizes[place],
+                sizes[place + 1],
+                family,
+                real_output=place == len(sizes) - 2,
+                generator=generator,
+                dtype=dtype,
+            )
+            for place in range(len(sizes) - 1)
+        )
+
+    def superposed_layers(self) -> dict[str, SuperposedLinear]:
+        """The layers that bind, by the names that their contexts are derived from."""
+        return {
+            f"layers.{place}": layer
+            for place, layer in enumerate(self.layers)
+            if isinstance(layer, SuperposedLinear)
+        }
+
+    def bound_features(self) -> dict[str, int]:
+        """How many features each layer binds (inputs and the constant)."""
+        return {name: layer.bound_features for name, layer in self.superposed_layers().items()}
+
+    def forward(
+        self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Observer | None = None
+    ) -> Tensor:
+        """Logits of a batch whose rows may belong to different contexts.
+
+        Args:
+            inputs: (B, inputs).
+            bindings: Every layer's binding.
+            observe: Called before each layer with its name, itself and its input (B, lanes x D_in).
+
+        Returns:
+            (B, outputs).
+        """
+        signal = inputs
+        if self.family.lanes == 2:
+            signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
+        last = len(self.layers) - 1
+        for place, (name, layer) in enumerate(self.superposed_layers().items()):
+            if observe is not None:
+                observe(name, layer, signal)
+            signal = layer(signal, bindings[name])
+            if place < last:
+                signal = self._activate(signal)
+        return signal
+
+    def _activate(self, signal: Tensor) -> Tensor:
+        active = ACTIVATIONS[self.config.activation](signal)
+        if self.config.normalisation == "none":
+            return active
+        return F.layer_norm(active, active.shape[-1:], eps=LAYER_NORM_EPSILON)

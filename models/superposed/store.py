@@ -1,0 +1,297 @@
+"""The weight store: one set of weights, its optimizer's state, its sequence, and its tasks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from superposed import tensorfile
+from superposed.batch import Batch, ResolvedContext, one_context, per_row
+from superposed.config import OptimizerConfig, StoreConfig, validated
+from superposed.contexts import (
+    DERIVATION_VERSION,
+    Binding,
+    Context,
+    ContextSource,
+    ContextTable,
+    Stream,
+    as_expression,
+    family_named,
+    flatten,
+    new_secret,
+)
+from superposed.errors import CompositionNotSupported, ConfigError, ShapeError
+from superposed.networks import MLP
+from superposed.tasks import TaskRegistry, TaskSchema, TaskState
+
+__all__ = ["WeightStore", "make_optimizer"]
+
+FORMAT_VERSION = 1
+_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "rmsprop": torch.optim.RMSprop,
+    "adam": torch.optim.Adam,
+    "sgd": torch.optim.SGD,
+}
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """The configured optimizer over these weights, everything else as torch has it by default."""
+    return _OPTIMIZERS[config.name](parameters, lr=config.learning_rate)
+
+
+class WeightStore:
+    """Many task models in one set of weights.
+
+    Nothing in the weights' shape depends on the tasks: a task is a registry entry and the contexts
+    derived from its key. Not thread-safe: one thread owns a store.
+
+    Args:
+        config: Network, family, optimizer, limits.
+        secret: 32 bytes that all contexts and the initial weights are derived from; drawn from the
+            operating system where not given. Whoever has it and one retrieved model has every task.
+        device: Where the weights live.
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig | None = None,
+        *,
+        secret: bytes | None = None,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self.config = config or StoreConfig()
+        self.secret = new_secret() if secret is None else secret
+        self.device = torch.device(device)
+        self.dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
+        family = family_named(self.config.family)
+        seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
+        generator = torch.Generator().manual_seed(seed)
+        self.network = MLP(self.config.network, family, generator=generator, dtype=self.dtype).to(self.device)
+        self.optimizer = make_optimizer(self.config.optimizer, self.network.parameters())
+        source = ContextSource(family, self.network.bound_features(), self.secret)
+        self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
+        self.tasks = TaskRegistry()
+        self.sequence = 0
+        # What evaluations have shown: {task key: {tasks taught by then: accuracy}}; see superposed.capacity.
+        self.evaluations: dict[str, dict[int, float]] = {}
+
+    # Tasks
+
+    def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
+        """Registers a task; costs no weight memory.
+
+        Returns:
+            The task, and whether it is new: registering the same schema again changes nothing.
+
+        Raises:
+            TaskExists: The key is registered with another schema.
+            ShapeError: The task has more inputs or outputs than the store.
+        """
+        network = self.config.network
+        for name, wanted, limit in (
+            ("inputs", schema.inputs, network.inputs),
+            ("outputs", schema.outputs, network.outputs),
+        ):
+            if wanted > limit:
+                raise ShapeError(
+                    f"task {schema.key} has more {name} than the store",
+                    expected=f"{limit} at most",
+                    received=wanted,
+                )
+        if (existing := self.tasks.find_same(schema)) is not None:
+            return existing, False
+        state = self.tasks.add(schema)
+        self.sequence += 1
+        state.last_sequence = self.sequence
+        return state, True
+
+    def delete(self, key: str) -> None:
+        """Forgets a task. Registered again, its key gets a fresh context: the old model does not come back.
+
+        Raises:
+            UnknownTask: There is none.
+        """
+        self.tasks.remove(key)
+        self.evaluations.pop(key, None)
+        self.sequence += 1
+
+    def tasks_taught(self) -> int:
+        """How many registered tasks have had at least one update."""
+        return sum(state.updates > 0 for state in self.tasks.all())
+
+    # From contexts and rows to batches
+
+    def resolve(self, context: object) -> ResolvedContext:
+        """Finds what a context expression (or its text or JSON form) stands for.
+
+        Raises:
+            ExpressionInvalid: It is no expression.
+            UnknownTask: A key in it is not registered.
+            CompositionNotSupported: Its parts differ in outputs or loss.
+        """
+        leaves = flatten(as_expression(context))
+        states = {leaf.key: self.tasks.get(leaf.key) for leaf in leaves}
+        weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
+        for leaf in leaves:
+            weight[leaf.key] += leaf.weight
+        task = states[max(weight, key=lambda key: weight[key])]
+        for other in states.values():
+            if (other.schema.outputs, other.schema.loss) != (task.schema.outputs, task.schema.loss):
+                raise CompositionNotSupported(
+                    f"tasks {task.schema.key} and {other.schema.key} cannot be composed",
+                    expected=f"{task.schema.outputs} outputs, {task.schema.loss}",
+                    received=f"{other.schema.outputs} outputs, {other.schema.loss}",
+                )
+        return ResolvedContext(
+            Context.from_leaves(leaves, {key: state.generation for key, state in states.items()}), task
+        )
+
+    def batch(self, context: object, inputs: object) -> Batch:
+        """Rows that all belong to one context; see `superposed.batch.one_context`."""
+        return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
+
+    def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any]) -> Batch:
+        """Rows that have a context each; see `superposed.batch.per_row`."""
+        known: dict[str, ResolvedContext] = {}
+        parts = []
+        for context in contexts:
+            name = context if isinstance(context, str) else str(as_expression(context))
+            if name not in known:
+                known[name] = self.resolve(context)
+            parts.append(known[name])
+        return per_row(parts, inputs, self.config.network.inputs, self.dtype)
+
+    # Answers
+
+    def bindings(self, batch: Batch) -> Mapping[str, Binding]:
+        """Every layer's binding for a batch.
+
+        Raises:
+            CapacityExceeded: More distinct contexts than the table holds.
+            CompositionNotSupported: The family has no such composition.
+        """
+        if batch.index is None:
+            return self.contexts.bind_all(batch.parts[0].context)
+        return self.contexts.bind_rows([part.context for part in batch.parts], batch.index)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Answers a batch without learning: (B, store outputs), on the CPU.
+
+        Each row's answer is its task's first outputs; what stands beyond them means nothing.
+        """
+        bindings = self.bindings(batch)
+        with torch.inference_mode():
+            answer: Tensor = self.network(batch.inputs.to(self.device), bindings)
+            return answer.cpu()
+
+    # Bytes and state
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take up; the same for one task and for a thousand."""
+        return sum(parameter.numel() * parameter.element_size() for parameter in self.network.parameters())
+
+    @property
+    def optimizer_bytes(self) -> int:
+        """What the optimizer's state takes up now."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self._optimizer_state().values())
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        return {
+            f"optimizer.{name}.{field}": value
+            for name, parameter in self.network.named_parameters()
+            for field, value in self.optimizer.state.get(parameter, {}).items()
+            if isinstance(value, Tensor)
+        }
+
+    def state(self) -> dict[str, Tensor]:
+        """Weights and optimizer state by name, sharing memory with the store."""
+        weights = {f"network.{name}": value.detach() for name, value in self.network.named_parameters()}
+        return weights | self._optimizer_state()
+
+    def digest(self) -> str:
+        """SHA-256 over the weights, the optimizer's state, the sequence and the registry."""
+        hasher = hashlib.sha256()
+        for name, tensor in sorted(self.state().items()):
+            hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            hasher.update(tensor.cpu().contiguous().numpy().tobytes())
+        hasher.update(json.dumps([self.sequence, self.tasks.to_json()], sort_keys=True).encode())
+        return hasher.hexdigest()
+
+    def to_bytes(self) -> bytes:
+        """The whole store, secret included, as one safetensors file with JSON metadata."""
+        metadata = {
+            "format": FORMAT_VERSION,
+            "derivation_version": DERIVATION_VERSION,
+            "secret": self.secret.hex(),
+            "config": self.config.model_dump(mode="json"),
+            "sequence": self.sequence,
+            "tasks": self.tasks.to_json(),
+            "evaluations": self.evaluations,
+        }
+        return tensorfile.dump(self.state(), metadata)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the store to a file that only its owner may read, whole or not at all.
+
+        When it returns, the bytes and the name are on the disk (fsync of file and directory).
+        """
+        tensorfile.write(path, self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> WeightStore:
+        """Reads what `to_bytes` gave.
+
+        Raises:
+            ConfigError: Not a store, or one of a format or derivation that this release cannot read.
+        """
+        tensors, metadata = tensorfile.parse(data)
+        for name, supported in (("format", FORMAT_VERSION), ("derivation_version", DERIVATION_VERSION)):
+            if metadata.get(name) != supported:
+                raise ConfigError(
+                    f"a store of another {name}", expected=supported, received=metadata.get(name)
+                )
+        store = cls(
+            validated(StoreConfig, metadata["config"]),
+            secret=bytes.fromhex(metadata["secret"]),
+            device=device,
+        )
+        store._load_state(tensors)
+        store.sequence = metadata["sequence"]
+        store.tasks = TaskRegistry.from_json(metadata["tasks"])
+        store.evaluations = {
+            key: {int(tasks): accuracy for tasks, accuracy in history.items()}
+            for key, history in metadata["evaluations"].items()
+        }
+        return store
+
+    @classmethod
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> WeightStore:
+        """Reads a file that `save` wrote."""
+        return cls.from_bytes(Path(path).read_bytes(), device=device)
+
+    def _load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.network.named_parameters():
+                saved = tensors.get(f"network.{name}")
+                if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
+                    raise ConfigError("the saved weights do not fit the saved configuration", received=name)
+                parameter.copy_(saved)
+                prefix = f"optimizer.{name}."
+                fields = {
+                    key.removeprefix(prefix): value
+                    for key, value in tensors.items()
+                    if key.startswith(prefix)
+                }
+                if fields:
+                    # `step` counters stay on the CPU, as torch.optim keeps them
+                    self.optimizer.state[parameter] = {
+                        field: value.clone() if field == "step" else value.to(self.device)
+                        for field, value in fields.items()
+                    }

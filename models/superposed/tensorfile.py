@@ -1,0 +1,66 @@
+"""Tensors and JSON metadata in one safetensors file, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from superposed.errors import ConfigError
+
+__all__ = ["METADATA_KEY", "dump", "parse", "write"]
+
+METADATA_KEY = "superposed"
+
+
+def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Serialises tensors with one metadata entry, `superposed`, in canonical JSON."""
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return safetensors.torch.save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: text}
+    )
+
+
+def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `dump`.
+
+    Raises:
+        ConfigError: The bytes are no such file.
+    """
+    try:
+        tensors = safetensors.torch.load(data)
+        (length,) = struct.unpack("<Q", data[:8])
+        metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+    except (SafetensorError, struct.error, KeyError, ValueError) as error:
+        raise ConfigError(
+            "not a file of this library", expected="safetensors with metadata", received=str(error)
+        ) from error
+    return tensors, metadata
+
+
+def write(path: str | Path, data: bytes) -> None:
+    """Replaces a file durably: temporary file, fsync, rename, fsync of the directory; mode 0600."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
