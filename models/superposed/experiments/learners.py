@@ -286,32 +286,40 @@ class Separate(Learner):
     """K small networks, one a task, of the same total number of weights; each with its own optimizer.
 
     Args:
-        inputs: Features.
-        outputs: Classes.
-        budget: Weights that all K networks may have together.
-        tasks: K.
-        steps: Steps a task, for the cosine schedule.
+        shapes: Each task's inputs and outputs.
+        budget: Weights that all K networks may have together; each has one hidden layer.
+        steps: Each task's steps, for the cosine schedule.
         learning_rate: Adam's, at the start of the schedule.
         seed: Of the initial weights.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, budget: int, tasks: int, steps: int, learning_rate: float, seed: int
+        self,
+        shapes: Sequence[tuple[int, int]],
+        budget: int,
+        steps: Sequence[int],
+        learning_rate: float,
+        seed: int,
     ) -> None:
-        each = budget / tasks
-        # one hidden layer: (inputs + 1) h + (h + 1) outputs = each
-        self.units = max(1, math.floor((each - outputs) / (inputs + 1 + outputs)))
-        self._config = MLPConfig(inputs=inputs, hidden=(self.units,), outputs=outputs, normalisation="none")
-        self._learning_rate, self._steps, self._seed = learning_rate, steps, seed
+        self._shapes, self._steps = shapes, steps
+        self._each = budget / len(shapes)
+        self._learning_rate, self._seed = learning_rate, seed
         self._networks: list[MLP] = []
+
+    def _network(self, task: int, generator: torch.Generator | None = None) -> MLP:
+        inputs, outputs = self._shapes[task]
+        # (inputs + 1) units + (units + 1) outputs = budget / K
+        units = max(1, math.floor((self._each - outputs) / (inputs + 1 + outputs)))
+        config = MLPConfig(inputs=inputs, hidden=(units,), outputs=outputs, normalisation="none")
+        return MLP(config, Identity(), generator=generator)
 
     def begin(self, task: int) -> None:
         """A fresh network and optimizer."""
         generator = torch.Generator().manual_seed(self._seed * 100_003 + task)
-        network = MLP(self._config, Identity(), generator=generator)
+        network = self._network(task, generator)
         self._networks.append(network)
         self._optimizer = torch.optim.Adam(network.parameters(), lr=self._learning_rate)
-        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, self._steps)
+        self._schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self._optimizer, self._steps[task])
 
     def _answer(self, task: int, x: Tensor) -> Tensor:
         network = self._networks[task]
@@ -343,7 +351,8 @@ class Separate(Learner):
         self._networks = []
         with torch.no_grad():
             while f"{len(self._networks)}.layers.0.weight" in state:
-                task, network = len(self._networks), MLP(self._config, Identity())
+                task = len(self._networks)
+                network = self._network(task)
                 for name, parameter in network.named_parameters():
                     parameter.copy_(state[f"{task}.{name}"])
                 self._networks.append(network)

@@ -109,11 +109,9 @@ def _learner(config: PermutedConfig, data: Dataset) -> Learner:
         case "separate":
             budget = Standard(network, config.optimizer, config.seed).weights
             return Separate(
-                network.inputs,
-                network.outputs,
+                [(network.inputs, network.outputs)] * config.tasks,
                 budget,
-                config.tasks,
-                config.steps,
+                [config.steps] * config.tasks,
                 config.separate_learning_rate,
                 config.seed,
             )

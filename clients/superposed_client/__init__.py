@@ -1,0 +1,51 @@
+"""The Python client of a superposed service: no torch, no server code.
+
+Example:
+    >>> from superposed_client import Client, mixture, power
+    >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+    ...     digits = client.task("digits", labels=range(10)).fit(X, y, progress=True)
+    ...     digits.predict(X_new)
+    ...     client.infer(mixture({"digits": 0.7, "letters": 0.3}), X_new)
+"""
+
+from superposed_client import _errors
+from superposed_client._async_client import AsyncClient, AsyncTask
+from superposed_client._client import Client, Task
+from superposed_client._contexts import Context, mixture, power, task
+from superposed_client._core import RetryPolicy
+from superposed_client._errors import *  # noqa: F403 - the error tree, as its module lists it
+from superposed_client._models import (
+    Capacity,
+    Evaluation,
+    Inference,
+    LayerCrosstalk,
+    Prequential,
+    Snapshot,
+    StoreInfo,
+    TaskInfo,
+    TasksLeft,
+    Update,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncTask",
+    "Capacity",
+    "Client",
+    "Context",
+    "Evaluation",
+    "Inference",
+    "LayerCrosstalk",
+    "Prequential",
+    "RetryPolicy",
+    "Snapshot",
+    "StoreInfo",
+    "Task",
+    "TaskInfo",
+    "TasksLeft",
+    "Update",
+    "mixture",
+    "power",
+    "task",
+]
+__all__ += _errors.__all__

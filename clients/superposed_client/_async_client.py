@@ -1,0 +1,262 @@
+"""The asynchronous client: the same operations as `Client`, awaited."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from numpy.typing import NDArray
+
+from superposed_client import _operations as operations
+from superposed_client._contexts import ContextLike
+from superposed_client._core import Operation, Request, Response, RetryPolicy
+from superposed_client._errors import ConnectionFailed
+from superposed_client._models import (
+    Capacity,
+    Evaluation,
+    Inference,
+    Snapshot,
+    StoreInfo,
+    TaskInfo,
+    Update,
+)
+from superposed_client._operations import Inputs, Targets
+from superposed_client._task import Loss, TaskCore, TaskSchema
+
+__all__ = ["AsyncClient", "AsyncTask"]
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Talks to one superposed service.
+
+    Args:
+        base_url: Where it is, for example `http://127.0.0.1:8000`.
+        timeout_s: How long one request may take.
+        retries: When reads are sent again.
+        transport: An httpx transport, for tests.
+
+    Every call raises `ApiError` (its class says which problem), `ConnectionFailed`, or
+    `UnexpectedAnswer`.
+
+    Example:
+        >>> async with AsyncClient("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+        ...     digits = client.task("digits", labels=range(10))
+        ...     await digits.fit(X_train, y_train, epochs=5, progress=True)
+        ...     await digits.score(X_test, y_test)
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        timeout_s: float = 60.0,
+        retries: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._retries = retries or RetryPolicy()
+        self._http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, transport=transport)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._http.aclose()
+
+    async def _run(self, operation: Operation[T]) -> T:
+        try:
+            request = next(operation)
+            while True:
+                request = operation.send(await self._send(request))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _send(self, request: Request) -> Response:
+        pauses = self._retries.pauses(request)
+        while True:
+            try:
+                response = await self._send_once(request)
+            except httpx.TransportError as error:
+                if (pause := next(pauses, None)) is None:
+                    raise ConnectionFailed(f"{request.method} {request.path}: {error!r}") from error
+            else:
+                if not self._retries.again(response) or (pause := next(pauses, None)) is None:
+                    return response
+            await asyncio.sleep(pause)
+
+    async def _send_once(self, request: Request) -> Response:
+        answer = await self._http.request(
+            request.method,
+            request.path,
+            content=request.content(),
+            params=dict(request.params),
+            headers=request.headers(),
+        )
+        return Response(answer.status_code, answer.content, answer.headers)
+
+    def task(
+        self,
+        context: ContextLike,
+        *,
+        labels: Sequence[str | int] | None = None,
+        outputs: int | None = None,
+        inputs: int | None = None,
+        loss: Loss = "cross_entropy",
+        offset: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        description: str | None = None,
+    ) -> AsyncTask:
+        """A handle on a task, or on any composed context, in scikit-learn's habit.
+
+        Nothing is sent yet: with labels or outputs the task is registered with its first rows.
+
+        Args:
+            context: A task key, a text expression, or a composed context.
+            labels: The classes, in order; whole numbers come back as whole numbers.
+            outputs: Number of outputs, where there are no labels.
+            inputs: Features; taken from the first rows where not given.
+            loss: `cross_entropy` or `mse`.
+            offset: Subtracted from each feature, (inputs,).
+            scale: Each feature is divided by it, (inputs,).
+            description: Free text.
+        """
+        schema = TaskSchema(labels, outputs, inputs, loss, offset, scale, description)
+        return AsyncTask(self, TaskCore(context, schema))
+
+    async def infer(
+        self,
+        context: ContextLike | None,
+        inputs: Inputs,
+        *,
+        contexts: Iterable[ContextLike] | None = None,
+        fields: Sequence[str] | None = None,
+    ) -> Inference:
+        """Answers rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
+        return await self._run(operations.infer(context, inputs, contexts, fields))
+
+    async def update(
+        self,
+        context: ContextLike | None,
+        inputs: Inputs,
+        targets: Targets,
+        *,
+        contexts: Iterable[ContextLike] | None = None,
+        steps: int = 1,
+    ) -> Update:
+        """Learns rows; the answer is what the model knew before. Not sent again by itself."""
+        return await self._run(operations.update(context, inputs, targets, contexts, steps))
+
+    async def evaluate(
+        self,
+        context: ContextLike | None,
+        inputs: Inputs,
+        targets: Targets,
+        *,
+        contexts: Iterable[ContextLike] | None = None,
+    ) -> Evaluation:
+        """Loss and accuracy on labelled rows."""
+        return await self._run(operations.evaluate(context, inputs, targets, contexts))
+
+    async def register_task(self, key: str, **schema: Any) -> TaskInfo:
+        """Registers a task: `labels` or `outputs`; optionally inputs, loss, offset, scale, description."""
+        return await self._run(operations.register({"key": key, **schema}))
+
+    async def get_task(self, key: str) -> TaskInfo:
+        """A task's schema and counters."""
+        return await self._run(operations.get_task(key))
+
+    async def list_tasks(self, prefix: str = "") -> list[TaskInfo]:
+        """Every task whose key starts with `prefix`."""
+        return await self._run(operations.list_tasks(prefix))
+
+    async def delete_task(self, key: str) -> None:
+        """Forgets a task."""
+        await self._run(operations.delete_task(key))
+
+    async def store(self) -> StoreInfo:
+        """What the store is."""
+        return await self._run(operations.store())
+
+    async def capacity(self) -> Capacity:
+        """How full the store is."""
+        return await self._run(operations.capacity())
+
+    async def model(self, context: ContextLike) -> bytes:
+        """A context's model as an ordinary network: a safetensors file's bytes."""
+        return await self._run(operations.model(context))
+
+    async def take_snapshot(self) -> Snapshot:
+        """Has the server write a snapshot."""
+        return await self._run(operations.take_snapshot())
+
+    async def list_snapshots(self) -> list[Snapshot]:
+        """The snapshots on the server's disk, oldest first."""
+        return await self._run(operations.list_snapshots())
+
+    async def ready(self) -> bool:
+        """Whether the server admits requests."""
+        return await self._run(operations.ready())
+
+
+class AsyncTask:
+    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`.
+
+    Attributes:
+        last_update: What the newest update found, or None.
+    """
+
+    def __init__(self, client: AsyncClient, core: TaskCore) -> None:
+        self._client = client
+        self._core = core
+
+    @property
+    def context(self) -> ContextLike:
+        """The context that rows are bound with."""
+        return self._core.context
+
+    @property
+    def last_update(self) -> Update | None:
+        """What the newest update found, or None."""
+        return self._core.last_update
+
+    async def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
+        """One online update on rows (B, features) and B targets."""
+        await self._client._run(self._core.partial_fit(X, y, steps))
+        return self
+
+    async def fit(
+        self,
+        X: Inputs,  # noqa: N803
+        y: Targets,
+        *,
+        batch_size: int = 32,
+        epochs: int = 1,
+        seed: int | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
+        await self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
+        return self
+
+    async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
+        """Labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
+        return await self._client._run(self._core.predict(X))
+
+    async def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
+        """Probabilities (rows, classes)."""
+        return await self._client._run(self._core.predict_proba(X))
+
+    async def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
+        """Accuracy for cross-entropy, R² for mse."""
+        return await self._client._run(self._core.score(X, y))

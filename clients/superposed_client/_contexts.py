@@ -1,0 +1,63 @@
+"""Contexts composed in Python: a task, a mixture, a real power; checked by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+__all__ = ["Context", "ContextLike", "context_form", "mixture", "power", "task"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """A composed context, in the API's JSON form.
+
+    Made by `task`, `mixture` and `power`; not changed after that.
+    """
+
+    form: Mapping[str, Any]
+
+    def __hash__(self) -> int:
+        return hash(repr(self.form))
+
+
+ContextLike: TypeAlias = str | Context
+
+
+def context_form(context: ContextLike) -> Any:
+    """What goes on the wire: text as it is, a composed context in its JSON form."""
+    return context if isinstance(context, str) else context.form
+
+
+def task(key: str) -> Context:
+    """The context of one task."""
+    return Context({"task": key})
+
+
+def mixture(
+    parts: Mapping[Any, float] | Sequence[tuple[ContextLike, float]],
+) -> Context:
+    """A weighted mixture of contexts; the server normalises the weights.
+
+    Args:
+        parts: Weights by task key, text expression or context; or pairs of a context and a weight.
+
+    Example:
+        >>> mixture({"a": 0.7, "b": 0.3}).form["mixture"][0]
+        {'context': 'a', 'weight': 0.7}
+    """
+    pairs = list(parts.items()) if isinstance(parts, Mapping) else list(parts)
+    return Context(
+        {"mixture": [{"context": context_form(part), "weight": float(weight)} for part, weight in pairs]}
+    )
+
+
+def power(context: ContextLike, exponent: float) -> Context:
+    """A real power of a context.
+
+    Example:
+        >>> power("rot", 1.25).form
+        {'power': {'context': 'rot', 'exponent': 1.25}}
+    """
+    return Context({"power": {"context": context_form(context), "exponent": float(exponent)}})

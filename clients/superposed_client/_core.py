@@ -1,0 +1,134 @@
+"""The sans-IO core: what a request is, what an answer means, and when to try again.
+
+An operation is a generator that yields requests, is sent their responses, and returns its result; the
+synchronous and the asynchronous client run the same operations and differ only in how they send.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
+
+__all__ = ["Operation", "Request", "Response", "RetryPolicy", "parse", "parse_list", "refuse_errors"]
+
+T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request.
+
+    Args:
+        method: GET, POST, DELETE.
+        path: Below the base URL.
+        body: JSON values, or None.
+        params: The query.
+        read: Whether it changes nothing, and so may be sent again.
+    """
+
+    method: str
+    path: str
+    body: Mapping[str, Any] | None = None
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    read: bool = True
+
+    def content(self) -> bytes | None:
+        """The body's bytes."""
+        if self.body is None:
+            return None
+        # NaN is let through on purpose: the server names the row and place of it
+        return json.dumps(self.body, separators=(",", ":")).encode()
+
+    def headers(self) -> dict[str, str]:
+        """What the body is."""
+        return {} if self.body is None else {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Response:
+    """One HTTP response."""
+
+    status: int
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Operation: TypeAlias = Generator[Request, Response, T]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When a read is sent again: on 503 and on connection errors, with growing, jittered pauses.
+
+    Args:
+        retries: How often at most.
+        first_pause_s: Mean of the first pause; each further one doubles.
+        longest_pause_s: No pause is longer.
+        draw: Gives the jitter, a number from 0 to 1.
+    """
+
+    retries: int = 3
+    first_pause_s: float = 0.1
+    longest_pause_s: float = 5.0
+    draw: Callable[[], float] = random.random
+
+    def pauses(self, request: Request) -> Iterator[float]:
+        """The pauses before each further try, in seconds; none for a request that changes something."""
+        if not request.read:
+            return
+        for attempt in range(self.retries):
+            yield min(self.longest_pause_s, self.first_pause_s * 2**attempt * (0.5 + self.draw()))
+
+    @staticmethod
+    def again(response: Response) -> bool:
+        """Whether an answer asks to be asked again."""
+        return response.status == 503
+
+
+def refuse_errors(response: Response) -> Response:
+    """Returns a good answer, and raises the problem of another.
+
+    Raises:
+        ApiError: The class of the problem's type.
+        UnexpectedAnswer: An error that is no problem document.
+    """
+    if response.status < 400:
+        return response
+    try:
+        problem = json.loads(response.body)
+        slug = str(problem["type"]).rpartition(":")[2]
+    except (ValueError, KeyError, TypeError):
+        text = response.body[:200].decode(errors="replace")
+        raise UnexpectedAnswer(f"status {response.status} without a problem document: {text!r}") from None
+    raise ERRORS.get(slug, ApiError)(problem, response.status, response.headers.get("x-request-id"))
+
+
+def parse(model: type[M], response: Response) -> M:
+    """Reads an answer.
+
+    Raises:
+        ApiError: The server refused.
+        UnexpectedAnswer: The answer is not this API's.
+    """
+    body = refuse_errors(response).body
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise UnexpectedAnswer(f"not a {model.__name__}: {error}") from error
+
+
+def parse_list(model: type[M], response: Response) -> list[M]:
+    """Reads an answer that is a list; raises as `parse`."""
+    body = refuse_errors(response).body
+    try:
+        return [model.model_validate(entry) for entry in json.loads(body)]
+    except (ValueError, TypeError) as error:
+        raise UnexpectedAnswer(f"not a list of {model.__name__}: {error}") from error

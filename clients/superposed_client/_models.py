@@ -1,0 +1,124 @@
+"""What the server answers, as typed values. Fields that this client does not know are ignored."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+__all__ = [
+    "Capacity",
+    "Evaluation",
+    "Inference",
+    "LayerCrosstalk",
+    "Prequential",
+    "Snapshot",
+    "StoreInfo",
+    "TaskInfo",
+    "TasksLeft",
+    "Update",
+]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Evaluation(_Answer):
+    """Loss and accuracy on labelled rows; accuracy is None for mse tasks."""
+
+    rows: int
+    loss: float
+    accuracy: float | None = None
+
+
+class Update(Evaluation):
+    """What an update found before its first step, and its place in the store's one sequence."""
+
+    sequence: int
+
+
+class Inference(_Answer):
+    """Answers in row order; None for fields that were not asked for or do not apply."""
+
+    sequence: int
+    labels: list[str | int | None] | None = None
+    probabilities: list[list[float] | None] | None = None
+    logits: list[list[float]] | None = None
+    values: list[list[float] | None] | None = None
+
+
+class Prequential(_Answer):
+    """Test-then-train over a task's whole stream; None before its first row."""
+
+    accuracy: float | None = None
+    loss: float | None = None
+
+
+class TaskInfo(_Answer):
+    """A registered task."""
+
+    key: str
+    labels: list[str] | None = None
+    outputs: int
+    inputs: int
+    loss: Literal["cross_entropy", "mse"]
+    offset: list[float] | None = None
+    scale: list[float] | None = None
+    description: str = ""
+    rows_seen: int
+    updates: int
+    prequential: Prequential
+    last_sequence: int
+
+
+class StoreInfo(_Answer):
+    """What a store is: family, network, memory in bytes, sequence."""
+
+    family: str
+    network: dict[str, Any]
+    derivation_version: int
+    limits: dict[str, float]
+    optimizer: dict[str, Any]
+    device: str
+    dtype: str
+    sequence: int
+    tasks: int
+    bytes: dict[str, int]
+    fingerprint: dict[str, Any]
+
+
+class LayerCrosstalk(_Answer):
+    """Crosstalk of one layer, by the law and as measured."""
+
+    name: str
+    crosstalk_predicted: float
+    crosstalk_measured: float
+
+
+class TasksLeft(_Answer):
+    """How many more tasks like these fit before the mean accuracy falls by `for_drop`."""
+
+    estimate: int
+    low: int
+    high: int
+    for_drop: float
+
+
+class Capacity(_Answer):
+    """How full a store is, from its own measurements."""
+
+    tasks: int
+    layers: list[LayerCrosstalk]
+    mean_accuracy: float | None = None
+    tasks_left: TasksLeft | None = None
+
+
+class Snapshot(_Answer):
+    """One snapshot on the server's disk."""
+
+    id: str
+    sequence: int
+    bytes: int
+    sha256: str
+    created: str

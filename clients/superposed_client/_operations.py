@@ -1,0 +1,167 @@
+"""Every call of the API once, as operations that the two clients run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from superposed_client._contexts import ContextLike, context_form
+from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
+from superposed_client._models import Capacity, Evaluation, Inference, Snapshot, StoreInfo, TaskInfo, Update
+
+__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
+
+Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
+Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
+
+# Rows of one request where a call may be cut into several.
+CHUNK_ROWS = 1024
+
+
+def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
+    """Consecutive slices of at most `size` rows; one empty slice for no rows, so that the server judges."""
+    yield from (slice(start, start + size) for start in range(0, max(count, 1), size))
+
+
+def _plain(values: Any) -> Any:
+    """Nested lists of plain numbers and strings, from arrays, data frames and lists of either."""
+    if hasattr(values, "to_numpy"):  # pandas
+        values = values.to_numpy()
+    if isinstance(values, np.ndarray | np.generic):
+        return values.tolist()
+    return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _rows_body(
+    context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
+) -> dict[str, Any]:
+    body: dict[str, Any] = {"inputs": _plain(inputs)}
+    if context is not None:
+        body["context"] = context_form(context)
+    if contexts is not None:
+        body["contexts"] = [context_form(each) for each in contexts]
+    return body
+
+
+def infer(
+    context: ContextLike | None,
+    inputs: Inputs,
+    contexts: Iterable[ContextLike] | None = None,
+    fields: Sequence[str] | None = None,
+) -> Operation[Inference]:
+    """`POST /v1/infer`."""
+    body = _rows_body(context, contexts, inputs)
+    if fields is not None:
+        body["return"] = list(fields)
+    return parse(Inference, (yield Request("POST", "/v1/infer", body)))
+
+
+def update(
+    context: ContextLike | None,
+    inputs: Inputs,
+    targets: Targets,
+    contexts: Iterable[ContextLike] | None = None,
+    steps: int = 1,
+) -> Operation[Update]:
+    """`POST /v1/update`: never sent twice by itself."""
+    body = _rows_body(context, contexts, inputs) | {"targets": _plain(targets), "steps": steps}
+    return parse(Update, (yield Request("POST", "/v1/update", body, read=False)))
+
+
+def evaluate(
+    context: ContextLike | None,
+    inputs: Inputs,
+    targets: Targets,
+    contexts: Iterable[ContextLike] | None = None,
+) -> Operation[Evaluation]:
+    """`POST /v1/evaluate`."""
+    body = _rows_body(context, contexts, inputs) | {"targets": _plain(targets)}
+    return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
+
+
+def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
+    """`POST /v1/tasks`; fields that are None are left out."""
+    body = {name: value for name, value in schema.items() if value is not None}
+    return parse(TaskInfo, (yield Request("POST", "/v1/tasks", body, read=False)))
+
+
+def get_task(key: str) -> Operation[TaskInfo]:
+    """`GET /v1/tasks/{key}`."""
+    return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
+
+
+def delete_task(key: str) -> Operation[None]:
+    """`DELETE /v1/tasks/{key}`."""
+    refuse_errors((yield Request("DELETE", f"/v1/tasks/{quote(key, safe='')}", read=False)))
+
+
+def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInfo]]:
+    """`GET /v1/tasks`, page after page."""
+    tasks: list[TaskInfo] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        params: dict[str, str | int] = {"limit": page_size, "prefix": prefix, "cursor": cursor}
+        page = json.loads(refuse_errors((yield Request("GET", "/v1/tasks", params=params))).body)
+        tasks += [TaskInfo.model_validate(entry) for entry in page["tasks"]]
+        cursor = page["next_cursor"]
+    return tasks
+
+
+def store() -> Operation[StoreInfo]:
+    """`GET /v1/store`."""
+    return parse(StoreInfo, (yield Request("GET", "/v1/store")))
+
+
+def capacity() -> Operation[Capacity]:
+    """`GET /v1/capacity`."""
+    return parse(Capacity, (yield Request("GET", "/v1/capacity")))
+
+
+def model(context: ContextLike) -> Operation[bytes]:
+    """`GET /v1/model`."""
+    form = context_form(context)
+    text = form if isinstance(form, str) else _text(form)
+    return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
+
+
+def _text(form: Any) -> str:
+    """The text form of a context, which a query can carry."""
+    if isinstance(form, str):
+        return form
+    [(kind, body)] = form.items()
+    if kind == "task":
+        return str(body)
+    if kind == "power":
+        return f"{_text(body['context'])}^{body['exponent']!r}"
+    return "mix(" + ",".join(f"{_text(part['context'])}:{part['weight']!r}" for part in body) + ")"
+
+
+def take_snapshot() -> Operation[Snapshot]:
+    """`POST /v1/snapshots`."""
+    return parse(Snapshot, (yield Request("POST", "/v1/snapshots", read=False)))
+
+
+def list_snapshots() -> Operation[list[Snapshot]]:
+    """`GET /v1/snapshots`."""
+    return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
+
+
+def ready() -> Operation[bool]:
+    """`GET /health/ready`: whether requests are admitted; a 503 is an answer here, not an error."""
+    response = yield Request("GET", "/health/ready", read=False)
+    return response.status == 200
+
+
+def predict_values(context: ContextLike, inputs: Inputs, field: str) -> Operation[NDArray[Any]]:
+    """One field of `infer` for any number of rows, in as many requests as it takes."""
+    rows = np.asarray(inputs)
+    parts: list[Any] = []
+    for part in chunks(len(rows)):
+        answer = yield from infer(context, rows[part], fields=[field])
+        parts += getattr(answer, field)
+    return np.asarray(parts)

@@ -1,0 +1,54 @@
+"""Pictures of results, drawn from their JSON files alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+
+__all__ = ["plot_permuted", "style_axes"]
+
+
+def style_axes(axes: Axes, title: str, x: str, y: str) -> None:
+    """One look for every picture: light grid, no box, labelled axes."""
+    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(visible=True, alpha=0.25, linewidth=0.6)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def plot_permuted(results: Path) -> Path:
+    """Accuracy on task 1 and mean accuracy against the number of tasks learned, every result in a folder."""
+    runs: dict[str, dict[str, Any]] = {
+        path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
+    }
+    figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    # Best first, so that the legend reads in the order of the curves' ends.
+    order = sorted(runs, key=lambda name: -runs[name]["mean"][-1])
+    for place, name in enumerate(order):
+        for axes, field in zip(panels, ("mean", "task_1"), strict=True):
+            values = runs[name][field]
+            axes.plot(
+                range(1, len(values) + 1),
+                values,
+                label=name,
+                color=colours[place % len(colours)],
+                linewidth=1.6,
+            )
+    style_axes(panels[0], "Mean over all tasks learned so far", "tasks learned", "test accuracy (%)")
+    style_axes(panels[1], "Task 1", "tasks learned", "")
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.suptitle("Permuting MNIST, strictly one task after another", x=0.01, ha="left")
+    path = results / "permuted-mnist.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

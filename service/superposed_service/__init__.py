@@ -1,0 +1,1 @@
+"""The HTTP service around one superposed weight store."""

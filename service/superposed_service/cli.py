@@ -1,0 +1,142 @@
+"""The `superposed` command."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from rich.console import Console
+
+from superposed.config import StoreConfig, validated
+from superposed.contexts import seeded_secret
+from superposed.errors import ConfigError, SuperposedError
+from superposed.store import WeightStore
+from superposed_service.app import create_app
+from superposed_service.experiment_commands import experiments
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(experiments, name="experiment")
+_console = Console(stderr=True)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
+
+
+def run() -> None:
+    """Runs the command line; an expected error is one line and exit code 1."""
+    try:
+        app()
+    except SuperposedError as error:
+        _console.print(f"superposed: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(1) from None
+
+
+def _hidden(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(units) for units in text.split(",") if units)
+    except ValueError:
+        raise ConfigError(
+            "--hidden is a list of numbers of units", expected="256,256,256", received=text
+        ) from None
+
+
+@app.command()
+def init(
+    directory: Directory,
+    network: Annotated[str, typer.Option(help="What the store holds: mlp.")] = "mlp",
+    inputs: Annotated[int, typer.Option(help="Features of the widest task.")] = 784,
+    hidden: Annotated[str, typer.Option(help="Units of each hidden layer.")] = "256,256,256",
+    outputs: Annotated[int, typer.Option(help="Outputs of the largest task.")] = 10,
+    family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
+    optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
+    learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 1e-4,
+    seed: Annotated[
+        int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
+    ] = None,
+) -> None:
+    """Makes a new store in DIR. The defaults make a good store for MNIST-sized tasks."""
+    values: dict[str, Any] = {
+        "network": {"kind": network, "inputs": inputs, "hidden": _hidden(hidden), "outputs": outputs},
+        "family": family,
+        "optimizer": {"name": optimizer, "learning_rate": learning_rate},
+    }
+    with DataDirectory(directory) as opened:
+        store = initialise(opened, validated(StoreConfig, values), seed)
+    _console.print(
+        f"A new store in {directory}: {family}, {store.weight_bytes:,} bytes of weights, however many tasks.",
+        highlight=False,
+    )
+    if seed is not None:
+        _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
+
+
+def initialise(directory: DataDirectory, config: StoreConfig, seed: int | None = None) -> WeightStore:
+    """Writes a new store's first snapshot."""
+    store = WeightStore(config, secret=None if seed is None else seeded_secret(seed))
+    directory.initialise(store.to_bytes())
+    return store
+
+
+def _check_address(host: str, allowed: bool) -> None:
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not local and not allowed:
+        raise ConfigError(
+            "anyone who reaches this address could read and change every task",
+            expected="a loopback address, or --allow-unauthenticated where access is controlled in front",
+            received=host,
+        )
+
+
+@app.command()
+def serve(
+    directory: Directory,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    allow_unauthenticated: Annotated[
+        bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
+    ] = False,
+) -> None:
+    """Serves the store in DIR; makes one with the defaults where there is none."""
+    _check_address(host, allow_unauthenticated)
+    settings = Settings(directory=directory, device=_device(device))
+    with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
+        if not opened.snapshots.list():
+            initialise(opened, StoreConfig())
+        uvicorn.run(
+            create_app(settings, opened),
+            host=host,
+            port=port,
+            log_level="info",
+            access_log=False,
+            timeout_graceful_shutdown=30,
+        )
+
+
+def _device(name: str) -> Any:
+    if name not in {"auto", "cpu", "cuda"}:
+        raise ConfigError("no such device", expected="auto, cpu or cuda", received=name)
+    return name
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="digits, or mnist where its files are present.")] = "digits",
+    output: Annotated[Path, typer.Option(help="Where the picture and the figures go.")] = Path(
+        "demo-results"
+    ),
+    keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+) -> None:
+    """Starts a server, teaches it real tasks one after another over HTTP, and shows what it remembers."""
+    from superposed_service.demo import run_demo
+
+    run_demo(data, output, keep=keep)

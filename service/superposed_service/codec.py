@@ -1,0 +1,128 @@
+"""Bytes to values and back: JSON bodies in, checked; answers out, straight from arrays."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from superposed.errors import NonFiniteInput
+from superposed.tasks import TaskSchema
+from superposed_service.engine import Answer
+from superposed_service.errors import InvalidRequest, UnsupportedMediaType
+from superposed_service.schemas import ReturnField
+
+__all__ = ["dump", "read_body", "render_answer"]
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def read_body(model: type[M], body: bytes, content_type: str | None) -> M:
+    """Reads a JSON body into a checked value; of duplicate keys the last wins.
+
+    Raises:
+        UnsupportedMediaType: The body says that it is something else.
+        NonFiniteInput: It holds NaN or Infinity, which JSON does not have.
+        InvalidRequest: It is not JSON, or a field is missing, unknown or of the wrong kind.
+    """
+    kind = (content_type or "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedMediaType("a body of the wrong kind", expected="application/json", received=kind)
+    try:
+        return model.model_validate(_parse(body))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {message}", received=_shown(first["input"])) from None
+
+
+def _shown(value: object) -> str:
+    """A value as an error shows it: short, and never a whole body."""
+    if isinstance(value, dict):
+        return f"an object with {sorted(str(key) for key in value)[:10]}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return repr(value)[:100]
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        _refuse_constants(body)
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+
+
+def _refuse_constants(body: bytes) -> None:
+    """Tells NaN and Infinity apart from other broken JSON."""
+
+    def refuse(constant: str) -> None:
+        raise NonFiniteInput(
+            "the body holds a number that is not finite", expected="finite numbers", received=constant
+        )
+
+    try:
+        json.loads(body, parse_constant=refuse)
+    except NonFiniteInput:
+        raise
+    except (ValueError, RecursionError):
+        return
+
+
+def dump(value: object) -> bytes:
+    """JSON of plain values and numpy arrays; numbers in their shortest exact form."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def render_answer(answer: Answer, wanted: list[ReturnField] | None) -> dict[str, Any]:
+    """The body of an inference answer.
+
+    Args:
+        answer: What the engine found.
+        wanted: Which fields; None for the defaults of the rows' tasks.
+
+    Raises:
+        InvalidRequest: A field that applies to none of the rows.
+    """
+    possible = {"logits"}
+    for task in answer.tasks:
+        possible |= {"values"} if task.loss == "mse" else {"labels", "probabilities"}
+    fields = list(wanted) if wanted is not None else sorted(possible - {"logits"})
+    for field in fields:
+        if field not in possible:
+            raise InvalidRequest(
+                "return: a field that these tasks do not have",
+                expected=f"some of {sorted(possible)}",
+                received=field,
+            )
+    columns = {field: _column(answer, field) for field in fields}
+    return {"sequence": answer.sequence, **columns}
+
+
+def _column(answer: Answer, field: str) -> list[Any]:
+    column: list[Any] = [None] * len(answer.places)
+    for place, task in enumerate(answer.tasks):
+        if field in {"labels", "probabilities"} and task.loss == "mse":
+            continue
+        if field == "values" and task.loss != "mse":
+            continue
+        rows = np.flatnonzero(answer.places == place)
+        values = _values(answer.logits[rows, : task.outputs], task, field)
+        for row, value in zip(rows.tolist(), values, strict=True):
+            column[row] = value
+    return column
+
+
+def _values(logits: NDArray[Any], task: TaskSchema, field: str) -> list[Any]:
+    if field == "labels":
+        classes = logits.argmax(1).tolist()
+        return classes if task.labels is None else [task.labels[index] for index in classes]
+    if field == "probabilities":
+        raised = np.exp(logits - logits.max(1, keepdims=True))
+        return list(raised / raised.sum(1, keepdims=True))
+    return list(np.ascontiguousarray(logits))

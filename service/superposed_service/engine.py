@@ -1,0 +1,295 @@
+"""The sole owner of the store: queue in, batch out, apply.
+
+One thread touches torch. Requests wait in two queues, reads (inference) and the rest (updates,
+evaluations, registry changes, snapshots). The fairness rule: each turn answers one mixed batch of the
+waiting reads, as many as `batch_rows` allows, and then runs one job of the other queue, so neither
+waits for more than one of the other. Reads never see half an update, because nothing else runs
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.batch import Batch, Target, merge, read_targets
+from superposed.errors import CapacityExceeded, SuperposedError
+from superposed.learning import Measured, UpdateResult, apply, measure_batch
+from superposed.store import WeightStore
+from superposed.tasks import TaskSchema
+from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.settings import Settings
+
+__all__ = ["Answer", "Engine", "Rows"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they came in: one context for all of them, or one for each.
+
+    Args:
+        context: A context for all rows; None where `contexts` is given.
+        contexts: (B,) contexts; None where `context` is given.
+        inputs: (B, features): an array, or a list of rows.
+    """
+
+    context: object
+    contexts: Sequence[object] | None
+    inputs: Any
+
+    def __len__(self) -> int:
+        try:
+            return len(self.inputs)
+        except TypeError:
+            return 0
+
+    def batch(self, store: WeightStore) -> Batch:
+        """Checks the rows against the store's tasks.
+
+        Raises:
+            ContextError: A context that cannot be addressed.
+            InputError: Rows that cannot be used.
+        """
+        if self.contexts is None:
+            return store.batch(self.context, self.inputs)
+        return store.batch_per_row(self.contexts, self.inputs)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What inference found.
+
+    Args:
+        sequence: Of the weights that answered.
+        tasks: The K tasks that the rows belong to.
+        places: (B,) each row's place in `tasks`.
+        logits: (B, store outputs); each row's task says how many of them are its own.
+    """
+
+    sequence: int
+    tasks: tuple[TaskSchema, ...]
+    places: NDArray[np.int64]
+    logits: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Job(Generic[T]):
+    run: Callable[[WeightStore], T]
+    future: Future[T]
+
+
+@dataclass(frozen=True)
+class _Read:
+    rows: Rows
+    future: Future[Answer]
+
+
+class Engine:
+    """Runs a store on a thread of its own.
+
+    Args:
+        store: What it owns from `start` to `stop`.
+        settings: Batch and queue limits.
+    """
+
+    def __init__(self, store: WeightStore, settings: Settings) -> None:
+        self._store = store
+        self._settings = settings
+        self._reads: deque[_Read] = deque()
+        self._jobs: deque[_Job[Any]] = deque()
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begins to work off the queues."""
+        self._thread.start()
+
+    def stop(self) -> WeightStore:
+        """Stops admitting, finishes what was admitted, and gives the store back. Blocks until done."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+        return self._store
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are admitted."""
+        return self._thread.is_alive() and not self._stopping
+
+    # Called on the event loop
+
+    async def infer(self, rows: Rows) -> Answer:
+        """Answers rows, in one mixed batch with whatever else is waiting.
+
+        Raises:
+            SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
+        """
+        self._check_rows(rows)
+        future: Future[Answer] = Future()
+        self._admit(self._reads, _Read(rows, future))
+        return await self._answer(future)
+
+    async def update(self, rows: Rows, targets: Sequence[Target], steps: int) -> UpdateResult:
+        """Applies one update and answers what the model knew before it.
+
+        Raises:
+            UpdateError: Refused; the store is as it was.
+            SuperposedError: As `infer`.
+        """
+        self._check_rows(rows)
+        if not 1 <= steps <= self._settings.max_steps:
+            raise CapacityExceeded(
+                "an update with a number of steps that is not allowed",
+                expected=f"1 to {self._settings.max_steps}",
+                received=steps,
+            )
+
+        def run(store: WeightStore) -> UpdateResult:
+            batch = rows.batch(store)
+            checked = read_targets(batch, targets, store.config.network.outputs)
+            # The journal's place: what is checked is committed here, before any of it is applied.
+            return apply(store, batch, checked, steps=steps)
+
+        return await self.call(run)
+
+    async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
+        """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
+        self._check_rows(rows)
+
+        def run(store: WeightStore) -> Measured:
+            batch = rows.batch(store)
+            return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
+
+        return await self.call(run)
+
+    async def call(self, run: Callable[[WeightStore], T]) -> T:
+        """Runs anything else on the engine's thread, in its turn among the updates."""
+        future: Future[T] = Future()
+        self._admit(self._jobs, _Job(run, future))
+        return await self._answer(future)
+
+    def _check_rows(self, rows: Rows) -> None:
+        if len(rows) > self._settings.max_rows:
+            raise CapacityExceeded(
+                "more rows than one request may have",
+                expected=f"{self._settings.max_rows} at most",
+                received=len(rows),
+            )
+
+    def _admit(self, queue: deque[Any], job: object) -> None:
+        with self._wake:
+            if not self.ready:
+                raise NotReady("the service is starting or stopping")
+            if len(self._reads) + len(self._jobs) >= self._settings.queue_requests:
+                raise Overloaded(
+                    "too many requests are waiting", expected=f"{self._settings.queue_requests} at most"
+                )
+            queue.append(job)
+            self._wake.notify()
+
+    async def _answer(self, future: Future[T]) -> T:
+        limit = self._settings.request_timeout_s
+        try:
+            # A request that times out, or whose client left, is dropped if it has not begun.
+            return await asyncio.wait_for(asyncio.wrap_future(future), limit)
+        except TimeoutError:
+            raise DeadlineExceeded("no answer in time", expected=f"within {limit:g} s") from None
+
+    # On the engine's thread
+
+    def _loop(self) -> None:
+        while self._wait():
+            reads = self._take_reads()
+            if reads:
+                self._answer_reads(reads)
+            with self._wake:
+                job = self._jobs.popleft() if self._jobs else None
+            if job is not None:
+                self._run(job)
+
+    def _wait(self) -> bool:
+        with self._wake:
+            while not (self._reads or self._jobs or self._stopping):
+                self._wake.wait()
+            return bool(self._reads or self._jobs)
+
+    def _take_reads(self) -> list[_Read]:
+        if self._reads and self._settings.batch_wait_ms:
+            self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
+        taken: list[_Read] = []
+        rows = 0
+        with self._wake:
+            while self._reads and (not taken or rows + len(self._reads[0].rows) <= self._settings.batch_rows):
+                read = self._reads.popleft()
+                if read.future.set_running_or_notify_cancel():
+                    taken.append(read)
+                    rows += len(read.rows)
+        return taken
+
+    def _wait_for_more(self, until: float) -> None:
+        with self._wake:
+            while (left := until - time.monotonic()) > 0 and not self._stopping:
+                if sum(len(read.rows) for read in self._reads) >= self._settings.batch_rows:
+                    return
+                self._wake.wait(left)
+
+    def _answer_reads(self, reads: list[_Read]) -> None:
+        prepared: list[tuple[_Read, Batch]] = []
+        for read in reads:
+            try:
+                prepared.append((read, read.rows.batch(self._store)))
+            except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+                read.future.set_exception(error)
+        try:
+            self._answer_batch(prepared)
+        except SuperposedError:
+            # One request's context may not exist in this family: then each answers for itself.
+            for pair in prepared:
+                self._answer_alone(pair)
+        except Exception as error:  # noqa: BLE001 - a bug must not end the engine
+            for read, _ in prepared:
+                read.future.set_exception(error)
+
+    def _answer_alone(self, pair: tuple[_Read, Batch]) -> None:
+        try:
+            self._answer_batch([pair])
+        except Exception as error:  # noqa: BLE001 - belongs to this request
+            pair[0].future.set_exception(error)
+
+    def _answer_batch(self, prepared: list[tuple[_Read, Batch]]) -> None:
+        if not prepared:
+            return
+        logits = self._store.logits(merge([batch for _, batch in prepared])).numpy()
+        start = 0
+        for read, batch in prepared:
+            stop = start + len(batch)
+            read.future.set_result(
+                Answer(
+                    self._store.sequence,
+                    tuple(part.task.schema for part in batch.parts),
+                    batch.places().numpy(),
+                    logits[start:stop],
+                )
+            )
+            start = stop
+
+    def _run(self, job: _Job[Any]) -> None:
+        if not job.future.set_running_or_notify_cancel():
+            return
+        try:
+            job.future.set_result(job.run(self._store))
+        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+            job.future.set_exception(error)

@@ -1,0 +1,18 @@
+"""The `superposed` command's entry point: says what to install where the service is not."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        from superposed_service.cli import run
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("superposed"):
+            raise
+        sys.exit(f"superposed: {error.name} is not installed; run: pip install 'superposed[experiments]'")
+    run()

@@ -1,0 +1,83 @@
+"""`superposed experiment ...`: the paper's experiments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from superposed.config import validated
+
+__all__ = ["experiments"]
+
+experiments = typer.Typer(no_args_is_help=True, help="The paper's experiments, with progress bars and plots.")
+
+
+@experiments.callback()
+def _experiments() -> None:
+    """The paper's experiments: JSON and PNG under --results, resumable."""
+
+
+@experiments.command("permuted-mnist")
+def permuted_mnist(
+    family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "binary",
+    units: Annotated[int, typer.Option(help="Units of each of the three hidden layers.")] = 256,
+    tasks: Annotated[int, typer.Option(help="How many permutations.")] = 50,
+    steps: Annotated[int, typer.Option(help="Steps a task, of 128 rows.")] = 1000,
+    optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
+    learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 1e-4,
+    store_defaults: Annotated[
+        bool, typer.Option(help="A store's defaults: LayerNorm before binding, centred inputs.")
+    ] = False,
+    superposed: Annotated[bool, typer.Option(help="Run the superposed network.")] = True,
+    standard: Annotated[bool, typer.Option(help="And the same network without contexts.")] = False,
+    ewc: Annotated[bool, typer.Option(help="And elastic weight consolidation.")] = False,
+    ewc_strength: Annotated[float, typer.Option(help="Of EWC's penalty.")] = 100.0,
+    synaptic_intelligence: Annotated[bool, typer.Option(help="And synaptic intelligence.")] = False,
+    synaptic_strength: Annotated[float, typer.Option(help="Of its penalty.")] = 1.0,
+    separate: Annotated[
+        bool, typer.Option(help="And one small network a task, of equal bytes in all.")
+    ] = False,
+    dataset: Annotated[str, typer.Option(help="An IDX data set in SUPERPOSED_DATA_DIR.")] = "mnist",
+    seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
+    threads: Annotated[int, typer.Option(help="Threads; 0 leaves torch's default.")] = 0,
+    results: Annotated[Path, typer.Option(help="Where the results go.")] = Path(
+        "docs/results/permuted-mnist"
+    ),
+) -> None:
+    """A new pixel permutation every 1,000 steps: how much of the first tasks is left?"""
+    import torch
+
+    from superposed.experiments.permuted import PermutedConfig, run
+    from superposed.experiments.plots import plot_permuted
+
+    if threads:
+        torch.set_num_threads(threads)
+    common: dict[str, Any] = {
+        "family": family,
+        "units": units,
+        "tasks": tasks,
+        "steps": steps,
+        "optimizer": {"name": optimizer, "learning_rate": learning_rate},
+        "normalisation": "layer" if store_defaults else "none",
+        "centred": store_defaults,
+        "dataset": dataset,
+        "seed": seed,
+    }
+    chosen = {
+        "superposed": superposed,
+        "standard": standard,
+        "ewc": ewc,
+        "synaptic-intelligence": synaptic_intelligence,
+        "separate": separate,
+    }
+    strengths = {"ewc": ewc_strength, "synaptic-intelligence": synaptic_strength}
+    for method in (name for name, wanted in chosen.items() if wanted):
+        values = common | {"method": method, "strength": strengths.get(method, 1.0)}
+        result = run(validated(PermutedConfig, values), results)
+        typer.echo(
+            f"{result['config']['method']:>22}: after {len(result['mean'])} tasks, "
+            f"task 1 {result['task_1'][-1]:.1f}, mean {result['mean'][-1]:.1f}"
+        )
+    typer.echo(f"Plots: {plot_permuted(results)}")

@@ -1,0 +1,96 @@
+"""From errors to HTTP: one table, and RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from superposed import errors as library
+from superposed.errors import SuperposedError
+from superposed_service import errors as service
+
+__all__ = ["PROBLEMS", "PROBLEM_MEDIA_TYPE", "Problem", "problem_of", "problem_response"]
+
+PROBLEM_MEDIA_TYPE = "application/problem+json"
+_URN = "urn:superposed:problem:"
+
+Problem = tuple[int, str, str]
+
+# Every error class that can reach a client: status, slug, title.
+PROBLEMS: dict[type[SuperposedError], Problem] = {
+    SuperposedError: (500, "internal", "Internal error"),
+    library.ConfigError: (422, "invalid-request", "Invalid request"),
+    library.DataUnavailable: (500, "internal", "Internal error"),
+    library.InputError: (422, "invalid-request", "Invalid request"),
+    library.ShapeError: (422, "shape-mismatch", "Shape mismatch"),
+    library.NonFiniteInput: (422, "non-finite-input", "Non-finite input"),
+    library.LabelOutOfRange: (422, "label-out-of-range", "Label out of range"),
+    library.EmptyBatch: (422, "empty-batch", "Empty batch"),
+    library.ContextError: (422, "expression-invalid", "Invalid context"),
+    library.ExpressionInvalid: (422, "expression-invalid", "Invalid context expression"),
+    library.UnknownTask: (404, "unknown-task", "Unknown task"),
+    library.TaskExists: (409, "task-exists", "Task exists"),
+    library.CompositionNotSupported: (422, "composition-not-supported", "Composition not supported"),
+    library.UpdateError: (422, "update-refused", "Update refused"),
+    library.NonFiniteUpdate: (422, "update-refused", "Update refused"),
+    library.UpdateTooLarge: (422, "update-refused", "Update refused"),
+    library.CapacityExceeded: (413, "batch-too-large", "Batch too large"),
+    service.RequestError: (422, "invalid-request", "Invalid request"),
+    service.InvalidRequest: (422, "invalid-request", "Invalid request"),
+    service.UnsupportedMediaType: (415, "unsupported-media-type", "Unsupported media type"),
+    service.PayloadTooLarge: (413, "payload-too-large", "Payload too large"),
+    service.ServiceUnavailable: (503, "not-ready", "Not ready"),
+    service.Overloaded: (503, "overloaded", "Overloaded"),
+    service.NotReady: (503, "not-ready", "Not ready"),
+    service.DeadlineExceeded: (504, "deadline-exceeded", "Deadline exceeded"),
+    service.StorageError: (503, "storage-unavailable", "Storage unavailable"),
+    service.SnapshotMismatch: (503, "storage-unavailable", "Storage unavailable"),
+    service.StoreLocked: (503, "storage-unavailable", "Storage unavailable"),
+    service.StorageUnavailable: (503, "storage-unavailable", "Storage unavailable"),
+}
+
+# Problems of HTTP itself, by status.
+_HTTP: dict[int, tuple[str, str]] = {
+    404: ("not-found", "Not found"),
+    405: ("method-not-allowed", "Method not allowed"),
+    415: ("unsupported-media-type", "Unsupported media type"),
+}
+_RETRY_AFTER_S = {503: "1", 504: "1"}
+
+
+def problem_of(error: SuperposedError) -> Problem:
+    """The row of an error's class, or of the nearest class above it."""
+    return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+
+
+def problem_response(error: SuperposedError | int, instance: str, detail: str = "") -> Response:
+    """A problem document.
+
+    Args:
+        error: An error of the tree, or an HTTP status that no error stands for.
+        instance: The request's path.
+        detail: What happened, where `error` is only a status.
+    """
+    if isinstance(error, int):
+        status = error
+        slug, title = _HTTP.get(status, ("internal", "Internal error"))
+        received = expected = None
+    else:
+        status, slug, title = problem_of(error)
+        detail, expected, received = error.message, error.expected, error.received
+        if status == 500:  # internals stay inside
+            detail, expected, received = "something went wrong inside the service", None, None
+    document: dict[str, Any] = {
+        "type": _URN + slug,
+        "title": title,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+    }
+    for name, value in (("expected", expected), ("received", received)):
+        if value is not None:
+            document[name] = value if isinstance(value, str | int | float) else str(value)
+    headers = {"Retry-After": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else None
+    return Response(orjson.dumps(document), status, headers, PROBLEM_MEDIA_TYPE)

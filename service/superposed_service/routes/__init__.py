@@ -1,0 +1,11 @@
+"""The native API, one router a noun."""
+
+from fastapi import APIRouter
+
+from superposed_service.routes import capacity, health, model, rows, snapshots, store, tasks
+
+__all__ = ["routers"]
+
+routers: list[APIRouter] = [
+    module.router for module in (health, store, tasks, rows, model, capacity, snapshots)
+]

@@ -1,0 +1,29 @@
+"""Taking a model out."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed.retrieval import retrieve_model
+from superposed_service.routes.common import running
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["model"])
+
+
+@router.get(
+    "/model",
+    summary="Take a model out",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
+)
+async def get_model(request: Request, context: str) -> Response:
+    """A context's model as an ordinary network, the context folded into its weights (safetensors)."""
+    data = await running(request).engine.call(lambda store: retrieve_model(store, context).to_bytes())
+    return Response(
+        data,
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": 'attachment; filename="model.safetensors"'},
+    )

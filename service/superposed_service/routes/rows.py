@@ -1,0 +1,67 @@
+"""Rows: infer, update, evaluate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service import codec
+from superposed_service.engine import Rows
+from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.schemas import (
+    EvaluateAnswer,
+    EvaluateBody,
+    InferAnswer,
+    InferBody,
+    UpdateAnswer,
+    UpdateBody,
+)
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["rows"])
+
+
+def _rows(body: InferBody | EvaluateBody) -> Rows:
+    return Rows(body.context, body.contexts, body.inputs)
+
+
+def _known(measured: object) -> dict[str, Any]:
+    return {name: value for name, value in vars(measured).items() if value is not None}
+
+
+@router.post(
+    "/infer", response_model=InferAnswer, openapi_extra=documented_body(InferBody), summary="Answer rows"
+)
+async def infer(request: Request) -> Response:
+    """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
+    body = codec.read_body(InferBody, await request.body(), request.headers.get("content-type"))
+    answer = await running(request).engine.infer(_rows(body))
+    return json_response(codec.render_answer(answer, body.return_))
+
+
+@router.post(
+    "/update", response_model=UpdateAnswer, openapi_extra=documented_body(UpdateBody), summary="Learn rows"
+)
+async def update(request: Request) -> Response:
+    """One online step (or `steps` of them), applied whole or not at all, in one global sequence.
+
+    Loss and accuracy are those before the first step: test, then train.
+    """
+    body = codec.read_body(UpdateBody, await request.body(), request.headers.get("content-type"))
+    result = await running(request).engine.update(_rows(body), body.targets, body.steps)
+    return json_response(_known(result))
+
+
+@router.post(
+    "/evaluate",
+    response_model=EvaluateAnswer,
+    openapi_extra=documented_body(EvaluateBody),
+    summary="Measure rows",
+)
+async def evaluate(request: Request) -> Response:
+    """Loss and accuracy on labelled rows; nothing is learned."""
+    body = codec.read_body(EvaluateBody, await request.body(), request.headers.get("content-type"))
+    return json_response(_known(await running(request).engine.evaluate(_rows(body), body.targets)))

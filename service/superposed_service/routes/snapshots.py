@@ -1,0 +1,29 @@
+"""Snapshots: take one, list them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.routes.common import json_response, running
+from superposed_service.schemas import SnapshotBody
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
+
+
+@router.post("", response_model=SnapshotBody, summary="Take a snapshot")
+async def take(request: Request) -> Response:
+    """When it answers, the snapshot is on the disk."""
+    snapshot = await running(request).snapshot()
+    return json_response(snapshot.model_dump())
+
+
+@router.get("", response_model=list[SnapshotBody], summary="List snapshots")
+async def list_snapshots(request: Request) -> Response:
+    """Those on the disk, oldest first."""
+    snapshots = await asyncio.to_thread(running(request).directory.snapshots.list)
+    return json_response([snapshot.model_dump() for snapshot in snapshots])

@@ -1,0 +1,35 @@
+"""Every setting of the service, documented where it stands. Environment: `SUPERPOSED_<NAME>`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+__all__ = ["Settings"]
+
+
+class Settings(BaseSettings):
+    """How one server runs. Flags come before the environment, the environment before these defaults."""
+
+    model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
+
+    directory: Path = Field(Path(".superposed"), description="The data directory: snapshots and the lock.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
+    threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
+
+    max_body_bytes: int = Field(32 * 2**20, ge=1024, description="A larger request body is refused (413).")
+    max_rows: int = Field(4096, ge=1, description="Rows of one request.")
+    max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")
+    max_page: int = Field(1000, ge=1, description="Tasks on one page of a listing.")
+
+    batch_rows: int = Field(1024, ge=1, description="Rows of one mixed batch of waiting requests.")
+    batch_wait_ms: float = Field(
+        0.0, ge=0, le=1000, description="How long a batch waits to fill up; 0 takes what has arrived."
+    )
+    queue_requests: int = Field(1024, ge=1, description="Requests that may wait; one more is refused (503).")
+    request_timeout_s: float = Field(60.0, gt=0, description="How long a request may wait for its answer.")
+
+    snapshots_kept: int = Field(2, ge=2, description="Newest snapshots that are kept.")

@@ -1,0 +1,127 @@
+"""Snapshots: the whole store in one file, with a manifest that says what its bytes must be."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
+
+from superposed import tensorfile
+from superposed_service.errors import SnapshotMismatch, StorageUnavailable
+
+__all__ = ["Snapshot", "Snapshots"]
+
+
+class Snapshot(BaseModel):
+    """What the manifest says of one snapshot.
+
+    Args:
+        id: Its name.
+        sequence: The store's sequence number when it was taken.
+        bytes: Size of the file.
+        sha256: Of the file.
+        created: When, UTC, ISO 8601.
+    """
+
+    id: str
+    sequence: int
+    bytes: int
+    sha256: str
+    created: str
+
+
+class Snapshots:
+    """The snapshots of one data directory: `<sequence>.safetensors` beside `<sequence>.json`.
+
+    Writing is for one thread at a time.
+
+    Args:
+        folder: Where they are.
+        kept: How many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, *, kept: int) -> None:
+        self._folder = folder
+        self._kept = kept
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise StorageUnavailable(f"cannot use {folder}", received=str(error)) from error
+
+    def _data(self, identifier: str) -> Path:
+        return self._folder / f"{identifier}.safetensors"
+
+    def _manifest(self, identifier: str) -> Path:
+        return self._folder / f"{identifier}.json"
+
+    def list(self) -> list[Snapshot]:
+        """Every complete snapshot, oldest first."""
+        return [self._read_manifest(path) for path in sorted(self._folder.glob("*.json"))]
+
+    @staticmethod
+    def _read_manifest(path: Path) -> Snapshot:
+        try:
+            return Snapshot.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise SnapshotMismatch(
+                f"{path} is no manifest: remove it and its .safetensors to go on with an older snapshot",
+                received=str(error),
+            ) from error
+
+    def write(self, data: bytes, *, sequence: int) -> Snapshot:
+        """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
+
+        The manifest is written last: a snapshot without one does not exist. Older ones beyond those kept
+        are removed after that. The same bytes again are the snapshot that is there.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        identifier, digest = f"{sequence:020d}", hashlib.sha256(data).hexdigest()
+        existing = next((snapshot for snapshot in self.list() if snapshot.id == identifier), None)
+        if existing is not None and existing.sha256 == digest:
+            return existing
+        snapshot = Snapshot(
+            id=identifier,
+            sequence=sequence,
+            bytes=len(data),
+            sha256=digest,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        try:
+            # Replacing the file under an old manifest would leave a mismatch in between.
+            self._manifest(identifier).unlink(missing_ok=True)
+            tensorfile.write(self._data(identifier), data)
+            tensorfile.write(self._manifest(identifier), snapshot.model_dump_json(indent=1).encode())
+            self._trim()
+        except OSError as error:
+            raise StorageUnavailable("the snapshot could not be written", received=str(error)) from error
+        return snapshot
+
+    def _trim(self) -> None:
+        for snapshot in self.list()[: -self._kept]:
+            self._manifest(snapshot.id).unlink()
+            self._data(snapshot.id).unlink(missing_ok=True)
+
+    def read(self, snapshot: Snapshot) -> bytes:
+        """Reads a snapshot's bytes, checked against its manifest.
+
+        Raises:
+            SnapshotMismatch: They are not what was written.
+            StorageUnavailable: The file cannot be read.
+        """
+        path = self._data(snapshot.id)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StorageUnavailable(f"cannot read {path}", received=str(error)) from error
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != snapshot.sha256:
+            raise SnapshotMismatch(
+                f"{path} is damaged: remove it and its .json to go on with an older snapshot",
+                expected=f"SHA-256 {snapshot.sha256}",
+                received=digest,
+            )
+        return data
