@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, SuperposedError
 
 __all__ = ["Config", "MLPConfig", "OptimizerConfig", "StoreConfig", "validated"]
 
@@ -23,11 +23,15 @@ def validated(model: type[C], values: Any) -> C:
 
     Raises:
         ConfigError: A field is missing, unknown or out of range.
+        SuperposedError: What a field's own check raised.
     """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+        cause = first.get("ctx", {}).get("error")
+        if isinstance(cause, SuperposedError):
+            raise cause from None
         place = ".".join(str(part) for part in first["loc"]) or model.__name__
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{place}: {message}", received=repr(first["input"])[:200]) from error
@@ -48,6 +52,7 @@ class MLPConfig(Config):
 
     `normalisation` "layer" normalises every hidden layer's activations (no learned scale) before they
     are bound; inputs are not normalised, so that a task narrower than the store exports as its own width.
+    `bias` "bound" is a column of the weights on a constant input, "shared" is added for all tasks alike.
     """
 
     kind: Literal["mlp"] = "mlp"
@@ -56,6 +61,7 @@ class MLPConfig(Config):
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
     activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
     normalisation: Literal["layer", "none"] = "layer"
+    bias: Literal["bound", "shared"] = "bound"
 
 
 class OptimizerConfig(Config):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, TypeVar
 
 import numpy as np
@@ -54,20 +55,26 @@ def _parse(body: bytes) -> Any:
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        _refuse_constants(body)
+        _refuse_non_finite(body)
         raise InvalidRequest(f"the body is not JSON: {error}") from None
 
 
-def _refuse_constants(body: bytes) -> None:
-    """Tells NaN and Infinity apart from other broken JSON."""
+def _refuse_non_finite(body: bytes) -> None:
+    """Tells NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
 
     def refuse(constant: str) -> None:
         raise NonFiniteInput(
             "the body holds a number that is not finite", expected="finite numbers", received=constant
         )
 
+    def check(text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            refuse(text[:100])
+        return number
+
     try:
-        json.loads(body, parse_constant=refuse)
+        json.loads(body, parse_constant=refuse, parse_float=check)
     except NonFiniteInput:
         raise
     except (ValueError, RecursionError):

@@ -139,7 +139,7 @@ class Engine:
         """
         self._check_rows(rows)
         future: Future[Answer] = Future()
-        self._admit(self._reads, _Read(rows, future))
+        self._admit(_Read(rows, future))
         return await self._answer(future)
 
     async def update(self, rows: Rows, targets: Sequence[Target], steps: int) -> UpdateResult:
@@ -178,7 +178,7 @@ class Engine:
     async def call(self, run: Callable[[WeightStore], T]) -> T:
         """Runs anything else on the engine's thread, in its turn among the updates."""
         future: Future[T] = Future()
-        self._admit(self._jobs, _Job(run, future))
+        self._admit(_Job(run, future))
         return await self._answer(future)
 
     def _check_rows(self, rows: Rows) -> None:
@@ -189,16 +189,26 @@ class Engine:
                 received=len(rows),
             )
 
-    def _admit(self, queue: deque[Any], job: object) -> None:
+    def _admit(self, request: _Read | _Job[Any]) -> None:
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
             if len(self._reads) + len(self._jobs) >= self._settings.queue_requests:
+                self._drop_cancelled()
+            if len(self._reads) + len(self._jobs) >= self._settings.queue_requests:
                 raise Overloaded(
                     "too many requests are waiting", expected=f"{self._settings.queue_requests} at most"
                 )
-            queue.append(job)
+            if isinstance(request, _Read):
+                self._reads.append(request)
+            else:
+                self._jobs.append(request)
             self._wake.notify()
+
+    def _drop_cancelled(self) -> None:
+        """Makes room from requests that timed out or whose client left."""
+        self._reads = deque(read for read in self._reads if not read.future.cancelled())
+        self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
 
     async def _answer(self, future: Future[T]) -> T:
         limit = self._settings.request_timeout_s

@@ -124,5 +124,5 @@ class Cyclic(Phase):
     @staticmethod
     def _phases(generator: Tensor, exponent: float | None) -> Tensor:
         anchor, turn = generator[0], generator[1]  # each (pairs,)
-        # Only the fraction of the exponent matters: taking it here makes the period exact.
-        return anchor if exponent is None else anchor + turn * (exponent - float(np.floor(exponent)))
+        # Not reduced to its fraction, so that mixtures of neighbours across a whole turn stay neighbours.
+        return anchor if exponent is None else anchor + turn * exponent

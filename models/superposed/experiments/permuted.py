@@ -50,6 +50,7 @@ class PermutedConfig(Config):
         batch: Rows a step.
         optimizer: The one optimizer across all tasks (not `separate`, which has Adam on a cosine).
         normalisation: Of hidden layers, before binding.
+        bias: Shared by all tasks, or bound with a constant input.
         centred: Whether the training set's mean image is subtracted.
         strength: Of the penalty of `ewc` and `synaptic-intelligence`.
         separate_learning_rate: Adam's at the start of its cosine.
@@ -66,6 +67,7 @@ class PermutedConfig(Config):
     batch: int = Field(128, ge=1)
     optimizer: OptimizerConfig = OptimizerConfig()
     normalisation: Literal["layer", "none"] = "none"
+    bias: Literal["bound", "shared"] = "shared"
     centred: bool = False
     strength: float = Field(1.0, ge=0)
     separate_learning_rate: float = Field(1e-2, gt=0)
@@ -78,6 +80,7 @@ class PermutedConfig(Config):
         extras = [
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
+            "boundbias" if self.bias == "bound" else "",
             ""
             if self.optimizer == OptimizerConfig()
             else f"{self.optimizer.name}-{self.optimizer.learning_rate:g}",
@@ -92,6 +95,7 @@ class PermutedConfig(Config):
             hidden=(self.units,) * self.hidden_layers,
             outputs=len(data.labels),
             normalisation=self.normalisation,
+            bias=self.bias,
         )
 
 
@@ -126,6 +130,8 @@ class _Rows:
         self._train_x, self._train_y = torch.from_numpy(data.train_x) - mean, torch.from_numpy(data.train_y)
         self._test_x, self._test_y = torch.from_numpy(data.test_x) - mean, torch.from_numpy(data.test_y)
 
+        self._tests: dict[int, Tensor] = {}
+
     def _order(self, task: int) -> Tensor:
         features = self._train_x.shape[1]
         if task == 0:
@@ -152,7 +158,9 @@ class _Rows:
 
     def accuracy(self, learner: Learner, task: int) -> float:
         """Percent of the whole test set that is answered right as `task`."""
-        answers = learner.logits(task, self._test_x[:, self._order(task)]).argmax(1)
+        if task not in self._tests:
+            self._tests[task] = self._test_x[:, self._order(task)]
+        answers = learner.logits(task, self._tests[task]).argmax(1)
         return 100.0 * float((answers == self._test_y).double().mean())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +17,21 @@ __all__ = ["SuperposedLinear"]
 class SuperposedLinear(nn.Module):
     """One matrix of weights shared by all tasks; a task is the context its rows are bound with.
 
-    The input is extended by a constant 1 (and a 0 where the family needs an even width) before it is
-    bound, so that the bias is a column of the weights and is superposed and retrieved like the rest.
+    With a bound bias the input is extended by a constant 1 (and a 0 where the family needs an even
+    width) before it is bound, so that the bias is a column of the weights and is superposed and
+    retrieved like the rest. A shared bias is added after the product, for all tasks alike.
 
     `weight` is (out_features, width) for real families. For complex it is (2, out_features,
-    in_features + 1), real and imaginary parts, and the product is one real product with the block
-    matrix [[Re, -Im], [Im, Re]].
+    bound features), real and imaginary parts, and the product is one real product with the block
+    matrix [[Re, -Im], [Im, Re]]; a shared bias is on the real part.
 
     Args:
         in_features: D_in, features of the input without the constant (complex ones where the family is).
         out_features: D_out.
         family: The context family.
+        bias: `bound` or `shared`.
         real_output: For complex: give only the real parts, as the last layer of a network does.
-        generator: Draws the initial weights, uniform on ±1/√(D_in + 1).
+        generator: Draws the initial weights and bias, uniform on ±1/√(bound features).
         dtype: Of the weights.
 
     Source: Cheung et al. 2019, equations 1 to 4.
@@ -43,6 +45,7 @@ class SuperposedLinear(nn.Module):
         out_features: int,
         family: Family[Any],
         *,
+        bias: Literal["bound", "shared"] = "bound",
         real_output: bool = False,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
@@ -51,17 +54,23 @@ class SuperposedLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.family = family
-        self.bound_features = in_features + 1
+        constants = 1 if bias == "bound" else 0
+        self.bound_features = in_features + constants
         self.width = family.width(self.bound_features)
         self._real_only = real_output
         complex_weights = family.lanes == 2
         shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
         bound = 1.0 / math.sqrt(self.bound_features * family.lanes)
-        # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
-        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
-        self.weight = nn.Parameter(drawn.to(dtype))
-        constant = torch.zeros(family.lanes, 1 + family.padding(self.bound_features), dtype=dtype)
-        constant[0, 0] = 1.0
+
+        def draw(*shape: int) -> nn.Parameter:
+            # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
+            drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+            return nn.Parameter(drawn.to(dtype))
+
+        self.weight = draw(*shape)
+        self.bias = draw(out_features) if bias == "shared" else None
+        constant = torch.zeros(family.lanes, constants + family.padding(self.bound_features), dtype=dtype)
+        constant[0, :constants] = 1.0
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
@@ -75,10 +84,10 @@ class SuperposedLinear(nn.Module):
         return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, width)
 
     def extend(self, x: Tensor) -> Tensor:
-        """Appends the constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
+        """Appends a bound bias's constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
         rows = len(x)
         lanes = x.view(rows, self.family.lanes, self.in_features)  # (B, lanes, D_in)
-        constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, 1 + padding)
+        constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, constant + padding)
         return torch.cat([lanes, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
@@ -91,7 +100,13 @@ class SuperposedLinear(nn.Module):
         Returns:
             (B, lanes x D_out), or (B, D_out) for a real output.
         """
-        return F.linear(self.family.bind(self.extend(x), *binding), self.matrix())
+        return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self._shared_bias())
+
+    def _shared_bias(self) -> Tensor | None:
+        """The bias that is added after the product, as long as its rows; None where it is bound."""
+        if self.bias is None or self.family.lanes == 1 or self._real_only:
+            return self.bias
+        return torch.cat([self.bias, torch.zeros_like(self.bias)])  # (2 D_out,)
 
     def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Folds one context into the weights: an ordinary linear layer that computes the same.
@@ -103,6 +118,7 @@ class SuperposedLinear(nn.Module):
             weight (rows of `matrix()`, lanes x D_in) and bias (rows,).
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
-        lanes = folded.view(len(folded), self.family.lanes, -1)  # (rows, lanes, D_in + 1 + padding)
-        bias = lanes[:, 0, self.in_features]  # (rows,)
+        lanes = folded.view(len(folded), self.family.lanes, -1)  # (rows, lanes, D_in + constant + padding)
+        shared = self._shared_bias()
+        bias = lanes[:, 0, self.in_features] if shared is None else shared  # (rows,)
         return lanes[:, :, : self.in_features].reshape(len(folded), -1), bias

@@ -59,6 +59,7 @@ class MLP(nn.Module):
                 sizes[place],
                 sizes[place + 1],
                 family,
+                bias=config.bias,
                 real_output=place == len(sizes) - 2,
                 generator=generator,
                 dtype=dtype,
@@ -99,6 +100,17 @@ class MLP(nn.Module):
             if observe is not None:
                 observe(name, layer, signal)
             signal = layer(signal, bindings[name])
+            if place < last:
+                signal = self._activate(signal)
+        return signal
+
+    def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Logits from each layer's retrieved weight and bias (`SuperposedLinear.retrieve`), one context."""
+        signal = inputs
+        last = len(layers) - 1
+        for place, (weight, bias) in enumerate(layers.values()):
+            # Real inputs have no imaginary part, so a complex first layer needs its real columns only.
+            signal = F.linear(signal, weight[:, : signal.shape[1]], bias)
             if place < last:
                 signal = self._activate(signal)
         return signal

@@ -71,7 +71,7 @@ def _cursor(key: str) -> str:
 
 def _read_cursor(cursor: str) -> str:
     try:
-        return base64.urlsafe_b64decode(cursor.encode()).decode()
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
         raise InvalidRequest(
             "cursor: not one that this service gave", expected="a next_cursor", received=cursor[:100]

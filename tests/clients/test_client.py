@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import httpx
+import numpy as np
+import pytest
+
+import superposed_client
+from superposed.contexts import as_expression
+from superposed.datasets import sklearn_dataset
+from superposed_client import (
+    AsyncClient,
+    AsyncTask,
+    Client,
+    ConnectionFailed,
+    EmptyBatch,
+    LabelOutOfRange,
+    NonFiniteInput,
+    Overloaded,
+    RetryPolicy,
+    ShapeMismatch,
+    Task,
+    UnexpectedAnswer,
+    UnknownTask,
+    mixture,
+    power,
+    task,
+)
+from superposed_client._operations import _text
+from superposed_service.demo.server import Server
+
+NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
+
+
+class TestParity:
+    @pytest.mark.parametrize(("sync", "asynchronous"), [(Client, AsyncClient), (Task, AsyncTask)])
+    def test_both_clients_have_the_same_calls(self, sync: type, asynchronous: type) -> None:
+        def calls(kind: type) -> dict[str, object]:
+            return {
+                name: member
+                for name, member in vars(kind).items()
+                if not name.startswith("_") and inspect.isfunction(member)
+            }
+
+        assert calls(sync).keys() == calls(asynchronous).keys()
+        for name, call in calls(sync).items():
+            other = calls(asynchronous)[name]
+            mine, theirs = inspect.signature(call), inspect.signature(other)  # type: ignore[arg-type]
+            assert str(mine).replace("Client", "AsyncClient").replace("-> Task", "-> AsyncTask").replace(
+                "-> 'Task'", "-> 'AsyncTask'"
+            ) == str(theirs), name
+            if name != "task":
+                assert inspect.iscoroutinefunction(other), name
+
+    def test_all_is_what_there_is(self) -> None:
+        public = {
+            name
+            for name, value in vars(superposed_client).items()
+            if not name.startswith("_") and not inspect.ismodule(value)
+        }
+        assert set(superposed_client.__all__) == public
+
+    def test_it_stands_alone(self) -> None:
+        names = ("torch", "superposed", "fastapi", "tqdm")
+        code = f"import sys, superposed_client; print([m for m in {names} if m in sys.modules])"
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert found.stdout.strip() == "[]"
+
+
+class TestRetries:
+    def client(self, *steps: int | Exception) -> tuple[Client, list[str]]:
+        seen: list[str] = []
+        left = list(steps)
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            seen.append(f"{request.method} {request.url.path}")
+            step = left.pop(0)
+            if isinstance(step, Exception):
+                raise step
+            problem = {"type": "urn:superposed:problem:overloaded", "title": "Overloaded", "detail": "busy"}
+            good = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
+            return httpx.Response(step, json=good if step == 200 else problem)
+
+        return Client("http://test", transport=httpx.MockTransport(answer), retries=NO_PAUSE), seen
+
+    def test_reads_are_sent_again_on_503_and_broken_connections(self) -> None:
+        client, seen = self.client(503, httpx.ConnectError("no"), httpx.ReadTimeout("slow"), 200)
+        assert client.evaluate("a", [[1.0]], [0]).loss == 0.5
+        assert len(seen) == 4
+
+    def test_and_no_more_often_than_asked(self) -> None:
+        client, seen = self.client(503, 503, 503, 503, 200)
+        with pytest.raises(Overloaded, match="busy"):
+            client.evaluate("a", [[1.0]], [0])
+        assert len(seen) == 4
+
+    @pytest.mark.parametrize(
+        ("step", "error"), [(503, Overloaded), (httpx.ReadTimeout("slow"), ConnectionFailed)]
+    )
+    def test_updates_are_never_sent_twice(self, step: int | Exception, error: type[Exception]) -> None:
+        client, seen = self.client(step, 200)
+        with pytest.raises(error):
+            client.update("a", [[1.0]], [0])
+        assert len(seen) == 1
+
+    def test_pauses_grow_with_jitter_up_to_a_limit(self) -> None:
+        request = superposed_client._core.Request("GET", "/")
+        lowest, highest = (
+            list(RetryPolicy(5, 1.0, 10.0, draw).pauses(request)) for draw in (lambda: 0.0, lambda: 1.0)
+        )
+        assert lowest == [0.5, 1.0, 2.0, 4.0, 8.0]
+        assert highest == [1.5, 3.0, 6.0, 10.0, 10.0]
+
+    def test_answers_of_something_else_are_told_apart(self) -> None:
+        for body, status in ((b"<html>", 502), (b"{}", 500), (b"[]", 404), (b"{}", 200), (b"nonsense", 200)):
+            transport = httpx.MockTransport(lambda _, b=body, s=status: httpx.Response(s, content=b))  # type: ignore[misc]
+            with Client("http://test", transport=transport) as client, pytest.raises(UnexpectedAnswer):
+                client.store()
+
+    def test_an_unreachable_server(self) -> None:
+        with Client("http://127.0.0.1:9", retries=NO_PAUSE) as client, pytest.raises(ConnectionFailed):
+            client.store()
+
+
+class TestContexts:
+    @pytest.mark.parametrize(
+        ("context", "text"),
+        [
+            (task("a"), "a"),
+            (mixture({"a": 0.7, "b": 0.3}), "mix(a:0.7,b:0.3)"),
+            (power("rot", 1.25), "rot^1.25"),
+            (mixture([("a", 0.5), (power("rot", 2), 0.5)]), "mix(a:0.5,rot^2:0.5)"),
+            (power(mixture({task("a"): 1, "b": 3}), -0.5), "mix(a:1,b:3)^-0.5"),
+        ],
+    )
+    def test_composed_contexts_mean_what_the_text_means(
+        self, context: superposed_client.Context, text: str
+    ) -> None:
+        assert as_expression(json.loads(json.dumps(context.form))) == as_expression(text)
+        assert as_expression(_text(context.form)) == as_expression(text)
+
+
+def wire(answer: Callable[[dict[str, object]], dict[str, object]]) -> tuple[Client, list[dict[str, object]]]:
+    bodies: list[dict[str, object]] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, json=answer(bodies[-1]))
+
+    return Client("http://test", transport=httpx.MockTransport(handle)), bodies
+
+
+def test_arrays_of_every_kind_are_sent_as_plain_numbers() -> None:
+    client, bodies = wire(lambda _: {"sequence": 1, "rows": 2, "loss": 0.0})
+    rows = [np.array([1, 2], dtype=np.uint8), [np.float32(0.5), 2]]
+    client.update(None, rows, np.array(["x", "y"]), contexts=["a", power("b", 2)])
+    client.update("a", np.eye(2, dtype=np.float32), (0, np.int64(1)))
+    assert bodies[0]["inputs"] == [[1, 2], [0.5, 2]]
+    assert bodies[0]["contexts"] == ["a", {"power": {"context": "b", "exponent": 2.0}}]
+    assert bodies[0]["targets"] == ["x", "y"]
+    assert bodies[1]["inputs"] == [[1.0, 0.0], [0.0, 1.0]]
+    assert bodies[1]["targets"] == [0, 1]
+
+
+class TestTaskHandle:
+    """In scikit-learn's habit, against a real server and real data."""
+
+    def test_digits(self, server: Server) -> None:
+        data = sklearn_dataset("digits")
+        with server.client() as client:
+            digits = client.task("sdk-digits", labels=range(10), scale=[16.0] * 64)
+            assert digits.last_update is None
+            assert digits.fit(data.train_x, data.train_y, epochs=8, seed=0) is digits
+            assert digits.last_update is not None
+            assert digits.score(data.test_x, data.test_y) > 0.93
+            predicted = digits.predict(data.test_x)
+            assert predicted.dtype.kind == "i"
+            assert (predicted == data.test_y).mean() == pytest.approx(digits.score(data.test_x, data.test_y))
+            proba = digits.predict_proba(data.test_x)
+            assert proba.shape == (len(data.test_y), 10)
+            np.testing.assert_allclose(proba.sum(1), 1, rtol=1e-5)
+            assert (proba.argmax(1) == predicted).all()
+            info = client.get_task("sdk-digits")
+            assert info.rows_seen == 8 * len(data.train_y)
+            assert info.prequential.accuracy is not None
+            assert client.task(power("sdk-digits", 1.0)).score(data.test_x, data.test_y) > 0.93
+
+    def test_text_labels_come_back_as_text(self, server: Server) -> None:
+        with server.client() as client:
+            colours = client.task("sdk-colours", labels=["red", "blue"])
+            x = np.random.default_rng(0).normal(size=(64, 3))
+            y = np.where(x[:, 0] > 0, "red", "blue")
+            colours.fit(x, y, epochs=30, seed=1)
+            assert colours.score(x, y) > 0.9
+            assert set(colours.predict(x)) == {"red", "blue"}
+            assert colours.partial_fit(x, [0] * 64).last_update is not None  # class indexes, too
+
+    def test_regression(self, server: Server) -> None:
+        x = np.random.default_rng(0).normal(size=(256, 5))
+        y = x[:, 0] - 0.5 * x[:, 1]
+        with server.client() as client:
+            line = client.task("sdk-line", outputs=1, loss="mse").fit(x, y, epochs=40, seed=0)
+            assert line.score(x, y) > 0.8
+            assert line.predict(x).shape == (256,)
+
+    def test_a_progress_bar(self, server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+        with server.client() as client:
+            client.task("sdk-bar", outputs=2).fit(np.ones((10, 3)), [0] * 10, batch_size=2, progress=True)
+        assert "5/5" in capsys.readouterr().err
+
+    def test_more_rows_than_one_request(self, server: Server) -> None:
+        x = np.random.default_rng(0).normal(size=(2500, 3))
+        with server.client() as client:
+            handle = client.task("sdk-long", outputs=2).partial_fit(x[:10], [0, 1] * 5)
+            assert handle.predict(x).shape == (2500,)
+            assert 0 <= handle.score(x, [0] * 2500) <= 1
+
+    def test_mistakes_are_named(self, server: Server) -> None:
+        with server.client() as client:
+            with pytest.raises(UnknownTask):
+                client.task("sdk-nobody").partial_fit(np.ones((2, 3)), [0, 1])
+            handle = client.task("sdk-mistakes", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
+            with pytest.raises(ShapeMismatch):
+                handle.predict(np.ones((2, 4)))
+            with pytest.raises(LabelOutOfRange):
+                handle.partial_fit(np.ones((1, 3)), [2])
+            with pytest.raises(NonFiniteInput, match="not finite"):
+                handle.predict(np.array([[0.0, 1.0, np.nan]]))
+            with pytest.raises(EmptyBatch):
+                handle.predict(np.ones((0, 3)))
+
+    def test_the_rest_of_the_api(self, server: Server) -> None:
+        with server.client() as client:
+            client.register_task("sdk-rest-1", outputs=2, inputs=3)
+            client.register_task("sdk-rest-2", labels=["p", "q"], inputs=3)
+            assert [info.key for info in client.list_tasks("sdk-rest")] == ["sdk-rest-1", "sdk-rest-2"]
+            mixed = client.infer(None, [[1, 2, 3]] * 2, contexts=["sdk-rest-1", "sdk-rest-2"])
+            assert mixed.labels is not None
+            assert mixed.labels[0] in {0, 1}
+            assert mixed.labels[1] in {"p", "q"}
+            assert client.model(mixture({"sdk-rest-1": 1, "sdk-rest-2": 2}))[8:9] == b"{"
+            snapshot = client.take_snapshot()
+            assert snapshot in client.list_snapshots()
+            assert client.capacity().tasks == client.store().tasks
+            client.delete_task("sdk-rest-1")
+            with pytest.raises(UnknownTask):
+                client.get_task("sdk-rest-1")
+            assert client.ready()
+
+
+def test_the_asynchronous_client(server: Server) -> None:
+    async def scenario() -> None:
+        x = np.random.default_rng(0).normal(size=(64, 3))
+        y = (x[:, 0] > 0).astype(int)
+        async with AsyncClient(server.url) as client:
+            handles = [client.task(f"sdk-async-{n}", labels=[0, 1]) for n in range(4)]
+            await asyncio.gather(*(handle.fit(x, y, epochs=30, seed=0) for handle in handles))
+            scores = await asyncio.gather(*(handle.score(x, y) for handle in handles))
+            assert min(scores) > 0.9
+            assert (await handles[0].predict(x)).shape == (64,)
+            assert (await handles[0].predict_proba(x)).shape == (64, 2)
+            assert len(await client.list_tasks("sdk-async-")) == 4
+            assert await client.ready()
+            with pytest.raises(UnknownTask):
+                await client.infer("sdk-async-nobody", x)
+
+    asyncio.run(scenario())

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import uvicorn
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
+from superposed_service.app import create_app
+from superposed_service.demo.server import Server
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
+
+CONFIG = StoreConfig(
+    network=MLPConfig(inputs=64, hidden=(96, 96), outputs=10), optimizer=OptimizerConfig(learning_rate=1e-3)
+)
+
+
+def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
+    with DataDirectory(path) as directory:
+        directory.initialise(WeightStore(config, secret=seeded_secret(7)).to_bytes())
+    return path
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[httpx.Client]:
+    """The application over a new store, served on loopback by a thread of this process."""
+    path = make_directory(tmp_path / "store")
+    settings = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10)
+    with DataDirectory(path) as directory:
+        config = uvicorn.Config(create_app(settings, directory), port=0, log_level="warning")
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run)
+        thread.start()
+        try:
+            while not running.started:
+                assert thread.is_alive()
+                time.sleep(0.005)
+            port = running.servers[0].sockets[0].getsockname()[1]
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}") as client:
+                yield client
+        finally:
+            running.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A real server on loopback, in a process of its own, shared by all tests that give it own task keys."""
+    path = make_directory(tmp_path_factory.mktemp("server") / "store")
+    with Server(path) as running:
+        yield running

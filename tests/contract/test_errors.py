@@ -1,0 +1,76 @@
+"""Every error has a row in the service's table and a class in the client."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+import superposed_client
+from superposed import errors as library
+from superposed.errors import SuperposedError
+from superposed_client import _errors as client_errors
+from superposed_service import errors as service
+from superposed_service.problems import PROBLEMS, problem_of, problem_response
+
+# docs/http-api.md, the contract.
+SLUGS = {
+    "invalid-request": 422, "shape-mismatch": 422, "non-finite-input": 422, "label-out-of-range": 422,
+    "empty-batch": 422, "composition-not-supported": 422, "expression-invalid": 422, "unknown-task": 404,
+    "task-exists": 409, "update-refused": 422, "payload-too-large": 413, "idempotency-mismatch": 422,
+    "idempotency-in-flight": 409, "unauthenticated": 401, "forbidden": 403, "quota-exceeded": 429,
+    "overloaded": 503, "not-ready": 503, "storage-unavailable": 503, "deadline-exceeded": 504,
+    "batch-too-large": 413, "quarantined": 423, "beyond-horizon": 409, "not-found": 404,
+    "method-not-allowed": 405, "unsupported-media-type": 415, "internal": 500,
+}  # fmt: skip
+
+
+def tree(root: type[SuperposedError]) -> set[type[SuperposedError]]:
+    return {root}.union(*(tree(child) for child in root.__subclasses__()))
+
+
+def test_every_error_has_its_own_row() -> None:
+    assert set(PROBLEMS) == tree(SuperposedError)
+
+
+def test_every_row_is_a_problem_of_the_contract() -> None:
+    for status, slug, title in PROBLEMS.values():
+        assert SLUGS[slug] == status
+        assert title
+
+
+def test_the_client_has_one_class_for_every_problem() -> None:
+    assert set(client_errors.ERRORS) == set(SLUGS)
+    assert len({error.__name__ for error in client_errors.ERRORS.values()}) == len(SLUGS)
+    for error in client_errors.ERRORS.values():
+        assert getattr(superposed_client, error.__name__) is error
+
+
+@pytest.mark.parametrize("module", [library, service])
+def test_a_module_exports_the_tree_that_its_docstring_draws(module: object) -> None:
+    doc = str(module.__doc__)
+    for name in module.__all__:  # type: ignore[attr-defined]
+        assert name in doc, name
+
+
+@pytest.mark.parametrize("kind", sorted(tree(SuperposedError), key=lambda kind: kind.__name__))
+def test_an_error_crosses_the_wire_with_what_it_says(kind: type[SuperposedError]) -> None:
+    error = kind("it went wrong", expected="this", received="that")
+    response = problem_response(error, "/v1/x")
+    status, slug, _ = problem_of(error)
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(response.status_code, content=response.body, headers={"X-Request-Id": "r1"})
+    )
+    client = superposed_client.Client("http://test", transport=transport)
+    with client, pytest.raises(client_errors.ERRORS[slug]) as caught:
+        client.update("a", [[1]], [0])
+    assert caught.value.status == status
+    assert caught.value.request_id == "r1"
+    if status == 500:
+        assert "it went wrong" not in str(caught.value)
+    else:
+        assert (caught.value.detail, caught.value.expected, caught.value.received) == (
+            "it went wrong",
+            "this",
+            "that",
+        )
+    assert (status in {503, 504}) == ("retry-after" in response.headers)

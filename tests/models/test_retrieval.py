@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from superposed import (
+    MLPConfig,
+    OptimizerConfig,
+    RetrievedModel,
+    StoreConfig,
+    TaskSchema,
+    WeightStore,
+    capacity,
+    evaluate,
+    learn,
+    retrieve,
+    retrieve_model,
+    seeded_secret,
+    superpose,
+)
+from superposed.config import validated
+from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
+from superposed.crosstalk import measure
+from superposed.errors import ConfigError
+from superposed.retrieval import residual_variance
+
+ALL = sorted(FAMILIES)
+
+
+def taught_store(**changes: object) -> WeightStore:
+    network = {"inputs": 11, "hidden": (20, 14), "outputs": 4} | changes.pop("network", {})  # type: ignore[operator]
+    config = validated(
+        StoreConfig, {"network": network, "optimizer": OptimizerConfig(learning_rate=3e-3)} | changes
+    )
+    store = WeightStore(config, secret=seeded_secret(3))
+    for place, key in enumerate("abc"):
+        store.register(
+            TaskSchema(
+                key=key, inputs=9, outputs=3, offset=tuple(range(9)), scale=(2.0,) * 9, labels=("p", "q", "r")
+            )
+        )
+        rng = np.random.default_rng(place)
+        for _ in range(20):
+            learn(store, key, rng.normal(size=(32, 9)), rng.integers(0, 3, 32).tolist())
+    return store
+
+
+@pytest.mark.parametrize("family", ALL)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("bias", ["bound", "shared"])
+def test_a_retrieved_model_answers_as_the_store_does(family: str, dtype: str, bias: str) -> None:
+    store = taught_store(family=family, dtype=dtype, network={"bias": bias})
+    texts = ["a", "mix(a:0.6,b:0.4)"] + ([] if family == "binary" else ["c^0.7", "mix(a:0.5,b^2:0.5)"])
+    x = np.random.default_rng(9).normal(size=(40, 9))
+    for text in texts:
+        served = store.logits(store.batch(text, x))[:, :3]
+        model = RetrievedModel.from_bytes(retrieve_model(store, text).to_bytes())
+        answer = model(torch.from_numpy(x))
+        tolerance = {"float32": 1e-4, "float64": 1e-5}[dtype]
+        torch.testing.assert_close(answer, served, rtol=tolerance, atol=tolerance)
+        assert model.metadata["labels"] == ["p", "q", "r"]
+        assert model.metadata["sequence"] == store.sequence
+        assert answer.dtype == served.dtype
+
+
+@pytest.mark.parametrize(
+    ("activation", "normalisation"), [("tanh", "layer"), ("gelu", "none"), ("silu", "none")]
+)
+def test_every_activation_and_normalisation_is_carried(activation: str, normalisation: str) -> None:
+    store = taught_store(network={"activation": activation, "normalisation": normalisation})
+    x = np.random.default_rng(1).normal(size=(5, 9))
+    torch.testing.assert_close(
+        retrieve_model(store, "a")(torch.from_numpy(x)),
+        store.logits(store.batch("a", x))[:, :3],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_narrow_task_exports_at_its_own_width() -> None:
+    model = retrieve_model(taught_store(), "b")
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.tensors.items()}
+    assert shapes["layers.0.weight"] == (20, 9)
+    assert shapes["layers.2.weight"] == (3, 14)
+    assert shapes["input.offset"] == (9,)
+
+
+def test_the_same_store_gives_the_same_tensors_and_another_file_is_refused() -> None:
+    assert retrieve_model(taught_store(), "a").to_bytes() == retrieve_model(taught_store(), "a").to_bytes()
+    with pytest.raises(ConfigError):
+        RetrievedModel.from_bytes(b"not a model")
+
+
+@pytest.mark.parametrize("family", ALL)
+def test_the_residual_follows_the_law(family: str) -> None:
+    """Retrieving one of K superposed random matrices leaves noise of the predicted variance."""
+    kind, features, tasks, outputs = family_named(family), 64, 6, 8
+    width = kind.width(features)
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(tasks, outputs, width, generator=generator, dtype=torch.float64)
+    x = torch.randn(16, width, generator=generator, dtype=torch.float64)
+    squares = []
+    for trial in range(60):
+        source = ContextSource(kind, {"l": features}, seeded_secret(trial))
+        contexts = torch.stack(
+            [source.derive(Context(((TaskId(f"t{task}"), 1.0, None),)), "l") for task in range(tasks)]
+        )
+        store = superpose(kind, weights, contexts)
+        recovered = retrieve(kind, store, contexts[0])
+        squares.append((x @ (recovered - weights[0]).T).square())
+        torch.testing.assert_close(kind.bind(x, contexts[0]) @ store.T, x @ recovered.T, rtol=1e-9, atol=1e-9)
+    measured, law = torch.stack(squares).mean(0), residual_variance(kind, weights[1:], x)
+    assert float(measured.mean() / law.mean()) == pytest.approx(1.0, abs=0.08)
+    assert float((measured / law).log().abs().mean()) < 0.25
+
+
+def test_one_task_is_retrieved_exactly() -> None:
+    kind = family_named("phase")
+    source = ContextSource(kind, {"l": 7}, seeded_secret(0))
+    context = source.derive(Context(((TaskId("a"), 1.0, None),)), "l")
+    weight = torch.randn(3, kind.width(7), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    torch.testing.assert_close(retrieve(kind, superpose(kind, weight[None], context[None]), context), weight)
+
+
+class TestCrosstalk:
+    def test_measured_agrees_with_the_law(self) -> None:
+        store = WeightStore(
+            StoreConfig(network=MLPConfig(inputs=200, hidden=(256, 256), outputs=10)), secret=seeded_secret(1)
+        )
+        store.register(TaskSchema(key="a", inputs=200, outputs=10))
+        rng = np.random.default_rng(0)
+        x = rng.normal(size=(64, 200))
+        y = (x @ rng.normal(size=(200, 10))).argmax(1).tolist()
+        for _ in range(100):
+            learn(store, "a", x, y)
+        sample = measure(store, store.batch("a", x))
+        assert set(sample.measured) == {"layers.0", "layers.1", "layers.2"}
+        for name, measured in sample.measured.items():
+            assert measured == pytest.approx(sample.predicted[name], rel=0.35), name
+        # The last layer answers its own task much more strongly than a stranger.
+        assert sample.measured["layers.2"] < 0.5
+
+    def test_capacity_is_empty_before_anything_was_measured(self) -> None:
+        store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(4,), outputs=2)))
+        assert capacity(store).layers == ()
+        assert capacity(store).mean_accuracy is None
+        assert capacity(store).tasks_left is None
+
+    def test_capacity_shows_the_newest_measurements(self) -> None:
+        store = taught_store()
+        for key in "abc":
+            evaluate(store, key, np.ones((4, 9)), [0, 1, 2, 0])
+        shown = capacity(store)
+        assert shown.tasks == 3
+        assert [layer.name for layer in shown.layers] == ["layers.0", "layers.1", "layers.2"]
+        accuracies = [store.evaluations[key][3] for key in "abc"]
+        assert shown.mean_accuracy == pytest.approx(np.mean(accuracies))
+        evaluate(store, "mix(a:0.5,b:0.5)", np.ones((4, 9)), [0, 1, 2, 0])
+        assert capacity(store) == shown
+
+    def test_tasks_left_comes_from_the_stores_own_fall(self) -> None:
+        store = taught_store()
+        for tasks in range(2, 8):
+            for key in "ab":
+                store.evaluations.setdefault(key, {})[tasks] = 0.99 - 0.002 * tasks
+        left = capacity(store).tasks_left
+        assert left is not None
+        assert left.low <= left.estimate <= left.high
+        assert left.estimate == pytest.approx(5, abs=1)
+        store.evaluations = {key: dict.fromkeys(range(2, 8), 0.9) for key in "ab"}
+        assert capacity(store).tasks_left is None
