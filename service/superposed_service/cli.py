@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -134,9 +135,11 @@ def demo(
     output: Annotated[Path, typer.Option(help="Where the picture and the figures go.")] = Path(
         "demo-results"
     ),
-    keep: Annotated[bool, typer.Option(help="Leave the server running at the end.")] = False,
+    keep: Annotated[
+        bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
+    ] = None,
 ) -> None:
     """Starts a server, teaches it real tasks one after another over HTTP, and shows what it remembers."""
     from superposed_service.demo import run_demo
 
-    run_demo(data, output, keep=keep)
+    run_demo(data, output, keep=sys.stdout.isatty() if keep is None else keep)

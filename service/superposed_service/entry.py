@@ -1,4 +1,4 @@
-"""The `superposed` command's entry point: says what to install where the service is not."""
+"""The `superposed` command's entry point: says what to install where a part is missing."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ def main() -> None:
     """Runs the command line."""
     try:
         from superposed_service.cli import run
+
+        run()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("superposed"):
             raise
         sys.exit(f"superposed: {error.name} is not installed; run: pip install 'superposed[experiments]'")
-    run()

@@ -1,0 +1,51 @@
+# Everything runs in .venv, which the first target makes. Python 3.11 or newer, and nothing else.
+PYTHON ?= python3
+DATA ?= digits
+BIN := .venv/bin
+SETUP := .venv/.ready
+
+.PHONY: demo test lint types unit setup serve experiments image-check clean
+
+## demo: teach one store ten real tasks over HTTP and show that they are all still there (DATA=mnist for MNIST)
+demo: $(SETUP)
+	$(BIN)/superposed demo --data $(DATA)
+
+## test: lint, types, import rules, tests
+test: lint types unit
+
+lint: $(SETUP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
+
+types: $(SETUP)
+	$(BIN)/mypy
+
+unit: $(SETUP)
+	$(BIN)/python -m pytest
+
+setup: $(SETUP)
+
+$(SETUP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "superposed needs Python 3.11 or newer; PYTHON=... names another one")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+## serve: a store with the defaults in .superposed, on http://127.0.0.1:8000
+serve: $(SETUP)
+	$(BIN)/superposed serve .superposed
+
+## experiments: every committed result of permuting MNIST (needs SUPERPOSED_DATA_DIR; hours on two cores)
+experiments: $(SETUP)
+	$(BIN)/superposed experiment permuted-mnist --family binary --standard --ewc --synaptic-intelligence --separate
+	$(BIN)/superposed experiment permuted-mnist --store-defaults --family phase
+	for family in phase complex rotation; do $(BIN)/superposed experiment permuted-mnist --family $$family; done
+	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
+
+## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
+image-check: $(SETUP)
+	$(BIN)/python tests/service/follow_dockerfile.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
