@@ -26,10 +26,14 @@ def style_axes(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def plot_permuted(results: Path) -> Path:
-    """Accuracy on task 1 and mean accuracy against the number of tasks learned, every result in a folder."""
+    """Accuracy on task 1 and mean accuracy against the number of tasks learned, every result in a folder.
+
+    Writes `permuted-mnist.png` and `table.md` beside the results; returns the picture's path.
+    """
     runs: dict[str, dict[str, Any]] = {
         path.stem: json.loads(path.read_text()) for path in sorted(results.glob("*.json"))
     }
+    (results / "table.md").write_text(_table(runs))
     figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     # Best first, so that the legend reads in the order of the curves' ends.
@@ -52,3 +56,18 @@ def plot_permuted(results: Path) -> Path:
     figure.savefig(path, dpi=130)
     plt.close(figure)
     return path
+
+
+def _table(runs: dict[str, dict[str, Any]]) -> str:
+    """Percent of the test set answered right, as a Markdown table, best mean first."""
+    lines = [
+        "| run | weights | tasks learned | mean after 10 | mean after 25 | mean after 50 | task 1 at the end |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in sorted(runs, key=lambda name: -runs[name]["mean"][-1]):
+        mean, last = runs[name]["mean"], runs[name]["task_1"][-1]
+        cells = [f"{mean[count - 1]:.1f}" if len(mean) >= count else "" for count in (10, 25, 50)]
+        lines.append(
+            f"| {name} | {runs[name]['weights']:,} | {len(mean)} | {' | '.join(cells)} | {last:.1f} |"
+        )
+    return "\n".join(lines) + "\n"

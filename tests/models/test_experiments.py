@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from superposed import MLPConfig, OptimizerConfig
+from superposed.datasets import idx_dataset
+from superposed.errors import DataUnavailable
+from superposed.experiments.learners import EWC, Learner, Separate, Standard, Superposed, SynapticIntelligence
+from superposed.experiments.permuted import PermutedConfig, run
+from superposed.experiments.plots import plot_permuted
+
+NETWORK = MLPConfig(inputs=10, hidden=(32, 32), outputs=3, normalisation="none")
+FAST = OptimizerConfig(learning_rate=1e-3)
+
+
+def task(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(number)
+    x = rng.normal(size=(600, 10)).astype(np.float32)
+    return torch.from_numpy(x), torch.from_numpy((x @ rng.normal(size=(10, 3))).argmax(1))
+
+
+def teach(learner: Learner, number: int, steps: int = 250) -> None:
+    x, y = task(number)
+    learner.begin(number)
+    for step in range(steps):
+        rows = slice(step * 32 % 600, step * 32 % 600 + 32)
+        learner.step(number, x[rows], y[rows])
+    learner.end(number, x, y)
+
+
+def accuracy(learner: Learner, number: int) -> float:
+    x, y = task(number)
+    return float((learner.logits(number, x).argmax(1) == y).double().mean())
+
+
+def learners() -> dict[str, Learner]:
+    return {
+        "superposed": Superposed(NETWORK, FAST, "phase", 0),
+        "standard": Standard(NETWORK, FAST, 0),
+        "ewc": EWC(NETWORK, FAST, 0, strength=1000.0),
+        "si": SynapticIntelligence(NETWORK, FAST, 0, strength=10.0),
+        "separate": Separate([(10, 3)] * 2, 1600, [250] * 2, 1e-2, 0),
+    }
+
+
+def test_every_learner_learns_and_all_but_the_standard_one_remember_more() -> None:
+    kept = {}
+    for name, learner in learners().items():
+        teach(learner, 0)
+        assert accuracy(learner, 0) > 0.85, name
+        teach(learner, 1)
+        kept[name] = accuracy(learner, 0)
+    assert kept["standard"] < 0.6
+    for name in ("superposed", "separate"):
+        assert kept[name] > 0.8, kept
+    for name in ("ewc", "si"):
+        assert kept[name] > kept["standard"] + 0.05, kept
+
+
+@pytest.mark.parametrize("name", list(learners()))
+def test_a_learners_state_brings_it_back(name: str) -> None:
+    learner, fresh = learners()[name], learners()[name]
+    teach(learner, 0, steps=40)
+    fresh.load_state({key: value.clone() for key, value in learner.state().items()})
+    torch.testing.assert_close(fresh.logits(0, task(0)[0]), learner.logits(0, task(0)[0]), rtol=0, atol=0)
+    for each in (learner, fresh):
+        teach(each, 1, steps=10)
+    torch.testing.assert_close(fresh.logits(0, task(0)[0]), learner.logits(0, task(0)[0]), rtol=0, atol=0)
+
+
+def test_separate_networks_share_the_budget() -> None:
+    learner = Separate([(10, 3), (4, 2)], 2000, [5, 5], 1e-2, 0)
+    for number in range(2):
+        learner.begin(number)
+    assert 0.9 * 2000 < learner.weights <= 2000
+
+
+def test_the_penalty_is_the_sum_over_tasks_of_squared_distances() -> None:
+    learner = EWC(NETWORK, FAST, 0, strength=3.0)
+    anchors = []
+    for number in range(2):
+        before = {name: value.clone() for name, value in learner._importance.items()}
+        teach(learner, number, steps=20)
+        importance = {name: learner._importance[name] - before[name] for name in before}
+        weights = {name: value.detach().clone() for name, value in learner._parameters.items()}
+        anchors.append((importance, weights))
+    teach_more = task(2)
+    learner.step(2, teach_more[0][:32], teach_more[1][:32])
+    for name, value in learner._parameters.items():
+        expected = sum(
+            3.0 * importance[name] * (value.detach() - weights[name]) for importance, weights in anchors
+        )
+        torch.testing.assert_close(learner.penalty_gradient(name), expected, rtol=1e-3, atol=1e-6)
+        assert float(learner._importance[name].max()) > 0
+
+
+class TestPermutedMnist:
+    @pytest.fixture(autouse=True)
+    def _needs_mnist(self) -> None:
+        try:
+            idx_dataset("mnist")
+        except DataUnavailable as error:
+            pytest.skip(error.message)
+
+    def config(self, **changes: object) -> PermutedConfig:
+        return PermutedConfig(units=48, steps=60, tasks=2).replace(**changes)
+
+    def test_a_run_writes_what_it_measured(self, tmp_path: Path) -> None:
+        result = run(self.config(), tmp_path, progress=False)
+        assert result == json.loads((tmp_path / "binary-48.json").read_text())
+        assert len(result["task_1"]) == len(result["mean"]) == len(result["each"]) == 2
+        assert result["task_1"][0] > 60
+        assert result["mean"][1] == pytest.approx(np.mean(result["each"]))
+        assert result["weights"] == 784 * 48 + 48 * 48 * 2 + 480 + 48 * 3 + 10
+        assert {"processor", "torch", "threads"} <= set(result["machine"])
+        picture = plot_permuted(tmp_path)
+        assert picture.read_bytes()[:4] == b"\x89PNG"
+        assert "binary-48" in (tmp_path / "table.md").read_text()
+
+    @pytest.mark.parametrize("method", ["superposed", "synaptic-intelligence"])
+    def test_a_run_that_was_cut_off_ends_the_same(self, tmp_path: Path, method: str) -> None:
+        config = self.config(method=method, tasks=3, steps=25)
+        whole = run(config, tmp_path / "whole", progress=False)
+        run(config.replace(tasks=2), tmp_path / "parts", progress=False)
+        resumed = run(config, tmp_path / "parts", progress=False)
+        assert resumed["each"] == whole["each"]
+        assert resumed["mean"] == whole["mean"]
+
+    def test_another_configuration_does_not_resume_it(self, tmp_path: Path) -> None:
+        run(self.config(steps=10), tmp_path, progress=False)
+        other = run(self.config(steps=20), tmp_path, progress=False)
+        assert other["config"]["steps"] == 20
+        assert other["each"] == run(self.config(steps=20), tmp_path / "b", progress=False)["each"]

@@ -1,0 +1,63 @@
+"""What the docs show runs, and what they say of the code is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from superposed_service.demo.server import Server
+from superposed_service.problems import PROBLEMS
+from superposed_service.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(path: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / path).read_text(), re.DOTALL | re.MULTILINE)
+
+
+def test_the_method_page_runs() -> None:
+    namespace: dict[str, object] = {}
+    found = blocks("docs/method.md", "python")
+    assert len(found) >= 6
+    for block in found:
+        exec(compile(block, "docs/method.md", "exec"), namespace)
+
+
+def test_the_readme_runs(server: Server) -> None:
+    [block] = blocks("README.md", "python")
+    assert "http://127.0.0.1:8000" in block
+    exec(compile(block.replace("http://127.0.0.1:8000", server.url), "README.md", "exec"), {})
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_problem_and_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "http-api.md").read_text()
+    for _, slug, _ in PROBLEMS.values():
+        assert f"`{slug}`" in page, slug
+    for name in Settings.model_fields:
+        if name not in {"directory", "device"}:
+            assert f"SUPERPOSED_{name.upper()}" in page, name
+
+
+def test_figures_in_the_readme_are_those_of_the_results() -> None:
+    table = (ROOT / "docs" / "results" / "permuted-mnist" / "table.md").read_text().splitlines()
+    readme = (ROOT / "README.md").read_text()
+    shown = [line for line in readme.splitlines() if re.match(r"\| .*\d\d\.\d", line)]
+    assert shown
+    for line in shown:
+        assert line in table, line
+
+
+@pytest.mark.parametrize("path", ["models", "service", "clients"])
+def test_no_module_is_too_long(path: str) -> None:
+    for file in (ROOT / path).glob("**/*.py"):
+        assert len(file.read_text().splitlines()) <= 330, file
