@@ -16,6 +16,7 @@ from superposed.store import WeightStore
 
 __all__ = [
     "CROSSTALK_INTERVAL",
+    "EVALUATIONS_KEPT",
     "Measured",
     "UpdateResult",
     "apply",
@@ -27,6 +28,8 @@ __all__ = [
 
 # A task's crosstalk is measured at its first update and at every so many after it.
 CROSSTALK_INTERVAL = 64
+# Of a task's evaluations so many are remembered, those at the largest numbers of tasks.
+EVALUATIONS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
         if context.shares == ((task.id, 1.0, None),):
             history = store.evaluations.setdefault(task.schema.key, {})
             history[store.tasks_taught()] = measured.accuracy
+            while len(history) > EVALUATIONS_KEPT:
+                del history[min(history)]
     return measured
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from superposed import tensorfile
 from superposed.contexts import Family
-from superposed.networks import ACTIVATIONS, LAYER_NORM_EPSILON
+from superposed.networks import LAYER_NORM_EPSILON, activate, plain_forward
 from superposed.store import WeightStore
 
 __all__ = ["RetrievedModel", "residual_variance", "retrieve", "retrieve_model", "superpose"]
@@ -70,16 +69,17 @@ class RetrievedModel:
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
         signal = (inputs.to(offset.dtype) - offset) / scale
         count = sum(name.endswith(".weight") for name in self.tensors)
-        for place in range(count):
-            signal = F.linear(
-                signal, self.tensors[f"layers.{place}.weight"], self.tensors[f"layers.{place}.bias"]
+        layers = [
+            (self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)
+        ]
+        normalisation = self.metadata["normalisation"]
+
+        def between(signal: Tensor) -> Tensor:
+            return activate(
+                signal, self.metadata["activation"], normalisation["kind"], normalisation["epsilon"]
             )
-            if place < count - 1:
-                signal = ACTIVATIONS[self.metadata["activation"]](signal)
-                if self.metadata["normalisation"]["kind"] == "layer":
-                    epsilon = self.metadata["normalisation"]["epsilon"]
-                    signal = F.layer_norm(signal, signal.shape[-1:], eps=epsilon)
-        return signal
+
+        return plain_forward(signal, layers, between)
 
     def to_bytes(self) -> bytes:
         """A safetensors file; the same store, secret and sequence give the same tensors."""

@@ -225,17 +225,19 @@ class WeightStore:
         return hasher.hexdigest()
 
     def to_bytes(self) -> bytes:
-        """The whole store, secret included, as one safetensors file with JSON metadata."""
+        """The whole store, secret included, as one safetensors file with JSON metadata.
+
+        The registry is JSON in a byte tensor: it grows with the tasks, and a header is bounded.
+        """
         metadata = {
             "format": FORMAT_VERSION,
             "derivation_version": DERIVATION_VERSION,
             "secret": self.secret.hex(),
             "config": self.config.model_dump(mode="json"),
             "sequence": self.sequence,
-            "tasks": self.tasks.to_json(),
-            "evaluations": self.evaluations,
         }
-        return tensorfile.dump(self.state(), metadata)
+        registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations}
+        return tensorfile.dump(self.state() | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes the store to a file that only its owner may read, whole or not at all.
@@ -264,10 +266,11 @@ class WeightStore:
         )
         store._load_state(tensors)
         store.sequence = metadata["sequence"]
-        store.tasks = TaskRegistry.from_json(metadata["tasks"])
+        registry = tensorfile.read_json_tensor(tensors["registry"])
+        store.tasks = TaskRegistry.from_json(registry["tasks"])
         store.evaluations = {
             key: {int(tasks): accuracy for tasks, accuracy in history.items()}
-            for key, history in metadata["evaluations"].items()
+            for key, history in registry["evaluations"].items()
         }
         return store
 

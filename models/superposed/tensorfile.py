@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from superposed.errors import ConfigError
 
-__all__ = ["METADATA_KEY", "dump", "parse", "write"]
+__all__ = ["METADATA_KEY", "dump", "json_tensor", "parse", "read_json_tensor", "write"]
 
 METADATA_KEY = "superposed"
 
@@ -43,6 +44,18 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "not a file of this library", expected="safetensors with metadata", received=str(error)
         ) from error
     return tensors, metadata
+
+
+def json_tensor(values: Mapping[str, Any]) -> Tensor:
+    """Canonical JSON as bytes in a tensor, (length,) uint8: for values that may outgrow a file's header."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def read_json_tensor(tensor: Tensor) -> dict[str, Any]:
+    """The inverse of `json_tensor`."""
+    values: dict[str, Any] = json.loads(tensor.numpy().tobytes())
+    return values
 
 
 def write(path: str | Path, data: bytes) -> None:

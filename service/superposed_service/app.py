@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import torch
 from fastapi import FastAPI, Request
@@ -16,13 +17,20 @@ from superposed.store import WeightStore
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.middleware import BodyLimit, RequestId
-from superposed_service.problems import problem_response
+from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.routes import routers
 from superposed_service.running import Running
+from superposed_service.schemas import ProblemBody
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
 __all__ = ["create_app", "load_store"]
+
+
+_PROBLEM: dict[str, Any] = {
+    "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
+    "content": {PROBLEM_MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
+}
 
 
 def load_store(directory: DataDirectory, device: str) -> WeightStore:
@@ -67,6 +75,8 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
         version="1",
         summary="Many task models in one set of weights, each served and taught by its key.",
         lifespan=lifespan,
+        # The framework's own 422 is not ours: every refusal is a problem document.
+        responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
     for router in routers:
         app.include_router(router)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from superposed.config import validated
+from superposed.config import MLPConfig, OptimizerConfig, validated
 
 __all__ = ["experiments"]
 
@@ -26,9 +26,11 @@ def permuted_mnist(
     tasks: Annotated[int, typer.Option(help="How many permutations.")] = 50,
     steps: Annotated[int, typer.Option(help="Steps a task, of 128 rows.")] = 1000,
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
-    learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 1e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Default: the paper's 1e-4, or a store's with --store-defaults.")
+    ] = None,
     store_defaults: Annotated[
-        bool, typer.Option(help="A store's defaults: LayerNorm before binding, centred inputs.")
+        bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
     ] = False,
     superposed: Annotated[bool, typer.Option(help="Run the superposed network.")] = True,
     standard: Annotated[bool, typer.Option(help="And the same network without contexts.")] = False,
@@ -49,9 +51,10 @@ def permuted_mnist(
     """A new pixel permutation every 1,000 steps: how much of the first tasks is left?"""
     import torch
 
-    from superposed.experiments.permuted import PermutedConfig, run
+    from superposed.experiments.permuted import PAPERS_OPTIMIZER, PermutedConfig, run
     from superposed.experiments.plots import plot_permuted
 
+    default = OptimizerConfig() if store_defaults else PAPERS_OPTIMIZER
     if threads:
         torch.set_num_threads(threads)
     common: dict[str, Any] = {
@@ -59,8 +62,9 @@ def permuted_mnist(
         "units": units,
         "tasks": tasks,
         "steps": steps,
-        "optimizer": {"name": optimizer, "learning_rate": learning_rate},
-        "normalisation": "layer" if store_defaults else "none",
+        "optimizer": {"name": optimizer, "learning_rate": learning_rate or default.learning_rate},
+        "normalisation": MLPConfig().normalisation if store_defaults else "none",
+        "bias": MLPConfig().bias if store_defaults else "shared",
         "centred": store_defaults,
         "dataset": dataset,
         "seed": seed,

@@ -10,6 +10,7 @@ __all__ = [
     "CapacityBody",
     "InferAnswer",
     "InferBody",
+    "ProblemBody",
     "ReturnField",
     "SnapshotBody",
     "StoreBody",
@@ -237,6 +238,34 @@ class CapacityBody(BaseModel):
     layers: list[LayerBody]
     mean_accuracy: float | None = None
     tasks_left: TasksLeftBody | None = None
+
+
+class ProblemBody(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(description="`urn:superposed:problem:<slug>`; docs/http-api.md lists the slugs.")
+    title: str
+    status: int
+    detail: str
+    instance: str
+    expected: str | int | float | None = None
+    received: str | int | float | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:superposed:problem:shape-mismatch",
+                    "title": "Shape mismatch",
+                    "status": 422,
+                    "detail": "rows of the wrong width for task digits",
+                    "instance": "/v1/infer",
+                    "expected": "64 features",
+                    "received": 63,
+                }
+            ]
+        }
+    )
 
 
 class SnapshotBody(BaseModel):

@@ -399,6 +399,17 @@ class TestSaving:
         with pytest.raises(ConfigError, match="format"):
             WeightStore.from_bytes(good.replace(b'\\"format\\":1', b'\\"format\\":9'))
 
+    def test_thousands_of_tasks_fit_in_a_file(self) -> None:
+        store = WeightStore(StoreConfig(network=SMALL.replace(inputs=784)))
+        numbers = tuple(np.linspace(0, 1, 784).tolist())
+        for number in range(300):
+            store.register(
+                TaskSchema(key=f"t{number}", inputs=784, outputs=2, offset=numbers, scale=(3.0,) * 784)
+            )
+        data_ = store.to_bytes()
+        assert int.from_bytes(data_[:8], "little") < 10_000  # the header, which safetensors bounds
+        assert WeightStore.from_bytes(data_).digest() == store.digest()
+
     def test_secrets_decide_contexts_and_weights(self) -> None:
         x = data(3, 12)
         answers = [

@@ -136,3 +136,5 @@ def test_the_api_is_documented(server: Server) -> None:
     assert body["examples"]
     assert set(body["properties"]) == {"context", "contexts", "inputs", "return"}
     assert httpx.get(f"{server.url}/docs").status_code == 200
+    problems = document["paths"]["/v1/infer"]["post"]["responses"]["422"]["content"]
+    assert list(problems) == ["application/problem+json"]

@@ -33,6 +33,8 @@ from superposed.experiments.report import machine, write_json
 
 __all__ = ["Method", "PermutedConfig", "run"]
 
+PAPERS_OPTIMIZER = OptimizerConfig(name="rmsprop", learning_rate=1e-4)
+
 Method = Literal["superposed", "standard", "ewc", "synaptic-intelligence", "separate"]
 
 
@@ -65,7 +67,7 @@ class PermutedConfig(Config):
     tasks: int = Field(50, ge=1)
     steps: int = Field(1000, ge=1)
     batch: int = Field(128, ge=1)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = PAPERS_OPTIMIZER
     normalisation: Literal["layer", "none"] = "none"
     bias: Literal["bound", "shared"] = "shared"
     centred: bool = False
@@ -82,7 +84,7 @@ class PermutedConfig(Config):
             "centred" if self.centred else "",
             "boundbias" if self.bias == "bound" else "",
             ""
-            if self.optimizer == OptimizerConfig()
+            if self.optimizer == PAPERS_OPTIMIZER
             else f"{self.optimizer.name}-{self.optimizer.learning_rate:g}",
             f"seed{self.seed}" if self.seed else "",
         ]

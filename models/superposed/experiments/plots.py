@@ -61,13 +61,12 @@ def plot_permuted(results: Path) -> Path:
 def _table(runs: dict[str, dict[str, Any]]) -> str:
     """Percent of the test set answered right, as a Markdown table, best mean first."""
     lines = [
-        "| run | weights | tasks learned | mean after 10 | mean after 25 | mean after 50 | task 1 at the end |",
+        "| run | weights | tasks | mean after 10 | mean after 25 | mean after 50 | task 1 at the end |",
         "|---|---|---|---|---|---|---|",
     ]
     for name in sorted(runs, key=lambda name: -runs[name]["mean"][-1]):
         mean, last = runs[name]["mean"], runs[name]["task_1"][-1]
         cells = [f"{mean[count - 1]:.1f}" if len(mean) >= count else "" for count in (10, 25, 50)]
-        lines.append(
-            f"| {name} | {runs[name]['weights']:,} | {len(mean)} | {' | '.join(cells)} | {last:.1f} |"
-        )
+        weights, count = runs[name]["weights"], len(mean)
+        lines.append(f"| {name} | {weights:,} | {count} | {' | '.join(cells)} | {last:.1f} |")
     return "\n".join(lines) + "\n"

@@ -1,5 +1,5 @@
 """The networks that a store can hold."""
 
-from superposed.networks.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
+from superposed.networks.mlp import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 
-__all__ = ["ACTIVATIONS", "LAYER_NORM_EPSILON", "MLP"]
+__all__ = ["LAYER_NORM_EPSILON", "MLP", "activate", "plain_forward"]

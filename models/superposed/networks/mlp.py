@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from superposed.contexts import Binding, Family
 from superposed.errors import ConfigError
 from superposed.layers import SuperposedLinear
 
-__all__ = ["ACTIVATIONS", "LAYER_NORM_EPSILON", "MLP", "Observer"]
+__all__ = ["LAYER_NORM_EPSILON", "MLP", "Observer", "activate", "plain_forward"]
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -106,17 +106,35 @@ class MLP(nn.Module):
 
     def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Logits from each layer's retrieved weight and bias (`SuperposedLinear.retrieve`), one context."""
-        signal = inputs
-        last = len(layers) - 1
-        for place, (weight, bias) in enumerate(layers.values()):
-            # Real inputs have no imaginary part, so a complex first layer needs its real columns only.
-            signal = F.linear(signal, weight[:, : signal.shape[1]], bias)
-            if place < last:
-                signal = self._activate(signal)
-        return signal
+        return plain_forward(inputs, list(layers.values()), self._activate)
 
     def _activate(self, signal: Tensor) -> Tensor:
-        active = ACTIVATIONS[self.config.activation](signal)
-        if self.config.normalisation == "none":
-            return active
-        return F.layer_norm(active, active.shape[-1:], eps=LAYER_NORM_EPSILON)
+        return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)
+
+
+def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float) -> Tensor:
+    """What stands between two layers: the activation, and where asked for the normalisation."""
+    active = ACTIVATIONS[activation](signal)
+    return active if normalisation == "none" else F.layer_norm(active, active.shape[-1:], eps=epsilon)
+
+
+def plain_forward(
+    inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], between: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """An ordinary network: each layer's weight and bias, and what stands between them.
+
+    Args:
+        inputs: (B, inputs).
+        layers: Weight (D_out, D_in) and bias (D_out,) of each; a first weight may have further columns
+            for imaginary parts, which real inputs do not have.
+        between: Applied after every layer but the last.
+
+    Returns:
+        (B, outputs).
+    """
+    signal = inputs
+    for place, (weight, bias) in enumerate(layers):
+        signal = F.linear(signal, weight[:, : signal.shape[1]], bias)
+        if place < len(layers) - 1:
+            signal = between(signal)
+    return signal
