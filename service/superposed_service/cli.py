@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,6 +46,21 @@ def _hidden(text: str) -> tuple[int, ...]:
         raise ConfigError(
             "--hidden is a list of numbers of units", expected="256,256,256", received=text
         ) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("superposed"))
+        raise typer.Exit
+
+
+@app.callback()
+def _superposed(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Many task models in one set of weights, each served and taught by its key."""
 
 
 @app.command()

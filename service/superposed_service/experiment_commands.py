@@ -32,6 +32,9 @@ def permuted_mnist(
     store_defaults: Annotated[
         bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
     ] = False,
+    bias: Annotated[
+        str | None, typer.Option(help="bound or shared; default: the paper's shared, or a store's.")
+    ] = None,
     superposed: Annotated[bool, typer.Option(help="Run the superposed network.")] = True,
     standard: Annotated[bool, typer.Option(help="And the same network without contexts.")] = False,
     ewc: Annotated[bool, typer.Option(help="And elastic weight consolidation.")] = False,
@@ -64,7 +67,7 @@ def permuted_mnist(
         "steps": steps,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate or default.learning_rate},
         "normalisation": MLPConfig().normalisation if store_defaults else "none",
-        "bias": MLPConfig().bias if store_defaults else "shared",
+        "bias": bias or (MLPConfig().bias if store_defaults else "shared"),
         "centred": store_defaults,
         "dataset": dataset,
         "seed": seed,

@@ -347,6 +347,14 @@ class TestLearning:
         )
         assert store.tasks.get("wide").updates == 0
 
+    def test_a_composition_counts_for_its_heaviest_part(self) -> None:
+        store = new_store()
+        store.register(TaskSchema(key="wide2", inputs=12, outputs=5))
+        learn(store, "mix(wide:0.3,wide2:0.7)", data(4, 12), [0] * 4)
+        assert store.tasks.get("wide2").prequential.rows == 4
+        assert store.tasks.get("wide").prequential.rows == 0
+        assert store.tasks.get("wide").updates == 0
+
     def test_a_step_count_below_one_is_refused(self) -> None:
         with pytest.raises(ConfigError, match="at least one step"):
             learn(new_store(), "wide", data(2, 12), [0, 1], steps=0)

@@ -73,6 +73,12 @@ def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...],
     assert "Traceback" not in result.stderr
 
 
+def test_version_and_help() -> None:
+    assert superposed("--version").stdout.strip() == "0.1.0"
+    shown = superposed("--help").stdout
+    assert all(command in shown for command in ("init", "serve", "demo", "experiment"))
+
+
 def test_a_second_owner_is_refused(server: Server) -> None:
     result = superposed("serve", str(server.directory), "--port", "0")
     assert result.returncode == 1

@@ -37,7 +37,9 @@ def plot_permuted(results: Path) -> Path:
     figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
     colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
     # Best first, so that the legend reads in the order of the curves' ends.
-    order = sorted(runs, key=lambda name: -runs[name]["mean"][-1])
+    # Further seeds are in the table; a curve each would only crowd the picture.
+    drawn = {name: run for name, run in runs.items() if run["config"]["seed"] == 0}
+    order = sorted(drawn, key=lambda name: -drawn[name]["mean"][-1])
     for place, name in enumerate(order):
         for axes, field in zip(panels, ("mean", "task_1"), strict=True):
             values = runs[name][field]
