@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 import uvicorn
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
@@ -14,6 +16,10 @@ from superposed_service.app import create_app
 from superposed_service.demo.server import Server
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
+
+# Small products on a machine that runs servers beside the tests: one thread is faster than two.
+torch.set_num_threads(1)
+os.environ.setdefault("SUPERPOSED_THREADS", "1")
 
 CONFIG = StoreConfig(
     network=MLPConfig(inputs=64, hidden=(96, 96), outputs=10), optimizer=OptimizerConfig(learning_rate=1e-3)

@@ -90,7 +90,7 @@ def test_initial_weights_are_uniform_and_drawn_from_the_generator() -> None:
         generator = torch.Generator().manual_seed(seed)
         return SuperposedLinear(399, 50, family_named("phase"), generator=generator)
 
-    bound = 1 / 400**0.5
+    bound = (6 / 400) ** 0.5
     weight = layer(3).weight
     assert float(weight.detach().abs().max()) <= bound
     assert float(weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.02)

@@ -31,7 +31,8 @@ class SuperposedLinear(nn.Module):
         family: The context family.
         bias: `bound` or `shared`.
         real_output: For complex: give only the real parts, as the last layer of a network does.
-        generator: Draws the initial weights and bias, uniform on ±1/√(bound features).
+        generator: Draws the initial weights, uniform on ±√(6/n) for n numbers in (He et al. 2015); a
+            shared bias starts at 0.
         dtype: Of the weights.
 
     Source: Cheung et al. 2019, equations 1 to 4.
@@ -60,15 +61,11 @@ class SuperposedLinear(nn.Module):
         self._real_only = real_output
         complex_weights = family.lanes == 2
         shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
-        bound = 1.0 / math.sqrt(self.bound_features * family.lanes)
-
-        def draw(*shape: int) -> nn.Parameter:
-            # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
-            drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
-            return nn.Parameter(drawn.to(dtype))
-
-        self.weight = draw(*shape)
-        self.bias = draw(out_features) if bias == "shared" else None
+        bound = math.sqrt(6.0 / (self.bound_features * family.lanes))
+        # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
+        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+        self.weight = nn.Parameter(drawn.to(dtype))
+        self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias == "shared" else None
         constant = torch.zeros(family.lanes, constants + family.padding(self.bound_features), dtype=dtype)
         constant[0, :constants] = 1.0
         self.register_buffer("constant", constant, persistent=False)
