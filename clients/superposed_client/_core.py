@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
 
@@ -44,7 +44,7 @@ class Request:
         """The body's bytes."""
         if self.body is None:
             return None
-        # NaN is let through on purpose: the server names the row and place of it
+        # NaN is let through on purpose: it is the server that says what is wrong with it
         return json.dumps(self.body, separators=(",", ":")).encode()
 
     def headers(self) -> dict[str, str]:
@@ -98,9 +98,9 @@ def refuse_errors(response: Response) -> Response:
 
     Raises:
         ApiError: The class of the problem's type.
-        UnexpectedAnswer: An error that is no problem document.
+        UnexpectedAnswer: Neither a good answer nor a problem document.
     """
-    if response.status < 400:
+    if 200 <= response.status < 300:
         return response
     try:
         problem = json.loads(response.body)
@@ -129,6 +129,6 @@ def parse_list(model: type[M], response: Response) -> list[M]:
     """Reads an answer that is a list; raises as `parse`."""
     body = refuse_errors(response).body
     try:
-        return [model.model_validate(entry) for entry in json.loads(body)]
-    except (ValueError, TypeError) as error:
+        return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]
+    except ValidationError as error:
         raise UnexpectedAnswer(f"not a list of {model.__name__}: {error}") from error

@@ -88,6 +88,13 @@ class StoreInfo(_Answer):
     fingerprint: dict[str, Any]
 
 
+class TaskPage(_Answer):
+    """One page of a listing of tasks."""
+
+    tasks: list[TaskInfo]
+    next_cursor: str | None
+
+
 class LayerCrosstalk(_Answer):
     """Crosstalk of one layer, by the law and as measured."""
 

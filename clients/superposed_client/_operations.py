@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from superposed_client._contexts import ContextLike, context_form
 from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
-from superposed_client._models import Capacity, Evaluation, Inference, Snapshot, StoreInfo, TaskInfo, Update
+from superposed_client._models import (
+    Capacity,
+    Evaluation,
+    Inference,
+    Snapshot,
+    StoreInfo,
+    TaskInfo,
+    TaskPage,
+    Update,
+)
 
 __all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
@@ -29,12 +36,12 @@ def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
 
 
 def _plain(values: Any) -> Any:
-    """Nested lists of plain numbers and strings, from arrays, data frames and lists of either."""
+    """Nested lists of plain numbers and strings, from arrays, tensors, data frames and lists of them."""
     if hasattr(values, "to_numpy"):  # pandas
         values = values.to_numpy()
-    if isinstance(values, np.ndarray | np.generic):
+    if hasattr(values, "tolist"):  # numpy, torch
         return values.tolist()
-    return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
+    return [_plain(value) for value in values] if isinstance(values, list | tuple | range) else values
 
 
 def _rows_body(
@@ -106,9 +113,9 @@ def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInf
     cursor: str | None = ""
     while cursor is not None:
         params: dict[str, str | int] = {"limit": page_size, "prefix": prefix, "cursor": cursor}
-        page = json.loads(refuse_errors((yield Request("GET", "/v1/tasks", params=params))).body)
-        tasks += [TaskInfo.model_validate(entry) for entry in page["tasks"]]
-        cursor = page["next_cursor"]
+        page = parse(TaskPage, (yield Request("GET", "/v1/tasks", params=params)))
+        tasks += page.tasks
+        cursor = page.next_cursor
     return tasks
 
 
@@ -155,13 +162,3 @@ def ready() -> Operation[bool]:
     """`GET /health/ready`: whether requests are admitted; a 503 is an answer here, not an error."""
     response = yield Request("GET", "/health/ready", read=False)
     return response.status == 200
-
-
-def predict_values(context: ContextLike, inputs: Inputs, field: str) -> Operation[NDArray[Any]]:
-    """One field of `infer` for any number of rows, in as many requests as it takes."""
-    rows = np.asarray(inputs)
-    parts: list[Any] = []
-    for part in chunks(len(rows)):
-        answer = yield from infer(context, rows[part], fields=[field])
-        parts += getattr(answer, field)
-    return np.asarray(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,12 +13,15 @@ from numpy.typing import NDArray
 from superposed_client import _operations as operations
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation
-from superposed_client._models import TaskInfo, Update
-from superposed_client._operations import CHUNK_ROWS, Inputs, Targets, chunks
+from superposed_client._errors import UnknownTask
+from superposed_client._models import Update
+from superposed_client._operations import Inputs, Targets, chunks
 
 __all__ = ["TaskCore", "TaskSchema"]
 
 Loss = Literal["cross_entropy", "mse"]
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
@@ -57,34 +61,55 @@ class TaskCore:
 
     context: ContextLike
     schema: TaskSchema = field(default_factory=TaskSchema)
-    registered: bool = False
     last_update: Update | None = None
+    _registered: bool = False
+    _known_labels: Sequence[str] | None = None
 
-    def _numbers(self) -> dict[str, int | str]:
-        """Labels as the caller wrote them, by their text."""
-        return {str(label): label for label in self.schema.labels or ()}
+    def __post_init__(self) -> None:
+        if self.schema.given and self._key is None:
+            raise ValueError(f"labels and outputs register a task; {self.context} is a composed context")
+
+    @property
+    def _key(self) -> str | None:
+        """The task key, where the context is just a task."""
+        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
+        return text if isinstance(text, str) and _KEY.fullmatch(text) else None
+
+    def _prepare(self, features: int) -> Operation[None]:
+        """Registers the task, or without a schema asks once what its labels are."""
+        if self._registered or self._key is None:
+            return
+        if self.schema.given:
+            yield from operations.register(self.schema.body(self._key, features))
+        else:
+            self._known_labels = (yield from operations.get_task(self._key)).labels
+        self._registered = True
 
     def _targets(self, y: Targets) -> list[Any]:
-        """Whole numbers that were given as labels are sent as labels, not as class indexes."""
+        """Targets as the API has them: values that are written like labels are sent as labels."""
         values: list[Any] = np.asarray(y).tolist()
-        labels = self.schema.labels
-        if labels is not None and all(isinstance(label, int | np.integer) for label in labels):
-            return [str(value) for value in values]
-        return values
-
-    def register(self, features: int) -> Operation[TaskInfo | None]:
-        """Registers the task once, if the handle was made with a schema."""
-        if self.registered or not isinstance(self.context, str) or not self.schema.given:
-            return None
-        info = yield from operations.register(self.schema.body(self.context, features))
-        self.registered = True
-        return info
+        written = self.schema.labels if self.schema.labels is not None else self._known_labels
+        if written is None:
+            return values
+        labels = {str(label) for label in written}
+        texts = [
+            str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+            for value in values
+        ]
+        by_index = any(isinstance(label, str) for label in self.schema.labels or ())
+        numbers = not any(isinstance(value, str) for value in values)
+        # Whole numbers beside labels given as text are class indexes, as in the API.
+        return values if (by_index and numbers) or not labels.issuperset(texts) else texts
 
     def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
         """One online update."""
         rows = np.asarray(inputs)
-        yield from self.register(rows.shape[-1])
-        self.last_update = yield from operations.update(self.context, rows, self._targets(y), steps=steps)
+        yield from self._prepare(rows.shape[-1] if rows.ndim else 1)
+        try:
+            self.last_update = yield from operations.update(self.context, rows, self._targets(y), steps=steps)
+        except UnknownTask:
+            self._registered = False  # it was deleted: the next rows register it again
+            raise
         return self.last_update
 
     def fit(
@@ -92,6 +117,8 @@ class TaskCore:
     ) -> Operation[None]:
         """Updates over shuffled rows, epoch after epoch."""
         rows, targets = np.asarray(inputs), np.asarray(y)
+        if len(rows) != len(targets):
+            raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
         random = np.random.default_rng(seed)
         orders = [random.permutation(len(rows)) for _ in range(epochs)]
         batches = [order[part] for order in orders for part in chunks(len(rows), batch_size)]
@@ -100,30 +127,46 @@ class TaskCore:
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Labels (or class indexes) for cross-entropy, values for mse."""
-        if self.schema.loss == "mse":
-            values = yield from operations.predict_values(self.context, inputs, "values")
+        rows, found = np.asarray(inputs), list[Any]()
+        for part in chunks(len(rows)):
+            answer = yield from operations.infer(self.context, rows[part])
+            found += (answer.labels if answer.labels is not None else answer.values) or []
+        if found and isinstance(found[0], list):
+            values = np.asarray(found)
             return values[:, 0] if values.shape[1] == 1 else values
-        labels = yield from operations.predict_values(self.context, inputs, "labels")
-        written = self._numbers()
-        return np.asarray([written.get(str(label), label) for label in labels.tolist()])
+        written = {str(label): label for label in self.schema.labels or ()}
+        return np.asarray([written.get(str(label), label) for label in found])
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Probabilities (rows, classes)."""
-        return (yield from operations.predict_values(self.context, inputs, "probabilities"))
+        rows, found = np.asarray(inputs), list[Any]()
+        for part in chunks(len(rows)):
+            answer = yield from operations.infer(self.context, rows[part], fields=["probabilities"])
+            found += answer.probabilities or []
+        return np.asarray(found)
 
     def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
         """Accuracy for cross-entropy, the coefficient of determination R² for mse."""
-        targets = np.asarray(y)
-        if self.schema.loss == "mse":
-            predicted = yield from self.predict(inputs)
-            residual = float(np.square(targets - predicted).sum())
-            return 1.0 - residual / float(np.square(targets - targets.mean(0)).sum())
-        rows = np.asarray(inputs)
+        rows, targets = np.asarray(inputs), np.asarray(y)
+        if len(rows) != len(targets):
+            raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
+        if not self.schema.given:
+            yield from self._prepare(rows.shape[-1])
         correct = 0.0
-        for part in chunks(len(rows), CHUNK_ROWS):
+        for part in chunks(len(rows)):
             measured = yield from operations.evaluate(self.context, rows[part], self._targets(targets[part]))
-            correct += (measured.accuracy or 0.0) * measured.rows
+            if measured.accuracy is None:
+                return _r2(targets, (yield from self.predict(rows)))
+            correct += measured.accuracy * measured.rows
         return correct / len(rows)
+
+
+def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:
+    """The coefficient of determination; a constant target gives 1 if it is met and 0 if not."""
+    targets = targets.reshape(predicted.shape)
+    residual = float(np.square(targets - predicted).sum())
+    spread = float(np.square(targets - targets.mean(0)).sum())
+    return 1.0 - residual / spread if spread else float(residual == 0)
 
 
 def _progress(batches: list[NDArray[Any]], name: str, shown: bool) -> Iterator[NDArray[Any]]:

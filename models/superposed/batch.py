@@ -32,6 +32,11 @@ class ResolvedContext:
     context: Context
     task: TaskState
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is just one task, not a composition."""
+        return self.context.shares == ((self.task.id, 1.0, None),)
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -72,24 +77,32 @@ class Targets:
     values: Tensor | None
 
 
+_KINDS = {
+    "U": "text",
+    "S": "text",
+    "b": "true and false",
+    "O": "something else than numbers",
+    "c": "complex numbers",
+}
+
+
 def _rows(values: object) -> NDArray[Any]:
-    """A float array (B, n) from nested lists, an array or a tensor."""
+    """A float or integer array (B, n) from nested lists, an array or a tensor."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:
         rows = np.asarray(values)
-    except (ValueError, OverflowError) as error:
-        raise ShapeError(
-            "rows of different lengths", expected="rows of equal length", received=str(error)
-        ) from None
-    if rows.size == 0 and rows.ndim <= 2:
+    except (ValueError, OverflowError):
+        raise ShapeError("inputs are not rows of equal length", expected="shape (rows, features)") from None
+    if rows.size == 0 and rows.ndim in {1, 2}:
         raise EmptyBatch("a batch without rows or features", expected="at least one row", received=rows.shape)
     if rows.ndim != 2:
         raise ShapeError(
             "inputs are not a list of rows", expected="shape (rows, features)", received=rows.shape
         )
     if rows.dtype.kind not in "fiu":
-        raise ShapeError("inputs are not numbers", expected="numbers", received=f"dtype {rows.dtype}")
+        received = _KINDS.get(rows.dtype.kind, str(rows.dtype))
+        raise ShapeError("inputs are not numbers", expected="numbers", received=received)
     return rows
 
 
@@ -155,6 +168,10 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
     Raises:
         InputError: As `one_context`; also where contexts and rows are not equally many.
     """
+    if not isinstance(inputs, list | tuple | np.ndarray | Tensor):
+        raise ShapeError(
+            "inputs are not a list of rows", expected=f"{len(parts)} rows", received=type(inputs).__name__
+        )
     if len(parts) != len(inputs):
         raise ShapeError(
             "contexts and rows do not match", expected=f"{len(parts)} rows", received=len(inputs)

@@ -55,7 +55,7 @@ class Capacity:
 
 def capacity(store: WeightStore) -> Capacity:
     """Summarises the store's own measurements; measures nothing anew and changes nothing."""
-    newest = [history[max(history)] for history in store.evaluations.values()]
+    newest = [evaluation.accuracy for evaluation in store.evaluations.newest()]
     return Capacity(
         tasks=len(store.tasks),
         layers=_layers(store),
@@ -84,9 +84,8 @@ def _layers(store: WeightStore) -> tuple[LayerCrosstalk, ...]:
 def _tasks_left(store: WeightStore) -> TasksLeft | None:
     """A straight line through mean accuracy against number of tasks, over the newer half of the points."""
     by_tasks: dict[int, list[float]] = {}
-    for history in store.evaluations.values():
-        for tasks, accuracy in history.items():
-            by_tasks.setdefault(tasks, []).append(accuracy)
+    for evaluation in store.evaluations.all():
+        by_tasks.setdefault(evaluation.tasks, []).append(evaluation.accuracy)
     # A mean over one task says how hard that task is, not how full the store is.
     points = sorted((tasks, float(np.mean(seen))) for tasks, seen in by_tasks.items() if len(seen) > 1)
     points = points[-max(3, (len(points) + 1) // 2) :]

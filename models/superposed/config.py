@@ -32,9 +32,10 @@ def validated(model: type[C], values: Any) -> C:
         cause = first.get("ctx", {}).get("error")
         if isinstance(cause, SuperposedError):
             raise cause from None
-        place = ".".join(str(part) for part in first["loc"]) or model.__name__
+        place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{place}: {message}", received=repr(first["input"])[:200]) from error
+        received = repr(first["input"])[:200] if place else None
+        raise ConfigError(f"{place}: {message}" if place else message, received=received) from error
 
 
 class Config(BaseModel):
@@ -68,7 +69,7 @@ class OptimizerConfig(Config):
     """The one optimizer of a store; its state is part of the store."""
 
     name: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
-    learning_rate: float = Field(1e-4, gt=0, le=10)
+    learning_rate: float = Field(3e-5, gt=0, le=10)
 
 
 class StoreConfig(Config):

@@ -8,11 +8,14 @@ alone: `E |w C x|²` over random C (METHOD: the variance of the residual).
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from superposed.batch import Batch
-from superposed.contexts import Context, TaskId
+from superposed.contexts import Binding, Context, TaskId
 from superposed.layers import SuperposedLinear
 from superposed.store import WeightStore
 from superposed.tasks import CrosstalkSample
@@ -24,7 +27,7 @@ PROBES = tuple(Context(((TaskId(f"~{number}"), 1.0, None),)) for number in range
 _ROWS = 64
 
 
-def measure(store: WeightStore, batch: Batch) -> CrosstalkSample:
+def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
     """Measures crosstalk at up to 64 rows of a batch of one context.
 
     Every layer is measured at the input that it gets under the own context, so that a layer's figure
@@ -32,20 +35,35 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample:
 
     Returns:
         The measured and the predicted ratio of each layer: 0 is no noise, 1 is as much response to a
-        stranger as to the task itself.
+        stranger as to the task itself. None where a ratio is not a finite number (rows too large, or no
+        response at all).
     """
-    own = store.bindings(batch)
-    strangers = [store.contexts.bind_all(probe) for probe in PROBES]
+    own = _bindings(store, batch.parts[0].context)
+    strangers = [_bindings(store, probe) for probe in PROBES]
     measured: dict[str, float] = {}
     predicted: dict[str, float] = {}
 
     def observe(name: str, layer: SuperposedLinear, signal: Tensor) -> None:
         extended, matrix = layer.extend(signal), layer.matrix()
-        energy = float(layer(signal, own[name]).double().square().mean())
-        foreign = [float(layer(signal, binding[name]).double().square().mean()) for binding in strangers]
-        measured[name] = sum(foreign) / len(foreign) / energy
-        predicted[name] = float(layer.family.response_energy(matrix, extended).double().mean()) / energy
+        energy = _mean_square(layer(signal, own[name]))
+        foreign = [_mean_square(layer(signal, binding[name])) for binding in strangers]
+        law = float(layer.family.response_energy(matrix.double(), extended.double()).mean())
+        measured[name] = sum(foreign) / len(foreign) / energy if energy else math.nan
+        predicted[name] = law / energy if energy else math.nan
 
     with torch.inference_mode():
         store.network(batch.inputs[:_ROWS].to(store.device), own, observe)
+    if not all(map(math.isfinite, (*measured.values(), *predicted.values()))):
+        return None
     return CrosstalkSample(store.sequence, store.tasks_taught(), measured, predicted)
+
+
+def _bindings(store: WeightStore, context: Context) -> Mapping[str, Binding]:
+    """A context's bindings, copied: the table may give the slot to the next one."""
+    return {
+        name: Binding(binding.contexts.clone()) for name, binding in store.contexts.bind_all(context).items()
+    }
+
+
+def _mean_square(response: Tensor) -> float:
+    return float(response.double().square().mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,12 +12,12 @@ from torch import Tensor
 
 from superposed.batch import Batch, Target, Targets, read_targets
 from superposed.crosstalk import measure
-from superposed.errors import ConfigError, NonFiniteUpdate, UpdateTooLarge
+from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateTooLarge
+from superposed.evaluations import Evaluation
 from superposed.store import WeightStore
 
 __all__ = [
     "CROSSTALK_INTERVAL",
-    "EVALUATIONS_KEPT",
     "Measured",
     "UpdateResult",
     "apply",
@@ -28,8 +29,6 @@ __all__ = [
 
 # A task's crosstalk is measured at its first update and at every so many after it.
 CROSSTALK_INTERVAL = 64
-# Of a task's evaluations so many are remembered, those at the largest numbers of tasks.
-EVALUATIONS_KEPT = 64
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,15 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
     bindings = store.bindings(batch)
     with torch.inference_mode():
         measured = _forward(store, batch, bindings, targets).measured()
-    if batch.index is None and measured.accuracy is not None:
-        context, task = batch.parts[0].context, batch.parts[0].task
-        if context.shares == ((task.id, 1.0, None),):
-            history = store.evaluations.setdefault(task.schema.key, {})
-            history[store.tasks_taught()] = measured.accuracy
-            while len(history) > EVALUATIONS_KEPT:
-                del history[min(history)]
+    if not math.isfinite(measured.loss):
+        raise NonFiniteInput(
+            "the loss is not finite: inputs or targets are too large", received=measured.loss
+        )
+    if len(batch.parts) == 1 and batch.parts[0].is_bare and measured.accuracy is not None:
+        store.evaluations.remember(
+            batch.parts[0].task.schema.key,
+            Evaluation(store.tasks_taught(), store.sequence, measured.rows, measured.accuracy),
+        )
     return measured
 
 
@@ -220,5 +221,5 @@ def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
     for task in touched.values():
         task.updates += 1
         task.last_sequence = store.sequence
-    if len(batch.parts) == 1 and batch.parts[0].task.updates % CROSSTALK_INTERVAL in (0, 1):
-        batch.parts[0].task.crosstalk = measure(store, batch)
+    if len(batch.parts) == 1 and batch.parts[0].is_bare and task.updates % CROSSTALK_INTERVAL == 1:
+        task.crosstalk = measure(store, batch) or task.crosstalk

@@ -57,7 +57,8 @@ class RetrievedModel:
 
     Args:
         tensors: `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in,
-            cut to the task's own inputs and outputs; `input.offset` and `input.scale` (inputs,).
+            cut to the task's own inputs and outputs; `input.offset` and `input.scale` (inputs,), float64,
+            as an offset may be far larger than what is left of it.
         metadata: activation, normalisation (kind, epsilon, where), labels, loss, context, sequence.
     """
 
@@ -67,7 +68,7 @@ class RetrievedModel:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Answers rows (B, inputs) with (B, outputs), from the tensors and the metadata alone."""
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
-        signal = (inputs.to(offset.dtype) - offset) / scale
+        signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
         layers = [
             (self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)
@@ -108,8 +109,8 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     schema = resolved.task.schema
     contexts = store.contexts.bind_all(resolved.context)
     tensors = {
-        "input.offset": _or(schema.offset, 0.0, schema.inputs, store.dtype),
-        "input.scale": _or(schema.scale, 1.0, schema.inputs, store.dtype),
+        "input.offset": _or(schema.offset, 0.0, schema.inputs),
+        "input.scale": _or(schema.scale, 1.0, schema.inputs),
     }
     layers = store.network.superposed_layers()
     with torch.no_grad():
@@ -136,5 +137,5 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     return RetrievedModel(tensors, metadata)
 
 
-def _or(values: Sequence[float] | None, default: float, count: int, dtype: torch.dtype) -> Tensor:
-    return torch.full((count,), default, dtype=dtype) if values is None else torch.tensor(values, dtype=dtype)
+def _or(values: Sequence[float] | None, default: float, count: int) -> Tensor:
+    return torch.tensor(values or [default] * count, dtype=torch.float64)

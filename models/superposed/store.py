@@ -26,13 +26,16 @@ from superposed.contexts import (
     flatten,
     new_secret,
 )
-from superposed.errors import CompositionNotSupported, ConfigError, ShapeError
+from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError, ShapeError
+from superposed.evaluations import Evaluations
 from superposed.networks import MLP
 from superposed.tasks import TaskRegistry, TaskSchema, TaskState
 
 __all__ = ["WeightStore", "make_optimizer"]
 
 FORMAT_VERSION = 1
+# Each share is a generator to draw and add up: what one batch may make the store derive.
+MAX_BATCH_SHARES = 8192
 _OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "rmsprop": torch.optim.RMSprop,
     "adam": torch.optim.Adam,
@@ -78,8 +81,7 @@ class WeightStore:
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
         self.tasks = TaskRegistry()
         self.sequence = 0
-        # What evaluations have shown: {task key: {tasks taught by then: accuracy}}; see superposed.capacity.
-        self.evaluations: dict[str, dict[int, float]] = {}
+        self.evaluations = Evaluations()
 
     # Tasks
 
@@ -118,7 +120,7 @@ class WeightStore:
             UnknownTask: There is none.
         """
         self.tasks.remove(key)
-        self.evaluations.pop(key, None)
+        self.evaluations.forget(key)
         self.sequence += 1
 
     def tasks_taught(self) -> int:
@@ -157,13 +159,24 @@ class WeightStore:
         return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
 
     def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any]) -> Batch:
-        """Rows that have a context each; see `superposed.batch.per_row`."""
+        """Rows that have a context each; see `superposed.batch.per_row`.
+
+        Raises:
+            CapacityExceeded: The contexts name more than `MAX_BATCH_SHARES` tasks in all.
+        """
         known: dict[str, ResolvedContext] = {}
-        parts = []
+        parts: list[ResolvedContext] = []
+        shares = 0
         for context in contexts:
             name = context if isinstance(context, str) else str(as_expression(context))
             if name not in known:
                 known[name] = self.resolve(context)
+                shares += len(known[name].context.shares)
+            if shares > MAX_BATCH_SHARES:
+                raise CapacityExceeded(
+                    "the contexts of one batch name too many tasks",
+                    expected=f"{MAX_BATCH_SHARES} in all at most",
+                )
             parts.append(known[name])
         return per_row(parts, inputs, self.config.network.inputs, self.dtype)
 
@@ -236,7 +249,7 @@ class WeightStore:
             "config": self.config.model_dump(mode="json"),
             "sequence": self.sequence,
         }
-        registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations}
+        registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations.to_json()}
         return tensorfile.dump(self.state() | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
@@ -268,10 +281,7 @@ class WeightStore:
         store.sequence = metadata["sequence"]
         registry = tensorfile.read_json_tensor(tensors["registry"])
         store.tasks = TaskRegistry.from_json(registry["tasks"])
-        store.evaluations = {
-            key: {int(tasks): accuracy for tasks, accuracy in history.items()}
-            for key, history in registry["evaluations"].items()
-        }
+        store.evaluations = Evaluations.from_json(registry["evaluations"])
         return store
 
     @classmethod

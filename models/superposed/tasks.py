@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -14,6 +14,8 @@ from superposed.errors import TaskExists, UnknownTask
 __all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskSchema", "TaskState"]
 
 Loss = Literal["cross_entropy", "mse"]
+
+SMALLEST_SCALE = 1e-30
 
 
 class TaskSchema(Config):
@@ -26,17 +28,17 @@ class TaskSchema(Config):
         labels: Names of the classes, in output order (cross-entropy only).
         loss: What updates reduce.
         offset: Subtracted from each feature, (inputs,).
-        scale: Each feature is divided by it after the offset, (inputs,), none of them 0.
+        scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
         description: Free text.
     """
 
     key: str
     inputs: int = Field(ge=1)
     outputs: int = Field(ge=1)
-    labels: tuple[str, ...] | None = None
+    labels: tuple[Annotated[str, Field(max_length=256)], ...] | None = None
     loss: Loss = "cross_entropy"
-    offset: tuple[float, ...] | None = None
-    scale: tuple[float, ...] | None = None
+    offset: tuple[Annotated[float, Field(strict=True)], ...] | None = None
+    scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
     description: str = Field("", max_length=4096)
 
     @field_validator("key")
@@ -47,8 +49,9 @@ class TaskSchema(Config):
     @field_validator("scale")
     @classmethod
     def _scale_is_not_zero(cls, scale: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        if scale is not None and 0.0 in scale:
-            raise ValueError(f"scale {scale.index(0.0)} is 0: a feature cannot be divided by it")
+        for place, number in enumerate(scale or ()):
+            if abs(number) < SMALLEST_SCALE:
+                raise ValueError(f"scale {place} is too near to 0: a feature is divided by it")
         return scale
 
     @model_validator(mode="after")

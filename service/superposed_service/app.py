@@ -53,15 +53,19 @@ def load_store(directory: DataDirectory, device: str) -> WeightStore:
 def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
     """The ASGI application over a data directory that the caller owns.
 
-    The store is loaded when the application starts; a clean stop finishes what was admitted and writes
-    a snapshot.
+    A clean stop finishes what was admitted and writes a snapshot.
+
+    Raises:
+        ConfigError: The directory holds no store, or the device is not there.
+        SnapshotMismatch: The newest snapshot is damaged.
     """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    loaded = load_store(directory, settings.device)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        engine = Engine(load_store(directory, settings.device), settings)
+        engine = Engine(loaded, settings)
         engine.start()
         app.state.running = Running(settings, engine, directory)
         try:
@@ -75,6 +79,7 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
         version="1",
         summary="Many task models in one set of weights, each served and taught by its key.",
         lifespan=lifespan,
+        redirect_slashes=False,
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
@@ -103,7 +108,3 @@ def _handle_errors(app: FastAPI) -> None:
         response = problem_response(error.status_code, request.url.path, str(error.detail))
         response.headers.update(error.headers or {})
         return response
-
-    @app.exception_handler(Exception)
-    async def bug(request: Request, _: Exception) -> Response:
-        return problem_response(500, request.url.path, "something went wrong inside the service")

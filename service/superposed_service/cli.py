@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 import uvicorn
+from pydantic import ValidationError
 from rich.console import Console
 
 from superposed.config import StoreConfig, validated
@@ -72,7 +73,7 @@ def init(
     outputs: Annotated[int, typer.Option(help="Outputs of the largest task.")] = 10,
     family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
-    learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 1e-4,
+    learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 3e-5,
     seed: Annotated[
         int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
     ] = None,
@@ -83,8 +84,9 @@ def init(
         "family": family,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
     }
+    config = validated(StoreConfig, values)
     with DataDirectory(directory) as opened:
-        store = initialise(opened, validated(StoreConfig, values), seed)
+        store = initialise(opened, config, seed)
     _console.print(
         f"A new store in {directory}: {family}, {store.weight_bytes:,} bytes of weights, however many tasks.",
         highlight=False,
@@ -118,16 +120,16 @@ def serve(
     directory: Directory,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto.")] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
     _check_address(host, allow_unauthenticated)
-    settings = Settings(directory=directory, device=_device(device))
+    settings = _settings(directory=directory, **({"device": device} if device else {}))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
-        if not opened.snapshots.list():
+        if opened.snapshots.untouched:
             initialise(opened, StoreConfig())
         uvicorn.run(
             create_app(settings, opened),
@@ -139,10 +141,18 @@ def serve(
         )
 
 
-def _device(name: str) -> Any:
-    if name not in {"auto", "cpu", "cuda"}:
-        raise ConfigError("no such device", expected="auto, cpu or cuda", received=name)
-    return name
+def _settings(**flags: object) -> Settings:
+    """Flags over the environment over the defaults.
+
+    Raises:
+        ConfigError: Which setting is wrong, and why.
+    """
+    try:
+        return Settings(**flags)  # type: ignore[arg-type]  # checked by pydantic
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"setting {name}: {first['msg']}", received=repr(first["input"])[:100]) from None
 
 
 @app.command()

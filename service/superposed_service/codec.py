@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from superposed_service.engine import Answer
 from superposed_service.errors import InvalidRequest, UnsupportedMediaType
 from superposed_service.schemas import ReturnField
 
-__all__ = ["dump", "read_body", "render_answer"]
+__all__ = ["dump", "read_body", "read_context", "render_answer"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -59,6 +60,20 @@ def _parse(body: bytes) -> Any:
         raise InvalidRequest(f"the body is not JSON: {error}") from None
 
 
+# A second reading in Python of a larger body would hold everybody else up.
+_READ_AGAIN_BYTES = 2**20
+_CONSTANT = re.compile(rb"[\[,:\s](NaN|-?Infinity)\s*[\],}]")
+
+
+def read_context(text: str) -> object:
+    """A context in a query: text, or its JSON form where it starts with a brace.
+
+    Raises:
+        InvalidRequest: It starts with a brace and is not JSON.
+    """
+    return _parse(text.encode()) if text.startswith("{") else text
+
+
 def _refuse_non_finite(body: bytes) -> None:
     """Tells NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
 
@@ -66,6 +81,11 @@ def _refuse_non_finite(body: bytes) -> None:
         raise NonFiniteInput(
             "the body holds a number that is not finite", expected="finite numbers", received=constant
         )
+
+    if len(body) > _READ_AGAIN_BYTES:
+        if found := _CONSTANT.search(body):
+            refuse(found.group(1).decode())
+        return
 
     def check(text: str) -> float:
         number = float(text)

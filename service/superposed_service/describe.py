@@ -1,4 +1,4 @@
-"""How the store, its tasks and its capacity are shown: library values to API bodies."""
+"""What routes ask of the store, on the engine's thread: API bodies from library values, and back."""
 
 from __future__ import annotations
 
@@ -9,12 +9,24 @@ from typing import Any
 import torch
 
 from superposed.capacity import capacity
+from superposed.config import validated
 from superposed.contexts import DERIVATION_VERSION
+from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
-from superposed.tasks import TaskState
+from superposed.tasks import TaskSchema, TaskState
+from superposed_service.schemas import TaskRegistration
 from superposed_service.settings import Settings
 
-__all__ = ["capacity_body", "fingerprint", "store_body", "task_body"]
+__all__ = [
+    "capacity_body",
+    "delete_task",
+    "fingerprint",
+    "model_bytes",
+    "register_task",
+    "show_task",
+    "store_body",
+    "task_page",
+]
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
@@ -66,6 +78,38 @@ def task_body(state: TaskState) -> dict[str, Any]:
         "prequential": {"accuracy": seen.accuracy(schema.loss), "loss": seen.loss},
         "last_sequence": state.last_sequence,
     }
+
+
+def register_task(store: WeightStore, body: TaskRegistration) -> tuple[dict[str, Any], bool]:
+    """Registers a task from its request; the task, and whether it is new."""
+    values = body.model_dump()
+    values["inputs"] = body.inputs or store.config.network.inputs
+    values["outputs"] = body.outputs or len(body.labels or ())
+    state, new = store.register(validated(TaskSchema, values))
+    return task_body(state), new
+
+
+def task_page(
+    store: WeightStore, prefix: str, after: str, limit: int
+) -> tuple[list[dict[str, Any]], str | None]:
+    """One page of tasks in the order of keys, and the last key where more follow."""
+    states, last = store.tasks.page(prefix, after, limit)
+    return [task_body(state) for state in states], last
+
+
+def show_task(store: WeightStore, key: str) -> dict[str, Any]:
+    """One task."""
+    return task_body(store.tasks.get(key))
+
+
+def delete_task(store: WeightStore, key: str) -> None:
+    """Forgets a task."""
+    store.delete(key)
+
+
+def model_bytes(store: WeightStore, context: object) -> bytes:
+    """A context's model as a safetensors file."""
+    return retrieve_model(store, context).to_bytes()
 
 
 def capacity_body(store: WeightStore) -> dict[str, Any]:

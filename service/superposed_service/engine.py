@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superposed.batch import Batch, Target, merge, read_targets
-from superposed.errors import CapacityExceeded, SuperposedError
+from superposed.errors import CapacityExceeded, NonFiniteInput, SuperposedError
 from superposed.learning import Measured, UpdateResult, apply, measure_batch
 from superposed.store import WeightStore
 from superposed.tasks import TaskSchema
@@ -150,10 +151,10 @@ class Engine:
             SuperposedError: As `infer`.
         """
         self._check_rows(rows)
-        if not 1 <= steps <= self._settings.max_steps:
+        if steps > self._settings.max_steps:
             raise CapacityExceeded(
-                "an update with a number of steps that is not allowed",
-                expected=f"1 to {self._settings.max_steps}",
+                "more steps than one update may have",
+                expected=f"{self._settings.max_steps} at most",
                 received=steps,
             )
 
@@ -216,7 +217,8 @@ class Engine:
             # A request that times out, or whose client left, is dropped if it has not begun.
             return await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except TimeoutError:
-            raise DeadlineExceeded("no answer in time", expected=f"within {limit:g} s") from None
+            fate = "it was dropped" if future.cancelled() else "it had begun, and what it changes is changed"
+            raise DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit:g} s") from None
 
     # On the engine's thread
 
@@ -285,21 +287,23 @@ class Engine:
         logits = self._store.logits(merge([batch for _, batch in prepared])).numpy()
         start = 0
         for read, batch in prepared:
-            stop = start + len(batch)
-            read.future.set_result(
-                Answer(
-                    self._store.sequence,
-                    tuple(part.task.schema for part in batch.parts),
-                    batch.places().numpy(),
-                    logits[start:stop],
-                )
-            )
-            start = stop
+            own = logits[start : start + len(batch)]
+            start += len(batch)
+            self._resolve(read.future, partial(self._checked_answer, batch, own))
+
+    def _checked_answer(self, batch: Batch, logits: NDArray[Any]) -> Answer:
+        if not np.isfinite(logits).all():
+            raise NonFiniteInput("the answer is not finite: the inputs are too large for this store")
+        schemas = tuple(part.task.schema for part in batch.parts)
+        return Answer(self._store.sequence, schemas, batch.places().numpy(), logits)
 
     def _run(self, job: _Job[Any]) -> None:
-        if not job.future.set_running_or_notify_cancel():
-            return
+        if job.future.set_running_or_notify_cancel():
+            self._resolve(job.future, lambda: job.run(self._store))
+
+    @staticmethod
+    def _resolve(future: Future[T], work: Callable[[], T]) -> None:
         try:
-            job.future.set_result(job.run(self._store))
+            future.set_result(work())
         except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-            job.future.set_exception(error)
+            future.set_exception(error)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import uuid
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed_service.errors import PayloadTooLarge
-from superposed_service.problems import problem_response
+from superposed_service.problems import INTERNAL, problem_response
 
 __all__ = ["BodyLimit", "RequestId"]
 
+_log = logging.getLogger("superposed")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
 class RequestId:
-    """Gives every answer an `X-Request-Id`: the request's own where it is a plain token, else a new one."""
+    """Gives every answer an `X-Request-Id`: the request's own where it is a plain token, else a new one.
+
+    An exception that nothing else knows becomes a problem document here, so that it carries the id too.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -26,15 +31,25 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        started = False
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         identifier = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
+            started = True
             if message["type"] == "http.response.start":
                 message.setdefault("headers", []).append((b"x-request-id", identifier.encode()))
             await send(message)
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, send_with_id)
+        except Exception:
+            # The last resort: a bug. Its trace is in the log under the id that the client gets.
+            _log.exception("request %s failed: %s %s", identifier, scope["method"], scope["path"])
+            if started:
+                raise
+            await problem_response(500, scope["path"], INTERNAL)(scope, receive, send_with_id)
 
 
 class BodyLimit:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import orjson
@@ -11,9 +12,10 @@ from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed_service import errors as service
 
-__all__ = ["PROBLEMS", "PROBLEM_MEDIA_TYPE", "Problem", "problem_of", "problem_response"]
+__all__ = ["INTERNAL", "PROBLEMS", "PROBLEM_MEDIA_TYPE", "Problem", "problem_of", "problem_response"]
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
+INTERNAL = "something went wrong inside the service; its log names this request's X-Request-Id"
 _URN = "urn:superposed:problem:"
 
 Problem = tuple[int, str, str]
@@ -81,7 +83,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         status, slug, title = problem_of(error)
         detail, expected, received = error.message, error.expected, error.received
         if status == 500:  # internals stay inside
-            detail, expected, received = "something went wrong inside the service", None, None
+            detail, expected, received = INTERNAL, None, None
     document: dict[str, Any] = {
         "type": _URN + slug,
         "title": title,
@@ -91,6 +93,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
     }
     for name, value in (("expected", expected), ("received", received)):
         if value is not None:
-            document[name] = value if isinstance(value, str | int | float) else str(value)
+            plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
+            document[name] = value if plain else str(value)
     headers = {"Retry-After": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else None
     return Response(orjson.dumps(document), status, headers, PROBLEM_MEDIA_TYPE)

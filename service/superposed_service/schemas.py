@@ -119,7 +119,9 @@ class EvaluateBody(_RowsBody):
 class UpdateBody(EvaluateBody):
     """`POST /v1/update`."""
 
-    steps: int = Field(1, strict=True, description="Optimizer steps on these rows: one record, whole or not.")
+    steps: int = Field(
+        1, ge=1, strict=True, description="Optimizer steps on these rows: one record, whole or not."
+    )
 
 
 class EvaluateAnswer(BaseModel):
@@ -140,12 +142,12 @@ class TaskRegistration(_Body):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
     key: str
-    labels: list[str] | None = Field(None, min_length=1)
+    labels: list[Annotated[str, Field(max_length=256)]] | None = Field(None, min_length=1)
     outputs: int | None = Field(None, ge=1, strict=True)
     inputs: int | None = Field(None, ge=1, strict=True, description="Default: the store's number of inputs.")
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
-    offset: list[float] | None = None
-    scale: list[float] | None = None
+    offset: list[Annotated[float, Field(strict=True)]] | None = None
+    scale: list[Annotated[float, Field(strict=True)]] | None = None
     description: str = ""
 
     model_config = ConfigDict(

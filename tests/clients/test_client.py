@@ -22,6 +22,7 @@ from superposed_client import (
     EmptyBatch,
     LabelOutOfRange,
     NonFiniteInput,
+    NotFound,
     Overloaded,
     RetryPolicy,
     ShapeMismatch,
@@ -118,7 +119,14 @@ class TestRetries:
         assert highest == [1.5, 3.0, 6.0, 10.0, 10.0]
 
     def test_answers_of_something_else_are_told_apart(self) -> None:
-        for body, status in ((b"<html>", 502), (b"{}", 500), (b"[]", 404), (b"{}", 200), (b"nonsense", 200)):
+        for body, status in (
+            (b"<html>", 502),
+            (b"{}", 500),
+            (b"[]", 404),
+            (b"{}", 200),
+            (b"", 307),
+            (b"nonsense", 200),
+        ):
             transport = httpx.MockTransport(lambda _, b=body, s=status: httpx.Response(s, content=b))  # type: ignore[misc]
             with Client("http://test", transport=transport) as client, pytest.raises(UnexpectedAnswer):
                 client.store()
@@ -221,6 +229,50 @@ class TestTaskHandle:
             assert handle.predict(x).shape == (2500,)
             assert 0 <= handle.score(x, [0] * 2500) <= 1
 
+    def test_a_handle_without_a_schema_asks_what_the_labels_are(self, server: Server) -> None:
+        x = np.random.default_rng(0).normal(size=(64, 3))
+        y = 1 + (x[:, 0] > 0).astype(int)
+        with server.client() as client:
+            client.task("sdk-shifted", labels=[1, 2]).fit(x, y, epochs=30, seed=0)
+            other = client.task("sdk-shifted")
+            assert other.score(x, y) > 0.9
+            assert other.score(x, y.astype(float)) > 0.9
+            assert set(other.predict(x)) == {"1", "2"}
+            assert other.partial_fit(x, y).last_update is not None
+            client.task("sdk-numbers", outputs=1, loss="mse").fit(x, x[:, 0], epochs=30, seed=0)
+            bare = client.task("sdk-numbers")
+            assert bare.score(x, x[:, :1]) == pytest.approx(bare.score(x, x[:, 0]))
+            assert bare.score(x, x[:, 0]) > 0.5
+            assert bare.predict(x).shape == (64,)
+            assert bare.score(x, np.ones(64)) == 0.0
+
+    def test_handles_of_composed_contexts(self, server: Server) -> None:
+        x = np.random.default_rng(0).normal(size=(64, 3))
+        y = (x[:, 0] > 0).astype(int)
+        with server.client() as client:
+            client.task(task("sdk-part"), outputs=2).fit(x, y, epochs=30, seed=0)
+            mixed = client.task("mix(sdk-part:0.9,sdk-part:0.1)")
+            assert mixed.score(x, y) > 0.9
+            assert mixed.partial_fit(x, y).last_update is not None
+            with pytest.raises(ValueError, match="composed"):
+                client.task(mixture({"a": 1}), labels=[0, 1])
+
+    def test_a_deleted_task_is_registered_again_by_the_next_rows(self, server: Server) -> None:
+        with server.client() as client:
+            handle = client.task("sdk-again", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
+            client.delete_task("sdk-again")
+            with pytest.raises(UnknownTask):
+                handle.partial_fit(np.ones((2, 3)), [0, 1])
+            handle.partial_fit(np.ones((2, 3)), [0, 1])
+            assert client.get_task("sdk-again").rows_seen == 2
+
+    def test_torch_tensors_are_rows_too(self, server: Server) -> None:
+        import torch
+
+        with server.client() as client:
+            client.task("sdk-tensors", outputs=2).partial_fit(torch.ones(2, 3), torch.tensor([0, 1]))
+            assert client.infer("sdk-tensors", torch.ones(2, 3)).labels is not None
+
     def test_mistakes_are_named(self, server: Server) -> None:
         with server.client() as client:
             with pytest.raises(UnknownTask):
@@ -232,6 +284,10 @@ class TestTaskHandle:
                 handle.partial_fit(np.ones((1, 3)), [2])
             with pytest.raises(NonFiniteInput, match="not finite"):
                 handle.predict(np.array([[0.0, 1.0, np.nan]]))
+            with pytest.raises(ValueError, match="3 targets"):
+                handle.fit(np.ones((2, 3)), [0, 1, 1])
+            with pytest.raises(NotFound):
+                client.delete_task("")
             with pytest.raises(EmptyBatch):
                 handle.predict(np.ones((0, 3)))
 

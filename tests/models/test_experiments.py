@@ -10,7 +10,8 @@ import torch
 from superposed import MLPConfig, OptimizerConfig
 from superposed.datasets import idx_dataset
 from superposed.errors import DataUnavailable
-from superposed.experiments.learners import EWC, Learner, Separate, Standard, Superposed, SynapticIntelligence
+from superposed.experiments.anchored import EWC, SynapticIntelligence
+from superposed.experiments.learners import Learner, Separate, Standard, Superposed
 from superposed.experiments.permuted import PermutedConfig, run
 from superposed.experiments.plots import plot_permuted
 

@@ -14,10 +14,9 @@ from superposed.contexts.expression import (
     Mixture,
     Power,
     Task,
-    as_expression,
     flatten,
-    parse,
 )
+from superposed.contexts.grammar import as_expression, parse
 from superposed.errors import ExpressionInvalid
 
 KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True).filter(

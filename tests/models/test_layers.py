@@ -88,9 +88,9 @@ def test_gradients_reach_the_shared_weights_and_are_right(family: str) -> None:
 def test_initial_weights_are_uniform_and_drawn_from_the_generator() -> None:
     def layer(seed: int) -> SuperposedLinear:
         generator = torch.Generator().manual_seed(seed)
-        return SuperposedLinear(399, 50, family_named("phase"), generator=generator)
+        return SuperposedLinear(399, 50, family_named("phase"), generator=generator, gain=2.0)
 
-    bound = (6 / 400) ** 0.5
+    bound = 2 / 400**0.5
     weight = layer(3).weight
     assert float(weight.detach().abs().max()) <= bound
     assert float(weight.detach().std()) == pytest.approx(bound / 3**0.5, rel=0.02)

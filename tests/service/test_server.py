@@ -11,10 +11,12 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 
 from superposed.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
 from superposed_service.demo.server import Server
+from tests.conftest import make_directory
 
 
 def superposed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -61,7 +63,7 @@ def test_init_says_what_it_made(tmp_path: Path) -> None:
         (("init", "X", "--inputs", "0"), "greater than or equal to 1"),
         (("init", "X", "--network", "transformer"), "mlp"),
         (("serve", "X", "--host", "0.0.0.0"), "--allow-unauthenticated"),
-        (("serve", "X", "--device", "tpu"), "auto, cpu or cuda"),
+        (("serve", "X", "--device", "tpu"), "'auto', 'cpu' or 'cuda'"),
         (("demo", "--data", "imagenet"), "digits or mnist"),
         (("experiment", "permuted-mnist", "--dataset", "nothing", "--results", "X"), "SUPERPOSED_DATA_DIR"),
     ],
@@ -83,6 +85,26 @@ def test_a_second_owner_is_refused(server: Server) -> None:
     result = superposed("serve", str(server.directory), "--port", "0")
     assert result.returncode == 1
     assert "another process owns" in result.stderr
+
+
+def test_a_store_whose_manifests_are_gone_is_not_replaced_by_a_new_one(tmp_path: Path) -> None:
+    path = make_directory(tmp_path / "store")
+    for manifest in (path / "snapshots").glob("*.json"):
+        manifest.unlink()
+    result = superposed("serve", str(path), "--port", "0")
+    assert result.returncode == 1
+    assert "holds no store" in result.stderr
+    assert len(list((path / "snapshots").glob("*.safetensors"))) == 1
+
+
+def test_settings_come_from_the_environment(tmp_path: Path) -> None:
+    path = str(make_directory(tmp_path / "store"))
+    wrong = superposed("serve", path, SUPERPOSED_MAX_ROWS="abc")
+    assert wrong.returncode == 1
+    assert "max_rows" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    if not torch.cuda.is_available():
+        assert "no CUDA device" in superposed("serve", path, "--port", "0", SUPERPOSED_DEVICE="cuda").stderr
 
 
 def test_what_was_learned_survives_a_clean_stop(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_the_newest_are_kept(tmp_path: Path) -> None:
         snapshots.write(b"store %d" % sequence, sequence=sequence)
     assert [snapshot.sequence for snapshot in snapshots.list()] == [10, 200]
     assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"store 10", b"store 200"]
+    (tmp_path / "s" / "left-behind.safetensors").write_bytes(b"no manifest")
+    snapshots.write(b"store 201", sequence=201)
     assert len(list((tmp_path / "s").iterdir())) == 4
 
 
@@ -45,7 +48,7 @@ def test_the_same_sequence_again(tmp_path: Path) -> None:
     first = snapshots.write(b"a", sequence=1)
     assert snapshots.write(b"a", sequence=1) == first
     assert snapshots.write(b"b", sequence=1).sha256 != first.sha256
-    assert snapshots.read(snapshots.list()[0]) == b"b"
+    assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"a", b"b"]
 
 
 def test_a_flipped_byte_is_never_served(tmp_path: Path) -> None:
@@ -78,6 +81,19 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("superposed.tensorfile.os.fsync", full)
-    with pytest.raises(StorageUnavailable, match="No space"):
-        snapshots.write(b"new", sequence=2)
-    assert [snapshot.sequence for snapshot in snapshots.list()] == [1]
+    for sequence in (1, 2):
+        with pytest.raises(StorageUnavailable, match="No space"):
+            snapshots.write(b"new", sequence=sequence)
+        assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"old"]
+
+
+def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "s", kept=2)
+    writing = threading.Thread(
+        target=lambda: [snapshots.write(b"%d" % sequence, sequence=sequence) for sequence in range(150)]
+    )
+    writing.start()
+    while writing.is_alive():
+        assert len(snapshots.list()) <= 3
+    writing.join()
+    assert [snapshot.sequence for snapshot in snapshots.list()] == [148, 149]

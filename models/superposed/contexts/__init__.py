@@ -9,12 +9,11 @@ from superposed.contexts.expression import (
     Mixture,
     Power,
     Task,
-    as_expression,
     check_key,
     flatten,
-    parse,
 )
 from superposed.contexts.family import Family, Term
+from superposed.contexts.grammar import as_expression, parse
 from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, new_secret, seeded_secret
 from superposed.contexts.phase import Complex, Cyclic, Phase
 from superposed.contexts.rotation import Rotation

@@ -52,6 +52,10 @@ class Family(ABC, Generic[G]):
     def context_shape(self, features: int) -> tuple[int, ...]:
         """The shape of one materialised context for a layer of `features` inputs."""
 
+    def generator_bytes(self, features: int) -> int:
+        """What one generator of `features` inputs takes up while it is kept."""
+        return 8 * 2 * self.width(features)
+
     @abstractmethod
     def generate(self, stream: Stream, features: int) -> G:
         """Draws one task's generator for a layer of `features` inputs from a derived stream."""

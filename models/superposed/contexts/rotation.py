@@ -7,78 +7,65 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream
+from superposed.errors import CompositionNotSupported
 
 __all__ = ["Rotation", "RotationGenerator"]
+
+# Entries of the Cayley transform beyond this mean an angle within about 1e-9 of half a turn.
+_STEEPEST = 1e9
 
 
 @dataclass(frozen=True)
 class RotationGenerator:
-    """A rotation matrix C, float64 (D, D), with its planes and angles found once when first needed."""
+    """A rotation matrix C, float64 (D, D), with its eigenvectors found once when first needed."""
 
     matrix: Tensor
 
     @cached_property
-    def planes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Orthonormal bases of the planes that C turns, and by how much.
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Angles and eigenvectors: `C = V diag(e^{iθ}) Vᴴ`.
+
+        Found through the Cayley transform K = (I - C)(I + C)⁻¹, which is skew, so iK is Hermitian and has
+        orthonormal eigenvectors to rounding, at a fraction of a Schur decomposition's cost.
 
         Returns:
-            (u, v, angles): u and v are (D, planes), angles (planes,) in radians: C maps u to
-            `cos u + sin v` and v to `cos v - sin u`, and leaves the rest alone.
+            angles (D,) in (-π, π), float64, and vectors (D, D), complex128.
+
+        Raises:
+            CompositionNotSupported: C turns a plane by exactly π, and so has no unique logarithm.
         """
-        triangular, basis = scipy.linalg.schur(self.matrix.numpy(), output="real")
-        first, second, angles = _blocks(np.asarray(triangular))
-        basis = np.asarray(basis)
-        return (
-            torch.from_numpy(basis[:, first]),
-            torch.from_numpy(basis[:, second]),
-            torch.from_numpy(np.asarray(angles)),
-        )
+        identity = torch.eye(len(self.matrix), dtype=self.matrix.dtype)
+        try:
+            skew = torch.linalg.solve(identity + self.matrix, identity - self.matrix)
+        except RuntimeError:  # singular
+            skew = torch.full_like(identity, torch.inf)
+        if not float(skew.abs().max()) < _STEEPEST:
+            raise CompositionNotSupported(
+                "this rotation has no unique logarithm: it turns a plane by half a turn"
+            )
+        values, vectors = torch.linalg.eigh(1j * (skew - skew.T) / 2)  # of iK: tan(θ/2)
+        return 2 * torch.atan(values), vectors
 
     def logarithm(self) -> Tensor:
         """The real skew-symmetric A with `exp(A) = C`, float64 (D, D)."""
-        u, v, angles = self.planes
-        half = (v * angles) @ u.T  # (D, D)
-        return half - half.T
+        angles, vectors = self.spectrum
+        return _real(vectors, 1j * angles)
 
     def power(self, exponent: float) -> Tensor:
         """`exp(p A)`, float64 (D, D)."""
-        u, v, angles = self.planes
-        turned = angles * exponent
-        # R = I + (cos - 1)(u uᵀ + v vᵀ) + sin (v uᵀ - u vᵀ), summed over the planes
-        half = (v * turned.sin()) @ u.T  # (D, D)
-        stretch = (u * (turned.cos() - 1)) @ u.T + (v * (turned.cos() - 1)) @ v.T  # (D, D)
-        return torch.eye(len(half), dtype=half.dtype) + stretch + half - half.T
+        angles, vectors = self.spectrum
+        return _real(vectors, torch.exp(1j * exponent * angles))
 
 
-def _blocks(triangular: np.ndarray) -> tuple[list[int], list[int], list[float]]:
-    """Reads the 2x2 rotation blocks off a real Schur form; lone -1 eigenvalues are half turns in pairs."""
-    size = len(triangular)
-    first: list[int] = []
-    second: list[int] = []
-    angles: list[float] = []
-    reflected: list[int] = []
-    column = 0
-    while column < size:
-        if column + 1 < size and triangular[column + 1, column] != 0.0:
-            first.append(column)
-            second.append(column + 1)
-            angles.append(float(np.arctan2(triangular[column + 1, column], triangular[column, column])))
-            column += 2
-            continue
-        if triangular[column, column] < 0:
-            reflected.append(column)
-        column += 1
-    first += reflected[0::2]
-    second += reflected[1::2]
-    angles += [float(np.pi)] * (len(reflected) // 2)
-    return first, second, angles
+def _real(vectors: Tensor, values: Tensor) -> Tensor:
+    """`V diag(values) Vᴴ` of a matrix that is known to be real, (D, D)."""
+    product: Tensor = (vectors * values) @ vectors.conj().T
+    return product.real.contiguous()
 
 
 class Rotation(Family[RotationGenerator]):
@@ -93,14 +80,18 @@ class Rotation(Family[RotationGenerator]):
         """A dense matrix: (features, features)."""
         return (features, features)
 
+    def generator_bytes(self, features: int) -> int:
+        """The matrix and its complex eigenvectors."""
+        return 3 * 8 * features**2
+
     def generate(self, stream: Stream, features: int) -> RotationGenerator:
         """QR of a normal matrix in float64 with the sign fix; one column flipped where det = -1."""
-        normal = stream.normals(features * features).reshape(features, features)
-        q, r = np.linalg.qr(normal)
-        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)
-        if np.linalg.slogdet(q)[0] < 0:
+        normal = torch.from_numpy(stream.normals(features * features)).view(features, features)
+        q, r = torch.linalg.qr(normal)
+        q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
+        if float(torch.linalg.slogdet(q).sign) < 0:
             q[:, 0] = -q[:, 0]
-        return RotationGenerator(torch.from_numpy(np.ascontiguousarray(q)))
+        return RotationGenerator(q)
 
     def compose(self, terms: Sequence[Term[RotationGenerator]], picks: Stream) -> Tensor:
         """`exp(Σ α p A(k))`; a bare task is its matrix, and a power of one task needs no exponential."""
@@ -112,8 +103,7 @@ class Rotation(Family[RotationGenerator]):
         generator = torch.stack([self._scaled(term) for term in terms]).sum(0)  # (D, D), skew
         # iA is Hermitian: A = V diag(-iλ) Vᴴ, so exp(A) stays orthogonal to rounding
         values, vectors = torch.linalg.eigh(1j * generator)
-        unitary: Tensor = (vectors * torch.exp(-1j * values)) @ vectors.conj().T  # (D, D)
-        return unitary.real.contiguous()
+        return _real(vectors, torch.exp(-1j * values))  # (D, D)
 
     @staticmethod
     def _scaled(term: Term[RotationGenerator]) -> Tensor:

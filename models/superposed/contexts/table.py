@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,8 @@ from superposed.errors import CapacityExceeded
 
 __all__ = ["Binding", "Context", "ContextSource", "ContextTable"]
 
-_GENERATORS_KEPT = 64
+# Generators are kept for contexts that are composed of the same tasks again and again.
+_GENERATOR_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,22 @@ class ContextSource:
         self.family = family
         self.features = dict(features)
         self._secret = secret
-        # A bound method in an lru_cache: the cache lives and dies with this object.
-        self._generator = lru_cache(maxsize=_GENERATORS_KEPT)(self._draw)
+        self._generators: OrderedDict[tuple[str, TaskId], Any] = OrderedDict()
+        self.generator_bytes = 0
 
-    def _draw(self, layer: str, task: TaskId) -> Any:
-        return self.family.generate(Stream.for_task(self._secret, layer, task), self.features[layer])
+    def _generator(self, layer: str, task: TaskId) -> Any:
+        """Draws a task's generator, or takes it from the least-recently-used ones that are kept."""
+        place = (layer, task)
+        if place in self._generators:
+            self._generators.move_to_end(place)
+            return self._generators[place]
+        generator = self.family.generate(Stream.for_task(self._secret, layer, task), self.features[layer])
+        self._generators[place] = generator
+        self.generator_bytes += self.family.generator_bytes(self.features[layer])
+        while self.generator_bytes > _GENERATOR_BYTES and len(self._generators) > 1:
+            (dropped, _), _ = self._generators.popitem(last=False)
+            self.generator_bytes -= self.family.generator_bytes(self.features[dropped])
+        return generator
 
     def derive(self, context: Context, layer: str) -> Tensor:
         """One layer's context, float64, of the family's `context_shape`.
@@ -114,8 +125,9 @@ class ContextTable:
 
     @property
     def cached_bytes(self) -> int:
-        """What the table's rows take up now."""
-        return sum(rows.numel() * rows.element_size() for rows in self._rows.values())
+        """What the table's rows and the kept generators take up now."""
+        rows = sum(rows.numel() * rows.element_size() for rows in self._rows.values())
+        return rows + self.source.generator_bytes
 
     def bind_all(self, context: Context) -> dict[str, Binding]:
         """Every layer's binding for a batch of one context."""

@@ -21,14 +21,8 @@ from tqdm import tqdm
 from superposed import tensorfile
 from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig
 from superposed.datasets import Dataset, idx_dataset
-from superposed.experiments.learners import (
-    EWC,
-    Learner,
-    Separate,
-    Standard,
-    Superposed,
-    SynapticIntelligence,
-)
+from superposed.experiments.anchored import EWC, SynapticIntelligence
+from superposed.experiments.learners import Learner, Separate, Standard, Superposed
 from superposed.experiments.report import machine, write_json
 
 __all__ = ["Method", "PermutedConfig", "run"]

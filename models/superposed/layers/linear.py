@@ -31,8 +31,9 @@ class SuperposedLinear(nn.Module):
         family: The context family.
         bias: `bound` or `shared`.
         real_output: For complex: give only the real parts, as the last layer of a network does.
-        generator: Draws the initial weights, uniform on ±√(6/n) for n numbers in (He et al. 2015); a
-            shared bias starts at 0.
+        generator: Draws the initial weights, uniform on ±gain/√n for n numbers in; a shared bias starts
+            at 0.
+        gain: √6 keeps the scale of a ReLU network's signals (He et al. 2015).
         dtype: Of the weights.
 
     Source: Cheung et al. 2019, equations 1 to 4.
@@ -48,6 +49,7 @@ class SuperposedLinear(nn.Module):
         *,
         bias: Literal["bound", "shared"] = "bound",
         real_output: bool = False,
+        gain: float = 1.0,
         generator: torch.Generator | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -61,7 +63,7 @@ class SuperposedLinear(nn.Module):
         self._real_only = real_output
         complex_weights = family.lanes == 2
         shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
-        bound = math.sqrt(6.0 / (self.bound_features * family.lanes))
+        bound = gain / math.sqrt(self.bound_features * family.lanes)
         # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
         drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
         self.weight = nn.Parameter(drawn.to(dtype))

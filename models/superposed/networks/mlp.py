@@ -61,6 +61,9 @@ class MLP(nn.Module):
                 family,
                 bias=config.bias,
                 real_output=place == len(sizes) - 2,
+                # Normalised signals keep their scale by themselves, and small weights are learned over
+                # faster (docs/decisions/0004-learning-rate.md).
+                gain=1.0 if config.normalisation == "layer" else 6.0**0.5,
                 generator=generator,
                 dtype=dtype,
             )

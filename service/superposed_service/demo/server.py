@@ -19,7 +19,7 @@ from superposed_service.errors import NotReady
 __all__ = ["Server", "free_port"]
 
 _START_S = 60.0
-_STOP_S = 30.0
+_STOP_S = 60.0
 
 
 def free_port() -> int:
@@ -85,7 +85,11 @@ class Server:
         """Asks it to stop, and waits until it has written its snapshot and ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
-            self._process.wait(_STOP_S)
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise
 
     def client(self) -> Client:
         """A client of this server."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed.retrieval import retrieve_model
+from superposed_service import codec
+from superposed_service.describe import model_bytes
 from superposed_service.routes.common import running
 
 __all__ = ["router"]
@@ -21,7 +22,8 @@ router = APIRouter(prefix="/v1", tags=["model"])
 )
 async def get_model(request: Request, context: str) -> Response:
     """A context's model as an ordinary network, the context folded into its weights (safetensors)."""
-    data = await running(request).engine.call(lambda store: retrieve_model(store, context).to_bytes())
+    wanted = codec.read_context(context)
+    data = await running(request).engine.call(lambda store: model_bytes(store, wanted))
     return Response(
         data,
         media_type="application/octet-stream",

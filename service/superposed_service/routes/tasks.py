@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from superposed.config import validated
-from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
 from superposed_service import codec
-from superposed_service.describe import task_body
+from superposed_service.describe import delete_task, register_task, show_task, task_page
 from superposed_service.errors import InvalidRequest
 from superposed_service.routes.common import documented_body, json_response, running
 from superposed_service.schemas import TaskBody, TaskPage, TaskRegistration
@@ -34,35 +31,20 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 async def register(request: Request) -> Response:
     """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
     body = codec.read_body(TaskRegistration, await request.body(), request.headers.get("content-type"))
-
-    def run(store: WeightStore) -> tuple[dict[str, Any], bool]:
-        state, new = store.register(_schema(body, store.config.network.inputs))
-        return task_body(state), new
-
-    task, new = await running(request).engine.call(run)
+    task, new = await running(request).engine.call(lambda store: register_task(store, body))
     return json_response(task, 201 if new else 200)
 
 
-def _schema(body: TaskRegistration, store_inputs: int) -> TaskSchema:
-    values = body.model_dump()
-    values["inputs"] = body.inputs or store_inputs
-    values["outputs"] = body.outputs or len(body.labels or ())
-    return validated(TaskSchema, values)
-
-
 @router.get("", response_model=TaskPage, summary="List tasks")
-async def list_tasks(
+async def list_all(
     request: Request, cursor: str = "", limit: Annotated[int, Query(ge=1)] = 100, prefix: str = ""
 ) -> Response:
     """One page in the order of keys; `next_cursor` asks for the next one, null on the last."""
     after = _read_cursor(cursor)
     most = min(limit, running(request).settings.max_page)
 
-    def run(store: WeightStore) -> dict[str, Any]:
-        states, last = store.tasks.page(prefix, after, most)
-        return {"tasks": [task_body(state) for state in states], "next_cursor": last and _cursor(last)}
-
-    return json_response(await running(request).engine.call(run))
+    tasks, last = await running(request).engine.call(lambda store: task_page(store, prefix, after, most))
+    return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
 
 
 def _cursor(key: str) -> str:
@@ -79,13 +61,13 @@ def _read_cursor(cursor: str) -> str:
 
 
 @router.get("/{key}", response_model=TaskBody, summary="Show a task")
-async def get_task(request: Request, key: str) -> Response:
+async def get(request: Request, key: str) -> Response:
     """Its schema, counters, and test-then-train accuracy and loss."""
-    return json_response(await running(request).engine.call(lambda store: task_body(store.tasks.get(key))))
+    return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
 
 
 @router.delete("/{key}", status_code=204, summary="Delete a task")
-async def delete_task(request: Request, key: str) -> Response:
+async def delete(request: Request, key: str) -> Response:
     """Registered again, the key gets a fresh context: the old model does not come back."""
-    await running(request).engine.call(lambda store: store.delete(key))
+    await running(request).engine.call(lambda store: delete_task(store, key))
     return Response(status_code=204)

@@ -33,9 +33,9 @@ class Snapshot(BaseModel):
 
 
 class Snapshots:
-    """The snapshots of one data directory: `<sequence>.safetensors` beside `<sequence>.json`.
+    """The snapshots of one data directory: `<id>.safetensors` beside its manifest, `<id>.json`.
 
-    Writing is for one thread at a time.
+    Writing is for one thread at a time; listing is for any.
 
     Args:
         folder: Where they are.
@@ -56,14 +56,22 @@ class Snapshots:
     def _manifest(self, identifier: str) -> Path:
         return self._folder / f"{identifier}.json"
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nothing was ever written here: not even a snapshot without its manifest."""
+        return not any(self._folder.iterdir())
+
     def list(self) -> list[Snapshot]:
         """Every complete snapshot, oldest first."""
-        return [self._read_manifest(path) for path in sorted(self._folder.glob("*.json"))]
+        found = (self._read_manifest(path) for path in self._folder.glob("*.json"))
+        return sorted((one for one in found if one is not None), key=lambda one: (one.sequence, one.created))
 
     @staticmethod
-    def _read_manifest(path: Path) -> Snapshot:
+    def _read_manifest(path: Path) -> Snapshot | None:
         try:
             return Snapshot.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None  # trimmed since the folder was listed
         except (OSError, ValidationError) as error:
             raise SnapshotMismatch(
                 f"{path} is no manifest: remove it and its .safetensors to go on with an older snapshot",
@@ -73,26 +81,25 @@ class Snapshots:
     def write(self, data: bytes, *, sequence: int) -> Snapshot:
         """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
 
-        The manifest is written last: a snapshot without one does not exist. Older ones beyond those kept
-        are removed after that. The same bytes again are the snapshot that is there.
+        The manifest is written last: a snapshot without one does not exist. Only then are older ones
+        removed, beyond those kept. The same bytes again are the snapshot that is there.
 
         Raises:
-            StorageUnavailable: The disk refused.
+            StorageUnavailable: The disk refused; the snapshots that were there still are.
         """
-        identifier, digest = f"{sequence:020d}", hashlib.sha256(data).hexdigest()
-        existing = next((snapshot for snapshot in self.list() if snapshot.id == identifier), None)
-        if existing is not None and existing.sha256 == digest:
+        digest = hashlib.sha256(data).hexdigest()
+        identifier = f"{sequence:020d}-{digest[:12]}"
+        existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == digest), None)
+        if existing is not None:
             return existing
         snapshot = Snapshot(
             id=identifier,
             sequence=sequence,
             bytes=len(data),
             sha256=digest,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
         )
         try:
-            # Replacing the file under an old manifest would leave a mismatch in between.
-            self._manifest(identifier).unlink(missing_ok=True)
             tensorfile.write(self._data(identifier), data)
             tensorfile.write(self._manifest(identifier), snapshot.model_dump_json(indent=1).encode())
             self._trim()
@@ -101,9 +108,14 @@ class Snapshots:
         return snapshot
 
     def _trim(self) -> None:
-        for snapshot in self.list()[: -self._kept]:
-            self._manifest(snapshot.id).unlink()
-            self._data(snapshot.id).unlink(missing_ok=True)
+        """Removes all but the newest, and what an interrupted write left behind."""
+        kept = {snapshot.id for snapshot in self.list()[-self._kept :]}
+        for path in self._folder.iterdir():
+            if path.suffix == ".json" and path.stem not in kept:
+                path.unlink()
+        for path in self._folder.iterdir():
+            if path.stem not in kept:
+                path.unlink()
 
     def read(self, snapshot: Snapshot) -> bytes:
         """Reads a snapshot's bytes, checked against its manifest.

@@ -1,0 +1,153 @@
+"""Reading context expressions from text and from JSON.
+
+Text grammar (one grammar for HTTP, the V2 model name, the SDK and the command line)::
+
+    expression = primary { "^" number }
+    primary    = key | "mix(" part { "," part } ")"
+    part       = expression ":" weight
+
+for example `digits`, `mix(a:0.7,b:0.3)`, `rot^1.25`, `mix(a:0.5,rot^2:0.5)`. The JSON form is
+`{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
+`{"power": {"context": ..., "exponent": ...}}`, where every context may also be text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+from superposed.contexts.expression import MAX_DEPTH, Expression, Mixture, Power, Task, check_number
+from superposed.contexts.keys import KEY_PATTERN
+from superposed.errors import ExpressionInvalid
+
+__all__ = ["as_expression", "parse"]
+
+MAX_TEXT = 16_384
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+
+
+def as_expression(value: object) -> Expression:
+    """Reads a context in any accepted form: an expression, text, or the JSON form.
+
+    Raises:
+        ExpressionInvalid: It is none of them.
+    """
+    return _from_json(value, MAX_DEPTH)
+
+
+def _from_json(value: object, depth_left: int) -> Expression:
+    if isinstance(value, Task | Mixture | Power):
+        return value
+    if isinstance(value, str):
+        return parse(value)
+    if isinstance(value, Mapping) and len(value) == 1:
+        [(kind, body)] = value.items()
+        if kind == "task" and isinstance(body, str):
+            return Task(body)
+        if depth_left <= 0:
+            raise ExpressionInvalid(
+                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
+            )
+        if kind == "mixture" and isinstance(body, Sequence) and not isinstance(body, str):
+            return Mixture([_mixture_part(part, depth_left - 1) for part in body])
+        if kind == "power":
+            base, exponent = _fields(body, "context", "exponent")
+            return Power(_from_json(base, depth_left - 1), check_number(exponent, "an exponent"))
+    raise ExpressionInvalid(
+        "not a context",
+        expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
+        received=repr(value)[:200],
+    )
+
+
+def _mixture_part(part: object, depth_left: int) -> tuple[Expression, float]:
+    context, weight = _fields(part, "context", "weight")
+    return _from_json(context, depth_left), check_number(weight, "a mixture's weight")
+
+
+def _fields(body: object, *names: str) -> tuple[object, ...]:
+    if not isinstance(body, Mapping) or set(body) != set(names):
+        raise ExpressionInvalid(
+            "part of a context has the wrong fields",
+            expected=f"exactly {list(names)}",
+            received=repr(body)[:200],
+        )
+    return tuple(body[name] for name in names)
+
+
+def parse(text: str) -> Expression:
+    """Reads the text grammar.
+
+    Raises:
+        ExpressionInvalid: Where the text stops being an expression, and what was expected there.
+    """
+    if len(text) > MAX_TEXT:
+        raise ExpressionInvalid(
+            "a context expression is too long", expected=f"{MAX_TEXT} characters at most", received=len(text)
+        )
+    return _Parser(text).whole()
+
+
+class _Parser:
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    def whole(self) -> Expression:
+        result = self._expression(MAX_DEPTH)
+        if self._at != len(self._text):
+            raise self._error("the end, '^', ',' or ':'")
+        return result
+
+    def _expression(self, depth_left: int) -> Expression:
+        result = self._primary(depth_left)
+        while self._take("^"):
+            result = Power(result, self._number())
+        return result
+
+    def _primary(self, depth_left: int) -> Expression:
+        if not self._take("mix("):
+            return self._task()
+        if depth_left <= 0:
+            raise ExpressionInvalid(
+                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
+            )
+        parts = [self._part(depth_left - 1)]
+        while self._take(","):
+            parts.append(self._part(depth_left - 1))
+        if not self._take(")"):
+            raise self._error("',' or ')'")
+        return Mixture(parts)
+
+    def _part(self, depth_left: int) -> tuple[Expression, float]:
+        part = self._expression(depth_left)
+        if not self._take(":"):
+            raise self._error("':' and a weight")
+        return part, self._number()
+
+    def _task(self) -> Task:
+        match = KEY_PATTERN.match(self._text, self._at)
+        if match is None:
+            raise self._error("a task key or mix(...)")
+        self._at = match.end()
+        return Task(match.group())
+
+    def _number(self) -> float:
+        match = _NUMBER.match(self._text, self._at)
+        if match is None:
+            raise self._error("a number")
+        self._at = match.end()
+        return float(match.group())
+
+    def _take(self, token: str) -> bool:
+        if not self._text.startswith(token, self._at):
+            return False
+        self._at += len(token)
+        return True
+
+    def _error(self, expected: str) -> ExpressionInvalid:
+        rest = self._text[self._at : self._at + 40]
+        return ExpressionInvalid(
+            f"not a context expression at character {self._at + 1}", expected=expected, received=repr(rest)
+        )

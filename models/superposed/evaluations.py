@@ -1,0 +1,76 @@
+"""What evaluations have shown: each task's accuracy at the numbers of tasks it was measured at."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["KEPT", "Evaluation", "Evaluations"]
+
+# So many are remembered of each task, the newest.
+KEPT = 64
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measurement of a task's accuracy.
+
+    Args:
+        tasks: How many tasks had been taught by then.
+        sequence: Of the weights that were measured.
+        rows: How many rows it was measured on.
+        accuracy: Share of them answered right.
+    """
+
+    tasks: int
+    sequence: int
+    rows: int
+    accuracy: float
+
+    def joined(self, other: Evaluation) -> Evaluation:
+        """Both as one measurement, of the same weights."""
+        rows = self.rows + other.rows
+        correct = self.rows * self.accuracy + other.rows * other.accuracy
+        return Evaluation(other.tasks, other.sequence, rows, correct / rows)
+
+
+class Evaluations:
+    """The evaluations of all tasks, at most one for each number of tasks, at most `KEPT` a task."""
+
+    def __init__(self) -> None:
+        self._by_task: dict[str, dict[int, Evaluation]] = {}
+
+    def remember(self, key: str, evaluation: Evaluation) -> None:
+        """Adds a measurement: rows measured on the same weights count together, newer weights replace."""
+        history = self._by_task.setdefault(key, {})
+        before = history.pop(evaluation.tasks, None)
+        if before is not None and before.sequence == evaluation.sequence:
+            evaluation = before.joined(evaluation)
+        history[evaluation.tasks] = evaluation
+        while len(history) > KEPT:
+            del history[min(history, key=lambda tasks: history[tasks].sequence)]
+
+    def forget(self, key: str) -> None:
+        """Drops a task's evaluations."""
+        self._by_task.pop(key, None)
+
+    def newest(self) -> list[Evaluation]:
+        """Each task's newest."""
+        return [max(history.values(), key=lambda one: one.sequence) for history in self._by_task.values()]
+
+    def all(self) -> list[Evaluation]:
+        """Every one of every task."""
+        return [evaluation for history in self._by_task.values() for evaluation in history.values()]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        return {key: [asdict(one) for one in history.values()] for key, history in self._by_task.items()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Evaluations:
+        """The inverse of `to_json`."""
+        evaluations = cls()
+        for key, history in values.items():
+            for one in history:
+                evaluations.remember(key, Evaluation(**one))
+        return evaluations
