@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import torch
 from rich.console import Console
 from tqdm import tqdm
 
@@ -39,6 +40,7 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
     """
     console = Console()
     started = time.monotonic()
+    torch.set_num_threads(1)  # the baselines here, beside the server's own process
     tasks = demo_tasks(data)
     config = StoreConfig(
         network=MLPConfig(inputs=max(task.data.features for task in tasks)), optimizer=_OPTIMIZER
