@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import signal
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -166,6 +167,8 @@ def demo(
     ] = None,
 ) -> None:
     """Starts a server, teaches it real tasks one after another over HTTP, and shows what it remembers."""
+    # Ended from outside, it still stops the server that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from superposed_service.demo import run_demo
 
     run_demo(data, output, keep=sys.stdout.isatty() if keep is None else keep)
