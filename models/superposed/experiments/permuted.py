@@ -66,7 +66,7 @@ class PermutedConfig(Config):
     bias: Literal["bound", "shared"] = "shared"
     centred: bool = False
     strength: float = Field(1.0, ge=0)
-    separate_learning_rate: float = Field(1e-2, gt=0)
+    separate_learning_rate: float = Field(2e-2, gt=0)
     seed: int = Field(0, ge=0)
 
     @property
