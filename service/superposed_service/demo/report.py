@@ -23,7 +23,7 @@ __all__ = ["save_report", "show_table"]
 def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> None:
     """Accuracy of every task right after learning it and at the end."""
     table = Table(title="Test accuracy", title_justify="left")
-    table.add_column("task")
+    table.add_column("task", no_wrap=True, min_width=17)
     for heading in ("right after", "at the end", "plain network", "separate models"):
         table.add_column(heading, justify="right")
     columns = (np.diag(store), store[:, -1], plain[:, -1], separate[:, -1])
