@@ -39,8 +39,9 @@ serve: $(SETUP)
 ## experiments: every committed result of permuting MNIST (needs SUPERPOSED_DATA_DIR; hours on two cores)
 experiments: $(SETUP)
 	$(BIN)/superposed experiment permuted-mnist --family binary --standard --ewc --synaptic-intelligence --separate
-	$(BIN)/superposed experiment permuted-mnist --store-defaults --family phase
+	for bias in bound shared; do $(BIN)/superposed experiment permuted-mnist --store-defaults --family phase --bias $$bias; done
 	for family in phase complex rotation; do $(BIN)/superposed experiment permuted-mnist --family $$family; done
+	$(BIN)/superposed experiment permuted-mnist --family binary --seed 1
 	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
 
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
