@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from superposed import tensorfile
 from superposed.batch import Batch, ResolvedContext, one_context, per_row
-from superposed.config import OptimizerConfig, StoreConfig, validated
+from superposed.config import StoreConfig, validated
 from superposed.contexts import (
     DERIVATION_VERSION,
     Binding,
@@ -29,23 +29,14 @@ from superposed.contexts import (
 from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError, ShapeError
 from superposed.evaluations import Evaluations
 from superposed.networks import MLP
+from superposed.optimizers import make_optimizer
 from superposed.tasks import TaskRegistry, TaskSchema, TaskState
 
-__all__ = ["WeightStore", "make_optimizer"]
+__all__ = ["WeightStore"]
 
 FORMAT_VERSION = 1
 # Each share is a generator to draw and add up: what one batch may make the store derive.
 MAX_BATCH_SHARES = 8192
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
-
-
-def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The configured optimizer over these weights, everything else as torch has it by default."""
-    return _OPTIMIZERS[config.name](parameters, lr=config.learning_rate)
 
 
 class WeightStore:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from superposed.errors import ConfigError
@@ -24,7 +24,7 @@ METADATA_KEY = "superposed"
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Serialises tensors with one metadata entry, `superposed`, in canonical JSON."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return safetensors.torch.save(
+    return save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: text}
     )
 
@@ -36,7 +36,7 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ConfigError: The bytes are no such file.
     """
     try:
-        tensors = safetensors.torch.load(data)
+        tensors = load(data)
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
     except (SafetensorError, struct.error, KeyError, ValueError) as error:

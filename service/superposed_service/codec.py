@@ -14,8 +14,8 @@ from pydantic import BaseModel, ValidationError
 
 from superposed.errors import NonFiniteInput
 from superposed.tasks import TaskSchema
-from superposed_service.engine import Answer
 from superposed_service.errors import InvalidRequest, UnsupportedMediaType
+from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField
 
 __all__ = ["dump", "read_body", "read_context", "render_answer"]

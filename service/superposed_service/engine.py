@@ -26,62 +26,13 @@ from superposed.batch import Batch, Target, merge, read_targets
 from superposed.errors import CapacityExceeded, NonFiniteInput, SuperposedError
 from superposed.learning import Measured, UpdateResult, apply, measure_batch
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
 
-__all__ = ["Answer", "Engine", "Rows"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Rows as they came in: one context for all of them, or one for each.
-
-    Args:
-        context: A context for all rows; None where `contexts` is given.
-        contexts: (B,) contexts; None where `context` is given.
-        inputs: (B, features): an array, or a list of rows.
-    """
-
-    context: object
-    contexts: Sequence[object] | None
-    inputs: Any
-
-    def __len__(self) -> int:
-        try:
-            return len(self.inputs)
-        except TypeError:
-            return 0
-
-    def batch(self, store: WeightStore) -> Batch:
-        """Checks the rows against the store's tasks.
-
-        Raises:
-            ContextError: A context that cannot be addressed.
-            InputError: Rows that cannot be used.
-        """
-        if self.contexts is None:
-            return store.batch(self.context, self.inputs)
-        return store.batch_per_row(self.contexts, self.inputs)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What inference found.
-
-    Args:
-        sequence: Of the weights that answered.
-        tasks: The K tasks that the rows belong to.
-        places: (B,) each row's place in `tasks`.
-        logits: (B, store outputs); each row's task says how many of them are its own.
-    """
-
-    sequence: int
-    tasks: tuple[TaskSchema, ...]
-    places: NDArray[np.int64]
-    logits: NDArray[Any]
 
 
 @dataclass(frozen=True)

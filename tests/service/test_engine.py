@@ -11,8 +11,9 @@ import pytest
 
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import CompositionNotSupported, UnknownTask
-from superposed_service.engine import Engine, Rows
+from superposed_service.engine import Engine
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 
 X = np.random.default_rng(0).normal(size=(6, 8))

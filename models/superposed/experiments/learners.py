@@ -25,7 +25,7 @@ from superposed.contexts import (
     seeded_secret,
 )
 from superposed.networks import MLP
-from superposed.store import make_optimizer
+from superposed.optimizers import make_optimizer
 
 __all__ = ["Identity", "Learner", "Separate", "Standard", "Superposed"]
 

@@ -8,8 +8,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.engine import Rows
 from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.rows import Rows
 from superposed_service.schemas import (
     EvaluateAnswer,
     EvaluateBody,
