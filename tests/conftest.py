@@ -15,6 +15,7 @@ from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, see
 from superposed_service.app import create_app
 from superposed_service.demo.server import Server
 from superposed_service.settings import Settings
+from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 
 # Small products on a machine that runs servers beside the tests: one thread is faster than two.
@@ -28,7 +29,7 @@ CONFIG = StoreConfig(
 
 def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
     with DataDirectory(path) as directory:
-        directory.initialise(WeightStore(config, secret=seeded_secret(7)).to_bytes())
+        begin(directory, WeightStore(config, secret=seeded_secret(7)))
     return path
 
 

@@ -86,6 +86,8 @@ class StoreInfo(_Answer):
     tasks: int
     bytes: dict[str, int]
     fingerprint: dict[str, Any]
+    journal: dict[str, Any]
+    recovery: dict[str, Any]
 
 
 class TaskPage(_Answer):
@@ -129,3 +131,4 @@ class Snapshot(_Answer):
     bytes: int
     sha256: str
     created: str
+    digest: str

@@ -26,7 +26,7 @@ from superposed.contexts import (
     flatten,
     new_secret,
 )
-from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError, ShapeError
+from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import MLP
 from superposed.optimizers import make_optimizer
@@ -76,28 +76,24 @@ class WeightStore:
 
     # Tasks
 
-    def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
-        """Registers a task; costs no weight memory.
-
-        Returns:
-            The task, and whether it is new: registering the same schema again changes nothing.
+    def find_same(self, schema: TaskSchema) -> TaskState | None:
+        """The task that is registered with exactly this schema; None where it could be registered.
 
         Raises:
             TaskExists: The key is registered with another schema.
             ShapeError: The task has more inputs or outputs than the store.
         """
-        network = self.config.network
-        for name, wanted, limit in (
-            ("inputs", schema.inputs, network.inputs),
-            ("outputs", schema.outputs, network.outputs),
-        ):
-            if wanted > limit:
-                raise ShapeError(
-                    f"task {schema.key} has more {name} than the store",
-                    expected=f"{limit} at most",
-                    received=wanted,
-                )
-        if (existing := self.tasks.find_same(schema)) is not None:
+        schema.check_fits(self.config.network.inputs, self.config.network.outputs)
+        return self.tasks.find_same(schema)
+
+    def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
+        """Registers a task; costs no weight memory.
+
+        Returns:
+            The task, and whether it is new: registering the same schema again changes nothing.
+            Raises as `find_same`.
+        """
+        if (existing := self.find_same(schema)) is not None:
             return existing, False
         state = self.tasks.add(schema)
         self.sequence += 1

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from superposed.config import Config, validated
 from superposed.contexts import TaskId, check_key
-from superposed.errors import TaskExists, UnknownTask
+from superposed.errors import ShapeError, TaskExists, UnknownTask
 
 __all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskSchema", "TaskState"]
 
@@ -68,6 +68,20 @@ class TaskSchema(Config):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two labels are the same")
         return self
+
+    def check_fits(self, inputs: int, outputs: int) -> None:
+        """Checks the task against a store's numbers of inputs and outputs.
+
+        Raises:
+            ShapeError: It has more of either.
+        """
+        for name, wanted, limit in (("inputs", self.inputs, inputs), ("outputs", self.outputs, outputs)):
+            if wanted > limit:
+                raise ShapeError(
+                    f"task {self.key} has more {name} than the store",
+                    expected=f"{limit} at most",
+                    received=wanted,
+                )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from superposed.errors import ConfigError
 
-__all__ = ["METADATA_KEY", "dump", "json_tensor", "parse", "read_json_tensor", "write"]
+__all__ = ["METADATA_KEY", "dump", "json_tensor", "parse", "read_json_tensor", "sync_directory", "write"]
 
 METADATA_KEY = "superposed"
 
@@ -72,7 +72,12 @@ def write(path: str | Path, data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    directory = os.open(target.parent, os.O_RDONLY)
+    sync_directory(target.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Brings the names in a directory to the disk (fsync)."""
+    directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,18 +14,20 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from superposed.errors import ConfigError, SuperposedError
-from superposed.store import WeightStore
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.middleware import BodyLimit, RequestId
 from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
+from superposed_service.recovery import Recovery, fingerprint, recover
 from superposed_service.routes import routers
 from superposed_service.running import Running
 from superposed_service.schemas import ProblemBody
 from superposed_service.settings import Settings
+from superposed_service.snapshotting import take
 from superposed_service.storage import DataDirectory
+from superposed_service.writer import Writer
 
-__all__ = ["create_app", "load_store"]
+__all__ = ["create_app", "open_store"]
 
 
 _PROBLEM: dict[str, Any] = {
@@ -33,21 +36,30 @@ _PROBLEM: dict[str, Any] = {
 }
 
 
-def load_store(directory: DataDirectory, device: str) -> WeightStore:
-    """Reads the newest snapshot's store.
+def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Recovery]:
+    """Recovers the store of a directory: the newest good snapshot, and the journal after it.
+
+    Where the records were first applied by other arithmetic, a fresh snapshot is taken of what came out.
 
     Raises:
         ConfigError: The directory holds no store, or the device is not there.
-        SnapshotMismatch: The newest snapshot is damaged.
+        StorageError: It cannot be recovered exactly as it was.
     """
-    snapshots = directory.snapshots.list()
-    if not snapshots:
-        raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
+    device = settings.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no CUDA device here", expected="--device cpu or auto", received=device)
-    return WeightStore.from_bytes(directory.snapshots.read(snapshots[-1]), device=device)
+    if directory.untouched:
+        raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
+    ledger = directory.ledger()
+    ledger.check_pages()
+    store, recovery = recover(directory.snapshots, ledger, device)
+    writer = Writer(store, ledger, replayed=recovery.replayed)
+    if recovery.fingerprint_changed:
+        take(writer, directory, settings)
+    ledger.journal.set_fingerprint(fingerprint(store.device))
+    return writer, recovery
 
 
 def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
@@ -57,22 +69,25 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
 
     Raises:
         ConfigError: The directory holds no store, or the device is not there.
-        SnapshotMismatch: The newest snapshot is damaged.
+        StorageError: It cannot be recovered exactly as it was.
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    loaded = load_store(directory, settings.device)
+    writer, recovery = open_store(directory, settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(loaded, settings)
+        engine = Engine(writer, settings)
         engine.start()
-        app.state.running = Running(settings, engine, directory)
+        app.state.running = running = Running(settings, engine, directory, recovery)
+        watching = asyncio.create_task(running.watch())
         try:
             yield
         finally:
-            store = engine.stop()
-            directory.snapshots.write(store.to_bytes(), sequence=store.sequence)
+            watching.cancel()
+            stopped = engine.stop()
+            if stopped.ledger.failure is None:
+                take(stopped, directory, settings)
 
     app = FastAPI(
         title="superposed",

@@ -21,6 +21,7 @@ from superposed.store import WeightStore
 from superposed_service.app import create_app
 from superposed_service.experiment_commands import experiments
 from superposed_service.settings import Settings
+from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 
 __all__ = ["app", "run"]
@@ -86,21 +87,15 @@ def init(
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
     }
     config = validated(StoreConfig, values)
+    store = WeightStore(config, secret=None if seed is None else seeded_secret(seed))
     with DataDirectory(directory) as opened:
-        store = initialise(opened, config, seed)
+        begin(opened, store)
     _console.print(
         f"A new store in {directory}: {family}, {store.weight_bytes:,} bytes of weights, however many tasks.",
         highlight=False,
     )
     if seed is not None:
         _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
-
-
-def initialise(directory: DataDirectory, config: StoreConfig, seed: int | None = None) -> WeightStore:
-    """Writes a new store's first snapshot."""
-    store = WeightStore(config, secret=None if seed is None else seeded_secret(seed))
-    directory.initialise(store.to_bytes())
-    return store
 
 
 def _check_address(host: str, allowed: bool) -> None:
@@ -130,8 +125,8 @@ def serve(
     _check_address(host, allow_unauthenticated)
     settings = _settings(directory=directory, **({"device": device} if device else {}))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
-        if opened.snapshots.untouched:
-            initialise(opened, StoreConfig())
+        if opened.untouched:
+            begin(opened, WeightStore())
         uvicorn.run(
             create_app(settings, opened),
             host=host,

@@ -2,47 +2,34 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict
 from typing import Any
-
-import torch
 
 from superposed.capacity import capacity
 from superposed.config import validated
 from superposed.contexts import DERIVATION_VERSION
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema, TaskState
+from superposed.tasks import TaskSchema
+from superposed_service.changes import task_body
+from superposed_service.recovery import Recovery, fingerprint
 from superposed_service.schemas import TaskRegistration
 from superposed_service.settings import Settings
+from superposed_service.writer import Writer
 
 __all__ = [
     "capacity_body",
-    "delete_task",
-    "fingerprint",
     "model_bytes",
-    "register_task",
     "show_task",
     "store_body",
     "task_page",
+    "task_schema",
 ]
 
 
-def fingerprint(device: torch.device) -> dict[str, Any]:
-    """What bit-identical replay depends on: same fingerprint, same records, same bits."""
-    return {
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "threads": torch.get_num_threads(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-    }
-
-
-def store_body(store: WeightStore, settings: Settings) -> dict[str, Any]:
+def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
     """The body of `GET /v1/store`."""
+    store, journal = writer.store, writer.ledger.journal
     return {
         "family": store.config.family,
         "network": store.config.network.model_dump(mode="json"),
@@ -65,28 +52,22 @@ def store_body(store: WeightStore, settings: Settings) -> dict[str, Any]:
             "contexts_cached": store.contexts.cached_bytes,
         },
         "fingerprint": fingerprint(store.device),
+        "journal": {
+            "horizon": journal.horizon,
+            "sequence": journal.sequence,
+            "records_since_snapshot": writer.records_since_snapshot,
+            "failure": writer.ledger.failure,
+        },
+        "recovery": asdict(recovery),
     }
 
 
-def task_body(state: TaskState) -> dict[str, Any]:
-    """A task, as the service shows it."""
-    schema, seen = state.schema, state.prequential
-    return {
-        **schema.model_dump(mode="json"),
-        "rows_seen": seen.rows,
-        "updates": state.updates,
-        "prequential": {"accuracy": seen.accuracy(schema.loss), "loss": seen.loss},
-        "last_sequence": state.last_sequence,
-    }
-
-
-def register_task(store: WeightStore, body: TaskRegistration) -> tuple[dict[str, Any], bool]:
-    """Registers a task from its request; the task, and whether it is new."""
+def task_schema(body: TaskRegistration, store: WeightStore) -> TaskSchema:
+    """The schema that a registration asks for: what it leaves out is the store's."""
     values = body.model_dump()
     values["inputs"] = body.inputs or store.config.network.inputs
     values["outputs"] = body.outputs or len(body.labels or ())
-    state, new = store.register(validated(TaskSchema, values))
-    return task_body(state), new
+    return validated(TaskSchema, values)
 
 
 def task_page(
@@ -100,11 +81,6 @@ def task_page(
 def show_task(store: WeightStore, key: str) -> dict[str, Any]:
     """One task."""
     return task_body(store.tasks.get(key))
-
-
-def delete_task(store: WeightStore, key: str) -> None:
-    """Forgets a task."""
-    store.delete(key)
 
 
 def model_bytes(store: WeightStore, context: object) -> bytes:

@@ -1,10 +1,11 @@
-"""The sole owner of the store: queue in, batch out, apply.
+"""The sole owner of the store: queue in, batch out, journal, apply.
 
 One thread touches torch. Requests wait in two queues, reads (inference) and the rest (updates,
 evaluations, registry changes, snapshots). The fairness rule: each turn answers one mixed batch of the
-waiting reads, as many as `batch_rows` allows, and then runs one job of the other queue, so neither
-waits for more than one of the other. Reads never see half an update, because nothing else runs
-meanwhile.
+waiting reads, as many as `batch_rows` allows, and then does one thing for the other queue: applies one
+change, or runs one job. Changes that stand in line together are committed to the journal together, before
+the first of them is applied. So neither kind waits for more than one of the other. Reads never see half an
+update, because nothing else runs meanwhile.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ from numpy.typing import NDArray
 
 from superposed.batch import Batch, Target, merge, read_targets
 from superposed.errors import CapacityExceeded, NonFiniteInput, SuperposedError
-from superposed.learning import Measured, UpdateResult, apply, measure_batch
+from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
+from superposed_service.changes import Change, JsonObject, Update
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.origin import Origin
 from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
+from superposed_service.writer import Write, Writer, resolve
 
 __all__ = ["Engine"]
 
@@ -37,7 +41,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class _Job(Generic[T]):
-    run: Callable[[WeightStore], T]
+    run: Callable[[Writer], T]
     future: Future[T]
 
 
@@ -51,15 +55,15 @@ class Engine:
     """Runs a store on a thread of its own.
 
     Args:
-        store: What it owns from `start` to `stop`.
+        writer: The store and the way into it; its own from `start` to `stop`.
         settings: Batch and queue limits.
     """
 
-    def __init__(self, store: WeightStore, settings: Settings) -> None:
-        self._store = store
+    def __init__(self, writer: Writer, settings: Settings) -> None:
+        self._writer = writer
         self._settings = settings
         self._reads: deque[_Read] = deque()
-        self._jobs: deque[_Job[Any]] = deque()
+        self._jobs: deque[_Job[Any] | Write] = deque()
         self._wake = threading.Condition()
         self._stopping = False
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
@@ -68,18 +72,23 @@ class Engine:
         """Begins to work off the queues."""
         self._thread.start()
 
-    def stop(self) -> WeightStore:
+    def stop(self) -> Writer:
         """Stops admitting, finishes what was admitted, and gives the store back. Blocks until done."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
-        return self._store
+        return self._writer
 
     @property
     def ready(self) -> bool:
         """Whether requests are admitted."""
         return self._thread.is_alive() and not self._stopping
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is learned until the next start, though inference goes on; or None."""
+        return self._writer.ledger.failure
 
     # Called on the event loop
 
@@ -94,13 +103,10 @@ class Engine:
         self._admit(_Read(rows, future))
         return await self._answer(future)
 
-    async def update(self, rows: Rows, targets: Sequence[Target], steps: int) -> UpdateResult:
-        """Applies one update and answers what the model knew before it.
-
-        Raises:
-            UpdateError: Refused; the store is as it was.
-            SuperposedError: As `infer`.
-        """
+    async def update(
+        self, rows: Rows, targets: Sequence[Target], steps: int, origin: Origin | None = None
+    ) -> JsonObject:
+        """Applies one update and answers what the model knew before it; raises as `change`."""
         self._check_rows(rows)
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
@@ -108,14 +114,21 @@ class Engine:
                 expected=f"{self._settings.max_steps} at most",
                 received=steps,
             )
+        return await self.change(Update(rows, targets, steps), origin)
 
-        def run(store: WeightStore) -> UpdateResult:
-            batch = rows.batch(store)
-            checked = read_targets(batch, targets, store.config.network.outputs)
-            # The journal's place: what is checked is committed here, before any of it is applied.
-            return apply(store, batch, checked, steps=steps)
+    async def change(self, change: Change, origin: Origin | None = None) -> JsonObject:
+        """Journals a change and applies it. When it returns, the change is on the disk.
 
-        return await self.call(run)
+        Raises:
+            UpdateError: Refused by the arithmetic; the store is as it was, and the refusal is recorded.
+            IdempotencyMismatch: The origin's key came with another request.
+            IdempotencyInFlight: The same request is being worked on.
+            StorageUnavailable: The disk refused; whether the change counts is known after the next start.
+            SuperposedError: As `infer`.
+        """
+        write = Write(change, origin)
+        self._admit(write)
+        return await self._answer(write.future)
 
     async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
@@ -128,6 +141,10 @@ class Engine:
         return await self.call(run)
 
     async def call(self, run: Callable[[WeightStore], T]) -> T:
+        """Runs what changes nothing on the engine's thread, in its turn among the updates."""
+        return await self.call_writer(lambda writer: run(writer.store))
+
+    async def call_writer(self, run: Callable[[Writer], T]) -> T:
         """Runs anything else on the engine's thread, in its turn among the updates."""
         future: Future[T] = Future()
         self._admit(_Job(run, future))
@@ -141,7 +158,7 @@ class Engine:
                 received=len(rows),
             )
 
-    def _admit(self, request: _Read | _Job[Any]) -> None:
+    def _admit(self, request: _Read | _Job[Any] | Write) -> None:
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
@@ -178,16 +195,36 @@ class Engine:
             reads = self._take_reads()
             if reads:
                 self._answer_reads(reads)
-            with self._wake:
-                job = self._jobs.popleft() if self._jobs else None
-            if job is not None:
-                self._run(job)
+            if not self._writer.pending:
+                self._take_turn()
+            if self._writer.pending:
+                self._writer.apply_next()
 
     def _wait(self) -> bool:
         with self._wake:
-            while not (self._reads or self._jobs or self._stopping):
+            while not (self._reads or self._jobs or self._writer.pending or self._stopping):
                 self._wake.wait()
-            return bool(self._reads or self._jobs)
+            return bool(self._reads or self._jobs or self._writer.pending)
+
+    def _take_turn(self) -> None:
+        """Runs the next job, or commits the next changes: all the updates that stand in line together."""
+        with self._wake:
+            if not self._jobs:
+                return
+            first = self._jobs.popleft()
+            group = [first]
+            while self._joins(first, len(group)):
+                group.append(self._jobs.popleft())
+        if isinstance(first, Write):
+            self._writer.commit([write for write in group if isinstance(write, Write)])
+        elif first.future.set_running_or_notify_cancel():
+            resolve(first.future, lambda: first.run(self._writer))
+
+    def _joins(self, first: _Job[Any] | Write, taken: int) -> bool:
+        """Whether the next in line is an update that may share a transaction with the first."""
+        if not self._jobs or taken >= self._settings.commit_records:
+            return False
+        return all(isinstance(one, Write) and one.change.grouped for one in (first, self._jobs[0]))
 
     def _take_reads(self) -> list[_Read]:
         if self._reads and self._settings.batch_wait_ms:
@@ -213,7 +250,7 @@ class Engine:
         prepared: list[tuple[_Read, Batch]] = []
         for read in reads:
             try:
-                prepared.append((read, read.rows.batch(self._store)))
+                prepared.append((read, read.rows.batch(self._writer.store)))
             except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
                 read.future.set_exception(error)
         try:
@@ -235,26 +272,15 @@ class Engine:
     def _answer_batch(self, prepared: list[tuple[_Read, Batch]]) -> None:
         if not prepared:
             return
-        logits = self._store.logits(merge([batch for _, batch in prepared])).numpy()
+        logits = self._writer.store.logits(merge([batch for _, batch in prepared])).numpy()
         start = 0
         for read, batch in prepared:
             own = logits[start : start + len(batch)]
             start += len(batch)
-            self._resolve(read.future, partial(self._checked_answer, batch, own))
+            resolve(read.future, partial(self._checked_answer, batch, own))
 
     def _checked_answer(self, batch: Batch, logits: NDArray[Any]) -> Answer:
         if not np.isfinite(logits).all():
             raise NonFiniteInput("the answer is not finite: the inputs are too large for this store")
         schemas = tuple(part.task.schema for part in batch.parts)
-        return Answer(self._store.sequence, schemas, batch.places().numpy(), logits)
-
-    def _run(self, job: _Job[Any]) -> None:
-        if job.future.set_running_or_notify_cancel():
-            self._resolve(job.future, lambda: job.run(self._store))
-
-    @staticmethod
-    def _resolve(future: Future[T], work: Callable[[], T]) -> None:
-        try:
-            future.set_result(work())
-        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-            future.set_exception(error)
+        return Answer(self._writer.store.sequence, schemas, batch.places().numpy(), logits)

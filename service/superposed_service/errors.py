@@ -4,12 +4,17 @@ SuperposedError
 ├── RequestError
 │   ├── InvalidRequest          the body is not JSON, or a field is missing, unknown or of the wrong kind
 │   ├── UnsupportedMediaType    a body in a form that the route does not read
-│   └── PayloadTooLarge         more bytes than the limit
+│   ├── PayloadTooLarge         more bytes than the limit
+│   ├── IdempotencyMismatch     the key came with another request before
+│   ├── IdempotencyInFlight     the same request is being worked on
+│   └── BeyondHorizon           the journal was trimmed past what is asked for
 ├── ServiceUnavailable
 │   ├── Overloaded              the queue is full
 │   ├── NotReady                starting or stopping
 │   └── DeadlineExceeded        no answer within the time allowed
 └── StorageError
+    ├── JournalCorrupt          the journal is not what was written
+    ├── DigestMismatch          replay arrived at another store than the one that was
     ├── SnapshotMismatch        a snapshot's bytes are not what was written
     ├── StoreLocked             another process owns the data directory
     └── StorageUnavailable      the disk refused a read or a write
@@ -20,8 +25,13 @@ from __future__ import annotations
 from superposed.errors import SuperposedError
 
 __all__ = [
+    "BeyondHorizon",
     "DeadlineExceeded",
+    "DigestMismatch",
+    "IdempotencyInFlight",
+    "IdempotencyMismatch",
     "InvalidRequest",
+    "JournalCorrupt",
     "NotReady",
     "Overloaded",
     "PayloadTooLarge",
@@ -51,6 +61,18 @@ class PayloadTooLarge(RequestError):
     """More bytes than the limit."""
 
 
+class IdempotencyMismatch(RequestError):
+    """The key came with another request before."""
+
+
+class IdempotencyInFlight(RequestError):
+    """The same request is being worked on."""
+
+
+class BeyondHorizon(RequestError):
+    """The journal was trimmed past what is asked for."""
+
+
 class ServiceUnavailable(SuperposedError):
     """The service cannot answer now."""
 
@@ -69,6 +91,14 @@ class DeadlineExceeded(ServiceUnavailable):
 
 class StorageError(SuperposedError):
     """The data directory cannot be used."""
+
+
+class JournalCorrupt(StorageError):
+    """The journal is not what was written."""
+
+
+class DigestMismatch(StorageError):
+    """Replay arrived at another store than the one that was."""
 
 
 class SnapshotMismatch(StorageError):

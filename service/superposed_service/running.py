@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 
+from superposed.errors import SuperposedError
 from superposed_service.engine import Engine
+from superposed_service.recovery import Recovery
 from superposed_service.settings import Settings
+from superposed_service.snapshotting import is_due, keep, trim_some
 from superposed_service.storage import DataDirectory, Snapshot
 
 __all__ = ["Running"]
+
+_log = logging.getLogger("superposed")
+_WATCH_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -20,11 +27,13 @@ class Running:
         settings: How this server runs.
         engine: The sole owner of the store.
         directory: Where the store is kept.
+        recovery: How the store came back when the service was started.
     """
 
     settings: Settings
     engine: Engine
     directory: DataDirectory
+    recovery: Recovery
     _snapshot_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def snapshot(self) -> Snapshot:
@@ -36,5 +45,20 @@ class Running:
             StorageUnavailable: The disk refused.
         """
         async with self._snapshot_turn:
-            data, sequence = await self.engine.call(lambda store: (store.to_bytes(), store.sequence))
-            return await asyncio.to_thread(self.directory.snapshots.write, data, sequence=sequence)
+            data, sequence = await self.engine.call_writer(lambda writer: writer.image())
+            snapshot, needed = await asyncio.to_thread(
+                keep, self.directory.snapshots, data, sequence, self.settings.history_records
+            )
+            while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
+                pass
+            return snapshot
+
+    async def watch(self) -> None:
+        """Takes snapshots by itself whenever the settings say that one is due."""
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                if await self.engine.call_writer(lambda writer: is_due(writer, self.settings)):
+                    await self.snapshot()
+            except SuperposedError as error:
+                _log.error("no snapshot was taken: %s", error)

@@ -200,6 +200,26 @@ class StoreBytes(BaseModel):
     contexts_cached: int
 
 
+class JournalBody(BaseModel):
+    """The journal: what a recovery would replay, and whether it can be written."""
+
+    horizon: int = Field(description="The sequence number before the oldest record.")
+    sequence: int
+    records_since_snapshot: int
+    failure: str | None = Field(description="Why nothing is learned until the next start.")
+
+
+class RecoveryBody(BaseModel):
+    """How the store came back when the service was started."""
+
+    snapshot: str
+    replayed: int
+    fingerprint_changed: bool = Field(
+        description="The replayed records were first applied by other arithmetic: equal only to rounding."
+    )
+    damaged: list[str] = Field(description="Newer snapshots that could not be read.")
+
+
 class StoreBody(BaseModel):
     """`GET /v1/store`."""
 
@@ -214,6 +234,8 @@ class StoreBody(BaseModel):
     tasks: int
     bytes: StoreBytes
     fingerprint: dict[str, Any]
+    journal: JournalBody
+    recovery: RecoveryBody
 
 
 class LayerBody(BaseModel):
@@ -276,5 +298,6 @@ class SnapshotBody(BaseModel):
     id: str
     sequence: int
     bytes: int
-    sha256: str
+    sha256: str = Field(description="Of the file.")
     created: str
+    digest: str = Field(description="Of the store: weights, optimizer, sequence, tasks.")

@@ -16,7 +16,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
 
-    directory: Path = Field(Path(".superposed"), description="The data directory: snapshots and the lock.")
+    directory: Path = Field(Path(".superposed"), description="The data directory: snapshots, journal, lock.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
     threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
 
@@ -32,4 +32,14 @@ class Settings(BaseSettings):
     queue_requests: int = Field(1024, ge=1, description="Requests that may wait; one more is refused (503).")
     request_timeout_s: float = Field(60.0, gt=0, description="How long a request may wait for its answer.")
 
+    commit_records: int = Field(256, ge=1, description="Updates of one journal transaction at most.")
     snapshots_kept: int = Field(2, ge=2, description="Newest snapshots that are kept.")
+    snapshot_records: int = Field(
+        5000, ge=1, description="A snapshot is taken once so many records came after the newest one,"
+    )
+    snapshot_bytes: int = Field(256 * 2**20, ge=1, description="or so many bytes of rows.")
+    history_records: int = Field(
+        10_000,
+        ge=0,
+        description="How many records a rollback reaches back, at least.",
+    )

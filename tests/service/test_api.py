@@ -37,8 +37,10 @@ def test_store(http: httpx.Client) -> None:
     body = http.get("/v1/store").json()
     assert set(body) == {
         "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
-        "sequence", "tasks", "bytes", "fingerprint",
+        "sequence", "tasks", "bytes", "fingerprint", "journal", "recovery",
     }  # fmt: skip
+    assert body["journal"] == {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
+    assert (body["recovery"]["replayed"], body["recovery"]["fingerprint_changed"]) == (0, False)
     assert body["family"] == "phase"
     assert body["network"]["hidden"] == [96, 96]
     assert body["sequence"] == body["tasks"] == 0
@@ -321,7 +323,10 @@ class TestUpdate:
         before = http.post("/v1/infer", json=probe).json()
         body = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]} | change
         problem(http.post("/v1/update", json=body), status, slug)
-        assert http.post("/v1/infer", json=probe).json() == before
+        after = http.post("/v1/infer", json=probe).json()
+        # What the arithmetic refuses was journalled before it was tried, and so was the refusal.
+        used = 2 if slug == "update-refused" else 0
+        assert after == before | {"sequence": before["sequence"] + used}
 
 
 def test_a_model_taken_out_answers_like_the_service(http: httpx.Client) -> None:
@@ -361,7 +366,7 @@ def test_capacity(http: httpx.Client) -> None:
 
 def test_snapshots(http: httpx.Client) -> None:
     [first] = http.get("/v1/snapshots").json()
-    assert set(first) == {"id", "sequence", "bytes", "sha256", "created"}
+    assert set(first) == {"id", "sequence", "bytes", "sha256", "created", "digest"}
     register(http)
     taken = http.post("/v1/snapshots").json()
     assert taken["sequence"] == 1

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,9 @@ from superposed_service.engine import Engine
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.rows import Rows
 from superposed_service.settings import Settings
+from superposed_service.snapshotting import begin
+from superposed_service.storage import DataDirectory
+from superposed_service.writer import Writer
 
 X = np.random.default_rng(0).normal(size=(6, 8))
 
@@ -28,13 +33,20 @@ def make_store(family: str = "phase") -> WeightStore:
 
 
 @asynccontextmanager
+async def prepared(store: WeightStore, **settings: object) -> AsyncIterator[Engine]:
+    with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
+        begin(directory, store)
+        yield Engine(Writer(store, directory.ledger()), Settings(**settings))  # type: ignore[arg-type]
+
+
+@asynccontextmanager
 async def running(store: WeightStore, **settings: object) -> AsyncIterator[Engine]:
-    engine = Engine(store, Settings(**settings))  # type: ignore[arg-type]
-    engine.start()
-    try:
-        yield engine
-    finally:
-        await asyncio.to_thread(engine.stop)
+    async with prepared(store, **settings) as engine:
+        engine.start()
+        try:
+            yield engine
+        finally:
+            await asyncio.to_thread(engine.stop)
 
 
 class Gate:
@@ -191,22 +203,21 @@ def test_a_client_that_left_costs_nothing() -> None:
 
 def test_stopping_finishes_what_was_admitted_and_admits_no_more() -> None:
     async def scenario() -> None:
-        store = make_store()
-        engine = Engine(store, Settings())
-        with pytest.raises(NotReady):
-            await engine.infer(Rows("a", None, X))
-        engine.start()
-        gate, holding = await held(engine)
-        waiting = [asyncio.create_task(engine.update(Rows("a", None, X[:1]), [0], 1)) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
-        await asyncio.sleep(0.05)
-        with pytest.raises(NotReady):
-            await engine.infer(Rows("a", None, X))
-        gate.opened.set()
-        assert (await stopping).sequence == 7
-        assert [result.sequence for result in await asyncio.gather(*waiting)] == [5, 6, 7]
-        await holding
+        async with prepared(make_store()) as engine:
+            with pytest.raises(NotReady):
+                await engine.infer(Rows("a", None, X))
+            engine.start()
+            gate, holding = await held(engine)
+            waiting = [asyncio.create_task(engine.update(Rows("a", None, X[:1]), [0], 1)) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
+            await asyncio.sleep(0.05)
+            with pytest.raises(NotReady):
+                await engine.infer(Rows("a", None, X))
+            gate.opened.set()
+            assert (await stopping).store.sequence == 7
+            assert [result["sequence"] for result in await asyncio.gather(*waiting)] == [5, 6, 7]
+            await holding
 
     asyncio.run(scenario())
 

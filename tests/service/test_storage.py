@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 
 from superposed.errors import ConfigError
-from superposed_service.app import load_store
+from superposed_service.app import open_store
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable, StoreLocked
-from superposed_service.storage import DataDirectory, Snapshots
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Snapshot, Snapshots
 from tests.conftest import make_directory
+
+
+def write(snapshots: Snapshots, data: bytes, sequence: int) -> Snapshot:
+    return snapshots.write(data, sequence=sequence, digest="")
 
 
 def test_one_owner(tmp_path: Path) -> None:
@@ -23,7 +28,7 @@ def test_a_directory_is_private_and_initialised_once(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "d")
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     with DataDirectory(path) as directory, pytest.raises(ConfigError, match="already"):
-        directory.initialise(b"another")
+        directory.initialise(b"another", sequence=0, digest="")
 
 
 def test_a_place_that_cannot_be_used(tmp_path: Path) -> None:
@@ -32,22 +37,28 @@ def test_a_place_that_cannot_be_used(tmp_path: Path) -> None:
         DataDirectory(tmp_path / "file" / "d")
 
 
-def test_the_newest_are_kept(tmp_path: Path) -> None:
+def test_the_newest_are_kept_and_one_that_history_reaches_back_to(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "s", kept=2)
-    for sequence in (3, 10, 200):
-        snapshots.write(b"store %d" % sequence, sequence=sequence)
-    assert [snapshot.sequence for snapshot in snapshots.list()] == [10, 200]
-    assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"store 10", b"store 200"]
+    for sequence in (0, 3, 10, 200, 300):
+        write(snapshots, b"store %d" % sequence, sequence)
     (tmp_path / "s" / "left-behind.safetensors").write_bytes(b"no manifest")
-    snapshots.write(b"store 201", sequence=201)
-    assert len(list((tmp_path / "s").iterdir())) == 4
+    assert snapshots.trim(history=290) == 10
+    assert [snapshot.sequence for snapshot in snapshots.list()] == [10, 200, 300]
+    assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [
+        b"store 10",
+        b"store 200",
+        b"store 300",
+    ]
+    assert len(list((tmp_path / "s").iterdir())) == 6
+    assert snapshots.trim(history=1000) == 10
+    assert snapshots.trim(history=0) == 200
 
 
 def test_the_same_sequence_again(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "s", kept=2)
-    first = snapshots.write(b"a", sequence=1)
-    assert snapshots.write(b"a", sequence=1) == first
-    assert snapshots.write(b"b", sequence=1).sha256 != first.sha256
+    first = write(snapshots, b"a", 1)
+    assert write(snapshots, b"a", 1) == first
+    assert write(snapshots, b"b", 1).sha256 != first.sha256
     assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"a", b"b"]
 
 
@@ -58,24 +69,24 @@ def test_a_flipped_byte_is_never_served(tmp_path: Path) -> None:
     for place in (0, 9, len(good) // 2, len(good) - 1):
         data.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
         with DataDirectory(path) as directory, pytest.raises(SnapshotMismatch, match="damaged"):
-            load_store(directory, "cpu")
+            open_store(directory, Settings())
     data.unlink()
     with DataDirectory(path) as directory, pytest.raises(StorageUnavailable):
-        load_store(directory, "cpu")
+        open_store(directory, Settings())
     [manifest] = (path / "snapshots").glob("*.json")
     manifest.write_text("{")
     with DataDirectory(path) as directory, pytest.raises(SnapshotMismatch, match="manifest"):
-        load_store(directory, "cpu")
+        open_store(directory, Settings())
 
 
 def test_an_empty_directory_holds_no_store(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "d") as directory, pytest.raises(ConfigError, match="no store"):
-        load_store(directory, "cpu")
+        open_store(directory, Settings())
 
 
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     snapshots = Snapshots(tmp_path / "s", kept=2)
-    snapshots.write(b"old", sequence=1)
+    write(snapshots, b"old", 1)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -83,17 +94,21 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("superposed.tensorfile.os.fsync", full)
     for sequence in (1, 2):
         with pytest.raises(StorageUnavailable, match="No space"):
-            snapshots.write(b"new", sequence=sequence)
+            write(snapshots, b"new", sequence)
         assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"old"]
 
 
 def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
     snapshots = Snapshots(tmp_path / "s", kept=2)
-    writing = threading.Thread(
-        target=lambda: [snapshots.write(b"%d" % sequence, sequence=sequence) for sequence in range(150)]
-    )
+
+    def come_and_go() -> None:
+        for sequence in range(150):
+            write(snapshots, b"%d" % sequence, sequence)
+            snapshots.trim(history=0)
+
+    writing = threading.Thread(target=come_and_go)
     writing.start()
     while writing.is_alive():
-        assert len(snapshots.list()) <= 3
+        assert len(snapshots.list()) <= 4
     writing.join()
     assert [snapshot.sequence for snapshot in snapshots.list()] == [148, 149]

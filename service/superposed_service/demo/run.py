@@ -23,6 +23,7 @@ from superposed_service.demo.baselines import Curves, plain_network, separate_ne
 from superposed_service.demo.report import save_report, show_table
 from superposed_service.demo.server import Server
 from superposed_service.demo.tasks import DemoTask, demo_tasks
+from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 
 __all__ = ["run_demo"]
@@ -78,7 +79,7 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
 
 def _initialise(directory: Path, config: StoreConfig) -> None:
     with DataDirectory(directory) as opened:
-        opened.initialise(WeightStore(config).to_bytes())
+        begin(opened, WeightStore(config))
 
 
 def teach(client: Client, tasks: list[DemoTask]) -> Curves:

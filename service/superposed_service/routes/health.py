@@ -21,7 +21,13 @@ async def live() -> Response:
 
 @router.get("/ready", summary="Are requests admitted?")
 async def ready(request: Request) -> Response:
-    """200 while inference and updates are admitted; 503 `not-ready` while starting or stopping."""
-    if not running(request).engine.ready:
+    """200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
+
+    Also once the journal's disk has failed: inference goes on then, but nothing is learned.
+    """
+    engine = running(request).engine
+    if not engine.ready:
         raise NotReady("the service is starting or stopping")
+    if engine.failure is not None:
+        raise NotReady("the journal failed: inference goes on, updates do not", received=engine.failure)
     return json_response({"status": "ready"})

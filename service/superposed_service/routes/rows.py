@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.routes.common import documented_body, json_response, origin, running
 from superposed_service.rows import Rows
 from superposed_service.schemas import (
     EvaluateAnswer,
@@ -51,8 +51,8 @@ async def update(request: Request) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = codec.read_body(UpdateBody, await request.body(), request.headers.get("content-type"))
-    result = await running(request).engine.update(_rows(body), body.targets, body.steps)
-    return json_response(_known(result))
+    engine = running(request).engine
+    return json_response(await engine.update(_rows(body), body.targets, body.steps, await origin(request)))
 
 
 @router.post(

@@ -18,4 +18,7 @@ router = APIRouter(prefix="/v1", tags=["store"])
 async def get_store(request: Request) -> Response:
     """Family, network, optimizer, memory, sequence, and what the arithmetic ran on."""
     service = running(request)
-    return json_response(await service.engine.call(lambda store: store_body(store, service.settings)))
+    body = await service.engine.call_writer(
+        lambda writer: store_body(writer, service.settings, service.recovery)
+    )
+    return json_response(body)

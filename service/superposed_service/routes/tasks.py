@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.describe import delete_task, register_task, show_task, task_page
+from superposed_service.changes import Delete, Register
+from superposed_service.describe import show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
-from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.routes.common import documented_body, json_response, origin, running
 from superposed_service.schemas import TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
@@ -31,8 +33,9 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 async def register(request: Request) -> Response:
     """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
     body = codec.read_body(TaskRegistration, await request.body(), request.headers.get("content-type"))
-    task, new = await running(request).engine.call(lambda store: register_task(store, body))
-    return json_response(task, 201 if new else 200)
+    change = Register(partial(task_schema, body))
+    answer = await running(request).engine.change(change, await origin(request))
+    return json_response(answer["task"], 201 if answer["new"] else 200)
 
 
 @router.get("", response_model=TaskPage, summary="List tasks")
@@ -69,5 +72,5 @@ async def get(request: Request, key: str) -> Response:
 @router.delete("/{key}", status_code=204, summary="Delete a task")
 async def delete(request: Request, key: str) -> Response:
     """Registered again, the key gets a fresh context: the old model does not come back."""
-    await running(request).engine.call(lambda store: delete_task(store, key))
+    await running(request).engine.change(Delete(key), await origin(request))
     return Response(status_code=204)

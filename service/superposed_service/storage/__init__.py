@@ -1,6 +1,18 @@
-"""What is on the disk: the data directory and its snapshots."""
+"""What is on the disk: the data directory, its snapshots, and its journal."""
 
+from superposed_service.storage.database import Synchronous
 from superposed_service.storage.directory import DataDirectory
+from superposed_service.storage.journal import Entry, Journal, Record
+from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshot, Snapshots
 
-__all__ = ["DataDirectory", "Snapshot", "Snapshots"]
+__all__ = [
+    "DataDirectory",
+    "Entry",
+    "Journal",
+    "Ledger",
+    "Record",
+    "Snapshot",
+    "Snapshots",
+    "Synchronous",
+]

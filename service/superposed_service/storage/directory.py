@@ -9,7 +9,9 @@ from types import TracebackType
 from typing import Self
 
 from superposed.errors import ConfigError
-from superposed_service.errors import StorageUnavailable, StoreLocked
+from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
+from superposed_service.storage.database import Synchronous
+from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshots
 
 __all__ = ["DataDirectory"]
@@ -18,8 +20,8 @@ __all__ = ["DataDirectory"]
 class DataDirectory:
     """A directory that one process at a time owns.
 
-    On the disk: `LOCK` (held while open), `snapshots/`. The directory is readable by its owner alone: a
-    snapshot holds the store's secret.
+    On the disk: `LOCK` (held while open), `snapshots/`, and the journal: `journal.db` and `HEAD`. The
+    directory is readable by its owner alone: a snapshot holds the store's secret.
 
     Args:
         path: The directory; made where it does not exist.
@@ -45,6 +47,7 @@ class DataDirectory:
                 f"another process owns {path}: stop it first, or use another directory"
             ) from error
         self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept)
+        self._ledger: Ledger | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -55,15 +58,59 @@ class DataDirectory:
         self.close()
 
     def close(self) -> None:
-        """Gives the directory up."""
+        """Closes the journal and gives the directory up."""
+        if self._ledger is not None:
+            self._ledger.close()
         os.close(self._lock)
 
-    def initialise(self, store: bytes) -> None:
-        """Writes a new store's first snapshot.
+    def ledger(self, *, synchronous: Synchronous = "FULL") -> Ledger:
+        """Opens the journal; it is closed with the directory.
+
+        Raises:
+            JournalCorrupt: It is damaged, or there is none beside the snapshots.
+            StorageUnavailable: The disk refused.
+        """
+        if not (self.path / "journal.db").exists():
+            raise JournalCorrupt(
+                f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
+            )
+        if self._ledger is None:
+            self._ledger = Ledger(self.path, synchronous=synchronous)
+        return self._ledger
+
+    def initialise(self, store: bytes, *, sequence: int, digest: str) -> None:
+        """Writes a store's first snapshot and begins its journal.
+
+        Args:
+            store: A snapshot's bytes.
+            sequence: The store's sequence number.
+            digest: The store's digest.
 
         Raises:
             ConfigError: There is a store already.
+            StorageUnavailable: The disk refused.
         """
-        if self.snapshots.list():
+        if not self.untouched:
             raise ConfigError(f"{self.path} holds a store already", expected="an empty directory")
-        self.snapshots.write(store, sequence=0)
+        # The snapshot comes last: a directory without one holds no store, whatever else was begun.
+        for name in ("HEAD", "journal.db", "journal.db-wal"):
+            (self.path / name).unlink(missing_ok=True)
+        ledger = Ledger(self.path)
+        try:
+            ledger.begin(sequence)
+        finally:
+            ledger.close()
+        self.snapshots.write(store, sequence=sequence, digest=digest)
+
+    @property
+    def untouched(self) -> bool:
+        """Whether no store was ever here: neither a snapshot, whole or not, nor a journal with records."""
+        if not self.snapshots.untouched:
+            return False
+        if not (self.path / "journal.db").exists():
+            return True
+        ledger = Ledger(self.path)
+        try:
+            return not ledger.journal.has_records
+        finally:
+            ledger.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Snapshot(BaseModel):
         bytes: Size of the file.
         sha256: Of the file.
         created: When, UTC, ISO 8601.
+        digest: The store's own digest (`WeightStore.digest`).
     """
 
     id: str
@@ -30,6 +32,7 @@ class Snapshot(BaseModel):
     bytes: int
     sha256: str
     created: str
+    digest: str
 
 
 class Snapshots:
@@ -78,44 +81,70 @@ class Snapshots:
                 received=str(error),
             ) from error
 
-    def write(self, data: bytes, *, sequence: int) -> Snapshot:
+    def write(self, data: bytes, *, sequence: int, digest: str) -> Snapshot:
         """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
 
-        The manifest is written last: a snapshot without one does not exist. Only then are older ones
-        removed, beyond those kept. The same bytes again are the snapshot that is there.
+        The manifest is written last: a snapshot without one does not exist. The same bytes again are the
+        snapshot that is there.
 
         Raises:
             StorageUnavailable: The disk refused; the snapshots that were there still are.
         """
-        digest = hashlib.sha256(data).hexdigest()
-        identifier = f"{sequence:020d}-{digest[:12]}"
-        existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == digest), None)
+        sha256 = hashlib.sha256(data).hexdigest()
+        identifier = f"{sequence:020d}-{sha256[:12]}"
+        existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == sha256), None)
         if existing is not None:
             return existing
         snapshot = Snapshot(
             id=identifier,
             sequence=sequence,
             bytes=len(data),
-            sha256=digest,
+            sha256=sha256,
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
+            digest=digest,
         )
         try:
             tensorfile.write(self._data(identifier), data)
             tensorfile.write(self._manifest(identifier), snapshot.model_dump_json(indent=1).encode())
-            self._trim()
         except OSError as error:
             raise StorageUnavailable("the snapshot could not be written", received=str(error)) from error
         return snapshot
 
-    def _trim(self) -> None:
-        """Removes all but the newest, and what an interrupted write left behind."""
-        kept = {snapshot.id for snapshot in self.list()[-self._kept :]}
-        for path in self._folder.iterdir():
-            if path.suffix == ".json" and path.stem not in kept:
+    def trim(self, history: int) -> int:
+        """Removes what is no longer needed, and what an interrupted write left behind.
+
+        Kept are the newest, `kept` of them, and the newest one that is `history` records older than the
+        newest: rollback reaches back to it.
+
+        Args:
+            history: In records.
+
+        Returns:
+            The sequence number of the oldest that is left: the journal is needed from there on.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        found = self.list()
+        old = [one for one in found if one.sequence <= found[-1].sequence - history]
+        base = old[-1:] or found[:1]
+        left = {snapshot.id: snapshot for snapshot in [*base, *found[-self._kept :]]}
+        self.remove(lambda identifier: identifier not in left)
+        return min(snapshot.sequence for snapshot in left.values())
+
+    def remove(self, chosen: Callable[[str], bool]) -> None:
+        """Removes snapshots by id; manifests first, so that none is without its data.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        try:
+            paths = [path for path in self._folder.iterdir() if chosen(path.stem)]
+            for path in sorted(paths, key=lambda path: path.suffix != ".json"):
                 path.unlink()
-        for path in self._folder.iterdir():
-            if path.stem not in kept:
-                path.unlink()
+            tensorfile.sync_directory(self._folder)
+        except OSError as error:
+            raise StorageUnavailable("old snapshots could not be removed", received=str(error)) from error
 
     def read(self, snapshot: Snapshot) -> bytes:
         """Reads a snapshot's bytes, checked against its manifest.
@@ -132,7 +161,7 @@ class Snapshots:
         digest = hashlib.sha256(data).hexdigest()
         if digest != snapshot.sha256:
             raise SnapshotMismatch(
-                f"{path} is damaged: remove it and its .json to go on with an older snapshot",
+                f"{path} is damaged",
                 expected=f"SHA-256 {snapshot.sha256}",
                 received=digest,
             )

@@ -1,0 +1,92 @@
+"""Which journalled records are not applied: those refused, and those that a rollback took out.
+
+Both are decisions that stand in the journal themselves; replay reads them and never decides again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superposed_service.storage import Journal
+
+__all__ = ["DECISIONS", "Exclusions", "Rollback", "ranges"]
+
+# Records that say something about others: they take a sequence number and change nothing themselves.
+REFUSAL, ROLLBACK = "refusal", "rollback"
+DECISIONS = frozenset({REFUSAL, ROLLBACK})
+
+
+def ranges(sequences: Iterable[int]) -> list[tuple[int, int]]:
+    """Sequence numbers as the fewest ranges, both ends included."""
+    found: list[tuple[int, int]] = []
+    for sequence in sorted(sequences):
+        if found and found[-1][1] == sequence - 1:
+            found[-1] = (found[-1][0], sequence)
+        else:
+            found.append((sequence, sequence))
+    return found
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """A rollback's decision.
+
+    Args:
+        sequence: Its own place in the journal.
+        excluded: Ranges of records that it took out, both ends included.
+    """
+
+    sequence: int
+    excluded: Sequence[tuple[int, int]]
+
+    def covers(self, sequence: int) -> bool:
+        """Whether it took a record out."""
+        return any(first <= sequence <= last for first, last in self.excluded)
+
+    def head(self, **request: Any) -> dict[str, Any]:
+        """What the journal keeps of it."""
+        return {**request, "excluded": [list(one) for one in self.excluded]}
+
+
+class Exclusions:
+    """What is not applied, by the journal's own decisions.
+
+    Args:
+        refused: Records that were refused when they were applied.
+        rollbacks: Every rollback, also those that later ones took out themselves.
+    """
+
+    def __init__(self, refused: Iterable[int], rollbacks: Sequence[Rollback]) -> None:
+        self._refused = frozenset(refused)
+        self.rollbacks = tuple(rollbacks)
+        self._active: list[Rollback] = []
+        for rollback in sorted(rollbacks, key=lambda one: one.sequence, reverse=True):
+            if not any(later.covers(rollback.sequence) for later in self._active):
+                self._active.append(rollback)
+
+    @classmethod
+    def read(cls, journal: Journal, through: int) -> Exclusions:
+        """The decisions in a journal, as they stood after the record `through`."""
+        refused, rollbacks = [], []
+        for sequence, kind, head in journal.heads(journal.horizon, sorted(DECISIONS)):
+            if kind == REFUSAL:
+                refused.append(head["sequence"])
+            elif sequence <= through:
+                rollbacks.append(Rollback(sequence, [(first, last) for first, last in head["excluded"]]))
+        return cls(refused, rollbacks)
+
+    def with_rollback(self, rollback: Rollback) -> Exclusions:
+        """The same, and one more rollback."""
+        return Exclusions(self._refused, [*self.rollbacks, rollback])
+
+    def __contains__(self, sequence: int) -> bool:
+        return sequence in self._refused or any(one.covers(sequence) for one in self._active)
+
+    def allows_start(self, sequence: int) -> bool:
+        """Whether a snapshot taken after that record holds nothing that was taken out later."""
+        return not any(
+            one.sequence > sequence and any(first <= sequence for first, _ in one.excluded)
+            for one in self._active
+        )

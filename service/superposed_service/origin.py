@@ -1,0 +1,41 @@
+"""Where a change came from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from superposed_service.errors import InvalidRequest
+
+__all__ = ["Origin"]
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A request that changes something, and may be sent twice.
+
+    Args:
+        key: Its idempotency key.
+        request: SHA-256 of what was asked, 32 bytes.
+    """
+
+    key: str
+    request: bytes
+
+    @classmethod
+    def of(cls, key: str | None, method: str, path: str, body: bytes) -> Origin | None:
+        """The origin that a request's `Idempotency-Key` gives it; None without one.
+
+        Raises:
+            InvalidRequest: The key is no key.
+        """
+        if key is None:
+            return None
+        if not _KEY.fullmatch(key):
+            raise InvalidRequest(
+                "not an Idempotency-Key", expected="1 to 255 visible ASCII characters", received=key[:300]
+            )
+        return cls(key, hashlib.sha256(f"{method} {path}\n".encode() + body).digest())

@@ -1,0 +1,219 @@
+"""From the disk to a store: the newest good snapshot, and the records after it through the same `apply`."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from superposed.errors import ConfigError, SuperposedError, UpdateError
+from superposed.store import WeightStore
+from superposed_service.changes import JsonObject, change_of
+from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt
+from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
+from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
+
+__all__ = ["Recovery", "fingerprint", "newest_good", "read_store", "recover", "refusal_entry", "replay"]
+
+T = TypeVar("T")
+_log = logging.getLogger("superposed")
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """What bit-identical replay depends on: same fingerprint, same records, same bits."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a store came back.
+
+    Args:
+        snapshot: The snapshot that it was read from.
+        replayed: How many records came after it.
+        fingerprint_changed: Whether the records were first applied by other arithmetic: then the store is
+            the same only to rounding.
+        damaged: Newer snapshots that could not be read.
+    """
+
+    snapshot: str
+    replayed: int
+    fingerprint_changed: bool
+    damaged: tuple[str, ...] = ()
+
+
+def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
+    """Reads a snapshot's store.
+
+    Raises:
+        SnapshotMismatch: It is damaged.
+        StorageUnavailable: The file cannot be read.
+    """
+    return WeightStore.from_bytes(snapshots.read(snapshot), device=device)
+
+
+def recover(
+    snapshots: Snapshots, ledger: Ledger, device: str, *, through: int | None = None
+) -> tuple[WeightStore, Recovery]:
+    """Brings back the store that was: every acknowledged change, none twice.
+
+    Answers that were not yet kept for their idempotency keys are given again by the replay.
+
+    Args:
+        snapshots: Where to start.
+        ledger: Where to go on.
+        device: Where the weights will live.
+        through: The last record to apply; default all.
+
+    Raises:
+        ConfigError: There is no snapshot.
+        JournalCorrupt: The journal does not continue a good snapshot, or a record is damaged.
+        SnapshotMismatch: No snapshot is good.
+        DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
+        StorageUnavailable: The disk refused.
+    """
+    journal = ledger.journal
+    last = journal.sequence if through is None else through
+    exclusions = Exclusions.read(journal, last)
+    store, start, damaged = newest_good(snapshots, journal, exclusions, device, last)
+    noted, now = journal.fingerprint(), fingerprint(store.device)
+    changed = noted is not None and noted != now
+    if changed:
+        _log.warning("the records were applied by other arithmetic: %s; here: %s", noted, now)
+    answers = _Answers(ledger)
+    refused: list[tuple[Record, UpdateError]] = []
+    digests = {} if changed else journal.digests(store.sequence)
+    for record, outcome in _watched(replay(store, journal, exclusions, last), last - start.sequence):
+        if isinstance(outcome, UpdateError):
+            refused.append((record, outcome))  # the process ended before this could be journalled
+        elif isinstance(outcome, SuperposedError):
+            raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
+        else:
+            answers.settle(record.sequence, outcome)
+        _check_digest(store, digests.get(record.sequence))
+    for record, error in refused if through is None else ():
+        entry = refusal_entry(record.sequence, error)
+        ledger.commit([(entry, None)])
+        store.sequence += 1
+        answers.settle(record.sequence, entry.head["answer"])
+    return store, Recovery(start.id, last - start.sequence, changed, tuple(damaged))
+
+
+def newest_good(
+    snapshots: Snapshots, journal: Journal, exclusions: Exclusions, device: str, through: int
+) -> tuple[WeightStore, Snapshot, list[str]]:
+    """The newest snapshot that replay can start from, and the damaged ones that were passed over.
+
+    Raises:
+        ConfigError: There is no snapshot.
+        JournalCorrupt: The journal ends before one.
+        SnapshotMismatch: None is good.
+        BeyondHorizon: The journal reaches back to none of them.
+        StorageUnavailable: The disk refused.
+    """
+    damaged: list[str] = []
+    found = snapshots.list()
+    if not found:
+        raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
+    if found[-1].sequence > journal.sequence:
+        raise JournalCorrupt(
+            "the journal ends before the newest snapshot",
+            expected=f"record {found[-1].sequence}",
+            received=f"record {journal.sequence} as its last",
+        )
+    failure: SuperposedError = BeyondHorizon("the journal reaches back to no snapshot that could be used")
+    for snapshot in reversed(found):
+        in_reach = journal.horizon <= snapshot.sequence <= through
+        if not (in_reach and exclusions.allows_start(snapshot.sequence)):
+            continue
+        try:
+            return read_store(snapshots, snapshot, device), snapshot, damaged
+        except SuperposedError as error:
+            _log.error("snapshot %s is passed over: %s", snapshot.id, error)
+            damaged.append(snapshot.id)
+            failure = error
+    raise failure
+
+
+def replay(
+    store: WeightStore, journal: Journal, exclusions: Exclusions, through: int
+) -> Iterator[tuple[Record, JsonObject | SuperposedError]]:
+    """Applies the records that follow the store's sequence number, one for each step of the iterator.
+
+    Yields:
+        The record, and its answer or why it could not be applied; either way its sequence number is used.
+
+    Raises:
+        JournalCorrupt: A record is damaged.
+        BeyondHorizon: The journal was trimmed past the store.
+    """
+    for record in journal.replay(store.sequence, through):
+        outcome = _apply(store, record, exclusions)
+        store.sequence = record.sequence
+        yield record, outcome
+
+
+def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonObject | SuperposedError:
+    if record.kind in DECISIONS:
+        return dict(record.head["answer"])
+    if record.sequence in exclusions:
+        return {}
+    try:
+        change = change_of(record)
+        if change.check(store) is not None:
+            return JournalCorrupt("the store is already as the record would make it")
+        return change.apply(store)
+    except SuperposedError as error:
+        return error
+
+
+def refusal_entry(sequence: int, error: UpdateError) -> Entry:
+    """The record that says that another was refused."""
+    refused = {
+        "error": type(error).__name__,
+        "message": error.message,
+        "expected": error.expected,
+        "received": error.received,
+    }
+    return Entry(REFUSAL, {"sequence": sequence, "answer": {"refused": refused}})
+
+
+class _Answers:
+    """The requests whose answers the replay gives again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._kept = ledger.answers
+        self._waiting = ledger.answers.unanswered()
+        for _, _, head in ledger.journal.heads(ledger.journal.horizon, [REFUSAL]):
+            self.settle(head["sequence"], head["answer"])
+
+    def settle(self, sequence: int, answer: JsonObject) -> None:
+        """Keeps an answer, where a request waits for it."""
+        if (kept := self._waiting.pop(sequence, None)) is not None:
+            self._kept.settle(kept.origin.key, answer)
+
+
+def _watched(walk: Iterator[T], total: int) -> Iterator[T]:
+    """Shows a progress bar on a terminal where the replay takes longer than a second."""
+    return iter(tqdm(walk, total=total, desc="replaying the journal", unit="record", delay=1, disable=None))
+
+
+def _check_digest(store: WeightStore, expected: str | None) -> None:
+    if expected is not None and (received := store.digest()) != expected:
+        raise DigestMismatch(
+            f"replay arrived at another store at record {store.sequence}",
+            expected=expected,
+            received=received,
+        )

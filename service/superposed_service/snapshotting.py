@@ -1,0 +1,72 @@
+"""Taking snapshots: bytes from the store, to the disk, read back, and only then is the journal trimmed."""
+
+from __future__ import annotations
+
+from superposed.store import WeightStore
+from superposed_service.errors import SnapshotMismatch
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
+from superposed_service.writer import Writer
+
+__all__ = ["begin", "is_due", "keep", "take", "trim_some"]
+
+
+def begin(directory: DataDirectory, store: WeightStore) -> None:
+    """Makes a directory the home of a store.
+
+    Raises:
+        ConfigError: There is one already.
+        StorageUnavailable: The disk refused.
+    """
+    directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest())
+
+
+def is_due(writer: Writer, settings: Settings) -> bool:
+    """Whether a recovery would have to replay more than the settings allow."""
+    return (
+        writer.records_since_snapshot >= settings.snapshot_records
+        or writer.bytes_since_snapshot >= settings.snapshot_bytes
+    )
+
+
+def keep(snapshots: Snapshots, data: bytes, sequence: int, history: int) -> tuple[Snapshot, int]:
+    """Writes a snapshot, reads it back, and removes those that it makes needless. Any thread, one at a time.
+
+    Returns:
+        The snapshot, and the sequence number from which on the journal is needed.
+
+    Raises:
+        SnapshotMismatch: It does not read back as it was written; older ones are still there.
+        StorageUnavailable: The disk refused; older ones are still there.
+    """
+    snapshot = snapshots.write(data, sequence=sequence, digest=WeightStore.from_bytes(data).digest())
+    read_back = WeightStore.from_bytes(snapshots.read(snapshot))
+    if read_back.digest() != snapshot.digest:
+        raise SnapshotMismatch(
+            "a snapshot does not read back as it was written",
+            expected=snapshot.digest,
+            received=read_back.digest(),
+        )
+    return snapshot, snapshots.trim(history)
+
+
+def trim_some(ledger: Ledger, through: int) -> bool:
+    """Trims the journal by a few hundred records, on the thread that owns it.
+
+    Returns:
+        Whether there is more to trim.
+    """
+    return ledger.failure is None and ledger.journal.trim(through)
+
+
+def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapshot:
+    """Takes a snapshot at once, on the thread that owns the store.
+
+    Raises:
+        StorageUnavailable: The disk refused.
+    """
+    data, sequence = writer.image()
+    snapshot, needed = keep(directory.snapshots, data, sequence, settings.history_records)
+    while trim_some(writer.ledger, needed):
+        pass
+    return snapshot

@@ -1,0 +1,185 @@
+"""The one SQLite database of a data directory: opened, checked, and written in whole transactions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import apsw
+
+from superposed_service.errors import JournalCorrupt, StorageUnavailable
+
+__all__ = ["Database", "Synchronous"]
+
+Synchronous = Literal["FULL", "OFF"]
+
+FORMAT = 1
+# Before this release SQLite could lose committed pages when several connections reset the WAL.
+_SQLITE_FIXED = (3, 51, 3)
+_SCHEMA = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+CREATE TABLE records (
+    sequence INTEGER PRIMARY KEY,
+    kind TEXT NOT NULL,
+    head TEXT NOT NULL,
+    payload BLOB,
+    digest BLOB NOT NULL,
+    crc INTEGER NOT NULL,
+    chain BLOB NOT NULL
+) STRICT;
+CREATE TABLE answers (
+    key TEXT PRIMARY KEY,
+    request BLOB NOT NULL,
+    sequence INTEGER NOT NULL,
+    created REAL NOT NULL,
+    answer TEXT,
+    checksum BLOB NOT NULL
+) STRICT;
+CREATE TABLE digests (sequence INTEGER PRIMARY KEY, digest TEXT NOT NULL) STRICT;
+"""
+
+
+class Database:
+    """A connection to `journal.db`; its one writer.
+
+    WAL and `synchronous=FULL`: when a transaction's `with` block ends, it is on the disk. After the first
+    write that fails nothing more is written until the process is started again: what an fsync that failed
+    has left behind cannot be known from here.
+
+    Args:
+        path: The file; made, readable by its owner alone, where it does not exist. `:memory:` for tests.
+        synchronous: `OFF` gives durability up; only for measurements and negative controls.
+
+    Attributes:
+        failure: Why nothing is written any more, or None.
+
+    Raises:
+        JournalCorrupt: The file is no sound database of this release.
+        StorageUnavailable: The disk refused.
+    """
+
+    def __init__(self, path: Path | Literal[":memory:"], *, synchronous: Synchronous = "FULL") -> None:
+        _check_sqlite()
+        self.path = path
+        self.failure: str | None = None
+        try:
+            if isinstance(path, Path):
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            self._connection = apsw.Connection(str(path))
+            self._open(synchronous)
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise self.corrupt(error) from error
+        except (apsw.Error, OSError) as error:
+            raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
+
+    def _open(self, synchronous: Synchronous) -> None:
+        # Exclusive: the lock on the directory says so anyway, and no shared memory file is needed.
+        self.query("PRAGMA locking_mode=EXCLUSIVE")
+        self.query("PRAGMA journal_mode=WAL")
+        self.query(f"PRAGMA synchronous={synchronous}")
+        [(version,)] = self.query("PRAGMA user_version")
+        if version == 0:
+            with self.transaction():
+                self._connection.execute(_SCHEMA)
+                self.query(f"PRAGMA user_version={FORMAT}")
+        elif version != FORMAT:
+            raise JournalCorrupt(
+                f"{self.path} is a journal of another format", expected=FORMAT, received=version
+            )
+
+    def corrupt(self, error: object) -> JournalCorrupt:
+        """The error that says that this file is damaged."""
+        return JournalCorrupt(
+            f"{self.path} is damaged: `superposed verify` says how far", received=str(error)[:500]
+        )
+
+    def check(self) -> None:
+        """Reads the whole file.
+
+        Raises:
+            JournalCorrupt: A page, a row or an index is not what was written.
+        """
+        found = [str(line) for (line,) in self.query("PRAGMA integrity_check(10)")]
+        if found != ["ok"]:
+            raise self.corrupt("; ".join(found))
+
+    def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+        """All rows of one statement.
+
+        Raises:
+            JournalCorrupt: A page cannot be what was written.
+        """
+        try:
+            return list(self._connection.execute(sql, values))
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise self.corrupt(error) from error
+
+    def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+        """The rows of one statement as they are read; raises as `query`."""
+        try:
+            yield from self._connection.execute(sql, values)
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise self.corrupt(error) from error
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is executed inside is on the disk, all of it, when this ends; or else none of it counts.
+
+        Raises:
+            StorageUnavailable: The disk refused, now or before.
+        """
+        if self.failure is not None:
+            raise StorageUnavailable(
+                "the journal failed and is not written until the service is started again",
+                received=self.failure,
+            )
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException as error:
+            self.failure = str(error) or type(error).__name__
+            if isinstance(error, apsw.Error | JournalCorrupt):
+                raise StorageUnavailable("the journal could not be written", received=str(error)) from error
+            raise
+
+    def execute(self, sql: str, values: tuple[Any, ...]) -> None:
+        """One writing statement, inside `transaction`."""
+        self._connection.execute(sql, values)
+
+    def execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
+        """One writing statement for each row, inside `transaction`."""
+        self._connection.executemany(sql, rows)
+
+    def erase_behind(self) -> None:
+        """Leaves no deleted byte in the file or its WAL: the free pages are dropped.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        try:
+            self.query("VACUUM")
+            self.query("PRAGMA wal_checkpoint(TRUNCATE)")
+        except apsw.Error as error:
+            self.failure = str(error)
+            raise StorageUnavailable("the journal could not be rewritten", received=str(error)) from error
+
+    def close(self) -> None:
+        """Closes the file; what was committed stays."""
+        try:
+            self._connection.close()
+        except apsw.Error as error:
+            self.failure = str(error)
+
+
+def _check_sqlite() -> None:
+    version = apsw.sqlite_lib_version()
+    if tuple(int(part) for part in version.split(".")) < _SQLITE_FIXED:
+        raise StorageUnavailable(
+            "this SQLite may lose committed pages: install a newer apsw",
+            expected=".".join(str(part) for part in _SQLITE_FIXED),
+            received=version,
+        )

@@ -1,0 +1,245 @@
+"""The journal: every change of the store, in one gap-free sequence, chained by hashes.
+
+A record is a head (JSON: what was asked), and a payload (bytes: the rows). The chain runs over heads and
+payload digests, so that a payload can be erased while the chain still verifies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superposed_service.errors import BeyondHorizon, JournalCorrupt
+from superposed_service.storage.database import Database
+
+__all__ = ["Entry", "Journal", "Record"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A change that is to be recorded.
+
+    Args:
+        kind: What sort of change.
+        head: JSON values: what was asked, without the rows.
+        payload: The rows; empty where the change has none.
+    """
+
+    kind: str
+    head: Mapping[str, Any]
+    payload: bytes = b""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One journalled change.
+
+    Args:
+        sequence: Its place in the store's one order of changes.
+        kind: What sort of change.
+        head: JSON values.
+        payload: The rows; None where they were erased.
+    """
+
+    sequence: int
+    kind: str
+    head: Mapping[str, Any]
+    payload: bytes | None
+
+
+class Journal:
+    """The records of one database. One thread at a time.
+
+    Args:
+        database: Where they are.
+
+    Attributes:
+        sequence: Of the newest record; the horizon where there is none.
+        chain: The newest record's link, 32 bytes.
+        horizon: The sequence number before the oldest record.
+
+    Raises:
+        JournalCorrupt: Its first or last link is not there.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        meta = dict(database.query("SELECT name, value FROM meta"))
+        self.exists = "horizon" in meta
+        self.horizon: int = meta.get("horizon", 0)
+        self._horizon_chain: bytes = meta.get("horizon_chain", b"")
+        self.sequence: int = self.horizon
+        self.chain = self._horizon_chain
+        newest = database.query("SELECT sequence, chain FROM records ORDER BY sequence DESC LIMIT 1")
+        if newest:
+            self.sequence, self.chain = newest[0]
+        if newest and not self.exists:
+            raise JournalCorrupt("the journal has records but no beginning")
+
+    @property
+    def has_records(self) -> bool:
+        """Whether there is any record."""
+        return self.sequence > self.horizon
+
+    def begin(self, sequence: int) -> None:
+        """Makes an empty journal whose first record will be the one after `sequence`."""
+        chain = hashlib.sha256(b"superposed journal" + struct.pack("<q", sequence)).digest()
+        with self._database.transaction():
+            self._set_horizon(sequence, chain)
+        self.sequence, self.chain, self.exists = sequence, chain, True
+
+    def _set_horizon(self, sequence: int, chain: bytes) -> None:
+        self._database.execute_many(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("horizon", sequence), ("horizon_chain", chain)]
+        )
+        self.horizon, self._horizon_chain = sequence, chain
+
+    def append(self, entries: Sequence[Entry]) -> list[Record]:
+        """Adds records, inside a transaction of the database: they count when that ends."""
+        records, rows = [], []
+        for entry in entries:
+            head = json.dumps(entry.head, sort_keys=True, separators=(",", ":"), allow_nan=False)
+            digest = hashlib.sha256(entry.payload).digest()
+            self.sequence += 1
+            self.chain = _link(self.chain, self.sequence, entry.kind, head, digest)
+            crc = zlib.crc32(entry.payload)
+            rows.append((self.sequence, entry.kind, head, entry.payload, digest, crc, self.chain))
+            records.append(Record(self.sequence, entry.kind, entry.head, entry.payload))
+        self._database.execute_many("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+        return records
+
+    def replay(self, after: int, through: int | None = None) -> Iterator[Record]:
+        """Records in order, each checked against its CRC, its digest and the chain.
+
+        Args:
+            after: The first record is the one after this sequence number.
+            through: The last one; default the newest.
+
+        Raises:
+            BeyondHorizon: The journal was trimmed past `after`.
+            JournalCorrupt: A record is missing or is not what was written.
+        """
+        if after < self.horizon:
+            raise BeyondHorizon(
+                "the journal does not reach that far back",
+                expected=f"{self.horizon} or later",
+                received=after,
+            )
+        expected, chain, through = after, self.link(after), self.sequence if through is None else through
+        for sequence, kind, head, payload, digest, crc, link in self._database.rows(
+            "SELECT sequence, kind, head, payload, digest, crc, chain FROM records"
+            " WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
+            (after, through),
+        ):
+            expected += 1
+            chain = _link(chain, expected, kind, head, digest)
+            whole = payload is None or (
+                zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest
+            )
+            if sequence != expected or chain != link or not whole:
+                raise JournalCorrupt(f"record {expected} is missing or is not what was written")
+            yield Record(sequence, kind, json.loads(head), payload)
+        if expected < through:
+            raise JournalCorrupt(f"record {expected + 1} is missing")
+
+    def link(self, sequence: int) -> bytes:
+        """The chain's link at a record, or at the horizon, 32 bytes.
+
+        Raises:
+            JournalCorrupt: The record is missing.
+        """
+        if sequence == self.horizon:
+            return self._horizon_chain
+        found = self._database.query("SELECT chain FROM records WHERE sequence = ?", (sequence,))
+        if not found:
+            raise JournalCorrupt(f"record {sequence} is missing")
+        chain: bytes = found[0][0]
+        return chain
+
+    def heads(self, after: int, kinds: Sequence[str]) -> list[tuple[int, str, dict[str, Any]]]:
+        """Sequence, kind and head of the records of these kinds after a sequence number, in order."""
+        places = ",".join("?" * len(kinds))
+        found = self._database.query(
+            f"SELECT sequence, kind, head FROM records WHERE sequence > ? AND kind IN ({places})"  # noqa: S608 - only question marks
+            " ORDER BY sequence",
+            (after, *kinds),
+        )
+        return [(sequence, kind, json.loads(head)) for sequence, kind, head in found]
+
+    def trim(self, through: int, most: int = 500) -> bool:
+        """Removes records up to a sequence number, `most` at a time.
+
+        Returns:
+            Whether there is more to remove.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        upto = min(through, self.horizon + most)
+        if upto <= self.horizon:
+            return False
+        chain = self.link(upto)
+        with self._database.transaction():
+            self._database.execute("DELETE FROM records WHERE sequence <= ?", (upto,))
+            self._database.execute("DELETE FROM digests WHERE sequence < ?", (upto,))
+            self._set_horizon(upto, chain)
+        return upto < through
+
+    def erase(self, sequences: Sequence[int]) -> None:
+        """Removes the payloads of records; what is left proves only that they were there.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        with self._database.transaction():
+            self._database.execute_many(
+                "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
+            )
+        self._database.erase_behind()
+
+    # Digests of the store, noted on the way: what replay must arrive at
+
+    def note_digest(self, sequence: int, digest: str) -> None:
+        """Notes the store's digest after a record, inside a transaction."""
+        self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (sequence, digest))
+
+    def forget_digests(self, after: int) -> None:
+        """Drops the digests after a sequence number, inside a transaction: a rollback changed that past."""
+        self._database.execute("DELETE FROM digests WHERE sequence > ?", (after,))
+
+    def digests(self, after: int) -> dict[int, str]:
+        """The digests noted after a sequence number."""
+        return dict(self._database.query("SELECT sequence, digest FROM digests WHERE sequence > ?", (after,)))
+
+    # What the records were applied with
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """The execution fingerprint of the process that last owned the journal."""
+        found = self._database.query("SELECT value FROM meta WHERE name = 'fingerprint'")
+        return json.loads(found[0][0]) if found else None
+
+    def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
+        """Notes the execution fingerprint of this process.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)",
+                (json.dumps(fingerprint, sort_keys=True),),
+            )
+
+
+def _link(previous: bytes, sequence: int, kind: str, head: str, digest: bytes) -> bytes:
+    hasher = hashlib.sha256(previous)
+    hasher.update(struct.pack("<q", sequence))
+    for part in (kind.encode(), head.encode()):
+        hasher.update(struct.pack("<q", len(part)) + part)
+    hasher.update(digest)
+    return hasher.digest()

@@ -1,0 +1,111 @@
+"""What is written together: records, the answers kept for them, and the witness of what was acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from superposed_service.errors import JournalCorrupt, StorageUnavailable
+from superposed_service.origin import Origin
+from superposed_service.storage.answers import Answers
+from superposed_service.storage.database import Database, Synchronous
+from superposed_service.storage.journal import Entry, Journal, Record
+from superposed_service.storage.witness import Witness
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.
+
+    Opened by the process that owns the directory; used by one thread at a time.
+
+    Args:
+        folder: The data directory.
+        synchronous: See `Database`.
+
+    Attributes:
+        journal: The records.
+        answers: What was answered, by idempotency key.
+
+    Raises:
+        JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
+        StorageUnavailable: The disk refused.
+    """
+
+    def __init__(self, folder: Path, *, synchronous: Synchronous = "FULL") -> None:
+        self._witness = Witness(folder / "HEAD")
+        try:
+            self._database = Database(folder / "journal.db", synchronous=synchronous)
+        except BaseException:
+            self._witness.close()
+            raise
+        try:
+            self.journal = Journal(self._database)
+            self.answers = Answers(self._database)
+            self._witness.check(self.journal)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written any more, or None."""
+        return self._database.failure
+
+    def begin(self, sequence: int) -> None:
+        """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
+        self.journal.begin(sequence)
+        self._witness.note(self.journal)
+
+    def commit(
+        self, changes: Sequence[tuple[Entry, Origin | None]], *, digest: tuple[int, str] | None = None
+    ) -> list[Record]:
+        """Journals changes in one transaction. When it returns, they are on the disk.
+
+        Args:
+            changes: What is to be recorded, and the request that each came from.
+            digest: A sequence number and the store's digest after it, to be noted with them.
+
+        Raises:
+            StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
+                now on.
+        """
+        with self._database.transaction():
+            records = self.journal.append([entry for entry, _ in changes])
+            for record, (_, origin) in zip(records, changes, strict=True):
+                if origin is not None:
+                    self.answers.add(origin, record.sequence)
+            self.answers.flush()
+            if digest is not None:
+                self.journal.note_digest(*digest)
+        try:
+            self._witness.note(self.journal)
+        except StorageUnavailable as error:
+            self._database.failure = str(error)
+            raise
+        return records
+
+    def flush(self) -> None:
+        """Brings the answers given so far to the disk: before a snapshot that is past their records.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        with self._database.transaction():
+            self.answers.flush()
+
+    def check_pages(self) -> None:
+        """Reads every page of the database.
+
+        Raises:
+            JournalCorrupt: One is not what was written, or the journal has no beginning.
+        """
+        self._database.check()
+        if not self.journal.exists:
+            raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
+
+    def close(self) -> None:
+        """Closes both files."""
+        self._database.close()
+        self._witness.close()

@@ -1,0 +1,84 @@
+"""The witness: the newest acknowledged record, noted outside the database.
+
+SQLite takes a damaged frame of its write-ahead log for the log's end, so a flipped byte there would look
+like a clean, shorter journal. The witness is written after each commit and before its answer: a journal
+that ends before it has lost something that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+from superposed_service.errors import JournalCorrupt, StorageUnavailable
+from superposed_service.storage.journal import Journal
+
+__all__ = ["Witness"]
+
+_SLOT = struct.Struct("<q32s")
+_SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the other
+
+
+class Witness:
+    """The file `HEAD` of a data directory.
+
+    It needs no fsync of its own: after a power cut it may name an older record than the journal's last,
+    never a newer one.
+
+    Args:
+        path: The file; made where it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
+
+    def note(self, journal: Journal) -> None:
+        """Notes the journal's newest record.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        slot = _SLOT.pack(journal.sequence, journal.chain)
+        slot += hashlib.sha256(slot).digest()
+        try:
+            os.pwrite(self._file, slot, _SLOT_BYTES * (journal.sequence % 2))
+        except OSError as error:
+            raise StorageUnavailable(f"cannot write {self._path}", received=str(error)) from error
+
+    def newest(self) -> tuple[int, bytes] | None:
+        """Sequence and chain of the newest record noted; None where nothing legible was."""
+        found = []
+        for place in (0, _SLOT_BYTES):
+            slot = os.pread(self._file, _SLOT.size + 32, place)
+            if hashlib.sha256(slot[: _SLOT.size]).digest() == slot[_SLOT.size :]:
+                found.append(_SLOT.unpack(slot[: _SLOT.size]))
+        return max(found, default=None)
+
+    def check(self, journal: Journal) -> None:
+        """Compares the journal's end with what was acknowledged.
+
+        Raises:
+            JournalCorrupt: Acknowledged records are missing, or another journal is there.
+        """
+        noted = self.newest()
+        if noted is None:
+            return
+        sequence, chain = noted
+        if journal.sequence < sequence:
+            raise JournalCorrupt(
+                "the journal ends before records that were acknowledged",
+                expected=f"record {sequence}",
+                received=f"record {journal.sequence} as its last",
+            )
+        if sequence >= journal.horizon and journal.link(sequence) != chain:
+            raise JournalCorrupt(f"record {sequence} is not the one that was acknowledged")
+
+    def close(self) -> None:
+        """Closes the file."""
+        os.close(self._file)
