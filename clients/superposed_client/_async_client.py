@@ -37,7 +37,7 @@ class AsyncClient:
     Args:
         base_url: Where it is, for example `http://127.0.0.1:8000`.
         timeout_s: How long one request may take.
-        retries: When reads are sent again.
+        retries: When requests are sent again.
         transport: An httpx transport, for tests.
 
     Every call raises `ApiError` (its class says which problem), `ConnectionFailed`, or
@@ -153,9 +153,14 @@ class AsyncClient:
         *,
         contexts: Iterable[ContextLike] | None = None,
         steps: int = 1,
+        idempotency_key: str | None = None,
     ) -> Update:
-        """Learns rows; the answer is what the model knew before. Not sent again by itself."""
-        return await self._run(operations.update(context, inputs, targets, contexts, steps))
+        """Learns rows; the answer is what the model knew before.
+
+        Sent again with the same idempotency key it is still learned once; each call has a new key unless
+        it is given one.
+        """
+        return await self._run(operations.update(context, inputs, targets, contexts, steps, idempotency_key))
 
     async def evaluate(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -16,7 +17,16 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
 
-__all__ = ["Operation", "Request", "Response", "RetryPolicy", "parse", "parse_list", "refuse_errors"]
+__all__ = [
+    "Operation",
+    "Request",
+    "Response",
+    "RetryPolicy",
+    "changing",
+    "parse",
+    "parse_list",
+    "refuse_errors",
+]
 
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
@@ -31,14 +41,16 @@ class Request:
         path: Below the base URL.
         body: JSON values, or None.
         params: The query.
-        read: Whether it changes nothing, and so may be sent again.
+        key: Its idempotency key, where it changes something: sent again, it is still applied once.
+        retry: Whether it may be sent again.
     """
 
     method: str
     path: str
     body: Mapping[str, Any] | None = None
     params: Mapping[str, str | int] = field(default_factory=dict)
-    read: bool = True
+    key: str | None = None
+    retry: bool = True
 
     def content(self) -> bytes | None:
         """The body's bytes."""
@@ -48,8 +60,9 @@ class Request:
         return json.dumps(self.body, separators=(",", ":")).encode()
 
     def headers(self) -> dict[str, str]:
-        """What the body is."""
-        return {} if self.body is None else {"Content-Type": "application/json"}
+        """What the body is, and the idempotency key."""
+        kind = {} if self.body is None else {"Content-Type": "application/json"}
+        return kind if self.key is None else kind | {"Idempotency-Key": self.key}
 
 
 @dataclass(frozen=True)
@@ -61,12 +74,22 @@ class Response:
     headers: Mapping[str, str]
 
 
+def changing(
+    method: str, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
+) -> Request:
+    """A request that changes something, with an idempotency key: its own, or a new one."""
+    return Request(method, path, body, key=key or uuid.uuid4().hex)
+
+
 Operation: TypeAlias = Generator[Request, Response, T]
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a read is sent again: on 503 and on connection errors, with growing, jittered pauses.
+    """When a request is sent again, with growing, jittered pauses.
+
+    On 503, on connection errors, and while an earlier copy of the request is being worked on. What changes
+    something carries an idempotency key, so that it is applied once however often it is sent.
 
     Args:
         retries: How often at most.
@@ -81,8 +104,8 @@ class RetryPolicy:
     draw: Callable[[], float] = random.random
 
     def pauses(self, request: Request) -> Iterator[float]:
-        """The pauses before each further try, in seconds; none for a request that changes something."""
-        if not request.read:
+        """The pauses before each further try, in seconds."""
+        if not request.retry:
             return
         for attempt in range(self.retries):
             yield min(self.longest_pause_s, self.first_pause_s * 2**attempt * (0.5 + self.draw()))
@@ -90,7 +113,8 @@ class RetryPolicy:
     @staticmethod
     def again(response: Response) -> bool:
         """Whether an answer asks to be asked again."""
-        return response.status == 503
+        in_flight = response.status == 409 and b":idempotency-in-flight" in response.body
+        return response.status == 503 or in_flight
 
 
 def refuse_errors(response: Response) -> Response:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from numpy.typing import ArrayLike
 
 from superposed_client._contexts import ContextLike, context_form
-from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
+from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
     Capacity,
     Evaluation,
@@ -74,10 +74,11 @@ def update(
     targets: Targets,
     contexts: Iterable[ContextLike] | None = None,
     steps: int = 1,
+    key: str | None = None,
 ) -> Operation[Update]:
-    """`POST /v1/update`: never sent twice by itself."""
+    """`POST /v1/update`."""
     body = _rows_body(context, contexts, inputs) | {"targets": _plain(targets), "steps": steps}
-    return parse(Update, (yield Request("POST", "/v1/update", body, read=False)))
+    return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
 
 
 def evaluate(
@@ -94,7 +95,7 @@ def evaluate(
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
     """`POST /v1/tasks`; fields that are None are left out."""
     body = {name: value for name, value in schema.items() if value is not None}
-    return parse(TaskInfo, (yield Request("POST", "/v1/tasks", body, read=False)))
+    return parse(TaskInfo, (yield changing("POST", "/v1/tasks", body)))
 
 
 def get_task(key: str) -> Operation[TaskInfo]:
@@ -104,7 +105,7 @@ def get_task(key: str) -> Operation[TaskInfo]:
 
 def delete_task(key: str) -> Operation[None]:
     """`DELETE /v1/tasks/{key}`."""
-    refuse_errors((yield Request("DELETE", f"/v1/tasks/{quote(key, safe='')}", read=False)))
+    refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}")))
 
 
 def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInfo]]:
@@ -150,7 +151,7 @@ def _text(form: Any) -> str:
 
 def take_snapshot() -> Operation[Snapshot]:
     """`POST /v1/snapshots`."""
-    return parse(Snapshot, (yield Request("POST", "/v1/snapshots", read=False)))
+    return parse(Snapshot, (yield changing("POST", "/v1/snapshots")))
 
 
 def list_snapshots() -> Operation[list[Snapshot]]:
@@ -160,5 +161,5 @@ def list_snapshots() -> Operation[list[Snapshot]]:
 
 def ready() -> Operation[bool]:
     """`GET /health/ready`: whether requests are admitted; a 503 is an answer here, not an error."""
-    response = yield Request("GET", "/health/ready", read=False)
+    response = yield Request("GET", "/health/ready", retry=False)
     return response.status == 200

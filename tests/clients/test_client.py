@@ -36,6 +36,7 @@ from superposed_client import (
 from superposed_client._operations import _text
 from superposed_service.demo.server import Server
 
+UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
 
 
@@ -75,18 +76,17 @@ class TestParity:
 
 
 class TestRetries:
-    def client(self, *steps: int | Exception) -> tuple[Client, list[str]]:
-        seen: list[str] = []
+    def client(self, *steps: int | Exception) -> tuple[Client, list[httpx.Request]]:
+        seen: list[httpx.Request] = []
         left = list(steps)
 
         def answer(request: httpx.Request) -> httpx.Response:
-            seen.append(f"{request.method} {request.url.path}")
+            seen.append(request)
             step = left.pop(0)
             if isinstance(step, Exception):
                 raise step
             problem = {"type": "urn:superposed:problem:overloaded", "title": "Overloaded", "detail": "busy"}
-            good = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
-            return httpx.Response(step, json=good if step == 200 else problem)
+            return httpx.Response(step, json=UPDATED if step == 200 else problem)
 
         return Client("http://test", transport=httpx.MockTransport(answer), retries=NO_PAUSE), seen
 
@@ -101,14 +101,26 @@ class TestRetries:
             client.evaluate("a", [[1.0]], [0])
         assert len(seen) == 4
 
-    @pytest.mark.parametrize(
-        ("step", "error"), [(503, Overloaded), (httpx.ReadTimeout("slow"), ConnectionFailed)]
-    )
-    def test_updates_are_never_sent_twice(self, step: int | Exception, error: type[Exception]) -> None:
-        client, seen = self.client(step, 200)
-        with pytest.raises(error):
-            client.update("a", [[1.0]], [0])
-        assert len(seen) == 1
+    def test_updates_are_sent_again_with_the_same_key(self) -> None:
+        client, seen = self.client(503, httpx.ReadTimeout("slow"), 200, 200, 200)
+        client.update("a", [[1.0]], [0])
+        client.update("a", [[1.0]], [0])
+        keys = [request.headers["idempotency-key"] for request in seen]
+        assert keys[0] == keys[1] == keys[2] != keys[3]
+        client.update("a", [[1.0]], [0], idempotency_key="mine")
+        assert seen[-1].headers["idempotency-key"] == "mine"
+
+    def test_reads_carry_no_key(self) -> None:
+        client, seen = self.client(200)
+        client.evaluate("a", [[1.0]], [0])
+        assert "idempotency-key" not in seen[0].headers
+
+    def test_a_request_in_flight_is_asked_for_again(self) -> None:
+        problem = {"type": "urn:superposed:problem:idempotency-in-flight", "title": "", "detail": ""}
+        answers = iter([httpx.Response(409, json=problem), httpx.Response(200, json=UPDATED)])
+        transport = httpx.MockTransport(lambda _: next(answers))
+        with Client("http://test", transport=transport, retries=NO_PAUSE) as client:
+            assert client.update("a", [[1.0]], [0]).sequence == UPDATED["sequence"]
 
     def test_pauses_grow_with_jitter_up_to_a_limit(self) -> None:
         request = superposed_client._core.Request("GET", "/")
