@@ -15,7 +15,7 @@ from superposed_service.errors import JournalCorrupt
 
 __all__ = ["narrowed", "pack", "unpack"]
 
-_RAW, _ZSTD = b"\\0", b"\\1"
+_RAW, _ZSTD = b"\x00", b"\x01"
 _COMPRESSOR_LEVEL = 1
 _WORTH_IT = 0.9
 # What plain JSON numbers are read as, and narrower types that may hold the same numbers.
