@@ -240,10 +240,7 @@ class WeightStore:
         return tensorfile.dump(self.state() | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
-        """Writes the store to a file that only its owner may read, whole or not at all.
-
-        When it returns, the bytes and the name are on the disk (fsync of file and directory).
-        """
+        """Writes the store durably to a file that only its owner may read, whole or not at all."""
         tensorfile.write(path, self.to_bytes())
 
     @classmethod
@@ -276,6 +273,12 @@ class WeightStore:
         """Reads a file that `save` wrote."""
         return cls.from_bytes(Path(path).read_bytes(), device=device)
 
+    def adopt(self, other: WeightStore) -> None:
+        """Takes over the whole state of another store of the same configuration and secret."""
+        self.optimizer.state.clear()
+        self._load_state(other.state())
+        self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
+
     def _load_state(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
             for name, parameter in self.network.named_parameters():
@@ -292,6 +295,6 @@ class WeightStore:
                 if fields:
                     # `step` counters stay on the CPU, as torch.optim keeps them
                     self.optimizer.state[parameter] = {
-                        field: value.clone() if field == "step" else value.to(self.device)
+                        field: value.clone() if field == "step" else value.to(self.device, copy=True)
                         for field, value in fields.items()
                     }

@@ -74,11 +74,6 @@ class Change(ABC):
             UpdateError: The arithmetic refuses it; the store is as it was, sequence number included.
         """
 
-    @classmethod
-    @abstractmethod
-    def from_record(cls, record: Record) -> Self:
-        """The change that a record was made of."""
-
 
 class Register(Change):
     """A task is registered."""
@@ -219,7 +214,9 @@ def _array(values: Any) -> Any:
         return values
 
 
-_KINDS: Mapping[str, type[Change]] = {kind.kind: kind for kind in (Register, Delete, Update)}
+_KINDS: Mapping[str, Callable[[Record], Change]] = {
+    kind.kind: kind.from_record for kind in (Register, Delete, Update)
+}
 
 
 def change_of(record: Record) -> Change:
@@ -231,12 +228,11 @@ def change_of(record: Record) -> Change:
     """
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
-    return _KINDS[record.kind].from_record(record)
+    return _KINDS[record.kind](record)
 
 
-def keys_of(record: Record) -> set[str]:
-    """The task keys that a record names, those inside compositions too."""
-    head = record.head
+def keys_of(head: Mapping[str, Any]) -> set[str]:
+    """The task keys that a record's head names, those inside compositions too."""
     if "schema" in head:
         return {head["schema"]["key"]}
     if "key" in head:

@@ -7,6 +7,7 @@ SuperposedError
 │   ├── PayloadTooLarge         more bytes than the limit
 │   ├── IdempotencyMismatch     the key came with another request before
 │   ├── IdempotencyInFlight     the same request is being worked on
+│   ├── UnknownSnapshot         no snapshot has this id
 │   └── BeyondHorizon           the journal was trimmed past what is asked for
 ├── ServiceUnavailable
 │   ├── Overloaded              the queue is full
@@ -41,6 +42,7 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "StoreLocked",
+    "UnknownSnapshot",
     "UnsupportedMediaType",
 ]
 
@@ -67,6 +69,10 @@ class IdempotencyMismatch(RequestError):
 
 class IdempotencyInFlight(RequestError):
     """The same request is being worked on."""
+
+
+class UnknownSnapshot(RequestError):
+    """No snapshot has this id."""
 
 
 class BeyondHorizon(RequestError):

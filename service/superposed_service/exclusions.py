@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from superposed_service.storage import Journal
 
@@ -45,10 +44,6 @@ class Rollback:
         """Whether it took a record out."""
         return any(first <= sequence <= last for first, last in self.excluded)
 
-    def head(self, **request: Any) -> dict[str, Any]:
-        """What the journal keeps of it."""
-        return {**request, "excluded": [list(one) for one in self.excluded]}
-
 
 class Exclusions:
     """What is not applied, by the journal's own decisions.
@@ -85,7 +80,7 @@ class Exclusions:
         return sequence in self._refused or any(one.covers(sequence) for one in self._active)
 
     def allows_start(self, sequence: int) -> bool:
-        """Whether a snapshot taken after that record holds nothing that was taken out later."""
+        """Whether the store as it was after that record held nothing that was taken out later."""
         return not any(
             one.sequence > sequence and any(first <= sequence for first, _ in one.excluded)
             for one in self._active

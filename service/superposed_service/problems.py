@@ -45,6 +45,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.PayloadTooLarge: (413, "payload-too-large", "Payload too large"),
     service.IdempotencyMismatch: (422, "idempotency-mismatch", "Idempotency key used before"),
     service.IdempotencyInFlight: (409, "idempotency-in-flight", "Request in flight"),
+    service.UnknownSnapshot: (404, "not-found", "Not found"),
     service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm import tqdm
 
-from superposed.errors import ConfigError, SuperposedError, UpdateError
+from superposed.errors import ConfigError, SuperposedError, TaskExists, UpdateError
 from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, change_of
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt
@@ -102,7 +102,8 @@ def recover(
             raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
         else:
             answers.settle(record.sequence, outcome)
-        _check_digest(store, digests.get(record.sequence))
+        if exclusions.allows_start(record.sequence):
+            _check_digest(store, digests.get(record.sequence))
     for record, error in refused if through is None else ():
         entry = refusal_entry(record.sequence, error)
         ledger.commit([(entry, None)])
@@ -173,7 +174,7 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
     try:
         change = change_of(record)
         if change.check(store) is not None:
-            return JournalCorrupt("the store is already as the record would make it")
+            return TaskExists("the store is already as the record would make it")
         return change.apply(store)
     except SuperposedError as error:
         return error

@@ -7,8 +7,12 @@ import logging
 from dataclasses import dataclass, field
 
 from superposed.errors import SuperposedError
+from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
+from superposed_service.errors import UnknownSnapshot
+from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
+from superposed_service.rollback import RollBack, Selection
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import is_due, keep, trim_some
 from superposed_service.storage import DataDirectory, Snapshot
@@ -52,6 +56,30 @@ class Running:
             while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
                 pass
             return snapshot
+
+    async def roll_back(self, selection: Selection, origin: Origin | None) -> JsonObject:
+        """Takes records out of the store's past, and takes a snapshot of what came out.
+
+        Raises:
+            BeyondHorizon: The journal does not reach back far enough.
+            SuperposedError: As `Engine.change`.
+        """
+        ledger = await self.engine.call_writer(lambda writer: writer.ledger)
+        answer = await self.engine.change(RollBack(selection, self.directory.snapshots, ledger), origin)
+        if answer["excluded"]:
+            await self.snapshot()  # so that a recovery need not rebuild it again
+        return answer
+
+    async def restore(self, identifier: str, origin: Origin | None) -> JsonObject:
+        """Goes back to a snapshot; raises as `roll_back`.
+
+        Raises:
+            UnknownSnapshot: There is none of this id.
+        """
+        for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
+            if snapshot.id == identifier:
+                return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin)
+        raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
     async def watch(self) -> None:
         """Takes snapshots by itself whenever the settings say that one is due."""

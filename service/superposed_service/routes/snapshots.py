@@ -7,8 +7,8 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.routes.common import json_response, running
-from superposed_service.schemas import SnapshotBody
+from superposed_service.routes.common import json_response, origin, running
+from superposed_service.schemas import RollbackAnswer, SnapshotBody
 
 __all__ = ["router"]
 
@@ -20,6 +20,12 @@ async def take(request: Request) -> Response:
     """When it answers, the snapshot is on the disk."""
     snapshot = await running(request).snapshot()
     return json_response(snapshot.model_dump())
+
+
+@router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
+async def restore(request: Request, identifier: str) -> Response:
+    """A rollback to the snapshot's sequence number; a later rollback can undo it."""
+    return json_response(await running(request).restore(identifier, await origin(request)))
 
 
 @router.get("", response_model=list[SnapshotBody], summary="List snapshots")

@@ -208,10 +208,6 @@ class Journal:
         """Notes the store's digest after a record, inside a transaction."""
         self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (sequence, digest))
 
-    def forget_digests(self, after: int) -> None:
-        """Drops the digests after a sequence number, inside a transaction: a rollback changed that past."""
-        self._database.execute("DELETE FROM digests WHERE sequence > ?", (after,))
-
     def digests(self, after: int) -> dict[int, str]:
         """The digests noted after a sequence number."""
         return dict(self._database.query("SELECT sequence, digest FROM digests WHERE sequence > ?", (after,)))

@@ -1,0 +1,33 @@
+"""The bodies of the native API, as they are documented and checked (see docs/http-api.md)."""
+
+from superposed_service.schemas.history import RollbackAnswer, RollbackBody, SnapshotBody
+from superposed_service.schemas.rows import (
+    EvaluateAnswer,
+    EvaluateBody,
+    InferAnswer,
+    InferBody,
+    ReturnField,
+    UpdateAnswer,
+    UpdateBody,
+)
+from superposed_service.schemas.store import CapacityBody, ProblemBody, StoreBody
+from superposed_service.schemas.tasks import TaskBody, TaskPage, TaskRegistration
+
+__all__ = [
+    "CapacityBody",
+    "EvaluateAnswer",
+    "EvaluateBody",
+    "InferAnswer",
+    "InferBody",
+    "ProblemBody",
+    "ReturnField",
+    "RollbackAnswer",
+    "RollbackBody",
+    "SnapshotBody",
+    "StoreBody",
+    "TaskBody",
+    "TaskPage",
+    "TaskRegistration",
+    "UpdateAnswer",
+    "UpdateBody",
+]

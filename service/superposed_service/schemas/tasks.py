@@ -1,0 +1,65 @@
+"""Bodies about tasks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from superposed_service.schemas.base import Body
+
+__all__ = ["TaskBody", "TaskPage", "TaskRegistration"]
+
+
+class TaskRegistration(Body):
+    """`POST /v1/tasks`: give labels, or the number of outputs."""
+
+    key: str
+    labels: list[Annotated[str, Field(max_length=256)]] | None = Field(None, min_length=1)
+    outputs: int | None = Field(None, ge=1, strict=True)
+    inputs: int | None = Field(None, ge=1, strict=True, description="Default: the store's number of inputs.")
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    offset: list[Annotated[float, Field(strict=True)]] | None = None
+    scale: list[Annotated[float, Field(strict=True)]] | None = None
+    description: str = ""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "digits", "labels": ["0", "1", "2"], "inputs": 64}]}
+    )
+
+    @model_validator(mode="after")
+    def _labels_or_outputs(self) -> Self:
+        if self.labels is None and self.outputs is None:
+            raise ValueError("give labels, or the number of outputs")
+        return self
+
+
+class PrequentialBody(BaseModel):
+    """Test-then-train over the whole stream; null before the first row."""
+
+    accuracy: float | None
+    loss: float | None
+
+
+class TaskBody(BaseModel):
+    """A task, as the service shows it."""
+
+    key: str
+    labels: list[str] | None
+    outputs: int
+    inputs: int
+    loss: Literal["cross_entropy", "mse"]
+    offset: list[float] | None
+    scale: list[float] | None
+    description: str
+    rows_seen: int
+    updates: int
+    prequential: PrequentialBody
+    last_sequence: int
+
+
+class TaskPage(BaseModel):
+    """One page of a listing, in the order of keys."""
+
+    tasks: list[TaskBody]
+    next_cursor: str | None

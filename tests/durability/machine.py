@@ -1,0 +1,104 @@
+"""A store with its journal, without HTTP: what the tests drive, crash and recover."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed_service.app import open_store
+from superposed_service.changes import Change, Delete, JsonObject, Register, Update
+from superposed_service.origin import Origin
+from superposed_service.recovery import Recovery
+from superposed_service.rollback import RollBack, Selection
+from superposed_service.rows import Rows
+from superposed_service.settings import Settings
+from superposed_service.snapshotting import begin, take
+from superposed_service.storage import DataDirectory, Snapshot
+from superposed_service.writer import Write, Writer
+
+CONFIG = StoreConfig(
+    network=MLPConfig(inputs=4, hidden=(6,), outputs=2), optimizer=OptimizerConfig(learning_rate=1e-2)
+)
+
+
+def new_store() -> WeightStore:
+    return WeightStore(CONFIG, secret=seeded_secret(3))
+
+
+def schema(key: str) -> TaskSchema:
+    return TaskSchema(key=key, inputs=4, outputs=2)
+
+
+class Machine:
+    """One data directory, open."""
+
+    def __init__(self, path: Path, **settings: int) -> None:
+        self.path = path
+        self.settings = Settings(directory=path, device="cpu", **settings)  # type: ignore[arg-type]
+        if not path.exists():
+            with DataDirectory(path) as directory:
+                begin(directory, new_store())
+        self.directory: DataDirectory
+        self.writer: Writer
+        self.recovery: Recovery
+        self.open()
+
+    def open(self) -> None:
+        self.directory = DataDirectory(self.path, snapshots_kept=self.settings.snapshots_kept)
+        try:
+            self.writer, self.recovery = open_store(self.directory, self.settings)
+        except BaseException:
+            self.directory.close()
+            raise
+
+    @property
+    def store(self) -> WeightStore:
+        return self.writer.store
+
+    def do(self, change: Change, origin: Origin | None = None) -> JsonObject:
+        [answer] = self.do_together([change], [origin])
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def do_together(
+        self, changes: Sequence[Change], origins: Sequence[Origin | None] | None = None
+    ) -> list[JsonObject | BaseException]:
+        """Changes that stand in line together, in one transaction."""
+        origins = origins or [None] * len(changes)
+        writes = [Write(change, origin) for change, origin in zip(changes, origins, strict=True)]
+        self.writer.commit(writes)
+        while self.writer.pending:
+            self.writer.apply_next()
+        return [write.future.exception() or write.future.result() for write in writes]
+
+    def register(self, key: str) -> JsonObject:
+        return self.do(Register(lambda _: schema(key)))
+
+    def delete(self, key: str) -> JsonObject:
+        return self.do(Delete(key))
+
+    def update(self, context: object, rows: object, targets: list[int], key: str | None = None) -> JsonObject:
+        origin = Origin(key, b"0" * 32) if key else None
+        return self.do(Update(Rows(context, None, rows), targets, 1), origin)
+
+    def roll_back(self, **selection: object) -> JsonObject:
+        change = RollBack(Selection(**selection), self.directory.snapshots, self.writer.ledger)  # type: ignore[arg-type]
+        return self.do(change)
+
+    def snapshot(self) -> Snapshot:
+        return take(self.writer, self.directory, self.settings)
+
+    def crash(self) -> None:
+        """What kill -9 leaves: the files as they are now, opened again by another process."""
+        image = self.path.with_name(f"{self.path.name}+")
+        shutil.copytree(self.path, image)
+        self.directory.close()
+        shutil.rmtree(self.path)
+        image.rename(self.path)
+        self.open()
+
+    def close(self) -> None:
+        self.directory.close()

@@ -1,0 +1,197 @@
+"""Any order of changes, crashes and rollbacks, against a model that is only a list of what happened."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from superposed import WeightStore, learn
+from superposed.errors import SuperposedError, UnknownTask, UpdateError
+from superposed_service.changes import Update
+from superposed_service.errors import IdempotencyMismatch, InvalidRequest
+from superposed_service.origin import Origin
+from superposed_service.rows import Rows
+from tests.durability.machine import Machine, new_store, schema
+
+KEYS = st.sampled_from(["a", "b", "c"])
+CONTEXTS = st.sampled_from(["a", "b", "c", "mix(a:0.3,b:0.7)", "b^0.5", "mix(a:1,c^2:2)"])
+
+
+def rows(seed: int) -> tuple[list[list[float]], list[int]]:
+    draw = np.random.default_rng(seed)
+    return draw.normal(size=(3, 4)).tolist(), draw.integers(0, 2, 3).tolist()
+
+
+class Model:
+    """What happened, in order; a rollback is the set of sequence numbers that it takes out."""
+
+    def __init__(self) -> None:
+        self.happened: list[tuple[str, Any]] = []
+
+    @property
+    def head(self) -> int:
+        return len(self.happened)
+
+    def add(self, kind: str, what: Any = None) -> None:
+        self.happened.append((kind, what))
+
+    def counting(self) -> list[tuple[int, str, Any]]:
+        """What counts now: rollbacks are read from the last to the first, as later ones undo earlier ones."""
+        out: set[int] = set()
+        left = []
+        for sequence in range(self.head, 0, -1):
+            kind, what = self.happened[sequence - 1]
+            if sequence in out:
+                continue
+            if kind == "rollback":
+                out |= what
+            else:
+                left.append((sequence, kind, what))
+        return left[::-1]
+
+    def store(self) -> WeightStore:
+        """A new store that lives through what counts; what cannot happen any more does not."""
+        store = new_store()
+        for sequence, kind, what in self.counting():
+            store.sequence = sequence - 1
+            with contextlib.suppress(SuperposedError):
+                if kind == "register":
+                    store.register(schema(what))
+                elif kind == "delete":
+                    store.delete(what)
+                elif kind == "update":
+                    learn(store, what[0], *rows(what[1]))
+        store.sequence = self.head
+        return store
+
+
+class History(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.machine = Machine(Path(self.folder.name) / "store", history_records=10_000, snapshots_kept=3)
+        self.model = Model()
+        self.seeds = iter(range(1, 10**6))
+        self.sent: dict[str, tuple[str, int, dict[str, Any]]] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "machine"):
+            self.machine.close()
+            self.folder.cleanup()
+
+    @rule(key=KEYS)
+    def register(self, key: str) -> None:
+        if self.machine.register(key)["new"]:
+            self.model.add("register", key)
+
+    @rule(key=KEYS)
+    def delete(self, key: str) -> None:
+        if key in self.machine.store.tasks:
+            self.machine.delete(key)
+            self.model.add("delete", key)
+        else:
+            with pytest.raises(UnknownTask):
+                self.machine.delete(key)
+
+    @rule(context=CONTEXTS)
+    def update(self, context: str) -> None:
+        seed = next(self.seeds)
+        key = f"key-{seed}"
+        try:
+            answer = self.machine.update(context, *rows(seed), key=key)
+        except UnknownTask:
+            return
+        self.model.add("update", (context, seed))
+        assert answer["sequence"] == self.model.head
+        self.sent[key] = (context, seed, answer)
+
+    @rule(context=CONTEXTS)
+    def refused(self, context: str) -> None:
+        inputs, targets = rows(next(self.seeds))
+        inputs[0][0] = 1e38
+        try:
+            self.machine.update(context, inputs, targets)
+        except UnknownTask:
+            return
+        except UpdateError:
+            self.model.add("refused", context)
+            self.model.add("refusal")
+        else:
+            raise AssertionError("it was not refused")
+
+    @precondition(lambda self: self.sent)
+    @rule(data=st.data())
+    def send_again(self, data: st.DataObject) -> None:
+        key = data.draw(st.sampled_from(sorted(self.sent)))
+        context, seed, answer = self.sent[key]
+        assert self.machine.update(context, *rows(seed), key=key) == answer
+        other = Origin(key, b"1" * 32)
+        with pytest.raises(IdempotencyMismatch):
+            self.machine.do(Update(Rows(context, None, rows(seed)[0]), rows(seed)[1], 1), other)
+
+    @rule()
+    def snapshot(self) -> None:
+        assert self.machine.snapshot().sequence == self.model.head
+
+    @rule()
+    def crash(self) -> None:
+        self.machine.crash()
+
+    @rule()
+    def restart(self) -> None:
+        self.machine.snapshot()
+        self.machine.close()
+        self.machine.open()
+        assert self.machine.recovery.replayed == 0
+
+    @rule(data=st.data())
+    def go_back(self, data: st.DataObject) -> None:
+        to = data.draw(st.integers(0, self.model.head + 1))
+        before = self.model.head
+        if to > before:
+            with pytest.raises(InvalidRequest):
+                self.machine.roll_back(to_sequence=to)
+            return
+        answer = self.machine.roll_back(to_sequence=to)
+        assert answer["excluded"] == ([[to + 1, before]] if to < before else [])
+        if to < before:
+            self.model.add("rollback", set(range(to + 1, before + 1)))
+
+    @rule(key=KEYS)
+    def without_a_task(self, key: str) -> None:
+        happened = list(enumerate(self.model.happened, 1))
+        if not any((kind, what) == ("register", key) for _, (kind, what) in happened):
+            with pytest.raises(UnknownTask):
+                self.machine.roll_back(task=key)
+            return
+        names = {sequence for sequence, (kind, what) in happened if kind == "update" and key in what[0]}
+        refused = {sequence for sequence, (kind, what) in happened if kind == "refused" and key in what}
+        if self.machine.roll_back(task=key)["excluded"]:
+            self.model.add("rollback", names | refused)
+
+    @precondition(lambda self: self.model.head)
+    @rule(data=st.data())
+    def without_a_range(self, data: st.DataObject) -> None:
+        first = data.draw(st.integers(1, self.model.head))
+        last = data.draw(st.integers(first, self.model.head))
+        self.machine.roll_back(sequences=(first, last))
+        self.model.add("rollback", set(range(first, last + 1)))
+
+    @invariant()
+    def is_what_the_model_says(self) -> None:
+        if hasattr(self, "machine"):
+            assert self.machine.store.digest() == self.model.store().digest()
+
+
+TestHistory = History.TestCase
+TestHistory.settings = settings(
+    max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+)
