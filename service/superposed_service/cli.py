@@ -19,6 +19,7 @@ from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.app import create_app
+from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
@@ -28,6 +29,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(experiments, name="experiment")
+add_commands(app)
 _console = Console(stderr=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]

@@ -2,7 +2,7 @@
 
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.directory import DataDirectory
-from superposed_service.storage.journal import Entry, Journal, Record
+from superposed_service.storage.journal import Entry, Journal, Record, Summary
 from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshot, Snapshots
 
@@ -14,5 +14,6 @@ __all__ = [
     "Record",
     "Snapshot",
     "Snapshots",
+    "Summary",
     "Synchronous",
 ]

@@ -17,7 +17,7 @@ from typing import Any
 from superposed_service.errors import BeyondHorizon, JournalCorrupt
 from superposed_service.storage.database import Database
 
-__all__ = ["Entry", "Journal", "Record"]
+__all__ = ["Entry", "Journal", "Record", "Summary"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,23 @@ class Record:
     kind: str
     head: Mapping[str, Any]
     payload: bytes | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A record without its payload.
+
+    Args:
+        sequence: Its place.
+        kind: What sort of change.
+        head: JSON values.
+        payload_bytes: Of its payload; None where that was erased.
+    """
+
+    sequence: int
+    kind: str
+    head: Mapping[str, Any]
+    payload_bytes: int | None
 
 
 class Journal:
@@ -170,6 +187,15 @@ class Journal:
             (after, *kinds),
         )
         return [(sequence, kind, json.loads(head)) for sequence, kind, head in found]
+
+    def summaries(self, after: int, most: int) -> list[Summary]:
+        """Records after a sequence number in order, `most` at most, without their payloads."""
+        found = self._database.query(
+            "SELECT sequence, kind, head, length(payload) FROM records WHERE sequence > ?"
+            " ORDER BY sequence LIMIT ?",
+            (after, most),
+        )
+        return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
 
     def trim(self, through: int, most: int = 500) -> bool:
         """Removes records up to a sequence number, `most` at a time.

@@ -1,0 +1,149 @@
+"""`superposed verify | log | export | import`: a data directory that no server is using."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from superposed import tensorfile
+from superposed.errors import ConfigError
+from superposed.store import WeightStore
+from superposed_service.changes import keys_of
+from superposed_service.errors import SnapshotMismatch
+from superposed_service.exclusions import Exclusions
+from superposed_service.recovery import read_store, recover
+from superposed_service.snapshotting import begin
+from superposed_service.storage import DataDirectory, Journal, Summary
+from superposed_service.verification import verify
+
+__all__ = ["add_commands"]
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one file.")]
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds the commands to the command line."""
+    app.command("verify")(verify_directory)
+    app.command("log")(log)
+    app.command("export")(export)
+    app.command("import")(import_store)
+
+
+def _open(path: Path) -> DataDirectory:
+    if not path.is_dir():
+        raise ConfigError("there is no such directory", received=path)
+    return DataDirectory(path)
+
+
+def verify_directory(directory: Directory) -> None:
+    """Checks DIR: every snapshot, every record, and that they recover; exit code 1 if anything is wrong."""
+    with _open(directory) as opened:
+        findings = verify(opened)
+    for finding in findings:
+        mark = "ok   " if finding.remedy is None else "WRONG"
+        typer.echo(f"{mark} {finding.subject}: {finding.detail}")
+        if finding.remedy is not None:
+            typer.echo(f"      what can be done: {finding.remedy.replace('DIR', str(directory))}")
+    if any(finding.remedy is not None for finding in findings):
+        raise typer.Exit(1)
+
+
+def log(
+    directory: Directory,
+    after: Annotated[int, typer.Option(help="Only records after this sequence number.")] = 0,
+    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Lists the journal's records in DIR."""
+    with _open(directory) as opened:
+        journal = opened.ledger().journal
+        exclusions = Exclusions.read(journal, journal.sequence)
+        records = journal.summaries(max(after, journal.horizon), limit or journal.sequence)
+        lines = [_line(record, exclusions) for record in records]
+    if as_json:
+        for line in lines:
+            typer.echo(json.dumps(line))
+        return
+    table = Table("sequence", "kind", "tasks", "rows", "bytes", "state")
+    for line in lines:
+        table.add_row(*(str(line[name]) for name in ("sequence", "kind", "tasks", "rows", "bytes", "state")))
+    Console().print(table)
+    last = records[-1].sequence if records else journal.sequence
+    if last < journal.sequence:
+        typer.echo(f"{journal.sequence - last} more: --after {last}")
+
+
+def _line(record: Summary, exclusions: Exclusions) -> dict[str, object]:
+    out = "not applied" if record.sequence in exclusions else "applied"
+    return {
+        "sequence": record.sequence,
+        "kind": record.kind,
+        "tasks": " ".join(sorted(keys_of(record.head))),
+        "rows": record.head.get("rows", ""),
+        "bytes": "erased" if record.payload_bytes is None else record.payload_bytes,
+        "state": out,
+    }
+
+
+def export(
+    directory: Directory,
+    file: File,
+    sequence: Annotated[
+        int | None, typer.Option(help="The store as it was after this record; default: as it is.")
+    ] = None,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="The newest good snapshot, without reading the journal.")
+    ] = False,
+) -> None:
+    """Writes the store of DIR to one FILE, which `superposed import` reads on any machine.
+
+    The file holds the store's secret, as the directory does.
+    """
+    with _open(directory) as opened:
+        if snapshot:
+            store = _newest_snapshot(opened)
+        else:
+            _check_sequence(sequence, opened.ledger().journal)
+            store, _ = recover(
+                opened.snapshots,
+                opened.ledger(),
+                "cpu",
+                through=opened.ledger().journal.sequence if sequence is None else sequence,
+            )
+    tensorfile.write(file, store.to_bytes())
+    typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
+
+
+def _check_sequence(sequence: int | None, journal: Journal) -> None:
+    if sequence is not None and not journal.horizon <= sequence <= journal.sequence:
+        raise ConfigError(
+            "--sequence: the journal has no such record",
+            expected=f"{journal.horizon} to {journal.sequence}",
+            received=sequence,
+        )
+
+
+def _newest_snapshot(directory: DataDirectory) -> WeightStore:
+    for snapshot in reversed(directory.snapshots.list()):
+        try:
+            return read_store(directory.snapshots, snapshot, "cpu")
+        except SnapshotMismatch as error:
+            typer.echo(str(error), err=True)
+    raise ConfigError("no snapshot is good")
+
+
+def import_store(directory: Directory, file: File) -> None:
+    """Makes DIR, which must be empty, the home of the store in FILE; its journal begins there."""
+    try:
+        store = WeightStore.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {file}", received=str(error)) from error
+    with DataDirectory(directory) as opened:
+        begin(opened, store)
+    typer.echo(f"{directory}: {len(store.tasks)} tasks after record {store.sequence}")

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from superposed_service.cli import app
+from tests.durability.machine import Machine
+
+RUNNER = CliRunner()
+
+
+def command(*arguments: object) -> Result:
+    return RUNNER.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Two tasks, four updates of which one was refused and one rolled back, two snapshots."""
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.register("b")
+    machine.update("a", [[1, 2, 3, 4]], [1])
+    machine.snapshot()
+    machine.update("mix(a:1,b:1)", [[0.5, 2, 3, 4]], [0])
+    with pytest.raises(Exception, match="gradient"):
+        machine.update("a", [[1e38, 1, 1, 1]], [0])
+    machine.roll_back(sequences=(4, 4))
+    machine.update("b", [[1, 2, 3, 4]], [1])
+    machine.close()
+    return tmp_path / "store"
+
+
+def digest(path: Path) -> str:
+    machine = Machine(path)
+    try:
+        return machine.store.digest()
+    finally:
+        machine.close()
+
+
+def test_a_good_directory(path: Path) -> None:
+    found = command("verify", path)
+    assert found.exit_code == 0
+    assert "journal: good: records 1 to 8, 1 rollbacks" in found.output
+    assert "recovery: good: 5 records replayed" in found.output
+    assert found.output.count("ok    snapshot") == 2
+
+
+def test_verify_changes_nothing(path: Path) -> None:
+    before = digest(path)
+    command("verify", path)
+    assert digest(path) == before
+
+
+def test_a_damaged_snapshot(path: Path) -> None:
+    newest = max((path / "snapshots").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+    found = command("verify", path)
+    assert found.exit_code == 1
+    assert f"WRONG snapshot {newest.stem}" in found.output
+    assert "older snapshot" in found.output
+    assert "recovery: good" in found.output
+
+
+def test_a_damaged_record(path: Path) -> None:
+    data = (path / "journal.db").read_bytes()
+    place = data.rindex(b'"context":"b"')
+    (path / "journal.db").write_bytes(data[:place] + b'"context":"a"' + data[place + 13 :])
+    found = command("verify", path)
+    assert found.exit_code == 1
+    assert "WRONG journal: record 8 is missing or is not what was written" in found.output
+    assert "superposed export" in found.output
+    taken = command("export", path, path.with_name("taken"), "--snapshot")
+    assert "2 tasks after record 3" in taken.output
+
+
+def test_a_lost_journal(path: Path) -> None:
+    (path / "journal.db").unlink()
+    assert "has no journal" in command("verify", path).output
+    shutil.rmtree(path / "snapshots")
+    assert command("verify", path).exit_code == 1
+
+
+def test_the_log(path: Path) -> None:
+    lines = [json.loads(line) for line in command("log", path, "--json").output.splitlines()]
+    assert [line["sequence"] for line in lines] == list(range(1, 9))
+    assert [line["kind"] for line in lines] == [
+        "register", "register", "update", "update", "update", "refusal", "rollback", "update",
+    ]  # fmt: skip
+    assert [line["state"] for line in lines] == ["applied"] * 3 + ["not applied"] * 2 + ["applied"] * 3
+    assert lines[3]["tasks"] == "a b"
+    shown = command("log", path, "--limit", 2).output
+    assert "register" in shown
+    assert "6 more: --after 2" in shown
+
+
+def test_out_and_in_again(path: Path) -> None:
+    file = path.with_name("store.safetensors")
+    assert "2 tasks after record 8" in command("export", path, file).output
+    assert command("import", path.with_name("copy"), file).exit_code == 0
+    assert digest(path.with_name("copy")) == digest(path)
+    copy = Machine(path.with_name("copy"))
+    assert copy.update("a", [[1, 2, 3, 4]], [1])["sequence"] == 9
+    copy.close()
+    again = command("import", path, file)
+    assert "holds a store already" in str(again.exception)
+
+
+def test_as_it_was(path: Path) -> None:
+    command("export", path, path.with_name("file"), "--sequence", 3)
+    command("import", path.with_name("past"), path.with_name("file"))
+    machine = Machine(path)
+    machine.roll_back(to_sequence=3)
+    machine.store.sequence = 3
+    assert digest(path.with_name("past")) == machine.store.digest()
+    machine.close()
+    assert "0 to 9" in str(command("export", path, path.with_name("file"), "--sequence", 99).exception)
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    assert "no such directory" in str(command("verify", tmp_path / "nothing").exception)
+    assert "cannot read" in str(command("import", tmp_path / "d", tmp_path / "nothing").exception)
