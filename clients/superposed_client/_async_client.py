@@ -18,6 +18,7 @@ from superposed_client._models import (
     Capacity,
     Evaluation,
     Inference,
+    Rollback,
     Snapshot,
     StoreInfo,
     TaskInfo,
@@ -208,6 +209,30 @@ class AsyncClient:
     async def list_snapshots(self) -> list[Snapshot]:
         """The snapshots on the server's disk, oldest first."""
         return await self._run(operations.list_snapshots())
+
+    async def restore_snapshot(self, identifier: str) -> Rollback:
+        """Goes back to a snapshot: a rollback to its sequence number."""
+        return await self._run(operations.restore_snapshot(identifier))
+
+    async def roll_back(
+        self,
+        *,
+        to_sequence: int | None = None,
+        task: str | None = None,
+        sequences: tuple[int, int] | None = None,
+    ) -> Rollback:
+        """Takes records out of the store's past; give exactly one.
+
+        Args:
+            to_sequence: All that came after this sequence number.
+            task: Every update of this task, also of compositions that contain it.
+            sequences: First and last of a range, both included.
+        """
+        return await self._run(operations.roll_back(to_sequence, task, sequences))
+
+    async def erase_rows(self, key: str) -> None:
+        """Erases a task's rows from the server's disk; what they taught stays in the weights."""
+        await self._run(operations.erase_rows(key))
 
     async def ready(self) -> bool:
         """Whether the server admits requests."""

@@ -12,6 +12,7 @@ __all__ = [
     "Inference",
     "LayerCrosstalk",
     "Prequential",
+    "Rollback",
     "Snapshot",
     "StoreInfo",
     "TaskInfo",
@@ -132,3 +133,15 @@ class Snapshot(_Answer):
     sha256: str
     created: str
     digest: str
+
+
+class Rollback(_Answer):
+    """What a rollback took out: ranges of sequence numbers, both ends included.
+
+    `rebuilt_from` is the sequence number of the snapshot that the store was rebuilt from; None where there
+    was nothing to take out.
+    """
+
+    sequence: int
+    rebuilt_from: int | None = None
+    excluded: list[tuple[int, int]]

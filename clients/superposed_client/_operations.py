@@ -14,6 +14,7 @@ from superposed_client._models import (
     Capacity,
     Evaluation,
     Inference,
+    Rollback,
     Snapshot,
     StoreInfo,
     TaskInfo,
@@ -152,6 +153,29 @@ def _text(form: Any) -> str:
 def take_snapshot() -> Operation[Snapshot]:
     """`POST /v1/snapshots`."""
     return parse(Snapshot, (yield changing("POST", "/v1/snapshots")))
+
+
+def restore_snapshot(identifier: str) -> Operation[Rollback]:
+    """`POST /v1/snapshots/{id}/restore`."""
+    path = f"/v1/snapshots/{quote(identifier, safe='')}/restore"
+    return parse(Rollback, (yield changing("POST", path)))
+
+
+def roll_back(
+    to_sequence: int | None, task: str | None, sequences: tuple[int, int] | None
+) -> Operation[Rollback]:
+    """`POST /v1/rollback`."""
+    without = {"task": task, "sequences": sequences and list(sequences)}
+    chosen = {name: value for name, value in without.items() if value is not None}
+    body: dict[str, Any] = {"without": chosen} if chosen else {}
+    if to_sequence is not None:
+        body["to_sequence"] = to_sequence
+    return parse(Rollback, (yield changing("POST", "/v1/rollback", body)))
+
+
+def erase_rows(key: str) -> Operation[None]:
+    """`DELETE /v1/tasks/{key}/data`."""
+    refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}/data")))
 
 
 def list_snapshots() -> Operation[list[Snapshot]]:

@@ -16,7 +16,7 @@ from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges
 from superposed_service.recovery import newest_good, replay
 from superposed_service.storage import Entry, Journal, Ledger, Snapshots
 
-__all__ = ["RollBack", "Selection"]
+__all__ = ["RollBack", "Selection", "teaching"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Selection:
             BeyondHorizon: The journal was trimmed past the task's beginning.
         """
         if self.task is not None:
-            return ranges(self._teaching(self.task, store, journal))
+            return ranges(_whole_stream(self.task, store, journal))
         first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
         if last > journal.sequence or first > journal.sequence + 1:
             raise InvalidRequest(
@@ -52,22 +52,27 @@ class Selection:
             )
         return [(first, last)] if first <= last else []
 
-    @staticmethod
-    def _teaching(key: str, store: WeightStore, journal: Journal) -> list[int]:
-        begins = False
-        found: list[int] = []
-        for sequence, kind, head in journal.heads(journal.horizon, [Register.kind, Update.kind]):
-            if key in keys_of(head):
-                begins = begins or kind == Register.kind
-                found += [sequence] if kind == Update.kind else []
-        if not begins:
-            if key in store.tasks or found:
-                raise BeyondHorizon(
-                    f"the journal does not reach back to the beginning of task {key}",
-                    expected=f"records after {journal.horizon}: name a range of sequences instead",
-                )
-            raise UnknownTask("no task has or had this key", received=key)
+
+def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
+    """Whether the journal has a task's registration, and the updates that name its key, in order."""
+    begins, found = False, []
+    for sequence, kind, head in journal.heads(journal.horizon, [Register.kind, Update.kind]):
+        if key in keys_of(head):
+            begins = begins or kind == Register.kind
+            found += [sequence] if kind == Update.kind else []
+    return begins, found
+
+
+def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
+    begins, found = teaching(key, journal)
+    if begins:
         return found
+    if key in store.tasks or found:
+        raise BeyondHorizon(
+            f"the journal does not reach back to the beginning of task {key}",
+            expected=f"records after {journal.horizon}: name a range of sequences instead",
+        )
+    raise UnknownTask("no task has or had this key", received=key)
 
 
 class RollBack(Change):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from superposed.errors import SuperposedError
 from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
+from superposed_service.erasure import erase_rows
 from superposed_service.errors import UnknownSnapshot
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
@@ -80,6 +81,16 @@ class Running:
             if snapshot.id == identifier:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
+
+    async def erase_rows(self, key: str) -> None:
+        """Erases a task's rows from the disk; what they taught stays.
+
+        Raises:
+            UnknownTask: No task has or had the key.
+            StorageUnavailable: The disk refused.
+        """
+        snapshot = await self.snapshot()  # what was learned from them must not need them again
+        await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
 
     async def watch(self) -> None:
         """Takes snapshots by itself whenever the settings say that one is due."""

@@ -33,7 +33,7 @@ class Settings(BaseSettings):
     request_timeout_s: float = Field(60.0, gt=0, description="How long a request may wait for its answer.")
 
     commit_records: int = Field(256, ge=1, description="Updates of one journal transaction at most.")
-    snapshots_kept: int = Field(2, ge=2, description="Newest snapshots that are kept.")
+    snapshots_kept: int = Field(5, ge=2, description="Newest snapshots that are kept.")
     snapshot_records: int = Field(
         5000, ge=1, description="A snapshot is taken once so many records came after the newest one,"
     )

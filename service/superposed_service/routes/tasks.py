@@ -74,3 +74,10 @@ async def delete(request: Request, key: str) -> Response:
     """Registered again, the key gets a fresh context: the old model does not come back."""
     await running(request).engine.change(Delete(key), await origin(request))
     return Response(status_code=204)
+
+
+@router.delete("/{key}/data", status_code=204, summary="Erase a task's rows")
+async def erase(request: Request, key: str) -> Response:
+    """Its journalled rows are gone from the disk; what they taught stays in the weights."""
+    await running(request).erase_rows(key)
+    return Response(status_code=204)

@@ -154,14 +154,18 @@ class Database:
         """One writing statement for each row, inside `transaction`."""
         self._connection.executemany(sql, rows)
 
-    def erase_behind(self) -> None:
-        """Leaves no deleted byte in the file or its WAL: the free pages are dropped.
+    @contextmanager
+    def erasing(self) -> Iterator[None]:
+        """A transaction after which no deleted byte is left in the file or its write-ahead log.
 
         Raises:
             StorageUnavailable: The disk refused.
         """
+        self.query("PRAGMA secure_delete=ON")
+        with self.transaction():
+            yield
         try:
-            self.query("VACUUM")
+            self.query("PRAGMA secure_delete=OFF")
             self.query("PRAGMA wal_checkpoint(TRUNCATE)")
         except apsw.Error as error:
             self.failure = str(error)

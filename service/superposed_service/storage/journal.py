@@ -222,11 +222,10 @@ class Journal:
         Raises:
             StorageUnavailable: The disk refused.
         """
-        with self._database.transaction():
+        with self._database.erasing():
             self._database.execute_many(
                 "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
             )
-        self._database.erase_behind()
 
     # Digests of the store, noted on the way: what replay must arrive at
 

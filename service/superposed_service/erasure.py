@@ -1,0 +1,36 @@
+"""Forgetting a task's rows: what was learned stays, the rows themselves are gone from the disk."""
+
+from __future__ import annotations
+
+from superposed.errors import UnknownTask
+from superposed_service.rollback import teaching
+from superposed_service.writer import Writer
+
+__all__ = ["erase_rows"]
+
+
+def erase_rows(writer: Writer, key: str, through: int) -> int:
+    """Erases the payloads of every update that teaches a task, on the thread that owns the journal.
+
+    Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
+    replay one of them is refused from then on.
+
+    Args:
+        writer: Whose journal.
+        key: The task.
+        through: A snapshot's sequence number: later records are still needed for recovery, and stay.
+
+    Returns:
+        How many payloads were erased.
+
+    Raises:
+        UnknownTask: No task has or had the key.
+        StorageUnavailable: The disk refused.
+    """
+    journal = writer.ledger.journal
+    begins, found = teaching(key, journal)
+    if not (begins or found or key in writer.store.tasks):
+        raise UnknownTask("no task has or had this key", received=key)
+    chosen = [sequence for sequence in found if sequence <= through]
+    journal.erase(chosen)
+    return len(chosen)

@@ -1,0 +1,213 @@
+"""Rollback, snapshots, erasure and idempotency keys, over HTTP."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from superposed_client import Client, NotFound, UnknownTask
+from superposed_service.demo.server import Server
+from tests.conftest import make_directory
+from tests.service.test_api import ROW, problem, register
+
+UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]}
+
+
+def logits(http: httpx.Client, context: str = "digits") -> Any:
+    body = {"context": context, "inputs": [ROW], "return": ["logits"]}
+    return http.post("/v1/infer", json=body).json()["logits"]
+
+
+def sequence(http: httpx.Client) -> int:
+    found: int = http.get("/v1/store").json()["sequence"]
+    return found
+
+
+class TestRollback:
+    def test_to_a_sequence_number_and_forth_again(self, http: httpx.Client) -> None:
+        register(http)
+        before = logits(http)
+        for _ in range(3):
+            http.post("/v1/update", json=UPDATE)
+        after = logits(http)
+        answer = http.post("/v1/rollback", json={"to_sequence": 1}).json()
+        assert answer == {"sequence": 5, "rebuilt_from": 0, "excluded": [[2, 4]]}
+        assert logits(http) == before
+        task = http.get("/v1/tasks/digits").json()
+        assert (task["updates"], task["last_sequence"]) == (0, 1)
+        assert http.post("/v1/rollback", json={"to_sequence": 4}).json()["excluded"] == [[5, 5]]
+        assert logits(http) == after
+        assert http.post("/v1/update", json=UPDATE).json()["sequence"] == 7
+
+    def test_without_a_task_or_a_range(self, http: httpx.Client) -> None:
+        register(http)
+        register(http, "other")
+        clean = logits(http)
+        http.post("/v1/update", json=UPDATE | {"context": "other"})
+        http.post("/v1/update", json=UPDATE | {"context": "mix(digits:1,other:1)"})
+        answer = http.post("/v1/rollback", json={"without": {"task": "other"}}).json()
+        assert answer["excluded"] == [[3, 4]]
+        assert logits(http) == clean
+        http.post("/v1/update", json=UPDATE)
+        answer = http.post("/v1/rollback", json={"without": {"sequences": [6, 6]}}).json()
+        assert answer["excluded"] == [[6, 6]]
+        assert logits(http) == clean
+        nothing = {"sequence": 7, "rebuilt_from": None, "excluded": []}
+        assert http.post("/v1/rollback", json={"to_sequence": 7}).json() == nothing
+
+    @pytest.mark.parametrize(
+        ("body", "status", "slug"),
+        [
+            ({}, 422, "invalid-request"),
+            ({"to_sequence": 0, "without": {"task": "digits"}}, 422, "invalid-request"),
+            ({"to_sequence": -1}, 422, "invalid-request"),
+            ({"to_sequence": 1.5}, 422, "invalid-request"),
+            ({"to_sequence": 99}, 422, "invalid-request"),
+            ({"without": {}}, 422, "invalid-request"),
+            ({"without": {"sequences": [2, 1]}}, 422, "invalid-request"),
+            ({"without": {"sequences": [1, 99]}}, 422, "invalid-request"),
+            ({"without": {"task": "nobody"}}, 404, "unknown-task"),
+        ],
+    )
+    def test_mistakes(self, http: httpx.Client, body: object, status: int, slug: str) -> None:
+        register(http)
+        problem(http.post("/v1/rollback", json=body), status, slug)
+        assert sequence(http) == 1
+
+    def test_a_snapshot_is_restored(self, http: httpx.Client) -> None:
+        register(http)
+        http.post("/v1/update", json=UPDATE)
+        snapshot, before = http.post("/v1/snapshots").json(), logits(http)
+        http.post("/v1/update", json=UPDATE)
+        answer = http.post(f"/v1/snapshots/{snapshot['id']}/restore").json()
+        assert answer["excluded"] == [[3, 3]]
+        assert logits(http) == before
+        problem(http.post("/v1/snapshots/nothing/restore"), 404, "not-found")
+
+
+class TestIdempotency:
+    def test_the_same_request_again_is_answered_and_not_applied(self, http: httpx.Client) -> None:
+        register(http)
+        header = {"Idempotency-Key": "k-1"}
+        first = http.post("/v1/update", json=UPDATE, headers=header).json()
+        after = logits(http)
+        assert http.post("/v1/update", json=UPDATE, headers=header).json() == first
+        assert logits(http) == after
+        assert sequence(http) == first["sequence"]
+        other = UPDATE | {"targets": ["1", "1"]}
+        problem(http.post("/v1/update", json=other, headers=header), 422, "idempotency-mismatch")
+        problem(http.delete("/v1/tasks/digits", headers=header), 422, "idempotency-mismatch")
+
+    def test_a_refusal_is_an_answer_too(self, http: httpx.Client) -> None:
+        register(http)
+        header = {"Idempotency-Key": "k-2"}
+        huge = UPDATE | {"inputs": [[1e30] * 64] * 2}
+        first = problem(http.post("/v1/update", json=huge, headers=header), 422, "update-refused")
+        assert sequence(http) == 3
+        again = problem(http.post("/v1/update", json=huge, headers=header), 422, "update-refused")
+        assert again == first
+        assert sequence(http) == 3
+
+    def test_tasks(self, http: httpx.Client) -> None:
+        body = {"key": "t", "outputs": 2}
+        for _ in range(2):
+            answer = http.post("/v1/tasks", json=body, headers={"Idempotency-Key": "register"})
+            assert (answer.status_code, answer.json()["last_sequence"]) == (201, 1)
+        for _ in range(2):
+            answer = http.delete("/v1/tasks/t", headers={"Idempotency-Key": "delete"})
+            assert answer.status_code == 204
+        problem(http.delete("/v1/tasks/t", headers={"Idempotency-Key": "other"}), 404, "unknown-task")
+
+    def test_a_key_is_a_key(self, http: httpx.Client) -> None:
+        register(http)
+        for key in ("", "a b", "k" * 256):
+            answer = http.post("/v1/update", json=UPDATE, headers={"Idempotency-Key": key})
+            problem(answer, 422, "invalid-request")
+
+    def test_a_hundred_copies_at_once_are_applied_once(self, http: httpx.Client) -> None:
+        register(http)
+        answers: list[httpx.Response] = []
+
+        def send() -> None:
+            answers.append(http.post("/v1/update", json=UPDATE, headers={"Idempotency-Key": "many"}))
+
+        threads = [threading.Thread(target=send) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        found = Counter(answer.status_code for answer in answers)
+        assert found[200] + found[409] == 100
+        assert found[200] >= 1
+        assert {answer.json()["sequence"] for answer in answers if answer.status_code == 200} == {2}
+        assert sequence(http) == 2
+
+    def test_across_a_restart(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        rows = np.ones((2, 3))
+        with Server(path) as server, server.client() as client:
+            client.register_task("t", outputs=2, inputs=3)
+            first = client.update("t", rows, [0, 1], idempotency_key="again")
+        with Server(path) as server, server.client() as client:
+            assert client.update("t", rows, [0, 1], idempotency_key="again") == first
+            assert client.store().sequence == first.sequence
+
+
+class TestErasure:
+    def test_the_rows_are_gone_from_the_disk(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        marked = np.random.default_rng(0).integers(0, 256, (16, 64))  # nothing to compress
+        files = [path / "journal.db", path / "journal.db-wal"]
+        with Server(path) as server, server.client() as client:
+            client.register_task("t", outputs=2, inputs=64)
+            client.register_task("kept", outputs=2, inputs=64)
+            client.update("t", marked, [1] * 16)
+            client.update("kept", 255 - marked, [1] * 16)
+
+            def on_the_disk(row: Any) -> bool:
+                text = row.astype(np.uint8).tobytes()[:20]
+                return any(text in file.read_bytes() for file in files)
+
+            assert on_the_disk(marked[0])
+            before = client.infer("t", marked).probabilities
+            client.erase_rows("t")
+            assert not on_the_disk(marked[0])
+            assert on_the_disk(255 - marked[0])
+            assert client.infer("t", marked).probabilities == before
+            client.erase_rows("t")
+            with pytest.raises(UnknownTask):
+                client.erase_rows("nobody")
+            assert client.roll_back(task="t").excluded == [(3, 3)]
+        with Server(path) as server, server.client() as client:
+            assert client.get_task("kept").updates == 1
+
+    def test_what_would_need_them_is_refused(self, server: Server) -> None:
+        with server.client() as client:
+            client.task("erased", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
+            middle = client.store().sequence
+            client.task("later", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
+            client.erase_rows("erased")
+            with pytest.raises(Exception, match="erased"):
+                client.roll_back(sequences=(middle + 1, middle + 1))
+
+
+def test_the_client_rolls_back(server: Server) -> None:
+    with Client(server.url) as client:
+        task = client.task("undone", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
+        before = task.predict_proba(np.ones((1, 3))).tolist()
+        snapshot = client.take_snapshot()
+        for _ in range(3):
+            task.partial_fit(np.ones((2, 3)), [0, 0])
+            client.restore_snapshot(snapshot.id)
+            assert task.predict_proba(np.ones((1, 3))).tolist() == before
+        task.partial_fit(np.ones((2, 3)), [0, 0])
+        assert client.roll_back(to_sequence=snapshot.sequence).rebuilt_from is not None
+        assert task.predict_proba(np.ones((1, 3))).tolist() == before
+        with pytest.raises(NotFound):
+            client.restore_snapshot("nothing")
