@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -11,13 +11,13 @@ from superposed.config import OptimizerConfig
 
 __all__ = ["make_optimizer"]
 
-_OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "rmsprop": torch.optim.RMSprop,
-    "adam": torch.optim.Adam,
-    "sgd": torch.optim.SGD,
-}
-
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """The configured optimizer over these weights, everything else as torch has it by default."""
-    return _OPTIMIZERS[config.name](parameters, lr=config.learning_rate)
+    match config.name:
+        case "rmsprop":
+            return torch.optim.RMSprop(parameters, lr=config.learning_rate, alpha=config.decay)
+        case "adam":
+            return torch.optim.Adam(parameters, lr=config.learning_rate)
+        case "sgd":
+            return torch.optim.SGD(parameters, lr=config.learning_rate)

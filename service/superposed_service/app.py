@@ -53,7 +53,6 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
-    ledger.check_pages()
     store, recovery = recover(directory.snapshots, ledger, device)
     writer = Writer(store, ledger, replayed=recovery.replayed)
     if recovery.fingerprint_changed:

@@ -65,7 +65,7 @@ class Exclusions:
     def read(cls, journal: Journal, through: int) -> Exclusions:
         """The decisions in a journal, as they stood after the record `through`."""
         refused, rollbacks = [], []
-        for sequence, kind, head in journal.heads(journal.horizon, sorted(DECISIONS)):
+        for sequence, kind, head in journal.heads(DECISIONS):
             if kind == REFUSAL:
                 refused.append(head["sequence"])
             elif sequence <= through:

@@ -29,6 +29,7 @@ def permuted_mnist(
     learning_rate: Annotated[
         float | None, typer.Option(help="Default: the paper's 1e-4, or a store's with --store-defaults.")
     ] = None,
+    decay: Annotated[float, typer.Option(help="RMSprop's; originally 0.9.")] = OptimizerConfig().decay,
     store_defaults: Annotated[
         bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
     ] = False,
@@ -38,7 +39,7 @@ def permuted_mnist(
     superposed: Annotated[bool, typer.Option(help="Run the superposed network.")] = True,
     standard: Annotated[bool, typer.Option(help="And the same network without contexts.")] = False,
     ewc: Annotated[bool, typer.Option(help="And elastic weight consolidation.")] = False,
-    ewc_strength: Annotated[float, typer.Option(help="Of EWC's penalty.")] = 100.0,
+    ewc_strength: Annotated[float, typer.Option(help="Of EWC's penalty.")] = 10.0,
     synaptic_intelligence: Annotated[bool, typer.Option(help="And synaptic intelligence.")] = False,
     synaptic_strength: Annotated[float, typer.Option(help="Of its penalty.")] = 1.0,
     separate: Annotated[
@@ -65,7 +66,11 @@ def permuted_mnist(
         "units": units,
         "tasks": tasks,
         "steps": steps,
-        "optimizer": {"name": optimizer, "learning_rate": learning_rate or default.learning_rate},
+        "optimizer": {
+            "name": optimizer,
+            "learning_rate": learning_rate or default.learning_rate,
+            "decay": decay,
+        },
         "normalisation": MLPConfig().normalisation if store_defaults else "none",
         "bias": bias or (MLPConfig().bias if store_defaults else "shared"),
         "centred": store_defaults,

@@ -197,7 +197,7 @@ class _Answers:
     def __init__(self, ledger: Ledger) -> None:
         self._kept = ledger.answers
         self._waiting = ledger.answers.unanswered()
-        for _, _, head in ledger.journal.heads(ledger.journal.horizon, [REFUSAL]):
+        for _, _, head in ledger.journal.heads({REFUSAL}):
             self.settle(head["sequence"], head["answer"])
 
     def settle(self, sequence: int, answer: JsonObject) -> None:

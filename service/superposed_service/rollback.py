@@ -56,7 +56,7 @@ class Selection:
 def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
     """Whether the journal has a task's registration, and the updates that name its key, in order."""
     begins, found = False, []
-    for sequence, kind, head in journal.heads(journal.horizon, [Register.kind, Update.kind]):
+    for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
         if key in keys_of(head):
             begins = begins or kind == Register.kind
             found += [sequence] if kind == Update.kind else []

@@ -52,6 +52,7 @@ class Machine:
         except BaseException:
             self.directory.close()
             raise
+        self.is_open = True
 
     @property
     def store(self) -> WeightStore:
@@ -101,4 +102,6 @@ class Machine:
         self.open()
 
     def close(self) -> None:
-        self.directory.close()
+        if self.is_open:
+            self.is_open = False
+            self.directory.close()

@@ -77,12 +77,16 @@ class PermutedConfig(Config):
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
             "boundbias" if self.bias == "bound" else "",
-            ""
-            if self.optimizer == PAPERS_OPTIMIZER
-            else f"{self.optimizer.name}-{self.optimizer.learning_rate:g}",
+            self._optimizer_name(),
             f"seed{self.seed}" if self.seed else "",
         ]
         return "-".join([kind, str(self.units), *(extra for extra in extras if extra)])
+
+    def _optimizer_name(self) -> str:
+        if self.optimizer == PAPERS_OPTIMIZER:
+            return ""
+        decay = "" if self.optimizer.decay == PAPERS_OPTIMIZER.decay else f"-decay{self.optimizer.decay:g}"
+        return f"{self.optimizer.name}-{self.optimizer.learning_rate:g}{decay}"
 
     def network(self, data: Dataset) -> MLPConfig:
         """The network that all tasks share."""

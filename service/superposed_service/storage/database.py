@@ -17,8 +17,11 @@ __all__ = ["Database", "Synchronous"]
 Synchronous = Literal["FULL", "OFF"]
 
 FORMAT = 1
+CHECKPOINT_PAGES = 1000
 # Before this release SQLite could lose committed pages when several connections reset the WAL.
 _SQLITE_FIXED = (3, 51, 3)
+# SQL is this package's own: what it cannot find there was there once.
+_DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
 _SCHEMA = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 CREATE TABLE records (
@@ -70,7 +73,7 @@ class Database:
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._connection = apsw.Connection(str(path))
             self._open(synchronous)
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except _DAMAGE as error:
             raise self.corrupt(error) from error
         except (apsw.Error, OSError) as error:
             raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
@@ -80,6 +83,7 @@ class Database:
         self.query("PRAGMA locking_mode=EXCLUSIVE")
         self.query("PRAGMA journal_mode=WAL")
         self.query(f"PRAGMA synchronous={synchronous}")
+        self.query(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         [(version,)] = self.query("PRAGMA user_version")
         if version == 0:
             with self.transaction():
@@ -114,14 +118,14 @@ class Database:
         """
         try:
             return list(self._connection.execute(sql, values))
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except _DAMAGE as error:
             raise self.corrupt(error) from error
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of one statement as they are read; raises as `query`."""
         try:
             yield from self._connection.execute(sql, values)
-        except (apsw.CorruptError, apsw.NotADBError) as error:
+        except _DAMAGE as error:
             raise self.corrupt(error) from error
 
     @contextmanager

@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,8 @@ class Journal:
         self.exists = "horizon" in meta
         self.horizon: int = meta.get("horizon", 0)
         self._horizon_chain: bytes = meta.get("horizon_chain", b"")
+        if not (isinstance(self.horizon, int) and isinstance(self._horizon_chain, bytes)):
+            raise JournalCorrupt("the journal's beginning is not what was written")
         self.sequence: int = self.horizon
         self.chain = self._horizon_chain
         newest = database.query("SELECT sequence, chain FROM records ORDER BY sequence DESC LIMIT 1")
@@ -141,6 +143,16 @@ class Journal:
             BeyondHorizon: The journal was trimmed past `after`.
             JournalCorrupt: A record is missing or is not what was written.
         """
+        for sequence, kind, head, digest, payload, crc in self._linked(after, through, "payload, crc"):
+            whole = payload is None or (
+                zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest
+            )
+            if not whole:
+                raise JournalCorrupt(f"the payload of record {sequence} is not what was written")
+            yield Record(sequence, kind, json.loads(head), payload)
+
+    def _linked(self, after: int, through: int | None, more: str) -> Iterator[tuple[Any, ...]]:
+        """Sequence, kind, head, digest and further columns, once the chain says that they are right."""
         if after < self.horizon:
             raise BeyondHorizon(
                 "the journal does not reach that far back",
@@ -148,19 +160,16 @@ class Journal:
                 received=after,
             )
         expected, chain, through = after, self.link(after), self.sequence if through is None else through
-        for sequence, kind, head, payload, digest, crc, link in self._database.rows(
-            "SELECT sequence, kind, head, payload, digest, crc, chain FROM records"
+        for sequence, kind, head, digest, link, *rest in self._database.rows(
+            f"SELECT sequence, kind, head, digest, chain, {more} FROM records"  # noqa: S608 - columns, from here
             " WHERE sequence > ? AND sequence <= ? ORDER BY sequence",
             (after, through),
         ):
             expected += 1
             chain = _link(chain, expected, kind, head, digest)
-            whole = payload is None or (
-                zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest
-            )
-            if sequence != expected or chain != link or not whole:
+            if sequence != expected or chain != link:
                 raise JournalCorrupt(f"record {expected} is missing or is not what was written")
-            yield Record(sequence, kind, json.loads(head), payload)
+            yield (sequence, kind, head, digest, *rest)
         if expected < through:
             raise JournalCorrupt(f"record {expected + 1} is missing")
 
@@ -178,15 +187,15 @@ class Journal:
         chain: bytes = found[0][0]
         return chain
 
-    def heads(self, after: int, kinds: Sequence[str]) -> list[tuple[int, str, dict[str, Any]]]:
-        """Sequence, kind and head of the records of these kinds after a sequence number, in order."""
-        places = ",".join("?" * len(kinds))
-        found = self._database.query(
-            f"SELECT sequence, kind, head FROM records WHERE sequence > ? AND kind IN ({places})"  # noqa: S608 - only question marks
-            " ORDER BY sequence",
-            (after, *kinds),
-        )
-        return [(sequence, kind, json.loads(head)) for sequence, kind, head in found]
+    def heads(self, kinds: Container[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Sequence, kind and head of every record of these kinds, in order.
+
+        Raises:
+            JournalCorrupt: A record, of any kind, is missing or is not what was written.
+        """
+        for sequence, kind, head, *_ in self._linked(self.horizon, None, "sequence"):
+            if kind in kinds:
+                yield sequence, kind, json.loads(head)
 
     def summaries(self, after: int, most: int) -> list[Summary]:
         """Records after a sequence number in order, `most` at most, without their payloads."""
@@ -242,7 +251,10 @@ class Journal:
     def fingerprint(self) -> dict[str, Any] | None:
         """The execution fingerprint of the process that last owned the journal."""
         found = self._database.query("SELECT value FROM meta WHERE name = 'fingerprint'")
-        return json.loads(found[0][0]) if found else None
+        try:
+            return json.loads(found[0][0]) if found else None
+        except (ValueError, TypeError) as error:
+            raise JournalCorrupt("the fingerprint is not what was written", received=str(error)) from error
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Notes the execution fingerprint of this process.

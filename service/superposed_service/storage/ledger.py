@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from superposed_service.errors import JournalCorrupt, StorageUnavailable
+from superposed_service.errors import StorageUnavailable
 from superposed_service.origin import Origin
 from superposed_service.storage.answers import Answers
 from superposed_service.storage.database import Database, Synchronous
@@ -18,7 +18,7 @@ __all__ = ["Ledger"]
 class Ledger:
     """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.
 
-    Opened by the process that owns the directory; used by one thread at a time.
+    Every page is read when it is opened. For the process that owns the directory; one thread at a time.
 
     Args:
         folder: The data directory.
@@ -41,6 +41,7 @@ class Ledger:
             self._witness.close()
             raise
         try:
+            self._database.check()  # before a row of it is believed
             self.journal = Journal(self._database)
             self.answers = Answers(self._database)
             self._witness.check(self.journal)
@@ -94,16 +95,6 @@ class Ledger:
         """
         with self._database.transaction():
             self.answers.flush()
-
-    def check_pages(self) -> None:
-        """Reads every page of the database.
-
-        Raises:
-            JournalCorrupt: One is not what was written, or the journal has no beginning.
-        """
-        self._database.check()
-        if not self.journal.exists:
-            raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
 
     def close(self) -> None:
         """Closes both files."""
