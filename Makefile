@@ -42,7 +42,7 @@ experiments: $(SETUP)
 	for bias in bound shared; do $(BIN)/superposed experiment permuted-mnist --store-defaults --family phase --bias $$bias; done
 	for family in phase complex rotation; do $(BIN)/superposed experiment permuted-mnist --family $$family; done
 	for seed in 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --seed $$seed; done
-	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --decay 0.9 --seed $$seed; done
+	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --decay 0.9 --epsilon 1e-10 --seed $$seed; done
 	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)
@@ -50,6 +50,7 @@ durability: $(SETUP)
 	$(BIN)/python -m tests.durability.crash --rounds 1000 --signal KILL --results docs/results/durability
 	$(BIN)/python -m tests.durability.crash --rounds 100 --signal TERM --results docs/results/durability
 	for kind in power errors kills flips; do $(BIN)/python -m tests.durability.faults $$kind --results docs/results/durability; done
+	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
 
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
 image-check: $(SETUP)

@@ -142,7 +142,12 @@ def load(port: int, requests: list[bytes], clients: int, seconds: float) -> dict
 
     taken = asyncio.run(run())
     p50, p99 = np.percentile(taken, [50, 99])
-    return {"per_s": len(taken) / seconds, "p50_ms": 1000 * float(p50), "p99_ms": 1000 * float(p99), "requests": len(taken)}
+    return {
+        "per_s": len(taken) / seconds,
+        "p50_ms": 1000 * float(p50),
+        "p99_ms": 1000 * float(p99),
+        "requests": len(taken),
+    }
 
 
 def throughput(seconds: float, turns: int) -> dict[str, Any]:

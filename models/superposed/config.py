@@ -68,13 +68,14 @@ class MLPConfig(Config):
 class OptimizerConfig(Config):
     """The one optimizer of a store; its state is part of the store.
 
-    `decay` is RMSprop's, of its running mean of squared gradients: torch's default 0.99, originally 0.9
-    (Tieleman and Hinton 2012). The others have none.
+    `decay` and `epsilon` are RMSprop's: of its running mean of squared gradients, and what is added to the
+    root of it. The defaults are torch's; TensorFlow has 0.9 and 1e-10. The other optimizers use neither.
     """
 
     name: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
     learning_rate: float = Field(3e-5, gt=0, le=10)
     decay: float = Field(0.99, ge=0, lt=1)
+    epsilon: float = Field(1e-8, gt=0)
 
 
 class StoreConfig(Config):

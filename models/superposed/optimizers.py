@@ -16,7 +16,9 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
     """The configured optimizer over these weights, everything else as torch has it by default."""
     match config.name:
         case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr=config.learning_rate, alpha=config.decay)
+            return torch.optim.RMSprop(
+                parameters, lr=config.learning_rate, alpha=config.decay, eps=config.epsilon
+            )
         case "adam":
             return torch.optim.Adam(parameters, lr=config.learning_rate)
         case "sgd":

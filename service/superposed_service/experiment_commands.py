@@ -29,7 +29,10 @@ def permuted_mnist(
     learning_rate: Annotated[
         float | None, typer.Option(help="Default: the paper's 1e-4, or a store's with --store-defaults.")
     ] = None,
-    decay: Annotated[float, typer.Option(help="RMSprop's; originally 0.9.")] = OptimizerConfig().decay,
+    decay: Annotated[float, typer.Option(help="RMSprop's; TensorFlow's is 0.9.")] = OptimizerConfig().decay,
+    epsilon: Annotated[
+        float, typer.Option(help="RMSprop's; TensorFlow's is 1e-10.")
+    ] = OptimizerConfig().epsilon,
     store_defaults: Annotated[
         bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
     ] = False,
@@ -70,6 +73,7 @@ def permuted_mnist(
             "name": optimizer,
             "learning_rate": learning_rate or default.learning_rate,
             "decay": decay,
+            "epsilon": epsilon,
         },
         "normalisation": MLPConfig().normalisation if store_defaults else "none",
         "bias": bias or (MLPConfig().bias if store_defaults else "shared"),

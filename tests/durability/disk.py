@@ -56,6 +56,13 @@ class Disk:
         self.trace.append(Operation(kind, path, offset, data, target))
 
 
+def _note_for_sqlite(disk: Disk, *what: Any) -> None:
+    try:
+        disk.note(*what)
+    except OSError as error:
+        raise (apsw.FullError if error.errno == errno.ENOSPC else apsw.IOError)(str(error)) from error
+
+
 class _File(apsw.VFSFile):
     def __init__(self, disk: Disk, name: Any, flags: Any) -> None:
         self._disk = disk
@@ -63,11 +70,7 @@ class _File(apsw.VFSFile):
         super().__init__("unix", name, flags)
 
     def _note(self, *what: Any) -> None:
-        try:
-            self._disk.note(*what)
-        except OSError as error:
-            full = error.errno == errno.ENOSPC
-            raise (apsw.FullError if full else apsw.IOError)(str(error)) from error
+        _note_for_sqlite(self._disk, *what)
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - apsw's names
         self._note("write", self._path, offset, bytes(data))
@@ -91,7 +94,7 @@ class _VFS(apsw.VFS):
         return _File(self._disk, name, flags)
 
     def xDelete(self, name: str, sync: bool) -> None:  # noqa: N802
-        self._disk.note("unlink", name)
+        _note_for_sqlite(self._disk, "unlink", name)
         super().xDelete(name, sync)
 
 

@@ -85,8 +85,10 @@ class PermutedConfig(Config):
     def _optimizer_name(self) -> str:
         if self.optimizer == PAPERS_OPTIMIZER:
             return ""
-        decay = "" if self.optimizer.decay == PAPERS_OPTIMIZER.decay else f"-decay{self.optimizer.decay:g}"
-        return f"{self.optimizer.name}-{self.optimizer.learning_rate:g}{decay}"
+        name, own = f"{self.optimizer.name}-{self.optimizer.learning_rate:g}", self.optimizer
+        if (own.decay, own.epsilon) != (PAPERS_OPTIMIZER.decay, PAPERS_OPTIMIZER.epsilon):
+            name += f"-decay{own.decay:g}-epsilon{own.epsilon:g}"
+        return name
 
     def network(self, data: Dataset) -> MLPConfig:
         """The network that all tasks share."""
