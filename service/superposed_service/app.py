@@ -83,7 +83,8 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
         try:
             yield
         finally:
-            watching.cancel()
+            running.stop_watching()
+            await watching
             stopped = engine.stop()
             if stopped.ledger.failure is None:
                 take(stopped, directory, settings)

@@ -90,6 +90,11 @@ class Engine:
         """Why nothing is learned until the next start, though inference goes on; or None."""
         return self._writer.ledger.failure
 
+    @property
+    def since_snapshot(self) -> tuple[int, int]:
+        """How many records, and bytes of rows, came after the newest snapshot."""
+        return self._writer.records_since_snapshot, self._writer.bytes_since_snapshot
+
     # Called on the event loop
 
     async def infer(self, rows: Rows) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass, field
 
@@ -39,7 +40,9 @@ class Running:
     engine: Engine
     directory: DataDirectory
     recovery: Recovery
-    _snapshot_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
+    _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def snapshot(self) -> Snapshot:
         """Takes a snapshot; inference goes on while it is written to the disk.
@@ -49,14 +52,17 @@ class Running:
         Raises:
             StorageUnavailable: The disk refused.
         """
-        async with self._snapshot_turn:
-            data, sequence = await self.engine.call_writer(lambda writer: writer.image())
-            snapshot, needed = await asyncio.to_thread(
-                keep, self.directory.snapshots, data, sequence, self.settings.history_records
-            )
-            while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
-                pass
-            return snapshot
+        async with self._history_turn:
+            return await self._snapshot()
+
+    async def _snapshot(self) -> Snapshot:
+        data, sequence = await self.engine.call_writer(lambda writer: writer.image())
+        snapshot, needed = await asyncio.to_thread(
+            keep, self.directory.snapshots, data, sequence, self.settings.history_records
+        )
+        while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
+            pass
+        return snapshot
 
     async def roll_back(self, selection: Selection, origin: Origin | None) -> JsonObject:
         """Takes records out of the store's past, and takes a snapshot of what came out.
@@ -65,11 +71,12 @@ class Running:
             BeyondHorizon: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
-        ledger = await self.engine.call_writer(lambda writer: writer.ledger)
-        answer = await self.engine.change(RollBack(selection, self.directory.snapshots, ledger), origin)
-        if answer["excluded"]:
-            await self.snapshot()  # so that a recovery need not rebuild it again
-        return answer
+        async with self._history_turn:  # nothing may be trimmed that a recovery would need meanwhile
+            change = RollBack(selection, self.directory.snapshots, self.directory.ledger())
+            answer = await self.engine.change(change, origin)
+            if answer["excluded"]:
+                await self._snapshot()  # so that a recovery need not rebuild it again
+            return answer
 
     async def restore(self, identifier: str, origin: Origin | None) -> JsonObject:
         """Goes back to a snapshot; raises as `roll_back`.
@@ -89,15 +96,25 @@ class Running:
             UnknownTask: No task has or had the key.
             StorageUnavailable: The disk refused.
         """
-        snapshot = await self.snapshot()  # what was learned from them must not need them again
-        await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
+        async with self._history_turn:
+            snapshot = await self._snapshot()  # what was learned from them must not need them again
+            await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
 
     async def watch(self) -> None:
-        """Takes snapshots by itself whenever the settings say that one is due."""
-        while True:
-            await asyncio.sleep(_WATCH_S)
+        """Takes snapshots by itself whenever the settings say that one is due, until `stop_watching`."""
+        while not await self._stopped_within(_WATCH_S):
+            if not is_due(self.engine.since_snapshot, self.settings):
+                continue
             try:
-                if await self.engine.call_writer(lambda writer: is_due(writer, self.settings)):
-                    await self.snapshot()
+                await self.snapshot()
             except SuperposedError as error:
                 _log.error("no snapshot was taken: %s", error)
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
+
+    def stop_watching(self) -> None:
+        """Ends `watch`, once the snapshot that it is taking is taken."""
+        self._stop.set()

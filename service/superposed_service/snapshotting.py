@@ -21,12 +21,10 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
     directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest())
 
 
-def is_due(writer: Writer, settings: Settings) -> bool:
-    """Whether a recovery would have to replay more than the settings allow."""
-    return (
-        writer.records_since_snapshot >= settings.snapshot_records
-        or writer.bytes_since_snapshot >= settings.snapshot_bytes
-    )
+def is_due(since: tuple[int, int], settings: Settings) -> bool:
+    """Whether a recovery would have to replay more records, or bytes of rows, than the settings allow."""
+    records, size = since
+    return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 
 
 def keep(snapshots: Snapshots, data: bytes, sequence: int, history: int) -> tuple[Snapshot, int]:

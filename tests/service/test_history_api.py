@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import httpx
 import numpy as np
 import pytest
 
-from superposed_client import Client, NotFound, UnknownTask
+from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
 from superposed_service.demo.server import Server
 from tests.conftest import make_directory
 from tests.service.test_api import ROW, problem, register
@@ -211,3 +212,25 @@ def test_the_client_rolls_back(server: Server) -> None:
         assert task.predict_proba(np.ones((1, 3))).tolist() == before
         with pytest.raises(NotFound):
             client.restore_snapshot("nothing")
+
+
+def test_snapshots_come_by_themselves_and_the_journal_is_trimmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_directory(tmp_path / "store")
+    for name, value in (("SNAPSHOT_RECORDS", "20"), ("HISTORY_RECORDS", "10"), ("SNAPSHOTS_KEPT", "2")):
+        monkeypatch.setenv(f"SUPERPOSED_{name}", value)
+    with Server(path) as server, server.client() as client:
+        task = client.task("t", outputs=2)
+        deadline = time.monotonic() + 30
+        while client.store().journal["horizon"] == 0:
+            assert time.monotonic() < deadline
+            task.partial_fit(np.ones((2, 3)), [0, 1])
+        found = client.list_snapshots()
+        assert 2 <= len(found) <= 3
+        assert client.store().journal["horizon"] == found[0].sequence
+        with pytest.raises(BeyondHorizon):
+            client.roll_back(to_sequence=0)
+        with pytest.raises(BeyondHorizon, match="beginning of task t"):
+            client.roll_back(task="t")
+        assert client.roll_back(to_sequence=found[-1].sequence).rebuilt_from == found[-1].sequence
