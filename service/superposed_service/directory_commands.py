@@ -16,7 +16,7 @@ from superposed.store import WeightStore
 from superposed_service.changes import keys_of
 from superposed_service.errors import SnapshotMismatch
 from superposed_service.exclusions import Exclusions
-from superposed_service.recovery import read_store, recover
+from superposed_service.recovery import read_store, recover, use_noted_threads
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory, Journal, Summary
 from superposed_service.verification import verify
@@ -109,13 +109,11 @@ def export(
         if snapshot:
             store = _newest_snapshot(opened)
         else:
-            _check_sequence(sequence, opened.ledger().journal)
-            store, _ = recover(
-                opened.snapshots,
-                opened.ledger(),
-                "cpu",
-                through=opened.ledger().journal.sequence if sequence is None else sequence,
-            )
+            ledger = opened.ledger()
+            _check_sequence(sequence, ledger.journal)
+            use_noted_threads(ledger.journal)
+            through = ledger.journal.sequence if sequence is None else sequence
+            store, _ = recover(opened.snapshots, ledger, "cpu", through=through)
     tensorfile.write(file, store.to_bytes())
     typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
 

@@ -18,7 +18,16 @@ from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorr
 from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
 from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
 
-__all__ = ["Recovery", "fingerprint", "newest_good", "read_store", "recover", "refusal_entry", "replay"]
+__all__ = [
+    "Recovery",
+    "fingerprint",
+    "newest_good",
+    "read_store",
+    "recover",
+    "refusal_entry",
+    "replay",
+    "use_noted_threads",
+]
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed")
@@ -34,6 +43,12 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def use_noted_threads(journal: Journal) -> None:
+    """Computes with as many threads as the records were applied with, so that a replay is exact."""
+    if (noted := journal.fingerprint()) is not None:
+        torch.set_num_threads(noted["threads"])
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import partial
 
 from superposed.errors import SuperposedError
 from superposed_service.exclusions import Exclusions
-from superposed_service.recovery import read_store, recover
+from superposed_service.recovery import read_store, recover, use_noted_threads
 from superposed_service.storage import DataDirectory, Ledger, Snapshot
 
 __all__ = ["Finding", "verify"]
@@ -79,6 +79,7 @@ def _check_journal(ledger: Ledger) -> str:
 
 def _check_recovery(directory: DataDirectory) -> str:
     ledger = directory.ledger()
+    use_noted_threads(ledger.journal)
     store, recovery = recover(directory.snapshots, ledger, "cpu", through=ledger.journal.sequence)
     other = ", by other arithmetic than before" if recovery.fingerprint_changed else ""
     return f"good: {recovery.replayed} records replayed{other}; digest {store.digest()[:16]}"
