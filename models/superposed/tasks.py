@@ -222,6 +222,10 @@ class TaskRegistry:
             received={name: _short(wanted[name]) for name in fields},
         )
 
+    def next_generation(self, key: str) -> int:
+        """How often a key was deleted, and so the generation that it would be registered with now."""
+        return self._next_generation.get(key, 0)
+
     def add(self, schema: TaskSchema) -> TaskState:
         """Registers a free key; a key that was deleted before gets a new generation."""
         generation = self._next_generation.pop(schema.key, 0)

@@ -84,7 +84,7 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
             yield
         finally:
             running.stop_watching()
-            await watching
+            await asyncio.wait([watching])
             stopped = engine.stop()
             if stopped.ledger.failure is None:
                 take(stopped, directory, settings)

@@ -6,8 +6,10 @@ the same computation.
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -16,6 +18,7 @@ import torch
 from superposed.batch import Batch, Target, Targets, read_targets
 from superposed.config import validated
 from superposed.contexts import as_expression, flatten
+from superposed.errors import TaskExists
 from superposed.learning import apply
 from superposed.store import WeightStore
 from superposed.tasks import TaskSchema, TaskState
@@ -87,11 +90,13 @@ class Register(Change):
         """A task that is registered the same already is answered as it is."""
         self._schema = self._schema_for(store)
         existing = store.find_same(self._schema)
+        self._generation = store.tasks.next_generation(self._schema.key)
         return None if existing is None else {"new": False, "task": task_body(existing)}
 
     def entry(self) -> Entry:
-        """The schema."""
-        return Entry(self.kind, {"schema": self._schema.model_dump(mode="json")})
+        """The schema, and how often the key was deleted before."""
+        head = {"schema": self._schema.model_dump(mode="json"), "generation": self._generation}
+        return Entry(self.kind, head)
 
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers with the task."""
@@ -138,8 +143,15 @@ class Update(Change):
     kind = "update"
     grouped = True
 
-    def __init__(self, rows: Rows, targets: Sequence[Target] | Targets, steps: int) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        targets: Sequence[Target] | Targets,
+        steps: int,
+        schemas: Mapping[str, str] | None = None,
+    ) -> None:
         self._rows, self._given, self._steps = rows, targets, steps
+        self._schemas = schemas  # that its targets were read with, where they were
 
     def check(self, store: WeightStore) -> None:
         """Contexts, rows and targets must be the tasks'."""
@@ -150,10 +162,15 @@ class Update(Change):
             self._targets = self._given
         else:
             self._targets = read_targets(self._batch, self._given, store.config.network.outputs)
+        schemas = {part.task.schema.key: _mark(part.task.schema) for part in self._batch.parts}
+        if self._schemas not in (None, schemas):
+            raise TaskExists("a task is registered with another schema than the update's")
+        self._schemas = schemas
+        store.bindings(self._batch)  # the family may not have such a composition
 
     def entry(self) -> Entry:
         """Contexts and steps; rows and targets as bytes."""
-        head: JsonObject = {"steps": self._steps, "rows": len(self._rows)}
+        head: JsonObject = {"steps": self._steps, "rows": len(self._rows), "schemas": self._schemas}
         arrays = {"classes": narrowed(self._targets.classes.numpy())}
         if self._targets.values is not None:
             arrays["values"] = self._targets.values.numpy()
@@ -189,7 +206,13 @@ class Update(Change):
         targets = Targets(
             torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
         )
-        return cls(rows, targets, record.head["steps"])
+        return cls(rows, targets, record.head["steps"], record.head["schemas"])
+
+
+@lru_cache(maxsize=4096)
+def _mark(schema: TaskSchema) -> str:
+    """Tells a schema from others: class numbers mean something only with the labels they were read with."""
+    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()[:16]
 
 
 def _plain(rows: Rows) -> Rows:

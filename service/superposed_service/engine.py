@@ -121,8 +121,15 @@ class Engine:
             )
         return await self.change(Update(rows, targets, steps), origin)
 
-    async def change(self, change: Change, origin: Origin | None = None) -> JsonObject:
+    async def change(
+        self, change: Change, origin: Origin | None = None, *, limited: bool = True
+    ) -> JsonObject:
         """Journals a change and applies it. When it returns, the change is on the disk.
+
+        Args:
+            change: What is asked.
+            origin: The request it came from.
+            limited: Whether it may take no longer than a request may wait.
 
         Raises:
             UpdateError: Refused by the arithmetic; the store is as it was, and the refusal is recorded.
@@ -133,7 +140,7 @@ class Engine:
         """
         write = Write(change, origin)
         self._admit(write)
-        return await self._answer(write.future)
+        return await self._answer(write.future, limited=limited)
 
     async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
@@ -184,14 +191,14 @@ class Engine:
         self._reads = deque(read for read in self._reads if not read.future.cancelled())
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
 
-    async def _answer(self, future: Future[T]) -> T:
-        limit = self._settings.request_timeout_s
+    async def _answer(self, future: Future[T], *, limited: bool = True) -> T:
+        limit = self._settings.request_timeout_s if limited else None
         try:
             # A request that times out, or whose client left, is dropped if it has not begun.
             return await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except TimeoutError:
             fate = "it was dropped" if future.cancelled() else "it had begun, and what it changes is changed"
-            raise DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit:g} s") from None
+            raise DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit} s") from None
 
     # On the engine's thread
 

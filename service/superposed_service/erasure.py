@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from superposed.errors import UnknownTask
+from superposed_service.errors import NotReady
+from superposed_service.exclusions import Exclusions
 from superposed_service.rollback import teaching
 from superposed_service.writer import Writer
 
@@ -25,9 +27,12 @@ def erase_rows(writer: Writer, key: str, through: int) -> int:
 
     Raises:
         UnknownTask: No task has or had the key.
+        NotReady: The snapshot cannot be started from any more.
         StorageUnavailable: The disk refused.
     """
     journal = writer.ledger.journal
+    if not Exclusions.read(journal, journal.sequence).allows_start(through):
+        raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
     begins, found = teaching(key, journal)
     if not (begins or found or key in writer.store.tasks):
         raise UnknownTask("no task has or had this key", received=key)

@@ -6,20 +6,22 @@ import logging
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from tqdm import tqdm
 
-from superposed.errors import ConfigError, SuperposedError, TaskExists, UpdateError
+from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, change_of
-from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt
+from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
 from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
 from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
 
 __all__ = [
     "Recovery",
+    "Refused",
     "fingerprint",
     "newest_good",
     "read_store",
@@ -38,11 +40,20 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
+        "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
 def use_noted_threads(journal: Journal) -> None:
@@ -76,7 +87,12 @@ def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightS
         SnapshotMismatch: It is damaged.
         StorageUnavailable: The file cannot be read.
     """
-    return WeightStore.from_bytes(snapshots.read(snapshot), device=device)
+    store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
+    if store.sequence != snapshot.sequence:
+        raise SnapshotMismatch(
+            f"snapshot {snapshot.id} holds another store", expected=snapshot.sequence, received=store.sequence
+        )
+    return store
 
 
 def recover(
@@ -108,11 +124,11 @@ def recover(
     if changed:
         _log.warning("the records were applied by other arithmetic: %s; here: %s", noted, now)
     answers = _Answers(ledger)
-    refused: list[tuple[Record, UpdateError]] = []
+    refused: list[tuple[Record, SuperposedError]] = []
     digests = {} if changed else journal.digests(store.sequence)
     for record, outcome in _watched(replay(store, journal, exclusions, last), last - start.sequence):
-        if isinstance(outcome, UpdateError):
-            refused.append((record, outcome))  # the process ended before this could be journalled
+        if isinstance(outcome, Refused):
+            refused.append((record, outcome.error))  # the process ended before this could be journalled
         elif isinstance(outcome, SuperposedError):
             raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
         else:
@@ -141,6 +157,8 @@ def newest_good(
     """
     damaged: list[str] = []
     found = snapshots.list()
+    if not found and (unreadable := snapshots.unreadable()):
+        raise SnapshotMismatch("no snapshot has a manifest that can be read", received=", ".join(unreadable))
     if not found:
         raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
     if found[-1].sequence > journal.sequence:
@@ -165,11 +183,12 @@ def newest_good(
 
 def replay(
     store: WeightStore, journal: Journal, exclusions: Exclusions, through: int
-) -> Iterator[tuple[Record, JsonObject | SuperposedError]]:
+) -> Iterator[tuple[Record, JsonObject | Refused | SuperposedError]]:
     """Applies the records that follow the store's sequence number, one for each step of the iterator.
 
     Yields:
-        The record, and its answer or why it could not be applied; either way its sequence number is used.
+        The record, and its answer, its refusal by the arithmetic, or why it does not fit the store; either
+        way its sequence number is used.
 
     Raises:
         JournalCorrupt: A record is damaged.
@@ -181,7 +200,16 @@ def replay(
         yield record, outcome
 
 
-def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonObject | SuperposedError:
+@dataclass(frozen=True)
+class Refused:
+    """A record that fits the store and that the arithmetic refused."""
+
+    error: SuperposedError
+
+
+def _apply(
+    store: WeightStore, record: Record, exclusions: Exclusions
+) -> JsonObject | Refused | SuperposedError:
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
     if record.sequence in exclusions:
@@ -190,12 +218,15 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
         change = change_of(record)
         if change.check(store) is not None:
             return TaskExists("the store is already as the record would make it")
-        return change.apply(store)
     except SuperposedError as error:
         return error
+    try:
+        return change.apply(store)
+    except SuperposedError as error:
+        return Refused(error)
 
 
-def refusal_entry(sequence: int, error: UpdateError) -> Entry:
+def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
     """The record that says that another was refused."""
     refused = {
         "error": type(error).__name__,

@@ -13,7 +13,7 @@ from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject, Register, Update, keys_of
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError
 from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges
-from superposed_service.recovery import newest_good, replay
+from superposed_service.recovery import Refused, newest_good, replay
 from superposed_service.storage import Entry, Journal, Ledger, Snapshots
 
 __all__ = ["RollBack", "Selection", "teaching"]
@@ -54,11 +54,11 @@ class Selection:
 
 
 def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
-    """Whether the journal has a task's registration, and the updates that name its key, in order."""
+    """Whether the journal has a key's first registration, and the updates that name the key, in order."""
     begins, found = False, []
     for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
         if key in keys_of(head):
-            begins = begins or kind == Register.kind
+            begins = begins or (kind == Register.kind and head["generation"] == 0)
             found += [sequence] if kind == Update.kind else []
     return begins, found
 
@@ -111,7 +111,7 @@ class RollBack(Change):
         for record, outcome in replay(self._rebuilt, self._journal, exclusions, last):
             if isinstance(outcome, StorageError | BeyondHorizon):
                 raise outcome
-            if isinstance(outcome, SuperposedError):
+            if isinstance(outcome, Refused | SuperposedError):
                 dependent.append(record.sequence)
         numbers = [number for first, end in chosen for number in range(first, end + 1)]
         self._answer: JsonObject = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 from superposed.errors import SuperposedError
 from superposed_service.changes import JsonObject
@@ -21,6 +23,7 @@ from superposed_service.storage import DataDirectory, Snapshot
 
 __all__ = ["Running"]
 
+T = TypeVar("T")
 _log = logging.getLogger("superposed")
 _WATCH_S = 1.0
 
@@ -52,13 +55,21 @@ class Running:
         Raises:
             StorageUnavailable: The disk refused.
         """
-        async with self._history_turn:
-            return await self._snapshot()
+        return await self._in_turn(self._snapshot())
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs work on the past, one at a time, to its end, also if the client has left."""
+
+        async def run() -> T:
+            async with self._history_turn:
+                return await work
+
+        return await asyncio.shield(asyncio.create_task(run()))
 
     async def _snapshot(self) -> Snapshot:
-        data, sequence = await self.engine.call_writer(lambda writer: writer.image())
+        image = await self.engine.call_writer(lambda writer: writer.image())
         snapshot, needed = await asyncio.to_thread(
-            keep, self.directory.snapshots, data, sequence, self.settings.history_records
+            keep, self.directory.snapshots, image, self.settings.history_records
         )
         while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
             pass
@@ -71,12 +82,14 @@ class Running:
             BeyondHorizon: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
-        async with self._history_turn:  # nothing may be trimmed that a recovery would need meanwhile
-            change = RollBack(selection, self.directory.snapshots, self.directory.ledger())
-            answer = await self.engine.change(change, origin)
-            if answer["excluded"]:
-                await self._snapshot()  # so that a recovery need not rebuild it again
-            return answer
+        return await self._in_turn(self._roll_back(selection, origin))
+
+    async def _roll_back(self, selection: Selection, origin: Origin | None) -> JsonObject:
+        change = RollBack(selection, self.directory.snapshots, self.directory.ledger())
+        answer = await self.engine.change(change, origin, limited=False)
+        if answer["excluded"]:
+            await self._snapshot()  # so that a recovery need not rebuild it again
+        return answer
 
     async def restore(self, identifier: str, origin: Origin | None) -> JsonObject:
         """Goes back to a snapshot; raises as `roll_back`.
@@ -84,6 +97,8 @@ class Running:
         Raises:
             UnknownSnapshot: There is none of this id.
         """
+        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(origin))) is not None:
+            return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin)
@@ -96,9 +111,11 @@ class Running:
             UnknownTask: No task has or had the key.
             StorageUnavailable: The disk refused.
         """
-        async with self._history_turn:
-            snapshot = await self._snapshot()  # what was learned from them must not need them again
-            await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
+        await self._in_turn(self._erase_rows(key))
+
+    async def _erase_rows(self, key: str) -> None:
+        snapshot = await self._snapshot()  # what was learned from them must not need them again
+        await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
 
     async def watch(self) -> None:
         """Takes snapshots by itself whenever the settings say that one is due, until `stop_watching`."""
@@ -109,6 +126,8 @@ class Running:
                 await self.snapshot()
             except SuperposedError as error:
                 _log.error("no snapshot was taken: %s", error)
+            except Exception:  # noqa: BLE001 - a bug must not end the snapshots
+                _log.exception("no snapshot was taken")
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

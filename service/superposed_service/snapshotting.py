@@ -6,7 +6,7 @@ from superposed.store import WeightStore
 from superposed_service.errors import SnapshotMismatch
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
-from superposed_service.writer import Writer
+from superposed_service.writer import Image, Writer
 
 __all__ = ["begin", "is_due", "keep", "take", "trim_some"]
 
@@ -27,7 +27,7 @@ def is_due(since: tuple[int, int], settings: Settings) -> bool:
     return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 
 
-def keep(snapshots: Snapshots, data: bytes, sequence: int, history: int) -> tuple[Snapshot, int]:
+def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, int]:
     """Writes a snapshot, reads it back, and removes those that it makes needless. Any thread, one at a time.
 
     Returns:
@@ -37,7 +37,8 @@ def keep(snapshots: Snapshots, data: bytes, sequence: int, history: int) -> tupl
         SnapshotMismatch: It does not read back as it was written; older ones are still there.
         StorageUnavailable: The disk refused; older ones are still there.
     """
-    snapshot = snapshots.write(data, sequence=sequence, digest=WeightStore.from_bytes(data).digest())
+    digest = WeightStore.from_bytes(image.data).digest()
+    snapshot = snapshots.write(image.data, sequence=image.sequence, digest=digest)
     read_back = WeightStore.from_bytes(snapshots.read(snapshot))
     if read_back.digest() != snapshot.digest:
         raise SnapshotMismatch(
@@ -45,7 +46,7 @@ def keep(snapshots: Snapshots, data: bytes, sequence: int, history: int) -> tupl
             expected=snapshot.digest,
             received=read_back.digest(),
         )
-    return snapshot, snapshots.trim(history)
+    return snapshot, snapshots.trim(history, image.exclusions.allows_start)
 
 
 def trim_some(ledger: Ledger, through: int) -> bool:
@@ -63,8 +64,7 @@ def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapsh
     Raises:
         StorageUnavailable: The disk refused.
     """
-    data, sequence = writer.image()
-    snapshot, needed = keep(directory.snapshots, data, sequence, settings.history_records)
+    snapshot, needed = keep(directory.snapshots, writer.image(), settings.history_records)
     while trim_some(writer.ledger, needed):
         pass
     return snapshot

@@ -13,7 +13,7 @@ from superposed_service.storage import DataDirectory, Ledger, Snapshot
 
 __all__ = ["Finding", "verify"]
 
-_SET_ASIDE = "move its two files away: an older snapshot and the journal give the same store"
+_SET_ASIDE = "move its two files away; the line on recovery says whether the others are enough"
 _TAKE_OUT = (
     "restore the directory from a copy; or `superposed export DIR FILE --snapshot` and import that:"
     " it is the store of the newest good snapshot, without the records after it"
@@ -36,14 +36,14 @@ class Finding:
 
 
 def verify(directory: DataDirectory) -> list[Finding]:
-    """Reads everything once, and replays the journal onto the newest good snapshot; changes nothing.
-
-    Raises:
-        SnapshotMismatch: A manifest cannot be read.
-    """
+    """Reads everything once, and replays the journal onto the newest good snapshot; changes nothing."""
     findings = [
         _finding(f"snapshot {snapshot.id}", partial(_check_snapshot, directory, snapshot), _SET_ASIDE)
         for snapshot in directory.snapshots.list()
+    ]
+    findings += [
+        Finding(f"manifest {name}", "is not what was written", _SET_ASIDE)
+        for name in directory.snapshots.unreadable()
     ]
     if not findings:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))

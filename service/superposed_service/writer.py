@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from superposed import errors as library
-from superposed.errors import UpdateError
+from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import (
@@ -21,11 +21,12 @@ from superposed_service.errors import (
     IdempotencyMismatch,
     StorageUnavailable,
 )
+from superposed_service.exclusions import Exclusions
 from superposed_service.origin import Origin
 from superposed_service.recovery import refusal_entry
 from superposed_service.storage import Ledger, Record
 
-__all__ = ["Write", "Writer", "resolve"]
+__all__ = ["Image", "Write", "Writer", "resolve"]
 
 T = TypeVar("T")
 
@@ -46,6 +47,21 @@ class Write:
     change: Change
     origin: Origin | None = None
     future: Future[JsonObject] = field(default_factory=Future)
+
+
+@dataclass(frozen=True)
+class Image:
+    """A store at one moment, ready to become a snapshot.
+
+    Args:
+        data: The snapshot's bytes.
+        sequence: The store's sequence number.
+        exclusions: What was taken out of the past by then.
+    """
+
+    data: bytes
+    sequence: int
+    exclusions: Exclusions
 
 
 @dataclass(frozen=True)
@@ -132,6 +148,8 @@ class Writer:
         entering = self._entering.get(origin.key)
         if entering is not None and entering != origin:
             raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
+        if kept is not None and kept.answer is None:
+            self._check_writable()  # after a failed commit nobody works on it any more
         if entering is not None or (kept is not None and kept.answer is None):
             raise IdempotencyInFlight(
                 "the same request is being worked on: ask again for its answer", received=origin.key
@@ -160,16 +178,22 @@ class Writer:
     def _apply(self, record: Record, write: Write) -> JsonObject:
         try:
             answer = write.change.apply(self.store)
-        except UpdateError as error:
-            self.store.sequence += 1
+        except SuperposedError as error:
+            self.store.sequence = record.sequence
             self._refuse(record, write, error)
             raise
+        except BaseException as error:
+            # What it left of the store is not known: the next start builds it again from the journal.
+            self.ledger.fail(f"record {record.sequence} could not be applied: {error!r}")
+            raise
+        if self.store.sequence != record.sequence:
+            self.ledger.fail(f"record {record.sequence} was applied as {self.store.sequence}")
         self._settle(write.origin, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
         return answer
 
-    def _refuse(self, record: Record, write: Write, error: UpdateError) -> None:
+    def _refuse(self, record: Record, write: Write, error: SuperposedError) -> None:
         entry = refusal_entry(record.sequence, error)
         records = self.ledger.commit([(entry, None)])
         self._count(records)
@@ -180,8 +204,12 @@ class Writer:
         if origin is not None:
             self.ledger.answers.settle(origin.key, answer)
 
-    def image(self) -> tuple[bytes, int]:
-        """The store as a snapshot's bytes, and its sequence number; what was answered so far is kept first.
+    def answer_to(self, origin: Origin | None) -> JsonObject | None:
+        """The answer that a request had when it came before; raises what it was refused with."""
+        return self._settled(origin)
+
+    def image(self) -> Image:
+        """The store as a snapshot's bytes; what was answered so far is kept first.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -191,7 +219,8 @@ class Writer:
         self._check_writable()
         self.ledger.flush()
         self.records_since_snapshot = self.bytes_since_snapshot = 0
-        return self.store.to_bytes(), self.store.sequence
+        exclusions = Exclusions.read(self.ledger.journal, self.ledger.journal.sequence)
+        return Image(self.store.to_bytes(), self.store.sequence, exclusions)
 
 
 def resolve(future: Future[T], work: Callable[[], T]) -> None:
@@ -204,5 +233,5 @@ def resolve(future: Future[T], work: Callable[[], T]) -> None:
 
 def _raise_refusal(answer: JsonObject) -> None:
     if (refused := answer.get("refused")) is not None:
-        kind: type[UpdateError] = getattr(library, refused["error"])
+        kind: type[SuperposedError] = getattr(library, refused["error"])
         raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

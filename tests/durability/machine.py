@@ -34,12 +34,12 @@ def schema(key: str) -> TaskSchema:
 class Machine:
     """One data directory, open."""
 
-    def __init__(self, path: Path, **settings: int) -> None:
+    def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: int) -> None:
         self.path = path
         self.settings = Settings(directory=path, device="cpu", **settings)  # type: ignore[arg-type]
         if not path.exists():
             with DataDirectory(path) as directory:
-                begin(directory, new_store())
+                begin(directory, WeightStore(config, secret=seeded_secret(3)))
         self.directory: DataDirectory
         self.writer: Writer
         self.recovery: Recovery

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,9 +16,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from superposed import WeightStore, learn
 from superposed.errors import SuperposedError, UnknownTask, UpdateError
 from superposed_service.changes import Update
-from superposed_service.errors import IdempotencyMismatch, InvalidRequest
+from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest
 from superposed_service.origin import Origin
 from superposed_service.rows import Rows
+from superposed_service.writer import Write
 from tests.durability.machine import Machine, new_store, schema
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -74,10 +75,14 @@ class Model:
 
 
 class History(RuleBasedStateMachine):
+    """With a journal that reaches back to the beginning."""
+
+    LIMITS: ClassVar[dict[str, int]] = {"history_records": 10_000, "snapshots_kept": 3}
+
     @initialize()
     def start(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
-        self.machine = Machine(Path(self.folder.name) / "store", history_records=10_000, snapshots_kept=3)
+        self.machine = Machine(Path(self.folder.name) / "store", **self.LIMITS)
         self.model = Model()
         self.seeds = iter(range(1, 10**6))
         self.sent: dict[str, tuple[str, int, dict[str, Any]]] = {}
@@ -137,6 +142,24 @@ class History(RuleBasedStateMachine):
         with pytest.raises(IdempotencyMismatch):
             self.machine.do(Update(Rows(context, None, rows(seed)[0]), rows(seed)[1], 1), other)
 
+    @rule(contexts=st.lists(st.sampled_from(["a", "b", "c"]), min_size=2, max_size=3), crash=st.booleans())
+    def together(self, contexts: list[str], crash: bool) -> None:
+        """Updates in one transaction; with a crash before any of them is applied."""
+        seeds = [next(self.seeds) for _ in contexts]
+        writes = [
+            Write(Update(Rows(context, None, rows(seed)[0]), rows(seed)[1], 1))
+            for context, seed in zip(contexts, seeds, strict=True)
+        ]
+        known = [context in self.machine.store.tasks for context in contexts]
+        self.machine.writer.commit(writes)
+        for context, seed, there in zip(contexts, seeds, known, strict=True):
+            if there:
+                self.model.add("update", (context, seed))
+        if crash:
+            self.machine.crash()
+        while self.machine.writer.pending:
+            self.machine.writer.apply_next()
+
     @rule()
     def snapshot(self) -> None:
         assert self.machine.snapshot().sequence == self.model.head
@@ -160,7 +183,8 @@ class History(RuleBasedStateMachine):
             with pytest.raises(InvalidRequest):
                 self.machine.roll_back(to_sequence=to)
             return
-        answer = self.machine.roll_back(to_sequence=to)
+        if (answer := self.rolled_back(to_sequence=to)) is None:
+            return
         assert answer["excluded"] == ([[to + 1, before]] if to < before else [])
         if to < before:
             self.model.add("rollback", set(range(to + 1, before + 1)))
@@ -174,7 +198,8 @@ class History(RuleBasedStateMachine):
             return
         names = {sequence for sequence, (kind, what) in happened if kind == "update" and key in what[0]}
         refused = {sequence for sequence, (kind, what) in happened if kind == "refused" and key in what}
-        if self.machine.roll_back(task=key)["excluded"]:
+        answer = self.rolled_back(task=key)
+        if answer is not None and answer["excluded"]:
             self.model.add("rollback", names | refused)
 
     @precondition(lambda self: self.model.head)
@@ -182,8 +207,16 @@ class History(RuleBasedStateMachine):
     def without_a_range(self, data: st.DataObject) -> None:
         first = data.draw(st.integers(1, self.model.head))
         last = data.draw(st.integers(first, self.model.head))
-        self.machine.roll_back(sequences=(first, last))
-        self.model.add("rollback", set(range(first, last + 1)))
+        if self.rolled_back(sequences=(first, last)) is not None:
+            self.model.add("rollback", set(range(first, last + 1)))
+
+    def rolled_back(self, **selection: object) -> dict[str, Any] | None:
+        """The answer; None where the journal does not reach back, which only a trimmed one may not."""
+        try:
+            return self.machine.roll_back(**selection)
+        except (BeyondHorizon, UnknownTask):
+            assert self.LIMITS["history_records"] == 3
+            return None
 
     @invariant()
     def is_what_the_model_says(self) -> None:
@@ -191,7 +224,13 @@ class History(RuleBasedStateMachine):
             assert self.machine.store.digest() == self.model.store().digest()
 
 
-TestHistory = History.TestCase
-TestHistory.settings = settings(
+class ShortHistory(History):
+    """With a journal that is trimmed behind every snapshot."""
+
+    LIMITS: ClassVar[dict[str, int]] = {"history_records": 3, "snapshots_kept": 2}
+
+
+TestHistory, TestShortHistory = History.TestCase, ShortHistory.TestCase
+TestHistory.settings = TestShortHistory.settings = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )

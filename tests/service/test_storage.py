@@ -18,6 +18,36 @@ def write(snapshots: Snapshots, data: bytes, sequence: int) -> Snapshot:
     return snapshots.write(data, sequence=sequence, digest="")
 
 
+def always(_: int) -> bool:
+    return True
+
+
+def test_what_a_rollback_made_useless_does_not_count_as_kept(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "s", kept=2)
+    for sequence in (0, 4, 10, 11, 12, 13):
+        write(snapshots, b"store %d" % sequence, sequence)
+    assert snapshots.trim(0, lambda sequence: sequence in {0, 4, 13}) == 4
+    assert [snapshot.sequence for snapshot in snapshots.list()] == [4, 11, 12, 13]
+
+
+def test_a_damaged_snapshot_is_written_again(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "s", kept=2)
+    written = write(snapshots, b"store", 1)
+    (tmp_path / "s" / f"{written.id}.safetensors").write_bytes(b"damaged")
+    assert snapshots.read(write(snapshots, b"store", 1)) == b"store"
+
+
+def test_a_manifest_says_what_it_was_written_with(tmp_path: Path) -> None:
+    snapshots = Snapshots(tmp_path / "s", kept=2)
+    write(snapshots, b"old", 1)
+    manifest = tmp_path / "s" / f"{write(snapshots, b'new', 2).id}.json"
+    text = manifest.read_text()
+    for damaged in (text.replace('"sequence": 2', '"sequence": 3'), text[:-3], "", "[]"):
+        manifest.write_text(damaged)
+        assert [snapshot.sequence for snapshot in snapshots.list()] == [1]
+        assert snapshots.unreadable() == [manifest.name]
+
+
 def test_one_owner(tmp_path: Path) -> None:
     with DataDirectory(tmp_path / "d"), pytest.raises(StoreLocked, match="another process"):
         DataDirectory(tmp_path / "d")
@@ -42,7 +72,7 @@ def test_the_newest_are_kept_and_one_that_history_reaches_back_to(tmp_path: Path
     for sequence in (0, 3, 10, 200, 300):
         write(snapshots, b"store %d" % sequence, sequence)
     (tmp_path / "s" / "left-behind.safetensors").write_bytes(b"no manifest")
-    assert snapshots.trim(history=290) == 10
+    assert snapshots.trim(290, always) == 10
     assert [snapshot.sequence for snapshot in snapshots.list()] == [10, 200, 300]
     assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [
         b"store 10",
@@ -50,8 +80,8 @@ def test_the_newest_are_kept_and_one_that_history_reaches_back_to(tmp_path: Path
         b"store 300",
     ]
     assert len(list((tmp_path / "s").iterdir())) == 6
-    assert snapshots.trim(history=1000) == 10
-    assert snapshots.trim(history=0) == 200
+    assert snapshots.trim(1000, always) == 10
+    assert snapshots.trim(0, always) == 200
 
 
 def test_the_same_sequence_again(tmp_path: Path) -> None:
@@ -104,7 +134,7 @@ def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
     def come_and_go() -> None:
         for sequence in range(150):
             write(snapshots, b"%d" % sequence, sequence)
-            snapshots.trim(history=0)
+            snapshots.trim(0, always)
 
     writing = threading.Thread(target=come_and_go)
     writing.start()

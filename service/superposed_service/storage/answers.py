@@ -87,8 +87,9 @@ class Answers:
         self._kept[origin.key] = kept
 
     def settle(self, key: str, answer: dict[str, Any]) -> None:
-        """Keeps a request's answer; `flush` brings it to the disk."""
-        self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
+        """Keeps a request's answer, where its key is still kept; `flush` brings it to the disk."""
+        if key in self._kept:
+            self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
 
     def flush(self) -> None:
         """Writes what was settled, inside a transaction, and forgets what is older than a day or too many."""
@@ -105,7 +106,8 @@ class Answers:
         for place, (key, kept) in enumerate(self._kept.items()):  # oldest first
             if place >= surplus and kept.created >= oldest:
                 break
-            expired.append(key)
+            if kept.answer is not None:
+                expired.append(key)
         return expired
 
     def _write(self, kept: Kept) -> None:

@@ -84,6 +84,8 @@ class Database:
         self.query("PRAGMA journal_mode=WAL")
         self.query(f"PRAGMA synchronous={synchronous}")
         self.query(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
+        # What is deleted is overwritten: rows that were trimmed or erased leave nothing behind.
+        self.query("PRAGMA secure_delete=ON")
         [(version,)] = self.query("PRAGMA user_version")
         if version == 0:
             with self.transaction():
@@ -115,11 +117,9 @@ class Database:
 
         Raises:
             JournalCorrupt: A page cannot be what was written.
+            StorageUnavailable: The disk refused.
         """
-        try:
-            return list(self._connection.execute(sql, values))
-        except _DAMAGE as error:
-            raise self.corrupt(error) from error
+        return list(self.rows(sql, values))
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         """The rows of one statement as they are read; raises as `query`."""
@@ -127,6 +127,8 @@ class Database:
             yield from self._connection.execute(sql, values)
         except _DAMAGE as error:
             raise self.corrupt(error) from error
+        except apsw.Error as error:
+            raise StorageUnavailable("the journal could not be read", received=str(error)) from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -158,22 +160,17 @@ class Database:
         """One writing statement for each row, inside `transaction`."""
         self._connection.executemany(sql, rows)
 
-    @contextmanager
-    def erasing(self) -> Iterator[None]:
-        """A transaction after which no deleted byte is left in the file or its write-ahead log.
+    def drop_log(self) -> None:
+        """Moves what the write-ahead log holds into the file and empties it.
 
         Raises:
             StorageUnavailable: The disk refused.
         """
-        self.query("PRAGMA secure_delete=ON")
-        with self.transaction():
-            yield
         try:
-            self.query("PRAGMA secure_delete=OFF")
             self.query("PRAGMA wal_checkpoint(TRUNCATE)")
-        except apsw.Error as error:
+        except StorageUnavailable as error:
             self.failure = str(error)
-            raise StorageUnavailable("the journal could not be rewritten", received=str(error)) from error
+            raise
 
     def close(self) -> None:
         """Closes the file; what was committed stays."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from superposed import tensorfile
 from superposed.errors import ConfigError
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
 from superposed_service.storage.database import Synchronous
@@ -76,6 +77,8 @@ class DataDirectory:
             )
         if self._ledger is None:
             self._ledger = Ledger(self.path, synchronous=synchronous)
+        if not self._ledger.journal.exists:
+            raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
         return self._ledger
 
     def initialise(self, store: bytes, *, sequence: int, digest: str) -> None:
@@ -95,16 +98,19 @@ class DataDirectory:
         # The snapshot comes last: a directory without one holds no store, whatever else was begun.
         for name in ("HEAD", "journal.db", "journal.db-wal"):
             (self.path / name).unlink(missing_ok=True)
+        self.snapshots.remove(lambda _: True)
         ledger = Ledger(self.path)
         try:
             ledger.begin(sequence)
         finally:
             ledger.close()
         self.snapshots.write(store, sequence=sequence, digest=digest)
+        for path in (self.path, self.path.parent):
+            tensorfile.sync_directory(path)
 
     @property
     def untouched(self) -> bool:
-        """Whether no store was ever here: neither a snapshot, whole or not, nor a journal with records."""
+        """Whether no store was ever here: neither a whole snapshot nor a journal with records."""
         if not self.snapshots.untouched:
             return False
         if not (self.path / "journal.db").exists():

@@ -231,10 +231,11 @@ class Journal:
         Raises:
             StorageUnavailable: The disk refused.
         """
-        with self._database.erasing():
+        with self._database.transaction():
             self._database.execute_many(
                 "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
             )
+        self._database.drop_log()
 
     # Digests of the store, noted on the way: what replay must arrive at
 
@@ -257,12 +258,16 @@ class Journal:
             raise JournalCorrupt("the fingerprint is not what was written", received=str(error)) from error
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Notes the execution fingerprint of this process.
+        """Notes the execution fingerprint of this process; digests of another one are dropped.
 
         Raises:
             StorageUnavailable: The disk refused.
         """
+        if (noted := self.fingerprint()) == fingerprint:
+            return
         with self._database.transaction():
+            if noted is not None:
+                self._database.execute("DELETE FROM digests", ())
             self._database.execute(
                 "INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)",
                 (json.dumps(fingerprint, sort_keys=True),),

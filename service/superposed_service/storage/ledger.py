@@ -54,6 +54,10 @@ class Ledger:
         """Why nothing is written any more, or None."""
         return self._database.failure
 
+    def fail(self, reason: str) -> None:
+        """Ends all writing until the next start."""
+        self._database.failure = reason
+
     def begin(self, sequence: int) -> None:
         """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
         self.journal.begin(sequence)
@@ -83,7 +87,7 @@ class Ledger:
         try:
             self._witness.note(self.journal)
         except StorageUnavailable as error:
-            self._database.failure = str(error)
+            self.fail(str(error))
             raise
         return records
 

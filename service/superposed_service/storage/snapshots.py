@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -61,25 +62,38 @@ class Snapshots:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing was ever written here: not even a snapshot without its manifest."""
-        return not any(self._folder.iterdir())
+        """Whether no snapshot was ever complete here."""
+        return not any(self._folder.glob("*.json"))
 
     def list(self) -> list[Snapshot]:
-        """Every complete snapshot, oldest first."""
+        """Every snapshot with a good manifest, oldest first; others are passed over."""
         found = (self._read_manifest(path) for path in self._folder.glob("*.json"))
-        return sorted((one for one in found if one is not None), key=lambda one: (one.sequence, one.created))
+        good = (one for one in found if isinstance(one, Snapshot))
+        return sorted(good, key=lambda one: (one.sequence, one.created))
+
+    def unreadable(self) -> builtins.list[str]:
+        """The manifests that are not what was written."""
+        found = (self._read_manifest(path) for path in sorted(self._folder.glob("*.json")))
+        return [one for one in found if isinstance(one, str)]
 
     @staticmethod
-    def _read_manifest(path: Path) -> Snapshot | None:
+    def _read_manifest(path: Path) -> Snapshot | str | None:
+        """The manifest; its name where it is not what was written; None where it is gone by now."""
         try:
-            return Snapshot.model_validate_json(path.read_bytes())
+            snapshot = Snapshot.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None  # trimmed since the folder was listed
-        except (OSError, ValidationError) as error:
-            raise SnapshotMismatch(
-                f"{path} is no manifest: remove it and its .safetensors to go on with an older snapshot",
-                received=str(error),
-            ) from error
+        except (OSError, ValidationError):
+            return path.name
+        named = snapshot.id == path.stem == _name(snapshot.sequence, snapshot.sha256)
+        return snapshot if named else path.name
+
+    def _reads_back(self, snapshot: Snapshot) -> bool:
+        try:
+            self.read(snapshot)
+        except (SnapshotMismatch, StorageUnavailable):
+            return False
+        return True
 
     def write(self, data: bytes, *, sequence: int, digest: str) -> Snapshot:
         """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
@@ -91,9 +105,9 @@ class Snapshots:
             StorageUnavailable: The disk refused; the snapshots that were there still are.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        identifier = f"{sequence:020d}-{sha256[:12]}"
+        identifier = _name(sequence, sha256)
         existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == sha256), None)
-        if existing is not None:
+        if existing is not None and self._reads_back(existing):
             return existing
         snapshot = Snapshot(
             id=identifier,
@@ -110,27 +124,30 @@ class Snapshots:
             raise StorageUnavailable("the snapshot could not be written", received=str(error)) from error
         return snapshot
 
-    def trim(self, history: int) -> int:
+    def trim(self, history: int, usable: Callable[[int], bool]) -> int:
         """Removes what is no longer needed, and what an interrupted write left behind.
 
-        Kept are the newest, `kept` of them, and the newest one that is `history` records older than the
-        newest: rollback reaches back to it.
+        Kept are, of those that recovery may start from, the newest `kept` and the newest one that is
+        `history` records older; and of the others as many that the journal still reaches.
 
         Args:
             history: In records.
+            usable: Whether recovery may start from a snapshot of that sequence number.
 
         Returns:
-            The sequence number of the oldest that is left: the journal is needed from there on.
+            The sequence number of the oldest start that is left: the journal is needed from there on.
 
         Raises:
             StorageUnavailable: The disk refused.
         """
-        found = self.list()
-        old = [one for one in found if one.sequence <= found[-1].sequence - history]
-        base = old[-1:] or found[:1]
-        left = {snapshot.id: snapshot for snapshot in [*base, *found[-self._kept :]]}
+        starts = [one for one in self.list() if usable(one.sequence)]
+        old = [one for one in starts if one.sequence <= starts[-1].sequence - history]
+        kept = [*(old[-1:] or starts[:1]), *starts[-self._kept :]]
+        needed = min(one.sequence for one in kept)
+        others = [one for one in self.list() if not usable(one.sequence) and one.sequence >= needed]
+        left = {one.id for one in [*kept, *others[-self._kept :]]}
         self.remove(lambda identifier: identifier not in left)
-        return min(snapshot.sequence for snapshot in left.values())
+        return needed
 
     def remove(self, chosen: Callable[[str], bool]) -> None:
         """Removes snapshots by id; manifests first, so that none is without its data.
@@ -166,3 +183,7 @@ class Snapshots:
                 received=digest,
             )
         return data
+
+
+def _name(sequence: int, sha256: str) -> str:
+    return f"{sequence:020d}-{sha256[:12]}"

@@ -55,7 +55,10 @@ class Witness:
         """Sequence and chain of the newest record noted; None where nothing legible was."""
         found = []
         for place in (0, _SLOT_BYTES):
-            slot = os.pread(self._file, _SLOT.size + 32, place)
+            try:
+                slot = os.pread(self._file, _SLOT.size + 32, place)
+            except OSError as error:
+                raise StorageUnavailable(f"cannot read {self._path}", received=str(error)) from error
             if hashlib.sha256(slot[: _SLOT.size]).digest() == slot[_SLOT.size :]:
                 found.append(_SLOT.unpack(slot[: _SLOT.size]))
         return max(found, default=None)

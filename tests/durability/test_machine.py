@@ -1,0 +1,249 @@
+"""Cases that a review, a crash or a flipped bit once found."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superposed import TaskSchema
+from superposed.errors import CompositionNotSupported, UpdateError
+from superposed_service import recovery
+from superposed_service.changes import Register, Update
+from superposed_service.erasure import erase_rows
+from superposed_service.errors import (
+    BeyondHorizon,
+    DigestMismatch,
+    JournalCorrupt,
+    NotReady,
+    StorageUnavailable,
+)
+from superposed_service.origin import Origin
+from superposed_service.rollback import RollBack, Selection
+from superposed_service.rows import Rows
+from superposed_service.storage import answers
+from superposed_service.writer import Write
+from tests.durability.machine import CONFIG, Machine
+
+INPUTS: list[list[float]] = [[1, 2, 3, 4]]
+HUGE: list[list[float]] = [[1e38, 1, 1, 1]]
+
+
+def test_what_the_family_cannot_do_is_refused_before_it_is_journalled(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store", config=CONFIG.replace(family="binary"))
+    machine.register("a")
+    with pytest.raises(CompositionNotSupported):
+        machine.update("a^2", INPUTS, [1], key="again")
+    assert machine.update("a", INPUTS, [1])["sequence"] == 2
+    with pytest.raises(CompositionNotSupported):
+        machine.update("a^2", INPUTS, [1], key="again")
+    machine.crash()
+    assert machine.store.tasks.get("a").updates == 1
+    machine.close()
+
+
+def test_a_bug_while_applying_ends_the_writing_and_not_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+
+    def broken(*_: object) -> None:
+        raise MemoryError("no more")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Update, "apply", broken)
+        with pytest.raises(MemoryError):
+            machine.update("a", INPUTS, [1])
+    with pytest.raises(StorageUnavailable, match="no more"):
+        machine.update("a", INPUTS, [1])
+    with pytest.raises(StorageUnavailable):
+        machine.snapshot()
+    machine.crash()
+    assert machine.store.tasks.get("a").updates == 1
+    machine.close()
+
+
+@pytest.mark.parametrize("inputs", [INPUTS, HUGE])
+def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[float]]) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    origins = [Origin(f"key-{number}", b"0" * 32) for number in range(3)]
+    machine.writer.commit([Write(Update(Rows("a", None, inputs), [1], 1), origin) for origin in origins])
+    machine.crash()
+    for number, origin in enumerate(origins):
+        change = Update(Rows("a", None, inputs), [1], 1)
+        if inputs is HUGE:
+            with pytest.raises(UpdateError):
+                machine.do(change, origin)
+        else:
+            assert machine.do(change, origin)["sequence"] == 2 + number
+    assert machine.store.sequence == (7 if inputs is HUGE else 4)
+    machine.crash()
+    assert machine.recovery.replayed == machine.store.sequence
+    machine.close()
+
+
+def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.writer.commit([Write(Update(Rows("a", None, HUGE), [1], 1), Origin("key", b"0" * 32))])
+    now = time.time()
+    monkeypatch.setattr(answers.time, "time", lambda: now + 2 * answers.KEPT_S)
+    machine.crash()
+    with pytest.raises(UpdateError):
+        machine.update("a", HUGE, [1], key="key")
+    machine.close()
+
+
+def test_after_a_failed_commit_a_retry_is_not_in_flight(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.writer.ledger.answers.add(Origin("key", b"0" * 32), 2)  # as a commit that failed leaves it
+    machine.writer.ledger.fail("the disk is full")
+    with pytest.raises(StorageUnavailable):
+        machine.update("a", INPUTS, [1], key="key")
+    machine.close()
+
+
+def test_after_a_rollback_two_snapshots_can_still_be_started_from(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store", snapshots_kept=2, history_records=0)
+    machine.register("a")
+    for _ in range(3):
+        machine.update("a", INPUTS, [1])
+        machine.snapshot()
+    machine.update("a", INPUTS, [1])
+    machine.roll_back(sequences=(4, 5))
+    machine.snapshot()
+    digest = machine.store.digest()
+    newest = max((machine.path / "snapshots").glob("*.safetensors"))
+    newest.write_bytes(b"damaged")
+    machine.crash()
+    assert machine.store.digest() == digest
+    assert machine.recovery.damaged == (newest.stem,)
+    machine.close()
+
+
+def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("superposed_service.writer.DIGEST_INTERVAL", 2)
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    for _ in range(6):
+        machine.update("a", INPUTS, [1])
+    database = machine.writer.ledger._database
+    with database.transaction():
+        database.execute("UPDATE digests SET digest = 'other'", ())
+    crashed = tmp_path / "crashed"
+    shutil.copytree(machine.path, crashed)
+    with pytest.raises(DigestMismatch):
+        machine.crash()
+    plain = recovery.fingerprint
+    for module in ("recovery", "app"):
+        monkeypatch.setattr(
+            f"superposed_service.{module}.fingerprint", lambda device: plain(device) | {"cpu": "another"}
+        )
+    elsewhere = Machine(crashed)
+    assert elsewhere.recovery.fingerprint_changed
+    assert len(elsewhere.directory.snapshots.list()) == 2
+    newest = max((crashed / "snapshots").glob("*.safetensors"))
+    newest.write_bytes(b"damaged")
+    elsewhere.crash()
+    assert not elsewhere.recovery.fingerprint_changed
+    assert elsewhere.recovery.damaged == (newest.stem,)
+    elsewhere.close()
+
+
+def test_trimmed_rows_are_gone_too(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store", snapshots_kept=2, history_records=0)
+    machine.register("a")
+    rows = np.random.default_rng(0).integers(0, 256, (64, 4))
+    machine.update("a", rows.tolist(), [1] * 64)
+    needle = rows.astype(np.uint8).tobytes()[:40]
+    files = [machine.path / "journal.db", machine.path / "journal.db-wal"]
+    assert any(needle in file.read_bytes() for file in files)
+    for _ in range(3):
+        machine.update("a", INPUTS, [1])
+        machine.snapshot()
+    assert machine.writer.ledger.journal.horizon > 2
+    assert erase_rows(machine.writer, "a", machine.store.sequence) > 0
+    assert not any(needle in file.read_bytes() for file in files)
+    machine.close()
+
+
+def test_rows_that_a_recovery_needs_are_not_erased(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    machine.update("a", INPUTS, [1])
+    snapshot = machine.snapshot()
+    machine.roll_back(sequences=(3, 3))
+    with pytest.raises(NotReady):
+        erase_rows(machine.writer, "a", snapshot.sequence)
+    machine.crash()
+    assert machine.store.tasks.get("a").updates == 1
+    machine.close()
+
+
+def test_an_update_goes_with_the_schema_that_its_targets_were_read_with(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+
+    def register(labels: tuple[str, str]) -> None:
+        schema = TaskSchema(key="a", inputs=4, outputs=2, labels=labels)
+        machine.do(Register(lambda _: schema))
+
+    register(("x", "y"))
+    before = machine.store.digest()
+    machine.delete("a")
+    register(("y", "x"))
+    machine.do(Update(Rows("a", None, INPUTS), ["x"], 1))
+    assert machine.roll_back(sequences=(2, 3))["excluded"] == [[2, 4]]
+    machine.store.sequence = 1
+    assert machine.store.digest() == before
+    machine.close()
+
+
+def test_a_task_whose_first_registration_was_trimmed(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store", snapshots_kept=2, history_records=0)
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    for _ in range(2):
+        machine.register("b")
+        machine.delete("b")
+        machine.snapshot()
+    machine.delete("a")
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    with pytest.raises(BeyondHorizon, match="beginning of task a"):
+        machine.roll_back(task="a")
+    machine.close()
+
+
+def test_a_rollback_sent_again_after_a_crash_is_answered(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    origin, selection = Origin("rollback", b"0" * 32), Selection(to_sequence=1)
+    first = machine.do(RollBack(selection, machine.directory.snapshots, machine.writer.ledger), origin)
+    machine.crash()
+    assert (
+        machine.do(RollBack(selection, machine.directory.snapshots, machine.writer.ledger), origin) == first
+    )
+    machine.close()
+
+
+def test_a_journal_of_nothing_is_not_taken_for_one(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.close()
+    for name in ("journal.db", "HEAD"):
+        (tmp_path / "store" / name).unlink()
+    with pytest.raises(JournalCorrupt, match="has no journal"):
+        machine.open()
+    (tmp_path / "store" / "journal.db").write_bytes(b"")
+    with pytest.raises(JournalCorrupt):
+        machine.open()
