@@ -157,8 +157,8 @@ def newest_good(
     """
     damaged: list[str] = []
     found = snapshots.list()
-    if not found and (unreadable := snapshots.unreadable()):
-        raise SnapshotMismatch("no snapshot has a manifest that can be read", received=", ".join(unreadable))
+    if not found and not snapshots.untouched:
+        raise SnapshotMismatch("no snapshot has a good manifest: restore the directory from a copy")
     if not found:
         raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
     if found[-1].sequence > journal.sequence:

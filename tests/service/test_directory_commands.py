@@ -62,7 +62,7 @@ def test_a_damaged_snapshot(path: Path) -> None:
     found = command("verify", path)
     assert found.exit_code == 1
     assert f"WRONG snapshot {newest.stem}" in found.output
-    assert "older snapshot" in found.output
+    assert "move its two files away" in found.output
     assert "recovery: good" in found.output
 
 

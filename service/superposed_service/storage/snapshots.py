@@ -62,8 +62,8 @@ class Snapshots:
 
     @property
     def untouched(self) -> bool:
-        """Whether no snapshot was ever complete here."""
-        return not any(self._folder.glob("*.json"))
+        """Whether no snapshot was ever written here; one that was only begun does not count."""
+        return all(path.name.startswith(".") for path in self._folder.iterdir())
 
     def list(self) -> list[Snapshot]:
         """Every snapshot with a good manifest, oldest first; others are passed over."""
