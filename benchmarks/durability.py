@@ -61,7 +61,7 @@ class Running:
     """A server over a new store with the defaults and a few tasks."""
 
     def __init__(self, durable: bool) -> None:
-        self.folder = tempfile.TemporaryDirectory(dir=Path.cwd())  # on a disk, not in memory
+        self.folder = tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-")  # on a disk, not in memory
         self.path = Path(self.folder.name) / "store"
         with DataDirectory(self.path) as directory:
             begin(directory, WeightStore())
@@ -222,7 +222,7 @@ def replay(records: int) -> dict[str, Any]:
         (draw.normal(size=(ROWS, 784)).astype(np.float32), draw.integers(0, 10, ROWS)) for _ in range(64)
     ]
     schema = TaskSchema(key="t", inputs=784, outputs=10)
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         path = Path(folder) / "store"
         bare = WeightStore()
         with DataDirectory(path) as directory:
@@ -252,7 +252,7 @@ def replay(records: int) -> dict[str, Any]:
 def large_snapshot() -> dict[str, Any]:
     """A start from a snapshot of a gigabyte, against reading the file."""
     config = StoreConfig(network=MLPConfig(inputs=4096, hidden=(8192, 8192), outputs=4096))
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         path = Path(folder) / "store"
         store = WeightStore(config)
         store.register(TaskSchema(key="t", inputs=4, outputs=2))
