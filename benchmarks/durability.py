@@ -61,7 +61,7 @@ class Running:
     """A server over a new store with the defaults and a few tasks."""
 
     def __init__(self, durable: bool) -> None:
-        self.folder = tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-")  # on a disk, not in memory
+        self.folder = tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-")
         self.path = Path(self.folder.name) / "store"
         with DataDirectory(self.path) as directory:
             begin(directory, WeightStore())
