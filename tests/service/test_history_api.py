@@ -136,7 +136,8 @@ class TestIdempotency:
         answers: list[httpx.Response] = []
 
         def send() -> None:
-            answers.append(http.post("/v1/update", json=UPDATE, headers={"Idempotency-Key": "many"}))
+            header = {"Idempotency-Key": "many"}
+            answers.append(http.post("/v1/update", json=UPDATE, headers=header, timeout=60))
 
         threads = [threading.Thread(target=send) for _ in range(100)]
         for thread in threads:
