@@ -252,10 +252,13 @@ class Journal:
     def fingerprint(self) -> dict[str, Any] | None:
         """The execution fingerprint of the process that last owned the journal."""
         found = self._database.query("SELECT value FROM meta WHERE name = 'fingerprint'")
-        try:
-            return json.loads(found[0][0]) if found else None
-        except (ValueError, TypeError) as error:
-            raise JournalCorrupt("the fingerprint is not what was written", received=str(error)) from error
+        if not found:
+            return None
+        text, _, checksum = str(found[0][0]).rpartition(" ")
+        if _checksum(text) != checksum:
+            raise JournalCorrupt("the execution fingerprint is not what was written")
+        noted: dict[str, Any] = json.loads(text)
+        return noted
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
         """Notes the execution fingerprint of this process; digests of another one are dropped.
@@ -268,10 +271,14 @@ class Journal:
         with self._database.transaction():
             if noted is not None:
                 self._database.execute("DELETE FROM digests", ())
+            text = json.dumps(fingerprint, sort_keys=True)
             self._database.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)",
-                (json.dumps(fingerprint, sort_keys=True),),
+                "INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)", (f"{text} {_checksum(text)}",)
             )
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _link(previous: bytes, sequence: int, kind: str, head: str, digest: bytes) -> bytes:
