@@ -28,12 +28,13 @@ from superposed import TaskSchema, WeightStore, learn
 from superposed.config import MLPConfig, StoreConfig
 from superposed.experiments.report import machine, write_json
 from superposed_service.app import create_app, open_store
-from superposed_service.changes import Register, Update
+from superposed_service.changes import Register
 from superposed_service.demo.server import free_port
 from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin, take
 from superposed_service.storage import DataDirectory, Ledger, Record
+from superposed_service.updates import Update
 from superposed_service.writer import Write
 
 ROWS, TASKS = 32, 16

@@ -18,6 +18,7 @@ from superposed_client._models import (
     Capacity,
     Evaluation,
     Inference,
+    Quarantine,
     Rollback,
     Snapshot,
     StoreInfo,
@@ -117,6 +118,7 @@ class Client:
         offset: Sequence[float] | None = None,
         scale: Sequence[float] | None = None,
         description: str | None = None,
+        keep_rows: bool = True,
     ) -> Task:
         """A handle on a task, or on any composed context, in scikit-learn's habit.
 
@@ -131,8 +133,9 @@ class Client:
             offset: Subtracted from each feature, (inputs,).
             scale: Each feature is divided by it, (inputs,).
             description: Free text.
+            keep_rows: Whether the server may keep a few rows to see how the task fares.
         """
-        schema = TaskSchema(labels, outputs, inputs, loss, offset, scale, description)
+        schema = TaskSchema(labels, outputs, inputs, loss, offset, scale, description, keep_rows)
         return Task(self, TaskCore(context, schema))
 
     def infer(
@@ -233,6 +236,18 @@ class Client:
     def erase_rows(self, key: str) -> None:
         """Erases a task's rows from the server's disk; what they taught stays in the weights."""
         self._run(operations.erase_rows(key))
+
+    def quarantine(self, source: str, *, reason: str = "") -> Quarantine:
+        """Has a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
+        return self._run(operations.quarantine(source, reason))
+
+    def release(self, source: str) -> None:
+        """Has a source's updates learned from again."""
+        self._run(operations.release(source))
+
+    def list_quarantine(self) -> list[Quarantine]:
+        """Who is in quarantine, since when and why."""
+        return self._run(operations.list_quarantine())
 
     def ready(self) -> bool:
         """Whether the server admits requests."""

@@ -12,6 +12,7 @@ __all__ = [
     "Inference",
     "LayerCrosstalk",
     "Prequential",
+    "Quarantine",
     "Rollback",
     "Snapshot",
     "StoreInfo",
@@ -71,6 +72,8 @@ class TaskInfo(_Answer):
     updates: int
     prequential: Prequential
     last_sequence: int
+    keep_rows: bool = True
+    quarantined: int | None = None
 
 
 class StoreInfo(_Answer):
@@ -145,3 +148,14 @@ class Rollback(_Answer):
     sequence: int
     rebuilt_from: int | None = None
     excluded: list[tuple[int, int]]
+
+
+class Quarantine(_Answer):
+    """A source (a task key, or `key:<id>`) whose updates are recorded and not learned from.
+
+    `since` is the sequence number of the decision, `reason` who decided it and why.
+    """
+
+    source: str
+    since: int
+    reason: dict[str, Any] | None = None

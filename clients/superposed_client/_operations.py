@@ -14,6 +14,7 @@ from superposed_client._models import (
     Capacity,
     Evaluation,
     Inference,
+    Quarantine,
     Rollback,
     Snapshot,
     StoreInfo,
@@ -176,6 +177,22 @@ def roll_back(
 def erase_rows(key: str) -> Operation[None]:
     """`DELETE /v1/tasks/{key}/data`."""
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}/data")))
+
+
+def quarantine(source: str, reason: str) -> Operation[Quarantine]:
+    """`POST /v1/quarantine`."""
+    body = {"source": source, "reason": reason}
+    return parse(Quarantine, (yield changing("POST", "/v1/quarantine", body)))
+
+
+def release(source: str) -> Operation[None]:
+    """`DELETE /v1/quarantine/{source}`."""
+    refuse_errors((yield changing("DELETE", f"/v1/quarantine/{quote(source, safe='')}")))
+
+
+def list_quarantine() -> Operation[list[Quarantine]]:
+    """`GET /v1/quarantine`."""
+    return parse_list(Quarantine, (yield Request("GET", "/v1/quarantine")))
 
 
 def list_snapshots() -> Operation[list[Snapshot]]:

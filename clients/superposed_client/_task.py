@@ -35,6 +35,7 @@ class TaskSchema:
     offset: Sequence[float] | None = None
     scale: Sequence[float] | None = None
     description: str | None = None
+    keep_rows: bool = True
 
     @property
     def given(self) -> bool:
@@ -52,6 +53,7 @@ class TaskSchema:
             "offset": None if self.offset is None else [float(number) for number in self.offset],
             "scale": None if self.scale is None else [float(number) for number in self.scale],
             "description": self.description,
+            "keep_rows": None if self.keep_rows else False,
         }
 
 

@@ -30,6 +30,7 @@ class TaskSchema(Config):
         offset: Subtracted from each feature, (inputs,).
         scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
         description: Free text.
+        keep_rows: Whether a few of its rows may be kept, to see how it fares while others learn.
     """
 
     key: str
@@ -40,6 +41,7 @@ class TaskSchema(Config):
     offset: tuple[Annotated[float, Field(strict=True)], ...] | None = None
     scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
     description: str = Field("", max_length=4096)
+    keep_rows: bool = Field(True, strict=True)
 
     @field_validator("key")
     @classmethod
@@ -164,11 +166,17 @@ class TaskState:
 
 
 class TaskRegistry:
-    """The tasks of one store, by key, and the generation that each deleted key would get next."""
+    """The tasks of one store, by key, and the generation that each deleted key would get next.
+
+    Attributes:
+        quarantined: Whose updates are not applied: names of sources (task keys among them), and the
+            sequence number since when.
+    """
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskState] = {}
         self._next_generation: dict[str, int] = {}
+        self.quarantined: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -247,6 +255,7 @@ class TaskRegistry:
         return {
             "tasks": [state.to_json() for state in self._tasks.values()],
             "next_generation": self._next_generation.copy(),
+            "quarantined": self.quarantined.copy(),
         }
 
     @classmethod
@@ -257,6 +266,7 @@ class TaskRegistry:
             state = TaskState.from_json(entry)
             registry._tasks[state.schema.key] = state
         registry._next_generation = dict(values["next_generation"])
+        registry.quarantined = dict(values.get("quarantined", {}))
         return registry
 
 

@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
+from superposed_service.guard import Guard
 from superposed_service.middleware import BodyLimit, RequestId
 from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.recovery import Recovery, fingerprint, recover
@@ -54,7 +55,7 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
     store, recovery = recover(directory.snapshots, ledger, device)
-    writer = Writer(store, ledger, replayed=recovery.replayed)
+    writer = Writer(store, ledger, guard=Guard(ledger, settings), replayed=recovery.replayed)
     if recovery.fingerprint_changed:
         take(writer, directory, settings)
     ledger.journal.set_fingerprint(fingerprint(store.device))

@@ -6,33 +6,38 @@ the same computation.
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
-import numpy as np
-import torch
-
-from superposed.batch import Batch, Target, Targets, read_targets
 from superposed.config import validated
 from superposed.contexts import as_expression, flatten
-from superposed.errors import TaskExists
-from superposed.learning import apply
+from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed.tasks import TaskSchema, TaskState
-from superposed_service.arrays import narrowed, pack, unpack
-from superposed_service.errors import BeyondHorizon, JournalCorrupt
-from superposed_service.rows import Rows
 from superposed_service.storage import Entry, Record
 
-__all__ = ["Change", "Delete", "JsonObject", "Register", "Update", "change_of", "keys_of", "task_body"]
+__all__ = [
+    "AUTHOR",
+    "Change",
+    "Delete",
+    "JsonObject",
+    "Quarantine",
+    "Register",
+    "Release",
+    "keys_of",
+    "refusal",
+    "sources_of",
+    "task_body",
+]
 
 JsonObject = dict[str, Any]
 
+# Before an author's id, where a source may be a task key too.
+AUTHOR = "key:"
 
-def task_body(state: TaskState) -> JsonObject:
+
+def task_body(store: WeightStore, state: TaskState) -> JsonObject:
     """A task, as the service shows it."""
     schema, seen = state.schema, state.prequential
     return {
@@ -41,6 +46,19 @@ def task_body(state: TaskState) -> JsonObject:
         "updates": state.updates,
         "prequential": {"accuracy": seen.accuracy(schema.loss), "loss": seen.loss},
         "last_sequence": state.last_sequence,
+        "quarantined": store.tasks.quarantined.get(schema.key),
+    }
+
+
+def refusal(error: SuperposedError) -> JsonObject:
+    """The answer of a change that is recorded and was not applied."""
+    return {
+        "refused": {
+            "error": type(error).__name__,
+            "message": error.message,
+            "expected": error.expected,
+            "received": error.received,
+        }
     }
 
 
@@ -91,7 +109,7 @@ class Register(Change):
         self._schema = self._schema_for(store)
         existing = store.find_same(self._schema)
         self._generation = store.tasks.next_generation(self._schema.key)
-        return None if existing is None else {"new": False, "task": task_body(existing)}
+        return None if existing is None else {"new": False, "task": task_body(store, existing)}
 
     def entry(self) -> Entry:
         """The schema, and how often the key was deleted before."""
@@ -101,7 +119,7 @@ class Register(Change):
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers with the task."""
         state, new = store.register(self._schema)
-        return {"new": new, "task": task_body(state)}
+        return {"new": new, "task": task_body(store, state)}
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -137,121 +155,63 @@ class Delete(Change):
         return cls(record.head["key"])
 
 
-class Update(Change):
-    """One online update: rows, and what they should have answered."""
+class Quarantine(Change):
+    """From here on a source's updates are recorded and not applied: a decision, which replay repeats.
 
-    kind = "update"
-    grouped = True
+    Args:
+        source: A task key, or an author (see `sources_of`).
+        reason: Who decided it and why: JSON values.
+    """
 
-    def __init__(
-        self,
-        rows: Rows,
-        targets: Sequence[Target] | Targets,
-        steps: int,
-        schemas: Mapping[str, str] | None = None,
-    ) -> None:
-        self._rows, self._given, self._steps = rows, targets, steps
-        self._schemas = schemas  # that its targets were read with, where they were
+    kind = "quarantine"
+
+    def __init__(self, source: str, reason: JsonObject) -> None:
+        self._source, self._reason = source, reason
 
     def check(self, store: WeightStore) -> None:
-        """Contexts, rows and targets must be the tasks'."""
-        # From here on it holds what the record will hold: contexts in their text form, numbers in arrays.
-        self._rows = _plain(self._rows)
-        self._batch: Batch = self._rows.batch(store)
-        if isinstance(self._given, Targets):
-            self._targets = self._given
-        else:
-            self._targets = read_targets(self._batch, self._given, store.config.network.outputs)
-        schemas = {part.task.schema.key: _mark(part.task.schema) for part in self._batch.parts}
-        if self._schemas not in (None, schemas):
-            raise TaskExists("a task is registered with another schema than the update's")
-        self._schemas = schemas
-        store.bindings(self._batch)  # the family may not have such a composition
+        """Always possible, also of a source that is in quarantine already: then nothing changes."""
 
     def entry(self) -> Entry:
-        """Contexts and steps; rows and targets as bytes."""
-        head: JsonObject = {"steps": self._steps, "rows": len(self._rows), "schemas": self._schemas}
-        arrays = {"classes": narrowed(self._targets.classes.numpy())}
-        if self._targets.values is not None:
-            arrays["values"] = self._targets.values.numpy()
-        if self._rows.contexts is None:
-            head["context"] = self._rows.context
-            arrays["inputs"] = narrowed(self._rows.inputs)
-        else:
-            distinct = list(dict.fromkeys(self._rows.contexts))
-            place = {text: number for number, text in enumerate(distinct)}
-            head["contexts"] = distinct
-            arrays["places"] = narrowed(np.asarray([place[text] for text in self._rows.contexts]))
-            arrays["widths"] = narrowed(np.asarray([len(row) for row in self._rows.inputs]))
-            arrays["inputs"] = narrowed(np.concatenate(self._rows.inputs))
-        return Entry(self.kind, head, pack(arrays))
+        """Whom it meets, and why."""
+        return Entry(self.kind, {"source": self._source, "reason": self._reason})
 
     def apply(self, store: WeightStore) -> JsonObject:
-        """Answers with what the model knew before."""
-        result = apply(store, self._batch, self._targets, steps=self._steps)
-        return {name: value for name, value in vars(result).items() if value is not None}
+        """Answers since when the source is in quarantine."""
+        store.sequence += 1
+        since = store.tasks.quarantined.setdefault(self._source, store.sequence)
+        return {"source": self._source, "since": since}
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From contexts, rows and targets."""
-        if record.payload is None:
-            raise BeyondHorizon(f"the rows of record {record.sequence} were erased")
-        arrays = unpack(record.payload)
-        if "context" in record.head:
-            rows = Rows(record.head["context"], None, arrays["inputs"])
-        else:
-            contexts = [record.head["contexts"][place] for place in arrays["places"]]
-            rows = Rows(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
-        classes, values = arrays["classes"].astype(np.int64), arrays.get("values")
-        targets = Targets(
-            torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
-        )
-        return cls(rows, targets, record.head["steps"], record.head["schemas"])
+        """From the source."""
+        return cls(record.head["source"], record.head["reason"])
 
 
-@lru_cache(maxsize=4096)
-def _mark(schema: TaskSchema) -> str:
-    """Tells a schema from others: class numbers mean something only with the labels they were read with."""
-    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()[:16]
+class Release(Change):
+    """A source's updates are applied again from here on."""
 
+    kind = "release"
 
-def _plain(rows: Rows) -> Rows:
-    """Contexts in their one text form, numbers in arrays; what cannot be read is left for the check."""
-    if rows.contexts is None:
-        return Rows(str(as_expression(rows.context)), None, _array(rows.inputs))
-    text: dict[Any, str] = {}
-    contexts = []
-    for context in rows.contexts:
-        known = context if isinstance(context, str) else str(as_expression(context))
-        if known not in text:
-            text[known] = str(as_expression(known))
-        contexts.append(text[known])
-    inputs = [_array(row) for row in rows.inputs] if isinstance(rows.inputs, list | tuple) else rows.inputs
-    return Rows(None, contexts, inputs)
+    def __init__(self, source: str) -> None:
+        self._source = source
 
+    def check(self, store: WeightStore) -> None:
+        """Always possible; where there was no quarantine nothing changes."""
 
-def _array(values: Any) -> Any:
-    try:
-        return np.asarray(values)
-    except (ValueError, OverflowError):
-        return values
+    def entry(self) -> Entry:
+        """Whom it meets."""
+        return Entry(self.kind, {"source": self._source})
 
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers with the source."""
+        store.sequence += 1
+        store.tasks.quarantined.pop(self._source, None)
+        return {"source": self._source}
 
-_KINDS: Mapping[str, Callable[[Record], Change]] = {
-    kind.kind: kind.from_record for kind in (Register, Delete, Update)
-}
-
-
-def change_of(record: Record) -> Change:
-    """The change that a record was made of.
-
-    Raises:
-        JournalCorrupt: No release of this service made such a record.
-        BeyondHorizon: Its rows were erased.
-    """
-    if record.kind not in _KINDS:
-        raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
-    return _KINDS[record.kind](record)
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the source."""
+        return cls(record.head["source"])
 
 
 def keys_of(head: Mapping[str, Any]) -> set[str]:
@@ -262,3 +222,9 @@ def keys_of(head: Mapping[str, Any]) -> set[str]:
         return {head["key"]}
     contexts = [head["context"]] if "context" in head else head.get("contexts", [])
     return {leaf.key for context in contexts for leaf in flatten(as_expression(context))}
+
+
+def sources_of(head: Mapping[str, Any]) -> set[str]:
+    """Whom an update comes from: the task keys that it names, and its author (`key:<id>`), where known."""
+    author = head.get("author")
+    return keys_of(head) | ({AUTHOR + author} if author is not None else set())

@@ -11,7 +11,7 @@ from superposed.contexts import DERIVATION_VERSION
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
 from superposed.tasks import TaskSchema
-from superposed_service.changes import task_body
+from superposed_service.changes import AUTHOR, task_body
 from superposed_service.recovery import Recovery, fingerprint
 from superposed_service.schemas import TaskRegistration
 from superposed_service.settings import Settings
@@ -19,7 +19,9 @@ from superposed_service.writer import Writer
 
 __all__ = [
     "capacity_body",
+    "check_source",
     "model_bytes",
+    "quarantine_list",
     "show_task",
     "store_body",
     "task_page",
@@ -75,12 +77,12 @@ def task_page(
 ) -> tuple[list[dict[str, Any]], str | None]:
     """One page of tasks in the order of keys, and the last key where more follow."""
     states, last = store.tasks.page(prefix, after, limit)
-    return [task_body(state) for state in states], last
+    return [task_body(store, state) for state in states], last
 
 
 def show_task(store: WeightStore, key: str) -> dict[str, Any]:
     """One task."""
-    return task_body(store.tasks.get(key))
+    return task_body(store, store.tasks.get(key))
 
 
 def model_bytes(store: WeightStore, context: object) -> bytes:
@@ -91,3 +93,23 @@ def model_bytes(store: WeightStore, context: object) -> bytes:
 def capacity_body(store: WeightStore) -> dict[str, Any]:
     """The body of `GET /v1/capacity`; what is not known yet is left out."""
     return {name: value for name, value in asdict(capacity(store)).items() if value is not None}
+
+
+def check_source(store: WeightStore, source: str) -> None:
+    """Checks that a source may be quarantined.
+
+    Raises:
+        UnknownTask: It is neither an author nor the key of a task.
+    """
+    if not source.startswith(AUTHOR):
+        store.tasks.get(source)
+
+
+def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
+    """The body of `GET /v1/quarantine`."""
+    found = []
+    for source, since in writer.store.tasks.quarantined.items():
+        records = writer.ledger.journal.summaries(since - 1, 1)
+        reason = records[0].head["reason"] if records and records[0].sequence == since else None
+        found.append({"source": source, "since": since, "reason": reason})
+    return found

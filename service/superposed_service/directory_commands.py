@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,13 @@ from rich.table import Table
 from superposed import tensorfile
 from superposed.errors import ConfigError
 from superposed.store import WeightStore
-from superposed_service.changes import keys_of
+from superposed_service.changes import Quarantine, Release, keys_of, sources_of
 from superposed_service.errors import SnapshotMismatch
 from superposed_service.exclusions import Exclusions
 from superposed_service.recovery import read_store, recover, use_noted_threads
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory, Journal, Summary
+from superposed_service.updates import Update
 from superposed_service.verification import verify
 
 __all__ = ["add_commands"]
@@ -65,7 +67,8 @@ def log(
         journal = opened.ledger().journal
         exclusions = Exclusions.read(journal, journal.sequence)
         records = journal.summaries(max(after, journal.horizon), limit or journal.sequence)
-        lines = [_line(record, exclusions) for record in records]
+        held = _held(journal, exclusions, _newest_snapshot(opened))
+        lines = [_line(record, exclusions, held) for record in records]
     if as_json:
         for line in lines:
             typer.echo(json.dumps(line))
@@ -79,15 +82,36 @@ def log(
         typer.echo(f"{journal.sequence - last} more: --after {last}")
 
 
-def _line(record: Summary, exclusions: Exclusions) -> dict[str, object]:
-    out = "not applied" if record.sequence in exclusions else "applied"
+def _held(journal: Journal, exclusions: Exclusions, store: WeightStore) -> list[tuple[str, int, int]]:
+    """Who was in quarantine from when to when; `store` knows of those before the journal."""
+    since = {source: start for source, start in store.tasks.quarantined.items() if start <= journal.horizon}
+    until: list[tuple[str, int, int]] = []
+    for sequence, kind, head in journal.heads({Quarantine.kind, Release.kind}):
+        if sequence in exclusions:
+            continue
+        if kind == Quarantine.kind:
+            since.setdefault(head["source"], sequence)
+        else:
+            until.append((head["source"], since.pop(head["source"], journal.horizon), sequence))
+    return until + [(source, start, journal.sequence + 1) for source, start in since.items()]
+
+
+def _state(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, int, int]]) -> str:
+    if record.sequence in exclusions:
+        return "not applied"
+    sources = sources_of(record.head) if record.kind == Update.kind else set()
+    back = any(source in sources and start < record.sequence < end for source, start, end in held)
+    return "held" if back else "applied"
+
+
+def _line(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, int, int]]) -> dict[str, object]:
     return {
         "sequence": record.sequence,
         "kind": record.kind,
-        "tasks": " ".join(sorted(keys_of(record.head))),
+        "tasks": " ".join(sorted(keys_of(record.head))) or record.head.get("source", ""),
         "rows": record.head.get("rows", ""),
         "bytes": "erased" if record.payload_bytes is None else record.payload_bytes,
-        "state": out,
+        "state": _state(record, exclusions, held),
     }
 
 

@@ -27,11 +27,12 @@ from superposed.batch import Batch, Target, merge, read_targets
 from superposed.errors import CapacityExceeded, NonFiniteInput, SuperposedError
 from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
-from superposed_service.changes import Change, JsonObject, Update
+from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.origin import Origin
 from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
+from superposed_service.updates import Update
 from superposed_service.writer import Write, Writer, resolve
 
 __all__ = ["Engine"]

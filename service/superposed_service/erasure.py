@@ -12,7 +12,7 @@ __all__ = ["erase_rows"]
 
 
 def erase_rows(writer: Writer, key: str, through: int) -> int:
-    """Erases the payloads of every update that teaches a task, on the thread that owns the journal.
+    """Erases the payloads of every update that teaches a task, and its canaries, on the journal's thread.
 
     Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
     replay one of them is refused from then on.
@@ -37,5 +37,5 @@ def erase_rows(writer: Writer, key: str, through: int) -> int:
     if not (begins or found or key in writer.store.tasks):
         raise UnknownTask("no task has or had this key", received=key)
     chosen = [sequence for sequence in found if sequence <= through]
-    journal.erase(chosen)
+    writer.ledger.erase(key, chosen)
     return len(chosen)

@@ -8,6 +8,7 @@ SuperposedError
 │   ├── IdempotencyMismatch     the key came with another request before
 │   ├── IdempotencyInFlight     the same request is being worked on
 │   ├── UnknownSnapshot         no snapshot has this id
+│   ├── Quarantined             the update is recorded, and not learned from
 │   └── BeyondHorizon           the journal was trimmed past what is asked for
 ├── ServiceUnavailable
 │   ├── Overloaded              the queue is full
@@ -36,6 +37,7 @@ __all__ = [
     "NotReady",
     "Overloaded",
     "PayloadTooLarge",
+    "Quarantined",
     "RequestError",
     "ServiceUnavailable",
     "SnapshotMismatch",
@@ -73,6 +75,10 @@ class IdempotencyInFlight(RequestError):
 
 class UnknownSnapshot(RequestError):
     """No snapshot has this id."""
+
+
+class Quarantined(RequestError):
+    """The update is recorded, and not learned from: its source is in quarantine."""
 
 
 class BeyondHorizon(RequestError):

@@ -46,6 +46,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.IdempotencyMismatch: (422, "idempotency-mismatch", "Idempotency key used before"),
     service.IdempotencyInFlight: (409, "idempotency-in-flight", "Request in flight"),
     service.UnknownSnapshot: (404, "not-found", "Not found"),
+    service.Quarantined: (423, "quarantined", "In quarantine"),
     service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),

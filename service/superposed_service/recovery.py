@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.store import WeightStore
-from superposed_service.changes import JsonObject, change_of
+from superposed_service.changes import JsonObject, refusal
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
 from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
+from superposed_service.records import change_of
 from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
 
 __all__ = [
@@ -228,13 +229,7 @@ def _apply(
 
 def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
     """The record that says that another was refused."""
-    refused = {
-        "error": type(error).__name__,
-        "message": error.message,
-        "expected": error.expected,
-        "received": error.received,
-    }
-    return Entry(REFUSAL, {"sequence": sequence, "answer": {"refused": refused}})
+    return Entry(REFUSAL, {"sequence": sequence, "answer": refusal(error)})
 
 
 class _Answers:

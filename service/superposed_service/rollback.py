@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store import WeightStore
-from superposed_service.changes import Change, JsonObject, Register, Update, keys_of
+from superposed_service.changes import Change, JsonObject, Register, keys_of
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError
 from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges
 from superposed_service.recovery import Refused, newest_good, replay
 from superposed_service.storage import Entry, Journal, Ledger, Snapshots
+from superposed_service.updates import Update
 
 __all__ = ["RollBack", "Selection", "teaching"]
 

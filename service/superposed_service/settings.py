@@ -43,3 +43,12 @@ class Settings(BaseSettings):
         ge=0,
         description="How many records a rollback reaches back, at least.",
     )
+
+    canary_rows: int = Field(
+        8, ge=0, le=1024, description="Rows kept of each task to see how it fares; 0 turns the guard off."
+    )
+    canary_tasks: int = Field(64, ge=1, description="Tasks whose canaries one measurement reads, in turn.")
+    guard_interval: int = Field(128, ge=1, description="Updates between two measurements of the canaries.")
+    guard_rise: float = Field(
+        0.5, ge=0, description="A rise of a canary's loss within an interval that is never called too much."
+    )

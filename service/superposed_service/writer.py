@@ -6,6 +6,7 @@ it is applied.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -15,6 +16,7 @@ from typing import TypeVar
 from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
+from superposed_service import errors as service
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import (
     IdempotencyInFlight,
@@ -22,6 +24,7 @@ from superposed_service.errors import (
     StorageUnavailable,
 )
 from superposed_service.exclusions import Exclusions
+from superposed_service.guard import Guard
 from superposed_service.origin import Origin
 from superposed_service.recovery import refusal_entry
 from superposed_service.storage import Ledger, Record
@@ -29,6 +32,7 @@ from superposed_service.storage import Ledger, Record
 __all__ = ["Image", "Write", "Writer", "resolve"]
 
 T = TypeVar("T")
+_log = logging.getLogger("superposed")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.
 DIGEST_INTERVAL = 256
@@ -76,6 +80,7 @@ class Writer:
     Args:
         store: What is changed.
         ledger: Where changes are journalled first.
+        guard: Judges what changes do to tasks that they are not about.
         replayed: How many records came after the newest snapshot.
 
     Attributes:
@@ -84,8 +89,11 @@ class Writer:
         bytes_since_snapshot: Their payloads' bytes.
     """
 
-    def __init__(self, store: WeightStore, ledger: Ledger, *, replayed: int = 0) -> None:
+    def __init__(
+        self, store: WeightStore, ledger: Ledger, *, guard: Guard | None = None, replayed: int = 0
+    ) -> None:
         self.store = store
+        self._guard = guard
         self.ledger = ledger
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
@@ -174,6 +182,18 @@ class Writer:
             self.store.sequence += 1
             return
         resolve(write.future, lambda: self._apply(record, write))
+        if self._guard is not None and write.future.exception() is None:
+            self._watch(self._guard, record, write.change)
+
+    def _watch(self, guard: Guard, record: Record, change: Change) -> None:
+        """Journals what the guard decides; it is applied in its turn."""
+        try:
+            if decisions := guard.applied(self.store, record, change):
+                records = self.ledger.commit([(decision.entry(), None) for decision in decisions])
+                self._count(records)
+                self._committed.extend(map(_Committed, records, map(Write, decisions)))
+        except Exception:  # noqa: BLE001 - the change itself is applied and answered
+            _log.exception("the guard failed after record %s", record.sequence)
 
     def _apply(self, record: Record, write: Write) -> JsonObject:
         try:
@@ -191,6 +211,7 @@ class Writer:
         self._settle(write.origin, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
+        _raise_refusal(answer)
         return answer
 
     def _refuse(self, record: Record, write: Write, error: SuperposedError) -> None:
@@ -233,5 +254,6 @@ def resolve(future: Future[T], work: Callable[[], T]) -> None:
 
 def _raise_refusal(answer: JsonObject) -> None:
     if (refused := answer.get("refused")) is not None:
-        kind: type[SuperposedError] = getattr(library, refused["error"])
+        name = refused["error"]
+        kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)
         raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.app import open_store
-from superposed_service.changes import Change, Delete, JsonObject, Register, Update
+from superposed_service.changes import Change, Delete, JsonObject, Quarantine, Register, Release
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
 from superposed_service.rollback import RollBack, Selection
@@ -16,6 +16,7 @@ from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin, take
 from superposed_service.storage import DataDirectory, Snapshot
+from superposed_service.updates import Update
 from superposed_service.writer import Write, Writer
 
 CONFIG = StoreConfig(
@@ -84,6 +85,12 @@ class Machine:
     def update(self, context: object, rows: object, targets: list[int], key: str | None = None) -> JsonObject:
         origin = Origin(key, b"0" * 32) if key else None
         return self.do(Update(Rows(context, None, rows), targets, 1), origin)
+
+    def quarantine(self, source: str) -> JsonObject:
+        return self.do(Quarantine(source, {"by": "test"}))
+
+    def release(self, source: str) -> JsonObject:
+        return self.do(Release(source))
 
     def roll_back(self, **selection: object) -> JsonObject:
         change = RollBack(Selection(**selection), self.directory.snapshots, self.writer.ledger)  # type: ignore[arg-type]

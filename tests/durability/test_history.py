@@ -15,10 +15,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from superposed import WeightStore, learn
 from superposed.errors import SuperposedError, UnknownTask, UpdateError
-from superposed_service.changes import Update
-from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest
+from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
 from superposed_service.origin import Origin
 from superposed_service.rows import Rows
+from superposed_service.updates import Update
 from superposed_service.writer import Write
 from tests.durability.machine import Machine, new_store, schema
 
@@ -68,8 +68,12 @@ class Model:
                     store.register(schema(what))
                 elif kind == "delete":
                     store.delete(what)
-                elif kind == "update":
+                elif kind == "update" and not any(key in what[0] for key in store.tasks.quarantined):
                     learn(store, what[0], *rows(what[1]))
+                elif kind == "quarantine":
+                    store.tasks.quarantined.setdefault(what, sequence)
+                elif kind == "release":
+                    store.tasks.quarantined.pop(what, None)
         store.sequence = self.head
         return store
 
@@ -114,6 +118,13 @@ class History(RuleBasedStateMachine):
             answer = self.machine.update(context, *rows(seed), key=key)
         except UnknownTask:
             return
+        except Quarantined:
+            self.model.add("update", (context, seed))
+            with pytest.raises(Quarantined):
+                self.machine.update(context, *rows(seed), key=key)
+            assert self.held(context)
+            return
+        assert not self.held(context)
         self.model.add("update", (context, seed))
         assert answer["sequence"] == self.model.head
         self.sent[key] = (context, seed, answer)
@@ -129,8 +140,23 @@ class History(RuleBasedStateMachine):
         except UpdateError:
             self.model.add("refused", context)
             self.model.add("refusal")
+        except Quarantined:
+            self.model.add("refused", context)
         else:
             raise AssertionError("it was not refused")
+
+    def held(self, context: str) -> bool:
+        return any(key in context for key in self.machine.store.tasks.quarantined)
+
+    @rule(key=KEYS)
+    def quarantine(self, key: str) -> None:
+        self.machine.quarantine(key)
+        self.model.add("quarantine", key)
+
+    @rule(key=KEYS)
+    def release(self, key: str) -> None:
+        self.machine.release(key)
+        self.model.add("release", key)
 
     @precondition(lambda self: self.sent)
     @rule(data=st.data())

@@ -12,7 +12,7 @@ import pytest
 from superposed import TaskSchema
 from superposed.errors import CompositionNotSupported, UpdateError
 from superposed_service import recovery
-from superposed_service.changes import Register, Update
+from superposed_service.changes import Register
 from superposed_service.erasure import erase_rows
 from superposed_service.errors import (
     BeyondHorizon,
@@ -25,6 +25,7 @@ from superposed_service.origin import Origin
 from superposed_service.rollback import RollBack, Selection
 from superposed_service.rows import Rows
 from superposed_service.storage import answers
+from superposed_service.updates import Update
 from superposed_service.writer import Write
 from tests.durability.machine import CONFIG, Machine
 

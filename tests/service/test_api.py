@@ -64,7 +64,8 @@ class TestTasks:
             "key": "digits", "labels": [str(n) for n in range(10)], "outputs": 10, "inputs": 64,
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
-            "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
+            "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1, "keep_rows": True,
+            "quarantined": None,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")

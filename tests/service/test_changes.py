@@ -15,10 +15,12 @@ from superposed.batch import read_targets
 from superposed.errors import SuperposedError
 from superposed.learning import apply
 from superposed_service.arrays import narrowed, pack, unpack
-from superposed_service.changes import Update, change_of, keys_of
+from superposed_service.changes import keys_of
 from superposed_service.errors import BeyondHorizon, JournalCorrupt
+from superposed_service.records import change_of
 from superposed_service.rows import Rows
 from superposed_service.storage import Record
+from superposed_service.updates import Update
 
 WIDTHS = {"a": 3, "b": 5, "line": 2}
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from superposed_service.cli import app
+from superposed_service.errors import Quarantined
 from tests.durability.machine import Machine
 
 RUNNER = CliRunner()
@@ -32,6 +34,40 @@ def path(tmp_path: Path) -> Path:
     machine.update("b", [[1, 2, 3, 4]], [1])
     machine.close()
     return tmp_path / "store"
+
+
+def test_the_log_knows_of_a_quarantine_before_the_journal(path: Path) -> None:
+    machine = Machine(path)
+    machine.quarantine("a")  # 9
+    for _ in range(2):  # so that the journal no longer has the decision
+        machine.snapshot()
+        with pytest.raises(Quarantined):
+            machine.update("a", [[1, 2, 3, 4]], [1])
+    machine.snapshot()
+    machine.writer.ledger.journal.trim(9)
+    machine.close()
+    lines = [json.loads(line) for line in command("log", path, "--json").output.splitlines()]
+    assert {line["sequence"]: line["state"] for line in lines} == {10: "held", 11: "held"}
+
+
+def test_the_log_says_what_was_held(path: Path) -> None:
+    machine = Machine(path)
+    machine.quarantine("b")
+    for context in ("a", "b", "mix(a:1,b:1)"):
+        with contextlib.suppress(Quarantined):
+            machine.update(context, [[1, 2, 3, 4]], [1])
+    machine.release("b")
+    machine.update("b", [[1, 2, 3, 4]], [1])
+    machine.close()
+    lines = [json.loads(line) for line in command("log", path, "--json", "--after", 8).output.splitlines()]
+    assert [(line["kind"], line["tasks"], line["state"]) for line in lines] == [
+        ("quarantine", "b", "applied"),
+        ("update", "a", "applied"),
+        ("update", "b", "held"),
+        ("update", "a b", "held"),
+        ("release", "b", "applied"),
+        ("update", "b", "applied"),
+    ]
 
 
 def digest(path: Path) -> str:

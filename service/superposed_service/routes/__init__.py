@@ -2,10 +2,20 @@
 
 from fastapi import APIRouter
 
-from superposed_service.routes import capacity, health, model, rollback, rows, snapshots, store, tasks
+from superposed_service.routes import (
+    capacity,
+    health,
+    model,
+    quarantine,
+    rollback,
+    rows,
+    snapshots,
+    store,
+    tasks,
+)
 
 __all__ = ["routers"]
 
 routers: list[APIRouter] = [
-    module.router for module in (health, store, tasks, rows, model, capacity, snapshots, rollback)
+    module.router for module in (health, store, tasks, rows, model, capacity, snapshots, rollback, quarantine)
 ]

@@ -1,6 +1,7 @@
 """The bodies of the native API, as they are documented and checked (see docs/http-api.md)."""
 
 from superposed_service.schemas.history import RollbackAnswer, RollbackBody, SnapshotBody
+from superposed_service.schemas.quarantine import QuarantineAnswer, QuarantineBody, QuarantineEntry
 from superposed_service.schemas.rows import (
     EvaluateAnswer,
     EvaluateBody,
@@ -20,6 +21,9 @@ __all__ = [
     "InferAnswer",
     "InferBody",
     "ProblemBody",
+    "QuarantineAnswer",
+    "QuarantineBody",
+    "QuarantineEntry",
     "ReturnField",
     "RollbackAnswer",
     "RollbackBody",

@@ -22,6 +22,11 @@ class TaskRegistration(Body):
     offset: list[Annotated[float, Field(strict=True)]] | None = None
     scale: list[Annotated[float, Field(strict=True)]] | None = None
     description: str = ""
+    keep_rows: bool = Field(
+        True,
+        strict=True,
+        description="Whether a few rows may be kept beside the journal, to see how the task fares.",
+    )
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "digits", "labels": ["0", "1", "2"], "inputs": 64}]}
@@ -56,6 +61,10 @@ class TaskBody(BaseModel):
     updates: int
     prequential: PrequentialBody
     last_sequence: int
+    keep_rows: bool
+    quarantined: int | None = Field(
+        description="Sequence number since when its updates are recorded and not learned from; null if not."
+    )
 
 
 class TaskPage(BaseModel):

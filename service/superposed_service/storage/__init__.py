@@ -1,5 +1,6 @@
 """What is on the disk: the data directory, its snapshots, and its journal."""
 
+from superposed_service.storage.canaries import Canaries, Canary
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
@@ -7,6 +8,8 @@ from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshot, Snapshots
 
 __all__ = [
+    "Canaries",
+    "Canary",
     "DataDirectory",
     "Entry",
     "Journal",

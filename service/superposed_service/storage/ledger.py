@@ -1,4 +1,4 @@
-"""What is written together: records, the answers kept for them, and the witness of what was acknowledged."""
+"""What is written together: records, their answers, canaries, and the witness of what was acknowledged."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from superposed_service.errors import StorageUnavailable
 from superposed_service.origin import Origin
 from superposed_service.storage.answers import Answers
+from superposed_service.storage.canaries import Canaries
 from superposed_service.storage.database import Database, Synchronous
 from superposed_service.storage.journal import Entry, Journal, Record
 from superposed_service.storage.witness import Witness
@@ -27,6 +28,7 @@ class Ledger:
     Attributes:
         journal: The records.
         answers: What was answered, by idempotency key.
+        canaries: A few rows of each task.
 
     Raises:
         JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
@@ -44,6 +46,7 @@ class Ledger:
             self._database.check()  # before a row of it is believed
             self.journal = Journal(self._database)
             self.answers = Answers(self._database)
+            self.canaries = Canaries(self._database)
             self._witness.check(self.journal)
         except BaseException:
             self.close()
@@ -82,6 +85,7 @@ class Ledger:
                 if origin is not None:
                     self.answers.add(origin, record.sequence)
             self.answers.flush()
+            self.canaries.flush()
             if digest is not None:
                 self.journal.note_digest(*digest)
         try:
@@ -92,13 +96,26 @@ class Ledger:
         return records
 
     def flush(self) -> None:
-        """Brings the answers given so far to the disk: before a snapshot that is past their records.
+        """Brings answers and canaries to the disk: before a snapshot that is past their records.
 
         Raises:
             StorageUnavailable: The disk refused.
         """
         with self._database.transaction():
             self.answers.flush()
+            self.canaries.flush()
+
+    def erase(self, key: str, sequences: Sequence[int]) -> None:
+        """Removes a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        self.canaries.drop(key)
+        with self._database.transaction():
+            self.journal.erase(sequences)
+            self.canaries.flush()
+        self._database.drop_log()
 
     def close(self) -> None:
         """Closes both files."""

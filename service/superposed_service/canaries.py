@@ -1,0 +1,78 @@
+"""Canary rows: sampled from a task's stream, and measured later to see how the task fares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.batch import read_targets
+from superposed.learning import row_losses
+from superposed.store import WeightStore
+from superposed.tasks import TaskSchema
+from superposed_service.arrays import pack, unpack
+from superposed_service.storage import Canary
+from superposed_service.updates import Update
+
+__all__ = ["measure", "sample"]
+
+
+def sample(
+    update: Update, key: str, sequence: int, seen: int, kept: int, most: int
+) -> Iterator[tuple[int, Canary]]:
+    """Which rows of an applied update are kept: a uniform sample of a task's whole stream.
+
+    Args:
+        update: What was learned.
+        key: The task.
+        sequence: Of the update's record; it also seeds the choice.
+        seen: How many rows of the task came before.
+        kept: How many of them are kept.
+        most: How many may be.
+
+    Yields:
+        The place that a row takes, and the row.
+
+    Source: reservoir sampling, Vitter 1985, algorithm R.
+    """
+    draw = np.random.default_rng(sequence)
+    for number, (row, target) in enumerate(update.rows_of(key)):
+        slot = kept if kept < most else int(draw.integers(0, seen + number + 1))
+        if slot < most:
+            kept = max(kept, slot + 1)
+            yield slot, Canary(sequence, pack({"inputs": row, "target": target}))
+
+
+def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
+    """The mean loss of each task's canaries; of an mse task relative to the spread of its targets.
+
+    Nothing is learned, and nothing remembered.
+    """
+    names: list[str] = []
+    inputs: list[NDArray[Any]] = []
+    targets: list[Any] = []
+    spread: dict[str, float] = {}
+    for key, rows in canaries.items():
+        schema = store.tasks.get(key).schema
+        arrays = [unpack(canary.payload) for canary in rows]
+        names += [key] * len(rows)
+        inputs += [one["inputs"] for one in arrays]
+        targets += [_target(one["target"], schema) for one in arrays]
+        spread[key] = 1.0
+        if schema.loss == "mse":
+            spread[key] = float(np.var([one["target"] for one in arrays])) or 1.0
+    if not names:
+        return {}
+    batch = store.batch_per_row(names, inputs)
+    aims = read_targets(batch, targets, store.config.network.outputs)
+    losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
+    own: dict[str, list[float]] = {key: [] for key in canaries}
+    for name, loss in zip(names, losses, strict=True):
+        own[name].append(loss)
+    return {key: float(np.mean(values)) / spread[key] for key, values in own.items() if values}
+
+
+def _target(values: NDArray[Any], schema: TaskSchema) -> int | list[float]:
+    return values.tolist() if schema.loss == "mse" else int(values[0])

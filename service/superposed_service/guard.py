@@ -1,0 +1,191 @@
+"""The guard: sees whose updates push other tasks down by more than crosstalk explains, and says so.
+
+A few rows of every task are kept as canaries and measured at intervals. Ordinarily a task's loss rises a
+little by crosstalk, and falls where it was taught itself. Where one rises further than nearly all ever did,
+the interval is replayed aside, from an image taken at its beginning, with a measurement after each update.
+That says whose updates did it; what a task does to itself is its own affair.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from superposed.store import WeightStore
+from superposed_service.canaries import measure, sample
+from superposed_service.changes import Change, Delete, Quarantine, keys_of, sources_of
+from superposed_service.errors import BeyondHorizon
+from superposed_service.exclusions import ROLLBACK, Exclusions
+from superposed_service.recovery import replay
+from superposed_service.settings import Settings
+from superposed_service.storage import Canary, Ledger, Record
+from superposed_service.updates import Update
+
+__all__ = ["Guard"]
+
+_log = logging.getLogger("superposed")
+
+# What is ordinary is not known before so many rises were seen, and is told by so many of the newest.
+_KNOWN_FROM = 64
+_REMEMBERED = 4096
+# How many robust standard deviations above the median a rise is that crosstalk does not explain.
+_DEVIATIONS = 12.0
+_MAD_TO_DEVIATION = 1.4826
+# After a search that found nobody, so many intervals pass before the next one; twice as many each time.
+_LONGEST_PAUSE = 63
+
+
+@dataclass
+class _Interval:
+    """What is known about the time since the last measurement.
+
+    Args:
+        image: The store at its beginning.
+        sequence: The store's sequence number then.
+        canaries: Those that are watched, by task: the same rows at both ends.
+        before: Their losses at the beginning.
+        updates: How many updates there were since.
+    """
+
+    image: bytes
+    sequence: int
+    canaries: dict[str, tuple[Canary, ...]]
+    before: dict[str, float]
+    updates: int = 0
+
+
+class Guard:
+    """Keeps canaries and judges what updates do to them. The engine's thread only.
+
+    Args:
+        ledger: Where canaries are kept and records can be read again.
+        settings: How many rows, how often, and which rise never counts.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._journal = ledger.journal
+        self._canaries = ledger.canaries
+        self._settings = settings
+        self._ordinary: deque[float] = deque(maxlen=_REMEMBERED)
+        self._turn = 0
+        self._pause = self._fruitless = 0
+        self._interval: _Interval | None = None
+
+    def applied(self, store: WeightStore, record: Record, change: Change) -> list[Quarantine]:
+        """Takes notice of a change that was just applied.
+
+        Returns:
+            Which sources should be quarantined now.
+        """
+        if not self._settings.canary_rows:
+            return []
+        if not isinstance(change, Update):
+            self._forget(record)
+            return []
+        self._keep(store, record.sequence, change)
+        if (interval := self._interval) is None:
+            self._interval = self._begin(store)
+            return []
+        interval.updates += 1
+        if interval.updates < self._settings.guard_interval:
+            return []
+        self._interval = None  # should this fail, the next update starts anew
+        decisions = self._judge(store, interval)
+        self._interval = self._begin(store)
+        return decisions
+
+    def _forget(self, record: Record) -> None:
+        """Canaries go with their task, and with the records that a rollback took out."""
+        if record.kind == Delete.kind:
+            key = record.head["key"]
+            self._canaries.drop(key)
+            if self._interval is not None:
+                self._interval.canaries.pop(key, None)
+        elif record.kind == ROLLBACK:
+            out = record.head["excluded"]
+            self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
+            self._interval = None  # the store is another one now
+
+    def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
+        for key in change.contexts:
+            if key in store.tasks and (task := store.tasks.get(key)).schema.keep_rows:
+                seen, kept = task.prequential.rows - change.count(key), len(self._canaries[key])
+                for slot, canary in sample(change, key, sequence, seen, kept, self._settings.canary_rows):
+                    self._canaries.put(key, slot, canary)
+
+    def _begin(self, store: WeightStore) -> _Interval:
+        """Starts an interval over the next few tasks in turn."""
+        keys = self._canaries.keys()
+        most = min(len(keys), self._settings.canary_tasks)
+        chosen = [keys[(self._turn + number) % len(keys)] for number in range(most)]
+        self._turn += most
+        canaries = {key: tuple(self._canaries[key].values()) for key in chosen if key in store.tasks}
+        return _Interval(store.to_bytes(), store.sequence, canaries, measure(store, canaries))
+
+    def _judge(self, store: WeightStore, interval: _Interval) -> list[Quarantine]:
+        after = measure(store, interval.canaries)
+        rises = {key: after[key] - interval.before[key] for key in after}
+        limit = self._limit()
+        hurt = [key for key, rise in rises.items() if not rise <= limit]
+        self._ordinary.extend(rise for key, rise in rises.items() if key not in hurt)
+        self._pause = max(0, self._pause - 1)
+        if not hurt or self._pause:
+            return []
+        caused = self._attribute(interval, hurt, store)
+        found = [source for source, rise in caused.items() if not rise <= limit]
+        _log.log(
+            logging.WARNING if found else logging.INFO,
+            "canaries rose by more than crosstalk explains (%.2f): %s; because of %s",
+            limit,
+            ", ".join(f"{key} by {rises[key]:.2f}" for key in hurt[:5]),
+            found or "no other source",
+        )
+        self._fruitless = 0 if found else min(_LONGEST_PAUSE, 2 * self._fruitless + 1)
+        self._pause = self._fruitless
+        evidence = {
+            "by": "guard",
+            "sequences": [interval.sequence + 1, store.sequence],
+            "limit": limit,
+            "tasks": hurt[:20],
+        }
+        return [Quarantine(source, evidence | {"rise": _finite(caused[source])}) for source in found]
+
+    def _limit(self) -> float:
+        """The rise of a task's loss that crosstalk still explains."""
+        if len(self._ordinary) < _KNOWN_FROM:
+            return math.inf
+        rises = np.asarray(self._ordinary)
+        median = float(np.median(rises))
+        deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(rises - median)))
+        return max(self._settings.guard_rise, median + _DEVIATIONS * deviation)
+
+    def _attribute(self, interval: _Interval, hurt: Sequence[str], store: WeightStore) -> Mapping[str, float]:
+        """How far each source's updates raised the hurt tasks that they do not teach; a mean over the hurt.
+
+        Of an update of several tasks each has an equal share; its author has all of it.
+        """
+        caused: dict[str, float] = defaultdict(float)
+        watched = {key: interval.canaries[key] for key in hurt}
+        aside = WeightStore.from_bytes(interval.image, device=store.device)
+        before, last = measure(aside, watched), store.sequence
+        try:
+            for record, _ in replay(aside, self._journal, Exclusions.read(self._journal, last), last):
+                if record.kind != Update.kind:
+                    continue
+                after, keys = measure(aside, watched), keys_of(record.head)
+                rise = sum(after[key] - before[key] for key in hurt if key not in keys) / len(hurt)
+                before = after
+                for source in sources_of(record.head):
+                    caused[source] += rise / len(keys) if source in keys else rise
+        except BeyondHorizon:
+            _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
+        return caused
+
+
+def _finite(number: float) -> float | str:
+    return number if math.isfinite(number) else str(number)

@@ -1,0 +1,96 @@
+"""Canaries: a few rows of each task's stream, kept by themselves."""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from superposed_service.errors import JournalCorrupt
+from superposed_service.storage.database import Database
+
+__all__ = ["Canaries", "Canary"]
+
+
+@dataclass(frozen=True)
+class Canary:
+    """One kept row.
+
+    Args:
+        sequence: Of the record that brought it.
+        payload: The row and its target.
+    """
+
+    sequence: int
+    payload: bytes
+
+
+class Canaries:
+    """The kept rows of one database by task key; in memory, and on the disk. One thread at a time.
+
+    Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they
+    go to the disk with a later commit.
+
+    Args:
+        database: Where they are.
+
+    Raises:
+        JournalCorrupt: A row is not what was written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: dict[str, dict[int, Canary]] = {}
+        self._changed: set[tuple[str, int]] = set()
+        for key, slot, sequence, payload, checksum in database.query(
+            "SELECT key, slot, sequence, payload, checksum FROM canaries ORDER BY key, slot"
+        ):
+            if _checksum(key, slot, sequence, payload) != checksum:
+                raise JournalCorrupt("a canary is not what was written", received=f"of task {key}")
+            self._kept.setdefault(key, {})[slot] = Canary(sequence, payload)
+
+    def __getitem__(self, key: str) -> Mapping[int, Canary]:
+        return self._kept.get(key, {})
+
+    def keys(self) -> list[str]:
+        """The tasks that have any, in the order of their first."""
+        return list(self._kept)
+
+    def put(self, key: str, slot: int, canary: Canary) -> None:
+        """Keeps a row, in the place of the one that has its slot."""
+        self._kept.setdefault(key, {})[slot] = canary
+        self._changed.add((key, slot))
+
+    def drop(self, key: str, slots: Iterable[int] | None = None) -> None:
+        """Forgets rows of a task; all of them where no slots are named."""
+        kept = self._kept.get(key, {})
+        for slot in list(kept if slots is None else slots):
+            if kept.pop(slot, None) is not None:
+                self._changed.add((key, slot))
+        if not kept:
+            self._kept.pop(key, None)
+
+    def drop_if(self, gone: Callable[[Canary], bool]) -> None:
+        """Forgets every row of which that is so."""
+        for key, kept in list(self._kept.items()):
+            self.drop(key, [slot for slot, canary in kept.items() if gone(canary)])
+
+    def flush(self) -> None:
+        """Writes what has changed, inside a transaction."""
+        for key, slot in self._changed:
+            canary = self[key].get(slot)
+            if canary is None:
+                self._database.execute("DELETE FROM canaries WHERE key = ? AND slot = ?", (key, slot))
+                continue
+            row = (key, slot, canary.sequence, canary.payload)
+            self._database.execute(
+                "INSERT OR REPLACE INTO canaries VALUES (?, ?, ?, ?, ?)", (*row, _checksum(*row))
+            )
+        self._changed.clear()
+
+
+def _checksum(key: str, slot: int, sequence: int, payload: bytes) -> bytes:
+    hasher = hashlib.sha256(struct.pack("<qqq", slot, sequence, len(payload)))
+    hasher.update(payload + key.encode())
+    return hasher.digest()[:16]

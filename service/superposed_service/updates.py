@@ -1,0 +1,168 @@
+"""Updates: rows on their way into the store, and into the journal in the dtype they came in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from superposed.batch import Batch, Target, Targets, read_targets
+from superposed.contexts import as_expression
+from superposed.errors import TaskExists
+from superposed.learning import apply
+from superposed.store import WeightStore
+from superposed.tasks import TaskSchema
+from superposed_service.arrays import narrowed, pack, unpack
+from superposed_service.changes import Change, JsonObject, refusal, sources_of
+from superposed_service.errors import BeyondHorizon, Quarantined
+from superposed_service.rows import Rows
+from superposed_service.storage import Entry, Record
+
+__all__ = ["Update"]
+
+
+class Update(Change):
+    """One online update: rows, and what they should have answered."""
+
+    kind = "update"
+    grouped = True
+
+    def __init__(
+        self,
+        rows: Rows,
+        targets: Sequence[Target] | Targets,
+        steps: int,
+        schemas: Mapping[str, str] | None = None,
+        author: str | None = None,
+    ) -> None:
+        self._rows, self._given, self._steps, self._author = rows, targets, steps, author
+        self._schemas = schemas  # that its targets were read with, where they were
+
+    def check(self, store: WeightStore) -> None:
+        """Contexts, rows and targets must be the tasks'."""
+        # From here on it holds what the record will hold: contexts in their text form, numbers in arrays.
+        self._rows = _plain(self._rows)
+        self._batch: Batch = self._rows.batch(store)
+        if isinstance(self._given, Targets):
+            self._targets = self._given
+        else:
+            self._targets = read_targets(self._batch, self._given, store.config.network.outputs)
+        schemas = {part.task.schema.key: _mark(part.task.schema) for part in self._batch.parts}
+        if self._schemas not in (None, schemas):
+            raise TaskExists("a task is registered with another schema than the update's")
+        self._schemas = schemas
+        store.bindings(self._batch)  # the family may not have such a composition
+
+    def entry(self) -> Entry:
+        """Contexts and steps; rows and targets as bytes."""
+        head: JsonObject = {"steps": self._steps, "rows": len(self._rows), "schemas": self._schemas}
+        if self._author is not None:
+            head["author"] = self._author
+        arrays = {"classes": narrowed(self._targets.classes.numpy())}
+        if self._targets.values is not None:
+            arrays["values"] = self._targets.values.numpy()
+        if self._rows.contexts is None:
+            head["context"] = self._rows.context
+            arrays["inputs"] = narrowed(self._rows.inputs)
+        else:
+            distinct = list(dict.fromkeys(self._rows.contexts))
+            place = {text: number for number, text in enumerate(distinct)}
+            head["contexts"] = distinct
+            arrays["places"] = narrowed(np.asarray([place[text] for text in self._rows.contexts]))
+            arrays["widths"] = narrowed(np.asarray([len(row) for row in self._rows.inputs]))
+            arrays["inputs"] = narrowed(np.concatenate(self._rows.inputs))
+        return Entry(self.kind, head, pack(arrays))
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers with what the model knew before; in quarantine, with its refusal."""
+        if (held := self._held(store)) is not None:
+            store.sequence += 1
+            return refusal(held)
+        result = apply(store, self._batch, self._targets, steps=self._steps)
+        return {name: value for name, value in vars(result).items() if value is not None}
+
+    def _held(self, store: WeightStore) -> Quarantined | None:
+        for source in sources_of({"contexts": self.contexts, "author": self._author}):
+            if source in store.tasks.quarantined:
+                return Quarantined(
+                    f"{source} is in quarantine: the update is recorded, and not learned from",
+                    expected="a source that was not quarantined, or was released",
+                    received=source,
+                )
+        return None
+
+    @property
+    def contexts(self) -> list[str]:
+        """The distinct contexts that a checked update names, in their text form."""
+        return list(dict.fromkeys(str(one) for one in self._rows.contexts or [self._rows.context]))
+
+    def _places(self, key: str) -> list[int]:
+        if self._rows.contexts is None:
+            return list(range(len(self._rows))) if self._rows.context == key else []
+        return [place for place, context in enumerate(self._rows.contexts) if context == key]
+
+    def count(self, key: str) -> int:
+        """How many rows of a checked update belong to a bare task."""
+        return len(self._places(key))
+
+    def rows_of(self, key: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """The rows of a checked update that belong to a bare task, each with its class (1,) or values."""
+        outputs = {part.task.schema.key: part.task.schema.outputs for part in self._batch.parts}
+        for place in self._places(key):
+            number, values = self._targets.classes[place : place + 1].numpy(), self._targets.values
+            row = np.asarray(self._rows.inputs[place])
+            if values is None or number[0] >= 0:
+                yield row, number
+            else:
+                yield row, values[place, : outputs[key]].numpy()
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From contexts, rows and targets."""
+        if record.payload is None:
+            raise BeyondHorizon(f"the rows of record {record.sequence} were erased")
+        arrays = unpack(record.payload)
+        if "context" in record.head:
+            rows = Rows(record.head["context"], None, arrays["inputs"])
+        else:
+            contexts = [record.head["contexts"][place] for place in arrays["places"]]
+            rows = Rows(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
+        classes, values = arrays["classes"].astype(np.int64), arrays.get("values")
+        targets = Targets(
+            torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
+        )
+        head = record.head
+        return cls(rows, targets, head["steps"], head["schemas"], head.get("author"))
+
+
+@lru_cache(maxsize=4096)
+def _mark(schema: TaskSchema) -> str:
+    """Tells a schema from others: class numbers mean something only with the labels they were read with."""
+    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()[:16]
+
+
+def _plain(rows: Rows) -> Rows:
+    """Contexts in their one text form, numbers in arrays; what cannot be read is left for the check."""
+    if rows.contexts is None:
+        return Rows(str(as_expression(rows.context)), None, _array(rows.inputs))
+    text: dict[Any, str] = {}
+    contexts = []
+    for context in rows.contexts:
+        known = context if isinstance(context, str) else str(as_expression(context))
+        if known not in text:
+            text[known] = str(as_expression(known))
+        contexts.append(text[known])
+    inputs = [_array(row) for row in rows.inputs] if isinstance(rows.inputs, list | tuple) else rows.inputs
+    return Rows(None, contexts, inputs)
+
+
+def _array(values: Any) -> Any:
+    try:
+        return np.asarray(values)
+    except (ValueError, OverflowError):
+        return values
