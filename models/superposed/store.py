@@ -50,6 +50,7 @@ class WeightStore:
         secret: 32 bytes that all contexts and the initial weights are derived from; drawn from the
             operating system where not given. Whoever has it and one retrieved model has every task.
         device: Where the weights live.
+        drawn: Whether initial weights are drawn; otherwise they are 0 until a state is loaded.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class WeightStore:
         *,
         secret: bytes | None = None,
         device: str | torch.device = "cpu",
+        drawn: bool = True,
     ) -> None:
         self.config = config or StoreConfig()
         self.secret = new_secret() if secret is None else secret
@@ -65,7 +67,7 @@ class WeightStore:
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
         family = family_named(self.config.family)
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(seed) if drawn else None
         self.network = MLP(self.config.network, family, generator=generator, dtype=self.dtype).to(self.device)
         self.optimizer = make_optimizer(self.config.optimizer, self.network.parameters())
         source = ContextSource(family, self.network.bound_features(), self.secret)
@@ -260,6 +262,7 @@ class WeightStore:
             validated(StoreConfig, metadata["config"]),
             secret=bytes.fromhex(metadata["secret"]),
             device=device,
+            drawn=False,
         )
         store._load_state(tensors)
         store.sequence = metadata["sequence"]

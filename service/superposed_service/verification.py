@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from superposed.errors import SuperposedError
+from superposed_service.errors import JournalCorrupt
 from superposed_service.exclusions import Exclusions
 from superposed_service.recovery import read_store, recover, use_noted_threads
 from superposed_service.storage import DataDirectory, Ledger, Snapshot
@@ -66,6 +67,8 @@ def _check_snapshot(directory: DataDirectory, snapshot: Snapshot) -> str:
 
 
 def _check_journal(ledger: Ledger) -> str:
+    if damaged := ledger.damaged_pages():
+        raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
     journal, erased = ledger.journal, 0
     for record in journal.replay(journal.horizon):
         erased += record.payload is None

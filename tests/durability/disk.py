@@ -20,6 +20,7 @@ import apsw
 import pytest
 
 from superposed import tensorfile
+from superposed_service.storage.database import CHECKSUM_VFS, load_checksums
 
 SECTORS = (512, 4096)
 
@@ -88,7 +89,8 @@ class _File(apsw.VFSFile):
 class _VFS(apsw.VFS):
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
-        super().__init__(f"recording-{id(self)}", "unix", makedefault=1)
+        self.name = f"recording-{id(self)}"
+        super().__init__(self.name, "unix")
 
     def xOpen(self, name: Any, flags: Any) -> Any:  # noqa: N802
         return _File(self._disk, name, flags)
@@ -98,10 +100,18 @@ class _VFS(apsw.VFS):
         super().xDelete(name, sync)
 
 
+def _checksums_over(name: str) -> None:
+    """Has the page checksums written through that VFS."""
+    apsw.unregister_vfs(CHECKSUM_VFS)
+    apsw.set_default_vfs(name)
+    load_checksums()
+
+
 @contextmanager
 def recording(disk: Disk) -> Iterator[Disk]:
     """All that is written meanwhile goes through the disk."""
     vfs = _VFS(disk)
+    _checksums_over(vfs.name)
     real_pwrite, real_sync = os.pwrite, os.fsync
 
     def pwrite(file: int, data: bytes, offset: int) -> int:
@@ -135,6 +145,7 @@ def recording(disk: Disk) -> Iterator[Disk]:
         try:
             yield disk
         finally:
+            _checksums_over("unix")
             vfs.unregister()
 
 

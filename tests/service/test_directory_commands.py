@@ -10,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from superposed_service.cli import app
 from superposed_service.errors import Quarantined
+from superposed_service.storage.database import Database
 from tests.durability.machine import Machine
 
 RUNNER = CliRunner()
@@ -102,10 +103,23 @@ def test_a_damaged_snapshot(path: Path) -> None:
     assert "recovery: good" in found.output
 
 
+def test_a_damaged_page(path: Path) -> None:
+    data = bytearray((path / "journal.db").read_bytes())
+    for place in (data.rindex(b'"context":"b"'), data.index(bytes(100), 4096)):  # one used, one unused byte
+        data[place] ^= 1
+        (path / "journal.db").write_bytes(data)
+        data[place] ^= 1
+        found = command("verify", path)
+        assert found.exit_code == 1
+        assert "WRONG journal: " in found.output
+        assert "checksum" in found.output or "pages of journal.db" in found.output
+
+
 def test_a_damaged_record(path: Path) -> None:
-    data = (path / "journal.db").read_bytes()
-    place = data.rindex(b'"context":"b"')
-    (path / "journal.db").write_bytes(data[:place] + b'"context":"a"' + data[place + 13 :])
+    forged = Database(path / "journal.db")  # as SQLite itself writes it, page checksums included
+    with forged.transaction():
+        forged.execute("UPDATE records SET head = replace(head, ?, ?) WHERE sequence = 8", ('"b"', '"a"'))
+    forged.close()
     found = command("verify", path)
     assert found.exit_code == 1
     assert "WRONG journal: record 8 is missing or is not what was written" in found.output

@@ -32,7 +32,7 @@ class SuperposedLinear(nn.Module):
         bias: `bound` or `shared`.
         real_output: For complex: give only the real parts, as the last layer of a network does.
         generator: Draws the initial weights, uniform on ±gain/√n for n numbers in; a shared bias starts
-            at 0.
+            at 0. Without one the weights are 0 too, until they are loaded.
         gain: √6 keeps the scale of a ReLU network's signals (He et al. 2015).
         dtype: Of the weights.
 
@@ -65,7 +65,9 @@ class SuperposedLinear(nn.Module):
         shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
         bound = gain / math.sqrt(self.bound_features * family.lanes)
         # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
-        drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+        drawn = torch.zeros(shape, dtype=dtype)
+        if generator is not None:
+            drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
         self.weight = nn.Parameter(drawn.to(dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias == "shared" else None
         constant = torch.zeros(family.lanes, constants + family.padding(self.bound_features), dtype=dtype)

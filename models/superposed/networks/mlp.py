@@ -36,7 +36,7 @@ class MLP(nn.Module):
     Args:
         config: Sizes, activation, normalisation.
         family: The context family.
-        generator: Draws the initial weights.
+        generator: Draws the initial weights; without one they are 0 until they are loaded.
         dtype: Of the weights.
     """
 

@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import apsw
+import apsw.sqlite_extra
 
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 
-__all__ = ["Database", "Synchronous"]
+__all__ = ["CHECKSUM_VFS", "Database", "Synchronous", "load_checksums"]
 
 Synchronous = Literal["FULL", "OFF"]
 
 CHECKPOINT_PAGES = 1000
 # Before this release SQLite could lose committed pages when several connections reset the WAL.
 _SQLITE_FIXED = (3, 51, 3)
+# SQLite's own page checksums: a VFS over the default one, which adds 8 bytes to each page.
+CHECKSUM_VFS = "cksmvfs"
+_CHECKSUM_EXTENSION, _CHECKSUM_BYTES = "cksumvfs", 8
 # SQL is this package's own: what it cannot find there was there once.
 _DAMAGE = (apsw.CorruptError, apsw.NotADBError, apsw.SQLError, apsw.FormatError, UnicodeDecodeError)
 # Each takes the file from one format to the next; a new one is of format 0.
@@ -61,6 +65,8 @@ FORMAT = len(_SCHEMAS)
 class Database:
     """A connection to `journal.db`; its one writer.
 
+    Every page has a checksum, and is checked when it is read.
+
     WAL and `synchronous=FULL`: when a transaction's `with` block ends, it is on the disk. After the first
     write that fails nothing more is written until the process is started again: what an fsync that failed
     has left behind cannot be known from here.
@@ -84,14 +90,15 @@ class Database:
         try:
             if isinstance(path, Path):
                 os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = apsw.Connection(str(path))
+            self._connection = apsw.Connection(str(path), vfs=CHECKSUM_VFS)
             self._open(synchronous)
-        except _DAMAGE as error:
-            raise self.corrupt(error) from error
-        except (apsw.Error, OSError) as error:
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise self._error(error, f"cannot open {path}") from error
+        except OSError as error:
             raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
 
     def _open(self, synchronous: Synchronous) -> None:
+        self._connection.reserve_bytes("main", _CHECKSUM_BYTES)  # counts for a new file only
         # Exclusive: the lock on the directory says so anyway, and no shared memory file is needed.
         self.query("PRAGMA locking_mode=EXCLUSIVE")
         self.query("PRAGMA journal_mode=WAL")
@@ -109,6 +116,33 @@ class Database:
             raise JournalCorrupt(
                 f"{self.path} is a journal of a later format", expected=f"{FORMAT} at most", received=version
             )
+
+    def _error(self, error: Exception, doing: str) -> JournalCorrupt | StorageUnavailable:
+        """What a read that failed means: damage, or a disk that refuses."""
+        wrong = getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA
+        if wrong or isinstance(error, _DAMAGE):
+            return self.corrupt("a page's checksum is wrong" if wrong else error)
+        return StorageUnavailable(doing, received=str(error))
+
+    def damaged_pages(self) -> list[int]:
+        """The pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
+
+        Raises:
+            StorageUnavailable: The file cannot be read.
+        """
+        [(size,)] = self.query("PRAGMA page_size")
+        if not isinstance(self.path, Path):
+            return []
+        damaged, number = [], 0
+        try:
+            with self.path.open("rb") as file:
+                while page := file.read(size):
+                    number += 1
+                    if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]:
+                        damaged.append(number)
+        except OSError as error:
+            raise StorageUnavailable(f"cannot read {self.path}", received=str(error)) from error
+        return damaged
 
     def corrupt(self, error: object) -> JournalCorrupt:
         """The error that says that this file is damaged."""
@@ -139,10 +173,8 @@ class Database:
         """The rows of one statement as they are read; raises as `query`."""
         try:
             yield from self._connection.execute(sql, values)
-        except _DAMAGE as error:
-            raise self.corrupt(error) from error
-        except apsw.Error as error:
-            raise StorageUnavailable("the journal could not be read", received=str(error)) from error
+        except (apsw.Error, UnicodeDecodeError) as error:
+            raise self._error(error, "the journal could not be read") from error
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -202,3 +234,15 @@ def _check_sqlite() -> None:
             expected=".".join(str(part) for part in _SQLITE_FIXED),
             received=version,
         )
+
+
+def load_checksums() -> None:
+    """Puts SQLite's page checksums over the default VFS, for connections from now on."""
+    connection = apsw.Connection(":memory:")
+    try:
+        apsw.sqlite_extra.load(connection, _CHECKSUM_EXTENSION)
+    finally:
+        connection.close()
+
+
+load_checksums()

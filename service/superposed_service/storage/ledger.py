@@ -61,6 +61,10 @@ class Ledger:
         """Ends all writing until the next start."""
         self._database.failure = reason
 
+    def damaged_pages(self) -> list[int]:
+        """The pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
+        return self._database.damaged_pages()
+
     def begin(self, sequence: int) -> None:
         """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
         self.journal.begin(sequence)
