@@ -3,13 +3,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
 import uvicorn
+from fastapi import FastAPI
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed_service.app import create_app
@@ -33,14 +35,17 @@ def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
     return path
 
 
-@pytest.fixture
-def http(tmp_path: Path) -> Iterator[httpx.Client]:
-    """The application over a new store, served on loopback by a thread of this process."""
-    path = make_directory(tmp_path / "store")
-    settings = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10)
-    with DataDirectory(path) as directory:
-        config = uvicorn.Config(create_app(settings, directory), port=0, log_level="warning")
-        running = uvicorn.Server(config)
+@contextmanager
+def serving(
+    path: Path, *, change: Callable[[FastAPI], object] | None = None, **settings: int
+) -> Iterator[httpx.Client]:
+    """The application over a directory, served on loopback by a thread of this process."""
+    chosen = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10, **settings)  # type: ignore[arg-type]
+    with DataDirectory(path, snapshots_kept=chosen.snapshots_kept) as directory:
+        app = create_app(chosen, directory)
+        if change is not None:
+            change(app)
+        running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
         thread = threading.Thread(target=running.run)
         thread.start()
         try:
@@ -53,6 +58,13 @@ def http(tmp_path: Path) -> Iterator[httpx.Client]:
         finally:
             running.should_exit = True
             thread.join()
+
+
+@pytest.fixture
+def http(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A server over a new store."""
+    with serving(make_directory(tmp_path / "store")) as client:
+        yield client
 
 
 @pytest.fixture(scope="session")

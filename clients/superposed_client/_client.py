@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, Response, RetryPolicy
+from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials
 from superposed_client._errors import ConnectionFailed
 from superposed_client._models import (
     Capacity,
@@ -38,6 +38,7 @@ class Client:
 
     Args:
         base_url: Where it is, for example `http://127.0.0.1:8000`.
+        api_key: The server's API key for this client; default `$SUPERPOSED_API_KEY`, if that is set.
         timeout_s: How long one request may take.
         retries: When requests are sent again.
         transport: An httpx transport, for tests.
@@ -56,12 +57,15 @@ class Client:
         self,
         base_url: str = "http://127.0.0.1:8000",
         *,
+        api_key: str | None = None,
         timeout_s: float = 60.0,
         retries: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._retries = retries or RetryPolicy()
-        self._http = httpx.Client(base_url=base_url, timeout=timeout_s, transport=transport)
+        self._http = httpx.Client(
+            base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -223,6 +227,7 @@ class Client:
         to_sequence: int | None = None,
         task: str | None = None,
         sequences: tuple[int, int] | None = None,
+        api_key: str | None = None,
     ) -> Rollback:
         """Takes records out of the store's past; give exactly one.
 
@@ -230,8 +235,9 @@ class Client:
             to_sequence: All that came after this sequence number.
             task: Every update of this task, also of compositions that contain it.
             sequences: First and last of a range, both included.
+            api_key: Every update that the API key of this id sent.
         """
-        return self._run(operations.roll_back(to_sequence, task, sequences))
+        return self._run(operations.roll_back(to_sequence, task, sequences, api_key))
 
     def erase_rows(self, key: str) -> None:
         """Erases a task's rows from the server's disk; what they taught stays in the weights."""

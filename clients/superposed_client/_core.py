@@ -7,6 +7,7 @@ synchronous and the asynchronous client run the same operations and differ only 
 from __future__ import annotations
 
 import json
+import os
 import random
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -23,6 +24,7 @@ __all__ = [
     "Response",
     "RetryPolicy",
     "changing",
+    "credentials",
     "parse",
     "parse_list",
     "refuse_errors",
@@ -72,6 +74,12 @@ class Response:
     status: int
     body: bytes
     headers: Mapping[str, str]
+
+
+def credentials(api_key: str | None) -> dict[str, str]:
+    """The headers that carry an API key: the one given, or that of the environment, or none."""
+    key = os.environ.get("SUPERPOSED_API_KEY") if api_key is None else api_key
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def changing(

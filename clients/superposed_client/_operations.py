@@ -163,10 +163,10 @@ def restore_snapshot(identifier: str) -> Operation[Rollback]:
 
 
 def roll_back(
-    to_sequence: int | None, task: str | None, sequences: tuple[int, int] | None
+    to_sequence: int | None, task: str | None, sequences: tuple[int, int] | None, api_key: str | None
 ) -> Operation[Rollback]:
     """`POST /v1/rollback`."""
-    without = {"task": task, "sequences": sequences and list(sequences)}
+    without = {"task": task, "api_key": api_key, "sequences": sequences and list(sequences)}
     chosen = {name: value for name, value in without.items() if value is not None}
     body: dict[str, Any] = {"without": chosen} if chosen else {}
     if to_sequence is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
@@ -198,18 +199,21 @@ class TaskRegistry:
         """Every task, in the order of registration."""
         return list(self._tasks.values())
 
-    def page(self, prefix: str, after: str, limit: int) -> tuple[list[TaskState], str | None]:
+    def page(
+        self, prefix: str, after: str, limit: int, wanted: Callable[[str], bool] = lambda _: True
+    ) -> tuple[list[TaskState], str | None]:
         """Tasks in the order of their keys, for listing.
 
         Args:
             prefix: Only keys that start with it.
             after: Only keys that come after it.
             limit: At most so many.
+            wanted: Only keys of which that is so.
 
         Returns:
             The tasks, and the last key where more follow.
         """
-        keys = sorted(key for key in self._tasks if key.startswith(prefix) and key > after)
+        keys = sorted(key for key in self._tasks if key.startswith(prefix) and key > after and wanted(key))
         shown = keys[:limit]
         return [self._tasks[key] for key in shown], shown[-1] if len(keys) > limit else None
 

@@ -23,6 +23,7 @@ from superposed_service.recovery import Recovery, fingerprint, recover
 from superposed_service.routes import routers
 from superposed_service.running import Running
 from superposed_service.schemas import ProblemBody
+from superposed_service.security import Access
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import take
 from superposed_service.storage import DataDirectory
@@ -102,6 +103,7 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(Access, keys=writer.ledger.api_keys, routes=app.routes)
     app.add_middleware(RequestId)
     _handle_errors(app)
     return app

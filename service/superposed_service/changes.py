@@ -66,6 +66,8 @@ class Change(ABC):
     """One change of a store. In this order: `check`, `entry`, and once that is on the disk, `apply`."""
 
     kind: ClassVar[str]
+    # Who asked for it: an API key's id, where there are any.
+    author: str | None = None
     # Whether several of it may be checked before the first is applied: it leaves the tasks as they are.
     grouped: ClassVar[bool] = False
 
@@ -83,6 +85,13 @@ class Change(ABC):
     @abstractmethod
     def entry(self) -> Entry:
         """What the journal keeps of it."""
+
+    def signed_entry(self) -> Entry:
+        """The entry, with who asked for it."""
+        entry = self.entry()
+        if self.author is None:
+            return entry
+        return Entry(entry.kind, {**entry.head, "author": self.author}, entry.payload)
 
     @abstractmethod
     def apply(self, store: WeightStore) -> JsonObject:

@@ -21,6 +21,7 @@ from superposed.store import WeightStore
 from superposed_service.app import create_app
 from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
+from superposed_service.key_commands import keys
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
@@ -29,6 +30,7 @@ __all__ = ["app", "run"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(experiments, name="experiment")
+app.add_typer(keys, name="keys")
 add_commands(app)
 _console = Console(stderr=True)
 
@@ -100,15 +102,16 @@ def init(
         _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
 
 
-def _check_address(host: str, allowed: bool) -> None:
+def _check_address(host: str, allowed: bool, has_keys: bool) -> None:
     try:
         local = ipaddress.ip_address(host).is_loopback
     except ValueError:
         local = host == "localhost"
-    if not local and not allowed:
+    if not (local or allowed or has_keys):
         raise ConfigError(
             "anyone who reaches this address could read and change every task",
-            expected="a loopback address, or --allow-unauthenticated where access is controlled in front",
+            expected="API keys (superposed keys create), a loopback address, or --allow-unauthenticated where"
+            " access is controlled in front",
             received=host,
         )
 
@@ -124,10 +127,11 @@ def serve(
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
-    _check_address(host, allow_unauthenticated)
     settings = _settings(directory=directory, **({"device": device} if device else {}))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
-        if opened.untouched:
+        new = opened.untouched
+        _check_address(host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
+        if new:
             begin(opened, WeightStore())
         uvicorn.run(
             create_app(settings, opened),

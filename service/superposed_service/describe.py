@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -73,10 +74,10 @@ def task_schema(body: TaskRegistration, store: WeightStore) -> TaskSchema:
 
 
 def task_page(
-    store: WeightStore, prefix: str, after: str, limit: int
+    store: WeightStore, prefix: str, after: str, limit: int, may_name: Callable[[str], bool]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """One page of tasks in the order of keys, and the last key where more follow."""
-    states, last = store.tasks.page(prefix, after, limit)
+    """One page of the tasks that may be named, in the order of keys; the last key where more follow."""
+    states, last = store.tasks.page(prefix, after, limit, may_name)
     return [task_body(store, state) for state in states], last
 
 

@@ -110,7 +110,12 @@ class Engine:
         return await self._answer(future)
 
     async def update(
-        self, rows: Rows, targets: Sequence[Target], steps: int, origin: Origin | None = None
+        self,
+        rows: Rows,
+        targets: Sequence[Target],
+        steps: int,
+        origin: Origin | None = None,
+        author: str | None = None,
     ) -> JsonObject:
         """Applies one update and answers what the model knew before it; raises as `change`."""
         self._check_rows(rows)
@@ -120,16 +125,22 @@ class Engine:
                 expected=f"{self._settings.max_steps} at most",
                 received=steps,
             )
-        return await self.change(Update(rows, targets, steps), origin)
+        return await self.change(Update(rows, targets, steps), origin, author)
 
     async def change(
-        self, change: Change, origin: Origin | None = None, *, limited: bool = True
+        self,
+        change: Change,
+        origin: Origin | None = None,
+        author: str | None = None,
+        *,
+        limited: bool = True,
     ) -> JsonObject:
         """Journals a change and applies it. When it returns, the change is on the disk.
 
         Args:
             change: What is asked.
             origin: The request it came from.
+            author: Who asks: an API key's id.
             limited: Whether it may take no longer than a request may wait.
 
         Raises:
@@ -139,6 +150,7 @@ class Engine:
             StorageUnavailable: The disk refused; whether the change counts is known after the next start.
             SuperposedError: As `infer`.
         """
+        change.author = author
         write = Write(change, origin)
         self._admit(write)
         return await self._answer(write.future, limited=limited)

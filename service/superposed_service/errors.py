@@ -8,8 +8,12 @@ SuperposedError
 │   ├── IdempotencyMismatch     the key came with another request before
 │   ├── IdempotencyInFlight     the same request is being worked on
 │   ├── UnknownSnapshot         no snapshot has this id
+│   ├── UnknownApiKey           no API key has this id
 │   ├── Quarantined             the update is recorded, and not learned from
 │   └── BeyondHorizon           the journal was trimmed past what is asked for
+├── AccessError
+│   ├── Unauthenticated         no API key, or one that is not good
+│   └── Forbidden               the API key may not do this
 ├── ServiceUnavailable
 │   ├── Overloaded              the queue is full
 │   ├── NotReady                starting or stopping
@@ -27,9 +31,11 @@ from __future__ import annotations
 from superposed.errors import SuperposedError
 
 __all__ = [
+    "AccessError",
     "BeyondHorizon",
     "DeadlineExceeded",
     "DigestMismatch",
+    "Forbidden",
     "IdempotencyInFlight",
     "IdempotencyMismatch",
     "InvalidRequest",
@@ -44,6 +50,8 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "StoreLocked",
+    "Unauthenticated",
+    "UnknownApiKey",
     "UnknownSnapshot",
     "UnsupportedMediaType",
 ]
@@ -77,12 +85,28 @@ class UnknownSnapshot(RequestError):
     """No snapshot has this id."""
 
 
+class UnknownApiKey(RequestError):
+    """No API key has this id."""
+
+
 class Quarantined(RequestError):
     """The update is recorded, and not learned from: its source is in quarantine."""
 
 
 class BeyondHorizon(RequestError):
     """The journal was trimmed past what is asked for."""
+
+
+class AccessError(SuperposedError):
+    """Whoever asks may not."""
+
+
+class Unauthenticated(AccessError):
+    """No API key, or one that is not good."""
+
+
+class Forbidden(AccessError):
+    """The API key may not do this."""
 
 
 class ServiceUnavailable(SuperposedError):

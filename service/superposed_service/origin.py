@@ -26,8 +26,10 @@ class Origin:
     request: bytes
 
     @classmethod
-    def of(cls, key: str | None, method: str, path: str, body: bytes) -> Origin | None:
+    def of(cls, key: str | None, author: str | None, method: str, path: str, body: bytes) -> Origin | None:
         """The origin that a request's `Idempotency-Key` gives it; None without one.
+
+        Authors do not see each other's keys.
 
         Raises:
             InvalidRequest: The key is no key.
@@ -38,4 +40,5 @@ class Origin:
             raise InvalidRequest(
                 "not an Idempotency-Key", expected="1 to 255 visible ASCII characters", received=key[:300]
             )
-        return cls(key, hashlib.sha256(f"{method} {path}\n".encode() + body).digest())
+        own = key if author is None else f"{author} {key}"
+        return cls(own, hashlib.sha256(f"{method} {path}\n".encode() + body).digest())

@@ -46,8 +46,12 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.IdempotencyMismatch: (422, "idempotency-mismatch", "Idempotency key used before"),
     service.IdempotencyInFlight: (409, "idempotency-in-flight", "Request in flight"),
     service.UnknownSnapshot: (404, "not-found", "Not found"),
+    service.UnknownApiKey: (404, "not-found", "Not found"),
     service.Quarantined: (423, "quarantined", "In quarantine"),
     service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
+    service.AccessError: (403, "forbidden", "Forbidden"),
+    service.Unauthenticated: (401, "unauthenticated", "Unauthenticated"),
+    service.Forbidden: (403, "forbidden", "Forbidden"),
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),
     service.NotReady: (503, "not-ready", "Not ready"),
@@ -66,7 +70,11 @@ _HTTP: dict[int, tuple[str, str]] = {
     405: ("method-not-allowed", "Method not allowed"),
     415: ("unsupported-media-type", "Unsupported media type"),
 }
-_RETRY_AFTER_S = {503: "1", 504: "1"}
+_HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    503: {"Retry-After": "1"},
+    504: {"Retry-After": "1"},
+}
 
 
 def problem_of(error: SuperposedError) -> Problem:
@@ -102,5 +110,4 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         if value is not None:
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
-    headers = {"Retry-After": _RETRY_AFTER_S[status]} if status in _RETRY_AFTER_S else None
-    return Response(orjson.dumps(document), status, headers, PROBLEM_MEDIA_TYPE)
+    return Response(orjson.dumps(document), status, _HEADERS.get(status), PROBLEM_MEDIA_TYPE)

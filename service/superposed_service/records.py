@@ -25,4 +25,6 @@ def change_of(record: Record) -> Change:
     """
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
-    return _KINDS[record.kind](record)
+    change = _KINDS[record.kind](record)
+    change.author = record.head.get("author")
+    return change

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject, Register, keys_of
-from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError
+from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges
 from superposed_service.recovery import Refused, newest_good, replay
 from superposed_service.storage import Entry, Journal, Ledger, Snapshots
@@ -22,26 +22,32 @@ __all__ = ["RollBack", "Selection", "teaching"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are to be taken out; one of the three.
+    """Which records are to be taken out; one of the four.
 
     Args:
         to_sequence: All that came after this one.
         task: The updates that teach this task, also inside compositions.
         sequences: A range, both ends included.
+        api_key: The updates that this API key sent.
     """
 
     to_sequence: int | None = None
     task: str | None = None
     sequences: tuple[int, int] | None = None
+    api_key: str | None = None
 
-    def find(self, store: WeightStore, journal: Journal) -> list[tuple[int, int]]:
+    def find(self, store: WeightStore, ledger: Ledger) -> list[tuple[int, int]]:
         """The ranges of records that are meant.
 
         Raises:
             InvalidRequest: There is no such record.
             UnknownTask: No task has or had the key.
-            BeyondHorizon: The journal was trimmed past the task's beginning.
+            UnknownApiKey: There was no such API key.
+            BeyondHorizon: The journal was trimmed past the beginning of the task or the key.
         """
+        journal = ledger.journal
+        if self.api_key is not None:
+            return ranges(_sent_by(self.api_key, ledger))
         if self.task is not None:
             return ranges(_whole_stream(self.task, store, journal))
         first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
@@ -76,6 +82,19 @@ def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
     raise UnknownTask("no task has or had this key", received=key)
 
 
+def _sent_by(identifier: str, ledger: Ledger) -> list[int]:
+    journal = ledger.journal
+    if (key := ledger.api_keys.get(identifier)) is None:
+        raise UnknownApiKey("no API key has this id", received=identifier)
+    if journal.horizon > key.since:
+        raise BeyondHorizon(
+            f"the journal does not reach back to when API key {identifier} was made",
+            expected=f"records after {journal.horizon}: name a range of sequences instead",
+        )
+    updates = journal.heads({Update.kind})
+    return [sequence for sequence, _, head in updates if head.get("author") == identifier]
+
+
 class RollBack(Change):
     """A rollback. Rebuilding happens in `check`, aside: only a store that could be rebuilt is replaced.
 
@@ -90,6 +109,7 @@ class RollBack(Change):
     def __init__(self, selection: Selection, snapshots: Snapshots, ledger: Ledger) -> None:
         self._selection = selection
         self._snapshots = snapshots
+        self._ledger = ledger
         self._journal = ledger.journal
 
     def check(self, store: WeightStore) -> JsonObject | None:
@@ -99,7 +119,7 @@ class RollBack(Change):
             BeyondHorizon: No snapshot is old enough, or rows that are needed were erased.
             StorageError: The disk refused, or a record is damaged.
         """
-        chosen = self._selection.find(store, self._journal)
+        chosen = self._selection.find(store, self._ledger)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
         last = self._journal.sequence

@@ -75,23 +75,25 @@ class Running:
             pass
         return snapshot
 
-    async def roll_back(self, selection: Selection, origin: Origin | None) -> JsonObject:
+    async def roll_back(
+        self, selection: Selection, origin: Origin | None, author: str | None = None
+    ) -> JsonObject:
         """Takes records out of the store's past, and takes a snapshot of what came out.
 
         Raises:
             BeyondHorizon: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
-        return await self._in_turn(self._roll_back(selection, origin))
+        return await self._in_turn(self._roll_back(selection, origin, author))
 
-    async def _roll_back(self, selection: Selection, origin: Origin | None) -> JsonObject:
+    async def _roll_back(self, selection: Selection, origin: Origin | None, author: str | None) -> JsonObject:
         change = RollBack(selection, self.directory.snapshots, self.directory.ledger())
-        answer = await self.engine.change(change, origin, limited=False)
+        answer = await self.engine.change(change, origin, author, limited=False)
         if answer["excluded"]:
             await self._snapshot()  # so that a recovery need not rebuild it again
         return answer
 
-    async def restore(self, identifier: str, origin: Origin | None) -> JsonObject:
+    async def restore(self, identifier: str, origin: Origin | None, author: str | None = None) -> JsonObject:
         """Goes back to a snapshot; raises as `roll_back`.
 
         Raises:
@@ -101,7 +103,7 @@ class Running:
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
-                return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin)
+                return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
     async def erase_rows(self, key: str) -> None:

@@ -38,9 +38,8 @@ class Update(Change):
         targets: Sequence[Target] | Targets,
         steps: int,
         schemas: Mapping[str, str] | None = None,
-        author: str | None = None,
     ) -> None:
-        self._rows, self._given, self._steps, self._author = rows, targets, steps, author
+        self._rows, self._given, self._steps = rows, targets, steps
         self._schemas = schemas  # that its targets were read with, where they were
 
     def check(self, store: WeightStore) -> None:
@@ -61,8 +60,6 @@ class Update(Change):
     def entry(self) -> Entry:
         """Contexts and steps; rows and targets as bytes."""
         head: JsonObject = {"steps": self._steps, "rows": len(self._rows), "schemas": self._schemas}
-        if self._author is not None:
-            head["author"] = self._author
         arrays = {"classes": narrowed(self._targets.classes.numpy())}
         if self._targets.values is not None:
             arrays["values"] = self._targets.values.numpy()
@@ -87,7 +84,7 @@ class Update(Change):
         return {name: value for name, value in vars(result).items() if value is not None}
 
     def _held(self, store: WeightStore) -> Quarantined | None:
-        for source in sources_of({"contexts": self.contexts, "author": self._author}):
+        for source in sources_of({"contexts": self.contexts, "author": self.author}):
             if source in store.tasks.quarantined:
                 return Quarantined(
                     f"{source} is in quarantine: the update is recorded, and not learned from",
@@ -136,8 +133,7 @@ class Update(Change):
         targets = Targets(
             torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
         )
-        head = record.head
-        return cls(rows, targets, head["steps"], head["schemas"], head.get("author"))
+        return cls(rows, targets, record.head["steps"], record.head["schemas"])
 
 
 @lru_cache(maxsize=4096)

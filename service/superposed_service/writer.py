@@ -116,7 +116,7 @@ class Writer:
         if not good:
             return
         try:
-            entries = [(write.change.entry(), write.origin) for write in good]
+            entries = [(write.change.signed_entry(), write.origin) for write in good]
             records = self.ledger.commit(entries, digest=self._digest)
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
             for write in good:

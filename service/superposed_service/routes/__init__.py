@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from superposed_service.routes import (
     capacity,
     health,
+    keys,
     model,
     quarantine,
     rollback,
@@ -16,6 +17,6 @@ from superposed_service.routes import (
 
 __all__ = ["routers"]
 
-routers: list[APIRouter] = [
-    module.router for module in (health, store, tasks, rows, model, capacity, snapshots, rollback, quarantine)
-]
+_MODULES = (health, store, tasks, rows, model, capacity, snapshots, rollback, quarantine, keys)
+
+routers: list[APIRouter] = [module.router for module in _MODULES]

@@ -9,10 +9,12 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 
 from superposed_service import codec
+from superposed_service.changes import Change, JsonObject
 from superposed_service.origin import Origin
 from superposed_service.running import Running
+from superposed_service.security import Principal, principal_of
 
-__all__ = ["documented_body", "json_response", "origin", "running"]
+__all__ = ["documented_body", "json_response", "origin", "principal", "running", "submit"]
 
 
 def running(request: Request) -> Running:
@@ -28,7 +30,18 @@ async def origin(request: Request) -> Origin | None:
         InvalidRequest: The key is no key.
     """
     key = request.headers.get("idempotency-key")
-    return Origin.of(key, request.method, request.url.path, await request.body())
+    author = principal(request).author
+    return Origin.of(key, author, request.method, request.url.path, await request.body())
+
+
+async def submit(request: Request, change: Change) -> JsonObject:
+    """Has a change made in the name of whoever asks."""
+    return await running(request).engine.change(change, await origin(request), principal(request).author)
+
+
+def principal(request: Request) -> Principal:
+    """Whoever asks."""
+    return principal_of(request.scope)
 
 
 def documented_body(model: type[BaseModel]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from superposed_service import codec
 from superposed_service.describe import model_bytes
-from superposed_service.routes.common import running
+from superposed_service.routes.common import principal, running
 
 __all__ = ["router"]
 
@@ -23,6 +23,7 @@ router = APIRouter(prefix="/v1", tags=["model"])
 async def get_model(request: Request, context: str) -> Response:
     """A context's model as an ordinary network, the context folded into its weights (safetensors)."""
     wanted = codec.read_context(context)
+    principal(request).check_contexts([wanted])
     data = await running(request).engine.call(lambda store: model_bytes(store, wanted))
     return Response(
         data,

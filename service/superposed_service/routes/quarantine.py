@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from superposed_service import codec
 from superposed_service.changes import Quarantine, Release
 from superposed_service.describe import check_source, quarantine_list
-from superposed_service.routes.common import documented_body, json_response, origin, running
+from superposed_service.routes.common import documented_body, json_response, running, submit
 from superposed_service.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
 
 __all__ = ["router"]
@@ -33,11 +33,11 @@ async def quarantine(request: Request) -> Response:
     body = codec.read_body(QuarantineBody, await request.body(), request.headers.get("content-type"))
     await running(request).engine.call(lambda store: check_source(store, body.source))
     change = Quarantine(body.source, {"by": "request", "text": body.reason})
-    return json_response(await running(request).engine.change(change, await origin(request)))
+    return json_response(await submit(request, change))
 
 
 @router.delete("/{source}", status_code=204, summary="Release a source")
 async def release(request: Request, source: str) -> Response:
     """Its updates are learned from again; those held back stay so, unless the quarantine is rolled back."""
-    await running(request).engine.change(Release(source), await origin(request))
+    await submit(request, Release(source))
     return Response(status_code=204)

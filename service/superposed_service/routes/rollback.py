@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from superposed_service import codec
 from superposed_service.rollback import Selection
-from superposed_service.routes.common import documented_body, json_response, origin, running
+from superposed_service.routes.common import documented_body, json_response, origin, principal, running
 from superposed_service.schemas import RollbackAnswer, RollbackBody
 
 __all__ = ["router"]
@@ -33,5 +33,7 @@ async def roll_back(request: Request) -> Response:
         to_sequence=body.to_sequence,
         task=without.task if without else None,
         sequences=without.sequences if without else None,
+        api_key=without.api_key if without else None,
     )
-    return json_response(await running(request).roll_back(selection, await origin(request)))
+    answer = await running(request).roll_back(selection, await origin(request), principal(request).author)
+    return json_response(answer)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.routes.common import documented_body, json_response, origin, running
+from superposed_service.routes.common import documented_body, json_response, origin, principal, running
 from superposed_service.rows import Rows
 from superposed_service.schemas import (
     EvaluateAnswer,
@@ -24,7 +24,9 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 
-def _rows(body: InferBody | EvaluateBody) -> Rows:
+def _rows(request: Request, body: InferBody | EvaluateBody) -> Rows:
+    """The rows of a body, once whoever asks may name their contexts."""
+    principal(request).check_contexts([body.context] if body.contexts is None else body.contexts)
     return Rows(body.context, body.contexts, body.inputs)
 
 
@@ -38,7 +40,7 @@ def _known(measured: object) -> dict[str, Any]:
 async def infer(request: Request) -> Response:
     """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
     body = codec.read_body(InferBody, await request.body(), request.headers.get("content-type"))
-    answer = await running(request).engine.infer(_rows(body))
+    answer = await running(request).engine.infer(_rows(request, body))
     return json_response(codec.render_answer(answer, body.return_))
 
 
@@ -51,8 +53,10 @@ async def update(request: Request) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = codec.read_body(UpdateBody, await request.body(), request.headers.get("content-type"))
-    engine = running(request).engine
-    return json_response(await engine.update(_rows(body), body.targets, body.steps, await origin(request)))
+    answer = await running(request).engine.update(
+        _rows(request, body), body.targets, body.steps, await origin(request), principal(request).author
+    )
+    return json_response(answer)
 
 
 @router.post(
@@ -64,4 +68,4 @@ async def update(request: Request) -> Response:
 async def evaluate(request: Request) -> Response:
     """Loss and accuracy on labelled rows; nothing is learned."""
     body = codec.read_body(EvaluateBody, await request.body(), request.headers.get("content-type"))
-    return json_response(_known(await running(request).engine.evaluate(_rows(body), body.targets)))
+    return json_response(_known(await running(request).engine.evaluate(_rows(request, body), body.targets)))

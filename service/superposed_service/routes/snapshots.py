@@ -7,7 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.routes.common import json_response, origin, running
+from superposed_service.routes.common import json_response, origin, principal, running
 from superposed_service.schemas import RollbackAnswer, SnapshotBody
 
 __all__ = ["router"]
@@ -25,7 +25,8 @@ async def take(request: Request) -> Response:
 @router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
 async def restore(request: Request, identifier: str) -> Response:
     """A rollback to the snapshot's sequence number; a later rollback can undo it."""
-    return json_response(await running(request).restore(identifier, await origin(request)))
+    answer = await running(request).restore(identifier, await origin(request), principal(request).author)
+    return json_response(answer)
 
 
 @router.get("", response_model=list[SnapshotBody], summary="List snapshots")

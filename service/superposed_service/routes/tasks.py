@@ -14,7 +14,7 @@ from superposed_service import codec
 from superposed_service.changes import Delete, Register
 from superposed_service.describe import show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
-from superposed_service.routes.common import documented_body, json_response, origin, running
+from superposed_service.routes.common import documented_body, json_response, principal, running, submit
 from superposed_service.schemas import TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
@@ -33,8 +33,8 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 async def register(request: Request) -> Response:
     """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
     body = codec.read_body(TaskRegistration, await request.body(), request.headers.get("content-type"))
-    change = Register(partial(task_schema, body))
-    answer = await running(request).engine.change(change, await origin(request))
+    principal(request).check_task(body.key)
+    answer = await submit(request, Register(partial(task_schema, body)))
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 
@@ -46,7 +46,10 @@ async def list_all(
     after = _read_cursor(cursor)
     most = min(limit, running(request).settings.max_page)
 
-    tasks, last = await running(request).engine.call(lambda store: task_page(store, prefix, after, most))
+    may_name = principal(request).may_name
+    tasks, last = await running(request).engine.call(
+        lambda store: task_page(store, prefix, after, most, may_name)
+    )
     return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
 
 
@@ -66,18 +69,21 @@ def _read_cursor(cursor: str) -> str:
 @router.get("/{key}", response_model=TaskBody, summary="Show a task")
 async def get(request: Request, key: str) -> Response:
     """Its schema, counters, and test-then-train accuracy and loss."""
+    principal(request).check_task(key)
     return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
 
 
 @router.delete("/{key}", status_code=204, summary="Delete a task")
 async def delete(request: Request, key: str) -> Response:
     """Registered again, the key gets a fresh context: the old model does not come back."""
-    await running(request).engine.change(Delete(key), await origin(request))
+    principal(request).check_task(key)
+    await submit(request, Delete(key))
     return Response(status_code=204)
 
 
 @router.delete("/{key}/data", status_code=204, summary="Erase a task's rows")
 async def erase(request: Request, key: str) -> Response:
     """Its journalled rows are gone from the disk; what they taught stays in the weights."""
+    principal(request).check_task(key)
     await running(request).erase_rows(key)
     return Response(status_code=204)

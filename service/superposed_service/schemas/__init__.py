@@ -1,6 +1,7 @@
 """The bodies of the native API, as they are documented and checked (see docs/http-api.md)."""
 
 from superposed_service.schemas.history import RollbackAnswer, RollbackBody, SnapshotBody
+from superposed_service.schemas.keys import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 from superposed_service.schemas.quarantine import QuarantineAnswer, QuarantineBody, QuarantineEntry
 from superposed_service.schemas.rows import (
     EvaluateAnswer,
@@ -15,11 +16,14 @@ from superposed_service.schemas.store import CapacityBody, ProblemBody, StoreBod
 from superposed_service.schemas.tasks import TaskBody, TaskPage, TaskRegistration
 
 __all__ = [
+    "ApiKeyBody",
+    "ApiKeyRequest",
     "CapacityBody",
     "EvaluateAnswer",
     "EvaluateBody",
     "InferAnswer",
     "InferBody",
+    "NewApiKeyBody",
     "ProblemBody",
     "QuarantineAnswer",
     "QuarantineBody",

@@ -14,15 +14,16 @@ Sequence = Annotated[int, Field(ge=1, strict=True)]
 
 
 class WithoutBody(Body):
-    """Which records are taken out: all that teach a task, or a range."""
+    """Which records are taken out: all that teach a task, all that an API key sent, or a range."""
 
     task: str | None = Field(None, description="Its updates, also those of compositions that contain it.")
+    api_key: str | None = Field(None, description="The updates that the API key of this id sent.")
     sequences: tuple[Sequence, Sequence] | None = Field(None, description="First and last, both included.")
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
-        if (self.task is None) == (self.sequences is None):
-            raise ValueError("give exactly one of task and sequences")
+        if sum(one is not None for one in (self.task, self.api_key, self.sequences)) != 1:
+            raise ValueError("give exactly one of task, api_key and sequences")
         if self.sequences is not None and self.sequences[0] > self.sequences[1]:
             raise ValueError("the first of the sequences comes after the last")
         return self

@@ -1,5 +1,6 @@
 """What is on the disk: the data directory, its snapshots, and its journal."""
 
+from superposed_service.storage.api_keys import ApiKey, ApiKeys
 from superposed_service.storage.canaries import Canaries, Canary
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.directory import DataDirectory
@@ -8,6 +9,8 @@ from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshot, Snapshots
 
 __all__ = [
+    "ApiKey",
+    "ApiKeys",
     "Canaries",
     "Canary",
     "DataDirectory",

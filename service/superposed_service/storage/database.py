@@ -57,6 +57,7 @@ CREATE TABLE canaries (
     checksum BLOB NOT NULL,
     PRIMARY KEY (key, slot)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE api_keys (id TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) STRICT;
 """,
 )
 FORMAT = len(_SCHEMAS)

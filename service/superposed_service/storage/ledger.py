@@ -8,6 +8,7 @@ from pathlib import Path
 from superposed_service.errors import StorageUnavailable
 from superposed_service.origin import Origin
 from superposed_service.storage.answers import Answers
+from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
 from superposed_service.storage.database import Database, Synchronous
 from superposed_service.storage.journal import Entry, Journal, Record
@@ -29,6 +30,7 @@ class Ledger:
         journal: The records.
         answers: What was answered, by idempotency key.
         canaries: A few rows of each task.
+        api_keys: Who may do what.
 
     Raises:
         JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
@@ -47,6 +49,7 @@ class Ledger:
             self.journal = Journal(self._database)
             self.answers = Answers(self._database)
             self.canaries = Canaries(self._database)
+            self.api_keys = ApiKeys(self._database)
             self._witness.check(self.journal)
         except BaseException:
             self.close()

@@ -1,0 +1,82 @@
+"""`superposed keys create | list | revoke | rotate`: API keys of a data directory that no server is using."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from superposed.errors import ConfigError
+from superposed_service.security import create, keys_body, revoke, rotate
+from superposed_service.storage import DataDirectory
+
+__all__ = ["keys"]
+
+keys = typer.Typer(no_args_is_help=True, help="API keys of a data directory (a running server: /v1/keys).")
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
+Identifier = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
+
+
+class _Scope(StrEnum):
+    infer = "infer"
+    update = "update"
+    admin = "admin"
+
+
+def _open(path: Path) -> DataDirectory:
+    if not path.is_dir():
+        raise ConfigError("there is no such directory", received=path)
+    return DataDirectory(path)
+
+
+@keys.command("create")
+def create_key(
+    directory: Directory,
+    scope: Annotated[_Scope, typer.Option(help="infer; update (infer, and learn); admin (everything).")],
+    name: Annotated[str, typer.Option(help="Free text.")] = "",
+    tasks: Annotated[str, typer.Option(help="Pattern of task keys that it may name.")] = "*",
+    days: Annotated[float | None, typer.Option(help="How long it is good.", min=0)] = None,
+) -> None:
+    """Makes an API key and shows it, once. From the first one on, every request needs one."""
+    expires = None if days is None else time.time() + days * 86_400
+    with _open(directory) as opened:
+        _, text = create(opened.ledger(), name=name, scope=scope.value, tasks=tasks, expires=expires)
+    typer.echo(text)
+
+
+@keys.command("list")
+def list_keys(directory: Directory) -> None:
+    """Lists the API keys of DIR."""
+    with _open(directory) as opened:
+        found = keys_body(opened.ledger().api_keys)
+    table = Table("id", "name", "scope", "tasks", "created", "expires", "revoked")
+    for key in found:
+        times = [_time(key[field]) for field in ("created", "expires", "revoked")]
+        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times)
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(directory: Directory, identifier: Identifier) -> None:
+    """Ends an API key; what it did stays on record under its id."""
+    with _open(directory) as opened:
+        revoke(opened.ledger(), identifier)
+
+
+@keys.command("rotate")
+def rotate_key(directory: Directory, identifier: Identifier) -> None:
+    """Gives an API key a new secret and shows it, once; the old one is no good from now on."""
+    with _open(directory) as opened:
+        _, text = rotate(opened.ledger(), identifier)
+    typer.echo(text)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "minutes")

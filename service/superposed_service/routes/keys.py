@@ -1,0 +1,60 @@
+"""API keys: make, list, revoke, rotate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service import codec
+from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
+from superposed_service.security import create, keys_body, revoke, rotate
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+
+
+def _new(made: tuple[Any, str]) -> Response:
+    key, text = made
+    return json_response({"id": key.id, "key": text}, 201)
+
+
+@router.get("", response_model=list[ApiKeyBody], summary="List API keys")
+async def list_all(request: Request) -> Response:
+    """Every key, the revoked ones too; never a secret."""
+    return json_response(
+        await running(request).engine.call_writer(lambda writer: keys_body(writer.ledger.api_keys))
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=NewApiKeyBody,
+    openapi_extra=documented_body(ApiKeyRequest),
+    summary="Make an API key",
+)
+async def make(request: Request) -> Response:
+    """The answer shows the key for the only time. From the first one on, every request needs one."""
+    body = codec.read_body(ApiKeyRequest, await request.body(), request.headers.get("content-type"))
+    return _new(
+        await running(request).engine.call_writer(lambda writer: create(writer.ledger, **body.model_dump()))
+    )
+
+
+@router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
+async def end(request: Request, identifier: str) -> Response:
+    """At once; what it did stays on record under its id."""
+    await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{identifier}/rotate", status_code=201, response_model=NewApiKeyBody, summary="Give a key a new secret"
+)
+async def renew(request: Request, identifier: str) -> Response:
+    """The old secret is no good from now on; id, scope and pattern stay."""
+    return _new(await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier)))

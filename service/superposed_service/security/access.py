@@ -1,0 +1,173 @@
+"""Who may do what: checked before a body is read, and for every task that a context names."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from starlette.routing import BaseRoute, Match, compile_path
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from superposed.contexts import as_expression, flatten
+from superposed.errors import SuperposedError, UnknownTask
+from superposed_service.errors import Forbidden
+from superposed_service.problems import problem_response
+from superposed_service.security.keys import authenticate
+from superposed_service.storage import ApiKey, ApiKeys
+
+__all__ = ["ACCESS_RULES", "Access", "Principal", "principal_of"]
+
+_STATE = "superposed.principal"
+_RANK = {"infer": 0, "update": 1, "admin": 2}
+# With powers near 0, and with mixtures of many, all contexts meet in the identity: what is answered there is
+# everybody's. The root of the sum of (weight x exponent)² tells how far from it a composition is.
+_SMALLEST_DISTANCE = 0.499
+
+# What each route needs; None for nothing. A route that is not here is for nobody.
+ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
+    ("GET", "/health/live"): None,
+    ("GET", "/health/ready"): None,
+    ("GET", "/docs"): "infer",
+    ("GET", "/docs/oauth2-redirect"): "infer",
+    ("GET", "/redoc"): "infer",
+    ("GET", "/openapi.json"): "infer",
+    ("GET", "/v1/store"): "infer",
+    ("GET", "/v1/capacity"): "infer",
+    ("GET", "/v1/tasks"): "infer",
+    ("GET", "/v1/tasks/{key}"): "infer",
+    ("POST", "/v1/infer"): "infer",
+    ("POST", "/v1/evaluate"): "infer",
+    ("POST", "/v1/tasks"): "update",
+    ("DELETE", "/v1/tasks/{key}"): "update",
+    ("DELETE", "/v1/tasks/{key}/data"): "update",
+    ("POST", "/v1/update"): "update",
+    ("GET", "/v1/model"): "admin",
+    ("GET", "/v1/snapshots"): "admin",
+    ("POST", "/v1/snapshots"): "admin",
+    ("POST", "/v1/snapshots/{identifier}/restore"): "admin",
+    ("POST", "/v1/rollback"): "admin",
+    ("GET", "/v1/quarantine"): "admin",
+    ("POST", "/v1/quarantine"): "admin",
+    ("DELETE", "/v1/quarantine/{source}"): "admin",
+    ("GET", "/v1/keys"): "admin",
+    ("POST", "/v1/keys"): "admin",
+    ("DELETE", "/v1/keys/{identifier}"): "admin",
+    ("POST", "/v1/keys/{identifier}/rotate"): "admin",
+}
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whoever sent a request.
+
+    Args:
+        key: The API key; None on a server without keys, where anyone may do anything.
+    """
+
+    key: ApiKey | None = None
+
+    @property
+    def author(self) -> str | None:
+        """What the journal calls it by."""
+        return None if self.key is None else self.key.id
+
+    def may_name(self, key: str) -> bool:
+        """Whether a task key is within what it may name."""
+        return self.key is None or fnmatchcase(key, self.key.tasks)
+
+    def check_task(self, key: str) -> None:
+        """Raises `UnknownTask` for a foreign task, as for one that is not there."""
+        if not self.may_name(key):
+            raise UnknownTask("no task has this key", expected="a registered task", received=key)
+
+    def check_contexts(self, contexts: Iterable[object]) -> None:
+        """Checks every part of every context.
+
+        Raises:
+            UnknownTask: A task that it may not name, as if that were not there.
+            Forbidden: A composition near the identity, where all contexts meet.
+        """
+        if self.key is None or self.key.tasks == "*":
+            return
+        seen: set[str] = set()
+        for context in contexts:
+            expression = as_expression(context)
+            if (text := str(expression)) in seen:
+                continue
+            seen.add(text)
+            shares: dict[str, float] = defaultdict(float)
+            for leaf in flatten(expression):
+                self.check_task(leaf.key)
+                shares[leaf.key] += leaf.weight * (1.0 if leaf.exponent is None else leaf.exponent)
+            if math.sqrt(sum(share**2 for share in shares.values())) < _SMALLEST_DISTANCE:
+                raise Forbidden(
+                    "this API key may not use exponents near 0 or mixtures of many, where all contexts meet",
+                    expected="an exponent of 0.5 or more, up to 4 equal parts",
+                    received=text,
+                )
+
+
+def principal_of(scope: Mapping[str, object]) -> Principal:
+    """Whoever sent the request of an ASGI scope."""
+    found = scope[_STATE]
+    assert isinstance(found, Principal)  # noqa: S101 - `Access` has put it there
+    return found
+
+
+class Access:
+    """Lets a request pass if its API key may do what its route needs; before the body is read.
+
+    While there is no API key at all, anyone may do anything: such a server listens on loopback only.
+
+    Args:
+        app: What comes after.
+        keys: The API keys.
+        routes: The application's routes: those without a rule are for nobody.
+    """
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys, routes: Sequence[BaseRoute]) -> None:
+        self._app = app
+        self._keys = keys
+        self._routes = routes
+        self._rules = [
+            (method, compile_path(path)[0], needed) for (method, path), needed in ACCESS_RULES.items()
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers it with a problem."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            scope[_STATE] = self._admit(scope)
+        except SuperposedError as error:
+            await problem_response(error, scope["path"])(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admit(self, scope: Scope) -> Principal:
+        if not len(self._keys):
+            return Principal()
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        needed = [
+            rule for known, path, rule in self._rules if known == method and path.fullmatch(scope["path"])
+        ]
+        if needed and needed[0] is None:
+            return Principal()
+        header = dict(scope["headers"]).get(b"authorization")
+        key = authenticate(self._keys, None if header is None else header.decode("latin-1"))
+        if not needed and not self._is_routed(scope):
+            return Principal(key)  # no such route: the router says so
+        if not needed or _RANK[key.scope] < _RANK[str(needed[0])]:
+            raise Forbidden(
+                "this API key may not do this",
+                expected=f"scope {needed[0]}" if needed else "a route that is open to API keys",
+                received=f"scope {key.scope}",
+            )
+        return Principal(key)
+
+    def _is_routed(self, scope: Scope) -> bool:
+        return any(route.matches(scope)[0] == Match.FULL for route in self._routes)

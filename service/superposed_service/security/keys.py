@@ -1,0 +1,108 @@
+"""API keys: made, shown once, recognised, revoked."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from superposed_service.errors import Unauthenticated, UnknownApiKey
+from superposed_service.storage import ApiKey, ApiKeys, Ledger
+from superposed_service.storage.api_keys import AccessScope
+
+__all__ = ["authenticate", "create", "keys_body", "revoke", "rotate"]
+
+_TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
+
+
+def create(
+    ledger: Ledger, *, name: str, scope: AccessScope, tasks: str = "*", expires: float | None = None
+) -> tuple[ApiKey, str]:
+    """Makes an API key, on the thread that owns the ledger.
+
+    Returns:
+        The key, and its text: the only time that it can be seen.
+
+    Raises:
+        StorageUnavailable: The disk refused.
+    """
+    identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    key = ApiKey(
+        id=identifier,
+        name=name,
+        scope=scope,
+        tasks=tasks,
+        secret_sha256=_digest(secret),
+        created=time.time(),
+        since=ledger.journal.sequence,
+        expires=expires,
+    )
+    ledger.api_keys.put(key)
+    return key, f"sp-{identifier}-{secret}"
+
+
+def revoke(ledger: Ledger, identifier: str) -> None:
+    """Ends a key at once; what it did stays on record under its id.
+
+    Raises:
+        UnknownApiKey: There is none.
+        StorageUnavailable: The disk refused.
+    """
+    key = _get(ledger.api_keys, identifier)
+    if key.revoked is None:
+        ledger.api_keys.put(replace(key, revoked=time.time()))
+
+
+def rotate(ledger: Ledger, identifier: str) -> tuple[ApiKey, str]:
+    """Gives a key a new secret; the old one is no good from now on.
+
+    Raises:
+        UnknownApiKey: There is none, or it was revoked.
+        StorageUnavailable: The disk refused.
+    """
+    key = _get(ledger.api_keys, identifier)
+    if key.revoked is not None:
+        raise UnknownApiKey("this API key was revoked", expected="a key in use", received=identifier)
+    secret = secrets.token_urlsafe(32)
+    rotated = replace(key, secret_sha256=_digest(secret))
+    ledger.api_keys.put(rotated)
+    return rotated, f"sp-{identifier}-{secret}"
+
+
+def keys_body(keys: ApiKeys) -> list[dict[str, Any]]:
+    """All keys as they may be shown."""
+    return [
+        {name: value for name, value in asdict(key).items() if name != "secret_sha256"} for key in keys.all()
+    ]
+
+
+def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
+    """The key that an `Authorization` header carries.
+
+    Raises:
+        Unauthenticated: None, or one that is not good.
+    """
+    scheme, _, text = (header or "").partition(" ")
+    found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
+    if found is None:
+        raise Unauthenticated("this needs an API key", expected="Authorization: Bearer sp-…")
+    key = keys.get(found.group(1))
+    # Compared whether or not there is such a key, so that the time taken says nothing.
+    right = hmac.compare_digest(_digest(found.group(2)), key.secret_sha256 if key else _digest(""))
+    if key is None or not right or not key.is_good(time.time()):
+        raise Unauthenticated("this API key is not good", expected="one that was neither revoked nor expired")
+    return key
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _get(keys: ApiKeys, identifier: str) -> ApiKey:
+    if (key := keys.get(identifier)) is None:
+        raise UnknownApiKey("no API key has this id", received=identifier)
+    return key

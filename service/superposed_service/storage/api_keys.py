@@ -1,0 +1,99 @@
+"""API keys on the disk: never the keys themselves, only what tells a right one from a wrong one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Literal
+
+from superposed_service.errors import JournalCorrupt
+from superposed_service.storage.database import Database
+
+__all__ = ["AccessScope", "ApiKey", "ApiKeys"]
+
+AccessScope = Literal["infer", "update", "admin"]
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """An API key, without its secret.
+
+    Args:
+        id: Its public part: what logs and records call it by.
+        name: Free text.
+        scope: What it may do: `infer`, also `update`, or everything (`admin`).
+        tasks: A pattern of task keys (`*` and `?`) that it may name.
+        secret_sha256: Of its secret part, hexadecimal.
+        created: Unix seconds.
+        since: The journal's sequence number when it was made: all its records are later.
+        expires: Unix seconds; None for never.
+        revoked: Unix seconds; None while it is good.
+    """
+
+    id: str
+    name: str
+    scope: AccessScope
+    tasks: str
+    secret_sha256: str
+    created: float
+    since: int
+    expires: float | None = None
+    revoked: float | None = None
+
+    def is_good(self, now: float) -> bool:
+        """Whether it was neither revoked nor has expired."""
+        return self.revoked is None and (self.expires is None or now < self.expires)
+
+
+_FIELDS = {field.name for field in fields(ApiKey)}
+
+
+class ApiKeys:
+    """The API keys of one database. Written by one thread at a time, read by any.
+
+    Args:
+        database: Where they are.
+
+    Raises:
+        JournalCorrupt: A row is not what was written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        found: dict[str, ApiKey] = {}
+        for identifier, text, checksum in database.query("SELECT id, value, checksum FROM api_keys"):
+            if _checksum(identifier, text) != checksum:
+                raise JournalCorrupt("an API key is not what was written", received=identifier)
+            values = json.loads(text)
+            found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS})
+        self._keys: Mapping[str, ApiKey] = found
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def get(self, identifier: str) -> ApiKey | None:
+        """The key of that id."""
+        return self._keys.get(identifier)
+
+    def all(self) -> list[ApiKey]:
+        """Every key, the revoked ones too, in the order in which they were made."""
+        return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
+
+    def put(self, key: ApiKey) -> None:
+        """Adds a key, or replaces the one of its id. When it returns, it is on the disk.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        text = json.dumps(asdict(key), sort_keys=True)
+        with self._database.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?)", (key.id, text, _checksum(key.id, text))
+            )
+        self._keys = {**self._keys, key.id: key}  # replaced whole: other threads read it
+
+
+def _checksum(identifier: str, text: str) -> bytes:
+    return hashlib.sha256(f"{identifier}\n{text}".encode()).digest()[:16]

@@ -1,0 +1,286 @@
+"""API keys, scopes and task-key patterns."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+from typer.testing import CliRunner
+
+from superposed.errors import UnknownTask
+from superposed_client import Client, Forbidden, Unauthenticated
+from superposed_service.app import create_app
+from superposed_service.cli import app as command_line
+from superposed_service.errors import Forbidden as ServiceForbidden
+from superposed_service.security import Principal
+from superposed_service.security.access import ACCESS_RULES
+from superposed_service.settings import Settings
+from superposed_service.storage import ApiKey, DataDirectory
+from tests.conftest import make_directory, serving
+from tests.service.test_api import ROW, problem, register
+
+UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW], "targets": ["0"]}
+SCOPES = ("infer", "update", "admin")
+
+
+def make(http: httpx.Client, scope: str, tasks: str = "*", **more: Any) -> dict[str, str]:
+    """The headers of a new key."""
+    answer = http.post("/v1/keys", json={"scope": scope, "tasks": tasks, **more})
+    assert answer.status_code == 201, answer.text
+    return {"Authorization": f"Bearer {answer.json()['key']}"}
+
+
+@pytest.fixture
+def admin(http: httpx.Client) -> Iterator[httpx.Client]:
+    """The server, whose first key is this client's."""
+    http.headers.update(make(http, "admin", name="first"))
+    yield http
+    http.headers.pop("authorization", None)
+
+
+def _flat(routes: Iterable[object]) -> Iterator[Route | APIRoute]:
+    """The routes of an application, those of included routers too."""
+    for route in routes:
+        if isinstance(route, Route | APIRoute):
+            yield route
+        else:
+            yield from _flat(route.original_router.routes)  # type: ignore[attr-defined]
+
+
+def _add_routes(app: FastAPI) -> None:
+    app.add_api_route("/v1/new", lambda: {"secret": 1})
+    router = APIRouter(prefix="/v1/newer")
+    router.add_api_route("/{key}", lambda: {"secret": 2})
+    app.include_router(router)
+
+
+class TestScopes:
+    def test_every_route_has_a_rule_and_every_rule_a_route(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with DataDirectory(path) as directory:
+            routes = create_app(Settings(directory=path), directory).routes
+        served = {
+            (method, route.path) for route in _flat(routes) for method in (route.methods or set()) - {"HEAD"}
+        }
+        assert served == set(ACCESS_RULES)
+
+    def test_nobody_gets_more_than_the_scope_says(self, admin: httpx.Client) -> None:
+        keys = {scope: make(admin, scope) for scope in SCOPES}
+        with httpx.Client(base_url=admin.base_url) as stranger:
+            for (method, path), needed in ACCESS_RULES.items():
+                if needed is None:
+                    assert stranger.request(method, path).status_code == 200
+                    continue
+                url = re.sub(r"\{.*?\}", "nothing", path)
+                for headers in ({}, {"Authorization": "Bearer sp-x"}, {"Authorization": "Basic eDp5"}):
+                    refused = stranger.request(method, url, headers=headers)
+                    assert problem(refused, 401, "unauthenticated"), (method, path)
+                    assert refused.headers["www-authenticate"] == "Bearer"
+                for scope in SCOPES[: SCOPES.index(needed)]:
+                    problem(stranger.request(method, url, headers=keys[scope]), 403, "forbidden")
+                for scope in SCOPES[SCOPES.index(needed) :]:
+                    assert stranger.request(method, url, headers=keys[scope]).status_code not in {401, 403}
+
+    def test_what_is_not_there_is_still_not_there(self, admin: httpx.Client) -> None:
+        problem(admin.get("/v1/nothing"), 404, "not-found")
+        problem(admin.put("/v1/infer"), 405, "method-not-allowed")
+
+    def test_a_route_without_a_rule_is_for_nobody(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, change=_add_routes) as client:
+            for route in ("/v1/new", "/v1/newer/x"):  # without keys anyone may do anything
+                assert client.get(route).status_code == 200
+            headers = make(client, "admin")
+            for route in ("/v1/new", "/v1/newer/x"):
+                problem(client.get(route), 401, "unauthenticated")
+                problem(client.get(route, headers=headers), 403, "forbidden")
+            assert client.get("/v1/store", headers=headers).status_code == 200
+
+    def test_the_key_is_checked_before_the_body(self, admin: httpx.Client) -> None:
+        with httpx.Client(base_url=admin.base_url) as stranger:
+            problem(stranger.post("/v1/update", content=b"x" * 300_000), 401, "unauthenticated")
+
+
+class TestKeys:
+    def test_the_first_key_closes_the_server(self, http: httpx.Client) -> None:
+        assert http.get("/v1/store").status_code == 200
+        headers = make(http, "admin")
+        problem(http.get("/v1/store"), 401, "unauthenticated")
+        assert http.get("/v1/store", headers=headers).status_code == 200
+
+    def test_rotate_revoke_expire(self, admin: httpx.Client) -> None:
+        old = make(admin, "infer", name="reader")
+        identifier = old["Authorization"].split("-")[1]
+        answer = admin.post(f"/v1/keys/{identifier}/rotate").json()
+        assert answer["id"] == identifier
+        new = {"Authorization": f"Bearer {answer['key']}"}
+        problem(admin.get("/v1/store", headers=old), 401, "unauthenticated")
+        assert admin.get("/v1/store", headers=new).status_code == 200
+        assert admin.delete(f"/v1/keys/{identifier}").status_code == 204
+        problem(admin.get("/v1/store", headers=new), 401, "unauthenticated")
+        problem(admin.post(f"/v1/keys/{identifier}/rotate"), 404, "not-found")
+        problem(admin.delete("/v1/keys/nothing"), 404, "not-found")
+        late = make(admin, "infer", expires=time.time() - 1)
+        problem(admin.get("/v1/store", headers=late), 401, "unauthenticated")
+        listed = admin.get("/v1/keys").json()
+        assert [key["name"] for key in listed] == ["first", "reader", ""]
+        assert listed[1]["revoked"] is not None
+        assert not any("secret" in field for key in listed for field in key)
+
+    def test_keys_survive_a_restart(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        runner = CliRunner()
+        made = runner.invoke(command_line, ["keys", "create", str(path), "--scope", "update", "--name", "n"])
+        text = made.output.strip()
+        assert re.fullmatch(r"sp-[0-9a-f]{12}-\S{43}", text)
+        identifier = text.split("-")[1]
+        assert identifier in runner.invoke(command_line, ["keys", "list", str(path)]).output
+        rotated = runner.invoke(command_line, ["keys", "rotate", str(path), identifier]).output.strip()
+        assert rotated.startswith(f"sp-{identifier}-")
+        assert rotated != text
+        stored = (path / "journal.db").read_bytes() + (path / "HEAD").read_bytes()
+        assert text.split("-", 2)[2].encode() not in stored
+        with serving(path) as client:
+            assert client.get("/v1/store").status_code == 401
+            good = {"Authorization": f"Bearer {rotated}"}
+            assert client.get("/v1/store", headers=good).status_code == 200
+        assert runner.invoke(command_line, ["keys", "revoke", str(path), identifier]).exit_code == 0
+        with DataDirectory(path) as directory:
+            [key] = directory.ledger().api_keys.all()
+            assert key.revoked is not None
+
+    def test_other_addresses_need_a_key(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        found = CliRunner().invoke(command_line, ["serve", str(path), "--host", "192.0.2.1"])
+        assert "superposed keys create" in str(found.exception)
+        CliRunner().invoke(command_line, ["keys", "create", str(path), "--scope", "admin"])
+        found = CliRunner().invoke(command_line, ["serve", str(path), "--host", "192.0.2.1"])
+        assert "superposed keys create" not in str(found.exception)  # goes on, to an address that is not here
+
+
+class TestPatterns:
+    def test_a_foreign_task_is_not_there(self, admin: httpx.Client) -> None:
+        for key in ("mine.a", "mine.b", "theirs"):
+            register(admin, key)
+        mine = make(admin, "update", tasks="mine.*")
+        body = {"inputs": [ROW], "targets": ["0"]}
+        foreign: list[dict[str, Any]] = [
+            {"context": "theirs"},
+            {"context": "mix(mine.a:0.9,theirs:0.1)"},
+            {"context": {"power": {"context": "theirs", "exponent": 2}}},
+            {"contexts": ["theirs"]},
+        ]
+        for context in foreign:
+            for route in ("/v1/infer", "/v1/update", "/v1/evaluate"):
+                asked = {name: body[name] for name in ("inputs",) if route == "/v1/infer"} or body
+                there = problem(admin.post(route, json=context | asked, headers=mine), 404, "unknown-task")
+                assert there["received"] == "theirs"
+        problem(admin.get("/v1/tasks/theirs", headers=mine), 404, "unknown-task")
+        problem(admin.delete("/v1/tasks/theirs", headers=mine), 404, "unknown-task")
+        problem(admin.delete("/v1/tasks/theirs/data", headers=mine), 404, "unknown-task")
+        problem(
+            admin.post("/v1/tasks", json={"key": "other", "outputs": 2}, headers=mine), 404, "unknown-task"
+        )
+        own = {"context": "mix(mine.a:0.5,mine.b:0.5)"}
+        assert admin.post("/v1/update", json=own | body, headers=mine).status_code == 200
+        listed = admin.get("/v1/tasks?limit=1", headers=mine).json()
+        assert [task["key"] for task in listed["tasks"]] == ["mine.a"]
+        listed = admin.get(f"/v1/tasks?cursor={listed['next_cursor']}", headers=mine).json()
+        assert ([task["key"] for task in listed["tasks"]], listed["next_cursor"]) == (["mine.b"], None)
+
+    @pytest.mark.parametrize(
+        ("context", "allowed"),
+        [
+            ("a", True),
+            ("a^0.5", True),
+            ("a^-2", True),
+            ("mix(a:1,b:1,c:1,d:1)", True),
+            ("a^0.3", False),
+            ("a^0", False),
+            ("mix(a:1,b:1,c:1,d:1,e:1)", False),
+            ("mix(a:0.5,a^-1:0.5)", False),
+            ("a^4^0.1", False),
+        ],
+    )
+    def test_nobody_gets_near_to_where_all_contexts_meet(self, context: str, allowed: bool) -> None:
+        key = ApiKey("0", "", "update", "?", "", 0.0, 0)
+        if allowed:
+            Principal(key).check_contexts([context])
+        else:
+            with pytest.raises(ServiceForbidden):
+                Principal(key).check_contexts(["a", context])
+        Principal(None).check_contexts([context])
+        with pytest.raises(UnknownTask):
+            Principal(key).check_contexts(["long"])
+
+
+class TestAuthors:
+    def test_what_a_key_sent_is_rolled_back(self, admin: httpx.Client) -> None:
+        register(admin)
+        keys = {name: make(admin, "update", name=name) for name in ("good", "bad")}
+        body = {"context": "digits", "inputs": [ROW], "return": ["logits"]}
+        admin.post("/v1/update", json=UPDATE, headers=keys["good"])
+        wanted = admin.post("/v1/infer", json=body).json()["logits"]
+        for _ in range(2):
+            admin.post("/v1/update", json=UPDATE, headers=keys["bad"])
+        bad = keys["bad"]["Authorization"].split("-")[1]
+        problem(admin.post("/v1/rollback", json={"without": {"api_key": "nobody"}}), 404, "not-found")
+        answer = admin.post("/v1/rollback", json={"without": {"api_key": bad}}).json()
+        assert answer["excluded"] == [[3, 4]]
+        assert admin.post("/v1/infer", json=body).json()["logits"] == wanted
+
+    def test_a_key_in_quarantine(self, admin: httpx.Client) -> None:
+        register(admin)
+        keys = {name: make(admin, "update", name=name) for name in ("good", "bad")}
+        bad = keys["bad"]["Authorization"].split("-")[1]
+        assert admin.post("/v1/quarantine", json={"source": f"key:{bad}"}).status_code == 200
+        problem(admin.post("/v1/update", json=UPDATE, headers=keys["bad"]), 423, "quarantined")
+        assert admin.post("/v1/update", json=UPDATE, headers=keys["good"]).status_code == 200
+        assert admin.delete(f"/v1/quarantine/key:{bad}").status_code == 204
+        assert admin.post("/v1/update", json=UPDATE, headers=keys["bad"]).status_code == 200
+
+    def test_idempotency_keys_are_each_authors_own(self, admin: httpx.Client) -> None:
+        register(admin)
+        sequences = set()
+        for name in ("one", "two"):
+            headers = make(admin, "update", name=name) | {"Idempotency-Key": "same"}
+            for _ in range(2):
+                sequences.add(admin.post("/v1/update", json=UPDATE, headers=headers).json()["sequence"])
+        assert len(sequences) == 2
+
+
+def test_the_sdk(admin: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = str(admin.base_url)
+    text = make(admin, "update", tasks="sdk-*")["Authorization"].partition(" ")[2]
+    with Client(url) as client, pytest.raises(Unauthenticated):
+        client.store()
+    with Client(url, api_key=text) as client:
+        assert client.register_task("sdk-a", outputs=2).key == "sdk-a"
+        with pytest.raises(Forbidden):
+            client.roll_back(to_sequence=0)
+    monkeypatch.setenv("SUPERPOSED_API_KEY", admin.headers["authorization"].partition(" ")[2])
+    with Client(url) as client:
+        client.update("sdk-a", [ROW], [1])
+        identifier = text.split("-")[1]
+        assert client.roll_back(api_key=identifier).excluded == []
+        assert client.roll_back(to_sequence=1).excluded == [(2, 2)]
+
+
+def test_beyond_the_beginning_of_a_key(tmp_path: Path) -> None:
+    path = make_directory(tmp_path / "store")
+    with serving(path, history_records=0, snapshots_kept=2) as http:
+        register(http)
+        http.headers.update(make(http, "admin"))
+        for _ in range(3):
+            http.post("/v1/update", json=UPDATE)
+            http.post("/v1/snapshots")
+        identifier = http.headers["authorization"].split("-")[1]
+        problem(http.post("/v1/rollback", json={"without": {"api_key": identifier}}), 409, "beyond-horizon")
