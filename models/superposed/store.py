@@ -21,6 +21,7 @@ from superposed.contexts import (
     ContextSource,
     ContextTable,
     Stream,
+    TaskId,
     as_expression,
     family_named,
     flatten,
@@ -28,7 +29,7 @@ from superposed.contexts import (
 )
 from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError
 from superposed.evaluations import Evaluations
-from superposed.networks import MLP
+from superposed.networks import MLP, PreparedMLP
 from superposed.optimizers import make_optimizer
 from superposed.tasks import TaskRegistry, TaskSchema, TaskState
 
@@ -75,6 +76,8 @@ class WeightStore:
         self.tasks = TaskRegistry()
         self.sequence = 0
         self.evaluations = Evaluations()
+        fused = self.device.type == "cpu" and PreparedMLP.can_prepare(self.network)
+        self._answer = PreparedMLP(self.network) if fused else self.network
 
     # Tasks
 
@@ -189,8 +192,17 @@ class WeightStore:
         """
         bindings = self.bindings(batch)
         with torch.inference_mode():
-            answer: Tensor = self.network(batch.inputs.to(self.device), bindings)
+            answer: Tensor = self._answer(batch.inputs.to(self.device), bindings)
             return answer.cpu()
+
+    def prepare(self) -> None:
+        """Answers a few empty rows, so that no real ones wait for what is compiled at its first use."""
+        nobody = Context(((TaskId("~"), 1.0, None),))  # no key is written so
+        bindings = self.contexts.bind_all(nobody)
+        with torch.inference_mode():
+            for rows in (1, 512):
+                shape = (rows, self.config.network.inputs)
+                self._answer(torch.zeros(shape, dtype=self.dtype, device=self.device), bindings)
 
     # Bytes and state
 

@@ -60,6 +60,7 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
     if recovery.fingerprint_changed:
         take(writer, directory, settings)
     ledger.journal.set_fingerprint(fingerprint(store.device))
+    store.prepare()
     return writer, recovery
 
 

@@ -101,9 +101,9 @@ class SuperposedLinear(nn.Module):
         Returns:
             (B, lanes x D_out), or (B, D_out) for a real output.
         """
-        return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self._shared_bias())
+        return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self.shared_bias())
 
-    def _shared_bias(self) -> Tensor | None:
+    def shared_bias(self) -> Tensor | None:
         """The bias that is added after the product, as long as its rows; None where it is bound."""
         if self.bias is None or self.family.lanes == 1 or self._real_only:
             return self.bias
@@ -120,6 +120,6 @@ class SuperposedLinear(nn.Module):
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
         lanes = folded.view(len(folded), self.family.lanes, -1)  # (rows, lanes, D_in + constant + padding)
-        shared = self._shared_bias()
+        shared = self.shared_bias()
         bias = lanes[:, 0, self.in_features] if shared is None else shared  # (rows,)
         return lanes[:, :, : self.in_features].reshape(len(folded), -1), bias

@@ -1,0 +1,149 @@
+"""A network made ready to answer: for inference on the CPU, beside the one that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from superposed.contexts import Binding
+from superposed.layers import SuperposedLinear
+from superposed.layers.fused import Kernel, Layout, kernel_for
+from superposed.networks.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
+
+__all__ = ["PreparedMLP"]
+
+# So many rows go through all layers before the next ones: their numbers stay in the cache.
+BLOCK_ROWS = 256
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """One layer: its product's matrix (width, D_out) and bias, and how its input is bound."""
+
+    name: str
+    matrix: Tensor
+    bias: Tensor | None
+    kernel: Kernel
+    bound: Tensor  # (block, width), written anew for each block
+    product: Tensor  # (block, D_out)
+
+
+class PreparedMLP:
+    """Answers as `MLP.forward` does, up to rounding, with the fused kernels. One thread at a time.
+
+    Args:
+        network: The network; where its weights change, so do the answers.
+    """
+
+    def __init__(self, network: MLP) -> None:
+        self._network = network
+        self._versions: tuple[int, ...] = ()
+        config = network.config
+        relu = config.activation == "relu"
+        self._active = None if relu else ACTIVATIONS[config.activation]
+        self._lanes = network.family.lanes
+        self._layers: list[_Layer] = []
+        for place, (name, layer) in enumerate(network.superposed_layers().items()):
+            hidden = place > 0
+            kernel = kernel_for(
+                network.family,
+                _layout(layer),
+                relu=hidden and relu,
+                normalise=hidden and config.normalisation == "layer",
+            )
+            assert kernel is not None  # noqa: S101 - `can_prepare` has said so
+            matrix = layer.matrix().detach()
+            self._layers.append(
+                _Layer(
+                    name,
+                    matrix.t(),
+                    None if layer.bias is None else torch.as_tensor(layer.shared_bias()).detach(),
+                    kernel,
+                    matrix.new_empty(BLOCK_ROWS, layer.width),
+                    matrix.new_empty(BLOCK_ROWS, len(matrix)),
+                )
+            )
+
+    @staticmethod
+    def can_prepare(network: MLP) -> bool:
+        """Whether there are kernels for the network's family."""
+        return kernel_for(network.family, Layout(0, 0, 0, -1), relu=False, normalise=False) is not None
+
+    def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
+        """Logits of a batch whose rows may belong to different contexts; as `MLP.forward`.
+
+        Args:
+            inputs: (B, inputs), on the CPU.
+            bindings: Every layer's binding.
+
+        Returns:
+            (B, outputs).
+        """
+        self._refresh()
+        if self._lanes == 2:
+            inputs = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
+        tables, slots = self._tables(bindings, len(inputs))
+        answers = inputs.new_empty(len(inputs), self._layers[-1].product.shape[1])
+        for start in range(0, len(inputs), BLOCK_ROWS):
+            end = min(start + BLOCK_ROWS, len(inputs))
+            self._answer(inputs[start:end], tables, slots[start:end], answers[start:end])
+        return answers
+
+    def _refresh(self) -> None:
+        """Copies what is not the weights themselves: complex ones are multiplied as a block matrix."""
+        versions = tuple(parameter._version for parameter in self._network.parameters())
+        if self._lanes == 1 or versions == self._versions:
+            return
+        self._versions = versions
+        for prepared, layer in zip(self._layers, self._network.superposed_layers().values(), strict=True):
+            prepared.matrix.copy_(layer.matrix().detach().t())
+            if prepared.bias is not None:
+                prepared.bias.copy_(torch.as_tensor(layer.shared_bias()))
+
+    @staticmethod
+    def _tables(
+        bindings: Mapping[str, Binding], rows: int
+    ) -> tuple[dict[str, NDArray[np.floating[Any]]], NDArray[np.int64]]:
+        """Every layer's contexts, (K, ...), and each row's slot in them."""
+        tables, slots = {}, np.zeros(rows, dtype=np.int64)
+        for name, (contexts, mine) in bindings.items():
+            tables[name] = (contexts[None] if mine is None else contexts).numpy()
+            slots = slots if mine is None else mine.numpy()
+        return tables, slots
+
+    def _answer(
+        self,
+        signal: Tensor,
+        tables: Mapping[str, NDArray[np.floating[Any]]],
+        slots: NDArray[np.int64],
+        answers: Tensor,
+    ) -> None:
+        rows = len(signal)
+        for layer in self._layers:
+            if layer is not self._layers[0] and self._active is not None:
+                signal = self._active(signal)
+            bound = layer.bound[:rows]
+            layer.kernel(signal.numpy(), tables[layer.name], slots, bound.numpy(), LAYER_NORM_EPSILON)
+            product = answers if layer is self._layers[-1] else layer.product[:rows]
+            if layer.bias is None:
+                torch.mm(bound, layer.matrix, out=product)
+            else:
+                torch.addmm(layer.bias, bound, layer.matrix, out=product)
+            signal = product
+
+
+def _layout(layer: SuperposedLinear) -> Layout:
+    features, constants = layer.in_features, layer.bound_features - layer.in_features
+    if layer.family.lanes == 2:  # real parts with the constant, then imaginary parts
+        return Layout(features, features, features, features if constants else -1)
+    if layer.family.name == "binary":
+        return Layout(features, 0, 0, features if constants else -1)
+    pairs = layer.width // 2
+    first = min(features, pairs)
+    return Layout(first, features - first, pairs, features if constants else -1)
