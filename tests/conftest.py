@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
-from superposed_service.app import create_app
+from superposed_service.app import create_api, guarded
 from superposed_service.demo.server import Server
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
@@ -42,9 +42,10 @@ def serving(
     """The application over a directory, served on loopback by a thread of this process."""
     chosen = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10, **settings)  # type: ignore[arg-type]
     with DataDirectory(path, snapshots_kept=chosen.snapshots_kept) as directory:
-        app = create_app(chosen, directory)
+        api = create_api(chosen, directory)
         if change is not None:
-            change(app)
+            change(api)
+        app = guarded(api, chosen, directory)
         running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
         thread = threading.Thread(target=running.run)
         thread.start()

@@ -126,14 +126,17 @@ def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -
             received=rows.shape[1],
         )
     _check_finite(rows, "inputs")
-    values = rows.astype(np.float64)
-    if schema.offset is not None:
-        values -= np.asarray(schema.offset)
-    if schema.scale is not None:
-        values /= np.asarray(schema.scale)
+    values = rows
+    if schema.offset is not None or schema.scale is not None:
+        values = rows.astype(np.float64)
+        if schema.offset is not None:
+            values -= np.asarray(schema.offset)
+        if schema.scale is not None:
+            values /= np.asarray(schema.scale)
     scaled = torch.zeros(len(rows), width, dtype=dtype)
-    scaled[:, : schema.inputs] = torch.from_numpy(values).to(dtype)
-    if not bool(torch.isfinite(scaled).all()):
+    with np.errstate(over="ignore"):  # what is then too large is found below
+        scaled.numpy()[:, : schema.inputs] = values
+    if not np.isfinite(scaled.numpy()).all():
         raise NonFiniteInput(
             "inputs are too large once the task's offset and scale are applied",
             expected=f"numbers that fit {dtype}",
@@ -201,7 +204,8 @@ def merge(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     distinct: dict[Context, int] = {}
     parts: list[ResolvedContext] = []
-    index: list[Tensor] = []
+    index = np.empty(sum(len(batch) for batch in batches), dtype=np.int64)
+    start = 0
     for batch in batches:
         mapping = []
         for part in batch.parts:
@@ -209,9 +213,13 @@ def merge(batches: Sequence[Batch]) -> Batch:
             if place == len(parts):
                 parts.append(part)
             mapping.append(place)
-        index.append(torch.tensor(mapping)[batch.places()])
+        own = index[start : start + len(batch)]
+        own[:] = mapping[0] if batch.index is None else np.asarray(mapping)[batch.index.numpy()]
+        start += len(batch)
     return Batch(
-        tuple(parts), torch.cat(index) if len(parts) > 1 else None, torch.cat([b.inputs for b in batches])
+        tuple(parts),
+        torch.from_numpy(index) if len(parts) > 1 else None,
+        torch.cat([batch.inputs for batch in batches]),
     )
 
 

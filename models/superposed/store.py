@@ -38,6 +38,8 @@ __all__ = ["WeightStore"]
 FORMAT_VERSION = 1
 # Each share is a generator to draw and add up: what one batch may make the store derive.
 MAX_BATCH_SHARES = 8192
+# Texts of contexts whose meaning is kept.
+MAX_RESOLVED = 65_536
 
 
 class WeightStore:
@@ -76,6 +78,7 @@ class WeightStore:
         self.tasks = TaskRegistry()
         self.sequence = 0
         self.evaluations = Evaluations()
+        self._resolved: dict[str, ResolvedContext] = {}  # by text; only while the registry is the same
         fused = self.device.type == "cpu" and PreparedMLP.can_prepare(self.network)
         self._answer = PreparedMLP(self.network) if fused else self.network
 
@@ -100,6 +103,7 @@ class WeightStore:
         """
         if (existing := self.find_same(schema)) is not None:
             return existing, False
+        self._resolved.clear()
         state = self.tasks.add(schema)
         self.sequence += 1
         state.last_sequence = self.sequence
@@ -112,6 +116,7 @@ class WeightStore:
             UnknownTask: There is none.
         """
         self.tasks.remove(key)
+        self._resolved.clear()
         self.evaluations.forget(key)
         self.sequence += 1
 
@@ -129,6 +134,16 @@ class WeightStore:
             UnknownTask: A key in it is not registered.
             CompositionNotSupported: Its parts differ in outputs or loss.
         """
+        if isinstance(context, str) and (known := self._resolved.get(context)) is not None:
+            return known
+        resolved = self._resolve(context)
+        if isinstance(context, str):
+            if len(self._resolved) >= MAX_RESOLVED:
+                self._resolved.clear()
+            self._resolved[context] = resolved
+        return resolved
+
+    def _resolve(self, context: object) -> ResolvedContext:
         leaves = flatten(as_expression(context))
         states = {leaf.key: self.tasks.get(leaf.key) for leaf in leaves}
         weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
@@ -293,6 +308,7 @@ class WeightStore:
         self.optimizer.state.clear()
         self._load_state(other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
+        self._resolved.clear()
 
     def _load_state(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():

@@ -12,15 +12,16 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.guard import Guard
-from superposed_service.middleware import BodyLimit, RequestId
+from superposed_service.middleware import BodyLimit, Direct, RequestId
 from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.recovery import Recovery, fingerprint, recover
-from superposed_service.routes import routers
+from superposed_service.routes import hot_endpoints, routers
 from superposed_service.running import Running
 from superposed_service.schemas import ProblemBody
 from superposed_service.security import Access
@@ -29,7 +30,7 @@ from superposed_service.snapshotting import take
 from superposed_service.storage import DataDirectory
 from superposed_service.writer import Writer
 
-__all__ = ["create_app", "open_store"]
+__all__ = ["create_api", "create_app", "guarded", "open_store"]
 
 
 _PROBLEM: dict[str, Any] = {
@@ -64,8 +65,19 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
     return writer, recovery
 
 
-def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
-    """The ASGI application over a data directory that the caller owns.
+def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
+    """The ASGI application over a data directory that the caller owns; raises as `create_api`."""
+    return guarded(create_api(settings, directory), settings, directory)
+
+
+def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
+    """An API behind what every request passes first: request id, API key, cap on the body."""
+    limited = BodyLimit(Direct(api, hot_endpoints), max_bytes=settings.max_body_bytes)
+    return RequestId(Access(limited, keys=directory.ledger().api_keys, routes=api.routes))
+
+
+def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
+    """The routes, and the engine that runs while they are served.
 
     A clean stop finishes what was admitted and writes a snapshot.
 
@@ -103,9 +115,6 @@ def create_app(settings: Settings, directory: DataDirectory) -> FastAPI:
     )
     for router in routers:
         app.include_router(router)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
-    app.add_middleware(Access, keys=writer.ledger.api_keys, routes=app.routes)
-    app.add_middleware(RequestId)
     _handle_errors(app)
     return app
 

@@ -21,16 +21,16 @@ _WORTH_IT = 0.9
 # What plain JSON numbers are read as, and narrower types that may hold the same numbers.
 _NARROWER: Mapping[str, tuple[type[np.generic], ...]] = {
     "int64": (np.uint8, np.int16, np.int32),
-    "float64": (np.float32,),
+    "float64": (np.uint8, np.int16, np.float32),
 }
 
 
 def narrowed(array: NDArray[Any]) -> NDArray[Any]:
     """The same numbers, every one of them, in a narrower dtype where there is one."""
     for dtype in _NARROWER.get(array.dtype.name, ()):
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             candidate = array.astype(dtype)
-        if np.array_equal(candidate, array):
+        if candidate.astype(array.dtype).tobytes() == array.tobytes():  # the sign of a zero counts too
             return candidate
     return array
 

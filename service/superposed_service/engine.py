@@ -11,22 +11,20 @@ update, because nothing else runs meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from superposed.batch import Batch, Target, merge, read_targets
-from superposed.errors import CapacityExceeded, NonFiniteInput, SuperposedError
+from superposed.batch import Target, read_targets
+from superposed.errors import CapacityExceeded
 from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
+from superposed_service.batching import answer_rows
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.origin import Origin
@@ -46,10 +44,12 @@ class _Job(Generic[T]):
     future: Future[T]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Read:
     rows: Rows
-    future: Future[Answer]
+    future: asyncio.Future[Answer]
+    loop: asyncio.AbstractEventLoop
+    begun: bool = False
 
 
 class Engine:
@@ -105,9 +105,14 @@ class Engine:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
         """
         self._check_rows(rows)
-        future: Future[Answer] = Future()
-        self._admit(_Read(rows, future))
-        return await self._answer(future)
+        loop = asyncio.get_running_loop()
+        read = _Read(rows, loop.create_future(), loop)
+        self._admit(read)
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_s):
+                return await read.future
+        except TimeoutError:
+            raise self._late(dropped=not read.begun) from None
 
     async def update(
         self,
@@ -201,7 +206,7 @@ class Engine:
 
     def _drop_cancelled(self) -> None:
         """Makes room from requests that timed out or whose client left."""
-        self._reads = deque(read for read in self._reads if not read.future.cancelled())
+        self._reads = deque(read for read in self._reads if not read.future.done())
         self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
 
     async def _answer(self, future: Future[T], *, limited: bool = True) -> T:
@@ -210,8 +215,13 @@ class Engine:
             # A request that times out, or whose client left, is dropped if it has not begun.
             return await asyncio.wait_for(asyncio.wrap_future(future), limit)
         except TimeoutError:
-            fate = "it was dropped" if future.cancelled() else "it had begun, and what it changes is changed"
-            raise DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit} s") from None
+            raise self._late(dropped=future.cancelled()) from None
+
+    def _late(self, *, dropped: bool) -> DeadlineExceeded:
+        fate = "it was dropped" if dropped else "it had begun, and what it changes is changed"
+        return DeadlineExceeded(
+            f"no answer in time; {fate}", expected=f"within {self._settings.request_timeout_s} s"
+        )
 
     # On the engine's thread
 
@@ -259,7 +269,8 @@ class Engine:
         with self._wake:
             while self._reads and (not taken or rows + len(self._reads[0].rows) <= self._settings.batch_rows):
                 read = self._reads.popleft()
-                if read.future.set_running_or_notify_cancel():
+                if not read.future.done():
+                    read.begun = True
                     taken.append(read)
                     rows += len(read.rows)
         return taken
@@ -272,40 +283,20 @@ class Engine:
                 self._wake.wait(left)
 
     def _answer_reads(self, reads: list[_Read]) -> None:
-        prepared: list[tuple[_Read, Batch]] = []
-        for read in reads:
-            try:
-                prepared.append((read, read.rows.batch(self._writer.store)))
-            except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-                read.future.set_exception(error)
-        try:
-            self._answer_batch(prepared)
-        except SuperposedError:
-            # One request's context may not exist in this family: then each answers for itself.
-            for pair in prepared:
-                self._answer_alone(pair)
-        except Exception as error:  # noqa: BLE001 - a bug must not end the engine
-            for read, _ in prepared:
-                read.future.set_exception(error)
+        outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
+        answered = list(zip(reads, outcomes, strict=True))
+        for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
+            mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(_deliver, mine)
 
-    def _answer_alone(self, pair: tuple[_Read, Batch]) -> None:
-        try:
-            self._answer_batch([pair])
-        except Exception as error:  # noqa: BLE001 - belongs to this request
-            pair[0].future.set_exception(error)
 
-    def _answer_batch(self, prepared: list[tuple[_Read, Batch]]) -> None:
-        if not prepared:
-            return
-        logits = self._writer.store.logits(merge([batch for _, batch in prepared])).numpy()
-        start = 0
-        for read, batch in prepared:
-            own = logits[start : start + len(batch)]
-            start += len(batch)
-            resolve(read.future, partial(self._checked_answer, batch, own))
-
-    def _checked_answer(self, batch: Batch, logits: NDArray[Any]) -> Answer:
-        if not np.isfinite(logits).all():
-            raise NonFiniteInput("the answer is not finite: the inputs are too large for this store")
-        schemas = tuple(part.task.schema for part in batch.parts)
-        return Answer(self._writer.store.sequence, schemas, batch.places().numpy(), logits)
+def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
+    """Gives requests their answers, on their event loop."""
+    for future, outcome in outcomes:
+        if future.done():
+            continue  # the client has left, or waited too long
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

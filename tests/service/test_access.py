@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from superposed.errors import UnknownTask
 from superposed_client import Client, Forbidden, Unauthenticated
-from superposed_service.app import create_app
+from superposed_service.app import create_api
 from superposed_service.cli import app as command_line
 from superposed_service.errors import Forbidden as ServiceForbidden
 from superposed_service.security import Principal
@@ -66,7 +66,7 @@ class TestScopes:
     def test_every_route_has_a_rule_and_every_rule_a_route(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory:
-            routes = create_app(Settings(directory=path), directory).routes
+            routes = create_api(Settings(directory=path), directory).routes
         served = {
             (method, route.path) for route in _flat(routes) for method in (route.methods or set()) - {"HEAD"}
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,13 @@ class Context:
     """
 
     shares: tuple[tuple[TaskId, float, float | None], ...]
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_hash", hash(self.shares))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     @classmethod
     def from_leaves(cls, leaves: Sequence[Leaf], generations: Mapping[str, int]) -> Context:

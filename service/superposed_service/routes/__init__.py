@@ -15,8 +15,13 @@ from superposed_service.routes import (
     tasks,
 )
 
-__all__ = ["routers"]
+__all__ = ["hot_endpoints", "routers"]
 
 _MODULES = (health, store, tasks, rows, model, capacity, snapshots, rollback, quarantine, keys)
 
 routers: list[APIRouter] = [module.router for module in _MODULES]
+hot_endpoints = {
+    ("POST", "/v1/infer"): rows.infer,
+    ("POST", "/v1/update"): rows.update,
+    ("POST", "/v1/evaluate"): rows.evaluate,
+}
