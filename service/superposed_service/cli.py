@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ipaddress
 import signal
 import sys
@@ -133,12 +134,15 @@ def serve(
         _check_address(host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
         if new:
             begin(opened, WeightStore())
+        application = create_app(settings, opened)
+        gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
         uvicorn.run(
-            create_app(settings, opened),
+            application,
             host=host,
             port=port,
             log_level="info",
             access_log=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=30,
         )
 
