@@ -102,12 +102,13 @@ class AsyncClient:
             await asyncio.sleep(pause)
 
     async def _send_once(self, request: Request) -> Response:
+        content, headers = request.encoded()
         answer = await self._http.request(
             request.method,
             request.path,
-            content=request.content(),
+            content=content,
             params=dict(request.params),
-            headers=request.headers(),
+            headers=headers,
         )
         return Response(answer.status_code, answer.content, answer.headers)
 

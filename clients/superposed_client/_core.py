@@ -17,6 +17,8 @@ from typing import Any, TypeAlias, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
+from superposed_client._tensors import HEAD_LENGTH, MEDIA_TYPE, dump
+from superposed_client._tensors import parse as read_tensors
 
 __all__ = [
     "Operation",
@@ -41,7 +43,7 @@ class Request:
     Args:
         method: GET, POST, DELETE.
         path: Below the base URL.
-        body: JSON values, or None.
+        body: JSON values, or None; a numpy array among them is sent as a binary tensor.
         params: The query.
         key: Its idempotency key, where it changes something: sent again, it is still applied once.
         retry: Whether it may be sent again.
@@ -54,17 +56,17 @@ class Request:
     key: str | None = None
     retry: bool = True
 
-    def content(self) -> bytes | None:
-        """The body's bytes."""
+    def encoded(self) -> tuple[bytes | None, dict[str, str]]:
+        """The body's bytes, and the headers: what the body is, and the idempotency key."""
+        headers = {} if self.key is None else {"Idempotency-Key": self.key}
         if self.body is None:
-            return None
+            return None, headers
         # NaN is let through on purpose: it is the server that says what is wrong with it
-        return json.dumps(self.body, separators=(",", ":")).encode()
-
-    def headers(self) -> dict[str, str]:
-        """What the body is, and the idempotency key."""
-        kind = {} if self.body is None else {"Content-Type": "application/json"}
-        return kind if self.key is None else kind | {"Idempotency-Key": self.key}
+        content, head_length = dump(self.body)
+        if len(content) == head_length:
+            return content, headers | {"Content-Type": "application/json"}
+        kinds = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE, HEAD_LENGTH: str(head_length)}
+        return content, headers | kinds
 
 
 @dataclass(frozen=True)
@@ -151,9 +153,12 @@ def parse(model: type[M], response: Response) -> M:
         UnexpectedAnswer: The answer is not this API's.
     """
     body = refuse_errors(response).body
+    head_length = response.headers.get(HEAD_LENGTH)
     try:
+        if head_length is not None:
+            return model.model_validate(read_tensors(body, int(head_length)))
         return model.model_validate_json(body)
-    except ValidationError as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UnexpectedAnswer(f"not a {model.__name__}: {error}") from error
 
 

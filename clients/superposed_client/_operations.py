@@ -22,6 +22,7 @@ from superposed_client._models import (
     TaskPage,
     Update,
 )
+from superposed_client._tensors import as_tensor
 
 __all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
@@ -46,10 +47,25 @@ def _plain(values: Any) -> Any:
     return [_plain(value) for value in values] if isinstance(values, list | tuple | range) else values
 
 
+def _plain_rows(values: Any) -> Any:
+    """Rows without what only wraps them: data frames are arrays, tensors are moved to the CPU."""
+    if hasattr(values, "to_numpy"):  # pandas
+        return values.to_numpy()
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+
+
+def _targets_form(targets: Targets) -> Any:
+    """Targets as they are sent: numbers as a tensor, labels as text."""
+    tensor = as_tensor(_plain_rows(targets))
+    return _plain(targets) if tensor is None else tensor
+
+
 def _rows_body(
     context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
 ) -> dict[str, Any]:
-    body: dict[str, Any] = {"inputs": _plain(inputs)}
+    plain = _plain_rows(inputs)
+    tensor = as_tensor(plain)
+    body: dict[str, Any] = {"inputs": _plain(plain) if tensor is None or tensor.ndim != 2 else tensor}
     if context is not None:
         body["context"] = context_form(context)
     if contexts is not None:
@@ -79,7 +95,7 @@ def update(
     key: str | None = None,
 ) -> Operation[Update]:
     """`POST /v1/update`."""
-    body = _rows_body(context, contexts, inputs) | {"targets": _plain(targets), "steps": steps}
+    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": steps}
     return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
 
 
@@ -90,7 +106,7 @@ def evaluate(
     contexts: Iterable[ContextLike] | None = None,
 ) -> Operation[Evaluation]:
     """`POST /v1/evaluate`."""
-    body = _rows_body(context, contexts, inputs) | {"targets": _plain(targets)}
+    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
     return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
 
 

@@ -17,30 +17,48 @@ from superposed.tasks import TaskSchema
 from superposed_service.errors import InvalidRequest, UnsupportedMediaType
 from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField
+from superposed_service.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
 
-__all__ = ["dump", "read_body", "read_context", "render_answer"]
+__all__ = ["dump", "dump_tensors", "read_body", "read_context", "render_answer"]
 
 M = TypeVar("M", bound=BaseModel)
+_JSON = "application/json"
 
 
-def read_body(model: type[M], body: bytes, content_type: str | None) -> M:
-    """Reads a JSON body into a checked value; of duplicate keys the last wins.
+def read_body(model: type[M], body: bytes, content_type: str | None, head_length: str | None = None) -> M:
+    """Reads a body into a checked value: JSON, or JSON with binary tensors; of duplicate keys the last wins.
 
     Raises:
         UnsupportedMediaType: The body says that it is something else.
         NonFiniteInput: It holds NaN or Infinity, which JSON does not have.
         InvalidRequest: It is not JSON, or a field is missing, unknown or of the wrong kind.
     """
-    kind = (content_type or "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise UnsupportedMediaType("a body of the wrong kind", expected="application/json", received=kind)
+    kind = (content_type or _JSON).partition(";")[0].strip().lower()
+    if kind not in {_JSON, TENSORS_MEDIA_TYPE}:
+        raise UnsupportedMediaType(
+            "a body of the wrong kind", expected=f"{_JSON} or {TENSORS_MEDIA_TYPE}", received=kind
+        )
+    values = _parse(body) if kind == _JSON else _read_tensors(body, head_length)
     try:
-        return model.model_validate(_parse(body))
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
         message = first["msg"].removeprefix("Value error, ")
         raise InvalidRequest(f"{place}: {message}", received=_shown(first["input"])) from None
+
+
+def _read_tensors(body: bytes, head_length: str | None) -> Any:
+    """A JSON head whose `{"datatype", "shape"}` fields stand for the tensors that follow it, in order."""
+    head, data = split(body, head_length)
+    values, reader = _parse(head), TensorReader(data)
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if isinstance(value, dict) and "datatype" in value:
+                array = reader.take(name, value["datatype"], value.get("shape"))
+                values[name] = array if name == "inputs" else array.tolist()
+    reader.finish()
+    return values
 
 
 def _shown(value: object) -> str:
@@ -99,6 +117,34 @@ def _refuse_non_finite(body: bytes) -> None:
         raise
     except (ValueError, RecursionError):
         return
+
+
+def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
+    """JSON in which columns of numbers are binary tensors behind it.
+
+    Returns:
+        The body, and how long its JSON head is.
+    """
+    head: dict[str, Any] = {}
+    tensors: list[bytes] = []
+    for name, value in values.items():
+        array = _as_array(value)
+        if array is None:
+            head[name] = value
+        else:
+            head[name] = {"datatype": datatype_of(array), "shape": array.shape}
+            tensors.append(array.tobytes())
+    text = dump(head)
+    return b"".join([text, *tensors]), len(text)
+
+
+def _as_array(column: Any) -> NDArray[Any] | None:
+    """A column of equally long rows of numbers, or of whole numbers, as an array; None for others."""
+    if not isinstance(column, list) or not column:
+        return None
+    if all(isinstance(row, np.ndarray) and row.shape == column[0].shape for row in column):
+        return np.stack(column)
+    return np.asarray(column, dtype="<i8") if all(type(row) is int for row in column) else None
 
 
 def dump(value: object) -> bytes:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import numpy as np
@@ -34,6 +35,7 @@ from superposed_client import (
     task,
 )
 from superposed_client._operations import _text
+from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
 from superposed_service.demo.server import Server
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
@@ -170,10 +172,35 @@ def wire(answer: Callable[[dict[str, object]], dict[str, object]]) -> tuple[Clie
     bodies: list[dict[str, object]] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
-        bodies.append(json.loads(request.content))
+        length = request.headers.get(HEAD_LENGTH)
+        bodies.append(json.loads(request.content) if length is None else parse(request.content, int(length)))
         return httpx.Response(200, json=answer(bodies[-1]))
 
     return Client("http://test", transport=httpx.MockTransport(handle)), bodies
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([[0, 255]], "uint8"),
+        ([[-1, 255]], "int16"),
+        (np.array([[0.5, 2.0]]), "float32"),
+        (np.array([[0.1, 2.0]]), "float64"),
+        (np.array([[0.1]], dtype=np.float16), "float16"),
+        (np.array([[1.0]], dtype=">f8"), "float32"),
+        ([[True]], None),
+        ([["a"]], None),
+        ([[1], [1, 2]], None),
+        ([[]], None),
+    ],
+)
+def test_rows_are_sent_in_the_narrowest_dtype_that_holds_them(values: Any, dtype: str | None) -> None:
+    tensor = as_tensor(values)
+    assert (None if tensor is None else tensor.dtype.name) == dtype
+    if tensor is not None:
+        assert np.array_equal(tensor, np.asarray(values))
+        content, length = dump({"inputs": tensor, "context": "a"})
+        assert parse(content, length) == {"inputs": tensor.tolist(), "context": "a"}
 
 
 def test_arrays_of_every_kind_are_sent_as_plain_numbers() -> None:

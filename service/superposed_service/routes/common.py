@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -13,8 +13,20 @@ from superposed_service.changes import Change, JsonObject
 from superposed_service.origin import Origin
 from superposed_service.running import Running
 from superposed_service.security import Principal, principal_of
+from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 
-__all__ = ["documented_body", "json_response", "origin", "principal", "running", "submit"]
+__all__ = [
+    "documented_body",
+    "json_response",
+    "origin",
+    "principal",
+    "read",
+    "rows_response",
+    "running",
+    "submit",
+]
+
+M = TypeVar("M", bound=BaseModel)
 
 
 def running(request: Request) -> Running:
@@ -44,10 +56,28 @@ def principal(request: Request) -> Principal:
     return principal_of(request.scope)
 
 
-def documented_body(model: type[BaseModel]) -> dict[str, Any]:
+def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
     """The OpenAPI entry of a body that the route reads raw."""
     schema = model.model_json_schema(by_alias=True)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if tensors:
+        binary = {"type": "string", "format": "binary", "description": "JSON head, then raw tensors."}
+        content[TENSORS_MEDIA_TYPE] = {"schema": binary}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+async def read(request: Request, model: type[M]) -> M:
+    """The request's body, JSON or binary tensors, checked."""
+    headers = request.headers
+    return codec.read_body(model, await request.body(), headers.get("content-type"), headers.get(HEAD_LENGTH))
+
+
+def rows_response(request: Request, value: dict[str, Any]) -> Response:
+    """An answer about rows: binary tensors where the request accepts them, else JSON."""
+    if TENSORS_MEDIA_TYPE not in request.headers.get("accept", ""):
+        return json_response(value)
+    body, head_length = codec.dump_tensors(value)
+    return Response(body, 200, {HEAD_LENGTH: str(head_length)}, TENSORS_MEDIA_TYPE)
 
 
 def json_response(value: object, status: int = 200) -> Response:

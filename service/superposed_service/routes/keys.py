@@ -7,8 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service import codec
-from superposed_service.routes.common import documented_body, json_response, running
+from superposed_service.routes.common import documented_body, json_response, read, running
 from superposed_service.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 from superposed_service.security import create, keys_body, revoke, rotate
 
@@ -39,7 +38,7 @@ async def list_all(request: Request) -> Response:
 )
 async def make(request: Request) -> Response:
     """The answer shows the key for the only time. From the first one on, every request needs one."""
-    body = codec.read_body(ApiKeyRequest, await request.body(), request.headers.get("content-type"))
+    body = await read(request, ApiKeyRequest)
     return _new(
         await running(request).engine.call_writer(lambda writer: create(writer.ledger, **body.model_dump()))
     )

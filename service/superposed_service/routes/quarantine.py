@@ -5,10 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service import codec
 from superposed_service.changes import Quarantine, Release
 from superposed_service.describe import check_source, quarantine_list
-from superposed_service.routes.common import documented_body, json_response, running, submit
+from superposed_service.routes.common import documented_body, json_response, read, running, submit
 from superposed_service.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
 
 __all__ = ["router"]
@@ -30,7 +29,7 @@ async def list_all(request: Request) -> Response:
 )
 async def quarantine(request: Request) -> Response:
     """As the guard does by itself where updates push other tasks down."""
-    body = codec.read_body(QuarantineBody, await request.body(), request.headers.get("content-type"))
+    body = await read(request, QuarantineBody)
     await running(request).engine.call(lambda store: check_source(store, body.source))
     change = Quarantine(body.source, {"by": "request", "text": body.reason})
     return json_response(await submit(request, change))

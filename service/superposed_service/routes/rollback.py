@@ -5,9 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service import codec
 from superposed_service.rollback import Selection
-from superposed_service.routes.common import documented_body, json_response, origin, principal, running
+from superposed_service.routes.common import documented_body, json_response, origin, principal, read, running
 from superposed_service.schemas import RollbackAnswer, RollbackBody
 
 __all__ = ["router"]
@@ -27,7 +26,7 @@ async def roll_back(request: Request) -> Response:
     The store is bit for bit what a run that skipped those sequence numbers would have made. 409
     `beyond-horizon` where the journal does not reach back far enough.
     """
-    body = codec.read_body(RollbackBody, await request.body(), request.headers.get("content-type"))
+    body = await read(request, RollbackBody)
     without = body.without
     selection = Selection(
         to_sequence=body.to_sequence,

@@ -8,7 +8,15 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.routes.common import documented_body, json_response, origin, principal, running
+from superposed_service.routes.common import (
+    documented_body,
+    json_response,
+    origin,
+    principal,
+    read,
+    rows_response,
+    running,
+)
 from superposed_service.rows import Rows
 from superposed_service.schemas import (
     EvaluateAnswer,
@@ -35,24 +43,30 @@ def _known(measured: object) -> dict[str, Any]:
 
 
 @router.post(
-    "/infer", response_model=InferAnswer, openapi_extra=documented_body(InferBody), summary="Answer rows"
+    "/infer",
+    response_model=InferAnswer,
+    openapi_extra=documented_body(InferBody, tensors=True),
+    summary="Answer rows",
 )
 async def infer(request: Request) -> Response:
     """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
-    body = codec.read_body(InferBody, await request.body(), request.headers.get("content-type"))
+    body = await read(request, InferBody)
     answer = await running(request).engine.infer(_rows(request, body))
-    return json_response(codec.render_answer(answer, body.return_))
+    return rows_response(request, codec.render_answer(answer, body.return_))
 
 
 @router.post(
-    "/update", response_model=UpdateAnswer, openapi_extra=documented_body(UpdateBody), summary="Learn rows"
+    "/update",
+    response_model=UpdateAnswer,
+    openapi_extra=documented_body(UpdateBody, tensors=True),
+    summary="Learn rows",
 )
 async def update(request: Request) -> Response:
     """One online step (or `steps` of them), applied whole or not at all, in one global sequence.
 
     Loss and accuracy are those before the first step: test, then train.
     """
-    body = codec.read_body(UpdateBody, await request.body(), request.headers.get("content-type"))
+    body = await read(request, UpdateBody)
     answer = await running(request).engine.update(
         _rows(request, body), body.targets, body.steps, await origin(request), principal(request).author
     )
@@ -62,10 +76,10 @@ async def update(request: Request) -> Response:
 @router.post(
     "/evaluate",
     response_model=EvaluateAnswer,
-    openapi_extra=documented_body(EvaluateBody),
+    openapi_extra=documented_body(EvaluateBody, tensors=True),
     summary="Measure rows",
 )
 async def evaluate(request: Request) -> Response:
     """Loss and accuracy on labelled rows; nothing is learned."""
-    body = codec.read_body(EvaluateBody, await request.body(), request.headers.get("content-type"))
+    body = await read(request, EvaluateBody)
     return json_response(_known(await running(request).engine.evaluate(_rows(request, body), body.targets)))

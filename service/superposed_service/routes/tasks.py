@@ -10,11 +10,10 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from superposed_service import codec
 from superposed_service.changes import Delete, Register
 from superposed_service.describe import show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
-from superposed_service.routes.common import documented_body, json_response, principal, running, submit
+from superposed_service.routes.common import documented_body, json_response, principal, read, running, submit
 from superposed_service.schemas import TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
@@ -32,7 +31,7 @@ router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 )
 async def register(request: Request) -> Response:
     """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
-    body = codec.read_body(TaskRegistration, await request.body(), request.headers.get("content-type"))
+    body = await read(request, TaskRegistration)
     principal(request).check_task(body.key)
     answer = await submit(request, Register(partial(task_schema, body)))
     return json_response(answer["task"], 201 if answer["new"] else 200)

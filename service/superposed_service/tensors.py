@@ -1,0 +1,172 @@
+"""Binary tensors: a JSON head, then the raw numbers of its tensors, little-endian and row-major, in order.
+
+The framing and the names of datatypes are those of the Open Inference Protocol's binary extension; how long
+the head is stands in the header `Inference-Header-Content-Length`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.errors import ShapeError
+from superposed_service.errors import InvalidRequest
+
+__all__ = [
+    "DATATYPES",
+    "HEAD_LENGTH",
+    "TENSORS_MEDIA_TYPE",
+    "TensorReader",
+    "datatype_of",
+    "dump_bytes",
+    "split",
+]
+
+TENSORS_MEDIA_TYPE = "application/vnd.superposed.tensors"
+HEAD_LENGTH = "inference-header-content-length"
+_MOST_DIMENSIONS = 8
+
+DATATYPES: Mapping[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
+
+
+def datatype_of(array: NDArray[Any]) -> str:
+    """The protocol's name of an array's dtype."""
+    return _NAMES[array.dtype]
+
+
+def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
+    """The JSON head and what follows it.
+
+    Args:
+        body: The whole body.
+        head_length: The value of `Inference-Header-Content-Length`; without one the head is the body.
+
+    Raises:
+        InvalidRequest: It is no length within the body.
+    """
+    if head_length is None:
+        return body, memoryview(b"")
+    text = head_length.strip()
+    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= len(body)):
+        raise InvalidRequest(
+            "Inference-Header-Content-Length is not the length of the JSON head",
+            expected=f"a number from 0 to {len(body)}",
+            received=head_length[:100],
+        )
+    return body[: int(text)], memoryview(body)[int(text) :]
+
+
+class TensorReader:
+    """Takes tensors from what follows a head, one after another; every size is checked before it is used.
+
+    Args:
+        data: What follows the head.
+    """
+
+    def __init__(self, data: memoryview) -> None:
+        self._data = data
+        self._place = 0
+
+    def take(self, name: str, datatype: object, shape: object, size: object = None) -> NDArray[Any]:
+        """The next tensor, sharing memory with the body; BYTES as an object array of bytes.
+
+        Args:
+            name: What it is called where it is wrong.
+            datatype: One of `DATATYPES`, or BYTES.
+            shape: Its dimensions.
+            size: How many bytes it has, where that is said.
+
+        Raises:
+            InvalidRequest: The description is no tensor's, or the bytes end too early.
+        """
+        dimensions = read_shape(name, shape)
+        count = math.prod(dimensions)
+        if datatype == "BYTES":
+            return self._take_bytes(name, dimensions, count, size)
+        if not isinstance(datatype, str) or datatype not in DATATYPES:
+            raise InvalidRequest(
+                f"{name}: not a datatype", expected=f"one of {[*DATATYPES, 'BYTES']}", received=datatype
+            )
+        dtype = DATATYPES[datatype]
+        wanted = count * dtype.itemsize
+        raw = self._slice(name, wanted, size)
+        return np.frombuffer(raw, dtype=dtype).reshape(dimensions)
+
+    def _slice(self, name: str, wanted: int, size: object) -> memoryview:
+        if size is not None and size != wanted:
+            raise InvalidRequest(f"{name}: size and shape do not match", expected=wanted, received=size)
+        raw = self._data[self._place : self._place + wanted]
+        if len(raw) < wanted:
+            raise InvalidRequest(
+                f"{name}: the body ends before the tensor", expected=f"{wanted} bytes", received=len(raw)
+            )
+        self._place += wanted
+        return raw
+
+    def _take_bytes(
+        self, name: str, dimensions: Sequence[int], count: int, size: object
+    ) -> NDArray[np.object_]:
+        """Elements with a length of 4 bytes before each."""
+        left = len(self._data) - self._place
+        if not isinstance(size, int) or isinstance(size, bool) or not 4 * count <= size <= left:
+            raise InvalidRequest(
+                f"{name}: not the size of a BYTES tensor", expected=f"{4 * count} to {left}", received=size
+            )
+        raw = self._slice(name, size, size)
+        elements: list[bytes] = []
+        place = 0
+        for _ in range(count):
+            length = struct.unpack_from("<I", raw, place)[0] if place + 4 <= size else size
+            place += 4
+            if place + length > size:
+                raise InvalidRequest(f"{name}: an element is longer than its tensor")
+            elements.append(bytes(raw[place : place + length]))
+            place += length
+        if place != size:
+            raise InvalidRequest(f"{name}: bytes are left over after its elements", received=size - place)
+        return np.asarray([*elements, None], dtype=object)[:-1].reshape(dimensions)
+
+    def finish(self) -> None:
+        """Checks that nothing is left over.
+
+        Raises:
+            InvalidRequest: Something is.
+        """
+        if (left := len(self._data) - self._place) > 0:
+            raise InvalidRequest("bytes are left over after the last tensor", received=left)
+
+
+def read_shape(name: str, shape: object) -> list[int]:
+    """Dimensions, checked.
+
+    Raises:
+        ShapeError: They are no shape.
+    """
+    dimensions = shape if isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS else [-1]
+    if not all(type(one) is int and one >= 0 for one in dimensions):
+        raise ShapeError(f"{name}: not a shape", expected="whole numbers from 0", received=str(shape)[:100])
+    return dimensions
+
+
+def dump_bytes(elements: Sequence[bytes]) -> bytes:
+    """A BYTES tensor's bytes: each element behind its length."""
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
