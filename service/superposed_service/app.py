@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
+from superposed_service import protocol_v2
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.guard import Guard
@@ -72,7 +73,8 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """An API behind what every request passes first: request id, API key, cap on the body."""
-    limited = BodyLimit(Direct(api, hot_endpoints), max_bytes=settings.max_body_bytes)
+    direct = Direct(api, hot_endpoints | protocol_v2.hot_patterns)
+    limited = BodyLimit(direct, max_bytes=settings.max_body_bytes)
     return RequestId(Access(limited, keys=directory.ledger().api_keys, routes=api.routes))
 
 
@@ -93,7 +95,9 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = Engine(writer, settings)
         engine.start()
-        app.state.running = running = Running(settings, engine, directory, recovery)
+        app.state.running = running = Running(
+            settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence)
+        )
         watching = asyncio.create_task(running.watch())
         try:
             yield
@@ -113,7 +117,7 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
-    for router in routers:
+    for router in (*routers, protocol_v2.router):
         app.include_router(router)
     _handle_errors(app)
     return app

@@ -19,7 +19,15 @@ from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField
 from superposed_service.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
 
-__all__ = ["dump", "dump_tensors", "read_body", "read_context", "render_answer"]
+__all__ = [
+    "dump",
+    "dump_tensors",
+    "probabilities",
+    "read_body",
+    "read_context",
+    "read_object",
+    "render_answer",
+]
 
 M = TypeVar("M", bound=BaseModel)
 _JSON = "application/json"
@@ -58,6 +66,14 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
                 array = reader.take(name, value["datatype"], value.get("shape"))
                 values[name] = array if name == "inputs" else array.tolist()
     reader.finish()
+    return values
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object; raises as `read_body`."""
+    values = _parse(body)
+    if not isinstance(values, dict):
+        raise InvalidRequest("the body is no JSON object", received=_shown(values))
     return values
 
 
@@ -196,6 +212,12 @@ def _values(logits: NDArray[Any], task: TaskSchema, field: str) -> list[Any]:
         classes = logits.argmax(1).tolist()
         return classes if task.labels is None else [task.labels[index] for index in classes]
     if field == "probabilities":
-        raised = np.exp(logits - logits.max(1, keepdims=True))
-        return list(raised / raised.sum(1, keepdims=True))
+        return list(probabilities(logits))
     return list(np.ascontiguousarray(logits))
+
+
+def probabilities(logits: NDArray[Any]) -> NDArray[Any]:
+    """Softmax of each row, (B, n)."""
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    shares: NDArray[Any] = raised / raised.sum(1, keepdims=True)
+    return shares

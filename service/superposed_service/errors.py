@@ -9,6 +9,7 @@ SuperposedError
 │   ├── IdempotencyInFlight     the same request is being worked on
 │   ├── UnknownSnapshot         no snapshot has this id
 │   ├── UnknownApiKey           no API key has this id
+│   ├── UnknownVersion          a model has no such version
 │   ├── Quarantined             the update is recorded, and not learned from
 │   └── BeyondHorizon           the journal was trimmed past what is asked for
 ├── AccessError
@@ -53,6 +54,7 @@ __all__ = [
     "Unauthenticated",
     "UnknownApiKey",
     "UnknownSnapshot",
+    "UnknownVersion",
     "UnsupportedMediaType",
 ]
 
@@ -87,6 +89,10 @@ class UnknownSnapshot(RequestError):
 
 class UnknownApiKey(RequestError):
     """No API key has this id."""
+
+
+class UnknownVersion(RequestError):
+    """A model has no such version."""
 
 
 class Quarantined(RequestError):

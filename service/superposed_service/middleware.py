@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
@@ -112,18 +113,33 @@ class Direct:
 
     Args:
         app: The application.
-        endpoints: By method and path.
+        endpoints: By method and path, which may have parameters.
     """
 
     def __init__(self, app: Starlette, endpoints: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
         self._endpoints = endpoints
+        self._patterns = [
+            (method, compile_path(path)[0], endpoint)
+            for (method, path), endpoint in endpoints.items()
+            if "{" in path
+        ]
+
+    def _find(self, scope: Scope) -> Endpoint | None:
+        if scope["type"] != "http":
+            return None
+        method, path = scope["method"], scope["path"]
+        if (endpoint := self._endpoints.get((method, path))) is not None:
+            return endpoint
+        for known, pattern, endpoint in self._patterns:
+            if known == method and (found := pattern.fullmatch(path)):
+                scope["path_params"] = found.groupdict()
+                return endpoint
+        return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers the request, or passes it on."""
-        endpoint = None
-        if scope["type"] == "http":
-            endpoint = self._endpoints.get((scope["method"], scope["path"]))
+        endpoint = self._find(scope)
         if endpoint is None:
             await self._app(scope, receive, send)
             return

@@ -47,6 +47,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.IdempotencyInFlight: (409, "idempotency-in-flight", "Request in flight"),
     service.UnknownSnapshot: (404, "not-found", "Not found"),
     service.UnknownApiKey: (404, "not-found", "Not found"),
+    service.UnknownVersion: (404, "not-found", "Not found"),
     service.Quarantined: (423, "quarantined", "In quarantine"),
     service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.AccessError: (403, "forbidden", "Forbidden"),
@@ -99,6 +100,8 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         detail, expected, received = error.message, error.expected, error.received
         if status == 500:  # internals stay inside
             detail, expected, received = INTERNAL, None, None
+    if instance == "/v2" or instance.startswith("/v2/"):
+        return _protocol_error(status, detail or title, expected, received)
     document: dict[str, Any] = {
         "type": _URN + slug,
         "title": title,
@@ -111,3 +114,12 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
     return Response(orjson.dumps(document), status, _HEADERS.get(status), PROBLEM_MEDIA_TYPE)
+
+
+def _protocol_error(status: int, detail: str, expected: object, received: object) -> Response:
+    """An error as the Open Inference Protocol has it."""
+    parts = [detail]
+    parts += [] if expected is None else [f"expected {expected}"]
+    parts += [] if received is None else [f"received {received}"]
+    body = orjson.dumps({"error": "; ".join(parts)})
+    return Response(body, status, _HEADERS.get(status), "application/json")

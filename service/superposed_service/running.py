@@ -19,6 +19,7 @@ from superposed_service.recovery import Recovery
 from superposed_service.rollback import RollBack, Selection
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import is_due, keep, trim_some
+from superposed_service.statistics import Statistics
 from superposed_service.storage import DataDirectory, Snapshot
 
 __all__ = ["Running"]
@@ -28,7 +29,7 @@ _log = logging.getLogger("superposed")
 _WATCH_S = 1.0
 
 
-@dataclass(frozen=True)
+@dataclass
 class Running:
     """What a request is served by.
 
@@ -37,12 +38,16 @@ class Running:
         engine: The sole owner of the store.
         directory: Where the store is kept.
         recovery: How the store came back when the service was started.
+        version: The newest snapshot's sequence number: the version of every model.
+        statistics: What models were asked.
     """
 
     settings: Settings
     engine: Engine
     directory: DataDirectory
     recovery: Recovery
+    version: str
+    statistics: Statistics = field(default_factory=Statistics)
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -73,6 +78,7 @@ class Running:
         )
         while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
             pass
+        self.version = str(snapshot.sequence)
         return snapshot
 
     async def roll_back(

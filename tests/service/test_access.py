@@ -82,10 +82,10 @@ class TestScopes:
                 url = re.sub(r"\{.*?\}", "nothing", path)
                 for headers in ({}, {"Authorization": "Bearer sp-x"}, {"Authorization": "Basic eDp5"}):
                     refused = stranger.request(method, url, headers=headers)
-                    assert problem(refused, 401, "unauthenticated"), (method, path)
+                    assert refused.status_code == 401, (method, path)
                     assert refused.headers["www-authenticate"] == "Bearer"
                 for scope in SCOPES[: SCOPES.index(needed)]:
-                    problem(stranger.request(method, url, headers=keys[scope]), 403, "forbidden")
+                    assert stranger.request(method, url, headers=keys[scope]).status_code == 403
                 for scope in SCOPES[SCOPES.index(needed) :]:
                     assert stranger.request(method, url, headers=keys[scope]).status_code not in {401, 403}
 

@@ -129,6 +129,7 @@ class ContextTable:
             name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()
         }
         self._slots: OrderedDict[Context, int] = OrderedDict()
+        self._free: list[int] = []
 
     @property
     def cached_bytes(self) -> int:
@@ -177,7 +178,14 @@ class ContextTable:
         self._slots[context] = slot
         return slot
 
+    def evict(self, context: Context) -> None:
+        """Gives a context's slot to the next one that needs one; it is derived again when it is needed."""
+        if (slot := self._slots.pop(context, None)) is not None:
+            self._free.append(slot)
+
     def _free_slot(self) -> int:
+        if self._free:
+            return self._free.pop()
         used, room = len(self._slots), len(next(iter(self._rows.values())))
         if used == self.capacity:
             return self._slots.popitem(last=False)[1]

@@ -1,0 +1,5 @@
+"""The Open Inference Protocol, version 2: another face of the same engine."""
+
+from superposed_service.protocol_v2.routes import hot_patterns, router
+
+__all__ = ["hot_patterns", "router"]

@@ -1,0 +1,105 @@
+"""What the protocol asks about a server and its models: a model is a context, by its text."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from superposed.store import WeightStore
+from superposed.tasks import TaskSchema
+
+__all__ = [
+    "CONTEXT",
+    "INPUT",
+    "config",
+    "index",
+    "load",
+    "metadata",
+    "outputs_of",
+    "schema_of",
+    "server",
+    "unload",
+]
+
+# The names of a model's inputs.
+INPUT, CONTEXT = "input", "context"
+
+
+def server() -> dict[str, Any]:
+    """The body of `GET /v2`."""
+    extensions = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
+    return {"name": "superposed", "version": version("superposed"), "extensions": extensions}
+
+
+def schema_of(store: WeightStore, model: str) -> TaskSchema:
+    """The task that gives a model its face.
+
+    Raises:
+        UnknownTask: A task in it is not registered.
+        ExpressionInvalid: It is no context.
+    """
+    return store.resolve(model).task.schema
+
+
+def outputs_of(schema: TaskSchema) -> dict[str, tuple[str, list[int]]]:
+    """A model's outputs by name: datatype and shape, -1 for the rows; the first ones are given by default."""
+    numbers = ("FP32", [-1, schema.outputs])
+    if schema.loss == "mse":
+        return {"values": numbers, "logits": numbers}
+    named = {"labels": ("BYTES", [-1])} if schema.labels is not None else {}
+    return {"probabilities": numbers, **named, "classes": ("INT64", [-1]), "logits": numbers}
+
+
+def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
+    """The body of `GET /v2/models/{model}`."""
+    return {
+        "name": model,
+        "versions": [current],
+        "platform": "superposed",
+        "inputs": [
+            {"name": INPUT, "datatype": "FP32", "shape": [-1, schema.inputs]},
+            {"name": CONTEXT, "datatype": "BYTES", "shape": [-1], "optional": True},
+        ],
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": shape}
+            for name, (datatype, shape) in outputs_of(schema).items()
+        ],
+    }
+
+
+def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
+    """The body of `GET /v2/models/{model}/config`: the fields of Triton's model configuration that apply."""
+
+    def field(name: str, datatype: str, shape: list[int], **more: bool) -> dict[str, Any]:
+        kind = {"BYTES": "TYPE_STRING"}.get(datatype, f"TYPE_{datatype}")
+        return {"name": name, "data_type": kind, "dims": shape[1:] or [1], **more}
+
+    return {
+        "name": model,
+        "platform": "superposed",
+        "backend": "superposed",
+        "max_batch_size": most_rows,
+        "input": [
+            field(INPUT, "FP32", [-1, schema.inputs]),
+            field(CONTEXT, "BYTES", [-1], optional=True),
+        ],
+        "output": [field(name, *described) for name, described in outputs_of(schema).items()],
+    }
+
+
+def index(store: WeightStore, current: str) -> list[dict[str, str]]:
+    """The body of `POST /v2/repository/index`: every task."""
+    return [
+        {"name": state.schema.key, "version": current, "state": "READY", "reason": ""}
+        for state in store.tasks.all()
+    ]
+
+
+def load(store: WeightStore, model: str) -> None:
+    """Has a model's contexts ready; raises as `schema_of`."""
+    store.contexts.bind_all(store.resolve(model).context)
+
+
+def unload(store: WeightStore, model: str) -> None:
+    """Gives a model's contexts' memory back; the task stays, and its next request derives them again."""
+    store.contexts.evict(store.resolve(model).context)

@@ -1,0 +1,76 @@
+"""Counts of what models were asked, since the start: bounded, and for the event loop's thread only."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Statistics"]
+
+_MOST_MODELS = 10_000
+
+
+@dataclass
+class _Counts:
+    requests: int = 0
+    failed: int = 0
+    rows: int = 0
+    nanoseconds: int = 0
+    failed_nanoseconds: int = 0
+    last_ms: int = 0
+
+
+class Statistics:
+    """Requests, rows and time by model; the models asked longest ago are forgotten first."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, _Counts] = OrderedDict()
+
+    @contextmanager
+    def measured(self, model: str, rows: int) -> Iterator[None]:
+        """Counts one request and how long the block takes, also where it fails."""
+        started = time.perf_counter_ns()
+        good = False
+        try:
+            yield
+            good = True
+        finally:
+            taken = time.perf_counter_ns() - started
+            counts = self._models.setdefault(model, _Counts())
+            self._models.move_to_end(model)
+            if len(self._models) > _MOST_MODELS:
+                self._models.popitem(last=False)
+            counts.last_ms = time.time_ns() // 1_000_000
+            if good:
+                counts.requests += 1
+                counts.rows += rows
+                counts.nanoseconds += taken
+            else:
+                counts.failed, counts.failed_nanoseconds = (
+                    counts.failed + 1,
+                    counts.failed_nanoseconds + taken,
+                )
+
+    def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
+        """The statistics of the models that are wanted, as the Open Inference Protocol has them."""
+        return {
+            "model_stats": [
+                {
+                    "name": model,
+                    "version": version,
+                    "last_inference": counts.last_ms,
+                    "inference_count": counts.rows,
+                    "execution_count": counts.requests,
+                    "inference_stats": {
+                        "success": {"count": counts.requests, "ns": counts.nanoseconds},
+                        "fail": {"count": counts.failed, "ns": counts.failed_nanoseconds},
+                    },
+                }
+                for model, counts in self._models.items()
+                if wanted(model)
+            ]
+        }
