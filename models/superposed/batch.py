@@ -181,11 +181,11 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
         )
     if not len(inputs):
         raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
-    distinct: dict[Context, int] = {}
+    distinct: dict[str, int] = {}
     faces: list[ResolvedContext] = []
     members: list[list[int]] = []
     for row, part in enumerate(parts):
-        place = distinct.setdefault(part.context, len(faces))
+        place = distinct.setdefault(part.context.text, len(faces))
         if place == len(faces):
             faces.append(part)
             members.append([])
@@ -202,14 +202,14 @@ def merge(batches: Sequence[Batch]) -> Batch:
     """One mixed batch from several, rows in order; equal contexts share a place."""
     if len(batches) == 1:
         return batches[0]
-    distinct: dict[Context, int] = {}
+    distinct: dict[str, int] = {}
     parts: list[ResolvedContext] = []
     index = np.empty(sum(len(batch) for batch in batches), dtype=np.int64)
     start = 0
     for batch in batches:
         mapping = []
         for part in batch.parts:
-            place = distinct.setdefault(part.context, len(parts))
+            place = distinct.setdefault(part.context.text, len(parts))
             if place == len(parts):
                 parts.append(part)
             mapping.append(place)

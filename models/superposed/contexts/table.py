@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.contexts.expression import Leaf
@@ -27,16 +29,16 @@ class Context:
 
     Args:
         shares: (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged.
+
+    Attributes:
+        text: The same as text: what is looked up in tables, as its hash is kept.
     """
 
     shares: tuple[tuple[TaskId, float, float | None], ...]
-    _hash: int = field(init=False, repr=False, compare=False)
+    text: str = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_hash", hash(self.shares))
-
-    def __hash__(self) -> int:
-        return self._hash
+        object.__setattr__(self, "text", repr(self.shares))
 
     @classmethod
     def from_leaves(cls, leaves: Sequence[Leaf], generations: Mapping[str, int]) -> Context:
@@ -128,7 +130,10 @@ class ContextTable:
         self._rows = {
             name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()
         }
-        self._slots: OrderedDict[Context, int] = OrderedDict()
+        self._slots: dict[str, int] = {}
+        self._names: list[str | None] = []  # of each slot
+        self._used = np.zeros(0, np.int64)  # when each slot was last used, in batches
+        self._tick = 0
         self._free: list[int] = []
 
     @property
@@ -139,7 +144,7 @@ class ContextTable:
 
     def bind_all(self, context: Context) -> dict[str, Binding]:
         """Every layer's binding for a batch of one context."""
-        slot = self._load([context])[0]
+        slot = int(self._load([context])[0])
         return {name: Binding(rows[slot]) for name, rows in self._rows.items()}
 
     def bind_rows(self, contexts: Sequence[Context], index: Tensor) -> dict[str, Binding]:
@@ -152,48 +157,57 @@ class ContextTable:
         Raises:
             CapacityExceeded: More distinct contexts than the table has room for.
         """
-        slots = torch.tensor(self._load(contexts), dtype=torch.int64)[index].to(self._device)  # (B,)
+        slots = torch.from_numpy(self._load(contexts)[index.numpy()]).to(self._device)  # (B,)
         return {name: Binding(rows, slots) for name, rows in self._rows.items()}
 
-    def _load(self, contexts: Sequence[Context]) -> list[int]:
+    def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
+        """Every context's slot, (K,); what is not there yet is derived."""
         if len(contexts) > self.capacity:
             raise CapacityExceeded(
                 "a batch names more contexts than the context table holds",
                 expected=f"{self.capacity} distinct contexts at most",
                 received=len(contexts),
             )
-        for context in contexts:
-            if context in self._slots:
-                self._slots.move_to_end(context)
-        return [self._slot(context) for context in contexts]
+        self._tick += 1
+        known = self._slots
+        slots = np.asarray([known.get(context.text, -1) for context in contexts], dtype=np.int64)
+        self._used[slots[slots >= 0]] = self._tick  # before the first miss, so that none of them is evicted
+        for place in np.flatnonzero(slots < 0).tolist():
+            slots[place] = self._derive(contexts[place])
+        return slots
 
-    def _slot(self, context: Context) -> int:
-        if (slot := self._slots.get(context)) is not None:
-            self._slots.move_to_end(context)
-            return slot
+    def _derive(self, context: Context) -> int:
         derived = {name: self.source.derive(context, name) for name in self._rows}
         slot = self._free_slot()
         for name, values in derived.items():
             self._rows[name][slot] = values.to(self._dtype)
-        self._slots[context] = slot
+        self._slots[context.text] = slot
+        self._names[slot] = context.text
+        self._used[slot] = self._tick
         return slot
 
     def evict(self, context: Context) -> None:
         """Gives a context's slot to the next one that needs one; it is derived again when it is needed."""
-        if (slot := self._slots.pop(context, None)) is not None:
+        if (slot := self._slots.pop(context.text, None)) is not None:
+            self._names[slot] = None
             self._free.append(slot)
 
     def _free_slot(self) -> int:
         if self._free:
             return self._free.pop()
-        used, room = len(self._slots), len(next(iter(self._rows.values())))
+        used, room = len(self._slots), len(self._used)
         if used == self.capacity:
-            return self._slots.popitem(last=False)[1]
+            oldest = int(self._used.argmin())
+            del self._slots[str(self._names[oldest])]
+            return oldest
         if used == room:
             self._grow(min(self.capacity, max(4, 2 * room)))
         return used
 
     def _grow(self, room: int) -> None:
+        more = room - len(self._used)
+        self._used = np.concatenate([self._used, np.zeros(more, np.int64)])
+        self._names += [None] * more
         with torch.inference_mode(mode=False):
             for name, rows in self._rows.items():
                 grown = torch.empty((room, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
