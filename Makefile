@@ -4,7 +4,7 @@ DATA ?= digits
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve experiments durability image-check clean
+.PHONY: demo test lint types unit setup serve experiments durability benchmarks image-check clean
 
 ## demo: teach one store ten real tasks over HTTP and show that they are all still there (DATA=mnist for MNIST)
 demo: $(SETUP)
@@ -51,6 +51,12 @@ durability: $(SETUP)
 	$(BIN)/python -m tests.durability.crash --rounds 100 --signal TERM --results docs/results/durability
 	for kind in power errors kills flips; do $(BIN)/python -m tests.durability.faults $$kind --results docs/results/durability; done
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
+
+## benchmarks: the committed measurements and their page (half an hour; needs wrk, and the peers' environments)
+benchmarks: $(SETUP)
+	benchmarks/peers/setup.sh
+	for name in forward separate serving durability; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	$(BIN)/python -m benchmarks.report
 
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
 image-check: $(SETUP)

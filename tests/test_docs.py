@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from benchmarks import report
 
 from superposed_service.demo.server import Server
 from superposed_service.problems import PROBLEMS
@@ -55,6 +56,11 @@ def test_figures_in_the_readme_are_those_of_the_results() -> None:
     assert shown
     for line in shown:
         assert line in table, line
+
+
+def test_the_benchmarks_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    assert (ROOT / report.PAGE).read_text() == report.render()
 
 
 @pytest.mark.parametrize("path", ["models", "service", "clients"])

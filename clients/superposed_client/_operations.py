@@ -51,7 +51,12 @@ def _plain_rows(values: Any) -> Any:
     """Rows without what only wraps them: data frames are arrays, tensors are moved to the CPU."""
     if hasattr(values, "to_numpy"):  # pandas
         return values.to_numpy()
-    return values.detach().cpu().numpy() if hasattr(values, "detach") else values
+    if not hasattr(values, "detach"):
+        return values
+    try:
+        return values.detach().cpu().numpy()
+    except TypeError:  # a dtype that numpy does not have
+        return values.tolist()
 
 
 def _targets_form(targets: Targets) -> Any:

@@ -29,9 +29,11 @@ def as_tensor(values: Any) -> NDArray[Any] | None:
     Returns:
         The array; None for what is no rectangle of numbers: the server then says what is wrong with it.
     """
+    if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
+        return None  # among numbers they would become some
     try:
         array = np.asarray(values)
-    except (ValueError, OverflowError):
+    except (ValueError, TypeError, OverflowError, RuntimeError):
         return None
     array = array.astype(array.dtype.newbyteorder("<"), copy=False)
     if array.dtype not in _NAMES or not array.size:

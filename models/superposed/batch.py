@@ -181,11 +181,12 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
         )
     if not len(inputs):
         raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
-    distinct: dict[str, int] = {}
+    distinct: dict[tuple[str, str], int] = {}
     faces: list[ResolvedContext] = []
     members: list[list[int]] = []
     for row, part in enumerate(parts):
-        place = distinct.setdefault(part.context.text, len(faces))
+        # Two mixtures of the same parts may differ in which of them gives the row its face.
+        place = distinct.setdefault((part.context.text, part.task.schema.key), len(faces))
         if place == len(faces):
             faces.append(part)
             members.append([])

@@ -24,13 +24,13 @@ from superposed.contexts import (
     TaskId,
     as_expression,
     family_named,
-    flatten,
     new_secret,
 )
-from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError
+from superposed.errors import CapacityExceeded, ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import MLP, PreparedMLP
 from superposed.optimizers import make_optimizer
+from superposed.resolving import Resolver
 from superposed.tasks import TaskRegistry, TaskSchema, TaskState
 
 __all__ = ["WeightStore"]
@@ -38,8 +38,6 @@ __all__ = ["WeightStore"]
 FORMAT_VERSION = 1
 # Each share is a generator to draw and add up: what one batch may make the store derive.
 MAX_BATCH_SHARES = 8192
-# Texts of contexts whose meaning is kept.
-MAX_RESOLVED = 65_536
 
 
 class WeightStore:
@@ -78,7 +76,7 @@ class WeightStore:
         self.tasks = TaskRegistry()
         self.sequence = 0
         self.evaluations = Evaluations()
-        self._resolved: dict[str, ResolvedContext] = {}  # by text; only while the registry is the same
+        self._resolver = Resolver(self.tasks)
         fused = self.device.type == "cpu" and PreparedMLP.can_prepare(self.network)
         self._answer = PreparedMLP(self.network) if fused else self.network
 
@@ -103,7 +101,7 @@ class WeightStore:
         """
         if (existing := self.find_same(schema)) is not None:
             return existing, False
-        self._resolved.clear()
+        self._resolver.forget()
         state = self.tasks.add(schema)
         self.sequence += 1
         state.last_sequence = self.sequence
@@ -116,7 +114,7 @@ class WeightStore:
             UnknownTask: There is none.
         """
         self.tasks.remove(key)
-        self._resolved.clear()
+        self._resolver.forget()
         self.evaluations.forget(key)
         self.sequence += 1
 
@@ -134,32 +132,7 @@ class WeightStore:
             UnknownTask: A key in it is not registered.
             CompositionNotSupported: Its parts differ in outputs or loss.
         """
-        if isinstance(context, str) and (known := self._resolved.get(context)) is not None:
-            return known
-        resolved = self._resolve(context)
-        if isinstance(context, str):
-            if len(self._resolved) >= MAX_RESOLVED:
-                self._resolved.clear()
-            self._resolved[context] = resolved
-        return resolved
-
-    def _resolve(self, context: object) -> ResolvedContext:
-        leaves = flatten(as_expression(context))
-        states = {leaf.key: self.tasks.get(leaf.key) for leaf in leaves}
-        weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
-        for leaf in leaves:
-            weight[leaf.key] += leaf.weight
-        task = states[max(weight, key=lambda key: weight[key])]
-        for other in states.values():
-            if (other.schema.outputs, other.schema.loss) != (task.schema.outputs, task.schema.loss):
-                raise CompositionNotSupported(
-                    f"tasks {task.schema.key} and {other.schema.key} cannot be composed",
-                    expected=f"{task.schema.outputs} outputs, {task.schema.loss}",
-                    received=f"{other.schema.outputs} outputs, {other.schema.loss}",
-                )
-        return ResolvedContext(
-            Context.from_leaves(leaves, {key: state.generation for key, state in states.items()}), task
-        )
+        return self._resolver.resolve(context)
 
     def batch(self, context: object, inputs: object) -> Batch:
         """Rows that all belong to one context; see `superposed.batch.one_context`."""
@@ -295,6 +268,7 @@ class WeightStore:
         store.sequence = metadata["sequence"]
         registry = tensorfile.read_json_tensor(tensors["registry"])
         store.tasks = TaskRegistry.from_json(registry["tasks"])
+        store._resolver = Resolver(store.tasks)
         store.evaluations = Evaluations.from_json(registry["evaluations"])
         return store
 
@@ -308,7 +282,7 @@ class WeightStore:
         self.optimizer.state.clear()
         self._load_state(other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
-        self._resolved.clear()
+        self._resolver = Resolver(self.tasks)
 
     def _load_state(self, tensors: Mapping[str, Tensor]) -> None:
         with torch.no_grad():

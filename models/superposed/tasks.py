@@ -143,8 +143,10 @@ class TaskState:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
+        # What is as it was before a field existed is written as it was then: digests stay the same.
+        unsaid = {"keep_rows"} if self.schema.keep_rows else None
         return {
-            "schema": self.schema.model_dump(mode="json"),
+            "schema": self.schema.model_dump(mode="json", exclude=unsaid),
             "generation": self.generation,
             "updates": self.updates,
             "last_sequence": self.last_sequence,
@@ -256,11 +258,11 @@ class TaskRegistry:
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        return {
+        values = {
             "tasks": [state.to_json() for state in self._tasks.values()],
             "next_generation": self._next_generation.copy(),
-            "quarantined": self.quarantined.copy(),
         }
+        return values | ({"quarantined": self.quarantined.copy()} if self.quarantined else {})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TaskRegistry:

@@ -58,7 +58,9 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
     store, recovery = recover(directory.snapshots, ledger, device)
-    writer = Writer(store, ledger, guard=Guard(ledger, settings), replayed=recovery.replayed)
+    guard = Guard(ledger, settings)
+    guard.start(store)
+    writer = Writer(store, ledger, guard=guard, replayed=recovery.replayed)
     if recovery.fingerprint_changed:
         take(writer, directory, settings)
     ledger.journal.set_fingerprint(fingerprint(store.device))

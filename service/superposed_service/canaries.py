@@ -20,7 +20,7 @@ __all__ = ["measure", "sample"]
 
 
 def sample(
-    update: Update, key: str, sequence: int, seen: int, kept: int, most: int
+    update: Update, key: str, sequence: int, seen: int, free: Sequence[int], most: int
 ) -> Iterator[tuple[int, Canary]]:
     """Which rows of an applied update are kept: a uniform sample of a task's whole stream.
 
@@ -29,19 +29,18 @@ def sample(
         key: The task.
         sequence: Of the update's record; it also seeds the choice.
         seen: How many rows of the task came before.
-        kept: How many of them are kept.
-        most: How many may be.
+        free: Places that nothing is kept in.
+        most: How many places there are.
 
     Yields:
         The place that a row takes, and the row.
 
     Source: reservoir sampling, Vitter 1985, algorithm R.
     """
-    draw = np.random.default_rng(sequence)
+    draw, left = np.random.default_rng(sequence), list(free)
     for number, (row, target) in enumerate(update.rows_of(key)):
-        slot = kept if kept < most else int(draw.integers(0, seen + number + 1))
+        slot = left.pop(0) if left else int(draw.integers(0, seen + number + 1))
         if slot < most:
-            kept = max(kept, slot + 1)
             yield slot, Canary(sequence, pack({"inputs": row, "target": target}))
 
 

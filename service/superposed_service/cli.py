@@ -20,6 +20,7 @@ from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.app import create_app
+from superposed_service.bench_command import bench
 from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
 from superposed_service.key_commands import keys
@@ -32,6 +33,7 @@ __all__ = ["app", "run"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(experiments, name="experiment")
 app.add_typer(keys, name="keys")
+app.command("bench")(bench)
 add_commands(app)
 _console = Console(stderr=True)
 

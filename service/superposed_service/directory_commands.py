@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from superposed import tensorfile
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.changes import Quarantine, Release, keys_of, sources_of
 from superposed_service.errors import SnapshotMismatch
@@ -67,7 +67,7 @@ def log(
         journal = opened.ledger().journal
         exclusions = Exclusions.read(journal, journal.sequence)
         records = journal.summaries(max(after, journal.horizon), limit or journal.sequence)
-        held = _held(journal, exclusions, _newest_snapshot(opened))
+        held = _held(journal, exclusions, _quarantined(opened))
         lines = [_line(record, exclusions, held) for record in records]
     if as_json:
         for line in lines:
@@ -82,17 +82,28 @@ def log(
         typer.echo(f"{journal.sequence - last} more: --after {last}")
 
 
-def _held(journal: Journal, exclusions: Exclusions, store: WeightStore) -> list[tuple[str, int, int]]:
-    """Who was in quarantine from when to when; `store` knows of those before the journal."""
-    since = {source: start for source, start in store.tasks.quarantined.items() if start <= journal.horizon}
+def _quarantined(directory: DataDirectory) -> dict[str, int]:
+    """Who was in quarantine at the newest snapshot that can be read; nobody where none can."""
+    try:
+        return _newest_snapshot(directory).tasks.quarantined
+    except SuperposedError:
+        return {}
+
+
+def _held(journal: Journal, exclusions: Exclusions, known: Mapping[str, int]) -> list[tuple[str, int, int]]:
+    """Who was in quarantine from when to when; `known` are those of the newest snapshot."""
+    since = {source: start for source, start in known.items() if start <= journal.horizon}
     until: list[tuple[str, int, int]] = []
+    named: set[str] = set()  # whose quarantine the journal knows of, be it rolled back
     for sequence, kind, head in journal.heads({Quarantine.kind, Release.kind}):
+        source = head["source"]
+        named |= {source} if kind == Quarantine.kind else set()
         if sequence in exclusions:
             continue
         if kind == Quarantine.kind:
-            since.setdefault(head["source"], sequence)
-        else:
-            until.append((head["source"], since.pop(head["source"], journal.horizon), sequence))
+            since.setdefault(source, sequence)
+        elif source in since or source not in named:
+            until.append((source, since.pop(source, journal.horizon), sequence))
     return until + [(source, start, journal.sequence + 1) for source, start in since.items()]
 
 

@@ -104,7 +104,7 @@ class Engine:
         Raises:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
         """
-        self._check_rows(rows)
+        self.check_rows(rows)
         loop = asyncio.get_running_loop()
         read = _Read(rows, loop.create_future(), loop)
         self._admit(read)
@@ -123,7 +123,7 @@ class Engine:
         author: str | None = None,
     ) -> JsonObject:
         """Applies one update and answers what the model knew before it; raises as `change`."""
-        self._check_rows(rows)
+        self.check_rows(rows)
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
                 "more steps than one update may have",
@@ -162,7 +162,7 @@ class Engine:
 
     async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
-        self._check_rows(rows)
+        self.check_rows(rows)
 
         def run(store: WeightStore) -> Measured:
             batch = rows.batch(store)
@@ -180,12 +180,18 @@ class Engine:
         self._admit(_Job(run, future))
         return await self._answer(future)
 
-    def _check_rows(self, rows: Rows) -> None:
-        if len(rows) > self._settings.max_rows:
+    def check_rows(self, rows: Rows) -> None:
+        """Checks how many there are, before anything looks at each of them.
+
+        Raises:
+            CapacityExceeded: More rows, or contexts, than one request may have.
+        """
+        count = max(len(rows), len(rows.contexts or ()))
+        if count > self._settings.max_rows:
             raise CapacityExceeded(
                 "more rows than one request may have",
                 expected=f"{self._settings.max_rows} at most",
-                received=len(rows),
+                received=count,
             )
 
     def _admit(self, request: _Read | _Job[Any] | Write) -> None:

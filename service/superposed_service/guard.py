@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed_service.canaries import measure, sample
 from superposed_service.changes import Change, Delete, Quarantine, keys_of, sources_of
@@ -76,6 +77,12 @@ class Guard:
         self._pause = self._fruitless = 0
         self._interval: _Interval | None = None
 
+    def start(self, store: WeightStore) -> None:
+        """Forgets canaries of tasks that are gone: a crash may have come before that reached the disk."""
+        for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
+            if key not in store.tasks:
+                self._canaries.drop(key)
+
     def applied(self, store: WeightStore, record: Record, change: Change) -> list[Quarantine]:
         """Takes notice of a change that was just applied.
 
@@ -114,27 +121,44 @@ class Guard:
     def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
         for key in change.contexts:
             if key in store.tasks and (task := store.tasks.get(key)).schema.keep_rows:
-                seen, kept = task.prequential.rows - change.count(key), len(self._canaries[key])
-                for slot, canary in sample(change, key, sequence, seen, kept, self._settings.canary_rows):
+                seen, most = task.prequential.rows - change.count(key), self._settings.canary_rows
+                free = [slot for slot in range(most) if slot not in self._canaries[key]]
+                for slot, canary in sample(change, key, sequence, seen, free, most):
                     self._canaries.put(key, slot, canary)
 
     def _begin(self, store: WeightStore) -> _Interval:
         """Starts an interval over the next few tasks in turn."""
         keys = self._canaries.keys()
-        most = min(len(keys), self._settings.canary_tasks)
+        most = min(len(keys), self._settings.canary_tasks, store.contexts.capacity)
         chosen = [keys[(self._turn + number) % len(keys)] for number in range(most)]
         self._turn += most
         canaries = {key: tuple(self._canaries[key].values()) for key in chosen if key in store.tasks}
-        return _Interval(store.to_bytes(), store.sequence, canaries, measure(store, canaries))
+        before = self._measured(store, canaries)
+        return _Interval(store.to_bytes(), store.sequence, canaries, before)
+
+    def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
+        """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
+        try:
+            return measure(store, canaries)
+        except SuperposedError:
+            found: dict[str, float] = {}
+            for key, rows in list(canaries.items()):
+                try:
+                    found |= measure(store, {key: rows})
+                except SuperposedError as error:
+                    _log.warning("the canaries of task %s are dropped: %s", key, error)
+                    self._canaries.drop(key)
+                    del canaries[key]
+            return found
 
     def _judge(self, store: WeightStore, interval: _Interval) -> list[Quarantine]:
-        after = measure(store, interval.canaries)
-        rises = {key: after[key] - interval.before[key] for key in after}
+        after = self._measured(store, interval.canaries)
+        rises = {key: after[key] - interval.before[key] for key in after if key in interval.before}
         limit = self._limit()
         hurt = [key for key, rise in rises.items() if not rise <= limit]
         self._ordinary.extend(rise for key, rise in rises.items() if key not in hurt)
         self._pause = max(0, self._pause - 1)
-        if not hurt or self._pause:
+        if not hurt or self._pause or not math.isfinite(limit):
             return []
         caused = self._attribute(interval, hurt, store)
         found = [source for source, rise in caused.items() if not rise <= limit]
@@ -182,6 +206,8 @@ class Guard:
                 before = after
                 for source in sources_of(record.head):
                     caused[source] += rise / len(keys) if source in keys else rise
+                if not math.isfinite(rise):
+                    break  # nothing can be told apart after it
         except BeyondHorizon:
             _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
         return caused

@@ -118,7 +118,7 @@ class Direct:
 
     def __init__(self, app: Starlette, endpoints: Mapping[tuple[str, str], Endpoint]) -> None:
         self._app = app
-        self._endpoints = endpoints
+        self._endpoints = {key: endpoint for key, endpoint in endpoints.items() if "{" not in key[1]}
         self._patterns = [
             (method, compile_path(path)[0], endpoint)
             for (method, path), endpoint in endpoints.items()

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from superposed.errors import ContextError
+
 __all__ = ["Statistics"]
 
-_MOST_MODELS = 10_000
+_MOST_MODELS, _LONGEST_NAME = 10_000, 256
 
 
 @dataclass
@@ -32,28 +34,32 @@ class Statistics:
 
     @contextmanager
     def measured(self, model: str, rows: int) -> Iterator[None]:
-        """Counts one request and how long the block takes, also where it fails."""
+        """Counts one request and how long the block takes, also where it fails; not for no such model."""
         started = time.perf_counter_ns()
-        good = False
+        good, there = False, len(model) <= _LONGEST_NAME
         try:
             yield
             good = True
+        except ContextError:
+            there = False  # no such model
+            raise
         finally:
-            taken = time.perf_counter_ns() - started
-            counts = self._models.setdefault(model, _Counts())
-            self._models.move_to_end(model)
-            if len(self._models) > _MOST_MODELS:
-                self._models.popitem(last=False)
-            counts.last_ms = time.time_ns() // 1_000_000
-            if good:
-                counts.requests += 1
-                counts.rows += rows
-                counts.nanoseconds += taken
-            else:
-                counts.failed, counts.failed_nanoseconds = (
-                    counts.failed + 1,
-                    counts.failed_nanoseconds + taken,
-                )
+            if there:
+                self._count(model, rows, time.perf_counter_ns() - started, good=good)
+
+    def _count(self, model: str, rows: int, taken: int, *, good: bool) -> None:
+        counts = self._models.setdefault(model, _Counts())
+        self._models.move_to_end(model)
+        if len(self._models) > _MOST_MODELS:
+            self._models.popitem(last=False)
+        counts.last_ms = time.time_ns() // 1_000_000
+        if good:
+            counts.requests += 1
+            counts.rows += rows
+            counts.nanoseconds += taken
+        else:
+            counts.failed += 1
+            counts.failed_nanoseconds += taken
 
     def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
         """The statistics of the models that are wanted, as the Open Inference Protocol has them."""

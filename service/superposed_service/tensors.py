@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.errors import ShapeError
+from superposed.errors import CapacityExceeded, ShapeError
 from superposed_service.errors import InvalidRequest
 
 __all__ = [
@@ -30,6 +30,8 @@ __all__ = [
 TENSORS_MEDIA_TYPE = "application/vnd.superposed.tensors"
 HEAD_LENGTH = "inference-header-content-length"
 _MOST_DIMENSIONS = 8
+_LARGEST = 2**40
+_MOST_TEXTS = 65_536
 
 DATATYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
@@ -126,6 +128,10 @@ class TensorReader:
         self, name: str, dimensions: Sequence[int], count: int, size: object
     ) -> NDArray[np.object_]:
         """Elements with a length of 4 bytes before each."""
+        if count > _MOST_TEXTS:
+            raise CapacityExceeded(
+                f"{name}: too many texts", expected=f"{_MOST_TEXTS} at most", received=count
+            )
         left = len(self._data) - self._place
         if not isinstance(size, int) or isinstance(size, bool) or not 4 * count <= size <= left:
             raise InvalidRequest(
@@ -162,7 +168,8 @@ def read_shape(name: str, shape: object) -> list[int]:
         ShapeError: They are no shape.
     """
     dimensions = shape if isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS else [-1]
-    if not all(type(one) is int and one >= 0 for one in dimensions):
+    good = all(type(one) is int and one >= 0 for one in dimensions)
+    if not good or math.prod(one or 1 for one in dimensions) > _LARGEST:
         raise ShapeError(f"{name}: not a shape", expected="whole numbers from 0", received=str(shape)[:100])
     return dimensions
 

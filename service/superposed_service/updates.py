@@ -139,7 +139,8 @@ class Update(Change):
 @lru_cache(maxsize=4096)
 def _mark(schema: TaskSchema) -> str:
     """Tells a schema from others: class numbers mean something only with the labels they were read with."""
-    return hashlib.sha256(schema.model_dump_json().encode()).hexdigest()[:16]
+    meaning = schema.model_dump_json(exclude={"keep_rows"})
+    return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 
 def _plain(rows: Rows) -> Rows:

@@ -189,6 +189,7 @@ def wire(answer: Callable[[dict[str, object]], dict[str, object]]) -> tuple[Clie
         (np.array([[0.1]], dtype=np.float16), "float16"),
         (np.array([[1.0]], dtype=">f8"), "float32"),
         ([[True]], None),
+        ([True, 2], None),
         ([["a"]], None),
         ([[1], [1, 2]], None),
         ([[]], None),

@@ -228,6 +228,7 @@ def test_nested_data_and_a_raw_body(http: httpx.Client) -> None:
     [
         ("/v2/nothing", {}, 404),
         ("/v2/models/nobody/infer", {"json": GOOD}, 404),
+        ("/v2/models/%7Bmodel%7D/infer", {"json": GOOD}, 422),
         ("/v2/models/digits/versions/9/infer", {"json": GOOD}, 404),
         ("/v2/models/digits/ready", {"json": GOOD}, 405),
         ("/v2/models/mix(/infer", {"json": GOOD}, 422),
@@ -241,6 +242,17 @@ def test_nested_data_and_a_raw_body(http: httpx.Client) -> None:
         ("/v2/models/digits/infer", {"json": {"inputs": [GOOD["inputs"][0] | {"shape": [1, 63]}]}}, 422),
         ("/v2/models/digits/infer", {"json": {"inputs": [GOOD["inputs"][0] | {"data": ["a"] * 64}]}}, 422),
         ("/v2/models/digits/infer", {"json": {"inputs": [GOOD["inputs"][0] | {"data": None}]}}, 422),
+        ("/v2/models/digits/infer", {"json": {"inputs": [GOOD["inputs"][0] | {"datatype": "INT8"}]}}, 422),
+        (
+            "/v2/models/digits/infer",
+            {"json": {"inputs": [GOOD["inputs"][0] | {"datatype": "UINT8", "data": [300] * 64}]}},
+            422,
+        ),
+        (
+            "/v2/models/digits/infer",
+            {"json": {"inputs": [GOOD["inputs"][0] | {"shape": [0, 2**62], "data": []}]}},
+            422,
+        ),
         ("/v2/models/digits/infer", {"json": GOOD | {"parameters": {"binary_data_output": 1}}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"parameters": []}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"outputs": [{"name": "values"}]}}, 422),

@@ -10,9 +10,11 @@ import pytest
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.datasets import sklearn_dataset
 from superposed_service import guard
+from superposed_service.arrays import pack
 from superposed_service.changes import Register
 from superposed_service.errors import Quarantined
 from superposed_service.rows import Rows
+from superposed_service.storage import Canary
 from superposed_service.updates import Update
 from tests.durability.machine import Machine
 
@@ -28,8 +30,8 @@ TASKS = 6
 class Streams:
     """Digits with permuted pixels: a stream a task, and one with huge rows and random labels."""
 
-    def __init__(self, path: Path, **settings: int) -> None:
-        self.machine = Machine(path, config=CONFIG, guard_interval=24, **settings)
+    def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: int) -> None:
+        self.machine = Machine(path, config=config, guard_interval=24, **settings)
         self.draw = np.random.default_rng(0)
         for number in range(TASKS):
             self.register(f"t{number}")
@@ -146,4 +148,38 @@ def test_a_guard_that_fails_does_not_stop_anything(
     streams.ordinary(30)
     assert "the guard failed" in caplog.text
     assert streams.machine.store.sequence == TASKS + 31
+    streams.machine.close()
+
+
+def test_canaries_that_fit_no_more_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    streams = Streams(tmp_path / "store")
+    streams.ordinary(20)
+    canaries = streams.machine.writer.ledger.canaries
+    wrong = pack({"inputs": np.ones(3), "target": np.asarray([1])})
+    canaries.put("t0", 0, Canary(1, wrong))
+    streams.ordinary(60)
+    assert "canaries of task t0 are dropped" in caplog.text
+    assert "the guard failed" not in caplog.text
+    assert len(canaries["t1"]) == 8
+    streams.machine.close()
+
+
+def test_a_small_context_table_is_enough(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    streams = Streams(tmp_path / "store", config=CONFIG.replace(context_table_bytes=1))
+    assert streams.machine.store.contexts.capacity == 1
+    streams.ordinary(60)
+    assert "the guard failed" not in caplog.text
+    streams.machine.close()
+
+
+def test_free_places_are_filled_first(tmp_path: Path) -> None:
+    streams = Streams(tmp_path / "store", canary_rows=20)
+    streams.teach("t0")
+    canaries = streams.machine.writer.ledger.canaries
+    canaries.drop("t0", [3, 7])
+    before = dict(canaries["t0"].items())
+    streams.teach("t0")
+    assert set(canaries["t0"]) == set(range(20))
+    kept = [slot for slot, canary in before.items() if canaries["t0"][slot] == canary]
+    assert len(kept) >= len(before) - 10  # none but by the draw
     streams.machine.close()

@@ -456,3 +456,18 @@ class TestSaving:
 def test_bad_configurations(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         WeightStore(validated(StoreConfig, values))
+
+
+def test_mixtures_of_the_same_parts_keep_their_own_faces() -> None:
+    store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(5,), outputs=2)))
+    store.register(TaskSchema(key="a", inputs=4, outputs=2, labels=("a0", "a1"), scale=(2.0,) * 4))
+    store.register(TaskSchema(key="b", inputs=4, outputs=2, labels=("b0", "b1")))
+    texts = ["mix(a:0.5,b:0.5)", "mix(b:0.5,a:0.5)"]
+    rows = [[1.0, 2.0, 3.0, 4.0]] * 2
+    together = store.batch_per_row(texts, rows)
+    assert [part.task.schema.key for part in together.parts] == ["a", "b"]
+    for place, text in enumerate(texts):
+        alone = store.batch(text, rows[:1])
+        assert torch.equal(together.inputs[place], alone.inputs[0])
+        torch.testing.assert_close(store.logits(together)[place], store.logits(alone)[0])
+    assert len(store.contexts._slots) == 1

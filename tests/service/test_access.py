@@ -196,6 +196,22 @@ class TestPatterns:
         listed = admin.get(f"/v1/tasks?cursor={listed['next_cursor']}", headers=mine).json()
         assert ([task["key"] for task in listed["tasks"]], listed["next_cursor"]) == (["mine.b"], None)
 
+    def test_statistics_show_only_what_may_be_named(self, admin: httpx.Client) -> None:
+        for key in ("ma", "mb", "secret"):
+            register(admin, key)
+        body = {"inputs": [{"name": "input", "shape": [1, 64], "datatype": "FP32", "data": ROW}]}
+        for model in ("mix(ma:0.5,mb:0.5)", "mix(ma:0.5,secret:0.5)", "secret", "nobody"):
+            admin.post(f"/v2/models/{model}/infer", json=body)
+        mine = make(admin, "infer", tasks="m*")
+        shown = admin.get("/v2/models/stats", headers=mine).json()["model_stats"]
+        assert [one["name"] for one in shown] == ["mix(ma:0.5,mb:0.5)"]
+        every = admin.get("/v2/models/stats").json()["model_stats"]
+        assert len(every) == 3  # not one that does not exist
+
+    def test_an_admin_key_has_no_pattern(self, admin: httpx.Client) -> None:
+        answer = admin.post("/v1/keys", json={"scope": "admin", "tasks": "a-*"})
+        problem(answer, 422, "invalid-request")
+
     @pytest.mark.parametrize(
         ("context", "allowed"),
         [

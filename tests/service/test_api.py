@@ -428,3 +428,9 @@ def test_bodies_over_the_limit(http: httpx.Client) -> None:
 
     answer = http.post("/v1/infer", content=chunks(), headers=JSON)  # type: ignore[arg-type]
     problem(answer, 413, "payload-too-large")
+
+
+def test_as_many_contexts_as_rows_at_most(http: httpx.Client) -> None:
+    register(http)
+    body = {"contexts": ["digits"] * 65, "inputs": [ROW]}
+    problem(http.post("/v1/infer", json=body), 413, "batch-too-large")

@@ -98,7 +98,9 @@ def test_columns_without_one_shape_stay_json(http: httpx.Client) -> None:
         (lambda head, _: head["inputs"].update(datatype=["FP32"]), "invalid-request"),
         (lambda head, _: head["inputs"].update(shape=[3, 64]), "invalid-request"),
         (lambda head, _: head["inputs"].update(shape=[1, 64]), "invalid-request"),
-        (lambda head, _: head["inputs"].update(shape=[2**40, 2**40]), "invalid-request"),
+        (lambda head, _: head["inputs"].update(shape=[2**40, 2**40]), "shape-mismatch"),
+        (lambda head, _: head["inputs"].update(shape=[0, 2**62]), "shape-mismatch"),
+        (lambda head, _: head["inputs"].update(shape=[0, 2**70]), "shape-mismatch"),
         (lambda head, _: head["inputs"].update(shape=[-2, -64]), "shape-mismatch"),
         (lambda head, _: head["inputs"].update(shape=[True, 64]), "shape-mismatch"),
         (lambda head, _: head["inputs"].update(shape=[1] * 9), "shape-mismatch"),
@@ -151,7 +153,8 @@ def test_bytes_tensors() -> None:
     assert TensorReader(memoryview(raw)).take("x", "BYTES", [3], len(raw)).tolist() == elements
     for shape, size, data in (
         ([2], len(raw), raw), ([4], len(raw), raw), ([3], len(raw) + 1, raw), ([3], True, raw),
-        ([3], None, raw), ([1], 4, b"\xff\xff\xff\xff"), ([2**60], 8, b"\0" * 8),
+        ([3], None, raw), ([70_000], 280_000, b"\0" * 280_000), ([1], 4, b"\xff\xff\xff\xff"),
+        ([2**60], 8, b"\0" * 8),
     ):  # fmt: skip
         with pytest.raises(SuperposedError):
             TensorReader(memoryview(data)).take("x", "BYTES", shape, size)

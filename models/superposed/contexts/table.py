@@ -173,7 +173,8 @@ class ContextTable:
         slots = np.asarray([known.get(context.text, -1) for context in contexts], dtype=np.int64)
         self._used[slots[slots >= 0]] = self._tick  # before the first miss, so that none of them is evicted
         for place in np.flatnonzero(slots < 0).tolist():
-            slots[place] = self._derive(contexts[place])
+            context = contexts[place]
+            slots[place] = known[context.text] if context.text in known else self._derive(context)
         return slots
 
     def _derive(self, context: Context) -> int:

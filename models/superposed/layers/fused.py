@@ -77,13 +77,14 @@ def _compiled(parallel: bool = False) -> Callable[[Any], Any]:
     if numba is None:
         return lambda function: function
     # Sums may be taken in another order, but what is not finite stays so: the service looks for it.
-    decorate: Callable[[Any], Any] = numba.njit(
-        fastmath={"reassoc", "contract", "arcp", "nsz"},
-        error_model="numpy",
-        nogil=True,
-        cache=True,
-        parallel=parallel,
-    )
+    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy", "nogil": True}
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(cache=True, parallel=parallel, **options)(function)
+        except RuntimeError:  # no folder to keep it in: it is compiled anew by each process
+            return numba.njit(parallel=parallel, **options)(function)
+
     return decorate
 
 

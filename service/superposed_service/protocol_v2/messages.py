@@ -147,6 +147,8 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
         whole = numbers.astype(DATATYPES[datatype])
     except (ValueError, TypeError, OverflowError):
         raise InvalidRequest(f"{name}: data is no list of numbers, nested or flat") from None
+    if whole.dtype.kind in "biu" and numbers.dtype.kind in "fiu" and (whole != numbers).any():
+        raise InvalidRequest(f"{name}: data does not fit its datatype", expected=str(datatype))
     if numbers.dtype.kind not in "fiub" or numbers.size != math.prod(dimensions):
         raise InvalidRequest(
             f"{name}: data and shape do not match",

@@ -53,7 +53,7 @@ async def ready(request: Request) -> Response:
 async def all_statistics(request: Request) -> Response:
     """Of the models that were asked since the start."""
     service = running(request)
-    return json_response(service.statistics.body(service.version, principal(request).may_name))
+    return json_response(service.statistics.body(service.version, principal(request).may_address))
 
 
 @router.get(_MODEL, summary="A model")
@@ -127,6 +127,7 @@ async def infer(request: Request) -> Response:
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
         width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs
     asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
+    service.engine.check_rows(asked.rows)
     if asked.rows.contexts is not None:
         principal(request).check_contexts(asked.rows.contexts)
     with service.statistics.measured(name, len(asked.rows)):

@@ -38,5 +38,6 @@ async def quarantine(request: Request) -> Response:
 @router.delete("/{source}", status_code=204, summary="Release a source")
 async def release(request: Request, source: str) -> Response:
     """Its updates are learned from again; those held back stay so, unless the quarantine is rolled back."""
-    await submit(request, Release(source))
+    if await running(request).engine.call(lambda store: source in store.tasks.quarantined):
+        await submit(request, Release(source))
     return Response(status_code=204)

@@ -34,8 +34,10 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 def _rows(request: Request, body: InferBody | EvaluateBody) -> Rows:
     """The rows of a body, once whoever asks may name their contexts."""
+    rows = Rows(body.context, body.contexts, body.inputs)
+    running(request).engine.check_rows(rows)
     principal(request).check_contexts([body.context] if body.contexts is None else body.contexts)
-    return Rows(body.context, body.contexts, body.inputs)
+    return rows
 
 
 def _known(measured: object) -> dict[str, Any]:

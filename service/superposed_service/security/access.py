@@ -101,6 +101,14 @@ class Principal:
         if not self.may_name(key):
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
 
+    def may_address(self, context: object) -> bool:
+        """Whether `check_contexts` lets a context pass."""
+        try:
+            self.check_contexts([context])
+        except SuperposedError:
+            return False
+        return True
+
     def check_contexts(self, contexts: Iterable[object]) -> None:
         """Checks every part of every context.
 
@@ -112,9 +120,10 @@ class Principal:
             return
         seen: set[str] = set()
         for context in contexts:
-            expression = as_expression(context)
-            if (text := str(expression)) in seen:
+            if isinstance(context, str) and context in seen:
                 continue
+            expression = as_expression(context)
+            text = context if isinstance(context, str) else str(expression)
             seen.add(text)
             shares: dict[str, float] = defaultdict(float)
             for leaf in flatten(expression):

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from superposed_service.errors import Unauthenticated, UnknownApiKey
+from superposed_service.errors import InvalidRequest, Unauthenticated, UnknownApiKey
 from superposed_service.storage import ApiKey, ApiKeys, Ledger
 from superposed_service.storage.api_keys import AccessScope
 
@@ -28,8 +28,11 @@ def create(
         The key, and its text: the only time that it can be seen.
 
     Raises:
+        InvalidRequest: An admin key with a pattern, which would bind nothing.
         StorageUnavailable: The disk refused.
     """
+    if scope == "admin" and tasks != "*":
+        raise InvalidRequest("an admin key reaches every task", expected="tasks: *", received=tasks)
     identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(
         id=identifier,

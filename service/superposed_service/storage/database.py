@@ -137,6 +137,9 @@ class Database:
         damaged, number = [], 0
         try:
             with self.path.open("rb") as file:
+                if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):
+                    return []  # made by a release without checksums
+                file.seek(0)
                 while page := file.read(size):
                     number += 1
                     if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]:

@@ -1,0 +1,200 @@
+"""Makes docs/benchmarks.md and its pictures from the committed results.
+
+python -m benchmarks.report
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path("docs/results/benchmarks")
+PAGE = Path("docs/benchmarks.md")
+
+
+def read(name: str) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return values
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def machine_line(values: dict[str, Any]) -> str:
+    of = values["machine"]
+    return f"{of['processor']}, {of['device']}, torch {of['torch']}, Python {of['python']}"
+
+
+def forward_tables(values: dict[str, Any]) -> tuple[str, str]:
+    rows = values["rows"]
+    batches = sorted({row["rows"] for row in rows})
+    lines = []
+    for family, width in dict.fromkeys((row["family"], row["width"]) for row in rows):
+        cells = {
+            row["rows"]: f"{row['ratio']:.2f}"
+            for row in rows
+            if (row["family"], row["width"], row["tasks"]) == (family, width, 1000)
+        }
+        lines.append([f"{family}, {width}", *(cells.get(batch, "") for batch in batches)])
+    by_batch = table(["family, width", *(f"{batch} rows" for batch in batches)], lines)
+    flat = sorted(
+        (row["tasks"], row["mixed_ms"], row["ratio"])
+        for row in rows
+        if (row["family"], row["width"], row["rows"]) == ("phase", 256, 256)
+    )
+    by_tasks = table(
+        ["tasks", *(f"{tasks:,}" for tasks, _, _ in flat)],
+        [
+            ["ms a batch", *(f"{milliseconds:.2f}" for _, milliseconds, _ in flat)],
+            ["plain / mixed", *(f"{ratio:.2f}" for _, _, ratio in flat)],
+        ],
+    )
+    return by_batch, by_tasks
+
+
+def separate_table(values: dict[str, Any]) -> str:
+    lines = []
+    for row in values["rows"]:
+        speed, size, contexts = row["rows_per_s"], row["weight_bytes"], row["context_bytes"]
+        lines.append(
+            [
+                f"{row['tasks']:,}",
+                f"{speed['mixed']:,.0f}",
+                f"{speed['loop']:,.0f} ({row['mixed_over_loop']:.1f} x)",
+                f"{speed['stacked']:,.0f} ({row['mixed_over_stacked']:.0f} x)",
+                f"{size['store'] / 2**20:.1f} MiB",
+                f"{size['separate'] / 2**20:,.1f} MiB",
+                f"{contexts['each'] * row['distinct_in_batch'] / 2**20:.2f} MiB",
+            ]
+        )
+    head = [
+        "tasks",
+        "store, rows/s",
+        "dict of networks",
+        "stacked (vmap)",
+        "store's weights",
+        "their weights",
+    ]
+    return table([*head, "contexts in the batch"], lines)
+
+
+def serving_table(values: dict[str, Any]) -> str:
+    lines = []
+    for server in values["servers"]:
+        if "error" in server:
+            lines.append([server["name"], f"did not run: {server['error'].splitlines()[-1][:80]}", "", ""])
+            continue
+        cells = [server[f"{count} connections"] for count in (1, 8, 64)]
+        lines.append(
+            [server["name"], *(f"{one['requests_per_s']:,.0f} ({one['p99_ms']:.1f} ms)" for one in cells)]
+        )
+    return table(["server", "1 connection", "8 connections", "64 connections"], lines)
+
+
+def durability_table(values: dict[str, Any]) -> str:
+    updates = values["updates"]
+    lines = [
+        [
+            name,
+            f"{updates[name]['durable']['per_s']:.0f}",
+            f"{updates[name]['without']['per_s']:.0f}",
+            f"{updates[name]['ratio_per_s']:.2f}",
+        ]
+        for name in ("1 clients", "8 clients", "64 clients")
+    ]
+    return table(["", "updates/s, durable", "updates/s, nothing written", "ratio"], lines)
+
+
+def render() -> str:
+    """The page."""
+    forward, separate, serving = read("forward"), read("separate"), read("serving")
+    by_batch, by_tasks = forward_tables(forward)
+    best = serving.get("best_peer", "none")
+    over = serving.get("requests_over_best_peer", {})
+    ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in over.items() if name.startswith("superposed"))
+    return f"""# Benchmarks
+
+Every table here is made by `python -m benchmarks.report` from the JSON in `docs/results/benchmarks/`, which
+the named commands made. Compare only what stands in one table: it was measured in one run. Machine: two
+cores, {machine_line(forward)}.
+
+## What a mixed batch costs
+
+`python -m benchmarks.forward`, {forward["threads"]} thread: a batch whose rows belong to 1,000 tasks, against
+one plain `nn.Sequential` of the same layers, activation and normalisation that treats all rows alike. The
+figure is plain time / mixed time: 1 means that a thousand tasks cost what one costs. Complex weights are
+twice as many numbers and four times the products.
+
+{by_batch}
+
+![Plain time over mixed time, by rows](results/benchmarks/forward.png)
+
+256 rows of `phase` at width 256, by number of tasks:
+
+{by_tasks}
+
+## Against separate networks
+
+`python -m benchmarks.separate`, {separate["threads"]} thread, batches of {separate["batch"]} rows whose tasks
+are drawn at random:
+
+{separate_table(separate)}
+
+## Served
+
+`python -m benchmarks.serving`: requests a second (and their p99) with one row of 784 numbers each,
+{serving["tasks"]} tasks in turn, from `wrk` on the same two cores. The peers hold the same networks in a dict
+and batch as their documentation advises. Requests a second at 64 connections over the best peer's ({best}):
+{ratios}.
+
+{serving_table(serving)}
+
+![Requests a second at 64 connections](results/benchmarks/serving.png)
+
+## What durability costs
+
+`python -m benchmarks.durability`: acknowledged updates of 32 rows of 784 pixels.
+
+{durability_table(read("durability"))}
+"""
+
+
+def pictures() -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in read("forward")["rows"] if row["tasks"] == 1000]
+    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    for family, width in dict.fromkeys((row["family"], row["width"]) for row in rows):
+        mine = [row for row in rows if (row["family"], row["width"]) == (family, width)]
+        x, y = [row["rows"] for row in mine], [row["ratio"] for row in mine]
+        axes.plot(x, y, marker="o", label=f"{family}, {width}")
+        axes.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], alpha=0.2)
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set(
+        xscale="log", xlabel="rows, each of another task", ylabel="plain time / mixed time", ylim=(0, 1.3)
+    )
+    axes.legend(fontsize=8)
+    figure.savefig(RESULTS / "forward.png", dpi=120)
+    servers = [one for one in read("serving")["servers"] if "error" not in one]
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    speeds = [one["64 connections"]["requests_per_s"] for one in servers]
+    bars = axes.barh([one["name"] for one in servers], speeds)
+    axes.bar_label(bars, [f"{speed:,.0f}" for speed in speeds], padding=3, fontsize=8)
+    axes.set(xlabel="requests a second at 64 connections", xlim=(0, 1.15 * max(speeds)))
+    axes.invert_yaxis()
+    figure.savefig(RESULTS / "serving.png", dpi=120)
+
+
+def main() -> None:
+    PAGE.write_text(render())
+    pictures()
+
+
+if __name__ == "__main__":
+    main()

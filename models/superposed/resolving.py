@@ -1,0 +1,57 @@
+"""From context expressions to what they stand for among the registered tasks."""
+
+from __future__ import annotations
+
+from superposed.batch import ResolvedContext
+from superposed.contexts import Context, as_expression, flatten
+from superposed.errors import CompositionNotSupported
+from superposed.tasks import TaskRegistry
+
+__all__ = ["Resolver"]
+
+# Texts whose meaning is kept: so many, and none longer.
+_MOST_KEPT, _LONGEST_KEPT = 65_536, 256
+
+
+class Resolver:
+    """Resolves contexts against a registry; what a text means is kept until the registry changes.
+
+    Args:
+        tasks: The registry.
+    """
+
+    def __init__(self, tasks: TaskRegistry) -> None:
+        self._tasks = tasks
+        self._kept: dict[str, ResolvedContext] = {}
+
+    def forget(self) -> None:
+        """After a task was registered or deleted."""
+        self._kept.clear()
+
+    def resolve(self, context: object) -> ResolvedContext:
+        """See `WeightStore.resolve`."""
+        if not isinstance(context, str) or len(context) > _LONGEST_KEPT:
+            return self._resolve(context)
+        if (known := self._kept.get(context)) is None:
+            known = self._resolve(context)
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[context] = known
+        return known
+
+    def _resolve(self, context: object) -> ResolvedContext:
+        leaves = flatten(as_expression(context))
+        states = {leaf.key: self._tasks.get(leaf.key) for leaf in leaves}
+        weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
+        for leaf in leaves:
+            weight[leaf.key] += leaf.weight
+        task = states[max(weight, key=lambda key: weight[key])]
+        for other in states.values():
+            if (other.schema.outputs, other.schema.loss) != (task.schema.outputs, task.schema.loss):
+                raise CompositionNotSupported(
+                    f"tasks {task.schema.key} and {other.schema.key} cannot be composed",
+                    expected=f"{task.schema.outputs} outputs, {task.schema.loss}",
+                    received=f"{other.schema.outputs} outputs, {other.schema.loss}",
+                )
+        generations = {key: state.generation for key, state in states.items()}
+        return ResolvedContext(Context.from_leaves(leaves, generations), task)

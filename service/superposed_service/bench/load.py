@@ -1,0 +1,190 @@
+"""Sends a load over plain sockets, with requests made beforehand, so that the client is not what is measured.
+
+Closed loop: each connection sends its next request when the last one is answered. Open loop: requests have
+times (a Poisson process) and are late if the server is; their latency counts from when they should have been
+sent, so that a server that stalls cannot hide it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed_service.errors import NotReady
+from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
+
+__all__ = ["Load", "Outcome", "run"]
+
+_PREPARED = 512
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is sent.
+
+    Args:
+        url: The server.
+        tasks: Task keys that requests are for, and each one's number of features.
+        keys: Whether every task is as likely, or the first ones more so (Zipf, exponent 1).
+        kind: What is asked.
+        rows: Rows of a request, all of one task.
+        binary: Binary tensors, or JSON.
+        connections: How many there are at once.
+        rate: Requests a second; None for a closed loop.
+        seconds: How long.
+        api_key: For the server.
+        seed: Of rows, keys and times.
+    """
+
+    url: str
+    tasks: Sequence[tuple[str, int]]
+    keys: Literal["uniform", "zipf"] = "uniform"
+    kind: Literal["infer", "update"] = "infer"
+    rows: int = 1
+    binary: bool = True
+    connections: int = 8
+    rate: float | None = None
+    seconds: float = 10.0
+    api_key: str | None = None
+    seed: int = 0
+
+
+@dataclass
+class Outcome:
+    """How a load was served.
+
+    Args:
+        seconds: How long it took.
+        latencies_ms: Of every request that was answered 200.
+        statuses: How many answers had each status.
+    """
+
+    seconds: float = 0.0
+    latencies_ms: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def requests_per_s(self) -> float:
+        """Good answers a second."""
+        return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
+
+    def percentile(self, percent: float) -> float:
+        """A latency in ms that so many percent of the good answers did not exceed."""
+        return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else 0.0
+
+
+def run(load: Load) -> Outcome:
+    """Sends the load.
+
+    Raises:
+        NotReady: Nobody answers at the URL.
+    """
+    draw = np.random.default_rng(load.seed)
+    weights = 1 / np.arange(1, len(load.tasks) + 1) ** (1.0 if load.keys == "zipf" else 0.0)
+    chosen = draw.choice(len(load.tasks), size=_PREPARED, p=weights / weights.sum())
+    asked = [load.tasks[place] for place in chosen.tolist()]
+    requests = [_request(load, task, features, draw) for task, features in asked]
+    return asyncio.run(_drive(load, requests, draw))
+
+
+def _request(load: Load, task: str, features: int, draw: np.random.Generator) -> bytes:
+    rows = draw.random((load.rows, features), dtype=np.float32)
+    targets = draw.integers(0, 2, load.rows)
+    body: dict[str, Any] = {"context": task}
+    if load.kind == "infer":
+        body["return"] = ["labels"]
+    arrays = {"inputs": rows} | ({"targets": targets} if load.kind == "update" else {})
+    headers = {"Host": urlsplit(load.url).netloc, "Content-Type": "application/json"}
+    if load.api_key:
+        headers["Authorization"] = f"Bearer {load.api_key}"
+    if load.binary:
+        content, length = _tensors(body, arrays)
+        headers |= {"Content-Type": TENSORS_MEDIA_TYPE, HEAD_LENGTH: str(length)}
+    else:
+        content = json.dumps(body | {name: array.tolist() for name, array in arrays.items()}).encode()
+    headers["Content-Length"] = str(len(content))
+    lines = [f"POST /v1/{load.kind} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + content
+
+
+def _tensors(body: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[bytes, int]:
+    names = {"float32": "FP32", "int64": "INT64"}
+    described = {name: {"datatype": names[a.dtype.name], "shape": a.shape} for name, a in arrays.items()}
+    head = json.dumps(body | described).encode()
+    return head + b"".join(array.tobytes() for array in arrays.values()), len(head)
+
+
+async def _drive(load: Load, requests: Sequence[bytes], draw: np.random.Generator) -> Outcome:
+    outcome, started = Outcome(), time.perf_counter()
+    times: asyncio.Queue[float] = asyncio.Queue()
+    if load.rate is not None:
+        gaps = draw.exponential(1 / load.rate, size=max(1, int(2 * load.rate * load.seconds)))
+        for moment in np.cumsum(gaps):
+            if moment < load.seconds:
+                times.put_nowait(started + float(moment))
+    await asyncio.gather(
+        *(
+            _connection(load, requests, place, started + load.seconds, times, outcome)
+            for place in range(load.connections)
+        )
+    )
+    outcome.seconds = time.perf_counter() - started
+    return outcome
+
+
+async def _connection(
+    load: Load,
+    requests: Sequence[bytes],
+    place: int,
+    until: float,
+    times: asyncio.Queue[float],
+    outcome: Outcome,
+) -> None:
+    where = urlsplit(load.url)
+    try:
+        reader, writer = await asyncio.open_connection(where.hostname, where.port or 80)
+    except OSError as error:
+        raise NotReady(f"nobody answers at {load.url}", received=str(error)) from None
+    try:
+        number = place * 37
+        while (due := await _next(load, until, times)) is not None:
+            writer.write(requests[number % len(requests)])
+            status = await _status(reader)
+            outcome.statuses[status] += 1
+            if status == 200:
+                outcome.latencies_ms.append(1000 * (time.perf_counter() - due))
+            number += load.connections
+    except (OSError, asyncio.IncompleteReadError) as error:
+        raise NotReady("the server closed a connection", received=str(error)) from None
+    finally:
+        writer.close()
+
+
+async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float | None:
+    """When the next request counts from: now, or its own time; None at the end."""
+    now = time.perf_counter()
+    if load.rate is None:
+        return now if now < until else None
+    if times.empty():
+        return None
+    due = times.get_nowait()
+    if due > now:
+        await asyncio.sleep(due - now)
+    return due
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    """Reads one answer; how long its body is stands in its head."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+    await reader.readexactly(length)
+    return int(head.split(b" ", 2)[1])
