@@ -55,7 +55,7 @@ durability: $(SETUP)
 ## benchmarks: the committed measurements and their page (half an hour; needs wrk, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
-	for name in forward separate serving durability; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	for name in forward separate serving service durability; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.report
 
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv

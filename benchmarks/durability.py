@@ -35,6 +35,7 @@ from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin, take
 from superposed_service.storage import DataDirectory, Ledger, Record
+from superposed_service.storage import directory as directory_module
 from superposed_service.updates import Update
 from superposed_service.writer import Write
 
@@ -53,7 +54,7 @@ class Forgetful(Ledger):
 def serve(path: Path, port: int, durable: bool) -> None:
     torch.set_num_threads(1)
     if not durable:
-        DataDirectory.ledger = lambda self, **_: Forgetful(self.path)  # type: ignore[method-assign]
+        directory_module.Ledger = Forgetful  # type: ignore[misc]
     with DataDirectory(path) as directory:
         settings = Settings(directory=path, threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")

@@ -94,6 +94,39 @@ def serving_table(values: dict[str, Any]) -> str:
     return table(["server", "1 connection", "8 connections", "64 connections"], lines)
 
 
+def service_tables(values: dict[str, Any]) -> tuple[str, str]:
+    inference = table(
+        ["connections", "rows a request", "form", "rows a batch", "served rows/s", "bare rows/s", "ratio"],
+        [
+            [
+                str(row["connections"]),
+                str(row["rows_a_request"]),
+                row["form"],
+                str(row["mean_batch_rows"]),
+                f"{row['served_rows_per_s']:,.0f}",
+                f"{row['bare_rows_per_s']:,.0f}",
+                f"{row['ratio']:.2f}",
+            ]
+            for row in values["inference"]
+        ],
+    )
+    updates = table(
+        ["rows", "form", "durable", "updates/s", "bare loop, updates/s", "ratio"],
+        [
+            [
+                str(row["rows"]),
+                row["form"],
+                "yes" if row["durable"] else "no",
+                f"{row['updates_per_s']:.0f}",
+                f"{row['bare_updates_per_s']:.0f}",
+                f"{row['ratio']:.2f}",
+            ]
+            for row in values["updates"]
+        ],
+    )
+    return inference, updates
+
+
 def durability_table(values: dict[str, Any]) -> str:
     updates = values["updates"]
     lines = [
@@ -112,6 +145,11 @@ def render() -> str:
     """The page."""
     forward, separate, serving = read("forward"), read("separate"), read("serving")
     by_batch, by_tasks = forward_tables(forward)
+    inference, updates = service_tables(read("service"))
+    durability = read("durability")
+    size, pause = durability["updates"]["bytes per update"], durability["inference_during_snapshots"]
+    replay, large = durability["replay"], durability["large_snapshot"]
+    replays = [turn["bare_loop_s"] / turn["start_s"] for turn in replay["turns"]]
     best = serving.get("best_peer", "none")
     over = serving.get("requests_over_best_peer", {})
     ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in over.items() if name.startswith("superposed"))
@@ -154,11 +192,30 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 
 ![Requests a second at 64 connections](results/benchmarks/serving.png)
 
+## What the service costs
+
+`python -m benchmarks.service`: rows a second over HTTP against the bare mixed forward at the batch sizes that
+the engine formed, and acknowledged updates a second against a bare training loop. Both servers and clients
+share the two cores. With one row a request nearly all of the time goes into HTTP and Python, not into the
+store.
+
+{inference}
+
+{updates}
+
 ## What durability costs
 
 `python -m benchmarks.durability`: acknowledged updates of 32 rows of 784 pixels.
 
-{durability_table(read("durability"))}
+{durability_table(durability)}
+
+- journal: {size["disk"]:,.0f} bytes an update, of {size["pixels"]:,} pixels ({size["http"]:,} bytes of JSON)
+- p99 of inference while snapshots are taken one after another, over that without: {pause["ratio"]:.2f}
+  ({pause["p99_ms_during"]:.1f} ms and {pause["p99_ms"]:.1f} ms)
+- a start that replays {replay["records"]:,} records: {replay["speed_ratio"]:.2f} of a bare training loop's
+  speed (median of {", ".join(f"{ratio:.2f}" for ratio in replays)})
+- a start from a snapshot of {large["bytes"] / 1e9:.2f} GB: {large["start_s"]:.1f} s; reading the file alone:
+  {large["read_s"]:.1f} s
 """
 
 

@@ -37,7 +37,7 @@ def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
 
 @contextmanager
 def serving(
-    path: Path, *, change: Callable[[FastAPI], object] | None = None, **settings: int
+    path: Path, *, change: Callable[[FastAPI], object] | None = None, **settings: object
 ) -> Iterator[httpx.Client]:
     """The application over a directory, served on loopback by a thread of this process."""
     chosen = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10, **settings)  # type: ignore[arg-type]

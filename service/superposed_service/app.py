@@ -101,9 +101,14 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
             settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence)
         )
         watching = asyncio.create_task(running.watch())
+        face = protocol_v2.GrpcFace(running, settings.grpc_address) if settings.grpc_address else None
         try:
+            if face is not None:
+                await face.start()
             yield
         finally:
+            if face is not None:
+                await face.stop()
             running.stop_watching()
             await asyncio.wait([watching])
             stopped = engine.stop()

@@ -18,6 +18,7 @@ __all__ = ["narrowed", "pack", "unpack"]
 _RAW, _ZSTD = b"\x00", b"\x01"
 _COMPRESSOR_LEVEL = 1
 _WORTH_IT = 0.9
+_SAMPLE_BYTES = 16_384
 # What plain JSON numbers are read as, and narrower types that may hold the same numbers.
 _NARROWER: Mapping[str, tuple[type[np.generic], ...]] = {
     "int64": (np.uint8, np.int16, np.int32),
@@ -38,7 +39,12 @@ def narrowed(array: NDArray[Any]) -> NDArray[Any]:
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
     """Arrays by name as bytes: safetensors, compressed with zstd where that saves a tenth."""
     plain = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-    packed = zstandard.ZstdCompressor(level=_COMPRESSOR_LEVEL).compress(plain)
+    compress = zstandard.ZstdCompressor(level=_COMPRESSOR_LEVEL).compress
+    middle = len(plain) // 2
+    sample = plain[middle : middle + _SAMPLE_BYTES]  # numbers that do not compress are not all tried
+    if len(compress(sample)) >= _WORTH_IT * len(sample):
+        return _RAW + plain
+    packed = compress(plain)
     return _ZSTD + packed if len(packed) < _WORTH_IT * len(plain) else _RAW + plain
 
 

@@ -125,12 +125,17 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto.")] = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(help="Speaks the Open Inference Protocol over gRPC too, on this port.")
+    ] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
-    settings = _settings(directory=directory, **({"device": device} if device else {}))
+    flags = {"device": device, "grpc_address": grpc_port and f"{host}:{grpc_port}"}
+    given = {name: value for name, value in flags.items() if value is not None}
+    settings = _settings(directory=directory, **given)
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
         _check_address(host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)

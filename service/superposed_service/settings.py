@@ -20,6 +20,10 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
     threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
 
+    grpc_address: str = Field(
+        "", description="Where the Open Inference Protocol is spoken over gRPC (host:port); empty: nowhere."
+    )
+
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="A larger request body is refused (413).")
     max_rows: int = Field(4096, ge=1, description="Rows of one request.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")

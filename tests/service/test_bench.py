@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ from superposed_service.bench import Load, Outcome, as_json, run
 from superposed_service.cli import app
 from superposed_service.demo.server import Server, free_port
 from superposed_service.errors import NotReady
+from tests.conftest import make_directory
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own: what is taught here is noise."""
+    with Server(make_directory(tmp_path_factory.mktemp("bench") / "store")) as running:
+        yield running
 
 
 @pytest.mark.parametrize("options", [[], ["--keys", "zipf", "--rate", "200"], ["--json-bodies", "--update"]])

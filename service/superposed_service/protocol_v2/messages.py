@@ -17,7 +17,16 @@ from superposed_service.protocol_v2.metadata import CONTEXT, INPUT, outputs_of
 from superposed_service.rows import Answer, Rows
 from superposed_service.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
 
-__all__ = ["InferRequest", "inflate", "read_request", "render"]
+__all__ = [
+    "Column",
+    "InferRequest",
+    "check_name",
+    "columns_of",
+    "inflate",
+    "read_request",
+    "render",
+    "rows_of",
+]
 
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -81,20 +90,14 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
         return InferRequest(Rows(model, None, _raw(body, width)), None, binary=True, identifier="")
     head_bytes, data = split(body, head_length)
     head, reader = codec.read_object(head_bytes), TensorReader(data)
-    tensors = {}
+    tensors: dict[str, NDArray[Any]] = {}
     for described in _objects(head, "inputs"):
-        name = described.get("name")
-        if name not in {INPUT, CONTEXT} or name in tensors:
-            raise InvalidRequest(
-                "inputs: not a model's", expected=f"{INPUT}, and {CONTEXT} where each row has its own",
-                received=str(name)[:100],
-            )  # fmt: skip
+        name = str(described.get("name"))
+        check_name(name, tensors)
         tensors[name] = _tensor(described, reader)
     reader.finish()
-    if INPUT not in tensors:
-        raise InvalidRequest("inputs: there are no rows", expected=f"an input named {INPUT}")
     return InferRequest(
-        _rows(model, tensors),
+        rows_of(model, tensors),
         _wanted(head),
         binary=_flag(head, "binary_data_output", default=False),
         identifier=str(head.get("id", ""))[:1024],
@@ -167,7 +170,25 @@ def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
     return np.asarray([*(one.encode() for one in elements), None], dtype=object)[:-1].reshape(dimensions)
 
 
-def _rows(model: str, tensors: Mapping[str, NDArray[Any]]) -> Rows:
+def check_name(name: str, known: Mapping[str, object]) -> None:
+    """Checks the name of a further input.
+
+    Raises:
+        InvalidRequest: A model has no such input, or it came before.
+    """
+    if name not in {INPUT, CONTEXT} or name in known:
+        wanted = f"{INPUT}, and {CONTEXT} where each row has its own"
+        raise InvalidRequest("inputs: not a model's", expected=wanted, received=name[:100])
+
+
+def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> Rows:
+    """Rows, and the context of all or of each, from the inputs of a request.
+
+    Raises:
+        InvalidRequest: There are no rows, or contexts that are no text.
+    """
+    if INPUT not in tensors:
+        raise InvalidRequest("inputs: there are no rows", expected=f"an input named {INPUT}")
     inputs, contexts = tensors[INPUT], tensors.get(CONTEXT)
     if inputs.dtype == np.dtype("?"):
         inputs = inputs.astype(np.uint8)
@@ -187,40 +208,73 @@ def _wanted(head: Mapping[str, Any]) -> dict[str, bool] | None:
     return {str(one.get("name")): _flag(one, "binary_data", default=default) for one in asked} or None
 
 
-def render(request: InferRequest, answer: Answer, model: str, current: str) -> tuple[bytes, int | None]:
-    """The bytes of an answer, and how long their JSON head is where binary tensors follow it.
+@dataclass(frozen=True)
+class Column:
+    """One output of all rows.
+
+    Args:
+        name: Of the output.
+        values: (B, n) numbers, (B,) classes, or (B,) texts as bytes.
+        binary: Whether it is wanted as binary.
+    """
+
+    name: str
+    values: NDArray[Any]
+    binary: bool
+
+    @property
+    def _is_text(self) -> bool:
+        return self.values.dtype == object
+
+    def described(self) -> dict[str, Any]:
+        """Name, datatype and shape."""
+        datatype = "BYTES" if self._is_text else datatype_of(self.values)
+        return {"name": self.name, "datatype": datatype, "shape": self.values.shape}
+
+    def raw(self) -> bytes:
+        """Its bytes as a binary tensor."""
+        return dump_bytes(self.values.tolist()) if self._is_text else self.values.tobytes()
+
+    def plain(self) -> Any:
+        """Its values as JSON has them, flat."""
+        return [one.decode() for one in self.values] if self._is_text else self.values.reshape(-1)
+
+
+def columns_of(request: InferRequest, answer: Answer) -> list[Column]:
+    """The outputs that a request wants.
 
     Raises:
         InvalidRequest: An output that the rows' tasks do not have.
     """
     possible = set.intersection(*(set(outputs_of(task)) for task in answer.tasks))
     default = [name for name in outputs_of(answer.tasks[0]) if name in possible][:2]
-    wanted = request.wanted or dict.fromkeys(default, request.binary)
-    described, raw = [], []
-    for name, binary in wanted.items():
+    columns = []
+    for name, binary in (request.wanted or dict.fromkeys(default, request.binary)).items():
         if name not in possible:
-            raise InvalidRequest(
-                "outputs: not a model's", expected=f"some of {sorted(possible)}", received=name
-            )
-        values = _column(answer, name)
-        text = values.dtype == object
-        entry: dict[str, Any] = {
-            "name": name,
-            "datatype": "BYTES" if text else datatype_of(values),
-            "shape": values.shape,
-        }
-        if binary:
-            data = dump_bytes(values.tolist()) if text else values.tobytes()
-            entry["parameters"] = {"binary_data_size": len(data)}
-            raw.append(data)
+            some = f"some of {sorted(possible)}"
+            raise InvalidRequest("outputs: not a model's", expected=some, received=name)
+        columns.append(Column(name, _column(answer, name), binary))
+    return columns
+
+
+def render(request: InferRequest, answer: Answer, model: str, current: str) -> tuple[bytes, int | None]:
+    """The bytes of an answer, and how long their JSON head is where binary tensors follow it.
+
+    Raises:
+        InvalidRequest: An output that the rows' tasks do not have.
+    """
+    described, raw = [], []
+    for column in columns_of(request, answer):
+        if column.binary:
+            raw.append(column.raw())
+            described.append(column.described() | {"parameters": {"binary_data_size": len(raw[-1])}})
         else:
-            entry["data"] = [one.decode() for one in values] if text else values.reshape(-1)
-        described.append(entry)
+            described.append(column.described() | {"data": column.plain()})
     head: dict[str, Any] = {"model_name": model, "model_version": current, "outputs": described}
     if request.identifier:
         head["id"] = request.identifier
-    text_bytes = codec.dump(head)
-    return b"".join([text_bytes, *raw]), len(text_bytes) if raw else None
+    text = codec.dump(head)
+    return b"".join([text, *raw]), len(text) if raw else None
 
 
 def _column(answer: Answer, name: str) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from superposed_service.problems import problem_response
 from superposed_service.security.keys import authenticate
 from superposed_service.storage import ApiKey, ApiKeys
 
-__all__ = ["ACCESS_RULES", "Access", "Principal", "principal_of"]
+__all__ = ["ACCESS_RULES", "Access", "Principal", "admit", "principal_of"]
 
 _STATE = "superposed.principal"
 _RANK = {"infer": 0, "update": 1, "admin": 2}
@@ -142,6 +142,15 @@ def principal_of(scope: Mapping[str, object]) -> Principal:
     found = scope[_STATE]
     assert isinstance(found, Principal)  # noqa: S101 - `Access` has put it there
     return found
+
+
+def admit(keys: ApiKeys, header: str | None) -> Principal:
+    """Whoever carries an `Authorization` header, where nothing but a good API key is needed.
+
+    Raises:
+        Unauthenticated: There are API keys, and the header carries none that is good.
+    """
+    return Principal(authenticate(keys, header)) if len(keys) else Principal()
 
 
 class Access:
