@@ -37,15 +37,9 @@ def add_commands(app: typer.Typer) -> None:
     app.command("import")(import_store)
 
 
-def _open(path: Path) -> DataDirectory:
-    if not path.is_dir():
-        raise ConfigError("there is no such directory", received=path)
-    return DataDirectory(path)
-
-
 def verify_directory(directory: Directory) -> None:
     """Checks DIR: every snapshot, every record, and that they recover; exit code 1 if anything is wrong."""
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         findings = verify(opened)
     for finding in findings:
         mark = "ok   " if finding.remedy is None else "WRONG"
@@ -63,7 +57,7 @@ def log(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Lists the journal's records in DIR."""
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         journal = opened.ledger().journal
         exclusions = Exclusions.read(journal, journal.sequence)
         records = journal.summaries(max(after, journal.horizon), limit or journal.sequence)
@@ -140,7 +134,7 @@ def export(
 
     The file holds the store's secret, as the directory does.
     """
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         if snapshot:
             store = _newest_snapshot(opened)
         else:

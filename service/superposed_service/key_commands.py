@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from superposed.errors import ConfigError
 from superposed_service.security import create, keys_body, revoke, rotate
 from superposed_service.storage import DataDirectory
 
@@ -30,12 +29,6 @@ class _Scope(StrEnum):
     admin = "admin"
 
 
-def _open(path: Path) -> DataDirectory:
-    if not path.is_dir():
-        raise ConfigError("there is no such directory", received=path)
-    return DataDirectory(path)
-
-
 @keys.command("create")
 def create_key(
     directory: Directory,
@@ -46,7 +39,7 @@ def create_key(
 ) -> None:
     """Makes an API key and shows it, once. From the first one on, every request needs one."""
     expires = None if days is None else time.time() + days * 86_400
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         _, text = create(opened.ledger(), name=name, scope=scope.value, tasks=tasks, expires=expires)
     typer.echo(text)
 
@@ -54,7 +47,7 @@ def create_key(
 @keys.command("list")
 def list_keys(directory: Directory) -> None:
     """Lists the API keys of DIR."""
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.ledger().api_keys)
     table = Table("id", "name", "scope", "tasks", "created", "expires", "revoked")
     for key in found:
@@ -66,14 +59,14 @@ def list_keys(directory: Directory) -> None:
 @keys.command("revoke")
 def revoke_key(directory: Directory, identifier: Identifier) -> None:
     """Ends an API key; what it did stays on record under its id."""
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         revoke(opened.ledger(), identifier)
 
 
 @keys.command("rotate")
 def rotate_key(directory: Directory, identifier: Identifier) -> None:
     """Gives an API key a new secret and shows it, once; the old one is no good from now on."""
-    with _open(directory) as opened:
+    with DataDirectory.existing(directory) as opened:
         _, text = rotate(opened.ledger(), identifier)
     typer.echo(text)
 

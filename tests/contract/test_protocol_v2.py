@@ -22,17 +22,21 @@ ROWS = np.random.default_rng(0).random((3, 64), dtype=np.float32)
 LABELS = [f"n{number}" for number in range(10)]
 
 
+def register_tasks(client: httpx.Client) -> None:
+    for key, schema in {
+        "digits": {"labels": LABELS},
+        "plain": {"outputs": 10},
+        "few": {"outputs": 4},
+        "line": {"outputs": 2, "loss": "mse"},
+        "rot": {"outputs": 10},
+    }.items():
+        assert client.post("/v1/tasks", json={"key": key, **schema}).status_code == 201
+
+
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     with serving(make_directory(tmp_path_factory.mktemp("v2") / "store")) as client:
-        for key, schema in {
-            "digits": {"labels": LABELS},
-            "plain": {"outputs": 10},
-            "few": {"outputs": 4},
-            "line": {"outputs": 2, "loss": "mse"},
-            "rot": {"outputs": 10},
-        }.items():
-            assert client.post("/v1/tasks", json={"key": key, **schema}).status_code == 201
+        register_tasks(client)
         yield client
 
 

@@ -16,7 +16,7 @@ from tritonclient.utils import InferenceServerException
 from superposed_service.demo.server import free_port
 from superposed_service.protocol_v2.wire import MESSAGES
 from tests.conftest import make_directory, serving
-from tests.contract.test_protocol_v2 import DTYPES, LABELS, ROWS, native
+from tests.contract.test_protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 
 PORT = free_port()
 
@@ -25,14 +25,7 @@ PORT = free_port()
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     path = make_directory(tmp_path_factory.mktemp("grpc") / "store")
     with serving(path, grpc_address=f"127.0.0.1:{PORT}") as client:
-        for key, schema in {
-            "digits": {"labels": LABELS},
-            "plain": {"outputs": 10},
-            "few": {"outputs": 4},
-            "line": {"outputs": 2, "loss": "mse"},
-            "rot": {"outputs": 10},
-        }.items():
-            assert client.post("/v1/tasks", json={"key": key, **schema}).status_code == 201
+        register_tasks(client)
         yield client
 
 

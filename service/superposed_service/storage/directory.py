@@ -50,6 +50,18 @@ class DataDirectory:
         self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept)
         self._ledger: Ledger | None = None
 
+    @classmethod
+    def existing(cls, path: Path) -> Self:
+        """Opens a directory that is there, for commands that must not make one.
+
+        Raises:
+            ConfigError: It is not there.
+            StoreLocked: Another process owns it.
+        """
+        if not path.is_dir():
+            raise ConfigError("there is no such directory", received=path)
+        return cls(path)
+
     def __enter__(self) -> Self:
         return self
 
