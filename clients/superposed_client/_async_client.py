@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from numpy.typing import NDArray
@@ -26,7 +26,7 @@ from superposed_client._models import (
     Update,
 )
 from superposed_client._operations import Inputs, Targets
-from superposed_client._task import Loss, TaskCore, TaskSchema
+from superposed_client._task import TaskCore, TaskFields, TaskSchema
 
 __all__ = ["AsyncClient", "AsyncTask"]
 
@@ -112,36 +112,16 @@ class AsyncClient:
         )
         return Response(answer.status_code, answer.content, answer.headers)
 
-    def task(
-        self,
-        context: ContextLike,
-        *,
-        labels: Sequence[str | int] | None = None,
-        outputs: int | None = None,
-        inputs: int | None = None,
-        loss: Loss = "cross_entropy",
-        offset: Sequence[float] | None = None,
-        scale: Sequence[float] | None = None,
-        description: str | None = None,
-        keep_rows: bool = True,
-    ) -> AsyncTask:
+    def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> AsyncTask:
         """A handle on a task, or on any composed context, in scikit-learn's habit.
 
         Nothing is sent yet: with labels or outputs the task is registered with its first rows.
 
         Args:
             context: A task key, a text expression, or a composed context.
-            labels: The classes, in order; whole numbers come back as whole numbers.
-            outputs: Number of outputs, where there are no labels.
-            inputs: Features; taken from the first rows where not given.
-            loss: `cross_entropy` or `mse`.
-            offset: Subtracted from each feature, (inputs,).
-            scale: Each feature is divided by it, (inputs,).
-            description: Free text.
-            keep_rows: Whether the server may keep a few rows to see how the task fares.
+            schema: What to register the task with: see `TaskFields`.
         """
-        schema = TaskSchema(labels, outputs, inputs, loss, offset, scale, description, keep_rows)
-        return AsyncTask(self, TaskCore(context, schema))
+        return AsyncTask(self, TaskCore(context, TaskSchema(**schema)))
 
     async def infer(
         self,

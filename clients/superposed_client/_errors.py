@@ -7,7 +7,7 @@ SuperposedError
     ├── InvalidRequest, ShapeMismatch, NonFiniteInput, LabelOutOfRange, EmptyBatch
     ├── CompositionNotSupported, ExpressionInvalid, UpdateRefused, IdempotencyMismatch   (all 422)
     ├── UnknownTask, NotFound                                                            (404)
-    ├── TaskExists, IdempotencyInFlight, BeyondHorizon                                   (409)
+    ├── TaskExists, TaskInUse, IdempotencyInFlight, BeyondHorizon                        (409)
     ├── PayloadTooLarge, BatchTooLarge                                                   (413)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
     ├── Quarantined (423), QuotaExceeded (429)
@@ -46,6 +46,7 @@ __all__ = [
     "StorageUnavailable",
     "SuperposedError",
     "TaskExists",
+    "TaskInUse",
     "Unauthenticated",
     "UnexpectedAnswer",
     "UnknownTask",
@@ -148,6 +149,12 @@ class TaskExists(ApiError):
     """The key is registered with another schema."""
 
     slug = "task-exists"
+
+
+class TaskInUse(ApiError):
+    """The task is the group of others."""
+
+    slug = "task-in-use"
 
 
 class UpdateRefused(ApiError):

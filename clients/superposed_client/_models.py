@@ -73,6 +73,8 @@ class TaskInfo(_Answer):
     prequential: Prequential
     last_sequence: int
     keep_rows: bool = True
+    group: str | None = None
+    own_layers: int | None = None
     quarantined: int | None = None
 
 

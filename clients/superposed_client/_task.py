@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,40 @@ from superposed_client._errors import UnknownTask
 from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets, chunks
 
-__all__ = ["TaskCore", "TaskSchema"]
+__all__ = ["TaskCore", "TaskFields", "TaskSchema"]
 
 Loss = Literal["cross_entropy", "mse"]
 
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class TaskFields(TypedDict, total=False):
+    """What a task can be registered with.
+
+    Args:
+        labels: The classes, in order; whole numbers come back as whole numbers.
+        outputs: Number of outputs, where there are no labels.
+        inputs: Features; taken from the first rows where not given.
+        loss: `cross_entropy` or `mse`.
+        offset: Subtracted from each feature, (inputs,).
+        scale: Each feature is divided by it, (inputs,).
+        description: Free text.
+        keep_rows: Whether the server may keep rows: a few to see how the task fares, and those that it is
+            rehearsed with.
+        group: The key of a task whose first layers it shares: its group.
+        own_layers: How many of the last layers are its own; the later half where not given.
+    """
+
+    labels: Sequence[str | int] | None
+    outputs: int | None
+    inputs: int | None
+    loss: Loss
+    offset: Sequence[float] | None
+    scale: Sequence[float] | None
+    description: str | None
+    keep_rows: bool
+    group: str | None
+    own_layers: int | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +65,8 @@ class TaskSchema:
     scale: Sequence[float] | None = None
     description: str | None = None
     keep_rows: bool = True
+    group: str | None = None
+    own_layers: int | None = None
 
     @property
     def given(self) -> bool:
@@ -54,6 +85,8 @@ class TaskSchema:
             "scale": None if self.scale is None else [float(number) for number in self.scale],
             "description": self.description,
             "keep_rows": None if self.keep_rows else False,
+            "group": self.group,
+            "own_layers": self.own_layers,
         }
 
 

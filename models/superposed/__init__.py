@@ -17,7 +17,8 @@ from superposed.contexts import Mixture, Power, Task, family_named, parse, seede
 from superposed.learning import Measured, UpdateResult, apply, evaluate, learn
 from superposed.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema, TaskState
+from superposed.task_schema import TaskSchema
+from superposed.tasks import TaskState
 
 __all__ = [
     "Batch",

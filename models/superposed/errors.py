@@ -12,6 +12,7 @@ SuperposedError
 │   ├── ExpressionInvalid        text or JSON that is no context expression
 │   ├── UnknownTask              a task key that is not registered
 │   ├── TaskExists               a key that is registered with another schema
+│   ├── TaskInUse                a task that others are registered in, as their group
 │   └── CompositionNotSupported  a mixture or power that the family or the parts do not allow
 ├── UpdateError                  an update that was refused; the store is bit for bit as it was
 │   ├── NonFiniteUpdate          loss or gradient is not finite
@@ -36,6 +37,7 @@ __all__ = [
     "ShapeError",
     "SuperposedError",
     "TaskExists",
+    "TaskInUse",
     "UnknownTask",
     "UpdateError",
     "UpdateTooLarge",
@@ -108,6 +110,10 @@ class UnknownTask(ContextError):
 
 class TaskExists(ContextError):
     """A key that is registered with another schema."""
+
+
+class TaskInUse(ContextError):
+    """A task that others are registered in, as their group."""
 
 
 class CompositionNotSupported(ContextError):

@@ -41,7 +41,7 @@ class Resolver:
 
     def _resolve(self, context: object) -> ResolvedContext:
         leaves = flatten(as_expression(context))
-        states = {leaf.key: self._tasks.get(leaf.key) for leaf in leaves}
+        states = {leaf.key: self._tasks.member(leaf.key, leaf.group) for leaf in leaves}
         weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
         for leaf in leaves:
             weight[leaf.key] += leaf.weight
@@ -53,5 +53,5 @@ class Resolver:
                     expected=f"{task.schema.outputs} outputs, {task.schema.loss}",
                     received=f"{other.schema.outputs} outputs, {other.schema.loss}",
                 )
-        generations = {key: state.generation for key, state in states.items()}
-        return ResolvedContext(Context.from_leaves(leaves, generations), task)
+        ids = {key: state.id for key, state in states.items()}
+        return ResolvedContext(Context.from_leaves(leaves, ids), task)

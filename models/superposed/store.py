@@ -31,7 +31,8 @@ from superposed.evaluations import Evaluations
 from superposed.networks import MLP, PreparedMLP
 from superposed.optimizers import make_optimizer
 from superposed.resolving import Resolver
-from superposed.tasks import TaskRegistry, TaskSchema, TaskState
+from superposed.task_schema import TaskSchema
+from superposed.tasks import TaskRegistry, TaskState
 
 __all__ = ["WeightStore"]
 
@@ -87,9 +88,12 @@ class WeightStore:
 
         Raises:
             TaskExists: The key is registered with another schema.
-            ShapeError: The task has more inputs or outputs than the store.
+            ShapeError: The task has more inputs, outputs or own layers than the store.
+            UnknownTask: Its group is not registered.
+            CompositionNotSupported: Its group is in a group itself.
         """
-        schema.check_fits(self.config.network.inputs, self.config.network.outputs)
+        network = self.config.network
+        schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
         return self.tasks.find_same(schema)
 
     def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
@@ -102,7 +106,7 @@ class WeightStore:
         if (existing := self.find_same(schema)) is not None:
             return existing, False
         self._resolver.forget()
-        state = self.tasks.add(schema)
+        state = self.tasks.add(schema, len(self.contexts.source.features))
         self.sequence += 1
         state.last_sequence = self.sequence
         return state, True
@@ -112,6 +116,7 @@ class WeightStore:
 
         Raises:
             UnknownTask: There is none.
+            TaskInUse: It is the group of other tasks.
         """
         self.tasks.remove(key)
         self._resolver.forget()

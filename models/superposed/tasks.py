@@ -4,87 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
+from superposed.config import validated
+from superposed.contexts import TaskId
+from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask
+from superposed.task_schema import Loss, TaskSchema
 
-from superposed.config import Config, validated
-from superposed.contexts import TaskId, check_key
-from superposed.errors import ShapeError, TaskExists, UnknownTask
-
-__all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskSchema", "TaskState"]
-
-Loss = Literal["cross_entropy", "mse"]
-
-SMALLEST_SCALE = 1e-30
-
-
-class TaskSchema(Config):
-    """What a task's rows and targets look like.
-
-    Args:
-        key: The task key.
-        inputs: Features of a row, at most the store's.
-        outputs: Number of outputs, at most the store's; the number of labels where there are labels.
-        labels: Names of the classes, in output order (cross-entropy only).
-        loss: What updates reduce.
-        offset: Subtracted from each feature, (inputs,).
-        scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
-        description: Free text.
-        keep_rows: Whether a few of its rows may be kept, to see how it fares while others learn.
-    """
-
-    key: str
-    inputs: int = Field(ge=1)
-    outputs: int = Field(ge=1)
-    labels: tuple[Annotated[str, Field(max_length=256)], ...] | None = None
-    loss: Loss = "cross_entropy"
-    offset: tuple[Annotated[float, Field(strict=True)], ...] | None = None
-    scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
-    description: str = Field("", max_length=4096)
-    keep_rows: bool = Field(True, strict=True)
-
-    @field_validator("key")
-    @classmethod
-    def _key_is_valid(cls, key: str) -> str:
-        return check_key(key)
-
-    @field_validator("scale")
-    @classmethod
-    def _scale_is_not_zero(cls, scale: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        for place, number in enumerate(scale or ()):
-            if abs(number) < SMALLEST_SCALE:
-                raise ValueError(f"scale {place} is too near to 0: a feature is divided by it")
-        return scale
-
-    @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
-        for name, values in (("offset", self.offset), ("scale", self.scale)):
-            if values is not None and len(values) != self.inputs:
-                raise ValueError(f"{name} has {len(values)} numbers, the task has {self.inputs} inputs")
-        if self.labels is None:
-            return self
-        if self.loss != "cross_entropy":
-            raise ValueError("labels name the classes of a cross_entropy task; an mse task has none")
-        if len(self.labels) != self.outputs:
-            raise ValueError(f"{len(self.labels)} labels, but {self.outputs} outputs")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two labels are the same")
-        return self
-
-    def check_fits(self, inputs: int, outputs: int) -> None:
-        """Checks the task against a store's numbers of inputs and outputs.
-
-        Raises:
-            ShapeError: It has more of either.
-        """
-        for name, wanted, limit in (("inputs", self.inputs, inputs), ("outputs", self.outputs, outputs)):
-            if wanted > limit:
-                raise ShapeError(
-                    f"task {self.key} has more {name} than the store",
-                    expected=f"{limit} at most",
-                    received=wanted,
-                )
+__all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
 
 
 @dataclass(frozen=True)
@@ -135,18 +62,20 @@ class TaskState:
     last_sequence: int = 0
     prequential: Prequential = field(default_factory=Prequential)
     crosstalk: CrosstalkSample | None = None
+    group_generation: int = 0
+    own_layers: int = 0
 
     @property
     def id(self) -> TaskId:
         """What the task's contexts are derived from."""
-        return TaskId(self.schema.key, self.generation)
+        schema = self.schema
+        return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, self.own_layers)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        # What is as it was before a field existed is written as it was then: digests stay the same.
-        unsaid = {"keep_rows"} if self.schema.keep_rows else None
-        return {
-            "schema": self.schema.model_dump(mode="json", exclude=unsaid),
+        in_group = {"group_generation": self.group_generation, "own_layers": self.own_layers}
+        return (in_group if self.schema.group else {}) | {
+            "schema": self.schema.to_json(),
             "generation": self.generation,
             "updates": self.updates,
             "last_sequence": self.last_sequence,
@@ -165,6 +94,8 @@ class TaskState:
             last_sequence=values["last_sequence"],
             prequential=Prequential(**values["prequential"]),
             crosstalk=CrosstalkSample(**sample) if sample else None,
+            group_generation=values.get("group_generation", 0),
+            own_layers=values.get("own_layers", 0),
         )
 
 
@@ -197,6 +128,25 @@ class TaskRegistry:
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
         return self._tasks[key]
 
+    def member(self, key: str, group: str | None) -> TaskState:
+        """The task of that key; where a group is named, it must be the task's.
+
+        Raises:
+            UnknownTask: There is none.
+        """
+        state = self.get(key)
+        if group not in (None, state.schema.group):
+            raise UnknownTask(
+                "no task has this key in this group",
+                expected=f"{state.schema.group}/{key}" if state.schema.group else key,
+                received=f"{group}/{key}",
+            )
+        return state
+
+    def members(self, key: str) -> list[str]:
+        """The keys of the tasks whose group a task is."""
+        return [state.schema.key for state in self._tasks.values() if state.schema.group == key]
+
     def all(self) -> list[TaskState]:
         """Every task, in the order of registration."""
         return list(self._tasks.values())
@@ -224,8 +174,16 @@ class TaskRegistry:
 
         Raises:
             TaskExists: The key is registered with another schema.
+            UnknownTask: Its group is not registered.
+            CompositionNotSupported: Its group is in a group itself.
         """
         existing = self._tasks.get(schema.key)
+        if existing is None and schema.group is not None and (above := self.get(schema.group).schema.group):
+            raise CompositionNotSupported(
+                "a group is a task of its own, not one of another group",
+                expected="a task without a group",
+                received=f"{schema.group}, which is in {above}",
+            )
         if existing is None or existing.schema == schema:
             return existing
         there, wanted = existing.schema.model_dump(), schema.model_dump()
@@ -240,19 +198,39 @@ class TaskRegistry:
         """How often a key was deleted, and so the generation that it would be registered with now."""
         return self._next_generation.get(key, 0)
 
-    def add(self, schema: TaskSchema) -> TaskState:
-        """Registers a free key; a key that was deleted before gets a new generation."""
-        generation = self._next_generation.pop(schema.key, 0)
-        state = self._tasks[schema.key] = TaskState(schema, generation)
+    def add(self, schema: TaskSchema, layers: int) -> TaskState:
+        """Registers a free key; a key that was deleted before gets a new generation.
+
+        Args:
+            schema: The task.
+            layers: How many layers the store has: the later half is a group member's own by default.
+        """
+        state = TaskState(schema, self._next_generation.pop(schema.key, 0))
+        if schema.group is not None:
+            state.group_generation = self.get(schema.group).generation
+            state.own_layers = schema.own_layers or (layers + 1) // 2
+        self._tasks[schema.key] = state
         return state
 
-    def remove(self, key: str) -> None:
-        """Forgets a task; its key's next generation is remembered.
+    def check_removable(self, key: str) -> TaskState:
+        """The task of a key, if nothing else depends on it.
 
         Raises:
             UnknownTask: There is none.
+            TaskInUse: It is the group of other tasks.
         """
         state = self.get(key)
+        if members := self.members(key):
+            raise TaskInUse(
+                f"task {key} is a group: delete its tasks first",
+                expected="a task that is no group",
+                received=f"{len(members)} tasks in it",
+            )
+        return state
+
+    def remove(self, key: str) -> None:
+        """Forgets a task; its key's next generation is remembered. Raises as `check_removable`."""
+        state = self.check_removable(key)
         self._next_generation[key] = state.generation + 1
         del self._tasks[key]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from superposed.batch import read_targets
 from superposed.learning import row_losses
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 from superposed_service.arrays import pack, unpack
 from superposed_service.storage import Canary
 from superposed_service.updates import Update

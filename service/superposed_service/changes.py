@@ -14,7 +14,8 @@ from superposed.config import validated
 from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema, TaskState
+from superposed.task_schema import TaskSchema
+from superposed.tasks import TaskState
 from superposed_service.storage import Entry, Record
 
 __all__ = [
@@ -122,7 +123,7 @@ class Register(Change):
 
     def entry(self) -> Entry:
         """The schema, and how often the key was deleted before."""
-        head = {"schema": self._schema.model_dump(mode="json"), "generation": self._generation}
+        head = {"schema": self._schema.to_json(), "generation": self._generation}
         return Entry(self.kind, head)
 
     def apply(self, store: WeightStore) -> JsonObject:
@@ -146,8 +147,8 @@ class Delete(Change):
         self._key = key
 
     def check(self, store: WeightStore) -> None:
-        """The task must be there."""
-        store.tasks.get(self._key)
+        """The task must be there, and no other's group."""
+        store.tasks.check_removable(self._key)
 
     def entry(self) -> Entry:
         """The key."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from superposed.errors import NonFiniteInput
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 from superposed_service.errors import InvalidRequest, UnsupportedMediaType
 from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField

@@ -11,7 +11,7 @@ from superposed.config import validated
 from superposed.contexts import DERIVATION_VERSION
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 from superposed_service.changes import AUTHOR, task_body
 from superposed_service.recovery import Recovery, fingerprint
 from superposed_service.schemas import TaskRegistration

@@ -119,8 +119,8 @@ class Guard:
             self._interval = None  # the store is another one now
 
     def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
-        for key in change.contexts:
-            if key in store.tasks and (task := store.tasks.get(key)).schema.keep_rows:
+        for key in change.tasks:
+            if (task := store.tasks.get(key)).schema.keep_rows:
                 seen, most = task.prequential.rows - change.count(key), self._settings.canary_rows
                 free = [slot for slot in range(most) if slot not in self._canaries[key]]
                 for slot, canary in sample(change, key, sequence, seen, free, most):

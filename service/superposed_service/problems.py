@@ -34,6 +34,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     library.ExpressionInvalid: (422, "expression-invalid", "Invalid context expression"),
     library.UnknownTask: (404, "unknown-task", "Unknown task"),
     library.TaskExists: (409, "task-exists", "Task exists"),
+    library.TaskInUse: (409, "task-in-use", "Task in use"),
     library.CompositionNotSupported: (422, "composition-not-supported", "Composition not supported"),
     library.UpdateError: (422, "update-refused", "Update refused"),
     library.NonFiniteUpdate: (422, "update-refused", "Update refused"),

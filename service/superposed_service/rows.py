@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from superposed.batch import Batch
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 
 __all__ = ["Answer", "Rows"]
 

@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from superposed.batch import Batch, Target, Targets, read_targets
-from superposed.contexts import as_expression
+from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
 from superposed.learning import apply
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 from superposed_service.arrays import narrowed, pack, unpack
 from superposed_service.changes import Change, JsonObject, refusal, sources_of
 from superposed_service.errors import BeyondHorizon, Quarantined
@@ -98,10 +98,16 @@ class Update(Change):
         """The distinct contexts that a checked update names, in their text form."""
         return list(dict.fromkeys(str(one) for one in self._rows.contexts or [self._rows.context]))
 
+    @property
+    def tasks(self) -> list[str]:
+        """The keys of the tasks that a checked update has rows of that belong to nothing else."""
+        bare = [_bare(context) for context in self._rows.contexts or [self._rows.context]]
+        return list(dict.fromkeys(key for key in bare if key is not None))
+
     def _places(self, key: str) -> list[int]:
         if self._rows.contexts is None:
-            return list(range(len(self._rows))) if self._rows.context == key else []
-        return [place for place, context in enumerate(self._rows.contexts) if context == key]
+            return list(range(len(self._rows))) if _bare(self._rows.context) == key else []
+        return [place for place, context in enumerate(self._rows.contexts) if _bare(context) == key]
 
     def count(self, key: str) -> int:
         """How many rows of a checked update belong to a bare task."""
@@ -139,8 +145,15 @@ class Update(Change):
 @lru_cache(maxsize=4096)
 def _mark(schema: TaskSchema) -> str:
     """Tells a schema from others: class numbers mean something only with the labels they were read with."""
-    meaning = schema.model_dump_json(exclude={"keep_rows"})
+    meaning = schema.model_dump_json(exclude={"keep_rows", "group", "own_layers"})
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+
+
+@lru_cache(maxsize=4096)
+def _bare(context: object) -> str | None:
+    """The key of a context that is one task's and not a composition."""
+    expression = as_expression(context)
+    return expression.key if isinstance(expression, Task) else None
 
 
 def _plain(rows: Rows) -> Rows:

@@ -25,7 +25,7 @@ from tests.models import oracle
 FEATURES = 13  # odd, so that pairing families pad
 ALL = sorted(FAMILIES)
 POWERED = [name for name in ALL if name != "binary"]
-GENERATIONS = dict.fromkeys("abc", 0)
+IDS = {key: TaskId(key) for key in "abc"}
 
 
 def source(family: str, features: int = FEATURES) -> ContextSource:
@@ -33,7 +33,7 @@ def source(family: str, features: int = FEATURES) -> ContextSource:
 
 
 def context(text: str) -> Context:
-    return Context.from_leaves(flatten(parse(text)), GENERATIONS)
+    return Context.from_leaves(flatten(parse(text)), IDS)
 
 
 def derive(family: str, text: str, features: int = FEATURES) -> torch.Tensor:

@@ -118,7 +118,7 @@ class TestRegistry:
             {"key": "a", "inputs": 2, "outputs": 2, "labels": ["x", "x"]},
             {"key": "a", "inputs": 2, "outputs": 3, "labels": ["x", "y"]},
             {"key": "a", "inputs": 2, "outputs": 2, "labels": ["x", "y"], "loss": "mse"},
-            {"key": "a", "inputs": 2, "outputs": 2, "group": "b"},
+            {"key": "a", "inputs": 2, "outputs": 2, "group": "a"},
         ],
     )
     def test_bad_schemas(self, schema: dict[str, object]) -> None:

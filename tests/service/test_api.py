@@ -65,7 +65,7 @@ class TestTasks:
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1, "keep_rows": True,
-            "quarantined": None,
+            "group": None, "own_layers": None, "quarantined": None,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")
@@ -434,3 +434,22 @@ def test_as_many_contexts_as_rows_at_most(http: httpx.Client) -> None:
     register(http)
     body = {"contexts": ["digits"] * 65, "inputs": [ROW]}
     problem(http.post("/v1/infer", json=body), 413, "batch-too-large")
+
+
+class TestGroups:
+    def test_a_group_over_http(self, http: httpx.Client) -> None:
+        register(http)
+        member = {"key": "u1", "labels": list("0123456789"), "group": "digits", "own_layers": 1}
+        assert http.post("/v1/tasks", json=member).json()["own_layers"] == 1
+        problem(http.post("/v1/tasks", json=member | {"own_layers": 2}), 409, "task-exists")
+        problem(http.post("/v1/tasks", json=member | {"key": "u2", "group": "nobody"}), 404, "unknown-task")
+        problem(http.delete("/v1/tasks/digits"), 409, "task-in-use")
+        update = {"context": "digits/u1", "inputs": [ROW], "targets": ["3"]}
+        assert http.post("/v1/update", json=update).status_code == 200
+        assert http.get("/v1/tasks/u1").json()["updates"] == 1
+        named, bare = (
+            http.post("/v1/infer", json={"context": context, "inputs": [ROW]}).json()
+            for context in ("digits/u1", "u1")
+        )
+        assert named == bare
+        problem(http.post("/v1/infer", json={"context": "u1/digits", "inputs": [ROW]}), 404, "unknown-task")

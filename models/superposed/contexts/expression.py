@@ -74,12 +74,30 @@ def check_number(value: object, name: str) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """The context of one task."""
+    """The context of one task.
+
+    Args:
+        key: The task key.
+        group: Its group's key, where the expression names it too (`group/key`): it must be the task's.
+    """
 
     key: str
+    group: str | None = None
 
     def __post_init__(self) -> None:
         check_key(self.key)
+        if self.group is not None:
+            check_key(self.group)
+
+    @classmethod
+    def named(cls, text: str) -> Task:
+        """The task of a key, or of `group/key`.
+
+        Raises:
+            ExpressionInvalid: A key that may not be one.
+        """
+        group, slash, key = text.rpartition("/")
+        return cls(key, group if slash else None)
 
     @property
     def depth(self) -> int:
@@ -88,10 +106,10 @@ class Task:
 
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
-        return {"task": self.key}
+        return {"task": str(self)}
 
     def __str__(self) -> str:
-        return self.key
+        return self.key if self.group is None else f"{self.group}/{self.key}"
 
 
 @dataclass(frozen=True)
@@ -202,12 +220,13 @@ def _check_depth(expression: Expression) -> None:
 class Leaf:
     """One task's share after mixtures and powers have been multiplied out.
 
-    `exponent` is None where no power stands above the task.
+    `exponent` is None where no power stands above the task, `group` where the expression names none.
     """
 
     key: str
     weight: float
     exponent: float | None
+    group: str | None = None
 
 
 def flatten(expression: Expression) -> tuple[Leaf, ...]:
@@ -239,7 +258,7 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
 
 def _leaves(expression: Expression, weight: float, exponent: float | None) -> list[Leaf]:
     if isinstance(expression, Task):
-        return [Leaf(expression.key, weight, exponent)]
+        return [Leaf(expression.key, weight, exponent, expression.group)]
     if isinstance(expression, Power):
         below = expression.exponent * (1.0 if exponent is None else exponent)
         return _leaves(expression.base, weight, below)

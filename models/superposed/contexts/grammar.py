@@ -3,11 +3,11 @@
 Text grammar (one grammar for HTTP, the V2 model name, the SDK and the command line)::
 
     expression = primary { "^" number }
-    primary    = key | "mix(" part { "," part } ")"
+    primary    = [ group "/" ] key | "mix(" part { "," part } ")"
     part       = expression ":" weight
 
-for example `digits`, `mix(a:0.7,b:0.3)`, `rot^1.25`, `mix(a:0.5,rot^2:0.5)`. The JSON form is
-`{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
+for example `digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`, `mix(a:0.5,rot^2:0.5)`. The JSON form
+is `{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
 `{"power": {"context": ..., "exponent": ...}}`, where every context may also be text.
 """
 
@@ -44,7 +44,7 @@ def _from_json(value: object, depth_left: int) -> Expression:
     if isinstance(value, Mapping) and len(value) == 1:
         [(kind, body)] = value.items()
         if kind == "task" and isinstance(body, str):
-            return Task(body)
+            return Task.named(body)
         if depth_left <= 0:
             raise ExpressionInvalid(
                 "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
@@ -127,11 +127,15 @@ class _Parser:
         return part, self._number()
 
     def _task(self) -> Task:
+        first = self._key()
+        return Task(self._key(), group=first) if self._take("/") else Task(first)
+
+    def _key(self) -> str:
         match = KEY_PATTERN.match(self._text, self._at)
         if match is None:
             raise self._error("a task key or mix(...)")
         self._at = match.end()
-        return Task(match.group())
+        return match.group()
 
     def _number(self) -> float:
         match = _NUMBER.match(self._text, self._at)

@@ -36,10 +36,31 @@ _DOMAIN = b"superposed.context"
 
 @dataclass(frozen=True, order=True)
 class TaskId:
-    """A task key together with the generation that tells a re-registered key from the deleted one."""
+    """What a task's contexts are derived from.
+
+    Args:
+        key: The task key.
+        generation: Tells a re-registered key from the deleted one.
+        group: The key of the task's group; empty where it has none.
+        group_generation: The group's generation.
+        own_layers: How many of the last layers bind the task's own context; those before bind its group's.
+    """
 
     key: str
     generation: int = 0
+    group: str = ""
+    group_generation: int = 0
+    own_layers: int = 0
+
+    def bound_in(self, layers_left: int) -> TaskId:
+        """Whose context a layer binds: the task's own, or its group's in the layers that they share.
+
+        Args:
+            layers_left: How many layers there are from this one to the last; 1 for the last.
+        """
+        if self.group and layers_left > self.own_layers:
+            return TaskId(self.group, self.group_generation)
+        return self
 
 
 def new_secret() -> bytes:

@@ -41,19 +41,14 @@ class Context:
         object.__setattr__(self, "text", repr(self.shares))
 
     @classmethod
-    def from_leaves(cls, leaves: Sequence[Leaf], generations: Mapping[str, int]) -> Context:
-        """Canonical form of a flattened expression, given every key's generation."""
+    def from_leaves(cls, leaves: Sequence[Leaf], ids: Mapping[str, TaskId]) -> Context:
+        """Canonical form of a flattened expression, given what every key stands for."""
         merged: dict[tuple[TaskId, float | None], float] = {}
         for leaf in leaves:
-            place = (TaskId(leaf.key, generations[leaf.key]), leaf.exponent)
+            place = (ids[leaf.key], leaf.exponent)
             merged[place] = merged.get(place, 0.0) + leaf.weight
         ordered = sorted(merged, key=lambda place: (place[0], place[1] is not None, place[1] or 0.0))
         return cls(tuple((task, merged[task, exponent], exponent) for task, exponent in ordered))
-
-    @property
-    def tasks(self) -> tuple[TaskId, ...]:
-        """The tasks it is made of, each once, sorted."""
-        return tuple(dict.fromkeys(task for task, _, _ in self.shares))
 
 
 class Binding(NamedTuple):
@@ -68,13 +63,14 @@ class ContextSource:
 
     Args:
         family: The context family.
-        features: Each layer's name and its number of input features.
+        features: Each layer's name and its number of input features, first to last.
         secret: 32 bytes.
     """
 
     def __init__(self, family: Family[Any], features: Mapping[str, int], secret: bytes) -> None:
         self.family = family
         self.features = dict(features)
+        self._layers_left = {name: len(features) - place for place, name in enumerate(features)}
         self._secret = secret
         self._generators: OrderedDict[tuple[str, TaskId], Any] = OrderedDict()
         self.generator_bytes = 0
@@ -99,10 +95,11 @@ class ContextSource:
         Raises:
             CompositionNotSupported: The family has no such composition.
         """
-        terms = [
-            Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in context.shares
-        ]
-        return self.family.compose(terms, Stream.for_mixture(self._secret, layer, context.tasks))
+        left = self._layers_left[layer]
+        bound = [(task.bound_in(left), weight, exponent) for task, weight, exponent in context.shares]
+        terms = [Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in bound]
+        tasks = tuple(dict.fromkeys(task for task, _, _ in bound))
+        return self.family.compose(terms, Stream.for_mixture(self._secret, layer, tasks))
 
 
 class ContextTable:

@@ -6,7 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 from superposed.store import WeightStore
-from superposed.tasks import TaskSchema
+from superposed.task_schema import TaskSchema
 
 __all__ = [
     "CONTEXT",

@@ -33,6 +33,8 @@ async def register(request: Request) -> Response:
     """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
     body = await read(request, TaskRegistration)
     principal(request).check_task(body.key)
+    if body.group is not None:
+        principal(request).check_task(body.group)
     answer = await submit(request, Register(partial(task_schema, body)))
     return json_response(answer["task"], 201 if answer["new"] else 200)
 

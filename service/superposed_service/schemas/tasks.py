@@ -25,7 +25,14 @@ class TaskRegistration(Body):
     keep_rows: bool = Field(
         True,
         strict=True,
-        description="Whether a few rows may be kept beside the journal, to see how the task fares.",
+        description="Whether rows may be kept: a few to see how the task fares, others to rehearse it with.",
+    )
+    group: str | None = Field(None, description="A registered task, whose first layers it shares.")
+    own_layers: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="How many of the last layers are its own; default: the later half. Only with a group.",
     )
 
     model_config = ConfigDict(
@@ -62,6 +69,8 @@ class TaskBody(BaseModel):
     prequential: PrequentialBody
     last_sequence: int
     keep_rows: bool
+    group: str | None
+    own_layers: int | None
     quarantined: int | None = Field(
         description="Sequence number since when its updates are recorded and not learned from; null if not."
     )

@@ -1,0 +1,116 @@
+"""What a task's rows and targets look like, and what it shares with others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from superposed.config import Config
+from superposed.contexts import check_key
+from superposed.errors import ShapeError
+
+__all__ = ["Loss", "TaskSchema"]
+
+Loss = Literal["cross_entropy", "mse"]
+
+SMALLEST_SCALE = 1e-30
+
+
+class TaskSchema(Config):
+    """What a task's rows and targets look like.
+
+    Args:
+        key: The task key.
+        inputs: Features of a row, at most the store's.
+        outputs: Number of outputs, at most the store's; the number of labels where there are labels.
+        labels: Names of the classes, in output order (cross-entropy only).
+        loss: What updates reduce.
+        offset: Subtracted from each feature, (inputs,).
+        scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
+        description: Free text.
+        keep_rows: Whether rows of it may be kept: a few to see how it fares while others learn, and those
+            that it is rehearsed with.
+        group: The key of a registered task that it shares its first layers with: there it binds that task's
+            context, so that what is common is learned once.
+        own_layers: How many of the last layers it binds its own context in; by default the later half.
+            Only with a group.
+    """
+
+    key: str
+    inputs: int = Field(ge=1)
+    outputs: int = Field(ge=1)
+    labels: tuple[Annotated[str, Field(max_length=256)], ...] | None = None
+    loss: Loss = "cross_entropy"
+    offset: tuple[Annotated[float, Field(strict=True)], ...] | None = None
+    scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
+    description: str = Field("", max_length=4096)
+    keep_rows: bool = Field(True, strict=True)
+    group: str | None = None
+    own_layers: int | None = Field(None, ge=1, strict=True)
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_valid(cls, key: str) -> str:
+        return check_key(key)
+
+    @field_validator("group")
+    @classmethod
+    def _group_is_valid(cls, group: str | None) -> str | None:
+        return None if group is None else check_key(group)
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_is_not_zero(cls, scale: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        for place, number in enumerate(scale or ()):
+            if abs(number) < SMALLEST_SCALE:
+                raise ValueError(f"scale {place} is too near to 0: a feature is divided by it")
+        return scale
+
+    @model_validator(mode="after")
+    def _group_agrees(self) -> Self:
+        if self.own_layers is not None and self.group is None:
+            raise ValueError("own_layers says what a task does not share with its group: it needs a group")
+        if self.group == self.key:
+            raise ValueError("a task cannot be its own group")
+        return self
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        for name, values in (("offset", self.offset), ("scale", self.scale)):
+            if values is not None and len(values) != self.inputs:
+                raise ValueError(f"{name} has {len(values)} numbers, the task has {self.inputs} inputs")
+        if self.labels is None:
+            return self
+        if self.loss != "cross_entropy":
+            raise ValueError("labels name the classes of a cross_entropy task; an mse task has none")
+        if len(self.labels) != self.outputs:
+            raise ValueError(f"{len(self.labels)} labels, but {self.outputs} outputs")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("two labels are the same")
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; what is as it was before a field existed is written as it was then."""
+        # So the digest of a store, and the mark of a schema, stay what an earlier release computed.
+        unsaid = {"keep_rows"} if self.keep_rows else set()
+        unsaid |= {"group", "own_layers"} if self.group is None else set()
+        return self.model_dump(mode="json", exclude=unsaid)
+
+    def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
+        """Checks the task against a store's numbers of inputs, outputs and layers.
+
+        Raises:
+            ShapeError: It has more of one of them.
+        """
+        for name, wanted, limit in (
+            ("inputs", self.inputs, inputs),
+            ("outputs", self.outputs, outputs),
+            ("own layers", self.own_layers or 0, layers),
+        ):
+            if wanted > limit:
+                raise ShapeError(
+                    f"task {self.key} has more {name} than the store",
+                    expected=f"{limit} at most",
+                    received=wanted,
+                )
