@@ -10,13 +10,14 @@ Example:
     2
 """
 
-from superposed.batch import Batch, ResolvedContext, Targets
+from superposed.batch import Batch, ResolvedContext
 from superposed.capacity import Capacity, capacity
 from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.contexts import Mixture, Power, Task, family_named, parse, seeded_secret
 from superposed.learning import Measured, UpdateResult, apply, evaluate, learn
 from superposed.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
 from superposed.store import WeightStore
+from superposed.targets import Targets
 from superposed.task_schema import TaskSchema
 from superposed.tasks import TaskState
 

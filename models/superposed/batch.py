@@ -1,10 +1,10 @@
-"""From what a caller gives (contexts, rows, targets) to the tensors of one mixed batch, checked."""
+"""From contexts and rows, as a caller gives them, to the tensors of one mixed batch, checked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.contexts import Context
-from superposed.errors import EmptyBatch, LabelOutOfRange, NonFiniteInput, ShapeError
+from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
 from superposed.tasks import TaskState
 
-__all__ = ["Batch", "ResolvedContext", "Target", "Targets", "merge", "one_context", "per_row", "read_targets"]
-
-Target: TypeAlias = str | int | float | Sequence[float]
+__all__ = ["Batch", "ResolvedContext", "check_finite", "merge", "one_context", "per_row"]
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,28 @@ class ResolvedContext:
     Args:
         context: The canonical form.
         task: The task of its heaviest part (ties: the first), which gives inputs, offset, scale, labels.
+        keep_rows: Whether all its tasks allow their rows to be kept.
     """
 
     context: Context
     task: TaskState
+    keep_rows: bool = True
+
+    @property
+    def text(self) -> str:
+        """An expression of the context, which resolves to it for as long as its tasks are registered."""
+        parts = [
+            (task.key if exponent is None else f"{task.key}^{exponent!r}", weight)
+            for task, weight, exponent in self.context.shares
+        ]
+        if len(parts) == 1:
+            return parts[0][0]
+        return "mix(" + ",".join(f"{part}:{weight!r}" for part, weight in parts) + ")"
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of all tasks in it."""
+        return {task.key for task, _, _ in self.context.shares}
 
     @property
     def is_bare(self) -> bool:
@@ -64,19 +80,6 @@ class Batch:
         return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
 
 
-@dataclass(frozen=True)
-class Targets:
-    """What a batch should have answered.
-
-    Args:
-        classes: (B,) int64, the class of every cross-entropy row; -1 in the rows of mse tasks.
-        values: (B, store outputs) for a batch with mse rows, zero beyond a task's own outputs; else None.
-    """
-
-    classes: Tensor
-    values: Tensor | None
-
-
 _KINDS = {
     "U": "text",
     "S": "text",
@@ -106,7 +109,8 @@ def _rows(values: object) -> NDArray[Any]:
     return rows
 
 
-def _check_finite(rows: NDArray[Any], what: str) -> None:
+def check_finite(rows: NDArray[Any], what: str) -> None:
+    """Raises `NonFiniteInput` where one of (B, n) numbers is not finite, and says which."""
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise NonFiniteInput(
@@ -125,7 +129,7 @@ def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -
             expected=f"{schema.inputs} features",
             received=rows.shape[1],
         )
-    _check_finite(rows, "inputs")
+    check_finite(rows, "inputs")
     values = rows
     if schema.offset is not None or schema.scale is not None:
         values = rows.astype(np.float64)
@@ -222,75 +226,3 @@ def merge(batches: Sequence[Batch]) -> Batch:
         torch.from_numpy(index) if len(parts) > 1 else None,
         torch.cat([batch.inputs for batch in batches]),
     )
-
-
-def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets:
-    """Reads targets against each row's task: labels, class indexes, or numbers.
-
-    Args:
-        batch: The rows.
-        targets: (B,) labels (str) or class indexes (int) for cross-entropy rows; a number, or a list of
-            the task's outputs, for mse rows.
-        width: The store's number of outputs.
-
-    Raises:
-        ShapeError: Not one target a row, or the wrong number of values in one.
-        LabelOutOfRange: A label or class index that the row's task does not have.
-        NonFiniteInput: A value that is not finite.
-    """
-    if len(targets) != len(batch):
-        raise ShapeError(
-            "targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets)
-        )
-    classes = [-1] * len(batch)
-    values: list[tuple[int, list[float]]] = []
-    lookup = [_class_numbers(part.task) for part in batch.parts]
-    for row, (place, target) in enumerate(zip(batch.places().tolist(), targets, strict=True)):
-        task = batch.parts[place].task
-        if task.schema.loss == "cross_entropy":
-            classes[row] = _class_of(task, lookup[place], target)
-        else:
-            values.append((row, _values_of(task, target)))
-    if not values:
-        return Targets(torch.tensor(classes), None)
-    dense = torch.zeros(len(batch), width, dtype=batch.inputs.dtype)
-    for row, numbers in values:
-        dense[row, : len(numbers)] = torch.tensor(numbers, dtype=dense.dtype)
-    return Targets(torch.tensor(classes), dense)
-
-
-def _class_numbers(task: TaskState) -> dict[str, int]:
-    return {label: place for place, label in enumerate(task.schema.labels or ())}
-
-
-def _class_of(task: TaskState, numbers: dict[str, int], target: Target) -> int:
-    schema = task.schema
-    if isinstance(target, str):
-        found = numbers.get(target, -1)
-    elif isinstance(target, int | np.integer) and not isinstance(target, bool):
-        found = int(target)
-    else:
-        found = -1
-    if not 0 <= found < schema.outputs:
-        raise LabelOutOfRange(
-            f"not a class of task {schema.key}",
-            expected=f"one of {list(schema.labels)[:20]}" if schema.labels else f"0 to {schema.outputs - 1}",
-            received=repr(target)[:100],
-        )
-    return found
-
-
-def _values_of(task: TaskState, target: Target) -> list[float]:
-    schema = task.schema
-    try:
-        numbers = np.atleast_1d(np.asarray(target))
-    except ValueError:
-        numbers = np.asarray([], dtype=object)
-    if numbers.dtype.kind not in "fiu" or numbers.shape != (schema.outputs,):
-        raise ShapeError(
-            f"not a target of mse task {schema.key}",
-            expected=f"{schema.outputs} number{'s' if schema.outputs > 1 else ''}",
-            received=repr(target)[:100],
-        )
-    _check_finite(numbers[None], "targets")
-    return [float(number) for number in numbers]

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from superposed.errors import ConfigError, SuperposedError
 
-__all__ = ["Config", "MLPConfig", "OptimizerConfig", "StoreConfig", "validated"]
+__all__ = ["Config", "MLPConfig", "OptimizerConfig", "RehearsalConfig", "StoreConfig", "validated"]
 
 FamilyName = Literal["phase", "binary", "complex", "cyclic", "rotation"]
 
@@ -78,6 +78,20 @@ class OptimizerConfig(Config):
     epsilon: float = Field(1e-8, gt=0)
 
 
+class RehearsalConfig(Config):
+    """What a store keeps of its tasks' rows, to learn them again while it learns others.
+
+    Args:
+        rows_per_task: How many rows are kept of each task; 0 keeps none, and rehearses nothing.
+        ratio: How many kept rows of other tasks go with each new row.
+        max_bytes: What all kept rows may take up, in memory and in each snapshot.
+    """
+
+    rows_per_task: int = Field(0, ge=0, le=10_000_000)
+    ratio: float = Field(1.0, ge=0, le=16)
+    max_bytes: int = Field(256 * 2**20, ge=0)
+
+
 class StoreConfig(Config):
     """Everything that a new store is built from, besides its secret.
 
@@ -88,6 +102,7 @@ class StoreConfig(Config):
         dtype: Of weights and contexts.
         gradient_norm_cap: An update whose gradient is longer than this is refused.
         context_table_bytes: What materialised contexts may take up.
+        rehearsal: Which rows are kept and learned again.
     """
 
     network: MLPConfig = MLPConfig()
@@ -96,3 +111,4 @@ class StoreConfig(Config):
     dtype: Literal["float32", "float64"] = "float32"
     gradient_norm_cap: float = Field(1e4, gt=0)
     context_table_bytes: int = Field(256 * 2**20, ge=1)
+    rehearsal: RehearsalConfig = RehearsalConfig()

@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.batch import Batch, Target, Targets, read_targets
+from superposed.batch import Batch, merge
 from superposed.crosstalk import measure
 from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateTooLarge
 from superposed.evaluations import Evaluation
 from superposed.store import WeightStore
+from superposed.targets import Target, Targets, join_targets, read_targets
 
 __all__ = [
     "CROSSTALK_INTERVAL",
     "Measured",
     "UpdateResult",
     "apply",
+    "descend",
     "evaluate",
     "learn",
     "measure_batch",
     "row_losses",
+    "whole",
 ]
 
 # A task's crosstalk is measured at its first update and at every so many after it.
@@ -128,25 +132,42 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     """
     if steps < 1:
         raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
-    bindings = store.bindings(batch)
-    # A single step is checked before it moves anything; only later steps can fail half-way.
-    backup = _backup(store) if steps > 1 else None
     before: _Forward | None = None
-    try:
-        for _ in range(steps):
-            outcome = _forward(store, batch, bindings, targets)
+    # A single step is checked before it moves anything; only later steps can fail half-way.
+    with whole(store) if steps > 1 else nullcontext():
+        for step in range(steps):
+            outcome = _rehearsing_step(store, batch, targets, step)
             before = before or outcome
-            _step(store, outcome.losses.mean())
-    except Exception:
-        if backup is not None:
-            _restore(store, backup)
-        raise
-    finally:
-        store.optimizer.zero_grad(set_to_none=True)
     assert before is not None  # noqa: S101 - steps >= 1
     store.sequence += 1
     _count(store, batch, before)
+    store.reservoir.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
+
+
+def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
+    """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome."""
+    rows = len(batch)
+    drawn = store.draw(round(store.config.rehearsal.ratio * rows), step=step, besides=batch)
+    if drawn is None:
+        outcome = _forward(store, batch, store.bindings(batch), targets)
+        descend(store, outcome.losses.mean())
+        return outcome
+    together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
+    both = _forward(store, together, store.bindings(together), aims)
+    descend(store, both.losses[:rows].mean() + both.losses[rows:].mean())
+    return _Forward(both.losses[:rows], both.correct[:rows], both.classified[:rows])
+
+
+@contextmanager
+def whole(store: WeightStore) -> Iterator[None]:
+    """Several steps that count all together or not at all: where one fails, weights are as they were."""
+    backup = {name: tensor.clone() for name, tensor in store.state().items()}
+    try:
+        yield
+    except Exception:
+        _restore(store, backup)
+        raise
 
 
 def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
@@ -174,9 +195,22 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
     return _Forward(losses, correct, classified)
 
 
-def _step(store: WeightStore, loss: Tensor) -> None:
+def descend(store: WeightStore, loss: Tensor) -> None:
+    """One optimizer step down a loss, checked before it moves anything.
+
+    Raises:
+        UpdateError: Loss or gradient is not finite, or the gradient is too long.
+    """
     store.optimizer.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        _check_gradient(store, loss)
+        store.optimizer.step()
+    finally:
+        store.optimizer.zero_grad(set_to_none=True)
+
+
+def _check_gradient(store: WeightStore, loss: Tensor) -> None:
     gradients = [parameter.grad for parameter in store.network.parameters() if parameter.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     if not (bool(torch.isfinite(loss)) and norm < float("inf")):
@@ -191,11 +225,6 @@ def _step(store: WeightStore, loss: Tensor) -> None:
             expected=f"a norm of {store.config.gradient_norm_cap:g} at most",
             received=f"{norm:g}",
         )
-    store.optimizer.step()
-
-
-def _backup(store: WeightStore) -> dict[str, Tensor]:
-    return {name: tensor.clone() for name, tensor in store.state().items()}
 
 
 def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:

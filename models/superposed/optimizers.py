@@ -1,15 +1,16 @@
-"""The optimizers that move a store's weights."""
+"""The optimizers that move a store's weights, and the state of weights and optimizer by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from superposed.config import OptimizerConfig
+from superposed.errors import ConfigError
 
-__all__ = ["make_optimizer"]
+__all__ = ["load_state", "make_optimizer", "optimizer_state", "state"]
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -23,3 +24,44 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
             return torch.optim.Adam(parameters, lr=config.learning_rate)
         case "sgd":
             return torch.optim.SGD(parameters, lr=config.learning_rate)
+
+
+def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's tensors by the weights' names, sharing memory."""
+    return {
+        f"optimizer.{name}.{field}": value
+        for name, parameter in network.named_parameters()
+        for field, value in optimizer.state.get(parameter, {}).items()
+        if isinstance(value, Tensor)
+    }
+
+
+def state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights and optimizer state by name, sharing memory."""
+    weights = {f"network.{name}": value.detach() for name, value in network.named_parameters()}
+    return weights | optimizer_state(network, optimizer)
+
+
+def load_state(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """The inverse of `state`; what the optimizer knew before is forgotten.
+
+    Raises:
+        ConfigError: Other weights than the network's.
+    """
+    optimizer.state.clear()
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            saved = tensors.get(f"network.{name}")
+            if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
+                raise ConfigError("the saved weights do not fit the saved configuration", received=name)
+            parameter.copy_(saved)
+            prefix = f"optimizer.{name}."
+            fields = {
+                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+            }
+            if fields:
+                # `step` counters stay on the CPU, as torch.optim keeps them
+                optimizer.state[parameter] = {
+                    field: value.clone() if field == "step" else value.to(parameter.device, copy=True)
+                    for field, value in fields.items()
+                }

@@ -54,4 +54,5 @@ class Resolver:
                     received=f"{other.schema.outputs} outputs, {other.schema.loss}",
                 )
         ids = {key: state.id for key, state in states.items()}
-        return ResolvedContext(Context.from_leaves(leaves, ids), task)
+        keep_rows = all(state.schema.keep_rows for state in states.values())
+        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superposed import tensorfile
+from superposed import optimizers, tensorfile
 from superposed.batch import Batch, ResolvedContext, one_context, per_row
 from superposed.config import StoreConfig, validated
 from superposed.contexts import (
@@ -29,8 +29,9 @@ from superposed.contexts import (
 from superposed.errors import CapacityExceeded, ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import MLP, PreparedMLP
-from superposed.optimizers import make_optimizer
+from superposed.rehearsal import Reservoir
 from superposed.resolving import Resolver
+from superposed.targets import Targets
 from superposed.task_schema import TaskSchema
 from superposed.tasks import TaskRegistry, TaskState
 
@@ -71,13 +72,17 @@ class WeightStore:
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
         generator = torch.Generator().manual_seed(seed) if drawn else None
         self.network = MLP(self.config.network, family, generator=generator, dtype=self.dtype).to(self.device)
-        self.optimizer = make_optimizer(self.config.optimizer, self.network.parameters())
+        self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
         source = ContextSource(family, self.network.bound_features(), self.secret)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
         self.tasks = TaskRegistry()
         self.sequence = 0
         self.evaluations = Evaluations()
         self._resolver = Resolver(self.tasks)
+        network = self.config.network
+        self.reservoir = Reservoir(
+            self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
+        )
         fused = self.device.type == "cpu" and PreparedMLP.can_prepare(self.network)
         self._answer = PreparedMLP(self.network) if fused else self.network
 
@@ -121,7 +126,34 @@ class WeightStore:
         self.tasks.remove(key)
         self._resolver.forget()
         self.evaluations.forget(key)
+        self.reservoir.forget(key)
         self.sequence += 1
+
+    def forget_rows(self, key: str) -> int:
+        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        self.tasks.get(key)
+        self.sequence += 1
+        return self.reservoir.forget(key)
+
+    def draw(self, rows: int, *, step: int = 0, besides: Batch | None = None) -> tuple[Batch, Targets] | None:
+        """Draws kept rows for the next change of the store; see `superposed.rehearsal`.
+
+        Args:
+            rows: How many, at most.
+            step: Of the change.
+            besides: A batch whose tasks are not rehearsed, and beside which the rows are bound.
+
+        Returns:
+            Rows and targets; None where nothing is kept.
+        """
+        parts = () if besides is None else besides.parts
+        keys = sorted(set().union(*(part.keys for part in parts)))
+        room = self.contexts.capacity - len(parts)
+        return self.reservoir.draw(self._resolver, self.sequence + 1, step, rows, keys, room)
 
     def tasks_taught(self) -> int:
         """How many registered tasks have had at least one update."""
@@ -207,34 +239,31 @@ class WeightStore:
     @property
     def optimizer_bytes(self) -> int:
         """What the optimizer's state takes up now."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._optimizer_state().values())
-
-    def _optimizer_state(self) -> dict[str, Tensor]:
-        return {
-            f"optimizer.{name}.{field}": value
-            for name, parameter in self.network.named_parameters()
-            for field, value in self.optimizer.state.get(parameter, {}).items()
-            if isinstance(value, Tensor)
-        }
+        tensors = optimizers.optimizer_state(self.network, self.optimizer)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
     def state(self) -> dict[str, Tensor]:
         """Weights and optimizer state by name, sharing memory with the store."""
-        weights = {f"network.{name}": value.detach() for name, value in self.network.named_parameters()}
-        return weights | self._optimizer_state()
+        return optimizers.state(self.network, self.optimizer)
 
     def digest(self) -> str:
         """SHA-256 over the weights, the optimizer's state, the sequence and the registry."""
         hasher = hashlib.sha256()
-        for name, tensor in sorted(self.state().items()):
+        for name, tensor in sorted((self.state() | self.reservoir.state()).items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(tensor.cpu().contiguous().numpy().tobytes())
-        hasher.update(json.dumps([self.sequence, self.tasks.to_json()], sort_keys=True).encode())
+        rows = {"rehearsal": self.reservoir.to_json()} if self.reservoir.enabled else {}
+        facts = [self.sequence, self.tasks.to_json() | rows]
+        hasher.update(json.dumps(facts, sort_keys=True).encode())
         return hasher.hexdigest()
 
-    def to_bytes(self) -> bytes:
+    def to_bytes(self, *, kept_rows: bool = True) -> bytes:
         """The whole store, secret included, as one safetensors file with JSON metadata.
 
         The registry is JSON in a byte tensor: it grows with the tasks, and a header is bounded.
+
+        Args:
+            kept_rows: Whether the rows that are kept for rehearsal go with it.
         """
         metadata = {
             "format": FORMAT_VERSION,
@@ -244,7 +273,11 @@ class WeightStore:
             "sequence": self.sequence,
         }
         registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations.to_json()}
-        return tensorfile.dump(self.state() | {"registry": tensorfile.json_tensor(registry)}, metadata)
+        tensors = self.state()
+        if kept_rows and self.reservoir.enabled:
+            registry["rehearsal"] = self.reservoir.to_json()
+            tensors |= self.reservoir.state()
+        return tensorfile.dump(tensors | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
         """Writes the store durably to a file that only its owner may read, whole or not at all."""
@@ -269,12 +302,14 @@ class WeightStore:
             device=device,
             drawn=False,
         )
-        store._load_state(tensors)
+        optimizers.load_state(store.network, store.optimizer, tensors)
         store.sequence = metadata["sequence"]
         registry = tensorfile.read_json_tensor(tensors["registry"])
         store.tasks = TaskRegistry.from_json(registry["tasks"])
         store._resolver = Resolver(store.tasks)
         store.evaluations = Evaluations.from_json(registry["evaluations"])
+        if "rehearsal" in registry:
+            store.reservoir.load(tensors, registry["rehearsal"])
         return store
 
     @classmethod
@@ -284,27 +319,7 @@ class WeightStore:
 
     def adopt(self, other: WeightStore) -> None:
         """Takes over the whole state of another store of the same configuration and secret."""
-        self.optimizer.state.clear()
-        self._load_state(other.state())
+        optimizers.load_state(self.network, self.optimizer, other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
+        self.reservoir = other.reservoir
         self._resolver = Resolver(self.tasks)
-
-    def _load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.network.named_parameters():
-                saved = tensors.get(f"network.{name}")
-                if saved is None or saved.shape != parameter.shape or saved.dtype != parameter.dtype:
-                    raise ConfigError("the saved weights do not fit the saved configuration", received=name)
-                parameter.copy_(saved)
-                prefix = f"optimizer.{name}."
-                fields = {
-                    key.removeprefix(prefix): value
-                    for key, value in tensors.items()
-                    if key.startswith(prefix)
-                }
-                if fields:
-                    # `step` counters stay on the CPU, as torch.optim keeps them
-                    self.optimizer.state[parameter] = {
-                        field: value.clone() if field == "step" else value.to(self.device, copy=True)
-                        for field, value in fields.items()
-                    }

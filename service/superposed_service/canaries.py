@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.batch import read_targets
 from superposed.learning import row_losses
 from superposed.store import WeightStore
+from superposed.targets import read_targets
 from superposed.task_schema import TaskSchema
 from superposed_service.arrays import pack, unpack
 from superposed_service.storage import Canary

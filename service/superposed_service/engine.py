@@ -20,10 +20,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from superposed.batch import Target, read_targets
 from superposed.errors import CapacityExceeded
 from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
+from superposed.targets import Target, read_targets
 from superposed_service.batching import answer_rows
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from superposed.batch import Batch, Target, Targets, read_targets
+from superposed.batch import Batch
 from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
 from superposed.learning import apply
 from superposed.store import WeightStore
+from superposed.targets import Target, Targets, read_targets
 from superposed.task_schema import TaskSchema
 from superposed_service.arrays import narrowed, pack, unpack
 from superposed_service.changes import Change, JsonObject, refusal, sources_of

@@ -255,8 +255,8 @@ class TestLearning:
         inputs = [data(1, width)[0] for width in (12, 4, 6)]
         targets: list[object] = [2, "z", [0.5, -0.5]]
         batch = store.batch_per_row(contexts, inputs)
-        from superposed.batch import read_targets
         from superposed.learning import measure_batch
+        from superposed.targets import read_targets
 
         measured = measure_batch(store, batch, read_targets(batch, targets, 5))  # type: ignore[arg-type]
         alone = [

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.batch import read_targets
 from superposed.errors import SuperposedError
 from superposed.learning import apply
+from superposed.targets import read_targets
 from superposed_service.arrays import narrowed, pack, unpack
 from superposed_service.changes import keys_of
 from superposed_service.errors import BeyondHorizon, JournalCorrupt

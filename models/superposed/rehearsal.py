@@ -1,0 +1,289 @@
+"""Rehearsal: rows kept of every task, and batches drawn from them while others learn.
+
+What is kept and what is drawn follow from the store's secret, its sequence number and the rows kept so far,
+so that replaying the same records keeps and draws the same rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from superposed.batch import Batch, ResolvedContext
+from superposed.config import RehearsalConfig
+from superposed.contexts import Stream, flatten, parse
+from superposed.resolving import Resolver
+from superposed.targets import Targets
+
+__all__ = ["Reservoir"]
+
+# A row is kept in 8 bits a number, between its smallest and its largest.
+_LEVELS = 255
+_FIELDS = ("inputs", "low", "step", "width", "classes", "context")
+
+
+@dataclass
+class _Pool:
+    """The places of one task's rows, and how many rows of it were seen."""
+
+    places: list[int] = field(default_factory=list)
+    seen: int = 0
+
+
+class Reservoir:
+    """Kept rows: a uniform sample of each task's stream, bounded in rows a task and in bytes for all.
+
+    When the bytes are used up, a task that has more rows than another gives one up for it. Rows carry the
+    context that they were learned under, compositions too; they belong to the task that gives them a face.
+
+    Args:
+        config: How many rows, and bytes, are kept.
+        inputs: The store's number of inputs.
+        outputs: The store's number of outputs.
+        dtype: Of the store.
+        secret: The store's, which the choices are drawn from.
+
+    Source: algorithm R of Vitter 1985, for each task.
+    """
+
+    def __init__(
+        self, config: RehearsalConfig, inputs: int, outputs: int, dtype: torch.dtype, secret: bytes
+    ) -> None:
+        self._config = config
+        self._secret = secret
+        self._outputs = outputs
+        self._dtype = dtype
+        self._rows: dict[str, Tensor] = {
+            "inputs": torch.empty(0, inputs, dtype=torch.uint8),
+            "low": torch.empty(0),
+            "step": torch.empty(0),
+            "width": torch.empty(0, dtype=torch.int32),  # features of the row's task: beyond them is 0
+            "classes": torch.empty(0, dtype=torch.int32),  # -1 in rows of mse tasks
+            "context": torch.empty(0, dtype=torch.int32),  # place in `_names`
+            "values": torch.empty(0, outputs),  # as long as the others once there is an mse row
+        }
+        bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
+        self._capacity = config.max_bytes // bytes_per_row
+        self._used = 0
+        self._free: list[int] = []
+        self._pools: dict[str, _Pool] = {}
+        self._names: list[str] = []
+
+    def _empty_row(self) -> dict[str, Tensor]:
+        return {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in self._rows.items()}
+
+    @property
+    def enabled(self) -> bool:
+        """Whether rows are kept at all."""
+        return self._config.rows_per_task > 0 and self._capacity > 0
+
+    @property
+    def bytes(self) -> int:
+        """What the kept rows take up."""
+        return sum(rows.element_size() * rows.numel() for rows in self._rows.values())
+
+    def rows_kept(self, key: str) -> int:
+        """How many rows are kept of a task."""
+        return len(self._pools[key].places) if key in self._pools else 0
+
+    # Keeping
+
+    def keep(self, batch: Batch, targets: Targets, sequence: int) -> None:
+        """Keeps some rows of a batch that was just learned, in the place of others where there is no room.
+
+        Args:
+            batch: The rows.
+            targets: Their targets.
+            sequence: The update's, which the choice is drawn from.
+        """
+        if not self.enabled:
+            return
+        chance = Stream(self._secret, ("reservoir", str(sequence))).uniforms(2 * len(batch)).reshape(2, -1)
+        chosen: dict[int, int] = {}  # place -> row, the last row that took it
+        for row, place in enumerate(batch.places().tolist()):
+            part = batch.parts[place]
+            slot = self._slot(part.task.schema.key, *chance[:, row].tolist()) if part.keep_rows else None
+            if slot is not None:
+                chosen[slot] = row
+        self._write(batch, targets, chosen)
+
+    def _slot(self, key: str, chance: float, other: float) -> int | None:
+        """Where the next row of a task goes; None where it is not kept."""
+        pool = self._pools.setdefault(key, _Pool())
+        pool.seen += 1
+        if len(pool.places) < self._config.rows_per_task:
+            slot = self._new_slot(pool, other)
+            if slot is not None:
+                pool.places.append(slot)
+                return slot
+        taken = int(chance * pool.seen)
+        return pool.places[taken] if taken < len(pool.places) else None
+
+    def _new_slot(self, pool: _Pool, chance: float) -> int | None:
+        if self._free:
+            return self._free.pop()
+        if self._used < self._capacity:
+            self._used += 1
+            return self._used - 1
+        largest = max(self._pools.values(), key=lambda one: len(one.places))  # ties: the oldest
+        if len(largest.places) <= len(pool.places) + 1:
+            return None
+        place = int(chance * len(largest.places))
+        largest.places[place], largest.places[-1] = largest.places[-1], largest.places[place]
+        return largest.places.pop()
+
+    def _write(self, batch: Batch, targets: Targets, chosen: Mapping[int, int]) -> None:
+        if not chosen:
+            return
+        self._grow()
+        slots, rows = (torch.tensor(list(numbers)) for numbers in (chosen.keys(), chosen.values()))
+        inputs = batch.inputs[rows]  # (n, inputs)
+        low, high = inputs.amin(1), inputs.amax(1)
+        step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
+        level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
+        places = batch.places()[rows]
+        values: dict[str, Tensor] = {
+            "inputs": level.round().clamp(0, _LEVELS).to(torch.uint8),
+            "low": low.float(),
+            "step": step,
+            "width": torch.tensor([part.task.schema.inputs for part in batch.parts], dtype=torch.int32)[
+                places
+            ],
+            "classes": targets.classes[rows].int(),
+            "context": self._name_ids(batch.parts)[places],
+        }
+        if targets.values is not None:
+            self._grow_values()
+        if len(self._rows["values"]):
+            values["values"] = torch.zeros(len(rows), self._outputs)
+            if targets.values is not None:
+                values["values"] = targets.values[rows].float()
+        for name, kept in values.items():
+            self._rows[name][slots] = kept
+
+    def _name_ids(self, parts: Sequence[ResolvedContext]) -> Tensor:
+        self._compact_names()
+        known = {name: place for place, name in enumerate(self._names)}
+        for part in parts:
+            known.setdefault(part.text, len(known))
+        self._names = list(known)
+        return torch.tensor([known[part.text] for part in parts], dtype=torch.int32)
+
+    def _compact_names(self) -> None:
+        """Forgets contexts that no row was learned under any more, once they are most of them."""
+        if len(self._names) <= 1024 + 2 * self._used:
+            return
+        kept, places = np.unique(self._rows["context"][: self._used].numpy(), return_inverse=True)
+        self._names = [self._names[place] for place in kept]
+        self._rows["context"][: self._used] = torch.from_numpy(places).int()
+
+    def _grow(self) -> None:
+        room = len(self._rows["low"])
+        if self._used > room:
+            wanted = min(self._capacity, max(self._used, 2 * room))
+            for name, rows in self._rows.items():
+                if name != "values" or len(rows):
+                    self._rows[name] = _longer(rows, wanted)
+
+    def _grow_values(self) -> None:
+        if not len(self._rows["values"]):
+            self._rows["values"] = _longer(self._rows["values"], len(self._rows["low"]))
+
+    # Drawing
+
+    def draw(
+        self, resolver: Resolver, sequence: int, step: int, rows: int, besides: Sequence[str], contexts: int
+    ) -> tuple[Batch, Targets] | None:
+        """Draws a rehearsal batch: each row's task at random, and one of its rows.
+
+        Args:
+            resolver: Finds the rows' contexts.
+            sequence: The update's, which the choice is drawn from.
+            step: The update's step.
+            rows: B, at most.
+            besides: Tasks that are not rehearsed now.
+            contexts: How many distinct contexts there may be at most; rows of further ones are left out.
+
+        Returns:
+            Rows and targets; None where nothing is kept of any other task.
+        """
+        pools = [pool for key, pool in self._pools.items() if pool.places and key not in besides]
+        if not pools or rows < 1 or contexts < 1:
+            return None
+        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
+        tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
+        chosen = [
+            pools[task].places[int(place * len(pools[task].places))]
+            for task, place in zip(tasks, chance[rows:].tolist(), strict=True)
+        ]
+        slots = torch.tensor(chosen)
+        known, index = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
+        slots, index = slots[index < contexts], index[index < contexts]
+        parts = tuple(resolver.resolve(self._names[place]) for place in known[:contexts])
+        return self._read(slots, parts, torch.from_numpy(index))
+
+    def _read(
+        self, slots: Tensor, parts: tuple[ResolvedContext, ...], index: Tensor
+    ) -> tuple[Batch, Targets]:
+        low, step = (self._rows[name][slots].to(self._dtype) for name in ("low", "step"))
+        inputs = self._rows["inputs"][slots].to(self._dtype)  # (B, inputs)
+        inputs = inputs.mul_(step[:, None]).add_(low[:, None])
+        foreign = torch.arange(inputs.shape[1]) >= self._rows["width"][slots][:, None]  # (B, inputs)
+        batch = Batch(parts, index if len(parts) > 1 else None, inputs.masked_fill_(foreign, 0.0))
+        classes = self._rows["classes"][slots].long()
+        values = None
+        if bool((classes < 0).any()):
+            values = self._rows["values"][slots].to(self._dtype)
+        return batch, Targets(classes, values)
+
+    # Forgetting and saving
+
+    def forget(self, key: str) -> int:
+        """Forgets all rows of a task, also those learned under compositions with it; returns how many."""
+        naming = {
+            place
+            for place, name in enumerate(self._names)
+            if any(leaf.key == key for leaf in flatten(parse(name)))
+        }
+        context = self._rows["context"].numpy()
+        gone: list[int] = []
+        for pool in self._pools.values():
+            mine = [place for place in pool.places if int(context[place]) in naming]
+            if mine:
+                lost = set(mine)
+                pool.places = [place for place in pool.places if place not in lost]
+                gone += mine
+        self._pools.pop(key, None)
+        for rows in self._rows.values():
+            if len(rows):
+                rows[torch.tensor(gone, dtype=torch.int64)] = 0  # the numbers themselves are gone
+        self._free += gone
+        return len(gone)
+
+    def state(self) -> dict[str, Tensor]:
+        """The kept rows by name, sharing memory."""
+        return {f"rehearsal.{name}": rows[: self._used] for name, rows in self._rows.items() if len(rows)}
+
+    def to_json(self) -> dict[str, Any]:
+        """What `state` does not say, as JSON values."""
+        pools = {key: [pool.seen, pool.places] for key, pool in self._pools.items()}
+        return {"names": self._names, "pools": pools, "free": self._free, "used": self._used}
+
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """The inverse of `state` and `to_json`."""
+        self._names, self._free, self._used = list(values["names"]), list(values["free"]), values["used"]
+        self._pools = {key: _Pool(list(places), seen) for key, (seen, places) in values["pools"].items()}
+        for name in self._rows:
+            if (saved := tensors.get(f"rehearsal.{name}")) is not None:
+                self._rows[name] = saved.clone()
+
+
+def _longer(rows: Tensor, length: int) -> Tensor:
+    longer = rows.new_zeros(length, *rows.shape[1:])
+    longer[: len(rows)] = rows
+    return longer

@@ -1,0 +1,266 @@
+"""Rehearsal: which rows are kept, which are drawn, and that both follow from the records alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from superposed import (
+    MLPConfig,
+    OptimizerConfig,
+    StoreConfig,
+    TaskSchema,
+    WeightStore,
+    evaluate,
+    learn,
+    seeded_secret,
+)
+from superposed.config import RehearsalConfig
+from superposed.datasets import sklearn_dataset
+from superposed.errors import UnknownTask, UpdateTooLarge
+from superposed.targets import Targets
+
+NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
+BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4
+
+
+def new_store(
+    rows: int = 20, *, seed: int = 1, tasks: int = 3, rows_in_all: int = 1000, ratio: float = 1.0
+) -> WeightStore:
+    rehearsal = RehearsalConfig(rows_per_task=rows, ratio=ratio, max_bytes=rows_in_all * BYTES_PER_ROW)
+    config = StoreConfig(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3), rehearsal=rehearsal)
+    store = WeightStore(config, secret=seeded_secret(seed))
+    for number in range(tasks):
+        store.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))
+    return store
+
+
+def rows(count: int, seed: int = 0) -> tuple[np.ndarray, list[int]]:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(count, 6)).astype(np.float32), random.integers(0, 3, count).tolist()
+
+
+def kept_inputs(store: WeightStore, key: str) -> np.ndarray:
+    """What is kept of a task, by drawing besides all others, often enough to see every row."""
+    others = [state.schema.key for state in store.tasks.all() if state.schema.key != key]
+    drawn = store.reservoir.draw(store._resolver, 1, 0, 20_000, others, 64)
+    return np.zeros((0, 6)) if drawn is None else np.unique(drawn[0].inputs.numpy(), axis=0)
+
+
+class TestKeeping:
+    def test_nothing_by_default(self) -> None:
+        store = WeightStore(StoreConfig(network=NETWORK), secret=seeded_secret(1))
+        store.register(TaskSchema(key="a", inputs=6, outputs=3))
+        learn(store, "a", *rows(50))
+        assert store.reservoir.bytes == 0
+        assert store.draw(10) is None
+
+    def test_rows_are_kept_to_half_a_level_and_targets_exactly(self) -> None:
+        store = new_store()
+        store.register(TaskSchema(key="line", inputs=4, outputs=2, loss="mse"))
+        x, y = rows(20)
+        x[0] = 5.0  # no spread at all
+        learn(store, "t0", x, y)
+        values = np.random.default_rng(5).normal(size=(8, 2)).astype(np.float32)
+        learn(store, "line", x[:8, :4], values.tolist())
+        drawn = store.draw(4000)
+        assert drawn is not None
+        batch, targets = drawn
+        lines = targets.classes < 0
+        for row, place in zip(batch.inputs[~lines].numpy(), targets.classes[~lines].tolist(), strict=True):
+            distance = np.abs(x - row).max(1)
+            nearest = int(distance.argmin())
+            assert distance[nearest] <= np.ptp(x[nearest]) / 255 / 2 + 1e-6
+            assert place == y[nearest]
+        assert int((~lines).sum()) > 1000
+        assert targets.values is not None
+        assert bool((batch.inputs[lines][:, 4:] == 0).all())  # beyond the task's own features
+        for row, aim in zip(batch.inputs[lines].numpy(), targets.values[lines].numpy(), strict=True):
+            nearest = int(np.abs(x[:8, :4] - row[:4]).max(1).argmin())
+            assert np.array_equal(aim[:2], values[nearest])
+
+    def test_a_kept_sample_is_uniform_over_the_stream(self) -> None:
+        """Each of 400 rows is kept with chance 40/400, early and late ones alike."""
+        times = np.zeros(400)
+        for seed in range(60):
+            store = new_store(40, seed=seed, tasks=1)
+            batch = store.batch("t0", np.repeat(np.arange(400.0)[:, None] / 400, 6, axis=1))
+            targets = torch.zeros(400, dtype=torch.int64)
+            for start in range(0, 400, 50):
+                part = store.batch("t0", batch.inputs[start : start + 50])
+                store.reservoir.keep(part, Targets(targets[:50], None), start + 1)
+            kept = np.rint(kept_inputs(store, "t0")[:, 0] * 400).astype(int)
+            assert len(kept) == 40
+            times[kept] += 1
+        # 8 blocks of 50 rows: each expects 300 of 2,400 with deviation below sqrt(300)
+        assert np.abs(times.reshape(8, 50).sum(1) - 300).max() < 5 * np.sqrt(300)
+
+    def test_the_bytes_are_shared_out_evenly(self) -> None:
+        store = new_store(50, rows_in_all=60)
+        for round_ in range(6):
+            learn(store, "t0", *rows(20, round_))
+        assert [store.reservoir.rows_kept(f"t{n}") for n in range(3)] == [50, 0, 0]
+        for round_ in range(6):
+            learn(store, "t1", *rows(20, 10 + round_))
+            learn(store, "t2", *rows(20, 20 + round_))
+        counts = [store.reservoir.rows_kept(f"t{n}") for n in range(3)]
+        assert sum(counts) == 60
+        assert max(counts) - min(counts) <= 2
+        assert store.reservoir.bytes <= 60 * BYTES_PER_ROW
+
+    def test_only_of_tasks_that_allow_it(self) -> None:
+        store = new_store()
+        store.register(TaskSchema(key="private", inputs=6, outputs=3, keep_rows=False))
+        for context in ("private", "mix(private:0.1,t0:0.9)", "mix(private:0.9,t0:0.1)"):
+            learn(store, context, *rows(10))
+        assert store.draw(100) is None
+
+    def test_a_refused_update_keeps_nothing(self) -> None:
+        store = new_store()
+        store.register(TaskSchema(key="line", inputs=6, outputs=1, loss="mse"))
+        learn(store, "t0", *rows(10))
+        digest = store.digest()
+        for steps in (1, 3):
+            with pytest.raises(UpdateTooLarge):
+                learn(store, "line", rows(10)[0], [1e9] * 10, steps=steps)
+        assert store.digest() == digest
+        assert store.reservoir.rows_kept("line") == 0
+
+
+class TestDrawing:
+    def test_rows_of_all_other_tasks_alike(self) -> None:
+        store = new_store(tasks=4)
+        for number, count in enumerate((20, 5, 20, 20)):
+            learn(store, f"t{number}", *rows(count, number))
+        drawn = store.draw(3000, besides=store.batch("t3", rows(2)[0]))
+        assert drawn is not None
+        batch = drawn[0]
+        names = [batch.parts[place].text for place in batch.places().tolist()]
+        shares = {name: names.count(name) / 3000 for name in set(names)}
+        assert set(shares) == {"t0", "t1", "t2"}
+        assert all(abs(share - 1 / 3) < 0.04 for share in shares.values())
+
+    def test_compositions_come_back_under_their_own_context(self) -> None:
+        store = new_store()
+        contexts = ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")
+        for context in contexts:
+            learn(store, context, *rows(5))
+        drawn = store.draw(300)
+        assert drawn is not None
+        wanted = {
+            store.resolve(text).context
+            for text in ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")
+        }
+        assert {part.context for part in drawn[0].parts} == wanted
+
+    def test_no_more_contexts_than_the_table_holds(self) -> None:
+        store = new_store(tasks=30)
+        for number in range(30):
+            learn(store, f"t{number}", *rows(3, number))
+        config = store.config.replace(context_table_bytes=4 * store.contexts.bytes_per_context)
+        small = WeightStore(config, secret=store.secret)
+        for number in range(30):
+            small.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))
+            learn(small, f"t{number}", *rows(3, number))
+        drawn = small.draw(500, besides=small.batch("t0", rows(1)[0]))
+        assert drawn is not None
+        assert len(drawn[0].parts) == 3
+        assert 0 < len(drawn[0]) < 500
+
+
+class TestExactness:
+    def test_the_same_records_make_the_same_store(self) -> None:
+        def taught(through: int, store: WeightStore) -> WeightStore:
+            for number in range(through, 12):
+                learn(store, f"t{number % 3}", *rows(16, number), steps=1 + number % 3)
+            return store
+
+        whole = taught(0, new_store(10))
+        half = new_store(10)
+        for number in range(6):
+            learn(half, f"t{number % 3}", *rows(16, number), steps=1 + number % 3)
+        again = WeightStore.from_bytes(half.to_bytes())
+        assert again.digest() == half.digest()
+        assert taught(6, again).digest() == whole.digest()
+        assert taught(0, new_store(10, seed=2)).digest() != whole.digest()
+
+    def test_the_digest_covers_kept_rows(self) -> None:
+        store = new_store()
+        learn(store, "t0", *rows(10))
+        digest = store.digest()
+        store.reservoir.state()["rehearsal.inputs"][3, 2] += 1
+        assert store.digest() != digest
+
+    def test_adopting_takes_the_rows_over(self) -> None:
+        store, other = new_store(), new_store()
+        learn(other, "t0", *rows(10))
+        store.adopt(other)
+        assert store.digest() == other.digest()
+        assert store.reservoir.rows_kept("t0") == 10
+
+
+class TestForgetting:
+    def test_a_tasks_rows_are_gone_also_those_of_its_compositions(self) -> None:
+        store = new_store()
+        learn(store, "t0", *rows(10))
+        learn(store, "mix(t0:0.2,t1:0.8)", *rows(5))
+        learn(store, "t1", *rows(5, 3))
+        sequence = store.sequence
+        assert store.forget_rows("t0") == 15
+        assert store.sequence == sequence + 1
+        assert (store.reservoir.rows_kept("t0"), store.reservoir.rows_kept("t1")) == (0, 5)
+        free = store.reservoir.to_json()["free"]
+        assert len(free) == 15
+        assert all(not bool(rows[free].any()) for rows in store.reservoir.state().values())  # nothing is left
+        learn(store, "t2", *rows(20, 4))  # their places are used again
+        assert store.reservoir.to_json()["used"] == 25
+        with pytest.raises(UnknownTask):
+            store.forget_rows("nobody")
+
+    def test_a_deleted_task_leaves_no_rows(self) -> None:
+        store = new_store()
+        learn(store, "t0", *rows(10))
+        store.delete("t0")
+        store.register(TaskSchema(key="t0", inputs=6, outputs=3))
+        assert store.reservoir.rows_kept("t0") == 0
+        assert store.draw(10) is None
+
+    def test_names_of_contexts_do_not_pile_up(self) -> None:
+        store = new_store(5, tasks=1)
+        batch = store.batch("t0", rows(1)[0])
+        targets = Targets(torch.zeros(1, dtype=torch.int64), None)
+        for number in range(2500):
+            part = store.resolve(f"t0^{number / 100}")
+            one = type(batch)((part,), None, batch.inputs)
+            store.reservoir.keep(one, targets, number + 1)
+        assert len(store.reservoir.to_json()["names"]) < 1100
+        drawn = store.draw(50)
+        assert drawn is not None
+        assert len(drawn[0].parts) <= 5
+
+
+def test_rehearsed_tasks_are_remembered_better() -> None:
+    """Five permutations of the digits: the mean over all of them, with and without rehearsal."""
+    data = sklearn_dataset("digits")
+    means = []
+    for kept in (0, 200):
+        config = StoreConfig(
+            network=MLPConfig(inputs=64, hidden=(32, 32), outputs=10),
+            optimizer=OptimizerConfig(learning_rate=2e-3),
+            rehearsal=RehearsalConfig(rows_per_task=kept),
+        )
+        store = WeightStore(config, secret=seeded_secret(3))
+        orders = [np.random.default_rng(task).permutation(64) for task in range(8)]
+        for task, order in enumerate(orders):
+            store.register(TaskSchema(key=f"p{task}", inputs=64, outputs=10))
+            for start in range(0, 6 * 1024, 64):
+                chosen = np.arange(start, start + 64) % 1024
+                learn(store, f"p{task}", data.train_x[chosen][:, order], data.train_y[chosen].tolist())
+        seen = [
+            evaluate(store, f"p{task}", data.test_x[:, order], data.test_y.tolist()).accuracy
+            for task, order in enumerate(orders)
+        ]
+        means.append(float(np.mean([one for one in seen if one is not None])))
+    plain, rehearsed = means
+    assert rehearsed > plain + 0.05
