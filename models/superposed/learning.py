@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "learn",
     "measure_batch",
+    "measure_losses",
     "row_losses",
     "whole",
 ]
@@ -173,6 +174,11 @@ def whole(store: WeightStore) -> Iterator[None]:
 def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
     logits = store.network(batch.inputs.to(store.device), bindings)  # (B, store outputs)
     return row_losses(logits, batch.outputs().to(store.device), targets)
+
+
+def measure_losses(store: WeightStore, batch: Batch, targets: Targets) -> Tensor:
+    """Each row's own loss under the weights as they are, (B,), ready to descend."""
+    return _forward(store, batch, store.bindings(batch), targets).losses
 
 
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:

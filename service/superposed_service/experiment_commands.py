@@ -48,6 +48,17 @@ def permuted_mnist(
     separate: Annotated[
         bool, typer.Option(help="And one small network a task, of equal bytes in all.")
     ] = False,
+    rehearsed: Annotated[bool, typer.Option(help="And a store that rehearses kept rows.")] = False,
+    standard_rehearsed: Annotated[
+        bool, typer.Option(help="And the network without contexts that rehearses as many.")
+    ] = False,
+    batch_ensemble: Annotated[
+        bool, typer.Option(help="And BatchEnsemble's vectors for each task, of equal bytes in all.")
+    ] = False,
+    kept_rows: Annotated[int, typer.Option(help="Of each task, to be rehearsed.")] = 6000,
+    consolidation: Annotated[int, typer.Option(help="Steps over kept rows after the last task.")] = 0,
+    evaluate_every: Annotated[int, typer.Option(help="Measure after every so many tasks.")] = 1,
+    budget: Annotated[int, typer.Option(help="Weights for `separate`; 0: as many as the network's.")] = 0,
     dataset: Annotated[str, typer.Option(help="An IDX data set in SUPERPOSED_DATA_DIR.")] = "mnist",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads; 0 leaves torch's default.")] = 0,
@@ -79,6 +90,7 @@ def permuted_mnist(
         "bias": bias or (MLPConfig().bias if store_defaults else "shared"),
         "centred": store_defaults,
         "dataset": dataset,
+        "evaluate_every": evaluate_every,
         "seed": seed,
     }
     chosen = {
@@ -87,12 +99,20 @@ def permuted_mnist(
         "ewc": ewc,
         "synaptic-intelligence": synaptic_intelligence,
         "separate": separate,
+        "rehearsed": rehearsed,
+        "standard-rehearsed": standard_rehearsed,
+        "batch-ensemble": batch_ensemble,
     }
-    strengths = {"ewc": ewc_strength, "synaptic-intelligence": synaptic_strength}
+    only: dict[str, dict[str, Any]] = {
+        "ewc": {"strength": ewc_strength},
+        "synaptic-intelligence": {"strength": synaptic_strength},
+        # as tuned: separate networks gain most from centred inputs
+        "separate": {"centred": True, "budget": budget},
+        "rehearsed": {"kept_rows": kept_rows, "consolidation": consolidation},
+        "standard-rehearsed": {"kept_rows": kept_rows},
+    }
     for method in (name for name, wanted in chosen.items() if wanted):
-        values = common | {"method": method, "strength": strengths.get(method, 1.0)}
-        if method == "separate":
-            values["centred"] = True  # as tuned: separate networks gain most from it
+        values = common | {"method": method} | only.get(method, {})
         result = run(validated(PermutedConfig, values), results)
         typer.echo(
             f"{result['config']['method']:>22}: after {len(result['mean'])} tasks, "

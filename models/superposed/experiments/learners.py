@@ -91,6 +91,26 @@ class Learner(ABC):
     def weights(self) -> int:
         """How many trained numbers answer requests."""
 
+    @property
+    def context_bytes(self) -> int:
+        """What materialised contexts take up beside the weights."""
+        return 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """What rows of earlier tasks take up on the disk."""
+        return 0
+
+    def bytes(self) -> dict[str, int]:
+        """What is resident to answer requests, weights and contexts apart, and what is kept on the disk."""
+        weights = 4 * self.weights
+        return {
+            "weights": weights,
+            "contexts": self.context_bytes,
+            "resident": weights + self.context_bytes,
+            "disk": weights + self.kept_bytes,
+        }
+
 
 class Superposed(Learner):
     """One network, one optimizer, a context a task.
@@ -164,6 +184,11 @@ class Superposed(Learner):
     def weights(self) -> int:
         """All weights of the network."""
         return sum(parameter.numel() for parameter in self._network.parameters())
+
+    @property
+    def context_bytes(self) -> int:
+        """What the contexts of the tasks so far take up."""
+        return self._contexts.cached_bytes
 
 
 class Standard(Superposed):

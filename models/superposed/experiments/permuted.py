@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,17 +19,33 @@ from torch import Tensor
 from tqdm import tqdm
 
 from superposed import tensorfile
-from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig
+from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig, RehearsalConfig
 from superposed.datasets import Dataset, idx_dataset
 from superposed.experiments.anchored import EWC, SynapticIntelligence
+from superposed.experiments.ensemble import BatchEnsemble
 from superposed.experiments.learners import Learner, Separate, Standard, Superposed
+from superposed.experiments.rehearsed import Rehearsed, StandardRehearsed
 from superposed.experiments.report import machine, write_json
 
 __all__ = ["Method", "PermutedConfig", "run"]
 
 PAPERS_OPTIMIZER = OptimizerConfig(name="rmsprop", learning_rate=1e-4)
 
-Method = Literal["superposed", "standard", "ewc", "synaptic-intelligence", "separate"]
+Method = Literal[
+    "superposed",
+    "standard",
+    "ewc",
+    "synaptic-intelligence",
+    "separate",
+    "rehearsed",
+    "standard-rehearsed",
+    "batch-ensemble",
+]
+
+
+_TASKS, _STEPS = 50, 1000
+# How large each task's part is depends on how many there will be.
+_SIZED_BY_TASKS = frozenset({"separate", "batch-ensemble"})
 
 
 class PermutedConfig(Config):
@@ -50,6 +66,10 @@ class PermutedConfig(Config):
         centred: Whether the training set's mean image is subtracted.
         strength: Of the penalty of `ewc` and `synaptic-intelligence`.
         separate_learning_rate: Adam's at the start of its cosine.
+        kept_rows: Of each task, for `rehearsed` and `standard-rehearsed`.
+        consolidation: Steps over kept rows of all tasks after the last one (`rehearsed` only).
+        evaluate_every: Accuracies are measured after every so many tasks, and after the last one.
+        budget: Weights that `separate` may have in all; 0 for as many as the network has.
         seed: Of weights, contexts, permutations and the order of the rows.
     """
 
@@ -58,8 +78,8 @@ class PermutedConfig(Config):
     family: FamilyName = "binary"
     units: int = Field(256, ge=1)
     hidden_layers: int = Field(3, ge=1)
-    tasks: int = Field(50, ge=1)
-    steps: int = Field(1000, ge=1)
+    tasks: int = Field(_TASKS, ge=1)
+    steps: int = Field(_STEPS, ge=1)
     batch: int = Field(128, ge=1)
     optimizer: OptimizerConfig = PAPERS_OPTIMIZER
     normalisation: Literal["layer", "none"] = "none"
@@ -67,16 +87,25 @@ class PermutedConfig(Config):
     centred: bool = False
     strength: float = Field(1.0, ge=0)
     separate_learning_rate: float = Field(2e-2, gt=0)
+    kept_rows: int = Field(0, ge=0)
+    consolidation: int = Field(0, ge=0)
+    evaluate_every: int = Field(1, ge=1)
+    budget: int = Field(0, ge=0)
     seed: int = Field(0, ge=0)
 
     @property
     def name(self) -> str:
         """What the result file is called."""
-        kind = self.family if self.method == "superposed" else self.method
+        kinds = {"superposed": str(self.family), "rehearsed": f"{self.family}-rehearsed"}
+        kind = kinds.get(self.method, self.method)
         extras = [
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
             "boundbias" if self.bias == "bound" else "",
+            f"rows{self.kept_rows}" if self.kept_rows else "",
+            f"steps{self.steps}" if self.steps != _STEPS else "",
+            f"budget{self.budget}" if self.budget else "",
+            f"tasks{self.tasks}" if self.method in _SIZED_BY_TASKS and self.tasks != _TASKS else "",
             self._optimizer_name(),
             f"seed{self.seed}" if self.seed else "",
         ]
@@ -103,24 +132,37 @@ class PermutedConfig(Config):
 
 def _learner(config: PermutedConfig, data: Dataset) -> Learner:
     network = config.network(data)
-    match config.method:
-        case "superposed":
-            return Superposed(network, config.optimizer, config.family, config.seed)
-        case "standard":
-            return Standard(network, config.optimizer, config.seed)
-        case "ewc":
-            return EWC(network, config.optimizer, config.seed, config.strength)
-        case "synaptic-intelligence":
-            return SynapticIntelligence(network, config.optimizer, config.seed, config.strength)
-        case "separate":
-            budget = Standard(network, config.optimizer, config.seed).weights
-            return Separate(
-                [(network.inputs, network.outputs)] * config.tasks,
-                budget,
-                [config.steps] * config.tasks,
-                config.separate_learning_rate,
-                config.seed,
-            )
+    make: dict[Method, Callable[[MLPConfig, PermutedConfig], Learner]] = {
+        "superposed": lambda net, own: Superposed(net, own.optimizer, own.family, own.seed),
+        "standard": lambda net, own: Standard(net, own.optimizer, own.seed),
+        "ewc": lambda net, own: EWC(net, own.optimizer, own.seed, own.strength),
+        "synaptic-intelligence": lambda net, own: SynapticIntelligence(
+            net, own.optimizer, own.seed, own.strength
+        ),
+        "rehearsed": lambda net, own: Rehearsed(net, own.optimizer, own.family, _rehearsal(own), own.seed),
+        "standard-rehearsed": lambda net, own: StandardRehearsed(
+            net, own.optimizer, _rehearsal(own), own.seed
+        ),
+        "batch-ensemble": lambda net, own: BatchEnsemble(
+            net, own.optimizer, own.tasks, _budget(own, net), own.seed
+        ),
+        "separate": lambda net, own: Separate(
+            [(net.inputs, net.outputs)] * own.tasks,
+            _budget(own, net),
+            [own.steps] * own.tasks,
+            own.separate_learning_rate,
+            own.seed,
+        ),
+    }
+    return make[config.method](network, config)
+
+
+def _rehearsal(config: PermutedConfig) -> RehearsalConfig:
+    return RehearsalConfig(rows_per_task=config.kept_rows, max_bytes=2**40)
+
+
+def _budget(config: PermutedConfig, network: MLPConfig) -> int:
+    return config.budget or Standard(network, config.optimizer, config.seed).weights
 
 
 class _Rows:
@@ -191,15 +233,24 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
             started = time.perf_counter()
             _learn_task(learner, rows, task, bar)
             history["seconds_learning"] += time.perf_counter() - started
-            each = [rows.accuracy(learner, earlier) for earlier in range(task + 1)]
+            if (task + 1) % config.evaluate_every and task + 1 < config.tasks:
+                history["task_1"].append(None)
+                history["mean"].append(None)
+                continue
+            each = _evaluate(learner, rows, task + 1)
             history["task_1"].append(each[0])
             history["mean"].append(sum(each) / len(each))
             history["each"] = each
             bar.set_postfix(task_1=f"{each[0]:.1f}", mean=f"{history['mean'][-1]:.1f}")
+            if task + 1 == config.tasks and config.consolidation and isinstance(learner, Rehearsed):
+                learner.consolidate(config.consolidation)
+                again = _evaluate(learner, rows, task + 1)
+                history["consolidated"] = {"mean": sum(again) / len(again), "each": again}
             result = {
                 "config": config.model_dump(),
                 "machine": machine(),
                 "weights": learner.weights,
+                "bytes": learner.bytes(),
                 **history,
             }
             write_json(results / f"{config.name}.json", result)
@@ -209,6 +260,10 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
             )
     finished: dict[str, Any] = json.loads((results / f"{config.name}.json").read_text())
     return finished
+
+
+def _evaluate(learner: Learner, rows: _Rows, tasks: int) -> list[float]:
+    return [rows.accuracy(learner, task) for task in range(tasks)]
 
 
 def _resume(partial: Path, config: PermutedConfig, learner: Learner) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,9 @@ def plot_permuted(results: Path) -> Path:
             values = runs[name][field]
             axes.plot(
                 range(1, len(values) + 1),
-                values,
+                [math.nan if value is None else value for value in values],
                 label=name,
+                marker="." if None in values else None,
                 color=colours[place % len(colours)],
                 linewidth=1.6,
             )
@@ -63,12 +65,15 @@ def plot_permuted(results: Path) -> Path:
 def _table(runs: dict[str, dict[str, Any]]) -> str:
     """Percent of the test set answered right, as a Markdown table, best mean first."""
     lines = [
-        "| run | weights | tasks | mean after 10 | mean after 25 | mean after 50 | task 1 at the end |",
-        "|---|---|---|---|---|---|---|",
+        "| run | weights | tasks | mean after 10 | after 25 | after 50 | after 100 | task 1 at the end |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for name in sorted(runs, key=lambda name: -runs[name]["mean"][-1]):
         mean, last = runs[name]["mean"], runs[name]["task_1"][-1]
-        cells = [f"{mean[count - 1]:.1f}" if len(mean) >= count else "" for count in (10, 25, 50)]
+        cells = [
+            f"{mean[count - 1]:.1f}" if len(mean) >= count and mean[count - 1] is not None else ""
+            for count in (10, 25, 50, 100)
+        ]
         weights, count = runs[name]["weights"], len(mean)
         lines.append(f"| {name} | {weights:,} | {count} | {' | '.join(cells)} | {last:.1f} |")
     return "\n".join(lines) + "\n"
