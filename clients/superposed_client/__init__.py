@@ -9,19 +9,25 @@ Example:
 """
 
 from superposed_client import _errors
-from superposed_client._async_client import AsyncClient, AsyncTask
-from superposed_client._client import Client, Task
+from superposed_client._async_client import AsyncClient
+from superposed_client._async_handle import AsyncTask
+from superposed_client._client import Client
 from superposed_client._contexts import Context, mixture, power, task
 from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree, as its module lists it
+from superposed_client._handle import Task
 from superposed_client._models import (
     Capacity,
+    Consolidation,
     Evaluation,
     Inference,
     LayerCrosstalk,
+    LearnedModel,
+    Located,
     Prequential,
     Quarantine,
     Rollback,
+    Score,
     Snapshot,
     StoreInfo,
     TaskInfo,
@@ -34,14 +40,18 @@ __all__ = [
     "AsyncTask",
     "Capacity",
     "Client",
+    "Consolidation",
     "Context",
     "Evaluation",
     "Inference",
     "LayerCrosstalk",
+    "LearnedModel",
+    "Located",
     "Prequential",
     "Quarantine",
     "RetryPolicy",
     "Rollback",
+    "Score",
     "Snapshot",
     "StoreInfo",
     "Task",

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
-from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
+from superposed_client._async_handle import AsyncTask
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials
 from superposed_client._errors import ConnectionFailed
 from superposed_client._models import (
     Capacity,
+    Consolidation,
     Evaluation,
     Inference,
+    LearnedModel,
+    Located,
     Quarantine,
     Rollback,
     Snapshot,
@@ -28,7 +31,7 @@ from superposed_client._models import (
 from superposed_client._operations import Inputs, Targets
 from superposed_client._task import TaskCore, TaskFields, TaskSchema
 
-__all__ = ["AsyncClient", "AsyncTask"]
+__all__ = ["AsyncClient"]
 
 T = TypeVar("T")
 
@@ -190,6 +193,37 @@ class AsyncClient:
         """A context's model as an ordinary network: a safetensors file's bytes."""
         return await self._run(operations.model(context))
 
+    async def learn_model(
+        self, key: str, model: bytes | Mapping[str, Any], rows: Inputs, *, passes: int = 10, **facts: str
+    ) -> LearnedModel:
+        """Has a task learn a trained network from what that answers to unlabelled rows.
+
+        Args:
+            key: The task.
+            model: What `model` gave; or the tensors `layers.{i}.weight` (outputs, inputs) and
+                `layers.{i}.bias` (outputs,) of an ordinary network.
+            rows: (rows, inputs); some of them are held out, to measure how well the two agree.
+            passes: How often the rows are gone through.
+            facts: For tensors: `activation` (default relu) and `normalisation` (none, or layer).
+        """
+        return await self._run(operations.learn_model(key, model, rows, passes, **facts))
+
+    async def locate(
+        self,
+        inputs: Inputs,
+        targets: Targets | None = None,
+        *,
+        candidates: Iterable[ContextLike] | None = None,
+        exponent_of: str | None = None,
+        exponents: tuple[float, float] | None = None,
+    ) -> Located:
+        """Finds the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
+        return await self._run(operations.locate(inputs, targets, candidates, exponent_of, exponents))
+
+    async def consolidate(self, steps: int) -> Consolidation:
+        """Has the server rehearse the rows that it keeps of all tasks."""
+        return await self._run(operations.consolidate(steps))
+
     async def take_snapshot(self) -> Snapshot:
         """Has the server write a snapshot."""
         return await self._run(operations.take_snapshot())
@@ -239,56 +273,3 @@ class AsyncClient:
     async def ready(self) -> bool:
         """Whether the server admits requests."""
         return await self._run(operations.ready())
-
-
-class AsyncTask:
-    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`.
-
-    Attributes:
-        last_update: What the newest update found, or None.
-    """
-
-    def __init__(self, client: AsyncClient, core: TaskCore) -> None:
-        self._client = client
-        self._core = core
-
-    @property
-    def context(self) -> ContextLike:
-        """The context that rows are bound with."""
-        return self._core.context
-
-    @property
-    def last_update(self) -> Update | None:
-        """What the newest update found, or None."""
-        return self._core.last_update
-
-    async def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
-        """One online update on rows (B, features) and B targets."""
-        await self._client._run(self._core.partial_fit(X, y, steps))
-        return self
-
-    async def fit(
-        self,
-        X: Inputs,  # noqa: N803
-        y: Targets,
-        *,
-        batch_size: int = 32,
-        epochs: int = 1,
-        seed: int | None = None,
-        progress: bool = False,
-    ) -> Self:
-        """Updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
-        await self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
-        return self
-
-    async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
-        """Labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
-        return await self._client._run(self._core.predict(X))
-
-    async def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
-        """Probabilities (rows, classes)."""
-        return await self._client._run(self._core.predict_proba(X))
-
-    async def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
-        """Accuracy for cross-entropy, R² for mse."""
-        return await self._client._run(self._core.score(X, y))

@@ -43,7 +43,7 @@ class Request:
     Args:
         method: GET, POST, DELETE.
         path: Below the base URL.
-        body: JSON values, or None; a numpy array among them is sent as a binary tensor.
+        body: JSON values, bytes, or None; a numpy array among JSON values is sent as a binary tensor.
         params: The query.
         key: Its idempotency key, where it changes something: sent again, it is still applied once.
         retry: Whether it may be sent again.
@@ -51,7 +51,7 @@ class Request:
 
     method: str
     path: str
-    body: Mapping[str, Any] | None = None
+    body: Mapping[str, Any] | bytes | None = None
     params: Mapping[str, str | int] = field(default_factory=dict)
     key: str | None = None
     retry: bool = True
@@ -61,6 +61,8 @@ class Request:
         headers = {} if self.key is None else {"Idempotency-Key": self.key}
         if self.body is None:
             return None, headers
+        if isinstance(self.body, bytes):
+            return self.body, headers | {"Content-Type": "application/octet-stream"}
         # NaN is let through on purpose: it is the server that says what is wrong with it
         content, head_length = dump(self.body)
         if len(content) == head_length:
@@ -85,10 +87,15 @@ def credentials(api_key: str | None) -> dict[str, str]:
 
 
 def changing(
-    method: str, path: str, body: Mapping[str, Any] | None = None, *, key: str | None = None
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | bytes | None = None,
+    *,
+    key: str | None = None,
+    params: Mapping[str, str | int] | None = None,
 ) -> Request:
     """A request that changes something, with an idempotency key: its own, or a new one."""
-    return Request(method, path, body, key=key or uuid.uuid4().hex)
+    return Request(method, path, body, params or {}, key=key or uuid.uuid4().hex)
 
 
 Operation: TypeAlias = Generator[Request, Response, T]

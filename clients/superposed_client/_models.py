@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "Capacity",
+    "Consolidation",
     "Evaluation",
     "Inference",
     "LayerCrosstalk",
+    "LearnedModel",
+    "Located",
     "Prequential",
     "Quarantine",
     "Rollback",
+    "Score",
     "Snapshot",
     "StoreInfo",
     "TaskInfo",
@@ -40,14 +44,25 @@ class Update(Evaluation):
     sequence: int
 
 
+class Score(_Answer):
+    """How likely rows belong to a context, among those that were tried."""
+
+    context: str
+    probability: float
+
+
 class Inference(_Answer):
-    """Answers in row order; None for fields that were not asked for or do not apply."""
+    """Answers in row order; None for fields that were not asked for or do not apply.
+
+    `located` says which context `auto` stood for.
+    """
 
     sequence: int
     labels: list[str | int | None] | None = None
     probabilities: list[list[float] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
+    located: Score | None = None
 
 
 class Prequential(_Answer):
@@ -55,6 +70,32 @@ class Prequential(_Answer):
 
     accuracy: float | None = None
     loss: float | None = None
+
+
+class Located(_Answer):
+    """The context that fits rows best, and the likeliest ones."""
+
+    best: str
+    scores: list[Score]
+    rows: int
+
+
+class Consolidation(_Answer):
+    """What rehearsing all tasks did: accuracies on kept rows, and how many steps count."""
+
+    sequence: int
+    before: dict[str, float]
+    after: dict[str, float]
+    accepted: bool
+    steps: int
+
+
+class LearnedModel(_Answer):
+    """How well a task answers as the model that it learned, on rows held out."""
+
+    sequence: int
+    updates: int
+    agreement: float
 
 
 class TaskInfo(_Answer):
@@ -72,6 +113,7 @@ class TaskInfo(_Answer):
     updates: int
     prequential: Prequential
     last_sequence: int
+    rows_kept: int = 0
     keep_rows: bool = True
     group: str | None = None
     own_layers: int | None = None
@@ -91,6 +133,7 @@ class StoreInfo(_Answer):
     sequence: int
     tasks: int
     bytes: dict[str, int]
+    rehearsal: dict[str, float] = Field(default_factory=dict)
     fingerprint: dict[str, Any]
     journal: dict[str, Any]
     recovery: dict[str, Any]

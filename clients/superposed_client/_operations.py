@@ -6,14 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
 
+import numpy as np
 from numpy.typing import ArrayLike
 
+from superposed_client import _safetensors as safetensors
 from superposed_client._contexts import ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
     Capacity,
+    Consolidation,
     Evaluation,
     Inference,
+    LearnedModel,
+    Located,
     Quarantine,
     Rollback,
     Snapshot,
@@ -158,6 +163,53 @@ def model(context: ContextLike) -> Operation[bytes]:
     form = context_form(context)
     text = form if isinstance(form, str) else _text(form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
+
+
+def learn_model(
+    key: str,
+    model: bytes | Mapping[str, Any],
+    rows: Inputs,
+    passes: int = 10,
+    activation: str = "relu",
+    normalisation: str = "none",
+) -> Operation[LearnedModel]:
+    """`PUT /v1/tasks/{key}/model`."""
+    samples = np.asarray(_plain_rows(rows))
+    if isinstance(model, bytes):
+        tensors, metadata = safetensors.parse(model)
+    else:
+        facts = {"kind": normalisation, "epsilon": 1e-5}
+        tensors, metadata = dict(model), {"activation": activation, "normalisation": facts}
+        width = samples.shape[-1]
+        tensors = {"input.offset": np.zeros(width), "input.scale": np.ones(width)} | tensors
+    body = safetensors.dump(tensors | {"rows": samples}, metadata)
+    path = f"/v1/tasks/{quote(key, safe='')}/model"
+    return parse(LearnedModel, (yield changing("PUT", path, body, params={"passes": passes})))
+
+
+def locate(
+    inputs: Inputs,
+    targets: Targets | None = None,
+    candidates: Iterable[ContextLike] | None = None,
+    exponent_of: str | None = None,
+    exponents: tuple[float, float] | None = None,
+) -> Operation[Located]:
+    """`POST /v1/locate`."""
+    body = _rows_body(None, None, inputs)
+    if targets is not None:
+        body["targets"] = _targets_form(targets)
+    if candidates is not None:
+        body["candidates"] = [context_form(each) for each in candidates]
+    if exponent_of is not None:
+        body["exponent_of"] = exponent_of
+    if exponents is not None:
+        body["exponents"] = list(exponents)
+    return parse(Located, (yield Request("POST", "/v1/locate", body)))
+
+
+def consolidate(steps: int) -> Operation[Consolidation]:
+    """`POST /v1/consolidate`."""
+    return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": steps})))
 
 
 def _text(form: Any) -> str:

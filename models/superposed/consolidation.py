@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from superposed.errors import ConfigError
-from superposed.learning import descend, measure_losses, whole
-from superposed.store import WeightStore
+from dataclasses import dataclass
+from statistics import fmean
 
-__all__ = ["CONSOLIDATION_ROWS", "consolidate"]
+from superposed.batch import Batch
+from superposed.errors import ConfigError
+from superposed.learning import descend, measure_losses, row_losses, whole
+from superposed.store import WeightStore
+from superposed.targets import Targets
+
+__all__ = ["CONSOLIDATION_ROWS", "Judged", "consolidate", "judge"]
 
 # Rows of one step, drawn from all tasks.
 CONSOLIDATION_ROWS = 256
@@ -53,3 +58,45 @@ def _step(store: WeightStore, step: int) -> int:
     batch, targets = drawn
     descend(store, measure_losses(store, batch, targets).mean())
     return len(batch)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How all tasks do on some of their kept rows.
+
+    Args:
+        accuracy: Share of its rows that each cross-entropy task answers right, by key.
+        loss: Mean over all tasks of each one's mean loss.
+    """
+
+    accuracy: dict[str, float]
+    loss: float
+
+    def is_no_worse_than(self, before: Judged) -> bool:
+        """Whether the mean accuracy has not fallen; of mse tasks alone, whether the loss has not risen."""
+        if not self.accuracy:
+            return self.loss <= before.loss
+        return fmean(self.accuracy.values()) >= fmean(before.accuracy.values())
+
+
+def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
+    """Measures each task on its rows of a drawn batch; nothing is learned."""
+    outcome = row_losses(store.logits(batch), batch.outputs(), targets)
+    places = batch.places()
+    keys = [part.task.schema.key for part in batch.parts]
+    losses: dict[str, list[float]] = {}
+    right: dict[str, list[bool]] = {}
+    for place, loss, correct, classified in zip(
+        places.tolist(),
+        outcome.losses.double().tolist(),
+        outcome.correct.tolist(),
+        outcome.classified.tolist(),
+        strict=True,
+    ):
+        losses.setdefault(keys[place], []).append(loss)
+        if classified:
+            right.setdefault(keys[place], []).append(correct)
+    return Judged(
+        {key: fmean(answers) for key, answers in right.items()},
+        fmean(fmean(own) for own in losses.values()),
+    )

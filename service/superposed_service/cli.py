@@ -15,7 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 from rich.console import Console
 
-from superposed.config import StoreConfig, validated
+from superposed.config import RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
@@ -83,6 +83,15 @@ def init(
     family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
     learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 3e-5,
+    rehearsal_rows: Annotated[
+        int, typer.Option(help="Rows kept of each task and learned again beside others'; 0: none.")
+    ] = RehearsalConfig().rows_per_task,
+    rehearsal_ratio: Annotated[
+        float, typer.Option(help="Kept rows that go with each new one.")
+    ] = RehearsalConfig().ratio,
+    rehearsal_bytes: Annotated[
+        int, typer.Option(help="What all kept rows may take up.")
+    ] = RehearsalConfig().max_bytes,
     seed: Annotated[
         int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
     ] = None,
@@ -92,6 +101,11 @@ def init(
         "network": {"kind": network, "inputs": inputs, "hidden": _hidden(hidden), "outputs": outputs},
         "family": family,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
+        "rehearsal": {
+            "rows_per_task": rehearsal_rows,
+            "ratio": rehearsal_ratio,
+            "max_bytes": rehearsal_bytes,
+        },
     }
     config = validated(StoreConfig, values)
     store = WeightStore(config, secret=None if seed is None else seeded_secret(seed))

@@ -53,7 +53,9 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "weights": store.weight_bytes,
             "optimizer": store.optimizer_bytes,
             "contexts_cached": store.contexts.cached_bytes,
+            "kept_rows": store.reservoir.bytes,
         },
+        "rehearsal": store.config.rehearsal.model_dump(mode="json"),
         "fingerprint": fingerprint(store.device),
         "journal": {
             "horizon": journal.horizon,

@@ -134,7 +134,7 @@ class Guard:
         self._turn += most
         canaries = {key: tuple(self._canaries[key].values()) for key in chosen if key in store.tasks}
         before = self._measured(store, canaries)
-        return _Interval(store.to_bytes(), store.sequence, canaries, before)
+        return _Interval(store.to_bytes(kept_rows=False), store.sequence, canaries, before)
 
     def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
         """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
@@ -200,6 +200,7 @@ class Guard:
         try:
             for record, _ in replay(aside, self._journal, Exclusions.read(self._journal, last), last):
                 if record.kind != Update.kind:
+                    before = measure(aside, watched)
                     continue
                 after, keys = measure(aside, watched), keys_of(record.head)
                 rise = sum(after[key] - before[key] for key in hurt if key not in keys) / len(hurt)

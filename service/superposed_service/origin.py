@@ -25,6 +25,10 @@ class Origin:
     key: str
     request: bytes
 
+    def part(self, number: int) -> Origin:
+        """The origin of one of several changes that the request makes, one after another."""
+        return Origin(f"{self.key} {number}", self.request)  # no key has a space
+
     @classmethod
     def of(cls, key: str | None, author: str | None, method: str, path: str, body: bytes) -> Origin | None:
         """The origin that a request's `Idempotency-Key` gives it; None without one.

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 
 from superposed_service.changes import Change, Delete, Quarantine, Register, Release
 from superposed_service.errors import JournalCorrupt
+from superposed_service.rehearsing import Consolidate, ForgetRows
 from superposed_service.storage import Record
 from superposed_service.updates import Update
 
 __all__ = ["change_of"]
 
 _KINDS: Mapping[str, Callable[[Record], Change]] = {
-    kind.kind: kind.from_record for kind in (Register, Delete, Update, Quarantine, Release)
+    kind.kind: kind.from_record
+    for kind in (Register, Delete, Update, Quarantine, Release, Consolidate, ForgetRows)
 }
 
 

@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 
 from superposed.errors import SuperposedError
 from superposed_service.changes import JsonObject
+from superposed_service.consolidating import IdleConsolidation
 from superposed_service.engine import Engine
 from superposed_service.erasure import erase_rows
 from superposed_service.errors import UnknownSnapshot
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
+from superposed_service.rehearsing import ForgetRows
 from superposed_service.rollback import RollBack, Selection
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import is_due, keep, trim_some
@@ -112,22 +114,31 @@ class Running:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
-    async def erase_rows(self, key: str) -> None:
+    async def erase_rows(self, key: str, author: str | None = None) -> None:
         """Erases a task's rows from the disk; what they taught stays.
+
+        Where rows of it were kept for rehearsal, snapshots that hold them go too.
 
         Raises:
             UnknownTask: No task has or had the key.
             StorageUnavailable: The disk refused.
         """
-        await self._in_turn(self._erase_rows(key))
+        await self._in_turn(self._erase_rows(key, author))
 
-    async def _erase_rows(self, key: str) -> None:
+    async def _erase_rows(self, key: str, author: str | None) -> None:
+        forgotten = await self.engine.change(ForgetRows(key), None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
         await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
+        if forgotten["rows"]:  # they stand in older snapshots too
+            await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one != snapshot.id)
 
     async def watch(self) -> None:
-        """Takes snapshots by itself whenever the settings say that one is due, until `stop_watching`."""
+        """Takes snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
+        settings = self.settings
+        idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
         while not await self._stopped_within(_WATCH_S):
+            with contextlib.suppress(SuperposedError):  # of a disk that fails the engine itself speaks
+                await idle.tick(_WATCH_S)
             if not is_due(self.engine.since_snapshot, self.settings):
                 continue
             try:

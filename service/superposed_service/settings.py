@@ -27,6 +27,9 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="A larger request body is refused (413).")
     max_rows: int = Field(4096, ge=1, description="Rows of one request.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")
+    max_tries: int = Field(
+        65_536, ge=1, description="Rows times candidate contexts that one search for a context may try."
+    )
     max_page: int = Field(1000, ge=1, description="Tasks on one page of a listing.")
 
     batch_rows: int = Field(1024, ge=1, description="Rows of one mixed batch of waiting requests.")
@@ -46,6 +49,13 @@ class Settings(BaseSettings):
         10_000,
         ge=0,
         description="How many records a rollback reaches back, at least.",
+    )
+
+    consolidation_slice: int = Field(
+        32, ge=1, le=10_000, description="Steps of one slice of consolidation: other requests wait as long."
+    )
+    idle_consolidation_s: float = Field(
+        0.0, ge=0, description="Consolidates once no change came for so long; 0 never does by itself."
     )
 
     canary_rows: int = Field(

@@ -37,7 +37,7 @@ def test_store(http: httpx.Client) -> None:
     body = http.get("/v1/store").json()
     assert set(body) == {
         "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
-        "sequence", "tasks", "bytes", "fingerprint", "journal", "recovery",
+        "sequence", "tasks", "bytes", "rehearsal", "fingerprint", "journal", "recovery",
     }  # fmt: skip
     assert body["journal"] == {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
     assert (body["recovery"]["replayed"], body["recovery"]["fingerprint_changed"]) == (0, False)
@@ -64,8 +64,8 @@ class TestTasks:
             "key": "digits", "labels": [str(n) for n in range(10)], "outputs": 10, "inputs": 64,
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
-            "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1, "keep_rows": True,
-            "group": None, "own_layers": None, "quarantined": None,
+            "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
+            "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "quarantined": None,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")

@@ -4,8 +4,10 @@ from fastapi import APIRouter
 
 from superposed_service.routes import (
     capacity,
+    consolidation,
     health,
     keys,
+    locating,
     model,
     quarantine,
     rollback,
@@ -17,7 +19,20 @@ from superposed_service.routes import (
 
 __all__ = ["hot_endpoints", "routers"]
 
-_MODULES = (health, store, tasks, rows, model, capacity, snapshots, rollback, quarantine, keys)
+_MODULES = (
+    health,
+    store,
+    tasks,
+    rows,
+    model,
+    capacity,
+    snapshots,
+    rollback,
+    quarantine,
+    keys,
+    locating,
+    consolidation,
+)
 
 routers: list[APIRouter] = [module.router for module in _MODULES]
 hot_endpoints = {

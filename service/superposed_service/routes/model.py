@@ -1,17 +1,38 @@
-"""Taking a model out."""
+"""Taking a model out, and learning one in."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
 from superposed_service.describe import model_bytes
-from superposed_service.routes.common import principal, running
+from superposed_service.learning_in import learn_model
+from superposed_service.routes.common import json_response, origin, principal, running
+from superposed_service.schemas import LearnModelAnswer
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["model"])
+
+
+@router.put("/tasks/{key}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
+async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
+    """Distils a network into a task, as ordinary updates: each is durable by itself.
+
+    The body is a safetensors file as `GET /v1/model` gives it, and in it one more tensor `rows` (rows,
+    inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
+    """
+    principal(request).check_task(key)
+    service = running(request)
+    asked, author = await origin(request), principal(request).author
+    return json_response(
+        await learn_model(
+            service.engine, key, await request.body(), passes, service.settings.max_rows, asked, author
+        )
+    )
 
 
 @router.get(

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
+from superposed_service.locating import AUTO
 from superposed_service.routes.common import (
     documented_body,
     json_response,
@@ -17,12 +18,14 @@ from superposed_service.routes.common import (
     rows_response,
     running,
 )
+from superposed_service.routes.locating import answer_locate
 from superposed_service.rows import Rows
 from superposed_service.schemas import (
     EvaluateAnswer,
     EvaluateBody,
     InferAnswer,
     InferBody,
+    LocateBody,
     UpdateAnswer,
     UpdateBody,
 )
@@ -53,8 +56,17 @@ def _known(measured: object) -> dict[str, Any]:
 async def infer(request: Request) -> Response:
     """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
     body = await read(request, InferBody)
+    located = await _locate(request, body) if body.context == AUTO else {}
     answer = await running(request).engine.infer(_rows(request, body))
-    return rows_response(request, codec.render_answer(answer, body.return_))
+    return rows_response(request, codec.render_answer(answer, body.return_) | located)
+
+
+async def _locate(request: Request, body: InferBody) -> dict[str, Any]:
+    """Puts the task that the rows fit best in the body, and says which it is and how sure that is."""
+    question = LocateBody(inputs=body.inputs)
+    found = await answer_locate(request, question)
+    body.context = found["best"]
+    return {"located": found["scores"][0]}
 
 
 @router.post(

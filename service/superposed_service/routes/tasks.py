@@ -86,5 +86,5 @@ async def delete(request: Request, key: str) -> Response:
 async def erase(request: Request, key: str) -> Response:
     """Its journalled rows are gone from the disk; what they taught stays in the weights."""
     principal(request).check_task(key)
-    await running(request).erase_rows(key)
+    await running(request).erase_rows(key, principal(request).author)
     return Response(status_code=204)

@@ -2,6 +2,13 @@
 
 from superposed_service.schemas.history import RollbackAnswer, RollbackBody, SnapshotBody
 from superposed_service.schemas.keys import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
+from superposed_service.schemas.locating import (
+    ConsolidateAnswer,
+    ConsolidateBody,
+    LearnModelAnswer,
+    LocateAnswer,
+    LocateBody,
+)
 from superposed_service.schemas.quarantine import QuarantineAnswer, QuarantineBody, QuarantineEntry
 from superposed_service.schemas.rows import (
     EvaluateAnswer,
@@ -19,10 +26,15 @@ __all__ = [
     "ApiKeyBody",
     "ApiKeyRequest",
     "CapacityBody",
+    "ConsolidateAnswer",
+    "ConsolidateBody",
     "EvaluateAnswer",
     "EvaluateBody",
     "InferAnswer",
     "InferBody",
+    "LearnModelAnswer",
+    "LocateAnswer",
+    "LocateBody",
     "NewApiKeyBody",
     "ProblemBody",
     "QuarantineAnswer",

@@ -9,19 +9,23 @@ from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validat
 from superposed_service.schemas.base import Body
 
 __all__ = [
+    "CONTEXT_SCHEMA",
     "EvaluateAnswer",
     "EvaluateBody",
     "InferAnswer",
     "InferBody",
+    "Matrix",
     "ReturnField",
+    "Targets",
     "UpdateAnswer",
     "UpdateBody",
 ]
 
 ReturnField = Literal["labels", "probabilities", "logits", "values"]
 
-_CONTEXT_SCHEMA: dict[str, Any] = {
-    "description": "A context: text (`digits`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON form.",
+CONTEXT_SCHEMA: dict[str, Any] = {
+    "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
+    " form; where rows are answered, `auto` for the task that they fit best.",
     "anyOf": [
         {"type": "string"},
         {"type": "object", "properties": {"task": {"type": "string"}}, "required": ["task"]},
@@ -30,7 +34,7 @@ _CONTEXT_SCHEMA: dict[str, Any] = {
     ],
 }
 # Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
-Context = Annotated[Any, WithJsonSchema(_CONTEXT_SCHEMA)]
+Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
 Matrix = Annotated[
     Any,
     WithJsonSchema(
@@ -64,7 +68,7 @@ class _RowsBody(Body):
     """Rows, and the context of all or of each of them."""
 
     context: Context = None
-    contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": _CONTEXT_SCHEMA})] = None
+    contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})] = None
     inputs: Matrix
 
     @model_validator(mode="after")
@@ -89,6 +93,13 @@ class InferBody(_RowsBody):
     )
 
 
+class LocatedBody(BaseModel):
+    """The context that was found for rows without one, and how sure that is."""
+
+    context: str
+    probability: float
+
+
 class InferAnswer(BaseModel):
     """What `POST /v1/infer` answers; row order kept, null where a field does not apply to a row's task."""
 
@@ -97,6 +108,7 @@ class InferAnswer(BaseModel):
     probabilities: list[list[float] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
+    located: LocatedBody | None = Field(None, description="Which context `auto` stood for.")
 
 
 class EvaluateBody(_RowsBody):

@@ -15,6 +15,7 @@ class StoreBytes(BaseModel):
     weights: int
     optimizer: int
     contexts_cached: int
+    kept_rows: int
 
 
 class JournalBody(BaseModel):
@@ -50,6 +51,7 @@ class StoreBody(BaseModel):
     sequence: int
     tasks: int
     bytes: StoreBytes
+    rehearsal: dict[str, float] = Field(description="Which rows are kept, and how many go with new ones.")
     fingerprint: dict[str, Any]
     journal: JournalBody
     recovery: RecoveryBody

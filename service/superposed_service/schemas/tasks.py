@@ -68,6 +68,7 @@ class TaskBody(BaseModel):
     updates: int
     prequential: PrequentialBody
     last_sequence: int
+    rows_kept: int = Field(description="Rows that are kept to rehearse it with.")
     keep_rows: bool
     group: str | None
     own_layers: int | None

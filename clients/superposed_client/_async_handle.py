@@ -1,0 +1,70 @@
+"""A handle on one context: the asynchronous shell over its core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from numpy.typing import NDArray
+
+from superposed_client._contexts import ContextLike
+from superposed_client._models import Update
+from superposed_client._operations import Inputs, Targets
+from superposed_client._task import TaskCore
+
+if TYPE_CHECKING:
+    from superposed_client._async_client import AsyncClient
+
+__all__ = ["AsyncTask"]
+
+
+class AsyncTask:
+    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`.
+
+    Attributes:
+        last_update: What the newest update found, or None.
+    """
+
+    def __init__(self, client: AsyncClient, core: TaskCore) -> None:
+        self._client = client
+        self._core = core
+
+    @property
+    def context(self) -> ContextLike:
+        """The context that rows are bound with."""
+        return self._core.context
+
+    @property
+    def last_update(self) -> Update | None:
+        """What the newest update found, or None."""
+        return self._core.last_update
+
+    async def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
+        """One online update on rows (B, features) and B targets."""
+        await self._client._run(self._core.partial_fit(X, y, steps))
+        return self
+
+    async def fit(
+        self,
+        X: Inputs,  # noqa: N803
+        y: Targets,
+        *,
+        batch_size: int = 32,
+        epochs: int = 1,
+        seed: int | None = None,
+        progress: bool = False,
+    ) -> Self:
+        """Updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
+        await self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
+        return self
+
+    async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
+        """Labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
+        return await self._client._run(self._core.predict(X))
+
+    async def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
+        """Probabilities (rows, classes)."""
+        return await self._client._run(self._core.predict_proba(X))
+
+    async def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
+        """Accuracy for cross-entropy, R² for mse."""
+        return await self._client._run(self._core.score(X, y))

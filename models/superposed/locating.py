@@ -1,0 +1,169 @@
+"""Which task is this? Finding the context that rows belong to, among many, from the rows themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from superposed.batch import Batch, merge
+from superposed.errors import CapacityExceeded, NonFiniteInput, ShapeError
+from superposed.learning import row_losses
+from superposed.store import WeightStore
+from superposed.targets import Target, read_targets
+
+__all__ = ["Located", "Score", "locate", "locate_exponent"]
+
+# So many rows are answered at once, whatever contexts they are tried under.
+_ROWS_AT_ONCE = 4096
+_MOST_SHOWN = 100
+# Exponents: a grid over the whole range, then finer ones around the best.
+_GRID, _FINER, _ROUNDS = 65, 9, 4
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely rows are to belong to a context, among those that were tried; probabilities sum to 1."""
+
+    context: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """Which context fits rows best.
+
+    Args:
+        best: Its text.
+        scores: The likeliest contexts, best first; at most 100.
+        rows: How many rows it was judged by.
+    """
+
+    best: str
+    scores: tuple[Score, ...]
+    rows: int
+
+
+def locate(
+    store: WeightStore,
+    inputs: object,
+    targets: Sequence[Target] | None = None,
+    *,
+    candidates: Sequence[str],
+    most: int = 2**20,
+) -> Located:
+    """Tries rows under every candidate context, all of one stream, as mixed batches.
+
+    Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
+    answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
+    no target says anything about it.) With targets it fits by its loss. Evidence adds up over rows.
+
+    Args:
+        store: Answers; nothing is learned.
+        inputs: (B, features), rows of one unknown context.
+        targets: (B,) what they should have answered, if that is known.
+        candidates: Contexts as text; those whose task has another number of features are passed over.
+        most: How many answers, rows times candidates, may be computed.
+
+    Raises:
+        ShapeError: No candidate takes rows of this width.
+        CapacityExceeded: Too many rows and candidates.
+        ContextError, InputError: Contexts, rows or targets cannot be used.
+
+    Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4;
+    without the mean there.
+    """
+    names = _fitting(store, inputs, candidates)
+    rows = len(np.asarray(inputs))
+    if rows * len(names) > most:
+        raise CapacityExceeded(
+            "too many rows and candidates to try them all",
+            expected=f"{most} rows times candidates at most",
+            received=rows * len(names),
+        )
+    evidence = _evidence(store, inputs, targets, names)
+    return _ranked(names, evidence, rows)
+
+
+def locate_exponent(
+    store: WeightStore,
+    inputs: object,
+    targets: Sequence[Target] | None = None,
+    *,
+    key: str,
+    exponents: tuple[float, float],
+) -> Located:
+    """Finds the real power of a task's context that rows fit best; arguments as `locate`.
+
+    Args:
+        store: Answers; nothing is learned.
+        inputs: (B, features).
+        targets: (B,) targets, or None.
+        key: The context whose powers are tried.
+        exponents: From where to where they are searched.
+
+    Raises:
+        CompositionNotSupported: The family has no powers.
+        SuperposedError: As `locate`.
+    """
+    low, high = exponents
+    tried: dict[float, float] = {}
+    grid = np.linspace(low, high, _GRID)
+    for _ in range(_ROUNDS):
+        fresh = [float(exponent) for exponent in grid if float(exponent) not in tried]
+        names = [f"{key}^{exponent!r}" for exponent in fresh]
+        tried |= dict(zip(fresh, _evidence(store, inputs, targets, names).tolist(), strict=True))
+        best = max(tried, key=lambda exponent: tried[exponent])
+        reach = float(grid[1] - grid[0])
+        grid = np.linspace(max(low, best - reach), min(high, best + reach), _FINER)
+    names = [f"{key}^{exponent!r}" for exponent in tried]
+    return _ranked(names, np.asarray(list(tried.values())), len(np.asarray(inputs)))
+
+
+def _fitting(store: WeightStore, inputs: object, candidates: Sequence[str]) -> list[str]:
+    shape = np.shape(np.asarray(inputs))
+    width = shape[1] if len(shape) == 2 else -1
+    names = [name for name in candidates if store.resolve(name).task.schema.inputs == width]
+    if not names:
+        raise ShapeError(
+            "no candidate takes such rows",
+            expected="rows as wide as a registered task's",
+            received=f"shape {shape}",
+        )
+    return list(dict.fromkeys(names))
+
+
+def _evidence(
+    store: WeightStore, inputs: object, targets: Sequence[Target] | None, names: Sequence[str]
+) -> NDArray[np.float64]:
+    """For each context the sum over rows of its energy, or of minus its loss: (candidates,), float64."""
+    found: list[float] = []
+    rows = max(1, len(np.asarray(inputs)))
+    at_once = max(1, min(_ROWS_AT_ONCE // rows, store.contexts.capacity))
+    for start in range(0, len(names), at_once):
+        batches = [store.batch(name, inputs) for name in names[start : start + at_once]]
+        logits = store.logits(merge(batches)).view(len(batches), rows, -1)  # (candidates, B, store outputs)
+        found += [_fit(store, *one, targets) for one in zip(batches, logits, strict=True)]
+    return np.asarray(found)
+
+
+def _fit(store: WeightStore, batch: Batch, logits: Tensor, targets: Sequence[Target] | None) -> float:
+    if targets is not None:
+        aims = read_targets(batch, targets, store.config.network.outputs)
+        return -float(row_losses(logits, batch.outputs(), aims).losses.double().sum())
+    own = logits[:, : batch.parts[0].task.schema.outputs].double()
+    return float((torch.logsumexp(own, dim=1) - own.mean(1)).sum())
+
+
+def _ranked(names: Sequence[str], evidence: NDArray[np.float64], rows: int) -> Located:
+    if not np.isfinite(evidence).all():
+        raise NonFiniteInput("the answers are not finite: inputs or targets are too large")
+    weights = np.exp(evidence - evidence.max())
+    shares = weights / weights.sum()
+    order = np.argsort(-evidence, kind="stable")[:_MOST_SHOWN]
+    scores = tuple(Score(names[place], float(shares[place])) for place in order)
+    return Located(scores[0].context, scores, rows)

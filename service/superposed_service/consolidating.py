@@ -1,0 +1,81 @@
+"""Consolidation in slices: on request, and by itself while nothing else is learned."""
+
+from __future__ import annotations
+
+from superposed_service.changes import JsonObject
+from superposed_service.engine import Engine
+from superposed_service.errors import InvalidRequest
+from superposed_service.origin import Origin
+from superposed_service.rehearsing import Consolidate
+
+__all__ = ["IdleConsolidation", "consolidate"]
+
+
+async def consolidate(
+    engine: Engine, steps: int, slice_steps: int, origin: Origin | None = None, author: str | None = None
+) -> JsonObject:
+    """Rehearses all tasks in slices, up to the first that is not accepted.
+
+    Args:
+        engine: Runs each slice in its turn among the updates.
+        steps: In all.
+        slice_steps: Of one slice.
+        origin: The request: sent again, it goes on where it stopped.
+        author: Who asks.
+
+    Returns:
+        Sequence, accuracies before and after, how many steps count, and whether all were accepted.
+
+    Raises:
+        InvalidRequest: No rows are kept.
+        SuperposedError: As `Engine.change`.
+    """
+    taken, before, after, answer = 0, None, JsonObject(), JsonObject()
+    for number, start in enumerate(range(0, steps, slice_steps)):
+        size = min(slice_steps, steps - start)
+        part = origin and origin.part(number)
+        answer = await engine.change(Consolidate(size), part, author, limited=False)
+        before = answer["before"] if before is None else before
+        after = answer["after"] if answer["accepted"] else after or answer["before"]
+        if not answer["accepted"]:
+            break
+        taken += size
+    facts = {"sequence": answer["sequence"], "accepted": answer["accepted"]}
+    return facts | {"before": before, "after": after, "steps": taken}
+
+
+class IdleConsolidation:
+    """Consolidates while no change comes: one slice at a time, until one is not accepted.
+
+    Args:
+        engine: Runs the slices.
+        slice_steps: Of one slice.
+        after_s: How long nothing may have changed; 0 for never.
+    """
+
+    def __init__(self, engine: Engine, slice_steps: int, after_s: float) -> None:
+        self._engine = engine
+        self._slice = slice_steps
+        self._after_s = after_s
+        self._sequence = -1
+        self._idle_s = 0.0
+        self._done = False
+
+    async def tick(self, seconds: float) -> None:
+        """To be called again and again; `seconds` is how long ago the last call was."""
+        if not self._after_s:
+            return
+        sequence = await self._engine.call(lambda store: store.sequence)
+        if sequence != self._sequence:
+            self._sequence, self._idle_s, self._done = sequence, 0.0, False
+            return
+        self._idle_s += seconds
+        if self._done or self._idle_s < self._after_s:
+            return
+        try:
+            answer = await consolidate(self._engine, self._slice, self._slice)
+        except InvalidRequest:  # nothing is kept
+            self._done = True
+            return
+        self._done = not answer["accepted"]
+        self._sequence = answer["sequence"]

@@ -1,0 +1,118 @@
+"""Changes about kept rows: rehearsing all tasks in one slice, and forgetting a task's rows."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from torch import Tensor
+
+from superposed import optimizers
+from superposed.consolidation import consolidate, judge
+from superposed.store import WeightStore
+from superposed_service.changes import Change, JsonObject
+from superposed_service.errors import InvalidRequest
+from superposed_service.storage import Entry, Record
+
+__all__ = ["Consolidate", "ForgetRows"]
+
+# Kept rows that a slice is judged by, drawn apart from those that it learns.
+_JUDGED_ROWS = 2048
+_MOST_SHOWN = 1000
+
+
+class Consolidate(Change):
+    """One slice of rehearsal over all tasks, kept only where it does not make them worse.
+
+    It is tried in `check`, so that the record holds the decision and replay need not decide again.
+
+    Args:
+        steps: Rehearsal steps.
+    """
+
+    kind = "consolidate"
+
+    def __init__(self, steps: int) -> None:
+        self._steps = steps
+        self._answer: JsonObject = {}
+        self._tried: dict[str, Tensor] | None = None
+
+    def check(self, store: WeightStore) -> None:
+        """Decides, unless the record that this is made of holds the decision.
+
+        Raises:
+            InvalidRequest: No rows are kept.
+            UpdateError: The arithmetic refuses the slice.
+        """
+        if not self._answer:
+            self._try(store)
+
+    def _try(self, store: WeightStore) -> None:
+        """Tries the slice, measures all tasks before and after it, and puts everything back."""
+        drawn = store.draw(_JUDGED_ROWS, step=-1)
+        if drawn is None:
+            raise InvalidRequest(
+                "there are no kept rows to rehearse",
+                expected="a store made with rehearsal rows, and updates",
+                received="none",
+            )
+        before_state = {name: tensor.clone() for name, tensor in store.state().items()}
+        sequence, before = store.sequence, judge(store, *drawn)
+        try:
+            consolidate(store, self._steps)
+            after = judge(store, *drawn)
+            after_state = {name: tensor.clone() for name, tensor in store.state().items()}
+        finally:
+            optimizers.load_state(store.network, store.optimizer, before_state)
+            store.sequence = sequence
+        shown = [dict(list(one.accuracy.items())[:_MOST_SHOWN]) for one in (before, after)]
+        accepted = after.is_no_worse_than(before)
+        self._answer = {"before": shown[0], "after": shown[1], "accepted": accepted}
+        self._tried = after_state
+
+    def entry(self) -> Entry:
+        """The decision, and what it rests on."""
+        return Entry(self.kind, {"steps": self._steps, "answer": self._answer})
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Takes the tried slice over where it was accepted; a replayed one is computed again."""
+        if self._answer["accepted"] and self._tried is None:
+            consolidate(store, self._steps)
+        else:
+            if self._answer["accepted"] and self._tried is not None:
+                optimizers.load_state(store.network, store.optimizer, self._tried)
+            store.sequence += 1
+        self._tried = None
+        return {"sequence": store.sequence, **self._answer}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the steps and the decision."""
+        change = cls(record.head["steps"])
+        change._answer = record.head["answer"]
+        return change
+
+
+class ForgetRows(Change):
+    """The rows that are kept of a task are forgotten; what they taught stays."""
+
+    kind = "forget-rows"
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def check(self, store: WeightStore) -> JsonObject | None:
+        """Nothing is recorded where nothing is kept."""
+        return None if self._key in store.tasks and store.reservoir.rows_kept(self._key) else {"rows": 0}
+
+    def entry(self) -> Entry:
+        """The key."""
+        return Entry(self.kind, {"key": self._key})
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers how many there were."""
+        return {"rows": store.forget_rows(self._key)}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the key."""
+        return cls(record.head["key"])

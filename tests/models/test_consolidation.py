@@ -1,0 +1,118 @@
+"""Consolidation and distillation: learning again what is kept, and learning what a network knows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from superposed import TaskSchema, WeightStore, learn
+from superposed.consolidation import consolidate, judge
+from superposed.distillation import lessons
+from superposed.errors import ConfigError, NonFiniteInput, ShapeError
+from superposed.retrieval import RetrievedModel, retrieve_model
+from tests.models.test_rehearsal import new_store, rows
+
+
+def separable(count: int, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Rows whose class is the largest of their first three features."""
+    x = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return x, x[:, :3].argmax(1).tolist()
+
+
+def taught() -> WeightStore:
+    store = new_store(200)
+    for task in range(3):
+        learn(store, f"t{task}", *separable(200, task))
+    return store
+
+
+class TestConsolidation:
+    def test_it_makes_tasks_better_and_is_one_change(self) -> None:
+        store = taught()
+        drawn = store.draw(600, step=-1)
+        assert drawn is not None
+        before, sequence = judge(store, *drawn), store.sequence
+        rates = [group["lr"] for group in store.optimizer.param_groups]
+        assert consolidate(store, 150) == 150 * 256
+        after = judge(store, *drawn)
+        assert store.sequence == sequence + 1
+        assert after.loss < before.loss
+        assert after.is_no_worse_than(before)
+        assert not before.is_no_worse_than(after)
+        assert rates == [group["lr"] for group in store.optimizer.param_groups]
+
+    def test_the_same_state_gives_the_same_weights(self) -> None:
+        one = taught()
+        other = WeightStore.from_bytes(one.to_bytes())
+        for store in (one, other):
+            consolidate(store, 7)
+        assert one.digest() == other.digest()
+
+    def test_without_kept_rows_nothing_is_learned(self) -> None:
+        store = new_store(0)
+        learn(store, "t0", *rows(10))
+        weights = {name: value.clone() for name, value in store.state().items()}
+        assert consolidate(store, 3) == 0
+        assert all(torch.equal(value, weights[name]) for name, value in store.state().items())
+        with pytest.raises(ConfigError):
+            consolidate(store, 0)
+
+
+def with_rows(model: RetrievedModel, sample: np.ndarray, **changes: torch.Tensor) -> RetrievedModel:
+    return RetrievedModel({**model.tensors, "rows": torch.from_numpy(sample), **changes}, model.metadata)
+
+
+class TestDistillation:
+    def test_a_models_answers_become_lessons(self) -> None:
+        store = taught()
+        model = retrieve_model(store, "t1")
+        sample = separable(50, 9)[0]
+        found = lessons(with_rows(model, sample), store.tasks.get("t0").schema)
+        assert (len(found.inputs), len(found.held_inputs)) == (40, 10)
+        answers = store.logits(store.batch("t1", sample))
+        classes = torch.cat([found.held_targets, found.targets])
+        assert torch.equal(classes, answers.argmax(1))
+        assert found.agreement(answers[:10]) == 1.0
+        assert found.agreement(-answers[:10]) < 0.5
+        seen = torch.cat([x for x, _ in found.batches(3)])
+        assert len(seen) == 120
+        assert torch.equal(torch.unique(seen, dim=0), torch.unique(found.inputs, dim=0))
+
+    def test_values_are_lessons_of_an_mse_task(self) -> None:
+        store = new_store()
+        store.register(TaskSchema(key="line", inputs=6, outputs=2, loss="mse"))
+        learn(store, "line", rows(20)[0], np.random.default_rng(0).normal(size=(20, 2)).tolist())
+        model = retrieve_model(store, "line")
+        found = lessons(with_rows(model, rows(30)[0]), store.tasks.get("line").schema)
+        assert found.targets.shape == (24, 2)
+        assert found.agreement(found.held_targets) == 1.0
+        assert found.agreement(found.held_targets.mean(0).expand(6, 2)) == pytest.approx(0.0, abs=1e-6)
+
+    def test_what_is_no_model_of_the_task(self) -> None:
+        store = taught()
+        model, schema, sample = retrieve_model(store, "t1"), store.tasks.get("t1").schema, rows(10)[0]
+        good = with_rows(model, sample)
+        with pytest.raises(ConfigError, match="rows"):
+            lessons(model, schema)
+        for changes, error in (
+            ({"layers.0.weight": torch.zeros(16, 5)}, ShapeError),
+            ({"layers.1.bias": torch.zeros(4)}, ShapeError),
+            ({"rows": torch.zeros(10, 5)}, ShapeError),
+            ({"rows": torch.zeros(1, 6)}, ShapeError),
+            ({"rows": torch.zeros(10)}, ShapeError),
+            ({"input.scale": torch.ones(5)}, ShapeError),
+            ({"layers.0.bias": torch.full((16,), torch.nan)}, NonFiniteInput),
+            ({"rows": torch.zeros(10, 6, dtype=torch.int64)}, NonFiniteInput),
+            ({"rows": torch.full((10, 6), 3e38)}, NonFiniteInput),
+            ({"layers.2.weight": torch.zeros(1, 3)}, ConfigError),
+            ({"else": torch.zeros(1)}, ConfigError),
+        ):
+            with pytest.raises(error):
+                lessons(RetrievedModel({**good.tensors, **changes}, good.metadata), schema)
+        for facts in ({"activation": "sign"}, {"normalisation": {"kind": "batch"}}, {"normalisation": None}):
+            with pytest.raises(ConfigError, match="network"):
+                lessons(RetrievedModel(good.tensors, {**good.metadata, **facts}), schema)
+        other = TaskSchema(key="x", inputs=6, outputs=2)
+        with pytest.raises(ShapeError, match="outputs"):
+            lessons(good, other)

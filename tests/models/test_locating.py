@@ -1,0 +1,127 @@
+"""Which task is this: found from rows, with and without targets, among tasks, compositions and powers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+from superposed.datasets import Dataset, sklearn_dataset
+from superposed.errors import (
+    CapacityExceeded,
+    CompositionNotSupported,
+    NonFiniteInput,
+    ShapeError,
+    UnknownTask,
+)
+from superposed.locating import locate, locate_exponent
+
+TASKS = 6
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return sklearn_dataset("digits")
+
+
+def order(task: int) -> np.ndarray:
+    return np.random.default_rng(100 + task).permutation(64)
+
+
+def teach(store: WeightStore, context: str, data: Dataset, view: np.ndarray, batches: int = 60) -> None:
+    for start in range(0, batches * 32, 32):
+        rows = np.arange(start, start + 32) % len(data.train_x)
+        learn(store, context, data.train_x[rows][:, view], data.train_y[rows].tolist())
+
+
+def new_store(family: str = "phase") -> WeightStore:
+    config = StoreConfig(
+        network=MLPConfig(inputs=64, hidden=(64, 64), outputs=10),
+        family=family,  # type: ignore[arg-type]
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-3),
+    )
+    return WeightStore(config, secret=seeded_secret(4))
+
+
+@pytest.fixture(scope="module")
+def store(data: Dataset) -> WeightStore:
+    store = new_store()
+    for task in range(TASKS):
+        mean = tuple(data.train_x.mean(0)[order(task)].tolist())
+        schema = TaskSchema(key=f"p{task}", inputs=64, outputs=10, offset=mean, scale=(8.0,) * 64)
+        store.register(schema)
+        teach(store, f"p{task}", data, order(task))
+    store.register(TaskSchema(key="narrow", inputs=8, outputs=2))
+    return store
+
+
+KEYS = [f"p{task}" for task in range(TASKS)] + ["narrow"]
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_task_is_found(store: WeightStore, data: Dataset, labelled: bool) -> None:
+    digest = store.digest()
+    right = []
+    for task in range(TASKS):
+        for start in range(0, 320, 32):
+            rows = data.test_x[start : start + 32][:, order(task)]
+            targets = data.test_y[start : start + 32].tolist() if labelled else None
+            found = locate(store, rows, targets, candidates=KEYS)
+            right.append(found.best == f"p{task}")
+            probabilities = [score.probability for score in found.scores]
+            assert sum(probabilities) == pytest.approx(1.0)
+            assert probabilities == sorted(probabilities, reverse=True)
+            assert "narrow" not in {score.context for score in found.scores}  # takes no such rows
+            assert found.rows == 32
+    assert np.mean(right) >= (1.0 if labelled else 0.95)
+    assert store.digest() == digest
+
+
+def test_more_rows_are_surer(store: WeightStore, data: Dataset) -> None:
+    rows = data.test_x[:32][:, order(2)]
+    one, many = (
+        np.mean(
+            [
+                locate(store, rows[n : n + size], candidates=KEYS).scores[0].probability
+                for n in range(0, 32, size)
+            ]
+        )
+        for size in (1, 8)
+    )
+    assert many > one
+
+
+def test_a_composition_may_be_a_candidate(store: WeightStore, data: Dataset) -> None:
+    rows = data.test_x[:16][:, order(1)]
+    found = locate(store, rows, candidates=["mix(p0:0.5,p2:0.5)", "p1^2", "p1"])
+    assert found.best == "p1"
+
+
+def test_an_exponent_is_found(data: Dataset) -> None:
+    store = new_store()
+    store.register(TaskSchema(key="drift", inputs=64, outputs=10))
+    taught = {0.6: order(1), 2.5: order(2), 3.7: order(3)}
+    for exponent, view in taught.items():
+        teach(store, f"drift^{exponent}", data, view)
+    for exponent, view in taught.items():
+        for targets in (None, data.test_y[:32].tolist()):
+            found = locate_exponent(store, data.test_x[:32][:, view], targets, key="drift", exponents=(0, 4))
+            assert abs(float(found.best.removeprefix("drift^")) - exponent) < 0.25
+
+
+def test_what_cannot_be_located(store: WeightStore, data: Dataset) -> None:
+    rows = data.test_x[:4]
+    with pytest.raises(ShapeError, match="no candidate"):
+        locate(store, rows[:, :9], candidates=KEYS)
+    with pytest.raises(ShapeError, match="no candidate"):
+        locate(store, rows, candidates=[])
+    with pytest.raises(UnknownTask):
+        locate(store, rows, candidates=["nobody"])
+    with pytest.raises(CapacityExceeded, match="at most"):
+        locate(store, rows, candidates=KEYS, most=TASKS * 4 - 1)
+    with pytest.raises(NonFiniteInput):
+        locate(store, np.full((2, 64), np.nan), candidates=KEYS)
+    binary = new_store("binary")
+    binary.register(TaskSchema(key="a", inputs=64, outputs=10))
+    with pytest.raises(CompositionNotSupported):
+        locate_exponent(binary, rows, key="a", exponents=(0, 1))

@@ -1,0 +1,267 @@
+"""Rehearsal, consolidation, models learned in, contexts found: over HTTP, by the SDK, after restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig
+from superposed.config import RehearsalConfig
+from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
+from superposed_client._safetensors import dump
+from superposed_service.rehearsing import Consolidate, ForgetRows
+from tests.conftest import make_directory, serving
+from tests.durability.machine import Machine
+from tests.service.test_api import problem
+
+CONFIG = StoreConfig(
+    network=MLPConfig(inputs=6, hidden=(24,), outputs=3),
+    optimizer=OptimizerConfig(name="adam", learning_rate=3e-3),
+    rehearsal=RehearsalConfig(rows_per_task=100),
+)
+
+
+def rows(count: int, task: int, seed: int) -> tuple[np.ndarray, list[int]]:
+    """Rows whose class is the largest of three features; which three is the task's own."""
+    x = np.random.default_rng(seed).normal(size=(count, 6)).astype(np.float32)
+    return x, x[:, task : task + 3].argmax(1).tolist()
+
+
+def lines(seed: int) -> tuple[np.ndarray, list[int]]:
+    random = np.random.default_rng(seed)
+    return random.normal(size=(4, 4)), random.integers(0, 2, 4).tolist()
+
+
+def teach(client: Client, task: int, updates: int = 60) -> None:
+    client.register_task(f"t{task}", outputs=3)
+    for number in range(updates):
+        client.update(f"t{task}", *rows(32, task, 1000 * task + number))
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[Client]:
+    with (
+        serving(make_directory(tmp_path / "store", CONFIG), consolidation_slice=8) as http,
+        Client(str(http.base_url)) as client,
+    ):
+        yield client
+
+
+def test_what_is_kept_is_shown_and_erased(client: Client, tmp_path: Path) -> None:
+    teach(client, 0, 5)
+    teach(client, 1, 2)
+    assert client.get_task("t0").rows_kept == 100
+    assert client.get_task("t1").rows_kept == 64
+    store = client.store()
+    assert store.rehearsal == {"rows_per_task": 100, "ratio": 1.0, "max_bytes": 2**28}
+    assert store.bytes["kept_rows"] > 0
+    client.take_snapshot()
+    sequence = client.store().sequence
+    client.erase_rows("t0")
+    assert client.get_task("t0").rows_kept == 0
+    assert client.get_task("t1").rows_kept == 64
+    assert client.store().sequence == sequence + 1  # forgetting is a record
+    [left] = client.list_snapshots()  # older ones held the rows
+    assert left.sequence == sequence + 1
+    client.erase_rows("t0")  # nothing is kept any more: nothing is recorded
+    assert client.store().sequence == sequence + 1
+
+
+class TestConsolidation:
+    def test_slices_are_records(self, client: Client) -> None:
+        teach(client, 0)
+        teach(client, 1)
+        sequence = client.store().sequence
+        done = client.consolidate(20)
+        assert set(done.before) == set(done.after) == {"t0", "t1"}
+        slices = done.sequence - sequence
+        assert slices == 3 if done.accepted else 1 <= slices <= 3
+        assert done.steps <= 20
+        assert np.mean(list(done.after.values())) >= np.mean(list(done.before.values()))
+        again = client.consolidate(20)
+        assert again.sequence > done.sequence
+
+    def test_the_same_request_counts_once(self, client: Client) -> None:
+        teach(client, 0, 3)
+        teach(client, 1, 3)
+        http = client._http
+        headers = {"Idempotency-Key": "c1"}
+        first, second = (http.post("/v1/consolidate", json={"steps": 9}, headers=headers) for _ in range(2))
+        assert first.status_code == 200
+        assert first.json() == second.json()
+        assert client.store().sequence == first.json()["sequence"]
+
+    def test_nothing_to_rehearse(self, client: Client) -> None:
+        with pytest.raises(InvalidRequest, match="no kept rows"):
+            client.consolidate(1)
+        problem(client._http.post("/v1/consolidate", json={"steps": 0}), 422, "invalid-request")
+
+    def test_idle_time_is_used(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store", CONFIG)
+        with serving(path, idle_consolidation_s=0.5) as http, Client(str(http.base_url)) as client:
+            teach(client, 0, 3)
+            teach(client, 1, 3)
+            taught = client.store().sequence
+            for _ in range(100):
+                if client.store().sequence > taught:
+                    break
+                time.sleep(0.1)
+            assert client.store().sequence > taught
+
+
+class TestReplay:
+    def test_a_recovery_arrives_at_the_same_store(self, tmp_path: Path) -> None:
+        config = StoreConfig(
+            network=MLPConfig(inputs=4, hidden=(6,), outputs=2),
+            optimizer=OptimizerConfig(learning_rate=1e-2),
+            rehearsal=RehearsalConfig(rows_per_task=10),
+        )
+        machine = Machine(tmp_path / "store", config=config)
+        for key in "ab":
+            machine.register(key)
+        for number in range(12):
+            machine.update("ab"[number % 2], *lines(number))
+            if number == 6:
+                machine.snapshot()
+        judged = machine.do(Consolidate(5))
+        assert machine.do(ForgetRows("a")) == {"rows": 10}
+        machine.update("b", *lines(99))
+        digest = machine.store.digest()
+        machine.crash()
+        assert machine.store.digest() == digest
+        assert machine.store.reservoir.rows_kept("a") == 0
+        # Without one update the decision stays what it was.
+        machine.roll_back(sequences=(9, 9))
+        without = machine.store.digest()
+        assert without != digest
+        machine.crash()
+        assert machine.store.digest() == without
+        assert judged["sequence"] == 15
+
+
+class TestLearningIn:
+    def test_a_model_moves_from_store_to_store(self, client: Client, tmp_path: Path) -> None:
+        teach(client, 0)
+        model = client.model("t0")
+        sample = rows(400, 0, 5)[0]
+        with (
+            serving(make_directory(tmp_path / "other", CONFIG)) as http,
+            Client(str(http.base_url)) as other,
+        ):
+            other.register_task("copy", outputs=3)
+            learned = other.learn_model("copy", model, sample, passes=20)
+            assert learned.updates == 20 * 5
+            assert learned.agreement > 0.85
+            assert other.get_task("copy").updates == learned.updates
+            x, y = rows(64, 0, 6)
+            assert abs(other.evaluate("copy", x, y).accuracy - client.evaluate("t0", x, y).accuracy) < 0.15  # type: ignore[operator]
+
+    def test_an_ordinary_network_of_arrays(self, client: Client) -> None:
+        client.register_task("copy", outputs=3)
+        client.register_task("line", outputs=1, loss="mse")
+        sample = rows(300, 0, 5)[0]
+        pick = {"layers.0.weight": np.eye(3, 6), "layers.0.bias": np.zeros(3)}  # the first three features
+        assert client.learn_model("copy", pick, sample, passes=30).agreement > 0.8
+        total = {"layers.0.weight": np.ones((1, 6)) / 6, "layers.0.bias": np.zeros(1)}
+        assert client.learn_model("line", total, sample, passes=40).agreement > 0.5
+
+    def test_what_cannot_be_learned_in(self, client: Client) -> None:
+        client.register_task("copy", outputs=3)
+        pick = {"layers.0.weight": np.eye(3, 6), "layers.0.bias": np.zeros(3)}
+        with pytest.raises(UnknownTask):
+            client.learn_model("nobody", pick, rows(9, 0, 1)[0])
+        with pytest.raises(ShapeMismatch, match="layer 0"):
+            client.learn_model("copy", pick | {"layers.0.weight": np.eye(3, 5)}, rows(9, 0, 1)[0])
+        with pytest.raises(InvalidRequest, match="activation"):
+            client.learn_model("copy", pick, rows(9, 0, 1)[0], activation="sign")
+        answer = client._http.put("/v1/tasks/copy/model", content=b"no safetensors")
+        problem(answer, 422, "invalid-request")
+        with pytest.raises(ValueError, match="not a model"):
+            client.learn_model("copy", b"\x00" * 20, rows(9, 0, 1)[0])
+        assert client.get_task("copy").updates == 0
+
+    def test_sent_again_it_is_learned_once(self, client: Client) -> None:
+        client.register_task("copy", outputs=3)
+        facts = {"activation": "relu", "normalisation": {"kind": "none", "epsilon": 1e-5}}
+        tensors = {
+            "layers.0.weight": np.eye(3, 6), "layers.0.bias": np.zeros(3), "rows": rows(200, 0, 1)[0],
+            "input.offset": np.zeros(6), "input.scale": np.ones(6),
+        }  # fmt: skip
+        body, headers = dump(tensors, facts), {"Idempotency-Key": "m1"}
+        first, second = (
+            client._http.put("/v1/tasks/copy/model?passes=2", content=body, headers=headers) for _ in range(2)
+        )
+        assert first.json() == second.json()
+        assert client.get_task("copy").updates == first.json()["updates"] == 2 * 3
+
+
+class TestLocating:
+    def test_by_rows_alone(self, client: Client) -> None:
+        teach(client, 0)
+        teach(client, 3)
+        client.register_task("line", outputs=1, loss="mse")
+        x, y = rows(48, 3, 77)
+        assert client.locate(x, y).best == "t3"
+        assert client.locate(x, y, candidates=["t0", "mix(t0:0.9,t3:0.1)"]).best != "t3"
+        found = client.locate(x)
+        assert {score.context for score in found.scores} == {"t0", "t3"}  # an mse task has no energy
+        answer = client.infer("auto", x)
+        assert answer.located == found.scores[0]
+        named = client.infer(found.best, x)
+        assert answer.labels == named.labels
+        plain = client._http.post("/v1/infer", json={"context": "auto", "inputs": x.tolist()}).json()
+        assert plain["located"]["context"] == found.best
+
+    def test_an_exponent(self, client: Client) -> None:
+        client.register_task("drift", outputs=3)
+        for number in range(60):
+            for exponent, task in ((0.5, 0), (3.0, 3)):
+                client.update(f"drift^{exponent}", *rows(32, task, number))
+        x, y = rows(64, 3, 99)
+        best = client.locate(x, y, exponent_of="drift", exponents=(0, 4)).best
+        assert abs(float(best.removeprefix("drift^")) - 3.0) < 0.3
+
+    def test_the_async_client(self, client: Client) -> None:
+        teach(client, 0, 2)
+        teach(client, 3, 2)
+
+        async def ask() -> None:
+            async with AsyncClient(str(client._http.base_url)) as other:
+                assert (await other.locate(*rows(4, 0, 1))).best in {"t0", "t3"}
+                assert (await other.consolidate(1)).steps <= 1
+
+        asyncio.run(ask())
+
+    def test_what_is_refused(self, client: Client) -> None:
+        http = client._http
+        with pytest.raises(ShapeMismatch, match="no candidate"):
+            client.locate(rows(3, 0, 1)[0])
+        client.register_task("t0", outputs=3)
+        for body in (
+            {"candidates": []},
+            {"candidates": ["t0"], "exponent_of": "t0"},
+            {"exponents": [0, 1]},
+            {"exponent_of": "t0", "exponents": [1, 0]},
+            {"exponent_of": "t0", "exponents": [0, 65]},
+        ):
+            answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6]} | body)
+            problem(answer, 422, "invalid-request")
+        unknown = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "candidates": ["nobody"]})
+        problem(unknown, 404, "unknown-task")
+        auto = {"context": "auto", "inputs": [[0.0] * 6], "targets": [0]}
+        problem(http.post("/v1/update", json=auto), 422, "expression-invalid")  # nobody is taught by guess
+
+    def test_too_many_candidates(self, tmp_path: Path) -> None:
+        with (
+            serving(make_directory(tmp_path / "store", CONFIG), max_tries=3) as http,
+            Client(str(http.base_url)) as client,
+        ):
+            client.register_task("t0", outputs=3)
+            client.locate(rows(3, 0, 1)[0])
+            answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6] * 4})
+            problem(answer, 413, "batch-too-large")
