@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+import math
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from superposed.errors import ConfigError, SuperposedError
 
-__all__ = ["Config", "MLPConfig", "OptimizerConfig", "RehearsalConfig", "StoreConfig", "validated"]
+__all__ = [
+    "Config",
+    "ConvNetConfig",
+    "FamilyName",
+    "MLPConfig",
+    "ModuleConfig",
+    "NetworkConfig",
+    "OptimizerConfig",
+    "RehearsalConfig",
+    "ResNetConfig",
+    "StoreConfig",
+    "validated",
+]
 
 FamilyName = Literal["phase", "binary", "complex", "cyclic", "rotation"]
 
@@ -65,6 +78,66 @@ class MLPConfig(Config):
     bias: Literal["bound", "shared"] = "bound"
 
 
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+class _ImageNetwork(Config):
+    """A network whose rows are images: (channels, height, width), flattened in that order."""
+
+    input_shape: tuple[Side, Side, Side] = (1, 28, 28)
+    outputs: int = Field(10, ge=1, le=MAX_WIDTH)
+
+    @property
+    def inputs(self) -> int:
+        """Features of a row."""
+        return math.prod(self.input_shape)
+
+
+class ConvNetConfig(_ImageNetwork):
+    """Convolutions of 3 x 3 with stride 2, then linear layers, ReLU and normalisation after each."""
+
+    kind: Literal["convnet"] = "convnet"
+    channels: tuple[Side, ...] = Field((16, 32), max_length=8)
+    hidden: tuple[Side, ...] = Field((128,), max_length=MAX_LAYERS)
+
+
+class ResNetConfig(_ImageNetwork):
+    """ResNet-18 for small images, with group normalisation; `width` channels in its first stage."""
+
+    kind: Literal["resnet18"] = "resnet18"
+    width: int = Field(64, ge=1, le=1024)
+
+
+class ModuleConfig(Config):
+    """Anybody's network: `factory` is `package:function`, which takes nothing and returns a torch module.
+
+    Its linear and convolution layers are superposed; it takes rows of `input_shape`.
+    """
+
+    kind: Literal["module"] = "module"
+    factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
+    input_shape: tuple[Side, ...] = Field(min_length=1, max_length=8)
+    outputs: int = Field(ge=1, le=MAX_WIDTH)
+
+    @property
+    def inputs(self) -> int:
+        """Features of a row."""
+        return math.prod(self.input_shape)
+
+
+def _kind(value: Any) -> str:
+    return str(value.get("kind", "mlp") if isinstance(value, dict) else getattr(value, "kind", "mlp"))
+
+
+NetworkConfig = Annotated[
+    Annotated[MLPConfig, Tag("mlp")]
+    | Annotated[ConvNetConfig, Tag("convnet")]
+    | Annotated[ResNetConfig, Tag("resnet18")]
+    | Annotated[ModuleConfig, Tag("module")],
+    Discriminator(_kind),
+]
+
+
 class OptimizerConfig(Config):
     """The one optimizer of a store; its state is part of the store.
 
@@ -105,7 +178,7 @@ class StoreConfig(Config):
         rehearsal: Which rows are kept and learned again.
     """
 
-    network: MLPConfig = MLPConfig()
+    network: NetworkConfig = MLPConfig()
     family: FamilyName = "phase"
     optimizer: OptimizerConfig = OptimizerConfig()
     dtype: Literal["float32", "float64"] = "float32"

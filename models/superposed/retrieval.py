@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from superposed import tensorfile
+from superposed.config import MLPConfig
 from superposed.contexts import Family
+from superposed.errors import CompositionNotSupported
 from superposed.networks import LAYER_NORM_EPSILON, activate, plain_forward
 from superposed.store import WeightStore
 
@@ -104,7 +106,15 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
 
     Raises:
         ContextError: A context that cannot be addressed.
+        CompositionNotSupported: The store holds another network than an mlp.
     """
+    network = store.config.network
+    if not isinstance(network, MLPConfig):
+        raise CompositionNotSupported(
+            "only multi-layer perceptrons can be taken out",
+            expected="a store of kind mlp",
+            received=network.kind,
+        )
     resolved = store.resolve(context)
     schema = resolved.task.schema
     contexts = store.contexts.bind_all(resolved.context)
@@ -122,7 +132,6 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
                 weight, bias = weight[: schema.outputs], bias[: schema.outputs]
             tensors[f"layers.{place}.weight"] = weight.cpu().contiguous()
             tensors[f"layers.{place}.bias"] = bias.cpu().contiguous()
-    network = store.config.network
     metadata = {
         "activation": network.activation,
         "normalisation": {

@@ -28,7 +28,7 @@ from superposed.contexts import (
 )
 from superposed.errors import CapacityExceeded, ConfigError
 from superposed.evaluations import Evaluations
-from superposed.networks import MLP, PreparedMLP
+from superposed.networks import build, prepared
 from superposed.rehearsal import Reservoir
 from superposed.resolving import Resolver
 from superposed.targets import Targets
@@ -70,8 +70,7 @@ class WeightStore:
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
         family = family_named(self.config.family)
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
-        generator = torch.Generator().manual_seed(seed) if drawn else None
-        self.network = MLP(self.config.network, family, generator=generator, dtype=self.dtype).to(self.device)
+        self.network = build(self.config.network, family, seed if drawn else None, self.dtype).to(self.device)
         self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
         source = ContextSource(family, self.network.bound_features(), self.secret)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
@@ -83,8 +82,7 @@ class WeightStore:
         self.reservoir = Reservoir(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
-        fused = self.device.type == "cpu" and PreparedMLP.can_prepare(self.network)
-        self._answer = PreparedMLP(self.network) if fused else self.network
+        self._answer = prepared(self.network) if self.device.type == "cpu" else self.network
 
     # Tasks
 

@@ -49,13 +49,25 @@ def run() -> None:
         raise SystemExit(1) from None
 
 
-def _hidden(text: str) -> tuple[int, ...]:
+def _numbers(text: str, flag: str) -> tuple[int, ...]:
     try:
-        return tuple(int(units) for units in text.split(",") if units)
+        return tuple(int(number) for number in text.split(",") if number)
     except ValueError:
         raise ConfigError(
-            "--hidden is a list of numbers of units", expected="256,256,256", received=text
+            f"{flag} is a list of numbers", expected="for example 256,256", received=text
         ) from None
+
+
+def _network(
+    kind: str, inputs: int, hidden: str, outputs: int, module: str | None, input_shape: str | None
+) -> dict[str, Any]:
+    """The network's configuration, from the flags that its kind has."""
+    if kind == "mlp":
+        return {"kind": kind, "inputs": inputs, "hidden": _numbers(hidden, "--hidden"), "outputs": outputs}
+    values: dict[str, Any] = {"kind": kind, "outputs": outputs}
+    if input_shape is not None:
+        values["input_shape"] = _numbers(input_shape, "--input-shape")
+    return values | ({"factory": module} if module else {})
 
 
 def _show_version(wanted: bool) -> None:
@@ -76,7 +88,13 @@ def _superposed(
 @app.command()
 def init(
     directory: Directory,
-    network: Annotated[str, typer.Option(help="What the store holds: mlp.")] = "mlp",
+    network: Annotated[str, typer.Option(help="What the store holds: mlp, convnet or resnet18.")] = "mlp",
+    module: Annotated[
+        str | None, typer.Option(help="Anybody's network instead: package:function, which returns a module.")
+    ] = None,
+    input_shape: Annotated[
+        str | None, typer.Option(help="Of a row, for networks of images: 1,28,28 (and for --module).")
+    ] = None,
     inputs: Annotated[int, typer.Option(help="Features of the widest task.")] = 784,
     hidden: Annotated[str, typer.Option(help="Units of each hidden layer.")] = "256,256,256",
     outputs: Annotated[int, typer.Option(help="Outputs of the largest task.")] = 10,
@@ -98,7 +116,7 @@ def init(
 ) -> None:
     """Makes a new store in DIR. The defaults make a good store for MNIST-sized tasks."""
     values: dict[str, Any] = {
-        "network": {"kind": network, "inputs": inputs, "hidden": _hidden(hidden), "outputs": outputs},
+        "network": _network("module" if module else network, inputs, hidden, outputs, module, input_shape),
         "family": family,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
         "rehearsal": {

@@ -1,5 +1,7 @@
-"""Layers that bind their input with a context."""
+"""Layers that bind."""
 
+from superposed.layers.conv import SuperposedConv2d
 from superposed.layers.linear import SuperposedLinear
+from superposed.layers.wrap import SuperposedModule, superpose
 
-__all__ = ["SuperposedLinear"]
+__all__ = ["SuperposedConv2d", "SuperposedLinear", "SuperposedModule", "superpose"]

@@ -14,9 +14,10 @@ from torch import Tensor
 from superposed.contexts import Binding
 from superposed.layers import SuperposedLinear
 from superposed.layers.fused import Kernel, Layout, kernel_for
+from superposed.networks.build import Network
 from superposed.networks.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
 
-__all__ = ["PreparedMLP"]
+__all__ = ["PreparedMLP", "prepared"]
 
 # So many rows go through all layers before the next ones: their numbers stay in the cache.
 BLOCK_ROWS = 256
@@ -32,6 +33,13 @@ class _Layer:
     kernel: Kernel
     bound: Tensor  # (block, width), written anew for each block
     product: Tensor  # (block, D_out)
+
+
+def prepared(network: Network) -> PreparedMLP | Network:
+    """A network made ready to answer on the CPU; itself where there are no kernels for it."""
+    if isinstance(network, MLP) and PreparedMLP.can_prepare(network):
+        return PreparedMLP(network)
+    return network
 
 
 class PreparedMLP:

@@ -43,13 +43,11 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
     started = time.monotonic()
     torch.set_num_threads(1)  # the baselines here, beside the server's own process
     tasks = demo_tasks(data)
-    config = StoreConfig(
-        network=MLPConfig(inputs=max(task.data.features for task in tasks)), optimizer=_OPTIMIZER
-    )
+    network = MLPConfig(inputs=max(task.data.features for task in tasks))
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="superposed-demo-") as folder:
         directory = Path(folder) / "store"
-        _initialise(directory, config)
+        _initialise(directory, StoreConfig(network=network, optimizer=_OPTIMIZER))
         server = Server(directory)
         with server, server.client() as client:
             console.print(
@@ -65,7 +63,7 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
                 "The same rows, the same order: one plain network, and one small network a task ..."
             )
             plain, separate = (
-                plain_network(config.network, _OPTIMIZER, tasks),
+                plain_network(network, _OPTIMIZER, tasks),
                 separate_networks(weights, tasks),
             )
             show_table(console, [task.key for task in tasks], curves, plain, separate)

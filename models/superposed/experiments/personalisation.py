@@ -1,0 +1,165 @@
+"""Personalisation: many related tasks with few rows each, and what they may share.
+
+Fifty users, a hundred rows each. The digits are the same; every user has labels of their own (permuted), or
+writes at an angle of their own (turned).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+from tqdm import tqdm
+
+from superposed.batch import Batch
+from superposed.config import Config, MLPConfig, OptimizerConfig, StoreConfig
+from superposed.contexts import seeded_secret
+from superposed.experiments.images import Images, load_images, turned
+from superposed.experiments.learners import Separate, Standard
+from superposed.experiments.report import machine, write_json
+from superposed.learning import apply
+from superposed.store import WeightStore
+from superposed.targets import Targets
+from superposed.task_schema import TaskSchema
+
+__all__ = ["METHODS", "PersonalConfig", "run"]
+
+Method: TypeAlias = Literal[
+    "shared", "random", "mixture", "group-1", "group-2", "group-3", "group-4", "separate", "separate-8x"
+]
+METHODS: tuple[Method, ...] = (
+    "shared", "random", "mixture", "group-1", "group-2", "group-3", "group-4", "separate", "separate-8x"
+)  # fmt: skip
+_TEST_ROWS = 2000
+
+
+class PersonalConfig(Config):
+    """One run.
+
+    Args:
+        method: One context for all; one of their own in all layers; 0.7 of the group's and 0.3 of their own;
+            the group's in the first layers and their own in the last 1 to 4; or separate networks of the same
+            bytes in all, or eight times as many.
+        drift: What users differ in: labels that are permuted, or an angle.
+        users: How many.
+        rows: Of each user.
+        passes: Over all rows.
+        units: Of each of three hidden layers.
+        learning_rate: Adam's.
+        seed: Of everything drawn.
+    """
+
+    method: Method
+    drift: Literal["permuted", "turned"] = "permuted"
+    users: int = Field(50, ge=1)
+    rows: int = Field(100, ge=1)
+    passes: int = Field(30, ge=1)
+    units: int = Field(256, ge=1)
+    learning_rate: float = Field(1e-3, gt=0)
+    seed: int = Field(0, ge=0)
+
+    @property
+    def name(self) -> str:
+        """What the result file is called."""
+        return f"{self.drift}-{self.method}-seed{self.seed}"
+
+
+class _Users:
+    """Every user's rows, and their view of the test set."""
+
+    def __init__(self, config: PersonalConfig, images: Images) -> None:
+        random = np.random.default_rng(config.seed)
+        self._images, self._config = images, config
+        self._labels = [torch.from_numpy(random.permutation(10)) for _ in range(config.users)]
+        self._angles = random.uniform(size=config.users)
+        rows = [
+            torch.from_numpy(random.choice(len(images.train_x), config.rows)) for _ in range(config.users)
+        ]
+        self.train = [
+            self._view(user, images.train_x[own], images.train_y[own]) for user, own in enumerate(rows)
+        ]
+
+    def _view(self, user: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if self._config.drift == "permuted":
+            return x, self._labels[user][y]
+        return turned(x, float(self._angles[user]), self._images.mean), y
+
+    def test(self, user: int) -> tuple[Tensor, Tensor]:
+        """2,000 test rows as the user sees them."""
+        return self._view(user, self._images.test_x[:_TEST_ROWS], self._images.test_y[:_TEST_ROWS])
+
+
+def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
+    """Runs one method and writes `results/<name>.json`: the accuracy (percent) of each user, and the mean."""
+    images = load_images()
+    users = _Users(config, images)
+    network = MLPConfig(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
+    separate = config.method.startswith("separate")
+    answer = _separate(config, network, users) if separate else _store(config, network, users, progress)
+    each = []
+    for user in range(config.users):
+        x, y = users.test(user)
+        each.append(100.0 * float((answer(user, x).argmax(1) == y).double().mean()))
+    result = {
+        "config": config.model_dump(), "machine": machine(), "each": each, "mean": float(np.mean(each)),
+    }  # fmt: skip
+    write_json(results / f"{config.name}.json", result)
+    return result
+
+
+def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
+    """One store, taught by updates whose rows belong to many users at once."""
+    optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
+    store = WeightStore(StoreConfig(network=network, optimizer=optimizer), secret=seeded_secret(config.seed))
+    store.register(TaskSchema(key="group", inputs=network.inputs, outputs=10))
+    in_group = config.method.startswith("group")
+    for user in range(config.users):
+        schema = TaskSchema(
+            key=f"u{user}",
+            inputs=network.inputs,
+            outputs=10,
+            group="group" if in_group else None,
+            own_layers=int(config.method[-1]) if in_group else None,
+        )
+        store.register(schema)
+    text = {"shared": "group", "mixture": "mix(group:0.7,u{user}:0.3)"}.get(config.method, "u{user}")
+    parts = tuple(store.resolve(text.format(user=user)) for user in range(config.users))
+    x, y = (torch.cat([pair[part] for pair in users.train]) for part in (0, 1))
+    owner = torch.arange(config.users).repeat_interleave(config.rows)
+    order = torch.Generator().manual_seed(config.seed)
+    for _ in tqdm(range(config.passes), desc=config.name, unit="pass", disable=not progress):
+        shuffled = torch.randperm(len(x), generator=order)
+        for rows in (shuffled[start : start + 128] for start in range(0, len(x), 128)):
+            apply(store, Batch(parts, owner[rows], x[rows]), Targets(y[rows], None))
+
+    def answer(user: int, rows: Tensor) -> Tensor:
+        return store.logits(Batch((parts[user],), None, rows))
+
+    return answer
+
+
+def _separate(config: PersonalConfig, network: MLPConfig, users: _Users) -> Any:
+    """A network for each user, of equal bytes in all or of eight times as many."""
+    budget = Standard(network, OptimizerConfig(), config.seed).weights
+    budget *= 8 if config.method == "separate-8x" else 1
+    steps = config.passes * -(-config.rows // 32)
+    learner = Separate(
+        [(network.inputs, 10)] * config.users,
+        budget,
+        [steps] * config.users,
+        config.learning_rate,
+        config.seed,
+    )
+    order = torch.Generator().manual_seed(config.seed)
+    for user, (x, y) in enumerate(users.train):
+        learner.begin(user)
+        for _ in range(config.passes):
+            shuffled = torch.randperm(len(x), generator=order)
+            for start in range(0, len(x), 32):
+                rows = shuffled[start : start + 32]
+                learner.step(user, x[rows], y[rows])
+    return learner.logits

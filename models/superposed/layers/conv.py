@@ -1,0 +1,95 @@
+"""A convolution whose kernel is bound with each row's context: `y = W (C(k) [patch, 1])` at every place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError
+from superposed.layers.linear import SuperposedLinear
+
+__all__ = ["SuperposedConv2d"]
+
+
+class SuperposedConv2d(nn.Module):
+    """One kernel shared by all tasks; a task is the context that its patches are bound with.
+
+    The context has one number a feature of a patch (channels x height x width of the kernel), the same at
+    every place of the image. Rows of one context are an ordinary convolution with the context folded into
+    the kernel; rows of many contexts are one product with their bound patches.
+
+    Args:
+        in_channels: Of the image.
+        out_channels: Of the answer.
+        kernel_size: Height and width.
+        family: A context family of real features.
+        stride: Between patches.
+        padding: Zeros around the image.
+        generator: Draws the initial weights; without one they are 0 until they are loaded.
+        gain: As `SuperposedLinear`'s.
+        dtype: Of the weights.
+
+    Raises:
+        ConfigError: A family of complex features.
+
+    Source: Cheung et al. 2019, section 3.4 (contexts of convolutions).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        family: Family[Any],
+        *,
+        stride: tuple[int, int] = (1, 1),
+        padding: tuple[int, int] = (0, 0),
+        generator: torch.Generator | None = None,
+        gain: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if family.lanes != 1:
+            raise ConfigError(
+                "convolutions have real features",
+                expected="a family on real features (phase, binary, cyclic, rotation)",
+                received=family.name,
+            )
+        self.kernel = (in_channels, *kernel_size)
+        self.stride, self.padding = stride, padding
+        features = in_channels * kernel_size[0] * kernel_size[1]
+        self.patches = SuperposedLinear(
+            features, out_channels, family, gain=gain, generator=generator, dtype=dtype
+        )
+
+    def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Patches of images (B, C, H, W) as rows (B x places, features); the answer's height and width."""
+        columns = F.unfold(
+            x, self.kernel[1:], padding=self.padding, stride=self.stride
+        )  # (B, features, places)
+        height = (x.shape[2] + 2 * self.padding[0] - self.kernel[1]) // self.stride[0] + 1
+        rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])  # (B x places, features)
+        return rows, (height, columns.shape[2] // height)
+
+    def forward(self, x: Tensor, binding: Binding) -> Tensor:
+        """Convolves a batch whose rows may belong to different contexts.
+
+        Args:
+            x: (B, C, H, W).
+            binding: One context for all rows, or contexts and each row's index.
+
+        Returns:
+            (B, out_channels, H', W').
+        """
+        if binding.slots is None:
+            weight, bias = self.patches.retrieve(binding.contexts)
+            kernel = weight.view(-1, *self.kernel)  # (out_channels, C, height, width)
+            return F.conv2d(x, kernel, bias, self.stride, self.padding)
+        rows, (height, width) = self.unfold(x)
+        slots = binding.slots.repeat_interleave(height * width)  # (B x places,)
+        answers: Tensor = self.patches(rows, Binding(binding.contexts, slots))  # (B x places, out_channels)
+        return answers.view(len(x), height * width, -1).transpose(1, 2).reshape(len(x), -1, height, width)

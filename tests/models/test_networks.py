@@ -1,0 +1,189 @@
+"""Convolutions and any other network, superposed: each row as alone, each alone as an ordinary network."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
+from superposed.capacity import capacity
+from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig, validated
+from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
+from superposed.datasets import sklearn_dataset
+from superposed.errors import CompositionNotSupported, ConfigError
+from superposed.layers import SuperposedConv2d, superpose
+from superposed.retrieval import retrieve_model
+from tests.models import oracle
+
+REAL = ("phase", "binary", "cyclic", "rotation")
+
+
+def contexts_of(family: str, features: int, count: int) -> torch.Tensor:
+    source = ContextSource(family_named(family), {"l": features}, oracle.SECRET)
+    ids = [Context(((TaskId(f"t{number}"), 1.0, None),)) for number in range(count)]
+    return torch.stack([source.derive(one, "l") for one in ids])
+
+
+def dense(family: str, context: torch.Tensor, width: int) -> torch.Tensor:
+    """C(k) as a matrix, column by column."""
+    return family_named(family).bind(torch.eye(width, dtype=torch.float64), context).T
+
+
+@pytest.mark.parametrize("family", REAL)
+@pytest.mark.parametrize(("stride", "padding"), [((1, 1), (0, 0)), ((2, 1), (1, 2))])
+def test_a_convolution_binds_every_patch(
+    family: str, stride: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    """Against a loop over places with dense matrices: W (C [patch, 1])."""
+    conv = SuperposedConv2d(
+        2, 3, (3, 2), family_named(family), stride=stride, padding=padding,
+        generator=torch.Generator().manual_seed(1), dtype=torch.float64,
+    )  # fmt: skip
+    contexts = contexts_of(family, conv.patches.bound_features, 3)
+    x = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 2, 6, 5)))
+    slots = torch.tensor([2, 0, 1, 2])
+    mixed = conv(x, Binding(contexts, slots))
+    padded = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+    width = conv.patches.width
+    for row in range(4):
+        matrix = dense(family, contexts[slots[row]], width)
+        for i in range(mixed.shape[2]):
+            for j in range(mixed.shape[3]):
+                top, left = i * stride[0], j * stride[1]
+                patch = padded[row, :, top : top + 3, left : left + 2].reshape(-1)
+                bound = torch.zeros(width, dtype=torch.float64)
+                bound[: len(patch)], bound[len(patch)] = patch, 1.0
+                expected = conv.patches.weight @ (matrix @ bound)
+                assert torch.allclose(mixed[row, :, i, j], expected, atol=1e-10)
+        alone = conv(x[row : row + 1], Binding(contexts[slots[row]]))
+        assert torch.allclose(alone[0], mixed[row], atol=1e-10)
+
+
+def test_complex_features_are_refused() -> None:
+    with pytest.raises(ConfigError, match="real features"):
+        SuperposedConv2d(1, 1, (3, 3), family_named("complex"))
+    with pytest.raises(ConfigError, match="real features"):
+        superpose(nn.Sequential(nn.Linear(2, 2)), family_named("complex"), (2,))
+
+
+class TestWrapping:
+    def test_under_the_identity_it_is_the_network_that_it_was(self) -> None:
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(4 * 25, 7),
+            nn.Tanh(),
+            nn.Linear(7, 3),
+        )
+        x = torch.randn(6, 25)
+        before = net(x.view(6, 1, 5, 5))
+        wrapped = superpose(net, family_named("binary"), (1, 5, 5))
+        assert wrapped.bound_features() == {"0": 10, "3": 101, "5": 8}
+        ones = {name: Binding(torch.ones(count)) for name, count in wrapped.bound_features().items()}
+        assert torch.allclose(wrapped(x, ones), before, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "layer",
+        [
+            nn.BatchNorm2d(1),
+            nn.Conv1d(1, 1, 1),
+            nn.Conv2d(2, 2, 1, groups=2),
+            nn.Conv2d(1, 1, 3, dilation=2),
+            nn.Conv2d(1, 1, 3, padding="same"),
+            nn.Embedding(3, 3),
+            nn.LSTM(2, 2),
+        ],
+    )
+    def test_what_cannot_be_superposed_is_named(self, layer: nn.Module) -> None:
+        with pytest.raises(ConfigError):
+            superpose(nn.Sequential(nn.Linear(2, 2), layer), family_named("phase"), (2,))
+
+    def test_nothing_to_superpose(self) -> None:
+        with pytest.raises(ConfigError, match="no linear"):
+            superpose(nn.Sequential(nn.ReLU()), family_named("phase"), (2,))
+
+
+def two_layers() -> nn.Module:
+    """What `ModuleConfig` finds below."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.LayerNorm(24), nn.Linear(24, 10))
+
+
+def no_module() -> int:
+    return 3
+
+
+NETWORKS = {
+    "convnet": ConvNetConfig(input_shape=(1, 8, 8), channels=(8, 16), hidden=(32,)),
+    "resnet18": ResNetConfig(input_shape=(1, 8, 8), width=8),
+    "module": ModuleConfig(factory="tests.models.test_networks:two_layers", input_shape=(8, 8), outputs=10),
+}
+
+
+def new_store(kind: str, family: str = "phase") -> WeightStore:
+    config = {
+        "network": NETWORKS[kind],
+        "family": family,
+        "optimizer": {"name": "adam", "learning_rate": 2e-3},
+    }
+    store = WeightStore(validated(StoreConfig, config), secret=seeded_secret(3))
+    for key in ("a", "b"):
+        store.register(TaskSchema(key=key, inputs=64, outputs=10, scale=(16.0,) * 64))
+    return store
+
+
+@pytest.mark.parametrize("kind", sorted(NETWORKS))
+class TestStores:
+    def test_two_tasks_are_learned_and_kept(self, kind: str) -> None:
+        data = sklearn_dataset("digits")
+        store = new_store(kind)
+        other = np.random.default_rng(1).permutation(10)  # the same digits, other labels
+        for key, labels in (("a", data.train_y), ("b", other[data.train_y])):
+            for start in range(0, 60 * 32, 32):
+                rows = np.arange(start, start + 32) % len(data.train_x)
+                learn(store, key, data.train_x[rows], labels[rows].tolist())
+        for key, labels in (("a", data.test_y), ("b", other[data.test_y])):
+            accuracy = evaluate(store, key, data.test_x, labels.tolist()).accuracy
+            assert accuracy is not None
+            assert accuracy > (0.3 if kind == "resnet18" else 0.55)
+        assert {layer.name for layer in capacity(store).layers} == set(store.contexts.source.features)
+
+    def test_mixed_rows_are_answered_as_alone(self, kind: str) -> None:
+        store = new_store(kind)
+        x = np.random.default_rng(0).normal(size=(3, 64)) * 16
+        contexts = ["a", "mix(a:0.5,b:0.5)", "b"]
+        mixed = store.logits(store.batch_per_row(contexts, list(x)))
+        for row, context in enumerate(contexts):
+            alone = store.logits(store.batch(context, x[row : row + 1]))
+            assert torch.allclose(mixed[row : row + 1], alone, atol=1e-4)
+
+    def test_it_comes_back_from_its_file(self, kind: str) -> None:
+        store = new_store(kind)
+        learn(store, "a", np.random.default_rng(0).normal(size=(4, 64)), [1, 2, 3, 4])
+        again = WeightStore.from_bytes(store.to_bytes())
+        assert again.digest() == store.digest()
+        assert again.config == store.config
+        assert new_store(kind).digest() == new_store(kind).digest()  # the secret decides the first weights
+
+    def test_it_is_not_taken_out(self, kind: str) -> None:
+        with pytest.raises(CompositionNotSupported, match="multi-layer"):
+            retrieve_model(new_store(kind), "a")
+
+
+@pytest.mark.parametrize(
+    "factory", ["nowhere:x", "tests.models.test_networks:missing", "tests.models.test_networks:no_module"]
+)
+def test_a_factory_must_make_a_network(factory: str) -> None:
+    config = StoreConfig(network=ModuleConfig(factory=factory, input_shape=(8, 8), outputs=10))
+    with pytest.raises(ConfigError, match="factory"):
+        WeightStore(config, secret=seeded_secret(1))
+
+
+def test_a_module_must_answer_as_configured() -> None:
+    network = ModuleConfig(factory="tests.models.test_networks:two_layers", input_shape=(8, 8), outputs=9)
+    with pytest.raises(ConfigError, match="does not answer"):
+        WeightStore(StoreConfig(network=network), secret=seeded_secret(1))
