@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -119,3 +120,158 @@ def permuted_mnist(
             f"task 1 {result['task_1'][-1]:.1f}, mean {result['mean'][-1]:.1f}"
         )
     typer.echo(f"Plots: {plot_permuted(results)}")
+
+
+_RESULTS = Path("docs/results")
+Seeds = Annotated[str, typer.Option(help="Of everything drawn: one run for each.")]
+Results = Annotated[Path | None, typer.Option(help="Where the results go; default: docs/results/NAME.")]
+Threads = Annotated[int, typer.Option(help="Threads; 0 leaves torch's default.")]
+Again = Annotated[bool, typer.Option(help="Run also what has a result already.")]
+
+
+def _run_all(
+    experiment: str,
+    configs: Iterable[Any],
+    run: Callable[[Any, Path], dict[str, Any]],
+    results: Path | None,
+    threads: int,
+    again: bool,
+) -> None:
+    """Runs what has no result yet, and draws all that have one."""
+    import torch
+
+    from superposed.experiments.summaries import summarise
+
+    folder = results or _RESULTS / experiment
+    if threads:
+        torch.set_num_threads(threads)
+    for config in configs:
+        if again or not (folder / f"{config.name}.json").exists():
+            run(config, folder)
+    typer.echo(f"Plot: {summarise(experiment, folder)}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",") if number]
+
+
+@experiments.command("rotating-mnist")
+def rotating_mnist(
+    gaps: Annotated[
+        bool, typer.Option(help="Leave every second twentieth of a turn out of training.")
+    ] = False,
+    turns: Annotated[int, typer.Option(help="How many.")] = 5,
+    seeds: Seeds = "0,1,2",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """Digits that turn slowly: no context, one for each tenth of a turn, mixtures, powers, cyclic powers."""
+    from superposed.experiments.rotating import METHODS, RotatingConfig, run
+
+    configs = (
+        RotatingConfig(method=method, gaps=gaps, turns=turns, seed=seed)
+        for seed in _numbers(seeds)
+        for method in METHODS
+    )
+    _run_all("rotating-mnist", configs, run, results, threads, again)
+
+
+@experiments.command("personalisation")
+def personalisation(
+    drift: Annotated[
+        str, typer.Option(help="What users differ in: permuted (labels) or turned.")
+    ] = "permuted",
+    users: Annotated[int, typer.Option(help="How many.")] = 50,
+    rows: Annotated[int, typer.Option(help="Of each user.")] = 100,
+    seeds: Seeds = "0,1,2",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """Many related tasks with few rows each: what may they share?"""
+    from superposed.experiments.personalisation import METHODS, PersonalConfig, run
+
+    values = {"drift": drift, "users": users, "rows": rows}
+    rates = {"separate": 1e-2, "separate-8x": 1e-2}
+    configs = (
+        validated(
+            PersonalConfig,
+            values | {"method": method, "seed": seed, "learning_rate": rates.get(method, 1e-3)},
+        )
+        for seed in _numbers(seeds)
+        for method in METHODS
+    )
+    _run_all("personalisation", configs, run, results, threads, again)
+
+
+@experiments.command("incremental")
+def incremental(
+    dataset: Annotated[str, typer.Option(help="mnist, or cifar10.")] = "mnist",
+    steps: Annotated[int, typer.Option(help="Of each block.")] = 500,
+    seeds: Seeds = "0,1,2",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """Five blocks of two classes under the same two outputs, one block after another, in a ConvNet."""
+    from superposed.experiments.incremental import METHODS, IncrementalConfig, run
+
+    configs = (
+        validated(IncrementalConfig, {"method": method, "dataset": dataset, "steps": steps, "seed": seed})
+        for seed in _numbers(seeds)
+        for method in METHODS
+    )
+    _run_all("incremental", configs, run, results, threads, again)
+
+
+@experiments.command("locate")
+def locate(
+    tasks: Annotated[int, typer.Option(help="How many permutations.")] = 50,
+    steps: Annotated[int, typer.Option(help="Updates of 128 rows a task.")] = 300,
+    seeds: Seeds = "0,1,2",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """How often the task of rows without a key is found, from 1, 4 and 16 rows."""
+    from superposed.experiments.located import LocatedConfig, run
+
+    configs = (LocatedConfig(tasks=tasks, steps=steps, seed=seed) for seed in _numbers(seeds))
+    _run_all("locate", configs, run, results, threads, again)
+
+
+@experiments.command("capacity")
+def fill(
+    units: Annotated[str, typer.Option(help="Of each hidden layer: one run for each.")] = "128,256,512",
+    tasks: Annotated[int, typer.Option(help="How many permutations.")] = 100,
+    steps: Annotated[int, typer.Option(help="Updates of 128 rows a task.")] = 200,
+    seeds: Seeds = "0",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """How accuracy falls as a store fills, and whether the store's own forecast of it holds."""
+    from superposed.experiments.filling import CapacityConfig, run
+
+    configs = (
+        CapacityConfig(units=width, tasks=tasks, steps=steps, seed=seed)
+        for seed in _numbers(seeds)
+        for width in _numbers(units)
+    )
+    _run_all("capacity", configs, run, results, threads, again)
+
+
+@experiments.command("intrinsic-dimension")
+def intrinsic_dimension(
+    units: Annotated[int, typer.Option(help="Of each hidden layer.")] = 256,
+    seeds: Seeds = "0",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """How few directions of the weights a task needs, and how many weights can go after training."""
+    from superposed.experiments.intrinsic import IntrinsicConfig, run
+
+    configs = (IntrinsicConfig(units=units, seed=seed) for seed in _numbers(seeds))
+    _run_all("intrinsic-dimension", configs, run, results, threads, again)

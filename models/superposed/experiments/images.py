@@ -1,15 +1,21 @@
-"""MNIST-like images as tensors, centred, and turned by any angle."""
+"""Images as tensors, centred: IDX data sets, folders of pictures in zip files; and turned by any angle."""
 
 from __future__ import annotations
 
 import math
+import zipfile
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
-from superposed.datasets import idx_dataset
+from superposed.datasets import data_dir, idx_dataset
+from superposed.errors import DataUnavailable
 
 __all__ = ["Images", "load_images", "turned"]
 
@@ -23,6 +29,7 @@ class Images:
     test_x: Tensor
     test_y: Tensor
     mean: Tensor
+    shape: tuple[int, int, int] = (1, 28, 28)
 
     @property
     def features(self) -> int:
@@ -31,7 +38,18 @@ class Images:
 
 
 def load_images(name: str = "mnist") -> Images:
-    """Reads an IDX data set from `SUPERPOSED_DATA_DIR`; raises as `idx_dataset`."""
+    """Reads an IDX data set from `SUPERPOSED_DATA_DIR`, or `cifar10` from pictures in zip files there.
+
+    Raises:
+        DataUnavailable: It is not there.
+    """
+    if name == "cifar10":
+        folder = data_dir() / name
+        (train_x, train_y), (test_x, test_y) = (
+            _pictures(folder / f"{part}.zip") for part in ("train", "test")
+        )
+        mean = train_x.mean(0)
+        return Images(train_x - mean, train_y, test_x - mean, test_y, mean, (3, 32, 32))
     data = idx_dataset(name)
     mean = torch.from_numpy(data.train_x.mean(0))
     return Images(
@@ -41,6 +59,23 @@ def load_images(name: str = "mnist") -> Images:
         torch.from_numpy(data.test_y),
         mean,
     )
+
+
+def _pictures(path: Path) -> tuple[Tensor, Tensor]:
+    """Pictures `<class>/<id>` of a zip file as rows (N, channels x height x width), 0 to 1, and classes."""
+    if not path.exists():
+        raise DataUnavailable(
+            "no pictures there", expected="a zip file of <class>/<id>.jpg", received=str(path)
+        )
+    rows: list[NDArray[np.uint8]] = []
+    names: list[str] = []
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(name for name in archive.namelist() if not name.endswith("/")):
+            with archive.open(name) as file, Image.open(file) as picture:
+                rows.append(np.asarray(picture.convert("RGB")).transpose(2, 0, 1).reshape(-1))
+            names.append(name.split("/")[-2])
+    classes = {name: number for number, name in enumerate(sorted(set(names)))}
+    return torch.from_numpy(np.stack(rows)).float() / 255, torch.tensor([classes[name] for name in names])
 
 
 def turned(rows: Tensor, turns: Tensor | float, mean: Tensor) -> Tensor:
