@@ -59,7 +59,7 @@ class RotatingConfig(Config):
     steps: int = Field(1000, ge=1)
     batch: int = Field(128, ge=1)
     gaps: bool = False
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-4)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)
     seed: int = Field(0, ge=0)
 
     @property
