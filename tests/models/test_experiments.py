@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from superposed import MLPConfig, OptimizerConfig
+from superposed.config import RehearsalConfig
 from superposed.datasets import idx_dataset
 from superposed.errors import DataUnavailable
 from superposed.experiments.anchored import EWC, SynapticIntelligence
+from superposed.experiments.ensemble import BatchEnsemble
 from superposed.experiments.learners import Learner, Separate, Standard, Superposed
 from superposed.experiments.permuted import PermutedConfig, run
 from superposed.experiments.plots import plot_permuted
+from superposed.experiments.rehearsed import Rehearsed, StandardRehearsed
 
 NETWORK = MLPConfig(inputs=10, hidden=(32, 32), outputs=3, normalisation="none")
 FAST = OptimizerConfig(learning_rate=1e-3)
@@ -46,6 +49,8 @@ def learners() -> dict[str, Learner]:
         "ewc": EWC(NETWORK, FAST, 0, strength=1000.0),
         "si": SynapticIntelligence(NETWORK, FAST, 0, strength=10.0),
         "separate": Separate([(10, 3)] * 2, 1600, [250] * 2, 1e-2, 0),
+        "rehearsed": Rehearsed(NETWORK, FAST, "phase", RehearsalConfig(rows_per_task=200), 0),
+        "batch-ensemble": BatchEnsemble(NETWORK, FAST, 2, 1600, 0),
     }
 
 
@@ -57,7 +62,7 @@ def test_every_learner_learns_and_all_but_the_standard_one_remember_more() -> No
         teach(learner, 1)
         kept[name] = accuracy(learner, 0)
     assert kept["standard"] < 0.6
-    for name in ("superposed", "separate"):
+    for name in ("superposed", "separate", "rehearsed", "batch-ensemble"):
         assert kept[name] > 0.8, kept
     for name in ("ewc", "si"):
         assert kept[name] > kept["standard"] + 0.05, kept
@@ -72,6 +77,28 @@ def test_a_learners_state_brings_it_back(name: str) -> None:
     for each in (learner, fresh):
         teach(each, 1, steps=10)
     torch.testing.assert_close(fresh.logits(0, task(0)[0]), learner.logits(0, task(0)[0]), rtol=0, atol=0)
+
+
+def test_a_standard_network_remembers_what_it_rehearses() -> None:
+    kept = []
+    for rows in (1, 200):
+        learner = StandardRehearsed(NETWORK, FAST, RehearsalConfig(rows_per_task=rows), 0)
+        # The same rows under turned classes: what one network without contexts cannot answer both of.
+        teach(learner, 0)
+        teach(learner, 1)
+        kept.append(accuracy(learner, 0))
+    assert kept[1] > kept[0] + 0.05
+
+
+def test_batch_ensemble_learns_its_weights_with_the_first_task_only() -> None:
+    learner = BatchEnsemble(NETWORK, FAST, 2, 1600, 0)
+    assert learner.weights <= 1600
+    teach(learner, 0, steps=5)
+    shared = {name: value.clone() for name, value in learner.state().items() if name.endswith("weight")}
+    answers = learner.logits(0, task(0)[0])
+    teach(learner, 1, steps=5)
+    assert all(torch.equal(learner.state()[name], value) for name, value in shared.items())
+    assert torch.equal(learner.logits(0, task(0)[0]), answers)
 
 
 def test_separate_networks_share_the_budget() -> None:
@@ -113,7 +140,7 @@ class TestPermutedMnist:
 
     def test_a_run_writes_what_it_measured(self, tmp_path: Path) -> None:
         result = run(self.config(), tmp_path, progress=False)
-        assert result == json.loads((tmp_path / "binary-48.json").read_text())
+        assert result == json.loads((tmp_path / "binary-48-steps60.json").read_text())
         assert len(result["task_1"]) == len(result["mean"]) == len(result["each"]) == 2
         assert result["task_1"][0] > 60
         assert result["mean"][1] == pytest.approx(np.mean(result["each"]))
@@ -121,7 +148,18 @@ class TestPermutedMnist:
         assert {"processor", "torch", "threads"} <= set(result["machine"])
         picture = plot_permuted(tmp_path)
         assert picture.read_bytes()[:4] == b"\x89PNG"
-        assert "binary-48" in (tmp_path / "table.md").read_text()
+        assert "binary-48-steps60" in (tmp_path / "table.md").read_text()
+
+    def test_a_rehearsed_run_says_what_it_keeps(self, tmp_path: Path) -> None:
+        config = self.config(
+            method="rehearsed", family="phase", kept_rows=50, consolidation=5, evaluate_every=2, tasks=3
+        )
+        result = run(config, tmp_path, progress=False)
+        assert result["mean"][0] is None
+        assert result["consolidated"]["mean"] > 30
+        assert result["bytes"]["disk"] - result["bytes"]["weights"] == 3 * 50 * (784 + 20)
+        assert result["bytes"]["resident"] == result["bytes"]["weights"] + result["bytes"]["contexts"]
+        assert plot_permuted(tmp_path).exists()
 
     @pytest.mark.parametrize("method", ["superposed", "synaptic-intelligence"])
     def test_a_run_that_was_cut_off_ends_the_same(self, tmp_path: Path, method: str) -> None:
