@@ -37,11 +37,17 @@ def sample(
 
     Source: reservoir sampling, Vitter 1985, algorithm R.
     """
-    draw, left = np.random.default_rng(sequence), list(free)
-    for number, (row, target) in enumerate(update.rows_of(key)):
-        slot = left.pop(0) if left else int(draw.integers(0, seen + number + 1))
-        if slot < most:
-            yield slot, Canary(sequence, pack({"inputs": row, "target": target}))
+    places = update.places_of(key)
+    taken = min(len(free), len(places))
+    before = seen + np.arange(taken, len(places))  # rows of the task before each of the others
+    drawn = np.random.default_rng(sequence).integers(0, before + 1)
+    kept = np.flatnonzero(drawn < most)
+    for place, slot in [
+        *enumerate(free[:taken]),
+        *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
+    ]:
+        row, target = update.row(places[place])
+        yield slot, Canary(sequence, pack({"inputs": row, "target": target}))
 
 
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:

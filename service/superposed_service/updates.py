@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self
 
@@ -105,25 +105,21 @@ class Update(Change):
         bare = [_bare(context) for context in self._rows.contexts or [self._rows.context]]
         return list(dict.fromkeys(key for key in bare if key is not None))
 
-    def _places(self, key: str) -> list[int]:
+    def places_of(self, key: str) -> Sequence[int]:
+        """Which rows of a checked update belong to a bare task."""
         if self._rows.contexts is None:
-            return list(range(len(self._rows))) if _bare(self._rows.context) == key else []
+            return range(len(self._rows) if _bare(self._rows.context) == key else 0)
         return [place for place, context in enumerate(self._rows.contexts) if _bare(context) == key]
 
-    def count(self, key: str) -> int:
-        """How many rows of a checked update belong to a bare task."""
-        return len(self._places(key))
-
-    def rows_of(self, key: str) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """The rows of a checked update that belong to a bare task, each with its class (1,) or values."""
-        outputs = {part.task.schema.key: part.task.schema.outputs for part in self._batch.parts}
-        for place in self._places(key):
-            number, values = self._targets.classes[place : place + 1].numpy(), self._targets.values
-            row = np.asarray(self._rows.inputs[place])
-            if values is None or number[0] >= 0:
-                yield row, number
-            else:
-                yield row, values[place, : outputs[key]].numpy()
+    def row(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """A row of a checked update with its class (1,), or with its values."""
+        number, values = self._targets.classes[place : place + 1].numpy(), self._targets.values
+        row = np.asarray(self._rows.inputs[place])
+        if values is None or number[0] >= 0:
+            return row, number
+        index = self._batch.index
+        part = self._batch.parts[0 if index is None else int(index[place])]
+        return row, values[place, : part.task.schema.outputs].numpy()
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
