@@ -45,7 +45,7 @@ ROWS, TASKS = 32, 16
 class Forgetful(Ledger):
     """What the journal costs is measured against this: it gives sequence numbers and writes nothing."""
 
-    def commit(self, changes: Any, *, digest: Any = None) -> list[Record]:
+    def write(self, changes: Any, beside: Any, *, digest: Any = None) -> list[Record]:
         first = self.journal.sequence + 1
         self.journal.sequence += len(changes)
         return [Record(first + n, entry.kind, entry.head, b"") for n, (entry, _) in enumerate(changes)]

@@ -3,9 +3,10 @@
 One thread touches torch. Requests wait in two queues, reads (inference) and the rest (updates,
 evaluations, registry changes, snapshots). The fairness rule: each turn answers one mixed batch of the
 waiting reads, as many as `batch_rows` allows, and then does one thing for the other queue: applies one
-change, or runs one job. Changes that stand in line together are committed to the journal together, before
-the first of them is applied. So neither kind waits for more than one of the other. Reads never see half an
-update, because nothing else runs meanwhile.
+committed change, or runs one job. So neither kind waits for more than one of the other. Updates that stand
+in line together are committed to the journal together, before the first of them is applied, by a second
+thread: meanwhile the engine's answers reads and applies the updates that were committed before. Reads never
+see half an update, because nothing else runs on the engine's thread while one is applied.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -67,6 +68,7 @@ class Engine:
         self._jobs: deque[_Job[Any] | Write] = deque()
         self._wake = threading.Condition()
         self._stopping = False
+        self._journalling = ThreadPoolExecutor(1, "superposed-journal")
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
 
     def start(self) -> None:
@@ -79,6 +81,7 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+        self._journalling.shutdown()
         return self._writer
 
     @property
@@ -236,28 +239,40 @@ class Engine:
             reads = self._take_reads()
             if reads:
                 self._answer_reads(reads)
-            if not self._writer.pending:
-                self._take_turn()
+            if self._writer.landed:
+                self._writer.finish()
+            self._take_turn()
             if self._writer.pending:
                 self._writer.apply_next()
 
     def _wait(self) -> bool:
+        """Waits for something to do; False once there is nothing left and will not be."""
         with self._wake:
-            while not (self._reads or self._jobs or self._writer.pending or self._stopping):
+            while not (busy := self._has_work()) and (self._writer.committing or not self._stopping):
                 self._wake.wait()
-            return bool(self._reads or self._jobs or self._writer.pending)
+            return busy
+
+    def _has_work(self) -> bool:
+        ready = self._writer.pending or self._writer.landed
+        return bool(self._reads or ready or (self._jobs and not self._writer.committing))
+
+    def _landed(self, _: Future[Any]) -> None:
+        with self._wake:
+            self._wake.notify()
 
     def _take_turn(self) -> None:
-        """Runs the next job, or commits the next changes: all the updates that stand in line together."""
+        """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
         with self._wake:
-            if not self._jobs:
+            if not (self._jobs and self._writer.may_begin(grouped=_is_grouped(self._jobs[0]))):
                 return
             first = self._jobs.popleft()
             group = [first]
             while self._joins(first, len(group)):
                 group.append(self._jobs.popleft())
         if isinstance(first, Write):
-            self._writer.commit([write for write in group if isinstance(write, Write)])
+            writes = [write for write in group if isinstance(write, Write)]
+            if (journalled := self._writer.begin(writes, self._journalling)) is not None:
+                journalled.add_done_callback(self._landed)
         elif first.future.set_running_or_notify_cancel():
             resolve(first.future, lambda: first.run(self._writer))
 
@@ -265,7 +280,7 @@ class Engine:
         """Whether the next in line is an update that may share a transaction with the first."""
         if not self._jobs or taken >= self._settings.commit_records:
             return False
-        return all(isinstance(one, Write) and one.change.grouped for one in (first, self._jobs[0]))
+        return _is_grouped(first) and _is_grouped(self._jobs[0])
 
     def _take_reads(self) -> list[_Read]:
         if self._reads and self._settings.batch_wait_ms:
@@ -295,6 +310,10 @@ class Engine:
             mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
                 loop.call_soon_threadsafe(_deliver, mine)
+
+
+def _is_grouped(job: _Job[Any] | Write) -> bool:
+    return isinstance(job, Write) and job.change.grouped
 
 
 def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:

@@ -83,6 +83,11 @@ class Guard:
             if key not in store.tasks:
                 self._canaries.drop(key)
 
+    @property
+    def due(self) -> bool:
+        """Whether the next update is followed by a measurement, which may read the journal."""
+        return self._interval is not None and self._interval.updates + 1 >= self._settings.guard_interval
+
     def applied(self, store: WeightStore, record: Record, change: Change) -> list[Quarantine]:
         """Takes notice of a change that was just applied.
 
@@ -121,7 +126,7 @@ class Guard:
     def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
         for key in change.tasks:
             if (task := store.tasks.get(key)).schema.keep_rows:
-                seen, most = task.prequential.rows - change.count(key), self._settings.canary_rows
+                seen, most = task.prequential.rows - len(change.places_of(key)), self._settings.canary_rows
                 free = [slot for slot in range(most) if slot not in self._canaries[key]]
                 for slot, canary in sample(change, key, sequence, seen, free, most):
                     self._canaries.put(key, slot, canary)

@@ -1,7 +1,8 @@
 """Changes on their way into the store: checked, committed to the journal in groups, applied in order.
 
 The order is the guarantee: a change is applied only once its record is on the disk, and answered only once
-it is applied.
+it is applied. While one group is applied, the next may be on its way to the disk, on a thread of its own:
+its updates were checked against the same tasks, as no update changes any, and they are applied after it.
 """
 
 from __future__ import annotations
@@ -9,25 +10,19 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
 from typing import TypeVar
 
-from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
-from superposed_service import errors as service
 from superposed_service.changes import Change, JsonObject
-from superposed_service.errors import (
-    IdempotencyInFlight,
-    IdempotencyMismatch,
-    StorageUnavailable,
-)
 from superposed_service.exclusions import Exclusions
 from superposed_service.guard import Guard
+from superposed_service.intake import Intake, Write, raise_refusal
 from superposed_service.origin import Origin
 from superposed_service.recovery import refusal_entry
-from superposed_service.storage import Ledger, Record
+from superposed_service.storage import Entry, Ledger, Record, Statement
 
 __all__ = ["Image", "Write", "Writer", "resolve"]
 
@@ -36,21 +31,6 @@ _log = logging.getLogger("superposed")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.
 DIGEST_INTERVAL = 256
-
-
-@dataclass(frozen=True)
-class Write:
-    """A change that waits for its turn.
-
-    Args:
-        change: What is asked.
-        origin: The request it came from, where that has an idempotency key.
-        future: Where its answer goes.
-    """
-
-    change: Change
-    origin: Origin | None = None
-    future: Future[JsonObject] = field(default_factory=Future)
 
 
 @dataclass(frozen=True)
@@ -72,6 +52,21 @@ class Image:
 class _Committed:
     record: Record
     write: Write | None  # None: a refusal's own record, which changes nothing
+
+
+@dataclass(frozen=True)
+class _Transaction:
+    """A group on its way to the disk.
+
+    Args:
+        writes: The group: checked, and not yet applied.
+        beside: What goes to the disk with it.
+        digest: The store's digest that is noted with it.
+    """
+
+    writes: Sequence[Write]
+    beside: Sequence[Statement]
+    digest: tuple[int, str] | None
 
 
 class Writer:
@@ -98,81 +93,93 @@ class Writer:
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
         self._committed: deque[_Committed] = deque()
-        self._entering: dict[str, Origin] = {}
+        self._intake = Intake(ledger)
         self._digest: tuple[int, str] | None = None
+        self._flight: tuple[_Transaction, Future[list[Record]]] | None = None
 
     @property
     def pending(self) -> bool:
         """Whether committed changes wait to be applied."""
         return bool(self._committed)
 
+    @property
+    def committing(self) -> bool:
+        """Whether a group is on its way to the disk."""
+        return self._flight is not None
+
+    @property
+    def landed(self) -> bool:
+        """Whether that group has arrived, or failed to: `finish` would not wait."""
+        return self._flight is not None and self._flight[1].done()
+
+    def may_begin(self, *, grouped: bool) -> bool:
+        """Whether a change may be checked now: what it is checked against stays so until its turn."""
+        if self.committing:
+            return False
+        waiting = [one.write.change for one in self._committed if one.write is not None]
+        return all(change.grouped for change in waiting) if grouped else not self.pending
+
     def commit(self, writes: Sequence[Write]) -> None:
         """Checks changes and journals the good ones in one transaction; the others are answered at once.
 
         Only the first may be one that is not `grouped`.
         """
-        good = [write for write in writes if self._admit(write)]
-        self._entering.clear()
-        if not good:
-            return
+        if (transaction := self._prepare(writes)) is not None:
+            self._conclude(transaction, lambda: self._journal(transaction))
+
+    def begin(self, writes: Sequence[Write], elsewhere: Executor) -> Future[list[Record]] | None:
+        """`commit` without waiting for the disk: `finish` does, and nothing else is begun before.
+
+        Args:
+            writes: See `commit`.
+            elsewhere: Another thread, which then has the journal to itself.
+
+        Returns:
+            Is done once `finish` would not wait; None where there is nothing to journal.
+        """
+        if (transaction := self._prepare(writes)) is None:
+            return None
+        future = elsewhere.submit(self._journal, transaction)
+        self._flight = (transaction, future)
+        return future
+
+    def finish(self) -> None:
+        """Waits until what was begun is on the disk; then it may be applied."""
+        if self._flight is not None:
+            (transaction, future), self._flight = self._flight, None
+            self._conclude(transaction, future.result)
+
+    def _prepare(self, writes: Sequence[Write]) -> _Transaction | None:
+        good = self._intake.admit(writes, self.store)
+        return _Transaction(good, self.ledger.take_changes(), self._digest) if good else None
+
+    def _journal(self, transaction: _Transaction) -> list[Record]:
+        entries = [(write.change.signed_entry(), write.origin) for write in transaction.writes]
+        return self.ledger.write(entries, transaction.beside, digest=transaction.digest)
+
+    def _conclude(self, transaction: _Transaction, records_of: Callable[[], list[Record]]) -> None:
         try:
-            entries = [(write.change.signed_entry(), write.origin) for write in good]
-            records = self.ledger.commit(entries, digest=self._digest)
+            records = records_of()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
-            for write in good:
+            self.ledger.give_back(transaction.beside)
+            for write in transaction.writes:
                 write.future.set_exception(error)
             return
-        self._digest = None
+        if self._digest == transaction.digest:
+            self._digest = None
         self._count(records)
-        self._committed.extend(map(_Committed, records, good))
+        self._committed.extend(map(_Committed, records, transaction.writes))
+
+    def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
+        """Journals what follows from a change that was just applied; after the group that is on its way."""
+        self.finish()
+        records = self.ledger.commit([(entry, None) for entry in entries])
+        self._count(records)
+        return records
 
     def _count(self, records: Sequence[Record]) -> None:
         self.records_since_snapshot += len(records)
         self.bytes_since_snapshot += sum(len(record.payload or b"") for record in records)
-
-    def _admit(self, write: Write) -> bool:
-        if not write.future.set_running_or_notify_cancel():
-            return False
-        try:
-            answer = self._settled(write.origin)
-            if answer is None:
-                self._check_writable()
-                answer = write.change.check(self.store)
-        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-            write.future.set_exception(error)
-            return False
-        if answer is not None:
-            write.future.set_result(answer)
-            return False
-        if write.origin is not None:
-            self._entering[write.origin.key] = write.origin
-        return True
-
-    def _settled(self, origin: Origin | None) -> JsonObject | None:
-        """The answer that a request had when it came before."""
-        if origin is None:
-            return None
-        kept = self.ledger.answers.find(origin)
-        entering = self._entering.get(origin.key)
-        if entering is not None and entering != origin:
-            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
-        if kept is not None and kept.answer is None:
-            self._check_writable()  # after a failed commit nobody works on it any more
-        if entering is not None or (kept is not None and kept.answer is None):
-            raise IdempotencyInFlight(
-                "the same request is being worked on: ask again for its answer", received=origin.key
-            )
-        if kept is None or kept.answer is None:
-            return None
-        _raise_refusal(kept.answer)
-        return kept.answer
-
-    def _check_writable(self) -> None:
-        if self.ledger.failure is not None:
-            raise StorageUnavailable(
-                "the journal failed: nothing is learned until the service is started again",
-                received=self.ledger.failure,
-            )
 
     def apply_next(self) -> None:
         """Applies the oldest committed change and answers it."""
@@ -188,9 +195,10 @@ class Writer:
     def _watch(self, guard: Guard, record: Record, change: Change) -> None:
         """Journals what the guard decides; it is applied in its turn."""
         try:
+            if guard.due:
+                self.finish()
             if decisions := guard.applied(self.store, record, change):
-                records = self.ledger.commit([(decision.entry(), None) for decision in decisions])
-                self._count(records)
+                records = self._commit_decisions([decision.entry() for decision in decisions])
                 self._committed.extend(map(_Committed, records, map(Write, decisions)))
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("the guard failed after record %s", record.sequence)
@@ -211,14 +219,13 @@ class Writer:
         self._settle(write.origin, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
-        _raise_refusal(answer)
+        raise_refusal(answer)
         return answer
 
     def _refuse(self, record: Record, write: Write, error: SuperposedError) -> None:
         entry = refusal_entry(record.sequence, error)
-        records = self.ledger.commit([(entry, None)])
-        self._count(records)
-        self._committed.append(_Committed(records[0], None))
+        [recorded] = self._commit_decisions([entry])
+        self._committed.append(_Committed(recorded, None))
         self._settle(write.origin, dict(entry.head["answer"]))
 
     def _settle(self, origin: Origin | None, answer: JsonObject) -> None:
@@ -227,7 +234,7 @@ class Writer:
 
     def answer_to(self, origin: Origin | None) -> JsonObject | None:
         """The answer that a request had when it came before; raises what it was refused with."""
-        return self._settled(origin)
+        return self._intake.settled(origin)
 
     def image(self) -> Image:
         """The store as a snapshot's bytes; what was answered so far is kept first.
@@ -235,9 +242,10 @@ class Writer:
         Raises:
             StorageUnavailable: The disk refused.
         """
+        self.finish()
         while self.pending:  # a snapshot stands between records, never among committed ones
             self.apply_next()
-        self._check_writable()
+        self._intake.check_writable()
         self.ledger.flush()
         self.records_since_snapshot = self.bytes_since_snapshot = 0
         exclusions = Exclusions.read(self.ledger.journal, self.ledger.journal.sequence)
@@ -250,10 +258,3 @@ def resolve(future: Future[T], work: Callable[[], T]) -> None:
         future.set_result(work())
     except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
         future.set_exception(error)
-
-
-def _raise_refusal(answer: JsonObject) -> None:
-    if (refused := answer.get("refused")) is not None:
-        name = refused["error"]
-        kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)
-        raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

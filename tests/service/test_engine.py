@@ -7,18 +7,24 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.errors import CompositionNotSupported, UnknownTask
+from superposed.batch import Batch
+from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownTask
+from superposed_service import updates as updates_module
+from superposed_service.changes import Delete
 from superposed_service.engine import Engine
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.exclusions import REFUSAL
+from superposed_service.recovery import recover
 from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
-from superposed_service.storage import DataDirectory
+from superposed_service.storage import DataDirectory, Ledger
 from superposed_service.writer import Writer
 
 X = np.random.default_rng(0).normal(size=(6, 8))
@@ -111,30 +117,147 @@ def test_one_bad_request_does_not_spoil_the_batch_it_came_in() -> None:
     asyncio.run(scenario())
 
 
-def test_reads_and_updates_take_turns() -> None:
+class Held:
+    """Holds the first call of a function until it is opened, on whichever thread that comes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, where: object, name: str, *, number: int = 1) -> None:
+        self.entered, self.opened = threading.Event(), threading.Event()
+        self.calls, plain = 0, getattr(where, name)
+
+        def held(*args: object, **kwargs: object) -> object:
+            self.calls += 1
+            if self.calls == number:
+                self.entered.set()
+                assert self.opened.wait(10)
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(where, name, held)
+
+
+def learning(engine: Engine, key: str, count: int) -> list[asyncio.Task[dict[str, object]]]:
+    return [asyncio.create_task(engine.update(Rows(key, None, X[:1]), [0], 1)) for _ in range(count)]
+
+
+def test_reads_and_updates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        store = make_store()
+        store, order = make_store(), []
+        apply, logits = updates_module.apply, store.logits
+
+        def applied(*args: Any, **kwargs: Any) -> object:
+            order.append("update")
+            return apply(*args, **kwargs)
+
+        def answered(batch: Batch) -> object:
+            order.append("read")
+            return logits(batch)
+
+        monkeypatch.setattr(updates_module, "apply", applied)
+        monkeypatch.setattr(store, "logits", answered)
+        first = Held(monkeypatch, updates_module, "apply")
         async with running(store, batch_rows=1) as engine:
             gate, holding = await held(engine)
-            order: list[str] = []
-
-            async def note(name: str, work: object) -> None:
-                await work  # type: ignore[misc]
-                order.append(name)
-
-            reads = [
-                asyncio.create_task(note("read", engine.infer(Rows("a", None, X[:1])))) for _ in range(4)
-            ]
-            updates = [
-                asyncio.create_task(note("update", engine.update(Rows("a", None, X[:1]), [0], 1)))
-                for _ in range(4)
-            ]
+            updates = learning(engine, "a", 4)
             await asyncio.sleep(0.05)
             gate.opened.set()
+            await asyncio.to_thread(first.entered.wait, 10)  # all of them are committed by now
+            reads = [asyncio.create_task(engine.infer(Rows("a", None, X[:1]))) for _ in range(3)]
+            await asyncio.sleep(0.05)
+            first.opened.set()
             await asyncio.gather(*reads, *updates, holding)
-        assert order == ["read", "update"] * 4
+        assert order == ["update", "read", "update", "read", "update", "read", "update"]
 
     asyncio.run(scenario())
+
+
+def test_while_one_group_is_journalled_the_one_before_is_applied_and_reads_are_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        apply = Held(monkeypatch, updates_module, "apply")
+        commit = Held(monkeypatch, Ledger, "write", number=2)
+        async with running(make_store()) as engine:
+            gate, holding = await held(engine)
+            first = learning(engine, "a", 2)
+            await asyncio.sleep(0.05)
+            gate.opened.set()
+            await asyncio.to_thread(apply.entered.wait, 10)
+            second = learning(engine, "b", 2)
+            await asyncio.sleep(0.05)
+            apply.opened.set()
+            assert [answer["sequence"] for answer in await asyncio.gather(*first, holding) if answer] == [
+                5,
+                6,
+            ]
+            await asyncio.to_thread(commit.entered.wait, 10)
+            assert (await engine.infer(Rows("b", None, X))).sequence == 6  # not applied: not on the disk yet
+            registering = asyncio.create_task(engine.change(Delete("b")))
+            assert not any(task.done() for task in [*second, registering])
+            commit.opened.set()
+            assert [answer["sequence"] for answer in await asyncio.gather(*second)] == [7, 8]
+            await registering
+            assert commit.calls == 3
+
+    asyncio.run(scenario())
+
+
+def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        apply = Held(monkeypatch, updates_module, "apply")
+        async with running(make_store()) as engine:
+            gate, holding = await held(engine)
+            first = learning(engine, "a", 3)
+            await asyncio.sleep(0.05)
+            gate.opened.set()
+            await asyncio.to_thread(apply.entered.wait, 10)
+            engine._writer.ledger._database.failure = "a disk that is full"  # what is committed is there
+            second = learning(engine, "b", 2)
+            await asyncio.sleep(0.05)
+            apply.opened.set()
+            assert [answer["sequence"] for answer in await asyncio.gather(*first)] == [5, 6, 7]
+            refused = await asyncio.gather(*second, holding, return_exceptions=True)
+            assert [type(one).__name__ for one in refused] == ["StorageUnavailable"] * 2 + ["NoneType"]
+            assert (await engine.infer(Rows("b", None, X))).sequence == 7
+
+    asyncio.run(scenario())
+
+
+def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replayed, the journal gives the same store, whatever was refused while the next group was written."""
+
+    async def scenario(path: Path) -> tuple[str, list[int]]:
+        apply = Held(monkeypatch, updates_module, "apply")
+        with DataDirectory(path) as directory:
+            begin(directory, make_store())
+            engine = Engine(Writer(make_store(), directory.ledger()), Settings())
+            engine.start()
+            gate, holding = await held(engine)
+            first = learning(engine, "a", 1)
+            huge = asyncio.create_task(engine.update(Rows("a", None, np.full((1, 8), 3e38)), [0], 1))
+            await asyncio.sleep(0.05)
+            gate.opened.set()
+            await asyncio.to_thread(apply.entered.wait, 10)
+            second = learning(engine, "b", 2)
+            await asyncio.sleep(0.05)
+            apply.opened.set()
+            with pytest.raises(NonFiniteUpdate):
+                await huge
+            answers = await asyncio.gather(*first, *second)
+            await holding
+            writer = await asyncio.to_thread(engine.stop)
+            refusals = [
+                (sequence, head["sequence"]) for sequence, _, head in writer.ledger.journal.heads({REFUSAL})
+            ]
+            assert refusals == [(9, 6)]
+            return writer.store.digest(), [int(str(answer["sequence"])) for answer in answers]
+
+    with tempfile.TemporaryDirectory() as folder:
+        digest, sequences = asyncio.run(scenario(Path(folder)))
+        assert sequences == [5, 7, 8]
+        with DataDirectory(Path(folder)) as directory:
+            store, _ = recover(directory.snapshots, directory.ledger(), "cpu")
+            assert store.digest() == digest
 
 
 def test_inference_sees_whole_updates_only() -> None:

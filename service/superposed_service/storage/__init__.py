@@ -2,7 +2,7 @@
 
 from superposed_service.storage.api_keys import ApiKey, ApiKeys
 from superposed_service.storage.canaries import Canaries, Canary
-from superposed_service.storage.database import Synchronous
+from superposed_service.storage.database import Statement, Synchronous
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
 from superposed_service.storage.ledger import Ledger
@@ -20,6 +20,7 @@ __all__ = [
     "Record",
     "Snapshot",
     "Snapshots",
+    "Statement",
     "Summary",
     "Synchronous",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from superposed_service.errors import IdempotencyMismatch, JournalCorrupt
 from superposed_service.origin import Origin
-from superposed_service.storage.database import Database
+from superposed_service.storage.database import Database, Statement
 
 __all__ = ["Answers", "Kept"]
 
@@ -80,25 +80,30 @@ class Answers:
         """What replay will answer, by sequence."""
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
-    def add(self, origin: Origin, sequence: int) -> None:
-        """Keeps a request, inside the transaction of its record."""
-        kept = Kept(origin, sequence, time.time())
-        self._write(kept)
-        self._kept[origin.key] = kept
+    def add(self, origin: Origin, sequence: int) -> Statement:
+        """Keeps a request; what writes it belongs in the transaction of its record.
+
+        The one thing that may be done on another thread while this one settles answers.
+        """
+        kept = self._kept[origin.key] = Kept(origin, sequence, time.time())
+        return _writing(kept)
 
     def settle(self, key: str, answer: dict[str, Any]) -> None:
-        """Keeps a request's answer, where its key is still kept; `flush` brings it to the disk."""
+        """Keeps a request's answer, where its key is still kept; it goes to the disk with `take_changes`."""
         if key in self._kept:
             self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
 
-    def flush(self) -> None:
-        """Writes what was settled, inside a transaction, and forgets what is older than a day or too many."""
-        for kept in self._settled.values():
-            self._write(kept)
+    def take_changes(self) -> list[Statement]:
+        """What writes the answers settled since the last time, for the next transaction.
+
+        Answers that are older than a day, or too many, are forgotten.
+        """
+        statements = [_writing(kept) for kept in self._settled.values()]
         self._settled.clear()
         for key in self._expired():
-            self._database.execute("DELETE FROM answers WHERE key = ?", (key,))
+            statements.append(("DELETE FROM answers WHERE key = ?", (key,)))
             del self._kept[key]
+        return statements
 
     def _expired(self) -> list[str]:
         oldest, surplus = time.time() - KEPT_S, len(self._kept) - KEPT_MOST
@@ -110,12 +115,11 @@ class Answers:
                 expired.append(key)
         return expired
 
-    def _write(self, kept: Kept) -> None:
-        answer = None if kept.answer is None else json.dumps(kept.answer)
-        row = (kept.origin.key, kept.origin.request, kept.sequence, kept.created, answer)
-        self._database.execute(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
-        )
+
+def _writing(kept: Kept) -> Statement:
+    answer = None if kept.answer is None else json.dumps(kept.answer)
+    row = (kept.origin.key, kept.origin.request, kept.sequence, kept.created, answer)
+    return "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
 
 
 def _checksum(key: str, request: bytes, sequence: int, created: float, answer: str | None) -> bytes:

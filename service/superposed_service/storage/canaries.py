@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from superposed_service.errors import JournalCorrupt
-from superposed_service.storage.database import Database
+from superposed_service.storage.database import Database, Statement
 
 __all__ = ["Canaries", "Canary"]
 
@@ -76,18 +76,20 @@ class Canaries:
         for key, kept in list(self._kept.items()):
             self.drop(key, [slot for slot, canary in kept.items() if gone(canary)])
 
-    def flush(self) -> None:
-        """Writes what has changed, inside a transaction."""
+    def take_changes(self) -> list[Statement]:
+        """What writes the changes since the last time, for the next transaction."""
+        statements: list[Statement] = []
         for key, slot in self._changed:
             canary = self[key].get(slot)
             if canary is None:
-                self._database.execute("DELETE FROM canaries WHERE key = ? AND slot = ?", (key, slot))
+                statements.append(("DELETE FROM canaries WHERE key = ? AND slot = ?", (key, slot)))
                 continue
             row = (key, slot, canary.sequence, canary.payload)
-            self._database.execute(
-                "INSERT OR REPLACE INTO canaries VALUES (?, ?, ?, ?, ?)", (*row, _checksum(*row))
+            statements.append(
+                ("INSERT OR REPLACE INTO canaries VALUES (?, ?, ?, ?, ?)", (*row, _checksum(*row)))
             )
         self._changed.clear()
+        return statements
 
 
 def _checksum(key: str, slot: int, sequence: int, payload: bytes) -> bytes:

@@ -13,9 +13,10 @@ import apsw.sqlite_extra
 
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 
-__all__ = ["CHECKSUM_VFS", "Database", "Synchronous", "load_checksums"]
+__all__ = ["CHECKSUM_VFS", "Database", "Statement", "Synchronous", "load_checksums"]
 
 Synchronous = Literal["FULL", "OFF"]
+Statement = tuple[str, tuple[Any, ...]]
 
 CHECKPOINT_PAGES = 1000
 # Before this release SQLite could lose committed pages when several connections reset the WAL.

@@ -10,7 +10,7 @@ from superposed_service.origin import Origin
 from superposed_service.storage.answers import Answers
 from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
-from superposed_service.storage.database import Database, Synchronous
+from superposed_service.storage.database import Database, Statement, Synchronous
 from superposed_service.storage.journal import Entry, Journal, Record
 from superposed_service.storage.witness import Witness
 
@@ -39,6 +39,7 @@ class Ledger:
 
     def __init__(self, folder: Path, *, synchronous: Synchronous = "FULL") -> None:
         self._witness = Witness(folder / "HEAD")
+        self._unwritten: list[Statement] = []
         try:
             self._database = Database(folder / "journal.db", synchronous=synchronous)
         except BaseException:
@@ -86,13 +87,36 @@ class Ledger:
             StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
                 now on.
         """
+        return self.write(changes, self.take_changes(), digest=digest)
+
+    def take_changes(self) -> list[Statement]:
+        """What writes the answers and canaries that changed since the last time, for the next `write`."""
+        unwritten, self._unwritten = self._unwritten, []
+        return [*unwritten, *self.answers.take_changes(), *self.canaries.take_changes()]
+
+    def give_back(self, beside: Sequence[Statement]) -> None:
+        """Keeps what `take_changes` gave for the next time: the `write` that it was for did not begin."""
+        self._unwritten = [*beside, *self._unwritten]
+
+    def write(
+        self,
+        changes: Sequence[tuple[Entry, Origin | None]],
+        beside: Sequence[Statement],
+        *,
+        digest: tuple[int, str] | None = None,
+    ) -> list[Record]:
+        """`commit`, with what `take_changes` has given before.
+
+        Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
+        canaries kept: they have their turn in the next transaction.
+        """
         with self._database.transaction():
             records = self.journal.append([entry for entry, _ in changes])
             for record, (_, origin) in zip(records, changes, strict=True):
                 if origin is not None:
-                    self.answers.add(origin, record.sequence)
-            self.answers.flush()
-            self.canaries.flush()
+                    self._database.execute(*self.answers.add(origin, record.sequence))
+            for statement in beside:
+                self._database.execute(*statement)
             if digest is not None:
                 self.journal.note_digest(*digest)
         try:
@@ -108,9 +132,10 @@ class Ledger:
         Raises:
             StorageUnavailable: The disk refused.
         """
+        beside = self.take_changes()
         with self._database.transaction():
-            self.answers.flush()
-            self.canaries.flush()
+            for statement in beside:
+                self._database.execute(*statement)
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
         """Removes a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
@@ -121,7 +146,8 @@ class Ledger:
         self.canaries.drop(key)
         with self._database.transaction():
             self.journal.erase(sequences)
-            self.canaries.flush()
+            for statement in self.take_changes():
+                self._database.execute(*statement)
         self._database.drop_log()
 
     def close(self) -> None:

@@ -1,0 +1,113 @@
+"""Changes at the door: whether each came before, can be written, and fits the store as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from superposed import errors as library
+from superposed.errors import SuperposedError
+from superposed.store import WeightStore
+from superposed_service import errors as service
+from superposed_service.changes import Change, JsonObject
+from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
+from superposed_service.origin import Origin
+from superposed_service.storage import Ledger
+
+__all__ = ["Intake", "Write", "raise_refusal"]
+
+_NOBODY: Mapping[str, Origin] = {}
+
+
+@dataclass(frozen=True)
+class Write:
+    """A change that waits for its turn.
+
+    Args:
+        change: What is asked.
+        origin: The request it came from, where that has an idempotency key.
+        future: Where its answer goes.
+    """
+
+    change: Change
+    origin: Origin | None = None
+    future: Future[JsonObject] = field(default_factory=Future)
+
+
+class Intake:
+    """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled.
+
+    Args:
+        ledger: What was answered before, and whether anything can be written.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def admit(self, writes: Sequence[Write], store: WeightStore) -> list[Write]:
+        """The changes of a group that may be journalled; the others are answered at once."""
+        entering: dict[str, Origin] = {}
+        return [write for write in writes if self._lets_in(write, store, entering)]
+
+    def _lets_in(self, write: Write, store: WeightStore, entering: dict[str, Origin]) -> bool:
+        if not write.future.set_running_or_notify_cancel():
+            return False
+        try:
+            answer = self.settled(write.origin, entering)
+            if answer is None:
+                self.check_writable()
+                answer = write.change.check(store)
+        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+            write.future.set_exception(error)
+            return False
+        if answer is not None:
+            write.future.set_result(answer)
+            return False
+        if write.origin is not None:
+            entering[write.origin.key] = write.origin
+        return True
+
+    def settled(self, origin: Origin | None, entering: Mapping[str, Origin] = _NOBODY) -> JsonObject | None:
+        """The answer that a request had when it came before; raises what it was refused with.
+
+        Args:
+            origin: The request.
+            entering: Requests of the same group, by key.
+
+        Raises:
+            IdempotencyMismatch: The key came with another request.
+            IdempotencyInFlight: The same request is being worked on.
+        """
+        if origin is None:
+            return None
+        kept = self._ledger.answers.find(origin)
+        twin = entering.get(origin.key)
+        if twin is not None and twin != origin:
+            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
+        if kept is not None and kept.answer is None:
+            self.check_writable()  # after a failed commit nobody works on it any more
+        if twin is not None or (kept is not None and kept.answer is None):
+            raise IdempotencyInFlight(
+                "the same request is being worked on: ask again for its answer", received=origin.key
+            )
+        if kept is None or kept.answer is None:
+            return None
+        raise_refusal(kept.answer)
+        return kept.answer
+
+    def check_writable(self) -> None:
+        """Raises `StorageUnavailable` where nothing can be written any more."""
+        if self._ledger.failure is not None:
+            raise StorageUnavailable(
+                "the journal failed: nothing is learned until the service is started again",
+                received=self._ledger.failure,
+            )
+
+
+def raise_refusal(answer: JsonObject) -> None:
+    """Raises what an answer says that a change was refused with, where it does."""
+    if (refused := answer.get("refused")) is not None:
+        name = refused["error"]
+        kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)
+        raise kind(refused["message"], expected=refused["expected"], received=refused["received"])
