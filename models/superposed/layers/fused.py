@@ -9,6 +9,7 @@ gives None, and the plain path computes the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,14 +62,22 @@ def kernel_for(family: Family[Any], layout: Layout, *, relu: bool, normalise: bo
         return None
     alone, together = (_signs, _signs_parallel) if family.name == "binary" else (_turns, _turns_parallel)
 
+    places = tuple(layout)
+
+    @lru_cache  # numba takes longer to look at new ones than a short row takes to bind
+    def constants(number: Any, width: int, epsilon: float) -> tuple[Any, ...]:
+        return number(0), number(1), number(width), number(epsilon), relu, normalise
+
     def run(rows: Array, contexts: Array, slots: NDArray[np.int64], bound: Array, epsilon: float) -> None:
-        threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
-        several = bound.size >= _PARALLEL_FROM and threads > 1
-        if several:
+        threads = 1
+        if bound.size >= _PARALLEL_FROM:
+            threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+        if threads > 1:
             numba.set_num_threads(threads)
-        number = rows.dtype.type  # a number of another width would make all the arithmetic wider
-        known = (number(0), number(1), number(rows.shape[1]), number(epsilon), relu, normalise)
-        (together if several else alone)(rows, contexts, slots, bound, tuple(layout), known)
+        # A number of another width than the rows' would make all the arithmetic wider.
+        number: Any = rows.dtype.type
+        known = constants(number, rows.shape[1], epsilon)
+        (together if threads > 1 else alone)(rows, contexts, slots, bound, places, known)
 
     return run
 

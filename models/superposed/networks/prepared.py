@@ -105,8 +105,10 @@ class PreparedMLP:
 
     def _refresh(self) -> None:
         """Copies what is not the weights themselves: complex ones are multiplied as a block matrix."""
+        if self._lanes == 1:
+            return
         versions = tuple(parameter._version for parameter in self._network.parameters())
-        if self._lanes == 1 or versions == self._versions:
+        if versions == self._versions:
             return
         self._versions = versions
         for prepared, layer in zip(self._layers, self._network.superposed_layers().values(), strict=True):
