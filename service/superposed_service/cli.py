@@ -27,6 +27,7 @@ from superposed_service.key_commands import keys
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
+from superposed_service.workers.supervisor import Front
 
 __all__ = ["app", "run"]
 
@@ -160,12 +161,16 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Speaks the Open Inference Protocol over gRPC too, on this port.")
     ] = None,
+    http_workers: Annotated[
+        int | None, typer.Option(help="Processes that read HTTP and JSON for the engine's; default: 0.")
+    ] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
-    flags = {"device": device, "grpc_address": grpc_port and f"{host}:{grpc_port}"}
+    grpc_address = grpc_port and f"{host}:{grpc_port}"
+    flags = {"device": device, "grpc_address": grpc_address, "http_workers": http_workers}
     given = {name: value for name, value in flags.items() if value is not None}
     settings = _settings(directory=directory, **given)
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
@@ -175,6 +180,9 @@ def serve(
             begin(opened, WeightStore())
         application = create_app(settings, opened)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
+        if settings.http_workers:
+            Front(application, settings, host, port).run()
+            return
         uvicorn.run(
             application,
             host=host,

@@ -1,0 +1,1 @@
+"""HTTP workers: processes in front of the engine's that accept connections and read JSON rows for it."""
