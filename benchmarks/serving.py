@@ -206,7 +206,7 @@ def check(server: Server, url: str) -> None:
             raise RuntimeError(f"task t{k}: expected {label}, answered {answer.text[:300]}")
 
 
-def _script(server: Server, folder: Path) -> Path:
+def script_of(server: Server, folder: Path) -> Path:
     """A wrk script that sends each task's request in turn."""
     lines = ["local bodies, lengths = {}, {}", 'wrk.method = "POST"', "local n = 0"]
     for k in range(TASKS):
@@ -253,7 +253,7 @@ def measure(server: Server, seconds: float) -> dict[str, Any]:
         try:
             with started(server, folder) as url:
                 check(server, url)
-                script = _script(server, folder)
+                script = script_of(server, folder)
                 drive(url, script, 8, 1.0)
                 found = {f"{c} connections": drive(url, script, c, seconds) for c in (1, 8, 64)}
         except (RuntimeError, OSError, subprocess.CalledProcessError, httpx.HTTPError) as error:
