@@ -4,7 +4,7 @@ DATA ?= digits
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve experiments durability benchmarks image-check clean
+.PHONY: demo test lint types unit setup serve experiments durability benchmarks security image-check clean
 
 ## demo: teach one store ten real tasks over HTTP and show that they are all still there (DATA=mnist for MNIST)
 demo: $(SETUP)
@@ -55,8 +55,13 @@ durability: $(SETUP)
 ## benchmarks: the committed measurements and their page (half an hour; needs wrk, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
-	for name in forward separate serving service durability; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	for name in forward separate serving service durability overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.report
+
+## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)
+security: $(SETUP)
+	$(BIN)/python -W ignore -m tests.contract.fuzz --results docs/results/security/fuzz.json
+	$(BIN)/python -m tests.contract.fuzz_atheris --results docs/results/security/atheris.json
 
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
 image-check: $(SETUP)

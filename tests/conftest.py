@@ -15,6 +15,7 @@ from fastapi import FastAPI
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed_service.app import create_api, guarded
+from superposed_service.connections import bounded_protocol
 from superposed_service.demo.server import Server
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
@@ -40,13 +41,16 @@ def serving(
     path: Path, *, change: Callable[[FastAPI], object] | None = None, **settings: object
 ) -> Iterator[httpx.Client]:
     """The application over a directory, served on loopback by a thread of this process."""
-    chosen = Settings(directory=path, max_body_bytes=200_000, max_rows=64, max_steps=10, **settings)  # type: ignore[arg-type]
+    small = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10}
+    chosen = Settings(directory=path, **(small | settings))  # type: ignore[arg-type]
     with DataDirectory(path, snapshots_kept=chosen.snapshots_kept) as directory:
         api = create_api(chosen, directory)
         if change is not None:
             change(api)
         app = guarded(api, chosen, directory)
-        running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
+        running = uvicorn.Server(
+            uvicorn.Config(app, port=0, log_level="warning", http=bounded_protocol(chosen))
+        )
         thread = threading.Thread(target=running.run)
         thread.start()
         try:

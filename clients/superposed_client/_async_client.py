@@ -102,6 +102,7 @@ class AsyncClient:
             else:
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return response
+                pause = self._retries.after(response, pause)
             await asyncio.sleep(pause)
 
     async def _send_once(self, request: Request) -> Response:

@@ -102,6 +102,7 @@ class Client:
             else:
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return response
+                pause = self._retries.after(response, pause)
             time.sleep(pause)
 
     def _send_once(self, request: Request) -> Response:

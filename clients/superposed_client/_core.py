@@ -105,8 +105,8 @@ Operation: TypeAlias = Generator[Request, Response, T]
 class RetryPolicy:
     """When a request is sent again, with growing, jittered pauses.
 
-    On 503, on connection errors, and while an earlier copy of the request is being worked on. What changes
-    something carries an idempotency key, so that it is applied once however often it is sent.
+    On 429 and 503, on connection errors, and while an earlier copy of the request is being worked on. What
+    changes something carries an idempotency key, so that it is applied once however often it is sent.
 
     Args:
         retries: How often at most.
@@ -131,7 +131,12 @@ class RetryPolicy:
     def again(response: Response) -> bool:
         """Whether an answer asks to be asked again."""
         in_flight = response.status == 409 and b":idempotency-in-flight" in response.body
-        return response.status == 503 or in_flight
+        return response.status in {429, 503} or in_flight
+
+    def after(self, response: Response, pause_s: float) -> float:
+        """The pause before a further try: no shorter than the server's `Retry-After`, up to the longest."""
+        asked = response.headers.get("retry-after", "")
+        return max(pause_s, min(float(asked), self.longest_pause_s)) if asked.isdecimal() else pause_s
 
 
 def refuse_errors(response: Response) -> Response:

@@ -7,8 +7,9 @@ SuperposedError
     ├── InvalidRequest, ShapeMismatch, NonFiniteInput, LabelOutOfRange, EmptyBatch
     ├── CompositionNotSupported, ExpressionInvalid, UpdateRefused, IdempotencyMismatch   (all 422)
     ├── UnknownTask, NotFound                                                            (404)
-    ├── TaskExists, TaskInUse, IdempotencyInFlight, BeyondHorizon                        (409)
+    ├── TaskExists, TaskInUse, IdempotencyInFlight, BeyondHorizon, LimitReached          (409)
     ├── PayloadTooLarge, BatchTooLarge                                                   (413)
+    ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
     ├── Quarantined (423), QuotaExceeded (429)
     └── Overloaded, NotReady, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
@@ -21,6 +22,7 @@ from typing import Any, ClassVar
 __all__ = [
     "ERRORS",
     "ApiError",
+    "BadRequest",
     "BatchTooLarge",
     "BeyondHorizon",
     "CompositionNotSupported",
@@ -29,11 +31,13 @@ __all__ = [
     "EmptyBatch",
     "ExpressionInvalid",
     "Forbidden",
+    "HeadersTooLarge",
     "IdempotencyInFlight",
     "IdempotencyMismatch",
     "Internal",
     "InvalidRequest",
     "LabelOutOfRange",
+    "LimitReached",
     "MethodNotAllowed",
     "NonFiniteInput",
     "NotFound",
@@ -42,6 +46,7 @@ __all__ = [
     "PayloadTooLarge",
     "Quarantined",
     "QuotaExceeded",
+    "RequestTimeout",
     "ShapeMismatch",
     "StorageUnavailable",
     "SuperposedError",
@@ -257,6 +262,30 @@ class UnsupportedMediaType(ApiError):
     """A body in a form that the route does not read."""
 
     slug = "unsupported-media-type"
+
+
+class LimitReached(ApiError):
+    """There are as many tasks, or API keys, as there may be."""
+
+    slug = "limit-reached"
+
+
+class BadRequest(ApiError):
+    """Not HTTP."""
+
+    slug = "bad-request"
+
+
+class RequestTimeout(ApiError):
+    """The request did not arrive in time."""
+
+    slug = "request-timeout"
+
+
+class HeadersTooLarge(ApiError):
+    """More bytes of headers than one request may have."""
+
+    slug = "headers-too-large"
 
 
 class Internal(ApiError):

@@ -16,15 +16,17 @@ from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service import protocol_v2
+from superposed_service.admission import Admission, Paced
 from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.guard import Guard
 from superposed_service.middleware import BodyLimit, Direct, RequestId
+from superposed_service.openapi import describe_access
 from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
+from superposed_service.quotas import Quotas
 from superposed_service.recovery import Recovery, fingerprint, recover
 from superposed_service.routes import hot_endpoints, routers
 from superposed_service.running import Running
-from superposed_service.schemas import ProblemBody
 from superposed_service.security import Access
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import take
@@ -36,7 +38,7 @@ __all__ = ["create_api", "create_app", "guarded", "open_store"]
 
 _PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
-    "content": {PROBLEM_MEDIA_TYPE: {"schema": ProblemBody.model_json_schema()}},
+    "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
 }
 
 
@@ -74,10 +76,13 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 
 
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
-    """An API behind what every request passes first: request id, API key, cap on the body."""
+    """An API behind what every request passes first: request id, API key, quota, room, cap on the body."""
     direct = Direct(api, hot_endpoints | protocol_v2.hot_patterns)
-    limited = BodyLimit(direct, max_bytes=settings.max_body_bytes)
-    return RequestId(Access(limited, keys=directory.ledger().api_keys, routes=api.routes))
+    limited = BodyLimit(direct, max_bytes=settings.max_body_bytes, most_held=settings.max_held_bytes)
+    admitted = Admission(limited, api)
+    keys = directory.ledger().api_keys
+    access = Access(admitted, keys=keys, routes=api.routes, quotas=api.state.quotas)
+    return RequestId(Paced(access, pause_s=settings.refusal_pause_ms / 1000))
 
 
 def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
@@ -92,6 +97,7 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     writer, recovery = open_store(directory, settings)
+    quotas = Quotas(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -101,7 +107,7 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
             settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence)
         )
         watching = asyncio.create_task(running.watch())
-        face = protocol_v2.GrpcFace(running, settings.grpc_address) if settings.grpc_address else None
+        face = protocol_v2.GrpcFace(running, quotas, settings.grpc_address) if settings.grpc_address else None
         try:
             if face is not None:
                 await face.start()
@@ -124,9 +130,11 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
+    app.state.quotas = quotas
     for router in (*routers, protocol_v2.router):
         app.include_router(router)
     _handle_errors(app)
+    describe_access(app)
     return app
 
 

@@ -73,6 +73,11 @@ class Change(ABC):
     # Whether several of it may be checked before the first is applied: it leaves the tasks as they are.
     grouped: ClassVar[bool] = False
 
+    @property
+    def size(self) -> int:
+        """What it costs, against other changes."""
+        return 1
+
     @abstractmethod
     def check(self, store: WeightStore) -> JsonObject | None:
         """Checks the change against the store; changes nothing.

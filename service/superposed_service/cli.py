@@ -21,6 +21,7 @@ from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.app import create_app
 from superposed_service.bench_command import bench
+from superposed_service.connections import allow_connections, bounded_protocol
 from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
 from superposed_service.key_commands import keys
@@ -37,6 +38,10 @@ app.add_typer(keys, name="keys")
 app.command("bench")(bench)
 add_commands(app)
 _console = Console(stderr=True)
+
+# The event loop and the engine's thread take turns: with Python's own 5 ms, each product of the engine's
+# would wait so long behind a flood of requests that are refused (docs/decisions/0020-overload.md).
+_SWITCH_S = 0.0005
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 
@@ -179,6 +184,8 @@ def serve(
         if new:
             begin(opened, WeightStore())
         application = create_app(settings, opened)
+        allow_connections(settings)
+        sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
         if settings.http_workers:
             Front(application, settings, host, port).run()
@@ -189,6 +196,8 @@ def serve(
             port=port,
             log_level="info",
             access_log=False,
+            http=bounded_protocol(settings),
+            ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=30,
         )

@@ -13,6 +13,7 @@ from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 from superposed_service.changes import AUTHOR, task_body
+from superposed_service.errors import LimitReached
 from superposed_service.recovery import Recovery, fingerprint
 from superposed_service.schemas import TaskRegistration
 from superposed_service.settings import Settings
@@ -67,8 +68,15 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
     }
 
 
-def task_schema(body: TaskRegistration, store: WeightStore) -> TaskSchema:
-    """The schema that a registration asks for: what it leaves out is the store's."""
+def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
+    """The schema that a registration asks for: what it leaves out is the store's.
+
+    Raises:
+        LimitReached: It is a new task, and there are as many as there may be.
+        ConfigError: There can be no such task.
+    """
+    if len(store.tasks) >= most and body.key not in store.tasks:
+        raise LimitReached("there are as many tasks as there may be", expected=most, received=most + 1)
     values = body.model_dump()
     values["inputs"] = body.inputs or store.config.network.inputs
     values["outputs"] = body.outputs or len(body.labels or ())

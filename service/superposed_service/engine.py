@@ -1,12 +1,12 @@
 """The sole owner of the store: queue in, batch out, journal, apply.
 
-One thread touches torch. Requests wait in two queues, reads (inference) and the rest (updates,
-evaluations, registry changes, snapshots). The fairness rule: each turn answers one mixed batch of the
-waiting reads, as many as `batch_rows` allows, and then does one thing for the other queue: applies one
-committed change, or runs one job. So neither kind waits for more than one of the other. Updates that stand
-in line together are committed to the journal together, before the first of them is applied, by a second
-thread: meanwhile the engine's answers reads and applies the updates that were committed before. Reads never
-see half an update, because nothing else runs on the engine's thread while one is applied.
+One thread touches torch. Requests wait in two lines, reads (inference) and the rest (updates, evaluations,
+registry changes, snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed
+batch of the waiting reads, as many as `batch_rows` allows, and then does one thing for the other line:
+applies one committed change, or runs one job. So neither kind waits for more than one of the other. Updates
+that stand in line together are committed to the journal together, before the first of them is applied, by a
+second thread: meanwhile the engine's answers reads and applies the updates that were committed before. Reads
+never see half an update, because nothing else runs on the engine's thread while one is applied.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from superposed.errors import CapacityExceeded
 from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
 from superposed.targets import Target, read_targets
 from superposed_service.batching import answer_rows
+from superposed_service.callers import current_caller
 from superposed_service.changes import Change, JsonObject
-from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
+from superposed_service.errors import DeadlineExceeded, NotReady
+from superposed_service.lines import Job, Lines, Read, Waiting
 from superposed_service.origin import Origin
 from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
@@ -37,20 +38,6 @@ from superposed_service.writer import Write, Writer, resolve
 __all__ = ["Engine"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class _Job(Generic[T]):
-    run: Callable[[Writer], T]
-    future: Future[T]
-
-
-@dataclass
-class _Read:
-    rows: Rows
-    future: asyncio.Future[Answer]
-    loop: asyncio.AbstractEventLoop
-    begun: bool = False
 
 
 class Engine:
@@ -64,8 +51,7 @@ class Engine:
     def __init__(self, writer: Writer, settings: Settings) -> None:
         self._writer = writer
         self._settings = settings
-        self._reads: deque[_Read] = deque()
-        self._jobs: deque[_Job[Any] | Write] = deque()
+        self._lines = Lines(settings)
         self._wake = threading.Condition()
         self._stopping = False
         self._journalling = ThreadPoolExecutor(1, "superposed-journal")
@@ -109,13 +95,13 @@ class Engine:
         """
         self.check_rows(rows)
         loop = asyncio.get_running_loop()
-        read = _Read(rows, loop.create_future(), loop)
-        self._admit(read)
+        read = Read(rows, loop.create_future(), loop)
+        limit_s = self._admit(read)
         try:
-            async with asyncio.timeout(self._settings.request_timeout_s):
+            async with asyncio.timeout(limit_s):
                 return await read.future
         except TimeoutError:
-            raise self._late(dropped=not read.begun) from None
+            raise _late(limit_s, dropped=not read.begun) from None
 
     async def update(
         self,
@@ -160,8 +146,8 @@ class Engine:
         """
         change.author = author
         write = Write(change, origin)
-        self._admit(write)
-        return await self._answer(write.future, limited=limited)
+        limit_s = self._admit(write)
+        return await _answer(write.future, limit_s if limited else None)
 
     async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
@@ -180,70 +166,54 @@ class Engine:
     async def call_writer(self, run: Callable[[Writer], T]) -> T:
         """Runs anything else on the engine's thread, in its turn among the updates."""
         future: Future[T] = Future()
-        self._admit(_Job(run, future))
-        return await self._answer(future)
+        limit_s = self._admit(Job(run, future))
+        return await _answer(future, limit_s)
 
-    def check_rows(self, rows: Rows) -> None:
-        """Checks how many there are, before anything looks at each of them.
+    def check_room(self, *, reads: bool) -> None:
+        """Checks, before more is spent on a request, whether it could wait in line.
+
+        Args:
+            reads: In which.
 
         Raises:
-            CapacityExceeded: More rows, or contexts, than one request may have.
+            Overloaded: It could not.
         """
-        count = max(len(rows), len(rows.contexts or ()))
-        if count > self._settings.max_rows:
-            raise CapacityExceeded(
-                "more rows than one request may have",
-                expected=f"{self._settings.max_rows} at most",
-                received=count,
-            )
+        self._lines.check_wait(current_caller(), self._writer.pending, reads=reads)
 
-    def _admit(self, request: _Read | _Job[Any] | Write) -> None:
+    def check_rows(self, rows: Rows) -> None:
+        """Checks how many there are, and how long, as `Rows.check` does."""
+        rows.check(self._settings.max_rows, self._settings.max_row_numbers)
+
+    def _admit(self, work: Waiting) -> float:
+        """Puts work in its line, and says how many seconds it may take."""
+        caller = current_caller()
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
-            if len(self._reads) + len(self._jobs) >= self._settings.queue_requests:
-                self._drop_cancelled()
-            if len(self._reads) + len(self._jobs) >= self._settings.queue_requests:
-                raise Overloaded(
-                    "too many requests are waiting", expected=f"{self._settings.queue_requests} at most"
-                )
-            if isinstance(request, _Read):
-                self._reads.append(request)
-            else:
-                self._jobs.append(request)
+            self._lines.join(work, caller, self._writer.pending)
             self._wake.notify()
-
-    def _drop_cancelled(self) -> None:
-        """Makes room from requests that timed out or whose client left."""
-        self._reads = deque(read for read in self._reads if not read.future.done())
-        self._jobs = deque(job for job in self._jobs if not job.future.cancelled())
-
-    async def _answer(self, future: Future[T], *, limited: bool = True) -> T:
-        limit = self._settings.request_timeout_s if limited else None
-        try:
-            # A request that times out, or whose client left, is dropped if it has not begun.
-            return await asyncio.wait_for(asyncio.wrap_future(future), limit)
-        except TimeoutError:
-            raise self._late(dropped=future.cancelled()) from None
-
-    def _late(self, *, dropped: bool) -> DeadlineExceeded:
-        fate = "it was dropped" if dropped else "it had begun, and what it changes is changed"
-        return DeadlineExceeded(
-            f"no answer in time; {fate}", expected=f"within {self._settings.request_timeout_s} s"
-        )
+        return caller.left_s(self._settings.request_timeout_s)
 
     # On the engine's thread
 
     def _loop(self) -> None:
         while self._wait():
+            started = time.monotonic()
             reads = self._take_reads()
             if reads:
                 self._answer_reads(reads)
             if self._writer.landed:
                 self._writer.finish()
             self._take_turn()
-            if self._writer.pending:
-                self._writer.apply_next()
+            applied = self._writer.apply_next() if self._writer.pending else 0
+            self._note_turn(sum(len(read.rows) for read in reads), applied, time.monotonic() - started)
+
+    def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
+        with self._wake:
+            if rows:
+                self._lines.reads.pace.note(rows, seconds)
+            if applied:
+                self._lines.jobs.pace.note(applied, seconds)
 
     def _wait(self) -> bool:
         """Waits for something to do; False once there is nothing left and will not be."""
@@ -254,7 +224,7 @@ class Engine:
 
     def _has_work(self) -> bool:
         ready = self._writer.pending or self._writer.landed
-        return bool(self._reads or ready or (self._jobs and not self._writer.committing))
+        return bool(self._lines.reads or ready or (self._lines.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:
         with self._wake:
@@ -263,57 +233,39 @@ class Engine:
     def _take_turn(self) -> None:
         """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
         with self._wake:
-            if not (self._jobs and self._writer.may_begin(grouped=_is_grouped(self._jobs[0]))):
-                return
-            first = self._jobs.popleft()
-            group = [first]
-            while self._joins(first, len(group)):
-                group.append(self._jobs.popleft())
-        if isinstance(first, Write):
-            writes = [write for write in group if isinstance(write, Write)]
-            if (journalled := self._writer.begin(writes, self._journalling)) is not None:
-                journalled.add_done_callback(self._landed)
-        elif first.future.set_running_or_notify_cancel():
-            resolve(first.future, lambda: first.run(self._writer))
+            group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
+        writes = [work for work in group if isinstance(work, Write)]
+        if writes and (journalled := self._writer.begin(writes, self._journalling)) is not None:
+            journalled.add_done_callback(self._landed)
+        for work in group:
+            if isinstance(work, Job) and work.future.set_running_or_notify_cancel():
+                resolve(work.future, partial(work.run, self._writer))
 
-    def _joins(self, first: _Job[Any] | Write, taken: int) -> bool:
-        """Whether the next in line is an update that may share a transaction with the first."""
-        if not self._jobs or taken >= self._settings.commit_records:
-            return False
-        return _is_grouped(first) and _is_grouped(self._jobs[0])
-
-    def _take_reads(self) -> list[_Read]:
-        if self._reads and self._settings.batch_wait_ms:
+    def _take_reads(self) -> list[Read]:
+        if self._lines.reads and self._settings.batch_wait_ms:
             self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
-        taken: list[_Read] = []
-        rows = 0
+        taken: list[Read] = []
+        left = self._settings.batch_rows
         with self._wake:
-            while self._reads and (not taken or rows + len(self._reads[0].rows) <= self._settings.batch_rows):
-                read = self._reads.popleft()
-                if not read.future.done():
-                    read.begun = True
-                    taken.append(read)
-                    rows += len(read.rows)
+            while (read := self._lines.next_read(left, first=not taken)) is not None:
+                taken.append(read)
+                left -= len(read.rows)
         return taken
 
     def _wait_for_more(self, until: float) -> None:
         with self._wake:
             while (left := until - time.monotonic()) > 0 and not self._stopping:
-                if sum(len(read.rows) for read in self._reads) >= self._settings.batch_rows:
+                if self._lines.reads.size >= self._settings.batch_rows:
                     return
                 self._wake.wait(left)
 
-    def _answer_reads(self, reads: list[_Read]) -> None:
+    def _answer_reads(self, reads: list[Read]) -> None:
         outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
         answered = list(zip(reads, outcomes, strict=True))
         for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
             mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
                 loop.call_soon_threadsafe(_deliver, mine)
-
-
-def _is_grouped(job: _Job[Any] | Write) -> bool:
-    return isinstance(job, Write) and job.change.grouped
 
 
 def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
@@ -325,3 +277,17 @@ def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
+
+async def _answer(future: Future[T], limit_s: float | None) -> T:
+    try:
+        # A request that times out, or whose client left, is dropped if it has not begun.
+        async with asyncio.timeout(limit_s):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        raise _late(limit_s, dropped=future.cancelled()) from None
+
+
+def _late(limit_s: float | None, *, dropped: bool) -> DeadlineExceeded:
+    fate = "it was dropped" if dropped else "it had begun, and what it changes is changed"
+    return DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit_s} s")

@@ -10,13 +10,15 @@ SuperposedError
 │   ├── UnknownSnapshot         no snapshot has this id
 │   ├── UnknownApiKey           no API key has this id
 │   ├── UnknownVersion          a model has no such version
+│   ├── LimitReached            as many tasks, or API keys, as there may be
 │   ├── Quarantined             the update is recorded, and not learned from
 │   └── BeyondHorizon           the journal was trimmed past what is asked for
 ├── AccessError
 │   ├── Unauthenticated         no API key, or one that is not good
-│   └── Forbidden               the API key may not do this
+│   ├── Forbidden               the API key may not do this
+│   └── QuotaExceeded           the API key has used up what it may do in a second
 ├── ServiceUnavailable
-│   ├── Overloaded              the queue is full
+│   ├── Overloaded              too much is waiting, or coming in
 │   ├── NotReady                starting or stopping
 │   └── DeadlineExceeded        no answer within the time allowed
 └── StorageError
@@ -41,10 +43,12 @@ __all__ = [
     "IdempotencyMismatch",
     "InvalidRequest",
     "JournalCorrupt",
+    "LimitReached",
     "NotReady",
     "Overloaded",
     "PayloadTooLarge",
     "Quarantined",
+    "QuotaExceeded",
     "RequestError",
     "ServiceUnavailable",
     "SnapshotMismatch",
@@ -95,6 +99,10 @@ class UnknownVersion(RequestError):
     """A model has no such version."""
 
 
+class LimitReached(RequestError):
+    """There are as many tasks, or API keys, as there may be."""
+
+
 class Quarantined(RequestError):
     """The update is recorded, and not learned from: its source is in quarantine."""
 
@@ -115,12 +123,42 @@ class Forbidden(AccessError):
     """The API key may not do this."""
 
 
+class QuotaExceeded(AccessError):
+    """The API key has used up what it may do in a second.
+
+    Args:
+        message: Which quota.
+        expected: What it allows.
+        received: What came.
+        retry_after_s: When there will be room again.
+    """
+
+    def __init__(
+        self, message: str, *, expected: object = None, received: object = None, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message, expected=expected, received=received)
+        self.retry_after_s = retry_after_s
+
+
 class ServiceUnavailable(SuperposedError):
     """The service cannot answer now."""
 
 
 class Overloaded(ServiceUnavailable):
-    """The queue is full."""
+    """Too much is waiting, or coming in.
+
+    Args:
+        message: What there is too much of.
+        expected: How much may be.
+        received: How much there is.
+        retry_after_s: When there may be room again.
+    """
+
+    def __init__(
+        self, message: str, *, expected: object = None, received: object = None, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message, expected=expected, received=received)
+        self.retry_after_s = retry_after_s
 
 
 class NotReady(ServiceUnavailable):

@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ keys = typer.Typer(no_args_is_help=True, help="API keys of a data directory (a r
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
+Quota = Annotated[float | None, typer.Option(help="Its own quota; 0 for none. Default: the server's.", min=0)]
 
 
 class _Scope(StrEnum):
@@ -36,11 +37,23 @@ def create_key(
     name: Annotated[str, typer.Option(help="Free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of task keys that it may name.")] = "*",
     days: Annotated[float | None, typer.Option(help="How long it is good.", min=0)] = None,
+    requests_per_second: Quota = None,
+    rows_per_second: Quota = None,
+    updates_per_second: Quota = None,
 ) -> None:
     """Makes an API key and shows it, once. From the first one on, every request needs one."""
     expires = None if days is None else time.time() + days * 86_400
     with DataDirectory.existing(directory) as opened:
-        _, text = create(opened.ledger(), name=name, scope=scope.value, tasks=tasks, expires=expires)
+        _, text = create(
+            opened.ledger(),
+            name=name,
+            scope=scope.value,
+            tasks=tasks,
+            expires=expires,
+            requests_per_second=requests_per_second,
+            rows_per_second=rows_per_second,
+            updates_per_second=updates_per_second,
+        )
     typer.echo(text)
 
 
@@ -49,10 +62,12 @@ def list_keys(directory: Directory) -> None:
     """Lists the API keys of DIR."""
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.ledger().api_keys)
-    table = Table("id", "name", "scope", "tasks", "created", "expires", "revoked")
+    table = Table()
+    for name in ("id", "name", "scope", "tasks", "created", "expires", "revoked", "a second"):
+        table.add_column(name, no_wrap=name == "id")
     for key in found:
         times = [_time(key[field]) for field in ("created", "expires", "revoked")]
-        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times)
+        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times, _quotas(key))
     Console().print(table)
 
 
@@ -69,6 +84,11 @@ def rotate_key(directory: Directory, identifier: Identifier) -> None:
     with DataDirectory.existing(directory) as opened:
         _, text = rotate(opened.ledger(), identifier)
     typer.echo(text)
+
+
+def _quotas(key: dict[str, Any]) -> str:
+    own = {unit: key[f"{unit}_per_second"] for unit in ("requests", "rows", "updates")}
+    return ", ".join(f"{quota:g} {unit}" for unit, quota in own.items() if quota is not None)
 
 
 def _time(seconds: float | None) -> str:

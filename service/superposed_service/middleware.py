@@ -9,13 +9,13 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
-from superposed_service.errors import PayloadTooLarge
+from superposed_service.errors import Overloaded, PayloadTooLarge
 from superposed_service.problems import INTERNAL, problem_response
 
 __all__ = ["BodyLimit", "Direct", "RequestId"]
@@ -55,6 +55,8 @@ class RequestId:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            _log.debug("request %s: the client left before its body was here", identifier)
         except Exception:
             # The last resort: a bug. Its trace is in the log under the id that the client gets.
             _log.exception("request %s failed: %s %s", identifier, scope["method"], scope["path"])
@@ -68,12 +70,15 @@ class BodyLimit:
 
     Args:
         app: What comes after.
-        max_bytes: The limit.
+        max_bytes: Of one body.
+        most_held: Of all requests that are being worked on, together.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, most_held: int) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._most_held = most_held
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Counts the bytes of the body."""
@@ -89,12 +94,21 @@ class BodyLimit:
         async def receive_counted() -> Message:
             nonlocal received
             message = await receive()
-            received += len(message.get("body", b""))
+            more = len(message.get("body", b""))
+            received += more
+            self._held += more
             if received > self._max_bytes:
                 raise self._error(received)
+            if self._held > self._most_held:
+                raise Overloaded(
+                    "too many bytes are coming in", expected=f"{self._most_held} at most, of all requests"
+                )
             return message
 
-        await self._app(scope, receive_counted, send)
+        try:
+            await self._app(scope, receive_counted, send)
+        finally:
+            self._held -= received
 
     def _error(self, received: int) -> PayloadTooLarge:
         return PayloadTooLarge(

@@ -12,7 +12,15 @@ from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed_service import errors as service
 
-__all__ = ["INTERNAL", "PROBLEMS", "PROBLEM_MEDIA_TYPE", "Problem", "problem_of", "problem_response"]
+__all__ = [
+    "INTERNAL",
+    "PROBLEMS",
+    "PROBLEM_MEDIA_TYPE",
+    "Problem",
+    "problem_of",
+    "problem_response",
+    "retry_after",
+]
 
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 INTERNAL = "something went wrong inside the service; its log names this request's X-Request-Id"
@@ -49,11 +57,13 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.UnknownSnapshot: (404, "not-found", "Not found"),
     service.UnknownApiKey: (404, "not-found", "Not found"),
     service.UnknownVersion: (404, "not-found", "Not found"),
+    service.LimitReached: (409, "limit-reached", "Limit reached"),
     service.Quarantined: (423, "quarantined", "In quarantine"),
     service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.AccessError: (403, "forbidden", "Forbidden"),
     service.Unauthenticated: (401, "unauthenticated", "Unauthenticated"),
     service.Forbidden: (403, "forbidden", "Forbidden"),
+    service.QuotaExceeded: (429, "quota-exceeded", "Quota exceeded"),
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),
     service.NotReady: (503, "not-ready", "Not ready"),
@@ -68,20 +78,30 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
 
 # Problems of HTTP itself, by status.
 _HTTP: dict[int, tuple[str, str]] = {
+    400: ("bad-request", "Bad request"),
     404: ("not-found", "Not found"),
     405: ("method-not-allowed", "Method not allowed"),
+    408: ("request-timeout", "Request timeout"),
     415: ("unsupported-media-type", "Unsupported media type"),
+    431: ("headers-too-large", "Headers too large"),
 }
-_HEADERS = {
-    401: {"WWW-Authenticate": "Bearer"},
-    503: {"Retry-After": "1"},
-    504: {"Retry-After": "1"},
-}
+_ASK_AGAIN = {429, 503, 504}
 
 
 def problem_of(error: SuperposedError) -> Problem:
     """The row of an error's class, or of the nearest class above it."""
     return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
+
+
+def retry_after(error: SuperposedError | int) -> int:
+    """After how many seconds it makes sense to ask again."""
+    return math.ceil(min(max(getattr(error, "retry_after_s", 1.0), 1.0), 3600.0))
+
+
+def _headers(error: SuperposedError | int, status: int) -> dict[str, str]:
+    if status in _ASK_AGAIN:
+        return {"Retry-After": str(retry_after(error))}
+    return {"WWW-Authenticate": "Bearer"} if status == 401 else {}
 
 
 def problem_response(error: SuperposedError | int, instance: str, detail: str = "") -> Response:
@@ -102,7 +122,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         if status == 500:  # internals stay inside
             detail, expected, received = INTERNAL, None, None
     if instance == "/v2" or instance.startswith("/v2/"):
-        return _protocol_error(status, detail or title, expected, received)
+        return _protocol_error(status, detail or title, expected, received, _headers(error, status))
     document: dict[str, Any] = {
         "type": _URN + slug,
         "title": title,
@@ -114,13 +134,15 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         if value is not None:
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
-    return Response(orjson.dumps(document), status, _HEADERS.get(status), PROBLEM_MEDIA_TYPE)
+    return Response(orjson.dumps(document), status, _headers(error, status), PROBLEM_MEDIA_TYPE)
 
 
-def _protocol_error(status: int, detail: str, expected: object, received: object) -> Response:
+def _protocol_error(
+    status: int, detail: str, expected: object, received: object, headers: dict[str, str]
+) -> Response:
     """An error as the Open Inference Protocol has it."""
     parts = [detail]
     parts += [] if expected is None else [f"expected {expected}"]
     parts += [] if received is None else [f"received {received}"]
     body = orjson.dumps({"error": "; ".join(parts)})
-    return Response(body, status, _HEADERS.get(status), "application/json")
+    return Response(body, status, headers, "application/json")

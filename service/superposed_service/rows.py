@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed.batch import Batch
+from superposed.errors import CapacityExceeded
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 
@@ -35,6 +37,30 @@ class Rows:
             return len(self.inputs)
         except TypeError:
             return 0
+
+    def check(self, most_rows: int, most_numbers: int) -> None:
+        """Checks how many there are, and how long, before anything looks at what is in them.
+
+        Raises:
+            CapacityExceeded: More rows, or contexts, or numbers in a row, than one request may have.
+        """
+        count = max(len(self), len(self.contexts or ()))
+        if count > most_rows:
+            raise CapacityExceeded(
+                "more rows than one request may have", expected=f"{most_rows} at most", received=count
+            )
+        shape = getattr(self.inputs, "shape", None)
+        if shape is None:
+            lists = self.inputs if isinstance(self.inputs, list) else []
+            longest = max((len(row) for row in lists if isinstance(row, list)), default=0)
+        else:
+            longest = math.prod(shape[1:])
+        if longest > most_numbers:
+            raise CapacityExceeded(
+                "more numbers in a row than there may be",
+                expected=f"{most_numbers} at most",
+                received=longest,
+            )
 
     def batch(self, store: WeightStore) -> Batch:
         """Checks the rows against the store's tasks.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from superposed.errors import SuperposedError
+from superposed_service.callers import calling, current_caller
 from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
 from superposed_service.engine import Engine
@@ -68,8 +69,9 @@ class Running:
         """Runs work on the past, one at a time, to its end, also if the client has left."""
 
         async def run() -> T:
-            async with self._history_turn:
-                return await work
+            with calling(current_caller().source):  # to its end, also past the request's deadline
+                async with self._history_turn:
+                    return await work
 
         return await asyncio.shield(asyncio.create_task(run()))
 

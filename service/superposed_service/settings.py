@@ -28,19 +28,60 @@ class Settings(BaseSettings):
         0, ge=0, le=256, description="Processes that accept connections and read JSON rows for the engine's."
     )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="A larger request body is refused (413).")
+    max_held_bytes: int = Field(
+        512 * 2**20, ge=1024, description="Bodies of all requests at once; while there are more: 503."
+    )
+    max_header_bytes: int = Field(
+        65_536, ge=1024, description="The first line and the headers of a request; a longer head is 431."
+    )
     max_rows: int = Field(4096, ge=1, description="Rows of one request.")
+    max_row_numbers: int = Field(65_536, ge=1, description="Numbers in one row, whatever its task's width.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")
     max_tries: int = Field(
         65_536, ge=1, description="Rows times candidate contexts that one search for a context may try."
     )
     max_page: int = Field(1000, ge=1, description="Tasks on one page of a listing.")
+    max_tasks: int = Field(100_000, ge=1, description="Tasks that may be registered at once (409).")
+    max_api_keys: int = Field(10_000, ge=1, description="API keys over HTTP, the revoked ones too (409).")
+
+    max_connections: int = Field(
+        1024, ge=1, description="Connections at once; to more of them only probes are answered (503)."
+    )
+    header_timeout_s: float = Field(10.0, gt=0, description="How long a request's head may take (408).")
+    body_timeout_s: float = Field(10.0, gt=0, description="How long a body may take (408),")
+    body_bytes_per_s: float = Field(65_536, gt=0, description="and one second more for so many bytes of it.")
+    answer_timeout_s: float = Field(
+        10.0, gt=0, description="How long a client may stop reading its answer before it is cut off."
+    )
 
     batch_rows: int = Field(1024, ge=1, description="Rows of one mixed batch of waiting requests.")
     batch_wait_ms: float = Field(
         0.0, ge=0, le=1000, description="How long a batch waits to fill up; 0 takes what has arrived."
     )
     queue_requests: int = Field(1024, ge=1, description="Requests that may wait; one more is refused (503).")
-    request_timeout_s: float = Field(60.0, gt=0, description="How long a request may wait for its answer.")
+    queue_delay_ms: float = Field(
+        500.0, gt=0, description="A request that would wait longer for its turn is refused at once (503)."
+    )
+    refusal_pause_ms: float = Field(
+        500.0,
+        ge=0,
+        le=10_000,
+        description="429 and 503 are answered so much later, which slows a flood.",
+    )
+    request_timeout_s: float = Field(
+        60.0, gt=0, description="How long a request may wait for its answer; Request-Timeout asks for less."
+    )
+
+    quota_requests_per_s: float = Field(
+        0.0,
+        ge=0,
+        description="Requests a second of an API key without a quota of its own; 0 for any number.",
+    )
+    quota_rows_per_s: float = Field(0.0, ge=0, description="The same for rows, of whatever kind of request.")
+    quota_updates_per_s: float = Field(0.0, ge=0, description="The same for updates.")
+    quota_burst_s: float = Field(
+        2.0, gt=0, description="So many seconds' worth of a quota may be used at once, after a pause."
+    )
 
     commit_records: int = Field(256, ge=1, description="Updates of one journal transaction at most.")
     snapshots_kept: int = Field(5, ge=2, description="Newest snapshots that are kept.")

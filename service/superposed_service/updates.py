@@ -43,6 +43,11 @@ class Update(Change):
         self._rows, self._given, self._steps = rows, targets, steps
         self._schemas = schemas  # that its targets were read with, where they were
 
+    @property
+    def size(self) -> int:
+        """Rows, times the steps on them."""
+        return len(self._rows) * self._steps
+
     def check(self, store: WeightStore) -> None:
         """Contexts, rows and targets must be the tasks'."""
         # From here on it holds what the record will hold: contexts in their text form, numbers in arrays.

@@ -98,9 +98,9 @@ class Writer:
         self._flight: tuple[_Transaction, Future[list[Record]]] | None = None
 
     @property
-    def pending(self) -> bool:
-        """Whether committed changes wait to be applied."""
-        return bool(self._committed)
+    def pending(self) -> int:
+        """How many committed changes wait to be applied."""
+        return len(self._committed)
 
     @property
     def committing(self) -> bool:
@@ -112,7 +112,7 @@ class Writer:
         """Whether that group has arrived, or failed to: `finish` would not wait."""
         return self._flight is not None and self._flight[1].done()
 
-    def may_begin(self, *, grouped: bool) -> bool:
+    def may_begin(self, grouped: bool) -> bool:
         """Whether a change may be checked now: what it is checked against stays so until its turn."""
         if self.committing:
             return False
@@ -181,16 +181,21 @@ class Writer:
         self.records_since_snapshot += len(records)
         self.bytes_since_snapshot += sum(len(record.payload or b"") for record in records)
 
-    def apply_next(self) -> None:
-        """Applies the oldest committed change and answers it."""
+    def apply_next(self) -> int:
+        """Applies the oldest committed change and answers it.
+
+        Returns:
+            What it cost, as `Change.size` counts; 0 where that says nothing.
+        """
         committed = self._committed.popleft()
         record, write = committed.record, committed.write
         if write is None:
             self.store.sequence += 1
-            return
+            return 0
         resolve(write.future, lambda: self._apply(record, write))
         if self._guard is not None and write.future.exception() is None:
             self._watch(self._guard, record, write.change)
+        return write.change.size if write.change.grouped else 0
 
     def _watch(self, guard: Guard, record: Record, change: Change) -> None:
         """Journals what the guard decides; it is applied in its turn."""

@@ -30,6 +30,7 @@ from superposed_client import (
     Task,
     UnexpectedAnswer,
     UnknownTask,
+    _models,
     mixture,
     power,
     task,
@@ -367,3 +368,27 @@ def test_the_asynchronous_client(server: Server) -> None:
                 await client.infer("sdk-async-nobody", x)
 
     asyncio.run(scenario())
+
+
+def test_answers_may_grow() -> None:
+    """A later server's answers have fields that this client does not know, at every depth."""
+    every = [kind for kind in vars(_models).values() if isinstance(kind, type)]
+    answers = [kind for kind in every if issubclass(kind, _models._Answer)]
+    assert len(answers) > 10
+    for kind in answers:
+        assert kind.model_config["extra"] == "ignore", kind
+    body: dict[str, Any] = dict.fromkeys(("labels", "offset", "scale", "quarantined"))
+    body |= {"key": "a", "outputs": 2, "inputs": 1, "loss": "mse", "description": "", "keep_rows": True}
+    body |= {"rows_seen": 0, "updates": 0, "last_sequence": 1, "new": {"deep": [1]}}
+    body |= {"prequential": {"accuracy": None, "loss": 1.0, "new": 2}}
+    transport = httpx.MockTransport(lambda _: httpx.Response(200, json=body))
+    with superposed_client.Client("http://test", transport=transport) as client:
+        assert client.get_task("a").prequential.loss == 1.0
+
+
+def test_a_problem_newer_than_the_client_is_still_one() -> None:
+    problem = {"type": "urn:superposed:problem:new", "detail": "it is new"}
+    transport = httpx.MockTransport(lambda _: httpx.Response(418, json=problem))
+    client = superposed_client.Client("http://test", transport=transport)
+    with client, pytest.raises(superposed_client.ApiError, match="it is new"):
+        client.store()

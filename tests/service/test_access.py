@@ -89,6 +89,26 @@ class TestScopes:
                 for scope in SCOPES[SCOPES.index(needed) :]:
                     assert stranger.request(method, url, headers=keys[scope]).status_code not in {401, 403}
 
+    def test_no_other_method_opens_a_route(self, admin: httpx.Client) -> None:
+        """Every path with every method that it does not have, for a stranger and for each scope."""
+        keys = {scope: make(admin, scope) for scope in SCOPES}
+        paths = sorted({path for _, path in ACCESS_RULES})
+        asked = 0
+        with httpx.Client(base_url=admin.base_url) as stranger:
+            for path in paths:
+                url = re.sub(r"\{.*?\}", "nothing", path)
+                for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"):
+                    if (method, path) in ACCESS_RULES:
+                        continue
+                    assert stranger.request(method, url).status_code == 401, (method, path)
+                    for headers in keys.values():
+                        answer = stranger.request(method, url, headers=headers)
+                        assert answer.status_code in {403, 404, 405}, (method, path)
+                        asked += 1
+                if ("GET", path) in ACCESS_RULES and ACCESS_RULES["GET", path] is not None:
+                    assert stranger.head(url).status_code == 401  # HEAD is as GET
+        assert asked > 500
+
     def test_what_is_not_there_is_still_not_there(self, admin: httpx.Client) -> None:
         problem(admin.get("/v1/nothing"), 404, "not-found")
         problem(admin.put("/v1/infer"), 405, "method-not-allowed")

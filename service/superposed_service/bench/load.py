@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
+from uvicorn.loops.auto import auto_loop_factory
 
 from superposed_service.errors import NotReady
 from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
@@ -38,6 +39,7 @@ class Load:
         kind: What is asked.
         rows: Rows of a request, all of one task.
         binary: Binary tensors, or JSON.
+        bytes_a_number: 4 for floats, 1 for whole numbers up to 255, as of pixels.
         connections: How many there are at once.
         rate: Requests a second; None for a closed loop.
         seconds: How long.
@@ -51,6 +53,7 @@ class Load:
     kind: Literal["infer", "update"] = "infer"
     rows: int = 1
     binary: bool = True
+    bytes_a_number: Literal[1, 4] = 4
     connections: int = 8
     rate: float | None = None
     seconds: float = 10.0
@@ -64,13 +67,17 @@ class Outcome:
 
     Args:
         seconds: How long it took.
-        latencies_ms: Of every request that was answered 200.
+        latencies_ms: Of every request that was answered 200, from when it was due.
+        served_ms: The same from when it was sent, without the wait for a connection that was free.
         statuses: How many answers had each status.
+        without_retry_after: How many refusals (429, 503) did not say when to come again.
     """
 
     seconds: float = 0.0
     latencies_ms: list[float] = field(default_factory=list)
+    served_ms: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
+    without_retry_after: int = 0
 
     @property
     def requests_per_s(self) -> float:
@@ -93,11 +100,14 @@ def run(load: Load) -> Outcome:
     chosen = draw.choice(len(load.tasks), size=_PREPARED, p=weights / weights.sum())
     asked = [load.tasks[place] for place in chosen.tolist()]
     requests = [_request(load, task, features, draw) for task, features in asked]
-    return asyncio.run(_drive(load, requests, draw))
+    with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+        return runner.run(_drive(load, requests, draw))
 
 
 def _request(load: Load, task: str, features: int, draw: np.random.Generator) -> bytes:
-    rows = draw.random((load.rows, features), dtype=np.float32)
+    rows: NDArray[Any] = draw.random((load.rows, features), dtype=np.float32)
+    if load.bytes_a_number == 1:
+        rows = (255 * rows).astype(np.uint8)
     targets = draw.integers(0, 2, load.rows)
     body: dict[str, Any] = {"context": task}
     if load.kind == "infer":
@@ -117,7 +127,7 @@ def _request(load: Load, task: str, features: int, draw: np.random.Generator) ->
 
 
 def _tensors(body: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[bytes, int]:
-    names = {"float32": "FP32", "int64": "INT64"}
+    names = {"float32": "FP32", "uint8": "UINT8", "int64": "INT64"}
     described = {name: {"datatype": names[a.dtype.name], "shape": a.shape} for name, a in arrays.items()}
     head = json.dumps(body | described).encode()
     return head + b"".join(array.tobytes() for array in arrays.values()), len(head)
@@ -149,24 +159,63 @@ async def _connection(
     times: asyncio.Queue[float],
     outcome: Outcome,
 ) -> None:
-    where = urlsplit(load.url)
-    try:
-        reader, writer = await asyncio.open_connection(where.hostname, where.port or 80)
-    except OSError as error:
-        raise NotReady(f"nobody answers at {load.url}", received=str(error)) from None
+    transport, connection = await _connect(load.url)
     try:
         number = place * 37
         while (due := await _next(load, until, times)) is not None:
-            writer.write(requests[number % len(requests)])
-            status = await _status(reader)
+            if transport.is_closing():  # servers do not keep idle connections for ever
+                transport, connection = await _connect(load.url)
+            sent = time.perf_counter()
+            transport.write(requests[number % len(requests)])
+            status, retry_after = await connection.answer()
             outcome.statuses[status] += 1
+            outcome.without_retry_after += status in {429, 503} and not retry_after
             if status == 200:
-                outcome.latencies_ms.append(1000 * (time.perf_counter() - due))
+                now = time.perf_counter()
+                outcome.latencies_ms.append(1000 * (now - due))
+                outcome.served_ms.append(1000 * (now - sent))
             number += load.connections
-    except (OSError, asyncio.IncompleteReadError) as error:
+    except ConnectionError as error:
         raise NotReady("the server closed a connection", received=str(error)) from None
     finally:
-        writer.close()
+        transport.close()
+
+
+async def _connect(url: str) -> tuple[asyncio.Transport, _Connection]:
+    where, loop = urlsplit(url), asyncio.get_running_loop()
+    try:
+        return await loop.create_connection(_Connection, where.hostname or "", where.port or 80)
+    except OSError as error:
+        raise NotReady(f"nobody answers at {url}", received=str(error)) from None
+
+
+class _Connection(asyncio.Protocol):
+    """Reads one answer after another."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._answer: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
+
+    async def answer(self) -> tuple[int, bool]:
+        """Its status, and whether it says when to come again."""
+        found = await self._answer
+        self._answer = asyncio.get_running_loop().create_future()
+        return found
+
+    def data_received(self, data: bytes) -> None:
+        """How long an answer's body is stands in its head."""
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        head = head.lower()
+        if end and len(body) >= int(head.partition(b"content-length:")[2].split(b"\r\n")[0]):
+            self._received.clear()
+            self._answer.set_result((int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Ends whoever waits for an answer."""
+        if not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("in the middle of a request"))
+            self._answer.exception()  # nobody may be waiting
 
 
 async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float | None:
@@ -180,11 +229,3 @@ async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float 
     if due > now:
         await asyncio.sleep(due - now)
     return due
-
-
-async def _status(reader: asyncio.StreamReader) -> int:
-    """Reads one answer; how long its body is stands in its head."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
-    await reader.readexactly(length)
-    return int(head.split(b" ", 2)[1])

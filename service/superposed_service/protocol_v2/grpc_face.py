@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
+from superposed_service.callers import ANYONE, calling
 from superposed_service.errors import InvalidRequest, StorageUnavailable, UnknownVersion
-from superposed_service.problems import problem_of
+from superposed_service.problems import problem_of, retry_after
 from superposed_service.protocol_v2 import messages, metadata
 from superposed_service.protocol_v2.wire import CALLS, MESSAGES, SERVICE
+from superposed_service.quotas import Quotas
 from superposed_service.running import Running
 from superposed_service.security import Principal, admit
 from superposed_service.tensors import DATATYPES, TensorReader, read_shape
@@ -26,6 +28,7 @@ _CODES: Mapping[int, grpc.StatusCode] = {
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -45,6 +48,8 @@ _DATA_TYPES = (
     "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
 )  # fmt: skip
 
+_PROBES = {"ServerLive", "ServerReady"}
+
 Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
 
 
@@ -53,15 +58,18 @@ class GrpcFace:
 
     Args:
         running: The service behind it.
+        quotas: What API keys may ask for.
         address: Where it listens, `host:port`.
     """
 
-    def __init__(self, running: Running, address: str) -> None:
+    def __init__(self, running: Running, quotas: Quotas, address: str) -> None:
         self._running = running
+        self._quotas = quotas
         self._address = address
         most = running.settings.max_body_bytes
         self._server = grpc.aio.server(
-            options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)]
+            options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
+            maximum_concurrent_rpcs=running.settings.max_connections,
         )
         methods = {name: self._method(name) for name in CALLS}
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
@@ -85,13 +93,16 @@ class GrpcFace:
     def _method(self, name: str) -> Any:
         request, response = (MESSAGES[one] for one in CALLS[name])
         handler: Handler = getattr(self, f"_{_snake(name)}")
+        quotas = None if name in _PROBES else self._quotas
 
         async def behave(asked: Any, context: Any) -> Any:
             try:
                 header = dict(context.invocation_metadata()).get("authorization")
-                principal = admit(self._running.directory.ledger().api_keys, header)
-                return response(**await handler(asked, principal))
+                principal = admit(self._running.directory.ledger().api_keys, header, quotas)
+                with calling(principal.author or ANYONE, context.time_remaining()):
+                    return response(**await handler(asked, principal))
             except SuperposedError as error:
+                context.set_trailing_metadata((("retry-after", str(retry_after(error))),))
                 code = _CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL)
                 await context.abort(code, str(error))
 
@@ -173,6 +184,7 @@ class GrpcFace:
         self._running.engine.check_rows(rows)
         if rows.contexts is not None:
             principal.check_contexts(rows.contexts)
+        principal.spend(rows=len(rows))
         with self._running.statistics.measured(model, len(rows)):
             answer = await self._running.engine.infer(rows)
             columns = messages.columns_of(request, answer)

@@ -130,6 +130,7 @@ async def infer(request: Request) -> Response:
     service.engine.check_rows(asked.rows)
     if asked.rows.contexts is not None:
         principal(request).check_contexts(asked.rows.contexts)
+    principal(request).spend(rows=len(asked.rows))
     with service.statistics.measured(name, len(asked.rows)):
         answer = await service.engine.infer(asked.rows)
         content, head_length = messages.render(asked, answer, name, service.version)

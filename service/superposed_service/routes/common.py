@@ -58,12 +58,27 @@ def principal(request: Request) -> Principal:
 
 def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
     """The OpenAPI entry of a body that the route reads raw."""
-    schema = model.model_json_schema(by_alias=True)
+    schema = _inlined(model.model_json_schema(by_alias=True))
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if tensors:
         binary = {"type": "string", "format": "binary", "description": "JSON head, then raw tensors."}
         content[TENSORS_MEDIA_TYPE] = {"schema": binary}
     return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without definitions of its own: references would be looked for in the whole document."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            if (name := str(value.get("$ref", "")).removeprefix("#/$defs/")) in definitions:
+                return resolve(definitions[name])
+            return {key: resolve(one) for key, one in value.items()}
+        return [resolve(one) for one in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
 
 
 async def read(request: Request, model: type[M]) -> M:

@@ -39,8 +39,10 @@ async def list_all(request: Request) -> Response:
 async def make(request: Request) -> Response:
     """The answer shows the key for the only time. From the first one on, every request needs one."""
     body = await read(request, ApiKeyRequest)
+    service = running(request)
+    most = service.settings.max_api_keys
     return _new(
-        await running(request).engine.call_writer(lambda writer: create(writer.ledger, **body.model_dump()))
+        await service.engine.call_writer(lambda writer: create(writer.ledger, most=most, **body.model_dump()))
     )
 
 

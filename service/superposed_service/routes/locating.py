@@ -32,8 +32,10 @@ async def locate(request: Request) -> Response:
 async def answer_locate(request: Request, body: LocateBody) -> dict[str, Any]:
     """What the store finds for the body of whoever asks."""
     service, asking = running(request), principal(request)
-    service.engine.check_rows(Rows(None, body.candidates, body.inputs))
+    rows = Rows(None, body.candidates, body.inputs)
+    service.engine.check_rows(rows)
     asking.check_contexts(body.candidates or ([] if body.exponent_of is None else [body.exponent_of]))
+    asking.spend(rows=len(rows))
     return await service.engine.call(
         partial(find_context, body, may_name=asking.may_name, most=service.settings.max_tries)
     )

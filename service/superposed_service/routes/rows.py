@@ -35,11 +35,13 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 
-def _rows(request: Request, body: InferBody | EvaluateBody) -> Rows:
-    """The rows of a body, once whoever asks may name their contexts."""
+def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> Rows:
+    """The rows of a body, once whoever asks may name their contexts and has quota for them."""
     rows = Rows(body.context, body.contexts, body.inputs)
     running(request).engine.check_rows(rows)
-    principal(request).check_contexts([body.context] if body.contexts is None else body.contexts)
+    asker = principal(request)
+    asker.check_contexts([body.context] if body.contexts is None else body.contexts)
+    asker.spend(rows=len(rows), updates=updates)
     return rows
 
 
@@ -82,7 +84,11 @@ async def update(request: Request) -> Response:
     """
     body = await read(request, UpdateBody)
     answer = await running(request).engine.update(
-        _rows(request, body), body.targets, body.steps, await origin(request), principal(request).author
+        _rows(request, body, updates=1),
+        body.targets,
+        body.steps,
+        await origin(request),
+        principal(request).author,
     )
     return json_response(answer)
 

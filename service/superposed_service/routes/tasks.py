@@ -35,7 +35,8 @@ async def register(request: Request) -> Response:
     principal(request).check_task(body.key)
     if body.group is not None:
         principal(request).check_task(body.group)
-    answer = await submit(request, Register(partial(task_schema, body)))
+    most = running(request).settings.max_tasks
+    answer = await submit(request, Register(partial(task_schema, body, most)))
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 

@@ -12,6 +12,7 @@ __all__ = ["ApiKeyBody", "ApiKeyRequest", "NewApiKeyBody"]
 
 _SCOPE = "`infer`; `update` (infer, and learn); `admin` (everything)."
 _TASKS = "A pattern of task keys that it may name: `*` and `?`."
+_QUOTA = "Its own quota; null for the server's, 0 for none."
 
 
 class ApiKeyRequest(Body):
@@ -21,6 +22,9 @@ class ApiKeyRequest(Body):
     scope: Literal["infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
     expires: float | None = Field(None, gt=0, description="Unix seconds; null for never.")
+    requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+    rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+    updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
 
 
 class ApiKeyBody(BaseModel):
@@ -34,6 +38,9 @@ class ApiKeyBody(BaseModel):
     since: int = Field(description="The journal's sequence number when it was made.")
     expires: float | None = Field(description="Unix seconds; null for never.")
     revoked: float | None = Field(description="Unix seconds; null while it is good.")
+    requests_per_second: float | None = Field(description=_QUOTA)
+    rows_per_second: float | None = Field(description=_QUOTA)
+    updates_per_second: float | None = Field(description=_QUOTA)
 
 
 class NewApiKeyBody(BaseModel):

@@ -1,6 +1,16 @@
 """Who may do what: API keys, scopes, task-key patterns."""
 
-from superposed_service.security.access import Access, Principal, admit, principal_of
+from superposed_service.security.access import ACCESS_RULES, Access, Principal, admit, principal_of
 from superposed_service.security.keys import create, keys_body, revoke, rotate
 
-__all__ = ["Access", "Principal", "admit", "create", "keys_body", "principal_of", "revoke", "rotate"]
+__all__ = [
+    "ACCESS_RULES",
+    "Access",
+    "Principal",
+    "admit",
+    "create",
+    "keys_body",
+    "principal_of",
+    "revoke",
+    "rotate",
+]

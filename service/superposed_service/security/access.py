@@ -15,6 +15,7 @@ from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_service.errors import Forbidden
 from superposed_service.problems import problem_response
+from superposed_service.quotas import Quotas
 from superposed_service.security.keys import authenticate
 from superposed_service.storage import ApiKey, ApiKeys
 
@@ -86,9 +87,21 @@ class Principal:
 
     Args:
         key: The API key; None on a server without keys, where anyone may do anything.
+        quotas: What it may ask for; None for anything.
     """
 
     key: ApiKey | None = None
+    quotas: Quotas | None = None
+
+    def spend(self, *, rows: int, updates: int = 0) -> None:
+        """Counts rows, and whether they are an update, before anything is done with them.
+
+        Raises:
+            QuotaExceeded: It may not ask for so many now.
+        """
+        if self.quotas is not None:
+            self.quotas.spend(self.key, "updates", updates)
+            self.quotas.spend(self.key, "rows", rows)
 
     @property
     def author(self) -> str | None:
@@ -147,13 +160,22 @@ def principal_of(scope: Mapping[str, object]) -> Principal:
     return found
 
 
-def admit(keys: ApiKeys, header: str | None) -> Principal:
+def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal:
     """Whoever carries an `Authorization` header, where nothing but a good API key is needed.
+
+    Args:
+        keys: The API keys.
+        header: What the request carries.
+        quotas: What each key may ask for; None for what everyone may always ask.
 
     Raises:
         Unauthenticated: There are API keys, and the header carries none that is good.
+        QuotaExceeded: It has sent too many requests.
     """
-    return Principal(authenticate(keys, header)) if len(keys) else Principal()
+    key = authenticate(keys, header) if len(keys) else None
+    if quotas is not None:
+        quotas.spend(key, "requests")
+    return Principal(key, quotas)
 
 
 class Access:
@@ -165,14 +187,18 @@ class Access:
         app: What comes after.
         keys: The API keys.
         routes: The application's routes: those without a rule are for nobody.
+        quotas: How many requests each key may send.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, routes: Sequence[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas) -> None:
         self._app = app
         self._keys = keys
         self._routes = routes
-        self._rules = [
-            (method, compile_path(path)[0], needed) for (method, path), needed in ACCESS_RULES.items()
+        self._quotas = quotas
+        self._patterns = [
+            (method, compile_path(path)[0], needed)
+            for (method, path), needed in ACCESS_RULES.items()
+            if "{" in path
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -188,25 +214,34 @@ class Access:
         await self._app(scope, receive, send)
 
     def _admit(self, scope: Scope) -> Principal:
-        if not len(self._keys):
-            return Principal()
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        needed = [
-            rule for known, path, rule in self._rules if known == method and path.fullmatch(scope["path"])
-        ]
+        needed = self._needed(method, scope["path"])
         if needed and needed[0] is None:
             return Principal()
+        key = self._allowed(scope, needed) if len(self._keys) else None
+        self._quotas.spend(key, "requests")
+        return Principal(key, self._quotas)
+
+    def _needed(self, method: str, path: str) -> list[str | None]:
+        """The rule of a route; nothing where there is none."""
+        if (method, path) in ACCESS_RULES:
+            return [ACCESS_RULES[method, path]]
+        return [
+            rule for known, pattern, rule in self._patterns if known == method and pattern.fullmatch(path)
+        ]
+
+    def _allowed(self, scope: Scope, needed: Sequence[str | None]) -> ApiKey:
         header = dict(scope["headers"]).get(b"authorization")
         key = authenticate(self._keys, None if header is None else header.decode("latin-1"))
         if not needed and not self._is_routed(scope):
-            return Principal(key)  # no such route: the router says so
+            return key  # no such route: the router says so
         if not needed or _RANK[key.scope] < _RANK[str(needed[0])]:
             raise Forbidden(
                 "this API key may not do this",
                 expected=f"scope {needed[0]}" if needed else "a route that is open to API keys",
                 received=f"scope {key.scope}",
             )
-        return Principal(key)
+        return key
 
     def _is_routed(self, scope: Scope) -> bool:
         return any(route.matches(scope)[0] == Match.FULL for route in self._routes)

@@ -10,7 +10,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from superposed_service.errors import InvalidRequest, Unauthenticated, UnknownApiKey
+from superposed_service.errors import InvalidRequest, LimitReached, Unauthenticated, UnknownApiKey
 from superposed_service.storage import ApiKey, ApiKeys, Ledger
 from superposed_service.storage.api_keys import AccessScope
 
@@ -20,19 +20,39 @@ _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 
 def create(
-    ledger: Ledger, *, name: str, scope: AccessScope, tasks: str = "*", expires: float | None = None
+    ledger: Ledger,
+    *,
+    name: str,
+    scope: AccessScope,
+    tasks: str = "*",
+    expires: float | None = None,
+    most: int | None = None,
+    **quotas: float | None,
 ) -> tuple[ApiKey, str]:
     """Makes an API key, on the thread that owns the ledger.
+
+    Args:
+        ledger: Where it is kept.
+        name: Free text.
+        scope: What it may do.
+        tasks: A pattern of task keys that it may name.
+        expires: Unix seconds; None for never.
+        most: How many keys there may be, the revoked ones too; None for any number.
+        quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`, each where it is not the
+            server's.
 
     Returns:
         The key, and its text: the only time that it can be seen.
 
     Raises:
         InvalidRequest: An admin key with a pattern, which would bind nothing.
+        LimitReached: There are as many keys as there may be.
         StorageUnavailable: The disk refused.
     """
     if scope == "admin" and tasks != "*":
         raise InvalidRequest("an admin key reaches every task", expected="tasks: *", received=tasks)
+    if most is not None and len(ledger.api_keys) >= most:
+        raise LimitReached("there are as many API keys as there may be", expected=most, received=most + 1)
     identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(
         id=identifier,
@@ -43,6 +63,7 @@ def create(
         created=time.time(),
         since=ledger.journal.sequence,
         expires=expires,
+        **quotas,
     )
     ledger.api_keys.put(key)
     return key, f"sp-{identifier}-{secret}"

@@ -30,6 +30,9 @@ class ApiKey:
         since: The journal's sequence number when it was made: all its records are later.
         expires: Unix seconds; None for never.
         revoked: Unix seconds; None while it is good.
+        requests_per_second: Its own quota; None for the server's, 0 for none. Likewise:
+        rows_per_second: Rows, of whatever kind of request.
+        updates_per_second: Updates.
     """
 
     id: str
@@ -41,6 +44,9 @@ class ApiKey:
     since: int
     expires: float | None = None
     revoked: float | None = None
+    requests_per_second: float | None = None
+    rows_per_second: float | None = None
+    updates_per_second: float | None = None
 
     def is_good(self, now: float) -> bool:
         """Whether it was neither revoked nor has expired."""
@@ -67,7 +73,7 @@ class ApiKeys:
             if _checksum(identifier, text) != checksum:
                 raise JournalCorrupt("an API key is not what was written", received=identifier)
             values = json.loads(text)
-            found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS})
+            found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS & values.keys()})
         self._keys: Mapping[str, ApiKey] = found
 
     def __len__(self) -> int:

@@ -1,0 +1,79 @@
+"""Who asks, and until when an answer is of use: what the queues go by.
+
+It is set where a request comes in, HTTP or gRPC, and follows the request through its task: what lies between
+need not hand it on.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from superposed_service.errors import InvalidRequest
+
+__all__ = ["ANYONE", "Caller", "calling", "current_caller", "timeout_of"]
+
+ANYONE = "anyone"
+_SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks.
+
+    Args:
+        source: An API key's id, `ANYONE` on a server without keys; empty for the service itself.
+        deadline: On the monotonic clock, seconds; None leaves it to the settings.
+    """
+
+    source: str = ""
+    deadline: float | None = None
+
+    def left_s(self, most: float) -> float:
+        """Seconds until the deadline, from 0 to `most`."""
+        return most if self.deadline is None else min(most, max(0.0, self.deadline - time.monotonic()))
+
+
+_NOBODY = Caller()
+_caller: ContextVar[Caller] = ContextVar("superposed_caller", default=_NOBODY)
+
+
+def current_caller() -> Caller:
+    """Who sent the request that this task works on; the service itself where nobody did."""
+    return _caller.get()
+
+
+@contextmanager
+def calling(source: str, timeout_s: float | None = None) -> Iterator[Caller]:
+    """Says who sent the request, for as long as it is worked on.
+
+    Args:
+        source: See `Caller`.
+        timeout_s: How long an answer is of use, where the request says so.
+    """
+    caller = Caller(source, None if timeout_s is None else time.monotonic() + timeout_s)
+    token = _caller.set(caller)
+    try:
+        yield caller
+    finally:
+        _caller.reset(token)
+
+
+def timeout_of(header: str | None) -> float | None:
+    """The seconds of a `Request-Timeout` header; None without one.
+
+    Raises:
+        InvalidRequest: It is no number above 0.
+    """
+    if header is None:
+        return None
+    text = header.strip()
+    if not _SECONDS.fullmatch(text) or float(text) == 0:
+        raise InvalidRequest(
+            "Request-Timeout: not a number of seconds", expected="a number above 0", received=header[:100]
+        )
+    return float(text)

@@ -1,0 +1,152 @@
+"""Connections do not stay open for ever: deadlines for heads, bodies and answers, and how many there may be.
+
+The web server itself has none of these. One sweep a second looks at every connection, so that a request costs
+no timers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, ClassVar, Literal
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from superposed_service.errors import Overloaded
+from superposed_service.problems import problem_response
+from superposed_service.settings import Settings
+
+try:
+    import resource
+except ImportError:  # not on every platform
+    resource = None  # type: ignore[assignment]
+
+__all__ = ["PROBES", "allow_connections", "bounded_protocol"]
+
+# What is answered also where there are more connections than there may be.
+PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+_RESERVED = 64
+_OTHER_FILES = 128
+_SWEEP_S = 1.0
+
+
+class _RefusedError(Exception):
+    """Ends the reading of a request."""
+
+
+class _Bounded(HttpToolsProtocol):
+    """One connection."""
+
+    settings: ClassVar[Settings]
+    sweep: ClassVar[asyncio.TimerHandle | None] = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Refuses what is beyond the reserve; of what is in it, only probes are answered."""
+        super().connection_made(transport)
+        self._phase: Literal["head", "body", "rest"] = "rest"
+        self._since = self._paused = 0.0
+        self._bytes = 0
+        self.url = b""
+        self._refusal: tuple[int, str] | None = None
+        self._begin_head()
+        surplus = len(self.connections) - self.settings.max_connections
+        self._surplus = surplus > 0
+        if surplus > _RESERVED:
+            self._refuse(503, "too many connections")
+        elif type(self).sweep is None:
+            type(self).sweep = self.loop.call_later(_SWEEP_S, self._sweep)
+
+    def _begin_head(self) -> None:
+        self._phase, self._since, self._bytes = "head", self.loop.time(), 0
+
+    def data_received(self, data: bytes) -> None:
+        """Counts the bytes of heads and bodies."""
+        if self._phase == "rest":
+            self._begin_head()
+        self._bytes += len(data)
+        super().data_received(data)
+        if self._phase == "head" and self._bytes > self.settings.max_header_bytes:
+            self._refuse(431, self._too_long())
+
+    def _path(self) -> str:
+        return self.url.partition(b"?")[0].decode("latin-1")
+
+    def _too_long(self) -> str:
+        return f"the request's head is too long: {self.settings.max_header_bytes} bytes at most"
+
+    def on_headers_complete(self) -> None:
+        """Hands the request on, unless it is refused."""
+        length = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if length > self.settings.max_header_bytes:
+            self._refusal = (431, self._too_long())
+        elif self._surplus and self._path() not in PROBES:
+            self._refusal = (503, "too many connections")
+        if self._refusal is not None:
+            raise _RefusedError
+        self._phase, self._since, self._bytes = "body", self.loop.time(), 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The whole request is here."""
+        self._phase = "rest"
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Says why the request was not read to its end."""
+        status, detail = self._refusal or (400, msg)
+        self._refuse(status, detail)
+
+    def pause_writing(self) -> None:
+        """The client does not read its answer as fast as it is written."""
+        self._paused = self.loop.time()
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """The client goes on reading."""
+        self._paused = 0.0
+        super().resume_writing()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        """Answers, where no answer has begun, and closes the connection."""
+        if self.transport.is_closing():
+            return
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            problem = Overloaded(detail) if status == 503 else status
+            response = problem_response(problem, self._path()[:200] or "/", detail)
+            lines = [name + b": " + value + b"\r\n" for name, value in response.raw_headers]
+            head = b"".join([STATUS_LINE[status], *lines, b"connection: close\r\n\r\n"])
+            self.transport.write(head + bytes(response.body))
+        self.transport.close()
+
+    def _sweep(self) -> None:
+        connections = [one for one in self.connections if isinstance(one, _Bounded)]
+        for connection in connections:
+            connection._end_if_late()
+        type(self).sweep = self.loop.call_later(_SWEEP_S, self._sweep) if connections else None
+
+    def _end_if_late(self) -> None:
+        now, settings = self.loop.time(), self.settings
+        if self._paused and now - self._paused > settings.answer_timeout_s:
+            self.transport.abort()
+            return
+        allowed = settings.header_timeout_s
+        if self._phase == "body":
+            allowed = settings.body_timeout_s + self._bytes / settings.body_bytes_per_s
+        if self._phase != "rest" and now - self._since > allowed:
+            self._refuse(408, f"the request did not arrive in time: its {self._phase} took too long")
+
+
+def allow_connections(settings: Settings) -> None:
+    """Asks the system for as many open files as there may be connections, where it has a limit below that."""
+    if resource is None:
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.max_connections + _RESERVED + _OTHER_FILES
+    if resource.RLIM_INFINITY not in {soft, hard} and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
+    """The protocol of every connection of one server."""
+    members: dict[str, Any] = {"settings": settings, "sweep": None}
+    return type("Bounded", (_Bounded,), members)

@@ -1,0 +1,281 @@
+"""Every limit of what may come in: each its own setting, and its own answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from superposed_service.demo.server import Server
+from tests.conftest import make_directory, serving
+from tests.service.test_api import ROW, problem, register
+
+CAP = 8 * 2**20
+
+
+def raw(http: httpx.Client, data: bytes, timeout_s: float = 20) -> bytes:
+    """What a server answers to bytes, until it closes the connection."""
+    with socket.create_connection((http.base_url.host, http.base_url.port), timeout=timeout_s) as connection:
+        connection.sendall(data)
+        answer = b""
+        while more := connection.recv(65_536):
+            answer += more
+    return answer
+
+
+class TestSizes:
+    def test_rows_and_numbers_in_a_row(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_rows=3, max_row_numbers=70) as http:
+            register(http)
+            for rows in ([ROW] * 4, [[0.0] * 71], [ROW, [0.0] * 71]):
+                body = {"context": "digits", "inputs": rows}
+                found = problem(http.post("/v1/infer", json=body), 413, "batch-too-large")
+                assert found["expected"] in {"3 at most", "70 at most"}
+            problem(
+                http.post("/v1/infer", json={"context": "digits", "inputs": [[0.0] * 70]}),
+                422,
+                "shape-mismatch",
+            )
+            head = json.dumps({"context": "digits", "inputs": {"datatype": "UINT8", "shape": [1, 71]}})
+            headers = {
+                "Content-Type": "application/vnd.superposed.tensors",
+                "Inference-Header-Content-Length": str(len(head)),
+            }
+            content = head.encode() + bytes(71)
+            problem(http.post("/v1/infer", content=content, headers=headers), 413, "batch-too-large")
+            v2 = {"inputs": [{"name": "input", "shape": [1, 71], "datatype": "UINT8", "data": [0] * 71}]}
+            assert http.post("/v2/models/digits/infer", json=v2).status_code == 413
+
+    def test_tasks_and_api_keys(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_tasks=2, max_api_keys=1) as http:
+            for key in "ab":
+                register(http, key)
+            problem(http.post("/v1/tasks", json={"key": "c", "outputs": 2}), 409, "limit-reached")
+            same = {"key": "a", "labels": [str(number) for number in range(10)]}
+            assert http.post("/v1/tasks", json=same).status_code == 200  # is there already
+            http.delete("/v1/tasks/a")
+            register(http, "c")
+            key = http.post("/v1/keys", json={"scope": "admin"}).json()["key"]
+            again = http.post("/v1/keys", json={"scope": "infer"}, headers={"Authorization": f"Bearer {key}"})
+            problem(again, 409, "limit-reached")
+
+    def test_heads(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_header_bytes=2000) as http:
+            assert http.get("/health/live", headers={"X-Long": "x" * 1000}).status_code == 200
+            problem(http.get("/health/live", headers={"X-Long": "x" * 2000}), 431, "headers-too-large")
+            problem(http.get("/health/live?" + "x" * 2000), 431, "headers-too-large")
+            answer = raw(http, b"GET /health/live HTTP/1.1\r\nX: " + b"y" * 4000)  # a head without an end
+            assert answer.startswith(b"HTTP/1.1 431 ")
+            assert b"connection: close" in answer
+            assert raw(http, b"nonsense\r\n\r\n").startswith(b"HTTP/1.1 400 ")
+            assert http.get("/health/live").status_code == 200
+
+    def test_nesting(self, tmp_path: Path) -> None:
+        with serving(make_directory(tmp_path / "store")) as http:
+            register(http)
+            deep: Any = "digits"
+            for _ in range(5):
+                deep = {"power": {"context": deep, "exponent": 1.0}}
+            found = http.post("/v1/infer", json={"context": deep, "inputs": [ROW]})
+            problem(found, 422, "expression-invalid")
+            for content in (b"[" * 100_000, b'{"context":' + b'{"power":' * 10_000):
+                problem(http.post("/v1/infer", content=content), 422, "invalid-request")
+
+    def test_all_bodies_together(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_held_bytes=150_000) as http:
+            half = b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 120000\r\n\r\n" + b"x" * 100_000
+            with socket.create_connection((http.base_url.host, http.base_url.port)) as holder:
+                holder.sendall(half)
+                time.sleep(0.3)
+                answer = http.post("/v1/infer", content=b"x" * 60_000)
+                assert int(answer.headers["retry-after"]) >= 1
+                assert "too many bytes" in str(problem(answer, 503, "overloaded")["detail"])
+                assert http.get("/v1/store").status_code == 200
+            time.sleep(0.3)
+            problem(http.post("/v1/infer", content=b"x" * 60_000), 422, "invalid-request")  # room again
+
+
+class TestConnections:
+    def test_beyond_the_limit_only_probes_are_answered(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_connections=3) as http:
+            assert http.get("/v1/store").status_code == 200
+            address = (http.base_url.host, http.base_url.port)
+            held = [socket.create_connection(address) for _ in range(2)]
+            time.sleep(0.1)
+            with httpx.Client(base_url=http.base_url) as other:
+                assert other.get("/health/ready").status_code == 200
+                answer = other.get("/v1/store")
+                problem(answer, 503, "overloaded")
+                assert answer.headers["retry-after"] == "1"
+            for connection in held:
+                connection.close()
+            time.sleep(0.1)
+            with httpx.Client(base_url=http.base_url) as other:
+                assert other.get("/v1/store").status_code == 200
+            crowd = [socket.create_connection(address, timeout=5) for _ in range(70)]  # past the reserve
+            assert crowd[-1].recv(100).startswith(b"HTTP/1.1 503 ")
+            for connection in crowd:
+                connection.close()
+
+    def test_a_client_that_does_not_read_its_answer_is_cut_off(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, answer_timeout_s=1, max_rows=4096, max_body_bytes=2**22) as http:
+            register(http)
+            body = json.dumps({"context": "digits", "inputs": [ROW] * 4000, "return": ["logits"]}).encode()
+            head = f"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            with socket.socket() as slow:
+                slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                slow.connect((http.base_url.host, http.base_url.port))
+                slow.settimeout(15)
+                for _ in range(12):  # more than the kernel holds for it
+                    slow.sendall(head + body)
+                time.sleep(4)
+                with pytest.raises(OSError, match="reset"):  # noqa: PT012 - any of these reads
+                    while slow.recv(4096):
+                        pass
+                    raise ConnectionResetError("closed without a reset")
+
+
+class TestDeadlines:
+    @pytest.mark.parametrize("value", ["", "0", "-1", "1e3", "soon", "٣", "1" * 20])
+    def test_a_header_that_is_none(self, http: httpx.Client, value: str) -> None:
+        answer = http.get("/v1/store", headers={"Request-Timeout": value.encode()})
+        assert "Request-Timeout" in str(problem(answer, 422, "invalid-request")["detail"])
+
+    def test_it_holds_while_a_request_waits(self, tmp_path: Path) -> None:
+        path, apis = make_directory(tmp_path / "store"), []
+        with serving(path, change=apis.append) as http:
+            register(http)
+            opened = threading.Event()
+            engine = apis[0].state.running.engine
+            holding = threading.Thread(target=lambda: asyncio.run(engine.call(lambda _: opened.wait(10))))
+            holding.start()
+            time.sleep(0.2)
+            try:
+                for route, more in (("/v1/infer", {}), ("/v1/update", {"targets": ["0"]})):
+                    body: dict[str, Any] = {"context": "digits", "inputs": [ROW]}
+                    started = time.monotonic()
+                    answer = http.post(route, json=body | more, headers={"Request-Timeout": "0.3"})
+                    assert "dropped" in str(problem(answer, 504, "deadline-exceeded")["detail"])
+                    assert 0.25 < time.monotonic() - started < 3
+                    assert answer.headers["retry-after"] == "1"
+            finally:
+                opened.set()
+                holding.join()
+            assert http.get("/v1/tasks/digits").json()["updates"] == 0
+
+
+@pytest.fixture(scope="module")
+def slow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in a process of its own, so that its memory can be looked at."""
+    path = make_directory(tmp_path_factory.mktemp("slow") / "store")
+    values = {"HEADER_TIMEOUT_S": "6", "BODY_TIMEOUT_S": "6", "MAX_BODY_BYTES": str(CAP)}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setenv(f"SUPERPOSED_{name}", value)
+        with Server(path) as server:
+            yield server
+
+
+def memory(server: Server) -> int:
+    process = server._process
+    assert process is not None
+    return int(Path(f"/proc/{process.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+
+def test_five_hundred_slow_connections(slow_server: Server) -> None:
+    """A third send their head one byte a second, a third their body, a third nothing at all."""
+    beginnings = [
+        b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+        b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{",
+        b"",
+    ]
+
+    async def slow(number: int) -> float:
+        reader, writer = await asyncio.open_connection("127.0.0.1", slow_server.port)
+        started = time.monotonic()
+        beginning = beginnings[number % 3]
+        writer.write(beginning)
+
+        async def trickle() -> None:
+            while beginning:
+                await asyncio.sleep(1)
+                writer.write(b"x")
+
+        trickling = asyncio.create_task(trickle())
+        try:
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 408 "), answer[:100]
+        except ConnectionError:
+            pass
+        finally:
+            trickling.cancel()
+            writer.close()
+        return time.monotonic() - started
+
+    async def everyone() -> list[float]:
+        return await asyncio.gather(*(slow(number) for number in range(500)))
+
+    with ThreadPoolExecutor(1) as pool, slow_server.client() as client:
+        client.register_task("meanwhile", outputs=10)
+        crowd = pool.submit(lambda: asyncio.run(everyone()))
+        time.sleep(0.5)
+        latencies = []
+        while not crowd.done():
+            started = time.monotonic()
+            assert client.infer("meanwhile", [ROW]).labels is not None
+            assert client.update("meanwhile", [ROW], [1]).rows == 1
+            assert httpx.get(f"{slow_server.url}/health/ready").status_code == 200
+            latencies.append(time.monotonic() - started)
+            time.sleep(0.05)
+        lasted = crowd.result()
+    assert len(latencies) > 20
+    assert float(np.median(latencies)) < 0.5
+    assert min(lasted) > 5
+    assert max(lasted) < 15
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_one_byte_over_the_cap_costs_no_more_than_the_cap(slow_server: Server, chunked: bool) -> None:
+    chunk = bytes(2**16)
+
+    def chunks() -> Iterator[bytes]:
+        for _ in range(CAP // len(chunk)):
+            yield chunk
+        yield b"x"
+
+    with httpx.Client(base_url=slow_server.url, timeout=30) as http:
+        problem(http.post("/v1/infer", content=bytes(CAP)), 422, "invalid-request")  # the cap itself is read
+        before, most, done = memory(slow_server), 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal most
+            while not done.wait(0.005):
+                most = max(most, memory(slow_server))
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            for _ in range(5):
+                content = chunks() if chunked else bytes(CAP + 1)
+                problem(http.post("/v1/infer", content=content), 413, "payload-too-large")
+        finally:
+            done.set()
+            watching.join()
+    assert most - before <= 2 * CAP
