@@ -16,7 +16,9 @@ from superposed_client._contexts import Context, mixture, power, task
 from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree, as its module lists it
 from superposed_client._handle import Task
+from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._models import (
+    ApiKey,
     Capacity,
     Consolidation,
     Evaluation,
@@ -24,6 +26,7 @@ from superposed_client._models import (
     LayerCrosstalk,
     LearnedModel,
     Located,
+    NewApiKey,
     Prequential,
     Quarantine,
     Rollback,
@@ -36,7 +39,9 @@ from superposed_client._models import (
 )
 
 __all__ = [
+    "ApiKey",
     "AsyncClient",
+    "AsyncKeys",
     "AsyncTask",
     "Capacity",
     "Client",
@@ -44,9 +49,11 @@ __all__ = [
     "Context",
     "Evaluation",
     "Inference",
+    "Keys",
     "LayerCrosstalk",
     "LearnedModel",
     "Located",
+    "NewApiKey",
     "Prequential",
     "Quarantine",
     "RetryPolicy",

@@ -14,6 +14,7 @@ from superposed_client._async_handle import AsyncTask
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials
 from superposed_client._errors import ConnectionFailed
+from superposed_client._keys import AsyncKeys
 from superposed_client._models import (
     Capacity,
     Consolidation,
@@ -46,6 +47,9 @@ class AsyncClient:
         retries: When requests are sent again.
         transport: An httpx transport, for tests.
 
+    Attributes:
+        keys: The server's API keys.
+
     Every call raises `ApiError` (its class says which problem), `ConnectionFailed`, or
     `UnexpectedAnswer`.
 
@@ -69,6 +73,7 @@ class AsyncClient:
         self._http = httpx.AsyncClient(
             base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport
         )
+        self.keys = AsyncKeys(self._run)
 
     async def __aenter__(self) -> Self:
         return self

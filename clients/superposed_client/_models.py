@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "ApiKey",
     "Capacity",
     "Consolidation",
     "Evaluation",
@@ -14,6 +15,7 @@ __all__ = [
     "LayerCrosstalk",
     "LearnedModel",
     "Located",
+    "NewApiKey",
     "Prequential",
     "Quarantine",
     "Rollback",
@@ -204,3 +206,23 @@ class Quarantine(_Answer):
     source: str
     since: int
     reason: dict[str, Any] | None = None
+
+
+class ApiKey(_Answer):
+    """An API key, without its secret. Times are Unix seconds; `since` is a sequence number."""
+
+    id: str
+    name: str
+    scope: str
+    tasks: str
+    created: float
+    since: int
+    expires: float | None = None
+    revoked: float | None = None
+
+
+class NewApiKey(_Answer):
+    """A new API key, or one with a new secret. Its text, `key`, is shown this once and kept out of `repr`."""
+
+    id: str
+    key: str = Field(repr=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -13,12 +13,14 @@ from superposed_client import _safetensors as safetensors
 from superposed_client._contexts import ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
+    ApiKey,
     Capacity,
     Consolidation,
     Evaluation,
     Inference,
     LearnedModel,
     Located,
+    NewApiKey,
     Quarantine,
     Rollback,
     Snapshot,
@@ -29,10 +31,11 @@ from superposed_client._models import (
 )
 from superposed_client._tensors import as_tensor
 
-__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
+__all__ = ["CHUNK_ROWS", "Inputs", "KeyScope", "Targets", "chunks"]
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
+KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
 
 # Rows of one request where a call may be cut into several.
 CHUNK_ROWS = 1024
@@ -271,6 +274,28 @@ def list_quarantine() -> Operation[list[Quarantine]]:
 def list_snapshots() -> Operation[list[Snapshot]]:
     """`GET /v1/snapshots`."""
     return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
+
+
+def create_key(scope: KeyScope, name: str, tasks: str, expires: float | None) -> Operation[NewApiKey]:
+    """`POST /v1/keys`; not sent again, as each time would make another key."""
+    body = {"scope": scope, "name": name, "tasks": tasks, "expires": expires}
+    return parse(NewApiKey, (yield Request("POST", "/v1/keys", body, retry=False)))
+
+
+def list_keys() -> Operation[list[ApiKey]]:
+    """`GET /v1/keys`."""
+    return parse_list(ApiKey, (yield Request("GET", "/v1/keys")))
+
+
+def revoke_key(identifier: str) -> Operation[None]:
+    """`DELETE /v1/keys/{id}`."""
+    refuse_errors((yield Request("DELETE", f"/v1/keys/{quote(identifier, safe='')}")))
+
+
+def rotate_key(identifier: str) -> Operation[NewApiKey]:
+    """`POST /v1/keys/{id}/rotate`; not sent again, as the answer's secret would be replaced."""
+    path = f"/v1/keys/{quote(identifier, safe='')}/rotate"
+    return parse(NewApiKey, (yield Request("POST", path, retry=False)))
 
 
 def ready() -> Operation[bool]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from superposed.store import WeightStore
 
-__all__ = ["Capacity", "LayerCrosstalk", "TasksLeft", "capacity"]
+__all__ = ["Capacity", "LayerCrosstalk", "TasksLeft", "capacity", "layer_crosstalk"]
 
 _FOR_DROP = 0.01
 _MOST = 1_000_000
@@ -58,13 +58,14 @@ def capacity(store: WeightStore) -> Capacity:
     newest = [evaluation.accuracy for evaluation in store.evaluations.newest()]
     return Capacity(
         tasks=len(store.tasks),
-        layers=_layers(store),
+        layers=layer_crosstalk(store),
         mean_accuracy=float(np.mean(newest)) if newest else None,
         tasks_left=_tasks_left(store),
     )
 
 
-def _layers(store: WeightStore) -> tuple[LayerCrosstalk, ...]:
+def layer_crosstalk(store: WeightStore) -> tuple[LayerCrosstalk, ...]:
+    """Crosstalk of each layer: a mean over the newest samples, which never change. Any thread."""
     samples = [state.crosstalk for state in store.tasks.all() if state.crosstalk is not None]
     if not samples:
         return ()

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
 from superposed.errors import ConfigError, SuperposedError
+from superposed.outlines import outline
 
 __all__ = [
     "Config",
@@ -47,7 +48,9 @@ def validated(model: type[C], values: Any) -> C:
             raise cause from None
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
-        received = repr(first["input"])[:200] if place else None
+        given, data = first["input"], place.startswith(("labels", "description"))
+        shown = repr(given)[:200] if isinstance(given, int | float | str) and not data else outline(given)
+        received = shown if place else None
         raise ConfigError(f"{place}: {message}" if place else message, received=received) from error
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from superposed.batch import Batch, check_finite
 from superposed.errors import LabelOutOfRange, ShapeError
+from superposed.outlines import outline
 from superposed.tasks import TaskState
 
 __all__ = ["Target", "Targets", "join_targets", "read_targets"]
@@ -117,8 +118,8 @@ def _class_of(task: TaskState, numbers: dict[str, int], target: Target) -> int:
     if not 0 <= found < schema.outputs:
         raise LabelOutOfRange(
             f"not a class of task {schema.key}",
-            expected=f"one of {list(schema.labels)[:20]}" if schema.labels else f"0 to {schema.outputs - 1}",
-            received=repr(target)[:100],
+            expected=f"{'one of its labels, or ' if schema.labels else ''}0 to {schema.outputs - 1}",
+            received=found if isinstance(target, int) else outline(target),
         )
     return found
 
@@ -133,7 +134,7 @@ def _values_of(task: TaskState, target: Target) -> list[float]:
         raise ShapeError(
             f"not a target of mse task {schema.key}",
             expected=f"{schema.outputs} number{'s' if schema.outputs > 1 else ''}",
-            received=repr(target)[:100],
+            received=outline(target),
         )
     check_finite(numbers[None], "targets")
     return [float(number) for number in numbers]

@@ -9,6 +9,7 @@ from typing import Any
 from superposed.config import validated
 from superposed.contexts import TaskId
 from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask
+from superposed.outlines import outline
 from superposed.task_schema import Loss, TaskSchema
 
 __all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
@@ -190,8 +191,8 @@ class TaskRegistry:
         fields = [name for name in there if there[name] != wanted[name]]
         raise TaskExists(
             f"task {schema.key} is registered with another schema",
-            expected={name: _short(there[name]) for name in fields},
-            received={name: _short(wanted[name]) for name in fields},
+            expected={name: _shown(name, there[name]) for name in fields},
+            received={name: _shown(name, wanted[name]) for name in fields},
         )
 
     def next_generation(self, key: str) -> int:
@@ -254,6 +255,6 @@ class TaskRegistry:
         return registry
 
 
-def _short(value: object) -> object:
-    text = repr(value)
-    return value if len(text) <= 100 else text[:100] + "…"
+def _shown(name: str, value: object) -> object:
+    """A field as an error shows it: without what comes from somebody's data."""
+    return outline(value) if name in {"labels", "offset", "scale", "description"} else value

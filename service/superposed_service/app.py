@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,13 +22,18 @@ from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.guard import Guard
 from superposed_service.middleware import BodyLimit, Direct, RequestId
+from superposed_service.observability.http import Observed, Templates
+from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.readings import observe
+from superposed_service.observability.telemetry import Telemetry
+from superposed_service.observability.tracer import Tracing
 from superposed_service.openapi import describe_access
-from superposed_service.problems import PROBLEM_MEDIA_TYPE, problem_response
+from superposed_service.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.quotas import Quotas
 from superposed_service.recovery import Recovery, fingerprint, recover
 from superposed_service.routes import hot_endpoints, routers
 from superposed_service.running import Running
-from superposed_service.security import Access
+from superposed_service.security import ACCESS_RULES, Access
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import take
 from superposed_service.storage import DataDirectory
@@ -35,14 +41,18 @@ from superposed_service.writer import Writer
 
 __all__ = ["create_api", "create_app", "guarded", "open_store"]
 
-
+_log = logging.getLogger("superposed")
+# Asked every few seconds by machines: no lines of their own in a quiet access log.
+_PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 _PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
     "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
 }
 
 
-def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Recovery]:
+def open_store(
+    directory: DataDirectory, settings: Settings, telemetry: Telemetry | None = None
+) -> tuple[Writer, Recovery]:
     """Recovers the store of a directory: the newest good snapshot, and the journal after it.
 
     Where the records were first applied by other arithmetic, a fresh snapshot is taken of what came out.
@@ -59,10 +69,13 @@ def open_store(directory: DataDirectory, settings: Settings) -> tuple[Writer, Re
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
-    store, recovery = recover(directory.snapshots, ledger, device)
+    telemetry = telemetry or Telemetry(Metrics(0))
+    store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
     guard = Guard(ledger, settings)
     guard.start(store)
-    writer = Writer(store, ledger, guard=guard, replayed=recovery.replayed)
+    writer = Writer(store, ledger, guard=guard, telemetry=telemetry, replayed=recovery.replayed)
+    known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
+    _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
         take(writer, directory, settings)
     ledger.journal.set_fingerprint(fingerprint(store.device))
@@ -76,19 +89,34 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 
 
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
-    """An API behind what every request passes first: request id, API key, quota, room, cap on the body."""
-    direct = Direct(api, hot_endpoints | protocol_v2.hot_patterns)
-    limited = BodyLimit(direct, max_bytes=settings.max_body_bytes, most_held=settings.max_held_bytes)
+    """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
+    hot = hot_endpoints | protocol_v2.hot_patterns
+    limited = BodyLimit(
+        Direct(api, hot), max_bytes=settings.max_body_bytes, most_held=settings.max_held_bytes
+    )
     admitted = Admission(limited, api)
     keys = directory.ledger().api_keys
     access = Access(admitted, keys=keys, routes=api.routes, quotas=api.state.quotas)
-    return RequestId(Paced(access, pause_s=settings.refusal_pause_ms / 1000))
+    telemetry: Telemetry = api.state.telemetry
+    return Observed(
+        RequestId(Paced(access, pause_s=settings.refusal_pause_ms / 1000)),
+        telemetry.metrics,
+        Templates(path for _, path in ACCESS_RULES),
+        tracing=telemetry.tracing,
+        log=settings.access_log,
+        hot={path for _, path in hot} | _PROBES,
+    )
 
 
-def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
+def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | None = None) -> FastAPI:
     """The routes, and the engine that runs while they are served.
 
     A clean stop finishes what was admitted and writes a snapshot.
+
+    Args:
+        settings: How it runs.
+        directory: The data directory, which the caller owns.
+        tracing: Where spans go; default as the settings say.
 
     Raises:
         ConfigError: The directory holds no store, or the device is not there.
@@ -96,7 +124,8 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
     """
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    writer, recovery = open_store(directory, settings)
+    telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
+    writer, recovery = open_store(directory, settings, telemetry)
     quotas = Quotas(settings)
 
     @asynccontextmanager
@@ -104,8 +133,9 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
         engine = Engine(writer, settings)
         engine.start()
         app.state.running = running = Running(
-            settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence)
+            settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence), telemetry
         )
+        observe(telemetry.metrics.registry, running, writer)
         watching = asyncio.create_task(running.watch())
         face = protocol_v2.GrpcFace(running, quotas, settings.grpc_address) if settings.grpc_address else None
         try:
@@ -118,8 +148,11 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
             running.stop_watching()
             await asyncio.wait([watching])
             stopped = engine.stop()
+            _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
             if stopped.ledger.failure is None:
                 take(stopped, directory, settings)
+            if telemetry.tracing is not None:
+                await asyncio.to_thread(telemetry.tracing.shutdown)
 
     app = FastAPI(
         title="superposed",
@@ -131,11 +164,25 @@ def create_api(settings: Settings, directory: DataDirectory) -> FastAPI:
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
     app.state.quotas = quotas
+    app.state.telemetry = telemetry
     for router in (*routers, protocol_v2.router):
         app.include_router(router)
     _handle_errors(app)
     describe_access(app)
     return app
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """OpenTelemetry, which is imported only where it is wanted."""
+    if not settings.traces:
+        return None
+    try:
+        from superposed_service.observability.tracing import OtelTracing, exporting
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "traces need OpenTelemetry", expected="pip install 'superposed[otel]'", received=error.name
+        ) from None
+    return OtelTracing(exporting())
 
 
 def _handle_errors(app: FastAPI) -> None:
@@ -149,6 +196,11 @@ def _handle_errors(app: FastAPI) -> None:
         place = ".".join(str(part) for part in first["loc"])
         problem = InvalidRequest(f"{place}: {first['msg']}", received=repr(first.get("input"))[:100])
         return problem_response(problem, request.url.path)
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        del error  # raised again by the framework, and logged by `RequestId`
+        return problem_response(500, request.url.path, INTERNAL)
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> Response:

@@ -89,6 +89,11 @@ class Change(ABC):
             SuperposedError: It cannot be applied.
         """
 
+    @property
+    def rows_by_task(self) -> Mapping[str, int]:
+        """How many rows a checked change teaches which task; a composition's count for its heaviest part."""
+        return {}
+
     @abstractmethod
     def entry(self) -> Entry:
         """What the journal keeps of it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import ipaddress
+import logging.config
 import signal
 import sys
 from importlib.metadata import version
@@ -12,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 import uvicorn
-from pydantic import ValidationError
 from rich.console import Console
 
 from superposed.config import RehearsalConfig, StoreConfig, validated
@@ -21,11 +21,13 @@ from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.app import create_app
 from superposed_service.bench_command import bench
+from superposed_service.config_commands import ConfigFile, config
+from superposed_service.configuration import configure
 from superposed_service.connections import allow_connections, bounded_protocol
 from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
 from superposed_service.key_commands import keys
-from superposed_service.settings import Settings
+from superposed_service.observability.logs import logging_config
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 from superposed_service.workers.supervisor import Front
@@ -35,6 +37,7 @@ __all__ = ["app", "run"]
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(experiments, name="experiment")
 app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
 app.command("bench")(bench)
 add_commands(app)
 _console = Console(stderr=True)
@@ -160,8 +163,9 @@ def _check_address(host: str, allowed: bool, has_keys: bool) -> None:
 @app.command()
 def serve(
     directory: Directory,
-    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 picks a free one.")] = 8000,
+    file: ConfigFile = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000; 0: a free one.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto.")] = None,
     grpc_port: Annotated[
         int | None, typer.Option(help="Speaks the Open Inference Protocol over gRPC too, on this port.")
@@ -174,13 +178,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
-    grpc_address = grpc_port and f"{host}:{grpc_port}"
-    flags = {"device": device, "grpc_address": grpc_address, "http_workers": http_workers}
-    given = {name: value for name, value in flags.items() if value is not None}
-    settings = _settings(directory=directory, **given)
+    given = {"host": host, "port": port, "device": device, "http_workers": http_workers}
+    settings = configure(file, directory=directory, **given).settings
+    if grpc_port is not None:
+        settings = settings.model_copy(update={"grpc_address": f"{settings.host}:{grpc_port}"})
+    logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
-        _check_address(host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
+        _check_address(settings.host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
         if new:
             begin(opened, WeightStore())
         application = create_app(settings, opened)
@@ -188,33 +193,19 @@ def serve(
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
         if settings.http_workers:
-            Front(application, settings, host, port).run()
+            Front(application, settings, settings.host, settings.port).run()
             return
         uvicorn.run(
             application,
-            host=host,
-            port=port,
-            log_level="info",
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
             access_log=False,
             http=bounded_protocol(settings),
             ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=30,
         )
-
-
-def _settings(**flags: object) -> Settings:
-    """Flags over the environment over the defaults.
-
-    Raises:
-        ConfigError: Which setting is wrong, and why.
-    """
-    try:
-        return Settings(**flags)  # type: ignore[arg-type]  # checked by pydantic
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"setting {name}: {first['msg']}", received=repr(first["input"])[:100]) from None
 
 
 @app.command()

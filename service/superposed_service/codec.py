@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from superposed.errors import NonFiniteInput
+from superposed.outlines import outline
 from superposed.task_schema import TaskSchema
 from superposed_service.errors import InvalidRequest, UnsupportedMediaType
 from superposed_service.rows import Answer
@@ -53,7 +55,7 @@ def read_body(model: type[M], body: bytes, content_type: str | None, head_length
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "body"
         message = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(f"{place}: {message}", received=_shown(first["input"])) from None
+        raise InvalidRequest(f"{place}: {message}", received=_shown(first["input"], first["loc"])) from None
 
 
 def _read_tensors(body: bytes, head_length: str | None) -> Any:
@@ -77,8 +79,14 @@ def read_object(body: bytes) -> dict[str, Any]:
     return values
 
 
-def _shown(value: object) -> str:
-    """A value as an error shows it: short, and never a whole body."""
+# Fields that hold rows, labels, or what was made from them.
+_DATA = {"inputs", "targets", "labels", "offset", "scale", "description"}
+
+
+def _shown(value: object, place: Sequence[object] = ()) -> str:
+    """A value as an error shows it: short, never a whole body, and nothing of somebody's data."""
+    if _DATA & set(place):
+        return outline(value)
     if isinstance(value, dict):
         return f"an object with {sorted(str(key) for key in value)[:10]}"
     if isinstance(value, list):

@@ -25,6 +25,7 @@ from superposed_service.verification import verify
 
 __all__ = ["add_commands"]
 
+_COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one file.")]
 
@@ -67,9 +68,9 @@ def log(
         for line in lines:
             typer.echo(json.dumps(line))
         return
-    table = Table("sequence", "kind", "tasks", "rows", "bytes", "state")
+    table = Table(*_COLUMNS)
     for line in lines:
-        table.add_row(*(str(line[name]) for name in ("sequence", "kind", "tasks", "rows", "bytes", "state")))
+        table.add_row(*(str(line[name]) for name in _COLUMNS))
     Console().print(table)
     last = records[-1].sequence if records else journal.sequence
     if last < journal.sequence:
@@ -117,6 +118,7 @@ def _line(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, int
         "rows": record.head.get("rows", ""),
         "bytes": "erased" if record.payload_bytes is None else record.payload_bytes,
         "state": _state(record, exclusions, held),
+        "author": record.head.get("author", ""),
     }
 
 

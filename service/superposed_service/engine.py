@@ -50,6 +50,7 @@ class Engine:
 
     def __init__(self, writer: Writer, settings: Settings) -> None:
         self._writer = writer
+        self._telemetry = writer.telemetry
         self._settings = settings
         self._lines = Lines(settings)
         self._wake = threading.Condition()
@@ -76,6 +77,16 @@ class Engine:
         return self._thread.is_alive() and not self._stopping
 
     @property
+    def crashed(self) -> bool:
+        """Whether its thread ended though nobody stopped it: nothing is answered any more."""
+        return not (self._thread.is_alive() or self._stopping)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many reads, and how many other requests, stand in line."""
+        return len(self._lines.reads), len(self._lines.jobs)
+
+    @property
     def failure(self) -> str | None:
         """Why nothing is learned until the next start, though inference goes on; or None."""
         return self._writer.ledger.failure
@@ -95,7 +106,7 @@ class Engine:
         """
         self.check_rows(rows)
         loop = asyncio.get_running_loop()
-        read = Read(rows, loop.create_future(), loop)
+        read = Read(rows, loop.create_future(), loop, self._telemetry.ticket())
         limit_s = self._admit(read)
         try:
             async with asyncio.timeout(limit_s):
@@ -145,7 +156,7 @@ class Engine:
             SuperposedError: As `infer`.
         """
         change.author = author
-        write = Write(change, origin)
+        write = Write(change, origin, self._telemetry.ticket())
         limit_s = self._admit(write)
         return await _answer(write.future, limit_s if limited else None)
 
@@ -260,7 +271,9 @@ class Engine:
                 self._wake.wait(left)
 
     def _answer_reads(self, reads: list[Read]) -> None:
+        began = time.perf_counter()
         outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
+        self._telemetry.answered([read.ticket for read in reads], outcomes, began)
         answered = list(zip(reads, outcomes, strict=True))
         for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
             mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]

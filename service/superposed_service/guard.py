@@ -29,7 +29,7 @@ from superposed_service.updates import Update
 
 __all__ = ["Guard"]
 
-_log = logging.getLogger("superposed")
+_log = logging.getLogger("superposed.guard")
 
 # What is ordinary is not known before so many rises were seen, and is told by so many of the newest.
 _KNOWN_FROM = 64
@@ -151,7 +151,8 @@ class Guard:
                 try:
                     found |= measure(store, {key: rows})
                 except SuperposedError as error:
-                    _log.warning("the canaries of task %s are dropped: %s", key, error)
+                    known = {"task": key, "sequence": store.sequence, "reason": str(error)}
+                    _log.warning("canaries dropped", extra=known)
                     self._canaries.drop(key)
                     del canaries[key]
             return found
@@ -167,13 +168,15 @@ class Guard:
             return []
         caused = self._attribute(interval, hurt, store)
         found = [source for source, rise in caused.items() if not rise <= limit]
-        _log.log(
-            logging.WARNING if found else logging.INFO,
-            "canaries rose by more than crosstalk explains (%.2f): %s; because of %s",
-            limit,
-            ", ".join(f"{key} by {rises[key]:.2f}" for key in hurt[:5]),
-            found or "no other source",
-        )
+        known = {
+            "sequence": store.sequence,
+            "since": interval.sequence,
+            "limit": round(limit, 3),
+            "rises": {key: round(rises[key], 3) for key in hurt[:5]},
+            "because_of": found,
+        }
+        level = logging.WARNING if found else logging.INFO
+        _log.log(level, "canaries rose by more than crosstalk explains", extra=known)
         self._fruitless = 0 if found else min(_LONGEST_PAUSE, 2 * self._fruitless + 1)
         self._pause = self._fruitless
         evidence = {

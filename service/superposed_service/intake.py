@@ -12,6 +12,7 @@ from superposed.store import WeightStore
 from superposed_service import errors as service
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
+from superposed_service.observability.telemetry import Ticket
 from superposed_service.origin import Origin
 from superposed_service.storage import Ledger
 
@@ -27,11 +28,13 @@ class Write:
     Args:
         change: What is asked.
         origin: The request it came from, where that has an idempotency key.
+        ticket: Of the request that waits for it; None for a decision of the guard.
         future: Where its answer goes.
     """
 
     change: Change
     origin: Origin | None = None
+    ticket: Ticket | None = None
     future: Future[JsonObject] = field(default_factory=Future)
 
 

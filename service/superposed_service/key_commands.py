@@ -25,6 +25,7 @@ Quota = Annotated[float | None, typer.Option(help="Its own quota; 0 for none. De
 
 
 class _Scope(StrEnum):
+    monitor = "monitor"
     infer = "infer"
     update = "update"
     admin = "admin"
@@ -33,7 +34,9 @@ class _Scope(StrEnum):
 @keys.command("create")
 def create_key(
     directory: Directory,
-    scope: Annotated[_Scope, typer.Option(help="infer; update (infer, and learn); admin (everything).")],
+    scope: Annotated[
+        _Scope, typer.Option(help="monitor (metrics); infer; update (infer, and learn); admin (all).")
+    ],
     name: Annotated[str, typer.Option(help="Free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of task keys that it may name.")] = "*",
     days: Annotated[float | None, typer.Option(help="How long it is good.", min=0)] = None,

@@ -17,7 +17,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from superposed_service.callers import Caller
 from superposed_service.errors import DeadlineExceeded, Overloaded
-from superposed_service.queues import FairQueue, Ticket
+from superposed_service.observability.telemetry import Ticket
+from superposed_service.queues import FairQueue, Place
 from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
 from superposed_service.writer import Write, Writer
@@ -42,6 +43,7 @@ class Read:
     rows: Rows
     future: asyncio.Future[Answer]
     loop: asyncio.AbstractEventLoop
+    ticket: Ticket
     begun: bool = False
 
 
@@ -148,7 +150,7 @@ class Lines:
                 break
         return taken
 
-    def _next_wanted_job(self) -> Ticket[Job[Any] | Write] | None:
+    def _next_wanted_job(self) -> Place[Job[Any] | Write] | None:
         """Who is next, once those have left whose answer nobody wants any more."""
         while (ticket := self.jobs.peek()) is not None:
             late = ticket.deadline <= time.monotonic()

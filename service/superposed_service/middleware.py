@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
 from superposed_service.errors import Overloaded, PayloadTooLarge
+from superposed_service.observability.requests import STATUS, request_id
 from superposed_service.problems import INTERNAL, problem_response
 
 __all__ = ["BodyLimit", "Direct", "RequestId"]
@@ -40,16 +41,20 @@ class RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = False
+        started = finished = False
         given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
         identifier = (
             given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._count):x}"
         )
 
+        request_id.set(identifier)
+
         async def send_with_id(message: Message) -> None:
-            nonlocal started
+            nonlocal started, finished
             started = True
+            finished = message["type"] == "http.response.body" and not message.get("more_body")
             if message["type"] == "http.response.start":
+                scope[STATUS] = message["status"]
                 message.setdefault("headers", []).append((b"x-request-id", identifier.encode()))
             await send(message)
 
@@ -59,10 +64,12 @@ class RequestId:
             _log.debug("request %s: the client left before its body was here", identifier)
         except Exception:
             # The last resort: a bug. Its trace is in the log under the id that the client gets.
-            _log.exception("request %s failed: %s %s", identifier, scope["method"], scope["path"])
-            if started:
+            known = {"method": scope["method"], "path": scope["path"], "request_id": identifier}
+            _log.exception("request failed", extra=known)
+            if started and not finished:
                 raise
-            await problem_response(500, scope["path"], INTERNAL)(scope, receive, send_with_id)
+            if not started:
+                await problem_response(500, scope["path"], INTERNAL)(scope, receive, send_with_id)
 
 
 class BodyLimit:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-__all__ = ["FairQueue", "Pace", "Ticket"]
+__all__ = ["FairQueue", "Pace", "Place"]
 
 # How much of what is known about the pace each new turn replaces.
 _FORGETTING = 0.05
@@ -25,7 +25,7 @@ W = TypeVar("W")
 
 
 @dataclass(order=True)
-class Ticket(Generic[W]):
+class Place(Generic[W]):
     """A place in a queue.
 
     Args:
@@ -89,7 +89,7 @@ class FairQueue(Generic[W]):
 
     def __init__(self, turn_size: int | None = None) -> None:
         self._turn_size = turn_size
-        self._heap: list[Ticket[W]] = []
+        self._heap: list[Place[W]] = []
         self._numbers = itertools.count()
         self._tag = 0.0  # of whoever went last
         self._last: dict[str, float] = {}
@@ -100,7 +100,7 @@ class FairQueue(Generic[W]):
     def __len__(self) -> int:
         return len(self._heap)
 
-    def __iter__(self) -> Iterator[Ticket[W]]:
+    def __iter__(self) -> Iterator[Place[W]]:
         return iter(self._heap)
 
     @property
@@ -111,16 +111,16 @@ class FairQueue(Generic[W]):
     def push(self, work: W, source: str, size: int, deadline: float) -> None:
         """Lets work wait for its turn."""
         tag = max(self._tag, self._last.get(source, 0.0)) + size
-        heapq.heappush(self._heap, Ticket(tag, next(self._numbers), work, source, size, deadline))
+        heapq.heappush(self._heap, Place(tag, next(self._numbers), work, source, size, deadline))
         self._last[source] = tag
         self._sizes[source] = self._sizes.get(source, 0) + size
         self._counts[source] = self._counts.get(source, 0) + 1
 
-    def peek(self) -> Ticket[W] | None:
+    def peek(self) -> Place[W] | None:
         """Who is next."""
         return self._heap[0] if self._heap else None
 
-    def pop(self) -> Ticket[W]:
+    def pop(self) -> Place[W]:
         """Takes the next one out; there must be one."""
         ticket = heapq.heappop(self._heap)
         self._tag = ticket.tag
@@ -130,7 +130,7 @@ class FairQueue(Generic[W]):
             self._last.clear()
         return ticket
 
-    def _leave(self, ticket: Ticket[W]) -> None:
+    def _leave(self, ticket: Place[W]) -> None:
         source = ticket.source
         self._sizes[source] -= ticket.size
         self._counts[source] -= 1
@@ -152,7 +152,7 @@ class FairQueue(Generic[W]):
         turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
         return self.pace.seconds(turns, ahead)
 
-    def drop(self, gone: list[Ticket[W]]) -> None:
+    def drop(self, gone: list[Place[W]]) -> None:
         """Takes some out, wherever they stand."""
         if not gone:
             return
@@ -162,7 +162,7 @@ class FairQueue(Generic[W]):
         for ticket in gone:
             self._leave(ticket)
 
-    def newest_of_largest(self, than: str) -> Ticket[W] | None:
+    def newest_of_largest(self, than: str) -> Place[W] | None:
         """The last in line of the source with most requests, if those are more than another's would be."""
         largest = max(self._counts, key=self._counts.__getitem__, default=than)
         if self._counts.get(largest, 0) <= self.count(than) + 1:

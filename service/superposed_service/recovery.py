@@ -17,6 +17,7 @@ from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, refusal
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
 from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
+from superposed_service.observability.progress import Progress
 from superposed_service.records import change_of
 from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
 
@@ -33,7 +34,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-_log = logging.getLogger("superposed")
+_log = logging.getLogger("superposed.recovery")
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
@@ -97,7 +98,12 @@ def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightS
 
 
 def recover(
-    snapshots: Snapshots, ledger: Ledger, device: str, *, through: int | None = None
+    snapshots: Snapshots,
+    ledger: Ledger,
+    device: str,
+    *,
+    through: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[WeightStore, Recovery]:
     """Brings back the store that was: every acknowledged change, none twice.
 
@@ -108,6 +114,7 @@ def recover(
         ledger: Where to go on.
         device: Where the weights will live.
         through: The last record to apply; default all.
+        progress: Says how far it is.
 
     Raises:
         ConfigError: There is no snapshot.
@@ -123,11 +130,12 @@ def recover(
     noted, now = journal.fingerprint(), fingerprint(store.device)
     changed = noted is not None and noted != now
     if changed:
-        _log.warning("the records were applied by other arithmetic: %s; here: %s", noted, now)
+        _log.warning("the records were applied by other arithmetic", extra={"noted": noted, "here": now})
     answers = _Answers(ledger)
     refused: list[tuple[Record, SuperposedError]] = []
     digests = {} if changed else journal.digests(store.sequence)
-    for record, outcome in _watched(replay(store, journal, exclusions, last), last - start.sequence):
+    walk, length = replay(store, journal, exclusions, last), last - start.sequence
+    for record, outcome in _watched((progress or Progress()).watch(walk, length), length):
         if isinstance(outcome, Refused):
             refused.append((record, outcome.error))  # the process ended before this could be journalled
         elif isinstance(outcome, SuperposedError):
@@ -176,7 +184,8 @@ def newest_good(
         try:
             return read_store(snapshots, snapshot, device), snapshot, damaged
         except SuperposedError as error:
-            _log.error("snapshot %s is passed over: %s", snapshot.id, error)
+            known = {"snapshot": snapshot.id, "sequence": snapshot.sequence, "reason": str(error)}
+            _log.error("snapshot passed over", extra=known)
             damaged.append(snapshot.id)
             failure = error
     raise failure

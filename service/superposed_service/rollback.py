@@ -13,6 +13,7 @@ from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject, Register, keys_of
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges
+from superposed_service.observability.progress import Progress
 from superposed_service.recovery import Refused, newest_good, replay
 from superposed_service.storage import Entry, Journal, Ledger, Snapshots
 from superposed_service.updates import Update
@@ -102,15 +103,19 @@ class RollBack(Change):
         selection: What is taken out.
         snapshots: Where to start from.
         ledger: Where to go on.
+        progress: Says how far it is.
     """
 
     kind = ROLLBACK
 
-    def __init__(self, selection: Selection, snapshots: Snapshots, ledger: Ledger) -> None:
+    def __init__(
+        self, selection: Selection, snapshots: Snapshots, ledger: Ledger, progress: Progress | None = None
+    ) -> None:
         self._selection = selection
         self._snapshots = snapshots
         self._ledger = ledger
         self._journal = ledger.journal
+        self._progress = progress or Progress()
 
     def check(self, store: WeightStore) -> JsonObject | None:
         """Rebuilds the store; a record that depends on one taken out is taken out with it.
@@ -129,7 +134,8 @@ class RollBack(Change):
             self._snapshots, self._journal, exclusions, str(store.device), last
         )
         dependent: list[int] = []
-        for record, outcome in replay(self._rebuilt, self._journal, exclusions, last):
+        walk = replay(self._rebuilt, self._journal, exclusions, last)
+        for record, outcome in self._progress.watch(walk, last - start.sequence):
             if isinstance(outcome, StorageError | BeyondHorizon):
                 raise outcome
             if isinstance(outcome, Refused | SuperposedError):

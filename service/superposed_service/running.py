@@ -15,7 +15,8 @@ from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
 from superposed_service.engine import Engine
 from superposed_service.erasure import erase_rows
-from superposed_service.errors import UnknownSnapshot
+from superposed_service.errors import NotReady, UnknownSnapshot
+from superposed_service.observability.telemetry import Telemetry
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
 from superposed_service.rehearsing import ForgetRows
@@ -28,7 +29,7 @@ from superposed_service.storage import DataDirectory, Snapshot
 __all__ = ["Running"]
 
 T = TypeVar("T")
-_log = logging.getLogger("superposed")
+_log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0
 
 
@@ -42,6 +43,7 @@ class Running:
         directory: Where the store is kept.
         recovery: How the store came back when the service was started.
         version: The newest snapshot's sequence number: the version of every model.
+        telemetry: Told what is done.
         statistics: What models were asked.
     """
 
@@ -50,10 +52,25 @@ class Running:
     directory: DataDirectory
     recovery: Recovery
     version: str
+    telemetry: Telemetry
     statistics: Statistics = field(default_factory=Statistics)
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def refusal(self) -> NotReady | None:
+        """Why the service is not ready, or None.
+
+        That the store was recovered, and its digests were good, is so since before the engine was started.
+        """
+        if not self.engine.ready:
+            return NotReady("the service is starting or stopping")
+        if self.engine.failure is not None:
+            return NotReady(
+                "the journal failed: inference goes on, updates do not", received=self.engine.failure
+            )
+        return None
 
     async def snapshot(self) -> Snapshot:
         """Takes a snapshot; inference goes on while it is written to the disk.
@@ -83,6 +100,7 @@ class Running:
         while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
             pass
         self.version = str(snapshot.sequence)
+        _log.info("snapshot taken", extra={"sequence": snapshot.sequence, "bytes": snapshot.bytes})
         return snapshot
 
     async def roll_back(
@@ -97,7 +115,8 @@ class Running:
         return await self._in_turn(self._roll_back(selection, origin, author))
 
     async def _roll_back(self, selection: Selection, origin: Origin | None, author: str | None) -> JsonObject:
-        change = RollBack(selection, self.directory.snapshots, self.directory.ledger())
+        replay = self.telemetry.replay
+        change = RollBack(selection, self.directory.snapshots, self.directory.ledger(), replay)
         answer = await self.engine.change(change, origin, author, limited=False)
         if answer["excluded"]:
             await self._snapshot()  # so that a recovery need not rebuild it again
@@ -146,7 +165,7 @@ class Running:
             try:
                 await self.snapshot()
             except SuperposedError as error:
-                _log.error("no snapshot was taken: %s", error)
+                _log.error("no snapshot was taken", extra={"reason": str(error)})
             except Exception:  # noqa: BLE001 - a bug must not end the snapshots
                 _log.exception("no snapshot was taken")
 

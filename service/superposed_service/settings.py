@@ -1,4 +1,4 @@
-"""Every setting of the service, documented where it stands. Environment: `SUPERPOSED_<NAME>`."""
+"""Every setting of the service, documented where it stands; in the environment `SUPERPOSED_<NAME>`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ __all__ = ["Settings"]
 
 
 class Settings(BaseSettings):
-    """How one server runs. Flags come before the environment, the environment before these defaults."""
+    """How one server runs. `configuration.configure` reads them: flags, environment, file, these defaults."""
 
     model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
 
     directory: Path = Field(Path(".superposed"), description="The data directory: snapshots, journal, lock.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
     threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
 
@@ -109,4 +111,21 @@ class Settings(BaseSettings):
     guard_interval: int = Field(128, ge=1, description="Updates between two measurements of the canaries.")
     guard_rise: float = Field(
         0.5, ge=0, description="A rise of a canary's loss within an interval that is never called too much."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged: from debug on, every change with its sequence number."
+    )
+    log_format: Literal["console", "json"] = Field(
+        "console", description="For people, or one JSON object a line."
+    )
+    access_log: Literal["off", "quiet", "all"] = Field(
+        "quiet",
+        description="Requests that get a line: none; all but hot routes (rows) and probes; all.",
+    )
+    metrics_tasks: int = Field(
+        100, ge=0, description="Tasks with a label of their own in /metrics; the rest share one."
+    )
+    traces: bool = Field(
+        False, description="OpenTelemetry traces over OTLP (extra `otel`); where to: OTEL_… variables."
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Self
@@ -109,6 +110,16 @@ class Update(Change):
         """The keys of the tasks that a checked update has rows of that belong to nothing else."""
         bare = [_bare(context) for context in self._rows.contexts or [self._rows.context]]
         return list(dict.fromkeys(key for key in bare if key is not None))
+
+    @property
+    def rows_by_task(self) -> Mapping[str, int]:
+        """How many rows it teaches which task."""
+        keys = [part.task.schema.key for part in self._batch.parts]
+        counts = np.bincount(self._batch.places().numpy(), minlength=len(keys)).tolist()
+        rows: Counter[str] = Counter()
+        for key, count in zip(keys, counts, strict=True):
+            rows[key] += count
+        return rows
 
     def places_of(self, key: str) -> Sequence[int]:
         """Which rows of a checked update belong to a bare task."""

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TypeVar
 
 from superposed.errors import SuperposedError
@@ -20,6 +21,8 @@ from superposed_service.changes import Change, JsonObject
 from superposed_service.exclusions import Exclusions
 from superposed_service.guard import Guard
 from superposed_service.intake import Intake, Write, raise_refusal
+from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.telemetry import Telemetry
 from superposed_service.origin import Origin
 from superposed_service.recovery import refusal_entry
 from superposed_service.storage import Entry, Ledger, Record, Statement
@@ -27,7 +30,7 @@ from superposed_service.storage import Entry, Ledger, Record, Statement
 __all__ = ["Image", "Write", "Writer", "resolve"]
 
 T = TypeVar("T")
-_log = logging.getLogger("superposed")
+_log = logging.getLogger("superposed.engine")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.
 DIGEST_INTERVAL = 256
@@ -62,11 +65,21 @@ class _Transaction:
         writes: The group: checked, and not yet applied.
         beside: What goes to the disk with it.
         digest: The store's digest that is noted with it.
+        began: When, on the clock of `perf_counter`.
     """
 
     writes: Sequence[Write]
     beside: Sequence[Statement]
     digest: tuple[int, str] | None
+    began: float
+
+
+@dataclass(frozen=True)
+class _Journalled:
+    """A group that is on the disk, and since when on the clock of `perf_counter`."""
+
+    records: Sequence[Record]
+    ended: float
 
 
 class Writer:
@@ -76,18 +89,27 @@ class Writer:
         store: What is changed.
         ledger: Where changes are journalled first.
         guard: Judges what changes do to tasks that they are not about.
+        telemetry: Told what is done; default one that nobody reads.
         replayed: How many records came after the newest snapshot.
 
     Attributes:
         store: The store; a rollback puts another in its place.
+        telemetry: Told what is done.
         records_since_snapshot: How many records a recovery would have to replay.
         bytes_since_snapshot: Their payloads' bytes.
     """
 
     def __init__(
-        self, store: WeightStore, ledger: Ledger, *, guard: Guard | None = None, replayed: int = 0
+        self,
+        store: WeightStore,
+        ledger: Ledger,
+        *,
+        guard: Guard | None = None,
+        telemetry: Telemetry | None = None,
+        replayed: int = 0,
     ) -> None:
         self.store = store
+        self.telemetry = telemetry or Telemetry(Metrics(0))
         self._guard = guard
         self.ledger = ledger
         self.records_since_snapshot = replayed
@@ -95,7 +117,7 @@ class Writer:
         self._committed: deque[_Committed] = deque()
         self._intake = Intake(ledger)
         self._digest: tuple[int, str] | None = None
-        self._flight: tuple[_Transaction, Future[list[Record]]] | None = None
+        self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
 
     @property
     def pending(self) -> int:
@@ -127,7 +149,7 @@ class Writer:
         if (transaction := self._prepare(writes)) is not None:
             self._conclude(transaction, lambda: self._journal(transaction))
 
-    def begin(self, writes: Sequence[Write], elsewhere: Executor) -> Future[list[Record]] | None:
+    def begin(self, writes: Sequence[Write], elsewhere: Executor) -> Future[_Journalled] | None:
         """`commit` without waiting for the disk: `finish` does, and nothing else is begun before.
 
         Args:
@@ -151,15 +173,16 @@ class Writer:
 
     def _prepare(self, writes: Sequence[Write]) -> _Transaction | None:
         good = self._intake.admit(writes, self.store)
-        return _Transaction(good, self.ledger.take_changes(), self._digest) if good else None
+        return _Transaction(good, self.ledger.take_changes(), self._digest, perf_counter()) if good else None
 
-    def _journal(self, transaction: _Transaction) -> list[Record]:
+    def _journal(self, transaction: _Transaction) -> _Journalled:
         entries = [(write.change.signed_entry(), write.origin) for write in transaction.writes]
-        return self.ledger.write(entries, transaction.beside, digest=transaction.digest)
+        records = self.ledger.write(entries, transaction.beside, digest=transaction.digest)
+        return _Journalled(records, perf_counter())
 
-    def _conclude(self, transaction: _Transaction, records_of: Callable[[], list[Record]]) -> None:
+    def _conclude(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
         try:
-            records = records_of()
+            journalled = landing()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
             self.ledger.give_back(transaction.beside)
             for write in transaction.writes:
@@ -167,8 +190,11 @@ class Writer:
             return
         if self._digest == transaction.digest:
             self._digest = None
-        self._count(records)
-        self._committed.extend(map(_Committed, records, transaction.writes))
+        self._count(journalled.records)
+        self._committed.extend(map(_Committed, journalled.records, transaction.writes))
+        tickets = [write.ticket for write in transaction.writes]
+        last = journalled.records[-1].sequence
+        self.telemetry.journalled(tickets, transaction.began, journalled.ended, last)
 
     def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
         """Journals what follows from a change that was just applied; after the group that is on its way."""
@@ -192,7 +218,7 @@ class Writer:
         if write is None:
             self.store.sequence += 1
             return 0
-        resolve(write.future, lambda: self._apply(record, write))
+        resolve(write.future, lambda: self._apply_timed(record, write))
         if self._guard is not None and write.future.exception() is None:
             self._watch(self._guard, record, write.change)
         return write.change.size if write.change.grouped else 0
@@ -206,7 +232,19 @@ class Writer:
                 records = self._commit_decisions([decision.entry() for decision in decisions])
                 self._committed.extend(map(_Committed, records, map(Write, decisions)))
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
-            _log.exception("the guard failed after record %s", record.sequence)
+            _log.exception("the guard failed", extra={"sequence": record.sequence})
+
+    def _apply_timed(self, record: Record, write: Write) -> JsonObject:
+        """Applies a change, and reports it before it is answered."""
+        began = perf_counter()
+        refused: Exception | None = None
+        try:
+            return self._apply(record, write)
+        except Exception as error:
+            refused = error
+            raise
+        finally:
+            self.telemetry.applied(write.ticket, record, write.change.rows_by_task, refused, began)
 
     def _apply(self, record: Record, write: Write) -> JsonObject:
         try:

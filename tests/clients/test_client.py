@@ -17,10 +17,12 @@ from superposed.contexts import as_expression
 from superposed.datasets import sklearn_dataset
 from superposed_client import (
     AsyncClient,
+    AsyncKeys,
     AsyncTask,
     Client,
     ConnectionFailed,
     EmptyBatch,
+    Keys,
     LabelOutOfRange,
     NonFiniteInput,
     NotFound,
@@ -44,7 +46,9 @@ NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
 
 
 class TestParity:
-    @pytest.mark.parametrize(("sync", "asynchronous"), [(Client, AsyncClient), (Task, AsyncTask)])
+    @pytest.mark.parametrize(
+        ("sync", "asynchronous"), [(Client, AsyncClient), (Task, AsyncTask), (Keys, AsyncKeys)]
+    )
     def test_both_clients_have_the_same_calls(self, sync: type, asynchronous: type) -> None:
         def calls(kind: type) -> dict[str, object]:
             return {

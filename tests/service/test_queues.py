@@ -13,6 +13,7 @@ import pytest
 from superposed_service.callers import ANYONE, Caller, current_caller
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.lines import Job, Lines, Read
+from superposed_service.observability.telemetry import Ticket
 from superposed_service.queues import FairQueue, Pace
 from superposed_service.rows import Rows
 from superposed_service.settings import Settings
@@ -153,7 +154,8 @@ class TestLines:
         async def scenario() -> None:
             loop = asyncio.get_running_loop()
             lines = Lines(Settings(queue_requests=2))
-            reads = [Read(Rows("a", None, [[1.0]]), loop.create_future(), loop) for _ in range(3)]
+            ticket = Ticket(0.0, "", None)
+            reads = [Read(Rows("a", None, [[1.0]]), loop.create_future(), loop, ticket) for _ in range(3)]
             for read in reads[:2]:
                 lines.join(read, Caller("flood"), 0)
             lines.join(reads[2], Caller("b"), 0)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from superposed.contexts.expression import MAX_DEPTH, Expression, Mixture, Power, Task, check_number
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid
+from superposed.outlines import outline
 
 __all__ = ["as_expression", "parse"]
 
@@ -57,7 +58,7 @@ def _from_json(value: object, depth_left: int) -> Expression:
     raise ExpressionInvalid(
         "not a context",
         expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
-        received=repr(value)[:200],
+        received=outline(value),
     )
 
 
@@ -71,7 +72,7 @@ def _fields(body: object, *names: str) -> tuple[object, ...]:
         raise ExpressionInvalid(
             "part of a context has the wrong fields",
             expected=f"exactly {list(names)}",
-            received=repr(body)[:200],
+            received=outline(body),
         )
     return tuple(body[name] for name in names)
 

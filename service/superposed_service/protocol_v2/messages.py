@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superposed.outlines import outline
 from superposed_service import codec
 from superposed_service.errors import InvalidRequest, PayloadTooLarge
 from superposed_service.protocol_v2.metadata import CONTEXT, INPUT, outputs_of
@@ -115,21 +116,21 @@ def _raw(body: bytes, width: int) -> NDArray[Any]:
 def _objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = head.get(name, [])
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise InvalidRequest(f"{name}: not a list of objects", received=str(found)[:100])
+        raise InvalidRequest(f"{name}: not a list of objects", received=outline(found))
     return found
 
 
 def _parameters(described: Mapping[str, Any]) -> dict[str, Any]:
     found = described.get("parameters", {})
     if not isinstance(found, dict):
-        raise InvalidRequest("parameters: not an object", received=str(found)[:100])
+        raise InvalidRequest("parameters: not an object", received=outline(found))
     return found
 
 
 def _flag(described: Mapping[str, Any], name: str, *, default: bool) -> bool:
     found = _parameters(described).get(name, default)
     if not isinstance(found, bool):
-        raise InvalidRequest(f"parameters.{name}: not true or false", received=str(found)[:100])
+        raise InvalidRequest(f"parameters.{name}: not true or false", received=outline(found))
     return found
 
 

@@ -8,6 +8,7 @@ from superposed_service.routes import (
     health,
     keys,
     locating,
+    metrics,
     model,
     quarantine,
     rollback,
@@ -32,6 +33,7 @@ _MODULES = (
     keys,
     locating,
     consolidation,
+    metrics,
 )
 
 routers: list[APIRouter] = [module.router for module in _MODULES]

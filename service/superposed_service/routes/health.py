@@ -14,8 +14,13 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 @router.get("/live", summary="Is the process up?")
-async def live() -> Response:
-    """200 while the process can answer at all; asks neither the engine nor the disk."""
+async def live(request: Request) -> Response:
+    """200 while the process can answer and its engine runs or is stopping; does not ask the disk.
+
+    503 `not-ready` means that only a new start helps.
+    """
+    if running(request).engine.crashed:
+        raise NotReady("the engine has ended: start the service again")
     return json_response({"status": "live"})
 
 
@@ -25,9 +30,6 @@ async def ready(request: Request) -> Response:
 
     Also once the journal's disk has failed: inference goes on then, but nothing is learned.
     """
-    engine = running(request).engine
-    if not engine.ready:
-        raise NotReady("the service is starting or stopping")
-    if engine.failure is not None:
-        raise NotReady("the journal failed: inference goes on, updates do not", received=engine.failure)
+    if (refusal := running(request).refusal) is not None:
+        raise refusal
     return json_response({"status": "ready"})

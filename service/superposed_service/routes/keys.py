@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.routes.common import documented_body, json_response, read, running
+from superposed_service.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 from superposed_service.security import create, keys_body, revoke, rotate
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
+_log = logging.getLogger("superposed.keys")
+
+
+def _note(request: Request, event: str, identifier: str, **known: str) -> None:
+    """Keys are not in the journal: what becomes of them is in the log, with whoever asked."""
+    _log.info(event, extra={"api_key_id": identifier, "by": principal(request).author, **known})
 
 
 def _new(made: tuple[Any, str]) -> Response:
@@ -41,15 +48,18 @@ async def make(request: Request) -> Response:
     body = await read(request, ApiKeyRequest)
     service = running(request)
     most = service.settings.max_api_keys
-    return _new(
-        await service.engine.call_writer(lambda writer: create(writer.ledger, most=most, **body.model_dump()))
+    made = await service.engine.call_writer(
+        lambda writer: create(writer.ledger, most=most, **body.model_dump())
     )
+    _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
+    return _new(made)
 
 
 @router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
 async def end(request: Request, identifier: str) -> Response:
     """At once; what it did stays on record under its id."""
     await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
+    _note(request, "API key revoked", identifier)
     return Response(status_code=204)
 
 
@@ -58,4 +68,6 @@ async def end(request: Request, identifier: str) -> Response:
 )
 async def renew(request: Request, identifier: str) -> Response:
     """The old secret is no good from now on; id, scope and pattern stay."""
-    return _new(await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier)))
+    made = await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier))
+    _note(request, "API key rotated", identifier)
+    return _new(made)

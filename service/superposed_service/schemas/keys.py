@@ -10,7 +10,7 @@ from superposed_service.schemas.base import Body
 
 __all__ = ["ApiKeyBody", "ApiKeyRequest", "NewApiKeyBody"]
 
-_SCOPE = "`infer`; `update` (infer, and learn); `admin` (everything)."
+_SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn); `admin` (everything)."
 _TASKS = "A pattern of task keys that it may name: `*` and `?`."
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
@@ -19,7 +19,7 @@ class ApiKeyRequest(Body):
     """`POST /v1/keys`."""
 
     name: str = Field("", max_length=256)
-    scope: Literal["infer", "update", "admin"] = Field(description=_SCOPE)
+    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
     expires: float | None = Field(None, gt=0, description="Unix seconds; null for never.")
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
@@ -32,7 +32,7 @@ class ApiKeyBody(BaseModel):
 
     id: str
     name: str
-    scope: Literal["infer", "update", "admin"] = Field(description=_SCOPE)
+    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field(description=_TASKS)
     created: float = Field(description="Unix seconds.")
     since: int = Field(description="The journal's sequence number when it was made.")

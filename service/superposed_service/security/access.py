@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_service.errors import Forbidden
+from superposed_service.observability.requests import AUTHOR
 from superposed_service.problems import problem_response
 from superposed_service.quotas import Quotas
 from superposed_service.security.keys import authenticate
@@ -22,7 +23,13 @@ from superposed_service.storage import ApiKey, ApiKeys
 __all__ = ["ACCESS_RULES", "Access", "Principal", "admit", "principal_of"]
 
 _STATE = "superposed.principal"
-_RANK = {"infer": 0, "update": 1, "admin": 2}
+# By what a route needs: the scopes of the keys that may use it.
+_ALLOWED = {
+    "monitor": {"monitor", "admin"},
+    "infer": {"infer", "update", "admin"},
+    "update": {"update", "admin"},
+    "admin": {"admin"},
+}
 # With powers near 0, and with mixtures of many, all contexts meet in the identity: what is answered there is
 # everybody's. The root of the sum of (weight x exponent)² tells how far from it a composition is.
 _SMALLEST_DISTANCE = 0.499
@@ -31,6 +38,7 @@ _SMALLEST_DISTANCE = 0.499
 ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
+    ("GET", "/metrics"): "monitor",
     ("GET", "/docs"): "infer",
     ("GET", "/docs/oauth2-redirect"): "infer",
     ("GET", "/redoc"): "infer",
@@ -161,7 +169,7 @@ def principal_of(scope: Mapping[str, object]) -> Principal:
 
 
 def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal:
-    """Whoever carries an `Authorization` header, where nothing but a good API key is needed.
+    """Whoever carries an `Authorization` header, where scope infer is needed.
 
     Args:
         keys: The API keys.
@@ -170,12 +178,25 @@ def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal
 
     Raises:
         Unauthenticated: There are API keys, and the header carries none that is good.
+        Forbidden: Its scope is another one.
         QuotaExceeded: It has sent too many requests.
     """
     key = authenticate(keys, header) if len(keys) else None
+    if key is not None:
+        _check_scope(key, "infer")
     if quotas is not None:
         quotas.spend(key, "requests")
     return Principal(key, quotas)
+
+
+def _check_scope(key: ApiKey, needed: str | None) -> None:
+    """Raises `Forbidden` unless a key may do what needs a scope; None is for nobody."""
+    if needed is None or key.scope not in _ALLOWED[needed]:
+        raise Forbidden(
+            "this API key may not do this",
+            expected="a route that is open to API keys" if needed is None else f"scope {needed}",
+            received=f"scope {key.scope}",
+        )
 
 
 class Access:
@@ -207,7 +228,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         try:
-            scope[_STATE] = self._admit(scope)
+            scope[_STATE] = principal = self._admit(scope)
+            scope[AUTHOR] = principal.author
         except SuperposedError as error:
             await problem_response(error, scope["path"])(scope, receive, send)
             return
@@ -235,12 +257,7 @@ class Access:
         key = authenticate(self._keys, None if header is None else header.decode("latin-1"))
         if not needed and not self._is_routed(scope):
             return key  # no such route: the router says so
-        if not needed or _RANK[key.scope] < _RANK[str(needed[0])]:
-            raise Forbidden(
-                "this API key may not do this",
-                expected=f"scope {needed[0]}" if needed else "a route that is open to API keys",
-                received=f"scope {key.scope}",
-            )
+        _check_scope(key, needed[0] if needed else None)
         return key
 
     def _is_routed(self, scope: Scope) -> bool:

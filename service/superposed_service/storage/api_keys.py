@@ -13,7 +13,7 @@ from superposed_service.storage.database import Database
 
 __all__ = ["AccessScope", "ApiKey", "ApiKeys"]
 
-AccessScope = Literal["infer", "update", "admin"]
+AccessScope = Literal["monitor", "infer", "update", "admin"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class ApiKey:
     Args:
         id: Its public part: what logs and records call it by.
         name: Free text.
-        scope: What it may do: `infer`, also `update`, or everything (`admin`).
+        scope: What it may do: read metrics (`monitor`), `infer`, also `update`, or everything (`admin`).
         tasks: A pattern of task keys (`*` and `?`) that it may name.
         secret_sha256: Of its secret part, hexadecimal.
         created: Unix seconds.

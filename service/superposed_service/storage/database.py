@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ __all__ = ["CHECKSUM_VFS", "Database", "Statement", "Synchronous", "load_checksu
 
 Synchronous = Literal["FULL", "OFF"]
 Statement = tuple[str, tuple[Any, ...]]
+
+_log = logging.getLogger("superposed.journal")
 
 CHECKPOINT_PAGES = 1000
 # Before this release SQLite could lose committed pages when several connections reset the WAL.
@@ -126,6 +129,11 @@ class Database:
             return self.corrupt("a page's checksum is wrong" if wrong else error)
         return StorageUnavailable(doing, received=str(error))
 
+    def fail(self, reason: str) -> None:
+        """Ends all writing until the next start."""
+        self.failure = reason
+        _log.critical("the journal failed: nothing is learned until the next start", extra={"reason": reason})
+
     def damaged_pages(self) -> list[int]:
         """The pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
 
@@ -198,7 +206,7 @@ class Database:
             yield
             self._connection.execute("COMMIT")
         except BaseException as error:
-            self.failure = str(error) or type(error).__name__
+            self.fail(str(error) or type(error).__name__)
             if isinstance(error, apsw.Error | JournalCorrupt):
                 raise StorageUnavailable("the journal could not be written", received=str(error)) from error
             raise
@@ -220,7 +228,7 @@ class Database:
         try:
             self.query("PRAGMA wal_checkpoint(TRUNCATE)")
         except StorageUnavailable as error:
-            self.failure = str(error)
+            self.fail(str(error))
             raise
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ class Ledger:
 
     def fail(self, reason: str) -> None:
         """Ends all writing until the next start."""
-        self._database.failure = reason
+        self._database.fail(reason)
 
     def damaged_pages(self) -> list[int]:
         """The pages of `journal.db` whose checksum is wrong, those that nothing uses too."""

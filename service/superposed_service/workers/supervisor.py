@@ -133,7 +133,7 @@ class Front:
         config = uvicorn.Config(
             app,
             uds=str(engine),
-            log_level="info",
+            log_config=None,
             access_log=False,
             proxy_headers=False,
             timeout_graceful_shutdown=GRACE_S,

@@ -1,0 +1,133 @@
+"""What metrics cost: processor time of a one-row inference with them and without, in one server under load.
+
+    python -m benchmarks.telemetry --results docs/results/benchmarks/telemetry.json
+
+Both are switched every fifth of a second, so that whatever else the machine does meets both alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import uvicorn
+
+from superposed.experiments.report import machine, write_json
+from superposed.store import WeightStore
+from superposed_service.app import create_app
+from superposed_service.middleware import RequestId
+from superposed_service.observability.http import Observed
+from superposed_service.observability.telemetry import Telemetry, Ticket
+from superposed_service.settings import Settings
+from superposed_service.snapshotting import begin
+from superposed_service.storage import DataDirectory
+
+CONNECTIONS, SLICE_S = 16, 0.2
+_COUNTED = (Observed.__call__, Telemetry.ticket, Telemetry.answered)
+_PASSED_ON = RequestId.__call__
+_NOBODY = Ticket(0.0, "", None)
+served = 0
+
+
+async def _pass_on(self: Observed, *request: Any) -> None:
+    await self._app(*request)
+
+
+async def _count(self: RequestId, *request: Any) -> None:
+    global served
+    served += 1
+    await _PASSED_ON(self, *request)
+
+
+def switch(on: bool) -> None:
+    nothing = (_pass_on, lambda _: _NOBODY, lambda *_: None)
+    Observed.__call__, Telemetry.ticket, Telemetry.answered = _COUNTED if on else nothing  # type: ignore[method-assign,assignment]
+
+
+def one_slice(on: bool) -> float | None:
+    """Processor time a request, in microseconds; None where there was none."""
+    switch(on)
+    before, started = served, time.process_time()
+    time.sleep(SLICE_S)
+    used, requests = time.process_time() - started, served - before
+    return used / requests * 1e6 if requests else None
+
+
+def measure(seconds: float) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {"without_us": [], "with_us": []}
+    until, first = time.monotonic() + seconds, True
+    while time.monotonic() < until:
+        pair = {on: one_slice(on) for on in (first, not first)}
+        first = not first
+        if pair[True] is not None and pair[False] is not None:
+            found["with_us"].append(pair[True])
+            found["without_us"].append(pair[False])
+    return found
+
+
+def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
+    code = "from superposed_service.entry import main; main()"
+    options = ["--connections", str(CONNECTIONS), "--seconds", str(seconds), "--tasks", "10"]
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "bench", f"http://127.0.0.1:{port}", *options], stdout=subprocess.DEVNULL
+    )
+
+
+def run(seconds: float) -> dict[str, list[float]]:
+    torch.set_num_threads(1)
+    RequestId.__call__ = _count  # type: ignore[method-assign]
+    with (
+        tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder,
+        DataDirectory(Path(folder) / "store") as directory,
+    ):
+        begin(directory, WeightStore())
+        app = create_app(Settings(directory=directory.path, threads=1), directory)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        while not server.started:
+            time.sleep(0.01)
+        client = load(server.servers[0].sockets[0].getsockname()[1], seconds + 10)
+        try:
+            while served < 1000:  # tasks are registered, and the load has begun
+                assert client.poll() is None, "the load ended early"
+                time.sleep(0.1)
+            return measure(seconds)
+        finally:
+            switch(on=True)
+            client.wait()
+            server.should_exit = True
+            thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    found = run(options.seconds)
+    ratios = [on / off for on, off in zip(found["with_us"], found["without_us"], strict=True)]
+    result = {
+        "config": {"connections": CONNECTIONS, "slice_s": SLICE_S, "seconds": options.seconds, "rows": 1},
+        "machine": machine(),
+        "pairs": len(ratios),
+        "without_us": statistics.median(found["without_us"]),
+        "with_us": statistics.median(found["with_us"]),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": statistics.quantiles(ratios, n=4),
+    }
+    print(json.dumps(result, indent=1))
+    write_json(options.results, result)
+
+
+if __name__ == "__main__":
+    main()

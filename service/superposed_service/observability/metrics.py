@@ -1,0 +1,199 @@
+"""Counts and times in Prometheus's form, in a registry of their own; names as in Triton and MLServer."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+__all__ = ["OTHER_TASKS", "Distribution", "Metrics", "TaskRows"]
+
+# The label of all tasks without one of their own: no task key begins so.
+OTHER_TASKS = "_other"
+
+_SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
+    *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+_SIZES = tuple(float(2**power) for power in range(13))
+
+
+class Distribution:
+    """A histogram for one thread that writes and any that reads: prometheus-client's takes a lock each time.
+
+    Args:
+        bounds: Upper bounds of the buckets, rising.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one value."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
+        """Adds it to what is shown."""
+        ends = [*map(floatToGoString, self._bounds), "+Inf"]
+        family.add_metric(labels, list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
+
+
+@dataclass
+class _Route:
+    durations: Distribution = field(default_factory=lambda: Distribution(_SECONDS))
+    statuses: dict[int, int] = field(default_factory=dict)
+
+
+class Metrics(Collector):
+    """What is counted and timed while requests are served.
+
+    HTTP requests are written by the event loop's thread, the rest by the engine's; read by any.
+
+    Args:
+        tasks: How many tasks have a label of their own.
+
+    Attributes:
+        registry: Everything that `GET /metrics` shows.
+        task_rows: Rows by task.
+        queue, compute, change_queue, journal, apply: Seconds.
+        batch_rows, group_records: Sizes.
+        answered, rows, learned: Inference requests answered, rows inferred, rows learned.
+        failures: Inference requests refused by the engine, by error.
+        changes: Changes by kind and what became of them.
+    """
+
+    def __init__(self, tasks: int) -> None:
+        self.registry = CollectorRegistry()
+        self._routes: dict[tuple[str, str], _Route] = defaultdict(_Route)
+        self.queue, self.compute, self.change_queue, self.journal, self.apply = (
+            Distribution(_SECONDS) for _ in range(5)
+        )
+        self.batch_rows, self.group_records = Distribution(_SIZES), Distribution(_SIZES)
+        self.answered = self.rows = self.learned = 0
+        self.failures: Counter[str] = Counter()
+        self.changes: Counter[tuple[str, str]] = Counter()
+        self.task_rows = TaskRows(tasks)
+        self.registry.register(self)
+        self.registry.register(self.task_rows)
+
+    def request(self, method: str, path: str, status: int, seconds: float) -> None:
+        """Counts an HTTP request.
+
+        Args:
+            method: The request's method, of a bounded set.
+            path: Its route's template.
+            status: The answer's.
+            seconds: How long it took.
+        """
+        route = self._routes[method, path]
+        route.durations.observe(seconds)
+        route.statuses[status] = route.statuses.get(status, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything but the tasks'."""
+        yield from self._http()
+        for name, text, values in (
+            ("inference_queue_duration_seconds", "Inference requests: until their batch.", self.queue),
+            ("inference_compute_duration_seconds", "One mixed batch.", self.compute),
+            ("inference_batch_size_rows", "Rows of a mixed batch.", self.batch_rows),
+            ("change_queue_duration_seconds", "Changes: until they are journalled.", self.change_queue),
+            ("journal_duration_seconds", "One journal transaction, fsync included.", self.journal),
+            ("journal_group_size_records", "Records of a journal transaction.", self.group_records),
+            ("apply_duration_seconds", "One change's arithmetic.", self.apply),
+        ):
+            histogram = HistogramMetricFamily(f"superposed_{name}", text)
+            values.add_to(histogram, ())
+            yield histogram
+        for name, text, count in (
+            ("inference_request_success", "Inference requests answered.", self.answered),
+            ("inference_count", "Rows inferred.", self.rows),
+            ("update_count", "Rows learned.", self.learned),
+        ):
+            yield CounterMetricFamily(f"superposed_{name}", text, count)
+        failures = CounterMetricFamily(
+            "superposed_inference_request_failure",
+            "Inference requests refused by the engine.",
+            labels=["reason"],
+        )
+        for reason, count in list(self.failures.items()):
+            failures.add_metric([reason], count)
+        changes = CounterMetricFamily(
+            "superposed_change", "Changes of the store, by what became of them.", labels=["kind", "outcome"]
+        )
+        for labels, count in list(self.changes.items()):
+            changes.add_metric(labels, count)
+        yield from (failures, changes)
+
+    def _http(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(
+            "superposed_rest_server_requests",
+            "HTTP requests answered; path is the route's template.",
+            labels=["method", "path", "status_code"],
+        )
+        durations = HistogramMetricFamily(
+            "superposed_rest_server_request_duration_seconds",
+            "From an HTTP request's head to the end of its answer.",
+            labels=["method", "path"],
+        )
+        for labels, route in list(self._routes.items()):
+            route.durations.add_to(durations, labels)
+            for status, count in list(route.statuses.items()):
+                requests.add_metric([*labels, str(status)], count)
+        yield from (requests, durations)
+
+
+class TaskRows(Collector):
+    """Rows by task, for so many tasks, the first that ask; the rest stand together under one label.
+
+    Written by the engine's thread, read by any.
+
+    Args:
+        most: How many tasks have a label of their own.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._rows: dict[str, list[int]] = {OTHER_TASKS: [0, 0]}
+
+    def inferred(self, key: str, rows: int) -> None:
+        """Counts rows inferred."""
+        self._of(key)[0] += rows
+
+    def learned(self, rows: Mapping[str, int]) -> None:
+        """Counts rows learned, by task key."""
+        for key, count in rows.items():
+            self._of(key)[1] += count
+
+    def _of(self, key: str) -> list[int]:
+        found = self._rows.get(key)
+        if found is None and len(self._rows) > self._most:
+            return self._rows[OTHER_TASKS]
+        return self._rows.setdefault(key, [0, 0]) if found is None else found
+
+    def forget(self, key: str) -> None:
+        """Frees a deleted task's label; what it counted goes to the rest."""
+        if key != OTHER_TASKS and (gone := self._rows.pop(key, None)) is not None:
+            rest = self._rows[OTHER_TASKS]
+            rest[0] += gone[0]
+            rest[1] += gone[1]
+
+    def collect(self) -> Iterator[Metric]:
+        """One counter of rows inferred and one of rows learned."""
+        counted = list(self._rows.items())
+        for place, what in enumerate(("inference", "update")):
+            family = CounterMetricFamily(
+                f"superposed_task_{what}_count", f"Rows of {what} by task.", labels=["task"]
+            )
+            for key, rows in counted:
+                family.add_metric([key], rows[place])
+            yield family

@@ -1,0 +1,77 @@
+"""Settings from a file, the environment and flags, and where each came from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from superposed.errors import ConfigError
+from superposed_service.cli import app as command_line
+from superposed_service.configuration import configure
+from superposed_service.settings import Settings
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "superposed.toml"
+    path.write_text('max_rows = 11\nmax_steps = 12\nbatch_wait_ms = 1.5\ndevice = "cpu"\n')
+    return path
+
+
+def test_flags_over_environment_over_file_over_defaults(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERPOSED_MAX_STEPS", "22")
+    monkeypatch.setenv("SUPERPOSED_DEVICE", "cuda")
+    monkeypatch.setenv("SUPERPOSED_API_KEY", "the client's, no setting")
+    found = configure(file, device="auto", port=None)
+    settings, origins = found.settings, found.origins
+    assert (settings.max_rows, settings.max_steps, settings.batch_wait_ms) == (11, 22, 1.5)
+    assert (settings.device, settings.port) == ("auto", 8000)
+    assert origins["max_rows"] == f"file {file}"
+    assert origins["max_steps"] == "environment SUPERPOSED_MAX_STEPS"
+    assert origins["device"] == "flag"
+    assert origins["port"] == "default"
+    assert set(origins) == set(Settings.model_fields)
+
+
+def test_the_file_may_be_named_by_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERPOSED_CONFIG", str(file))
+    assert configure().settings.max_rows == 11
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("max_row = 1\nnothing = 2", "no such setting: max_row, nothing; expected perhaps max_rows"),
+        ("zzzzzz = 1", "no such setting: zzzzzz; expected `superposed config show`"),
+        ("max_rows = 0", r"setting max_rows \(file .*\): .*greater than or equal to 1; received 0"),
+        ("max_rows = ", "not a TOML file"),
+        ("[server]\nport = 1", "no such setting: server"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=reason):
+        configure(path)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such configuration file"):
+        configure(tmp_path / "nothing.toml")
+
+
+def test_config_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERPOSED_MAX_STEPS", "22")
+    shown = CliRunner().invoke(command_line, ["config", "show", "--config", str(file), "--json"])
+    assert shown.exit_code == 0, shown.output
+    values = json.loads(shown.output)
+    assert list(values) == list(Settings.model_fields)
+    assert values["max_rows"] == {"value": 11, "from": f"file {file}"}
+    assert values["max_steps"] == {"value": 22, "from": "environment SUPERPOSED_MAX_STEPS"}
+    table = CliRunner().invoke(command_line, ["config", "show"], env={"COLUMNS": "200"}).output
+    for name, field in Settings.model_fields.items():
+        assert name in table
+        assert field.description
