@@ -54,7 +54,7 @@ def _paths(old: Json, new: Json) -> Iterator[str]:
 
 def _operation(name: str, was: Json, now: Json, old: Json, new: Json) -> Iterator[str]:
     yield from _parameters(name, was, now, old, new)
-    if _rank(now) > _rank(was):
+    if not _ALLOWED[was.get("x-scope")] <= _ALLOWED[now.get("x-scope")]:
         yield f"{name}: needs more than before: {now['x-scope']}"
     bodies = (_content(was.get("requestBody", {})), _content(now.get("requestBody", {})))
     for kind, schema in bodies[0].items():
@@ -69,8 +69,14 @@ def _operation(name: str, was: Json, now: Json, old: Json, new: Json) -> Iterato
             yield from _answers(f"{name} {status}", answer, now["responses"][status], old, new)
 
 
-def _rank(operation: Json) -> int:
-    return (None, "infer", "update", "admin").index(operation.get("x-scope"))
+# Which API keys may do what needs a scope.
+_ALLOWED: dict[str | None, set[str]] = {
+    None: {"nobody's", "monitor", "infer", "update", "admin"},
+    "monitor": {"monitor", "admin"},
+    "infer": {"infer", "update", "admin"},
+    "update": {"update", "admin"},
+    "admin": {"admin"},
+}
 
 
 def _parameters(name: str, was: Json, now: Json, old: Json, new: Json) -> Iterator[str]:
