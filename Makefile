@@ -4,7 +4,7 @@ DATA ?= digits
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve experiments durability benchmarks security image-check clean
+.PHONY: demo test lint types unit setup serve screenshots experiments durability benchmarks security image-check clean
 
 ## demo: teach one store ten real tasks over HTTP and show that they are all still there (DATA=mnist for MNIST)
 demo: $(SETUP)
@@ -35,6 +35,10 @@ $(SETUP): pyproject.toml constraints.txt
 ## serve: a store with the defaults in .superposed, on http://127.0.0.1:8000
 serve: $(SETUP)
 	$(BIN)/superposed serve .superposed
+
+## screenshots: the pictures of the console in docs/images (needs Chromium; DATA=mnist as committed)
+screenshots: $(SETUP)
+	$(BIN)/python -m tests.browser.screenshots --data $(DATA)
 
 ## experiments: every committed result of permuting MNIST (needs SUPERPOSED_DATA_DIR; hours on two cores)
 experiments: $(SETUP)

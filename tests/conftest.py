@@ -17,6 +17,7 @@ from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, see
 from superposed_service.app import create_api, guarded
 from superposed_service.connections import bounded_protocol
 from superposed_service.demo.server import Server
+from superposed_service.serving import HttpServer
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
@@ -48,9 +49,8 @@ def serving(
         if change is not None:
             change(api)
         app = guarded(api, chosen, directory)
-        running = uvicorn.Server(
-            uvicorn.Config(app, port=0, log_level="warning", http=bounded_protocol(chosen))
-        )
+        config = uvicorn.Config(app, port=0, log_level="warning", http=bounded_protocol(chosen))
+        running = HttpServer(config, api.state.events.close)
         thread = threading.Thread(target=running.run)
         thread.start()
         try:

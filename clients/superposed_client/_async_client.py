@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -12,14 +12,18 @@ import httpx
 from superposed_client import _operations as operations
 from superposed_client._async_handle import AsyncTask
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials
+from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
+from superposed_client._events import EventReader, events_params
 from superposed_client._keys import AsyncKeys
 from superposed_client._models import (
     Capacity,
     Consolidation,
+    EvaluatedAccuracy,
     Evaluation,
+    Event,
     Inference,
+    Interference,
     LearnedModel,
     Located,
     Quarantine,
@@ -183,6 +187,14 @@ class AsyncClient:
         """Every task whose key starts with `prefix`."""
         return await self._run(operations.list_tasks(prefix))
 
+    async def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
+        """What evaluations of a task have shown at different numbers of tasks."""
+        return await self._run(operations.evaluations(key))
+
+    async def interference(self, keys: Sequence[str]) -> Interference:
+        """Overlap and crosstalk of up to 24 tasks."""
+        return await self._run(operations.interference(keys))
+
     async def delete_task(self, key: str) -> None:
         """Forgets a task."""
         await self._run(operations.delete_task(key))
@@ -275,6 +287,19 @@ class AsyncClient:
     async def list_quarantine(self) -> list[Quarantine]:
         """Who is in quarantine, since when and why."""
         return await self._run(operations.list_quarantine())
+
+    async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """What happens from now on, until the server ends it; first what came after a sequence number."""
+        reader = EventReader()
+        try:
+            async with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
+                if answer.status_code != 200:
+                    refuse_errors(Response(answer.status_code, await answer.aread(), answer.headers))
+                async for line in answer.aiter_lines():
+                    for event in reader.read(line):
+                        yield event
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
     async def ready(self) -> bool:
         """Whether the server admits requests."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -11,15 +11,19 @@ import httpx
 
 from superposed_client import _operations as operations
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials
+from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
+from superposed_client._events import EventReader, events_params
 from superposed_client._handle import Task
 from superposed_client._keys import Keys
 from superposed_client._models import (
     Capacity,
     Consolidation,
+    EvaluatedAccuracy,
     Evaluation,
+    Event,
     Inference,
+    Interference,
     LearnedModel,
     Located,
     Quarantine,
@@ -183,6 +187,14 @@ class Client:
         """Every task whose key starts with `prefix`."""
         return self._run(operations.list_tasks(prefix))
 
+    def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
+        """What evaluations of a task have shown at different numbers of tasks."""
+        return self._run(operations.evaluations(key))
+
+    def interference(self, keys: Sequence[str]) -> Interference:
+        """Overlap and crosstalk of up to 24 tasks."""
+        return self._run(operations.interference(keys))
+
     def delete_task(self, key: str) -> None:
         """Forgets a task."""
         self._run(operations.delete_task(key))
@@ -275,6 +287,18 @@ class Client:
     def list_quarantine(self) -> list[Quarantine]:
         """Who is in quarantine, since when and why."""
         return self._run(operations.list_quarantine())
+
+    def events(self, *, after: int | None = None) -> Iterator[Event]:
+        """What happens from now on, until the server ends it; first what came after a sequence number."""
+        reader = EventReader()
+        try:
+            with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
+                if answer.status_code != 200:
+                    refuse_errors(Response(answer.status_code, answer.read(), answer.headers))
+                for line in answer.iter_lines():
+                    yield from reader.read(line)
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
     def ready(self) -> bool:
         """Whether the server admits requests."""

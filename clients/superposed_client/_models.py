@@ -10,8 +10,11 @@ __all__ = [
     "ApiKey",
     "Capacity",
     "Consolidation",
+    "EvaluatedAccuracy",
     "Evaluation",
+    "Event",
     "Inference",
+    "Interference",
     "LayerCrosstalk",
     "LearnedModel",
     "Located",
@@ -65,6 +68,35 @@ class Inference(_Answer):
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
     located: Score | None = None
+
+
+class EvaluatedAccuracy(_Answer):
+    """A remembered evaluation of a task: its accuracy when so many tasks had been taught."""
+
+    tasks: int
+    sequence: int
+    rows: int
+    accuracy: float
+
+
+class Interference(_Answer):
+    """How tasks stand to each other, in the order asked for.
+
+    `overlap` is the cosine between their contexts; `crosstalk` the energy of the response to each task's
+    rows under every context, relative to its own, None for a task of which the server keeps no rows.
+    """
+
+    tasks: list[str]
+    overlap: list[list[float]]
+    crosstalk: list[list[float] | None]
+
+
+class Event(_Answer):
+    """Something that happened: a record's kind (`update`, `register`, …), `load`, or `dropped`."""
+
+    kind: str
+    sequence: int | None = None
+    data: dict[str, Any]
 
 
 class Prequential(_Answer):

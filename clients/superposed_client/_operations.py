@@ -16,8 +16,10 @@ from superposed_client._models import (
     ApiKey,
     Capacity,
     Consolidation,
+    EvaluatedAccuracy,
     Evaluation,
     Inference,
+    Interference,
     LearnedModel,
     Located,
     NewApiKey,
@@ -132,6 +134,18 @@ def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
 def get_task(key: str) -> Operation[TaskInfo]:
     """`GET /v1/tasks/{key}`."""
     return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
+
+
+def evaluations(key: str) -> Operation[list[EvaluatedAccuracy]]:
+    """`GET /v1/tasks/{key}/evaluations`."""
+    path = f"/v1/tasks/{quote(key, safe='')}/evaluations"
+    return parse_list(EvaluatedAccuracy, (yield Request("GET", path)))
+
+
+def interference(keys: Sequence[str]) -> Operation[Interference]:
+    """`GET /v1/interference`."""
+    params = {"tasks": ",".join(keys)}
+    return parse(Interference, (yield Request("GET", "/v1/interference", params=params)))
 
 
 def delete_task(key: str) -> Operation[None]:

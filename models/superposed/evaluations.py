@@ -58,6 +58,10 @@ class Evaluations:
         """Each task's newest."""
         return [max(history.values(), key=lambda one: one.sequence) for history in self._by_task.values()]
 
+    def of(self, key: str) -> list[Evaluation]:
+        """A task's, from the oldest weights to the newest."""
+        return sorted(self._by_task.get(key, {}).values(), key=lambda one: one.sequence)
+
     def all(self) -> list[Evaluation]:
         """Every one of every task."""
         return [evaluation for history in self._by_task.values() for evaluation in history.values()]

@@ -18,9 +18,10 @@ from starlette.types import ASGIApp
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service import protocol_v2
 from superposed_service.admission import Admission, Paced
-from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
+from superposed_service.events import Events
 from superposed_service.guard import Guard
+from superposed_service.load import MeasuredEngine
 from superposed_service.middleware import BodyLimit, Direct, RequestId
 from superposed_service.observability.http import Observed, Templates
 from superposed_service.observability.metrics import Metrics
@@ -127,16 +128,24 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
     quotas = Quotas(settings)
+    events = Events(settings)
+    writer.observe(events.applied)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = Engine(writer, settings)
+        engine = MeasuredEngine(writer, settings)
         engine.start()
         app.state.running = running = Running(
-            settings, engine, directory, recovery, str(directory.snapshots.list()[-1].sequence), telemetry
+            settings,
+            engine,
+            directory,
+            recovery,
+            str(directory.snapshots.list()[-1].sequence),
+            telemetry,
+            events,
         )
         observe(telemetry.metrics.registry, running, writer)
-        watching = asyncio.create_task(running.watch())
+        watching = [asyncio.create_task(running.watch()), asyncio.create_task(running.pulse())]
         face = protocol_v2.GrpcFace(running, quotas, settings.grpc_address) if settings.grpc_address else None
         try:
             if face is not None:
@@ -146,7 +155,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             if face is not None:
                 await face.stop()
             running.stop_watching()
-            await asyncio.wait([watching])
+            events.close()
+            await asyncio.wait(watching)
             stopped = engine.stop()
             _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
             if stopped.ledger.failure is None:
@@ -165,6 +175,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     )
     app.state.quotas = quotas
     app.state.telemetry = telemetry
+    app.state.events = events
     for router in (*routers, protocol_v2.router):
         app.include_router(router)
     _handle_errors(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import ipaddress
 import logging.config
@@ -19,7 +20,7 @@ from superposed.config import RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
-from superposed_service.app import create_app
+from superposed_service.app import create_api, guarded
 from superposed_service.bench_command import bench
 from superposed_service.config_commands import ConfigFile, config
 from superposed_service.configuration import configure
@@ -28,6 +29,7 @@ from superposed_service.directory_commands import add_commands
 from superposed_service.experiment_commands import experiments
 from superposed_service.key_commands import keys
 from superposed_service.observability.logs import logging_config
+from superposed_service.serving import HttpServer
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 from superposed_service.workers.supervisor import Front
@@ -188,14 +190,15 @@ def serve(
         _check_address(settings.host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
         if new:
             begin(opened, WeightStore())
-        application = create_app(settings, opened)
+        api = create_api(settings, opened)
         allow_connections(settings)
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
+        application, end_streams = guarded(api, settings, opened), api.state.events.close
         if settings.http_workers:
-            Front(application, settings, settings.host, settings.port).run()
+            Front(application, settings, settings.host, settings.port, end_streams).run()
             return
-        uvicorn.run(
+        config = uvicorn.Config(
             application,
             host=settings.host,
             port=settings.port,
@@ -206,6 +209,11 @@ def serve(
             proxy_headers=False,
             timeout_graceful_shutdown=30,
         )
+        server = HttpServer(config, end_streams)
+        with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
+            server.run()
+        if not server.started:
+            raise typer.Exit(3)
 
 
 @app.command()

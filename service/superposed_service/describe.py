@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from superposed.capacity import capacity
 from superposed.config import validated
 from superposed.contexts import DERIVATION_VERSION
+from superposed.interference import measure_interference
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
+from superposed_service.arrays import unpack
 from superposed_service.changes import AUTHOR, task_body
 from superposed_service.errors import LimitReached
 from superposed_service.recovery import Recovery, fingerprint
@@ -22,6 +24,8 @@ from superposed_service.writer import Writer
 __all__ = [
     "capacity_body",
     "check_source",
+    "evaluations_body",
+    "interference_body",
     "model_bytes",
     "quarantine_list",
     "show_task",
@@ -104,6 +108,19 @@ def model_bytes(store: WeightStore, context: object) -> bytes:
 def capacity_body(store: WeightStore) -> dict[str, Any]:
     """The body of `GET /v1/capacity`; what is not known yet is left out."""
     return {name: value for name, value in asdict(capacity(store)).items() if value is not None}
+
+
+def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
+    """The body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
+    kept = {key: writer.ledger.canaries[key].values() for key in keys}
+    rows = {key: [unpack(one.payload)["inputs"] for one in canaries] for key, canaries in kept.items()}
+    return asdict(measure_interference(writer.store, keys, rows))
+
+
+def evaluations_body(store: WeightStore, key: str) -> list[dict[str, Any]]:
+    """The body of `GET /v1/tasks/{key}/evaluations`."""
+    store.tasks.get(key)
+    return [asdict(one) for one in store.evaluations.of(key)]
 
 
 def check_source(store: WeightStore, source: str) -> None:

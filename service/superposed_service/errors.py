@@ -9,6 +9,7 @@ SuperposedError
 │   ├── IdempotencyInFlight     the same request is being worked on
 │   ├── UnknownSnapshot         no snapshot has this id
 │   ├── UnknownApiKey           no API key has this id
+│   ├── UnknownFile             the console has no such file
 │   ├── UnknownVersion          a model has no such version
 │   ├── LimitReached            as many tasks, or API keys, as there may be
 │   ├── Quarantined             the update is recorded, and not learned from
@@ -57,6 +58,7 @@ __all__ = [
     "StoreLocked",
     "Unauthenticated",
     "UnknownApiKey",
+    "UnknownFile",
     "UnknownSnapshot",
     "UnknownVersion",
     "UnsupportedMediaType",
@@ -93,6 +95,10 @@ class UnknownSnapshot(RequestError):
 
 class UnknownApiKey(RequestError):
     """No API key has this id."""
+
+
+class UnknownFile(RequestError):
+    """The console has no such file."""
 
 
 class UnknownVersion(RequestError):

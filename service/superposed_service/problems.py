@@ -56,6 +56,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.IdempotencyInFlight: (409, "idempotency-in-flight", "Request in flight"),
     service.UnknownSnapshot: (404, "not-found", "Not found"),
     service.UnknownApiKey: (404, "not-found", "Not found"),
+    service.UnknownFile: (404, "not-found", "Not found"),
     service.UnknownVersion: (404, "not-found", "Not found"),
     service.LimitReached: (409, "limit-reached", "Limit reached"),
     service.Quarantined: (423, "quarantined", "In quarantine"),

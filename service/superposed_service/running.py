@@ -13,9 +13,10 @@ from superposed.errors import SuperposedError
 from superposed_service.callers import calling, current_caller
 from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
-from superposed_service.engine import Engine
 from superposed_service.erasure import erase_rows
 from superposed_service.errors import NotReady, UnknownSnapshot
+from superposed_service.events import Event, Events
+from superposed_service.load import MeasuredEngine
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
@@ -44,15 +45,17 @@ class Running:
         recovery: How the store came back when the service was started.
         version: The newest snapshot's sequence number: the version of every model.
         telemetry: Told what is done.
+        events: Who is told of changes.
         statistics: What models were asked.
     """
 
     settings: Settings
-    engine: Engine
+    engine: MeasuredEngine
     directory: DataDirectory
     recovery: Recovery
     version: str
     telemetry: Telemetry
+    events: Events
     statistics: Statistics = field(default_factory=Statistics)
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -169,11 +172,17 @@ class Running:
             except Exception:  # noqa: BLE001 - a bug must not end the snapshots
                 _log.exception("no snapshot was taken")
 
+    async def pulse(self) -> None:
+        """Tells listeners once a second how busy the engine is, until `stop_watching`."""
+        while not await self._stopped_within(_WATCH_S):
+            waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
+            self.events.publish(Event("load", self.engine.load.summary() | waiting))
+
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
         return self._stop.is_set()
 
     def stop_watching(self) -> None:
-        """Ends `watch`, once the snapshot that it is taking is taken."""
+        """Ends `pulse`, and `watch` once the snapshot that it is taking is taken."""
         self._stop.set()

@@ -85,6 +85,11 @@ class Settings(BaseSettings):
         2.0, gt=0, description="So many seconds' worth of a quota may be used at once, after a pause."
     )
 
+    event_subscribers: int = Field(64, ge=0, description="Who may listen to events at once.")
+    event_queue: int = Field(
+        1024, ge=1, description="Events that may wait for one of them; at one more it is dropped."
+    )
+
     commit_records: int = Field(256, ge=1, description="Updates of one journal transaction at most.")
     snapshots_kept: int = Field(5, ge=2, description="Newest snapshots that are kept.")
     snapshot_records: int = Field(

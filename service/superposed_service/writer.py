@@ -30,6 +30,8 @@ from superposed_service.storage import Entry, Ledger, Record, Statement
 __all__ = ["Image", "Write", "Writer", "resolve"]
 
 T = TypeVar("T")
+# Gets a record and what came of it.
+Observer = Callable[[Record, Future[JsonObject]], None]
 _log = logging.getLogger("superposed.engine")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.
@@ -118,6 +120,11 @@ class Writer:
         self._intake = Intake(ledger)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
+        self._observe: Observer | None = None
+
+    def observe(self, observer: Observer) -> None:
+        """Has every applied change told, once it is answered; the observer must not wait nor raise."""
+        self._observe = observer
 
     @property
     def pending(self) -> int:
@@ -221,6 +228,8 @@ class Writer:
         resolve(write.future, lambda: self._apply_timed(record, write))
         if self._guard is not None and write.future.exception() is None:
             self._watch(self._guard, record, write.change)
+        if self._observe is not None:
+            self._observe(record, write.future)
         return write.change.size if write.change.grouped else 0
 
     def _watch(self, guard: Guard, record: Record, change: Change) -> None:

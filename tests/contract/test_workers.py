@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from superposed_service import codec, tensors
-from superposed_service.app import create_app
+from superposed_service.app import create_api, guarded
 from superposed_service.demo.server import Server
 from superposed_service.schemas import UpdateBody
 from superposed_service.settings import Settings
@@ -47,7 +47,9 @@ def behind_workers(path: Path, **settings: object) -> Iterator[tuple[httpx.Clien
     limits = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10} | settings
     chosen = Settings(directory=path, http_workers=2, **limits)  # type: ignore[arg-type]
     with DataDirectory(path) as directory:
-        front = Front(create_app(chosen, directory), chosen, "127.0.0.1", 0)
+        api = create_api(chosen, directory)
+        app, end_streams = guarded(api, chosen, directory), api.state.events.close
+        front = Front(app, chosen, "127.0.0.1", 0, end_streams)
         thread = threading.Thread(target=front.run)
         thread.start()
         try:
@@ -298,6 +300,18 @@ def test_workers_are_replaced_finish_first_and_end_with_the_engine(
         wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
     finally:
         server.stop()
+
+
+def test_events_come_through_and_end_with_the_service(tmp_path: Path) -> None:
+    with behind_workers(make_directory(tmp_path / "store")) as (http, front):
+        with http.stream("GET", "/v1/events") as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("retry: ")
+            started = time.monotonic()
+            front.stop()
+            for _ in lines:
+                pass
+        assert time.monotonic() - started < 20
 
 
 def test_the_names_are_the_services_own() -> None:

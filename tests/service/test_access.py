@@ -85,7 +85,8 @@ class TestScopes:
         with httpx.Client(base_url=admin.base_url) as stranger:
             for (method, path), needed in ACCESS_RULES.items():
                 if needed is None:
-                    assert stranger.request(method, path).status_code == 200
+                    url = path.replace("{path:path}", "js/app.js")
+                    assert stranger.request(method, url).status_code == 200
                     continue
                 url = re.sub(r"\{.*?\}", "nothing", path)
                 for headers in ({}, {"Authorization": "Bearer sp-x"}, {"Authorization": "Basic eDp5"}):
@@ -94,7 +95,9 @@ class TestScopes:
                     assert refused.headers["www-authenticate"] == "Bearer"
                 allowed = ALLOWED.get(needed, {"admin"})
                 for scope in SCOPES:
-                    status = stranger.request(method, url, headers=keys[scope]).status_code
+                    # Streamed: not all answers end by themselves.
+                    with stranger.stream(method, url, headers=keys[scope]) as answer:
+                        status = answer.status_code
                     assert (status not in {401, 403}) if scope in allowed else (status == 403), (path, scope)
 
     def test_no_other_method_opens_a_route(self, admin: httpx.Client) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -125,6 +126,12 @@ def test_what_was_learned_survives_a_clean_stop(tmp_path: Path) -> None:
         assert client.get_task("wine") == before
         np.testing.assert_array_equal(client.infer("wine", data.test_x, fields=["logits"]).logits, logits)
         assert client.store().sequence == before.last_sequence
+        listening = client.events()
+        assert next(listening).kind == "load"
+        started = time.monotonic()
+        server.stop()
+        assert {event.kind for event in listening} <= {"load"}  # the stop did not wait for the stream's end
+        assert time.monotonic() - started < 20
 
 
 def test_many_clients_at_once(server: Server) -> None:

@@ -4,7 +4,9 @@ from fastapi import APIRouter
 
 from superposed_service.routes import (
     capacity,
+    console,
     consolidation,
+    events,
     health,
     keys,
     locating,
@@ -34,6 +36,8 @@ _MODULES = (
     locating,
     consolidation,
     metrics,
+    events,
+    console,
 )
 
 routers: list[APIRouter] = [module.router for module in _MODULES]

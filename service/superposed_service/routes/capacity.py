@@ -1,20 +1,36 @@
-"""How full the store is."""
+"""How full the store is, and how its tasks stand to each other."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.describe import capacity_body
-from superposed_service.routes.common import json_response, running
-from superposed_service.schemas import CapacityBody
+from superposed_service.describe import capacity_body, interference_body
+from superposed_service.errors import InvalidRequest
+from superposed_service.routes.common import json_response, principal, running
+from superposed_service.schemas import CapacityBody, InterferenceBody
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["capacity"])
+
+_MOST_TASKS = 24
 
 
 @router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
 async def get_capacity(request: Request) -> Response:
     """Crosstalk by layer, predicted and measured, and what this store's own evaluations say."""
     return json_response(await running(request).engine.call(capacity_body))
+
+
+@router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
+async def get_interference(request: Request, tasks: str) -> Response:
+    """Overlap of the contexts of up to 24 tasks (`tasks=a,b,c`), and crosstalk at rows kept of them."""
+    keys = list(dict.fromkeys(tasks.split(",")))
+    if len(keys) > _MOST_TASKS:
+        raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
+    for key in keys:
+        principal(request).check_task(key)
+    return json_response(
+        await running(request).engine.call_writer(lambda writer: interference_body(writer, keys))
+    )

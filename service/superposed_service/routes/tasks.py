@@ -11,14 +11,16 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from superposed_service.changes import Delete, Register
-from superposed_service.describe import show_task, task_page, task_schema
+from superposed_service.describe import evaluations_body, show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
 from superposed_service.routes.common import documented_body, json_response, principal, read, running, submit
-from superposed_service.schemas import TaskBody, TaskPage, TaskRegistration
+from superposed_service.schemas import EvaluationBody, TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+_LONG = {"labels", "offset", "scale"}
 
 
 @router.post(
@@ -42,9 +44,16 @@ async def register(request: Request) -> Response:
 
 @router.get("", response_model=TaskPage, summary="List tasks")
 async def list_all(
-    request: Request, cursor: str = "", limit: Annotated[int, Query(ge=1)] = 100, prefix: str = ""
+    request: Request,
+    cursor: str = "",
+    limit: Annotated[int, Query(ge=1)] = 100,
+    prefix: str = "",
+    brief: bool = False,
 ) -> Response:
-    """One page in the order of keys; `next_cursor` asks for the next one, null on the last."""
+    """One page in the order of keys; `next_cursor` asks for the next one, null on the last.
+
+    `brief=true` leaves out what may be long: labels, offset and scale.
+    """
     after = _read_cursor(cursor)
     most = min(limit, running(request).settings.max_page)
 
@@ -52,6 +61,8 @@ async def list_all(
     tasks, last = await running(request).engine.call(
         lambda store: task_page(store, prefix, after, most, may_name)
     )
+    if brief:
+        tasks = [{name: value for name, value in task.items() if name not in _LONG} for task in tasks]
     return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
 
 
@@ -73,6 +84,13 @@ async def get(request: Request, key: str) -> Response:
     """Its schema, counters, and test-then-train accuracy and loss."""
     principal(request).check_task(key)
     return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
+
+
+@router.get("/{key}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown")
+async def evaluations(request: Request, key: str) -> Response:
+    """The task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
+    principal(request).check_task(key)
+    return json_response(await running(request).engine.call(lambda store: evaluations_body(store, key)))
 
 
 @router.delete("/{key}", status_code=204, summary="Delete a task")

@@ -19,8 +19,8 @@ from superposed_service.schemas.rows import (
     UpdateAnswer,
     UpdateBody,
 )
-from superposed_service.schemas.store import CapacityBody, ProblemBody, StoreBody
-from superposed_service.schemas.tasks import TaskBody, TaskPage, TaskRegistration
+from superposed_service.schemas.store import CapacityBody, InterferenceBody, ProblemBody, StoreBody
+from superposed_service.schemas.tasks import EvaluationBody, TaskBody, TaskPage, TaskRegistration
 
 __all__ = [
     "ApiKeyBody",
@@ -30,8 +30,10 @@ __all__ = [
     "ConsolidateBody",
     "EvaluateAnswer",
     "EvaluateBody",
+    "EvaluationBody",
     "InferAnswer",
     "InferBody",
+    "InterferenceBody",
     "LearnModelAnswer",
     "LocateAnswer",
     "LocateBody",

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["CapacityBody", "ProblemBody", "StoreBody"]
+__all__ = ["CapacityBody", "InterferenceBody", "ProblemBody", "StoreBody"]
 
 
 class StoreBytes(BaseModel):
@@ -81,6 +81,19 @@ class CapacityBody(BaseModel):
     layers: list[LayerBody]
     mean_accuracy: float | None = None
     tasks_left: TasksLeftBody | None = None
+
+
+class InterferenceBody(BaseModel):
+    """`GET /v1/interference`: matrices over the tasks, in the order asked for."""
+
+    tasks: list[str]
+    overlap: list[list[float]] = Field(
+        description="Cosine between the contexts, mean over layers: 1 for the same, near 0 for strangers."
+    )
+    crosstalk: list[list[float] | None] = Field(
+        description="Energy of the response to each task's rows under every context, relative to its own; "
+        "null for a task of which no rows are kept."
+    )
 
 
 class ProblemBody(BaseModel):

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from superposed_service.schemas.base import Body
 
-__all__ = ["TaskBody", "TaskPage", "TaskRegistration"]
+__all__ = ["EvaluationBody", "TaskBody", "TaskPage", "TaskRegistration"]
 
 
 class TaskRegistration(Body):
@@ -75,6 +75,15 @@ class TaskBody(BaseModel):
     quarantined: int | None = Field(
         description="Sequence number since when its updates are recorded and not learned from; null if not."
     )
+
+
+class EvaluationBody(BaseModel):
+    """One measurement of a task."""
+
+    tasks: int = Field(description="How many tasks had been taught by then.")
+    sequence: int = Field(description="Of the weights that were measured.")
+    rows: int
+    accuracy: float
 
 
 class TaskPage(BaseModel):

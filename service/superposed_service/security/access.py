@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,14 +40,19 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
     ("GET", "/metrics"): "monitor",
+    ("GET", "/console"): None,
+    ("GET", "/console/{path:path}"): None,
     ("GET", "/docs"): "infer",
     ("GET", "/docs/oauth2-redirect"): "infer",
     ("GET", "/redoc"): "infer",
     ("GET", "/openapi.json"): "infer",
     ("GET", "/v1/store"): "infer",
     ("GET", "/v1/capacity"): "infer",
+    ("GET", "/v1/interference"): "infer",
+    ("GET", "/v1/events"): "infer",
     ("GET", "/v1/tasks"): "infer",
     ("GET", "/v1/tasks/{key}"): "infer",
+    ("GET", "/v1/tasks/{key}/evaluations"): "infer",
     ("POST", "/v1/infer"): "infer",
     ("POST", "/v1/evaluate"): "infer",
     ("POST", "/v1/locate"): "infer",
@@ -115,6 +121,13 @@ class Principal:
     def author(self) -> str | None:
         """What the journal calls it by."""
         return None if self.key is None else self.key.id
+
+    def is_still_good(self, keys: ApiKeys) -> bool:
+        """Whether a request of its that began earlier may go on: the key is as it was, and not over."""
+        if self.key is None:
+            return len(keys) == 0
+        now = keys.get(self.key.id)
+        return now == self.key and now.is_good(time.time())
 
     def may_name(self, key: str) -> bool:
         """Whether a task key is within what it may name."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -50,10 +51,14 @@ class _Workers(threading.Thread):
         listening: The public socket.
         engine: The path of the engine's socket.
         settings: How many there are, and what they hold back.
+        end_streams: Ends answers that would not end by themselves.
     """
 
-    def __init__(self, listening: socket.socket, engine: Path, settings: Settings) -> None:
+    def __init__(
+        self, listening: socket.socket, engine: Path, settings: Settings, end_streams: Callable[[], None]
+    ) -> None:
         super().__init__(name="superposed-workers", daemon=True)
+        self._end_streams = end_streams
         self._listening, self._count = listening, settings.http_workers
         self._command = [
             *(sys.executable, "-m", "superposed_service.workers.worker"),
@@ -89,6 +94,7 @@ class _Workers(threading.Thread):
                 self._ending.wait(_RESTART_S)  # should it end at once each time, it is not all that is done
             if len(workers) < self._count:
                 workers.append(self._start_one(alive))
+        self._end_streams()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
         for worker in workers:
@@ -112,6 +118,7 @@ class Front:
         settings: How many workers there are, and what they hold back.
         host: Where they listen.
         port: The same; 0 picks a free one.
+        end_streams: Ends answers that would not end by themselves.
 
     Attributes:
         port: Where they listen.
@@ -120,7 +127,9 @@ class Front:
         ConfigError: The address cannot be listened on.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, host: str, port: int) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, host: str, port: int, end_streams: Callable[[], None]
+    ) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
@@ -129,7 +138,7 @@ class Front:
         self.port: int = self._listening.getsockname()[1]
         self._folder = tempfile.TemporaryDirectory(prefix="superposed-")  # its owner's alone
         engine = Path(self._folder.name) / "engine"
-        self._workers = _Workers(self._listening, engine, settings)
+        self._workers = _Workers(self._listening, engine, settings, end_streams)
         config = uvicorn.Config(
             app,
             uds=str(engine),

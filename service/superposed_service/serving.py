@@ -1,0 +1,28 @@
+"""The HTTP server: uvicorn, which ends what would not end by itself when it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+__all__ = ["HttpServer"]
+
+
+class HttpServer(uvicorn.Server):
+    """Ends streams before it waits for its connections to finish.
+
+    Args:
+        config: uvicorn's.
+        end_streams: Ends them; called on the event loop.
+    """
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stops."""
+        self._end_streams()
+        await super().shutdown(sockets)
