@@ -41,7 +41,7 @@ def test_images_turn() -> None:
 
 def test_rotating(tmp_path: Path) -> None:
     for method, gaps in (*((method, False) for method in rotating.METHODS), ("power", True)):
-        config = rotating.RotatingConfig(method=method, units=16, turns=1, steps=40, batch=64, gaps=gaps)  # type: ignore[arg-type]
+        config = rotating.RotatingConfig(method=method, units=16, turns=1, steps=20, batch=32, gaps=gaps)  # type: ignore[arg-type]
         result = rotating.run(config, tmp_path, progress=False)
         assert len(result["accuracy"][0]) == len(result["angles"]) == 60
         assert written(tmp_path, config.name)["mean"] == pytest.approx(np.mean(result["accuracy"][-1]))
@@ -69,7 +69,7 @@ def test_personalisation(tmp_path: Path, drift: str) -> None:
 def test_incremental(tmp_path: Path) -> None:
     means = {}
     for method in incremental.METHODS:
-        config = incremental.IncrementalConfig(method=method, steps=40, channels=(4, 8))
+        config = incremental.IncrementalConfig(method=method, steps=20, batch=32, channels=(4, 8))
         means[method] = incremental.run(config, tmp_path, progress=False)["mean"]
         assert [len(one) for one in written(tmp_path, config.name)["after"]] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
     assert means["superposed"] > means["none"]
