@@ -34,12 +34,13 @@ def dense(family: str, context: torch.Tensor, width: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", REAL)
 @pytest.mark.parametrize(("stride", "padding"), [((1, 1), (0, 0)), ((2, 1), (1, 2))])
+@pytest.mark.parametrize("outputs", [3, 40])  # fewer and more than there are places
 def test_a_convolution_binds_every_patch(
-    family: str, stride: tuple[int, int], padding: tuple[int, int]
+    family: str, stride: tuple[int, int], padding: tuple[int, int], outputs: int
 ) -> None:
     """Against a loop over places with dense matrices: W (C [patch, 1])."""
     conv = SuperposedConv2d(
-        2, 3, (3, 2), family_named(family), stride=stride, padding=padding,
+        2, outputs, (3, 2), family_named(family), stride=stride, padding=padding,
         generator=torch.Generator().manual_seed(1), dtype=torch.float64,
     )  # fmt: skip
     contexts = contexts_of(family, conv.patches.bound_features, 3)

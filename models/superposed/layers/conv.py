@@ -20,7 +20,8 @@ class SuperposedConv2d(nn.Module):
 
     The context has one number a feature of a patch (channels x height x width of the kernel), the same at
     every place of the image. Rows of one context are an ordinary convolution with the context folded into
-    the kernel; rows of many contexts are one product with their bound patches.
+    the kernel. Of rows of many contexts either all patches are bound, for one product, or for each row the
+    kernel: whichever are fewer.
 
     Args:
         in_channels: Of the image.
@@ -66,14 +67,13 @@ class SuperposedConv2d(nn.Module):
             features, out_channels, family, gain=gain, generator=generator, dtype=dtype
         )
 
-    def unfold(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Patches of images (B, C, H, W) as rows (B x places, features); the answer's height and width."""
-        columns = F.unfold(
-            x, self.kernel[1:], padding=self.padding, stride=self.stride
-        )  # (B, features, places)
-        height = (x.shape[2] + 2 * self.padding[0] - self.kernel[1]) // self.stride[0] + 1
-        rows = columns.transpose(1, 2).reshape(-1, columns.shape[1])  # (B x places, features)
-        return rows, (height, columns.shape[2] // height)
+    def unfold(self, x: Tensor) -> Tensor:
+        """The patches of images (B, C, H, W) as rows: (B x places, features)."""
+        columns = self._columns(x)
+        return columns.transpose(1, 2).reshape(-1, columns.shape[1])
+
+    def _columns(self, x: Tensor) -> Tensor:
+        return F.unfold(x, self.kernel[1:], padding=self.padding, stride=self.stride)  # (B, features, places)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
         """Convolves a batch whose rows may belong to different contexts.
@@ -89,7 +89,29 @@ class SuperposedConv2d(nn.Module):
             weight, bias = self.patches.retrieve(binding.contexts)
             kernel = weight.view(-1, *self.kernel)  # (out_channels, C, height, width)
             return F.conv2d(x, kernel, bias, self.stride, self.padding)
-        rows, (height, width) = self.unfold(x)
-        slots = binding.slots.repeat_interleave(height * width)  # (B x places,)
-        answers: Tensor = self.patches(rows, Binding(binding.contexts, slots))  # (B x places, out_channels)
-        return answers.view(len(x), height * width, -1).transpose(1, 2).reshape(len(x), -1, height, width)
+        columns = self._columns(x)
+        # Binding costs as much for each patch as for each row of the kernel: the fewer of them are bound.
+        by_kernel = columns.shape[2] > self.patches.out_features
+        answers = (self._bound_kernels if by_kernel else self._bound_patches)(columns, binding)
+        height = (x.shape[2] + 2 * self.padding[0] - self.kernel[1]) // self.stride[0] + 1
+        return answers.view(len(x), -1, height, columns.shape[2] // height)
+
+    def _bound_patches(self, columns: Tensor, binding: Binding) -> Tensor:
+        """One product of all patches, each bound: (B, out_channels, places)."""
+        rows, places = len(columns), columns.shape[2]
+        slots = torch.as_tensor(binding.slots).repeat_interleave(places)  # (B x places,)
+        patches = columns.transpose(1, 2).reshape(rows * places, -1)  # (B x places, features)
+        answers: Tensor = self.patches(patches, Binding(binding.contexts, slots))
+        return answers.view(rows, places, -1).transpose(1, 2)
+
+    def _bound_kernels(self, columns: Tensor, binding: Binding) -> Tensor:
+        """A product for each row with the kernel that its context folds: (B, out_channels, places)."""
+        layer = self.patches
+        slots = torch.as_tensor(binding.slots)
+        distinct, place = slots.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        count, outputs = len(distinct), layer.out_features
+        index = distinct.repeat_interleave(outputs)  # (K x out_channels,)
+        folded = layer.family.unbind(layer.matrix().repeat(count, 1), binding.contexts, index)
+        kernels = folded.view(count, outputs, -1)[place]  # (B, out_channels, width)
+        weight, bias = kernels[:, :, : layer.in_features], kernels[:, :, layer.in_features]
+        return torch.baddbmm(bias[:, :, None], weight, columns)

@@ -32,7 +32,7 @@ class _Bound(nn.Module):
         owner = self._owner[0]
         if owner.observe is not None:
             inner = self.layer if isinstance(self.layer, SuperposedLinear) else self.layer.patches
-            seen = x if isinstance(self.layer, SuperposedLinear) else self.layer.unfold(x)[0]
+            seen = x if isinstance(self.layer, SuperposedLinear) else self.layer.unfold(x)
             owner.observe(self.name, inner, seen)
         answer: Tensor = self.layer(x, owner.bindings[self.name])
         return answer
