@@ -40,7 +40,10 @@ serve: $(SETUP)
 screenshots: $(SETUP)
 	$(BIN)/python -m tests.browser.screenshots --data $(DATA)
 
-## experiments: every committed result of permuting MNIST (needs SUPERPOSED_DATA_DIR; hours on two cores)
+# A store's defaults but Adam's rate, as the rehearsed runs have it.
+REHEARSED := --family phase --store-defaults --optimizer adam --learning-rate 1e-4 --evaluate-every 25 --results docs/results/rehearsal
+
+## experiments: every committed result of docs/experiments (needs SUPERPOSED_DATA_DIR; hours on two cores)
 experiments: $(SETUP)
 	$(BIN)/superposed experiment permuted-mnist --family binary --standard --ewc --synaptic-intelligence --separate
 	for bias in bound shared; do $(BIN)/superposed experiment permuted-mnist --store-defaults --family phase --bias $$bias; done
@@ -48,6 +51,15 @@ experiments: $(SETUP)
 	for seed in 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --seed $$seed; done
 	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --decay 0.9 --epsilon 1e-10 --seed $$seed; done
 	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
+	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --tasks 100 --consolidation 2000 --seed $$seed; done
+	for tasks in 25 50 100; do for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks $$tasks --steps 2000 --evaluate-every 25 --results docs/results/rehearsal --seed $$seed; done; done
+	for rate in 1e-3 3e-3 1e-2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --batch-ensemble $(REHEARSED) --tasks 25 --learning-rate $$rate; done
+	$(BIN)/superposed experiment permuted-mnist --no-superposed --standard-rehearsed $(REHEARSED) --tasks 50
+	$(BIN)/superposed experiment rotating-mnist
+	$(BIN)/superposed experiment rotating-mnist --gaps
+	for drift in permuted turned; do $(BIN)/superposed experiment personalisation --drift $$drift; done
+	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
+	for name in locate capacity intrinsic-dimension; do $(BIN)/superposed experiment $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)
 durability: $(SETUP)

@@ -13,6 +13,7 @@ from superposed_service.problems import PROBLEMS
 from superposed_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+EXPERIMENTS = ROOT / "docs" / "experiments"
 
 
 def blocks(path: str, language: str) -> list[str]:
@@ -49,13 +50,19 @@ def test_every_problem_and_setting_is_documented() -> None:
             assert f"SUPERPOSED_{name.upper()}" in page, name
 
 
-def test_figures_in_the_readme_are_those_of_the_results() -> None:
-    table = (ROOT / "docs" / "results" / "permuted-mnist" / "table.md").read_text().splitlines()
-    readme = (ROOT / "README.md").read_text()
-    shown = [line for line in readme.splitlines() if re.match(r"\| .*\d\d\.\d", line)]
+@pytest.mark.parametrize(
+    "page", ["README.md", *sorted(str(path.relative_to(ROOT)) for path in EXPERIMENTS.glob("*.md"))]
+)
+def test_tables_of_figures_are_those_of_the_results(page: str) -> None:
+    made = {
+        line
+        for table in (ROOT / "docs" / "results").glob("*/table.md")
+        for line in table.read_text().splitlines()
+    }
+    shown = [line for line in (ROOT / page).read_text().splitlines() if re.match(r"\| .*\d\.\d", line)]
     assert shown
     for line in shown:
-        assert line in table, line
+        assert line in made, line
 
 
 def test_the_benchmarks_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,15 +226,23 @@ class History(RuleBasedStateMachine):
         refused = {sequence for sequence, (kind, what) in happened if kind == "refused" and key in what}
         answer = self.rolled_back(task=key)
         if answer is not None and answer["excluded"]:
-            self.model.add("rollback", names | refused)
+            self.taken_out(names | refused, answer)
 
     @precondition(lambda self: self.model.head)
     @rule(data=st.data())
     def without_a_range(self, data: st.DataObject) -> None:
         first = data.draw(st.integers(1, self.model.head))
         last = data.draw(st.integers(first, self.model.head))
-        if self.rolled_back(sequences=(first, last)) is not None:
-            self.model.add("rollback", set(range(first, last + 1)))
+        if (answer := self.rolled_back(sequences=(first, last))) is not None:
+            self.taken_out(set(range(first, last + 1)), answer)
+
+    def taken_out(self, asked: set[int], answer: dict[str, Any]) -> None:
+        """What was asked for is out, and for good what cannot happen without it."""
+        self.model.add("rollback", asked)
+        self.is_what_the_model_says()  # the model finds by itself what cannot happen
+        out = {number for first, last in answer["excluded"] for number in range(first, last + 1)}
+        assert asked <= out
+        self.model.happened[-1] = ("rollback", out)
 
     def rolled_back(self, **selection: object) -> dict[str, Any] | None:
         """The answer; None where the journal does not reach back, which only a trimmed one may not."""

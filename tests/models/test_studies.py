@@ -93,6 +93,7 @@ def test_located(tmp_path: Path) -> None:
     assert set(result["found"]["entropy"]) == {"1", "4", "16"}
     assert result["found"]["energy above the mean"]["16"] > 60
     assert summarise("locate", tmp_path).exists()
+    assert "| energy |" in (tmp_path / "table.md").read_text()
 
 
 def test_filling(tmp_path: Path) -> None:
@@ -102,6 +103,7 @@ def test_filling(tmp_path: Path) -> None:
     assert all(point["crosstalk_measured"] > 0 for point in result["points"])
     assert "judged" in result["forecasts"]
     assert summarise("capacity", tmp_path).exists()
+    assert "| units16 | 12 |" in (tmp_path / "table.md").read_text()
 
 
 def test_how_many_more_tasks_there_were() -> None:
@@ -121,6 +123,7 @@ def test_intrinsic(tmp_path: Path) -> None:
     assert result["accuracy_by_share_kept"]["1.0"] == by_directions["0"]
     assert result["weights"] == sum(16 * width for width in (786, 18, 18)) + 10 * 18
     assert summarise("intrinsic-dimension", tmp_path).exists()
+    assert "along 500 directions" in (tmp_path / "table.md").read_text()
 
 
 def test_a_subspace_has_orthonormal_directions() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,13 @@ _COLUMNS: dict[str, Sequence[tuple[str, str]]] = {
 def summarise(experiment: str, results: Path) -> Path:
     """Writes `table.md` and `<experiment>.png` beside an experiment's results; returns the picture's path."""
     runs = _by_name(results)
-    if experiment in _COLUMNS:
-        (results / "table.md").write_text(_table(runs, _COLUMNS[experiment]))
+    tables: dict[str, Callable[[Runs], str]] = {
+        "locate": _found_table,
+        "capacity": _filling_table,
+        "intrinsic-dimension": _directions_table,
+    }
+    table = tables[experiment](runs) if experiment in tables else _table(runs, _COLUMNS[experiment])
+    (results / "table.md").write_text(table)
     figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
     {
         "rotating-mnist": _draw_turns,
@@ -75,6 +80,49 @@ def _table(runs: Runs, columns: Sequence[tuple[str, str]]) -> str:
             cells.append(f"{mean:.1f} ± {error:.1f}")
         lines.append(f"| {name} | {len(runs[name])} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _lines(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head = ["| " + " | ".join(headings) + " |", "|---" * len(headings) + "|"]
+    return "\n".join([*head, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def _found_table(runs: Runs) -> str:
+    rows = []
+    for name, several in runs.items():
+        for statistic, sizes in several[0]["found"].items():
+            found = [_statistics([one["found"][statistic][size] for one in several]) for size in sizes]
+            cells = [f"{mean:.1f} ± {error:.1f}" for mean, error in found]
+            rows.append([name, str(len(several)), statistic, *cells])
+    return _lines(["run", "seeds", "by", "1 row", "4 rows", "16 rows"], rows)
+
+
+def _filling_table(runs: Runs) -> str:
+    rows = []
+    for name, several in runs.items():
+        for point in several[0]["points"][3::4]:
+            forecast, fitted = point["forecast"], point["fitted"]
+            said = (
+                ""
+                if forecast is None
+                else f"{forecast['estimate']} ({forecast['low']} to {forecast['high']})"
+            )
+            crosstalk = [f"{point[f'crosstalk_{kind}']:.2f}" for kind in ("measured", "predicted")]
+            was = "" if fitted is None else f"{fitted:.0f}"
+            rows.append([name, str(point["tasks"]), f"{point['mean']:.1f}", *crosstalk, said, was])
+    headings = ["run", "tasks", "mean", "crosstalk", "by the law", "said: more tasks", "there were"]
+    return _lines(headings, rows)
+
+
+def _directions_table(runs: Runs) -> str:
+    rows = []
+    for name, several in runs.items():
+        for key, accuracy in several[0]["accuracy_by_directions"].items():
+            trained = f"along {int(key):,} directions" if int(key) else "all weights"
+            rows.append([name, trained, f"{accuracy:.1f}"])
+        for key, accuracy in several[0]["accuracy_by_share_kept"].items():
+            rows.append([name, f"all, {100 * float(key):g} % kept", f"{accuracy:.1f}"])
+    return _lines(["run", "weights", "accuracy"], rows)
 
 
 def _draw_turns(axes: Any, runs: Runs) -> None:
