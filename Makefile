@@ -22,6 +22,7 @@ types: $(SETUP)
 	$(BIN)/mypy
 
 unit: $(SETUP)
+	@tests/browser/install.sh
 	$(BIN)/python -m pytest
 
 setup: $(SETUP)
