@@ -79,12 +79,7 @@ def locate(
     """
     names = _fitting(store, inputs, candidates)
     rows = len(np.asarray(inputs))
-    if rows * len(names) > most:
-        raise CapacityExceeded(
-            "too many rows and candidates to try them all",
-            expected=f"{most} rows times candidates at most",
-            received=rows * len(names),
-        )
+    _check_tries(rows * len(names), most)
     evidence = _evidence(store, inputs, targets, names)
     return _ranked(names, evidence, rows)
 
@@ -96,6 +91,7 @@ def locate_exponent(
     *,
     key: str,
     exponents: tuple[float, float],
+    most: int = 2**20,
 ) -> Located:
     """Finds the real power of a task's context that rows fit best; arguments as `locate`.
 
@@ -105,12 +101,15 @@ def locate_exponent(
         targets: (B,) targets, or None.
         key: The context whose powers are tried.
         exponents: From where to where they are searched.
+        most: How many answers, rows times exponents, may be computed.
 
     Raises:
         CompositionNotSupported: The family has no powers.
         SuperposedError: As `locate`.
     """
     low, high = exponents
+    rows = len(np.asarray(inputs))
+    _check_tries(rows * (_GRID + (_ROUNDS - 1) * _FINER), most)
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
     for _ in range(_ROUNDS):
@@ -121,7 +120,16 @@ def locate_exponent(
         reach = float(grid[1] - grid[0])
         grid = np.linspace(max(low, best - reach), min(high, best + reach), _FINER)
     names = [f"{key}^{exponent!r}" for exponent in tried]
-    return _ranked(names, np.asarray(list(tried.values())), len(np.asarray(inputs)))
+    return _ranked(names, np.asarray(list(tried.values())), rows)
+
+
+def _check_tries(tries: int, most: int) -> None:
+    if tries > most:
+        raise CapacityExceeded(
+            "too many rows and candidates to try them all",
+            expected=f"{most} rows times candidates at most",
+            received=tries,
+        )
 
 
 def _fitting(store: WeightStore, inputs: object, candidates: Sequence[str]) -> list[str]:

@@ -34,9 +34,10 @@ def find_context(
     if body.exponent_of is not None:
         cyclic = store.config.family == "cyclic"
         exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
-        return asdict(
-            locate_exponent(store, body.inputs, body.targets, key=body.exponent_of, exponents=exponents)
+        found = locate_exponent(
+            store, body.inputs, body.targets, key=body.exponent_of, exponents=exponents, most=most
         )
+        return asdict(found)
     if body.candidates is not None:
         candidates = [str(as_expression(one)) for one in body.candidates]
     else:

@@ -264,6 +264,24 @@ class TestPatterns:
         listed = admin.get(f"/v1/tasks?cursor={listed['next_cursor']}", headers=mine).json()
         assert ([task["key"] for task in listed["tasks"]], listed["next_cursor"]) == (["mine.b"], None)
 
+    def test_nobody_finds_or_joins_a_foreign_task(self, admin: httpx.Client) -> None:
+        for key in ("mine", "theirs"):
+            register(admin, key)
+        key = make(admin, "update", tasks="m*")
+        rows = {"inputs": [ROW]}
+        found = admin.post("/v1/locate", json=rows, headers=key).json()
+        assert [score["context"] for score in found["scores"]] == ["mine"]
+        assert admin.post("/v1/infer", json=rows | {"context": "auto"}, headers=key).json()["located"]
+        for question in ({"candidates": ["mine", "theirs"]}, {"exponent_of": "theirs"}):
+            problem(admin.post("/v1/locate", json=rows | question, headers=key), 404, "unknown-task")
+        power: dict[str, Any] = {"exponent_of": "mine"}
+        problem(admin.post("/v1/locate", json=rows | power, headers=key), 403, "forbidden")
+        away = rows | power | {"exponents": [0.5, 2.0]}
+        assert admin.post("/v1/locate", json=away, headers=key).status_code == 200
+        member = {"key": "me", "outputs": 10, "group": "theirs"}
+        problem(admin.post("/v1/tasks", json=member, headers=key), 404, "unknown-task")
+        problem(admin.put("/v1/tasks/theirs/model", content=b"", headers=key), 404, "unknown-task")
+
     def test_statistics_show_only_what_may_be_named(self, admin: httpx.Client) -> None:
         for key in ("ma", "mb", "secret"):
             register(admin, key)

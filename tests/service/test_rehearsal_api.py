@@ -265,3 +265,5 @@ class TestLocating:
             client.locate(rows(3, 0, 1)[0])
             answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6] * 4})
             problem(answer, 413, "batch-too-large")
+            answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "exponent_of": "t0"})
+            problem(answer, 413, "batch-too-large")

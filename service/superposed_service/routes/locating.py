@@ -34,8 +34,16 @@ async def answer_locate(request: Request, body: LocateBody) -> dict[str, Any]:
     service, asking = running(request), principal(request)
     rows = Rows(None, body.candidates, body.inputs)
     service.engine.check_rows(rows)
-    asking.check_contexts(body.candidates or ([] if body.exponent_of is None else [body.exponent_of]))
+    asking.check_contexts(body.candidates or _powers(body))
     asking.spend(rows=len(rows))
     return await service.engine.call(
         partial(find_context, body, may_name=asking.may_name, most=service.settings.max_tries)
     )
+
+
+def _powers(body: LocateBody) -> list[str]:
+    """Of the powers that a search may try, the one nearest to the identity."""
+    if body.exponent_of is None:
+        return []
+    low, high = body.exponents or (0.0, 0.0)
+    return [f"{body.exponent_of}^{min(max(0.0, low), high)!r}"]
