@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,9 @@ def test_located(tmp_path: Path) -> None:
     assert set(result["found"]["entropy"]) == {"1", "4", "16"}
     assert result["found"]["energy above the mean"]["16"] > 60
     assert summarise("locate", tmp_path).exists()
-    assert "| energy |" in (tmp_path / "table.md").read_text()
+    [line] = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| energy |" in line]
+    shown = [float(share) for share in re.findall(r"(\S+) ±", line)]
+    assert shown == pytest.approx([result["found"]["energy"][size] for size in ("1", "4", "16")], abs=0.05)
 
 
 def test_filling(tmp_path: Path) -> None:

@@ -91,7 +91,8 @@ def _found_table(runs: Runs) -> str:
     rows = []
     for name, several in runs.items():
         for statistic, sizes in several[0]["found"].items():
-            found = [_statistics([one["found"][statistic][size] for one in several]) for size in sizes]
+            order = sorted(sizes, key=int)
+            found = [_statistics([one["found"][statistic][size] for one in several]) for size in order]
             cells = [f"{mean:.1f} ± {error:.1f}" for mean, error in found]
             rows.append([name, str(len(several)), statistic, *cells])
     return _lines(["run", "seeds", "by", "1 row", "4 rows", "16 rows"], rows)
@@ -170,7 +171,7 @@ def _draw_directions(axes: Any, runs: Runs) -> None:
 def _draw_found(axes: Any, runs: Runs) -> None:
     for name, several in runs.items():
         for statistic in several[0]["found"]:
-            sizes = list(several[0]["found"][statistic])
+            sizes = sorted(several[0]["found"][statistic], key=int)
             shares = [np.mean([one["found"][statistic][size] for one in several]) for size in sizes]
             axes.plot(sizes, shares, marker=".", label=f"{name}: {statistic}")
     style_axes(axes, "How often the right task is found without its key", "rows", "found (%)")
