@@ -95,7 +95,7 @@ def test_located(tmp_path: Path) -> None:
     assert result["found"]["energy above the mean"]["16"] > 60
     assert summarise("locate", tmp_path).exists()
     [line] = [line for line in (tmp_path / "table.md").read_text().splitlines() if "| energy |" in line]
-    shown = [float(share) for share in re.findall(r"(\S+) ±", line)]
+    shown = [float(share) for share in re.findall(r"\d+\.\d", line)]
     assert shown == pytest.approx([result["found"]["energy"][size] for size in ("1", "4", "16")], abs=0.05)
 
 

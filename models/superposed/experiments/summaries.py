@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -68,16 +69,18 @@ def _statistics(values: Sequence[float]) -> tuple[float, float]:
     return float(np.mean(values)), error
 
 
+def _shown(values: Sequence[float]) -> str:
+    mean, error = _statistics(values)
+    return f"{mean:.1f} ± {error:.1f}" if len(values) > 1 else f"{mean:.1f}"
+
+
 def _table(runs: Runs, columns: Sequence[tuple[str, str]]) -> str:
     lines = [
         "| run | seeds | " + " | ".join(heading for heading, _ in columns) + " |",
         "|---" * (len(columns) + 2) + "|",
     ]
     for name in sorted(runs, key=lambda name: -_statistics([one["mean"] for one in runs[name]])[0]):
-        cells = []
-        for _, field in columns:
-            mean, error = _statistics([one[field] for one in runs[name]])
-            cells.append(f"{mean:.1f} ± {error:.1f}")
+        cells = [_shown([one[field] for one in runs[name]]) for _, field in columns]
         lines.append(f"| {name} | {len(runs[name])} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -92,8 +95,7 @@ def _found_table(runs: Runs) -> str:
     for name, several in runs.items():
         for statistic, sizes in several[0]["found"].items():
             order = sorted(sizes, key=int)
-            found = [_statistics([one["found"][statistic][size] for one in several]) for size in order]
-            cells = [f"{mean:.1f} ± {error:.1f}" for mean, error in found]
+            cells = [_shown([one["found"][statistic][size] for one in several]) for size in order]
             rows.append([name, str(len(several)), statistic, *cells])
     return _lines(["run", "seeds", "by", "1 row", "4 rows", "16 rows"], rows)
 
@@ -118,11 +120,13 @@ def _filling_table(runs: Runs) -> str:
 def _directions_table(runs: Runs) -> str:
     rows = []
     for name, several in runs.items():
-        for key, accuracy in several[0]["accuracy_by_directions"].items():
+        by_directions = several[0]["accuracy_by_directions"]
+        for key in sorted(by_directions, key=lambda key: int(key) or math.inf):
             trained = f"along {int(key):,} directions" if int(key) else "all weights"
-            rows.append([name, trained, f"{accuracy:.1f}"])
-        for key, accuracy in several[0]["accuracy_by_share_kept"].items():
-            rows.append([name, f"all, {100 * float(key):g} % kept", f"{accuracy:.1f}"])
+            rows.append([name, trained, f"{by_directions[key]:.1f}"])
+        by_share = several[0]["accuracy_by_share_kept"]
+        for key in sorted(by_share, key=float, reverse=True):
+            rows.append([name, f"all, {100 * float(key):g} % kept", f"{by_share[key]:.1f}"])
     return _lines(["run", "weights", "accuracy"], rows)
 
 
