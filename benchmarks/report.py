@@ -190,6 +190,10 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 
 {serving_table(serving)}
 
+These servers were measured before counting, quotas, fair queues and early refusal came in. A one-row
+request costs this one more since then: what the next table shows for it was made after they did. How the
+servers compare now has not been measured.
+
 ![Requests a second at 64 connections](results/benchmarks/serving.png)
 
 ## What the service costs
