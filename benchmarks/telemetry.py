@@ -24,7 +24,7 @@ import uvicorn
 from superposed.experiments.report import machine, write_json
 from superposed.store import WeightStore
 from superposed_service.app import create_app
-from superposed_service.middleware import RequestId
+from superposed_service.middleware import Entrance
 from superposed_service.observability.http import Observed
 from superposed_service.observability.telemetry import Telemetry, Ticket
 from superposed_service.settings import Settings
@@ -33,7 +33,7 @@ from superposed_service.storage import DataDirectory
 
 CONNECTIONS, SLICE_S = 16, 0.2
 _COUNTED = (Observed.__call__, Telemetry.ticket, Telemetry.answered)
-_PASSED_ON = RequestId.__call__
+_PASSED_ON = Entrance.__call__
 _NOBODY = Ticket(0.0, "", None)
 served = 0
 
@@ -42,7 +42,7 @@ async def _pass_on(self: Observed, *request: Any) -> None:
     await self._app(*request)
 
 
-async def _count(self: RequestId, *request: Any) -> None:
+async def _count(self: Entrance, *request: Any) -> None:
     global served
     served += 1
     await _PASSED_ON(self, *request)
@@ -84,7 +84,7 @@ def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
 
 def run(seconds: float) -> dict[str, list[float]]:
     torch.set_num_threads(1)
-    RequestId.__call__ = _count  # type: ignore[method-assign]
+    Entrance.__call__ = _count  # type: ignore[method-assign]
     with (
         tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder,
         DataDirectory(Path(folder) / "store") as directory,

@@ -17,15 +17,16 @@ from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service import protocol_v2
-from superposed_service.admission import Admission, Paced
+from superposed_service.admission import Admission
+from superposed_service.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.events import Events
 from superposed_service.guard import Guard
-from superposed_service.load import MeasuredEngine
-from superposed_service.middleware import BodyLimit, Direct, RequestId
+from superposed_service.middleware import Direct, Entrance
 from superposed_service.observability.http import Observed, Templates
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.readings import observe
+from superposed_service.observability.requests import PROBES
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.observability.tracer import Tracing
 from superposed_service.openapi import describe_access
@@ -43,8 +44,6 @@ from superposed_service.writer import Writer
 __all__ = ["create_api", "create_app", "guarded", "open_store"]
 
 _log = logging.getLogger("superposed")
-# Asked every few seconds by machines: no lines of their own in a quiet access log.
-_PROBES = {"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"}
 _PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
     "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
@@ -92,20 +91,24 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
     hot = hot_endpoints | protocol_v2.hot_patterns
-    limited = BodyLimit(
-        Direct(api, hot), max_bytes=settings.max_body_bytes, most_held=settings.max_held_bytes
+    access = Access(directory.ledger().api_keys, routes=api.routes, quotas=api.state.quotas)
+    admission = Admission(api)
+    entrance = Entrance(
+        Direct(api, hot),
+        (access.check, admission.check),
+        admission.check_room,
+        max_bytes=settings.max_body_bytes,
+        most_held=settings.max_held_bytes,
+        pause_s=settings.refusal_pause_ms / 1000,
     )
-    admitted = Admission(limited, api)
-    keys = directory.ledger().api_keys
-    access = Access(admitted, keys=keys, routes=api.routes, quotas=api.state.quotas)
     telemetry: Telemetry = api.state.telemetry
     return Observed(
-        RequestId(Paced(access, pause_s=settings.refusal_pause_ms / 1000)),
+        entrance,
         telemetry.metrics,
         Templates(path for _, path in ACCESS_RULES),
         tracing=telemetry.tracing,
         log=settings.access_log,
-        hot={path for _, path in hot} | _PROBES,
+        hot={path for _, path in hot} | PROBES,
     )
 
 
@@ -133,7 +136,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        engine = MeasuredEngine(writer, settings)
+        engine = Engine(writer, settings)
         engine.start()
         app.state.running = running = Running(
             settings,
@@ -210,7 +213,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
-        del error  # raised again by the framework, and logged by `RequestId`
+        del error  # raised again by the framework, and logged by `Entrance`
         return problem_response(500, request.url.path, INTERNAL)
 
     @app.exception_handler(HTTPException)

@@ -10,12 +10,12 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 from superposed_service.errors import InvalidRequest
 
-__all__ = ["ANYONE", "Caller", "calling", "current_caller", "timeout_of"]
+__all__ = ["ANYONE", "Caller", "calling", "current_caller", "enter", "timeout_of"]
 
 ANYONE = "anyone"
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
@@ -48,19 +48,23 @@ def current_caller() -> Caller:
 
 
 @contextmanager
-def calling(source: str, timeout_s: float | None = None) -> Iterator[Caller]:
+def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
     """Says who sent the request, for as long as it is worked on.
 
     Args:
         source: See `Caller`.
         timeout_s: How long an answer is of use, where the request says so.
     """
-    caller = Caller(source, None if timeout_s is None else time.monotonic() + timeout_s)
-    token = _caller.set(caller)
+    token = enter(source, timeout_s)
     try:
-        yield caller
+        yield
     finally:
         _caller.reset(token)
+
+
+def enter(source: str, timeout_s: float | None = None) -> Token[Caller]:
+    """As `calling`, to the end of the task."""
+    return _caller.set(Caller(source, None if timeout_s is None else time.monotonic() + timeout_s))
 
 
 def timeout_of(header: str | None) -> float | None:

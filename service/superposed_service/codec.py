@@ -202,6 +202,9 @@ def render_answer(answer: Answer, wanted: list[ReturnField] | None) -> dict[str,
 
 
 def _column(answer: Answer, field: str) -> list[Any]:
+    if len(answer.tasks) == 1:
+        task = answer.tasks[0]
+        return _values(answer.logits[:, : task.outputs], task, field)
     column: list[Any] = [None] * len(answer.places)
     for place, task in enumerate(answer.tasks):
         if field in {"labels", "probabilities"} and task.loss == "mse":

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from superposed_service.errors import Overloaded
+from superposed_service.observability.requests import PROBES
 from superposed_service.problems import problem_response
 from superposed_service.settings import Settings
 
@@ -20,10 +21,8 @@ try:
 except ImportError:  # not on every platform
     resource = None  # type: ignore[assignment]
 
-__all__ = ["PROBES", "allow_connections", "bounded_protocol"]
+__all__ = ["allow_connections", "bounded_protocol"]
 
-# What is answered also where there are more connections than there may be.
-PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 _RESERVED = 64
 _OTHER_FILES = 128
 _SWEEP_S = 1.0
@@ -75,8 +74,10 @@ class _Bounded(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hands the request on, unless it is refused."""
-        length = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-        if length > self.settings.max_header_bytes:
+        if (
+            self._bytes > self.settings.max_header_bytes
+            and self._head_bytes() > self.settings.max_header_bytes
+        ):
             self._refusal = (431, self._too_long())
         elif self._surplus and self._path() not in PROBES:
             self._refusal = (503, "too many connections")
@@ -84,6 +85,9 @@ class _Bounded(HttpToolsProtocol):
             raise _RefusedError
         self._phase, self._since, self._bytes = "body", self.loop.time(), 0
         super().on_headers_complete()
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def on_message_complete(self) -> None:
         """The whole request is here."""

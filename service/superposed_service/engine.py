@@ -108,11 +108,11 @@ class Engine:
         loop = asyncio.get_running_loop()
         read = Read(rows, loop.create_future(), loop, self._telemetry.ticket())
         limit_s = self._admit(read)
+        timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
         try:
-            async with asyncio.timeout(limit_s):
-                return await read.future
-        except TimeoutError:
-            raise _late(limit_s, dropped=not read.begun) from None
+            return await read.future
+        finally:
+            timer.cancel()
 
     async def update(
         self,
@@ -290,6 +290,11 @@ def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception
             future.set_exception(outcome)
         else:
             future.set_result(outcome)
+
+
+def _expire(read: Read, limit_s: float) -> None:
+    if not read.future.done():
+        read.future.set_exception(_late(limit_s, dropped=not read.begun))
 
 
 async def _answer(future: Future[T], limit_s: float | None) -> T:

@@ -23,7 +23,8 @@ def _experiments() -> None:
 @experiments.command("permuted-mnist")
 def permuted_mnist(
     family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "binary",
-    units: Annotated[int, typer.Option(help="Units of each of the three hidden layers.")] = 256,
+    units: Annotated[int, typer.Option(help="Units of each hidden layer.")] = 256,
+    hidden_layers: Annotated[int, typer.Option(help="How many hidden layers.")] = 3,
     tasks: Annotated[int, typer.Option(help="How many permutations.")] = 50,
     steps: Annotated[int, typer.Option(help="Steps a task, of 128 rows.")] = 1000,
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
@@ -79,6 +80,7 @@ def permuted_mnist(
     common: dict[str, Any] = {
         "family": family,
         "units": units,
+        "hidden_layers": hidden_layers,
         "tasks": tasks,
         "steps": steps,
         "optimizer": {

@@ -1,12 +1,14 @@
-"""What every request passes first, in pure ASGI: a request id, the cap on the body's bytes, a short way."""
+"""What every request passes first, in pure ASGI: the entrance, and a short way to the hot routes."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeAlias
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -16,111 +18,134 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
 from superposed_service.errors import Overloaded, PayloadTooLarge
-from superposed_service.observability.requests import STATUS, request_id
+from superposed_service.observability.requests import PROBES, STATUS, header, request_id
 from superposed_service.problems import INTERNAL, problem_response
 
-__all__ = ["BodyLimit", "Direct", "RequestId"]
+__all__ = ["Direct", "Entrance"]
 
 _log = logging.getLogger("superposed")
+Check: TypeAlias = Callable[[Scope], None]
+# Statuses that tell whoever asks to come again later.
+_PACED = frozenset({429, 503})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class RequestId:
-    """Gives every answer an `X-Request-Id`: the request's own where it is a plain token, else a new one.
+class Entrance:
+    """Takes in every request: gives it an id, has it checked before its body is read, caps the body's bytes.
 
-    An exception that nothing else knows becomes a problem document here, so that it carries the id too.
+    Every answer carries an `X-Request-Id`: the request's own where it is a plain token, else a new one. An
+    exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
+    of 429 and 503 leave a moment later: whoever does not wait cannot keep the event loop busy with them.
+
+    Args:
+        app: What comes after.
+        checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
+        check_room: Asks again for room once the body is here.
+        max_bytes: Of one body.
+        most_held: Bytes of all requests that are being worked on, together.
+        pause_s: How much later 429 and 503 leave.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        checks: Sequence[Check],
+        check_room: Check,
+        *,
+        max_bytes: int,
+        most_held: int,
+        pause_s: float,
+    ) -> None:
         self._app = app
+        self._checks = (*checks, self._check_length)
+        self.check_room = check_room
+        self.max_bytes = max_bytes
+        self.most_held = most_held
+        self.pause_s = pause_s
+        self.held = 0
         self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
         self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on and adds the header to its answer."""
+        """Answers the request, or passes it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = finished = False
-        given = dict(scope["headers"]).get(b"x-request-id", b"").decode("latin-1")
-        identifier = (
-            given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._count):x}"
-        )
-
-        request_id.set(identifier)
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal started, finished
-            started = True
-            finished = message["type"] == "http.response.body" and not message.get("more_body")
-            if message["type"] == "http.response.start":
-                scope[STATUS] = message["status"]
-                message.setdefault("headers", []).append((b"x-request-id", identifier.encode()))
-            await send(message)
-
+        exchange = _Exchange(self, scope, receive, send, self._identifier(scope))
+        request_id.set(exchange.identifier)
         try:
-            await self._app(scope, receive, send_with_id)
+            for check in self._checks:
+                check(scope)
+            await self._app(scope, exchange.receive, exchange.send)
+        except SuperposedError as error:
+            await problem_response(error, scope["path"])(scope, receive, exchange.send)
         except ClientDisconnect:
-            _log.debug("request %s: the client left before its body was here", identifier)
+            _log.debug("request %s: the client left before its body was here", exchange.identifier)
         except Exception:
             # The last resort: a bug. Its trace is in the log under the id that the client gets.
-            known = {"method": scope["method"], "path": scope["path"], "request_id": identifier}
+            known = {"method": scope["method"], "path": scope["path"], "request_id": exchange.identifier}
             _log.exception("request failed", extra=known)
-            if started and not finished:
+            if exchange.started and not exchange.finished:
                 raise
-            if not started:
-                await problem_response(500, scope["path"], INTERNAL)(scope, receive, send_with_id)
-
-
-class BodyLimit:
-    """Refuses bodies over the limit, by their declared length or as the bytes come in.
-
-    Args:
-        app: What comes after.
-        max_bytes: Of one body.
-        most_held: Of all requests that are being worked on, together.
-    """
-
-    def __init__(self, app: ASGIApp, max_bytes: int, most_held: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._most_held = most_held
-        self._held = 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Counts the bytes of the body."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
-        if declared.isdigit() and int(declared) > self._max_bytes:
-            await problem_response(self._error(int(declared)), scope["path"])(scope, receive, send)
-            return
-        received = 0
-
-        async def receive_counted() -> Message:
-            nonlocal received
-            message = await receive()
-            more = len(message.get("body", b""))
-            received += more
-            self._held += more
-            if received > self._max_bytes:
-                raise self._error(received)
-            if self._held > self._most_held:
-                raise Overloaded(
-                    "too many bytes are coming in", expected=f"{self._most_held} at most, of all requests"
-                )
-            return message
-
-        try:
-            await self._app(scope, receive_counted, send)
+            if not exchange.started:
+                await problem_response(500, scope["path"], INTERNAL)(scope, receive, exchange.send)
         finally:
-            self._held -= received
+            self.held -= exchange.received
 
-    def _error(self, received: int) -> PayloadTooLarge:
-        return PayloadTooLarge(
-            "the request's body is too large", expected=f"{self._max_bytes} bytes at most", received=received
-        )
+    def _identifier(self, scope: Scope) -> str:
+        given = header(scope, b"x-request-id")
+        return given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._count):x}"
+
+    def _check_length(self, scope: Scope) -> None:
+        declared = header(scope, b"content-length") or "0"
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            raise _too_large(int(declared), self.max_bytes)
+
+
+class _Exchange:
+    """One request's messages on their way through `Entrance`."""
+
+    __slots__ = ("_entrance", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
+
+    def __init__(self, entrance: Entrance, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        self._entrance, self._scope, self._receive, self._send = entrance, scope, receive, send
+        self.identifier = name
+        self.received = 0
+        self.started = self.finished = False
+
+    async def receive(self) -> Message:
+        """Counts the body's bytes."""
+        message = await self._receive()
+        entrance, more = self._entrance, len(message.get("body", b""))
+        self.received += more
+        entrance.held += more
+        if self.received > entrance.max_bytes:
+            raise _too_large(self.received, entrance.max_bytes)
+        if entrance.held > entrance.most_held:
+            raise Overloaded(
+                "too many bytes are coming in", expected=f"{entrance.most_held} at most, of all requests"
+            )
+        if not message.get("more_body", False):
+            entrance.check_room(self._scope)  # others came meanwhile: to read what is in it costs most
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Adds the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
+        self.started = True
+        if message["type"] == "http.response.start":
+            status = self._scope[STATUS] = message["status"]
+            message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
+            if status in _PACED and self._scope["path"] not in PROBES:
+                await asyncio.sleep(self._entrance.pause_s)
+        else:
+            self.finished = message["type"] == "http.response.body" and not message.get("more_body")
+        await self._send(message)
+
+
+def _too_large(received: int, most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        "the request's body is too large", expected=f"{most} bytes at most", received=received
+    )
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]

@@ -50,6 +50,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._turns = 0
+        self._fixed_s = self._each_s = 0.0
         self._weight = self._size = self._seconds = self._square = self._product = 0.0
 
     @property
@@ -69,15 +70,19 @@ class Pace:
         self._square = keep * self._square + size * size
         self._product = keep * self._product + size * seconds
 
-    def seconds(self, turns: int, size: int) -> float:
-        """How long so many turns take that answer so much together; 0 while too little is known."""
-        if not self.is_known:
-            return 0.0
+        if self.is_known:
+            self._fit()
+
+    def _fit(self) -> None:
         mean_size, mean_seconds = self._size / self._weight, self._seconds / self._weight
         spread = self._square / self._weight - mean_size**2
         slope = (self._product / self._weight - mean_size * mean_seconds) / spread if spread > 0.25 else 0.0
-        each = min(max(slope, 0.0), mean_seconds / mean_size)
-        return turns * (mean_seconds - each * mean_size) + size * each
+        self._each_s = min(max(slope, 0.0), mean_seconds / mean_size)
+        self._fixed_s = mean_seconds - self._each_s * mean_size
+
+    def seconds(self, turns: int, size: int) -> float:
+        """How long so many turns take that answer so much together; 0 while too little is known."""
+        return turns * self._fixed_s + size * self._each_s
 
 
 class FairQueue(Generic[W]):
@@ -171,7 +176,10 @@ class FairQueue(Generic[W]):
 
 
 def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:
-    own = waiting.get(source, 0) + more
+    mine = waiting.get(source)
+    own = (mine or 0) + more
+    if len(waiting) == (mine is not None):
+        return own  # nobody else waits
     others = dict(waiting)  # a copy: another thread may be changing it
     others.pop(source, None)
     return own + sum(min(own, other) for other in others.values())

@@ -13,10 +13,10 @@ from superposed.errors import SuperposedError
 from superposed_service.callers import calling, current_caller
 from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
+from superposed_service.engine import Engine
 from superposed_service.erasure import erase_rows
 from superposed_service.errors import NotReady, UnknownSnapshot
 from superposed_service.events import Event, Events
-from superposed_service.load import MeasuredEngine
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.origin import Origin
 from superposed_service.recovery import Recovery
@@ -50,7 +50,7 @@ class Running:
     """
 
     settings: Settings
-    engine: MeasuredEngine
+    engine: Engine
     directory: DataDirectory
     recovery: Recovery
     version: str
@@ -176,7 +176,7 @@ class Running:
         """Tells listeners once a second how busy the engine is, until `stop_watching`."""
         while not await self._stopped_within(_WATCH_S):
             waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
-            self.events.publish(Event("load", self.engine.load.summary() | waiting))
+            self.events.publish(Event("load", self.telemetry.load.summary() | waiting))
 
     async def _stopped_within(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

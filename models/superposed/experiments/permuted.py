@@ -43,7 +43,7 @@ Method = Literal[
 ]
 
 
-_TASKS, _STEPS = 50, 1000
+_TASKS, _STEPS, _HIDDEN_LAYERS = 50, 1000, 3
 # How large each task's part is depends on how many there will be.
 _SIZED_BY_TASKS = frozenset({"separate", "batch-ensemble"})
 
@@ -77,7 +77,7 @@ class PermutedConfig(Config):
     dataset: str = "mnist"
     family: FamilyName = "binary"
     units: int = Field(256, ge=1)
-    hidden_layers: int = Field(3, ge=1)
+    hidden_layers: int = Field(_HIDDEN_LAYERS, ge=1)
     tasks: int = Field(_TASKS, ge=1)
     steps: int = Field(_STEPS, ge=1)
     batch: int = Field(128, ge=1)
@@ -102,6 +102,7 @@ class PermutedConfig(Config):
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
             "boundbias" if self.bias == "bound" else "",
+            f"layers{self.hidden_layers}" if self.hidden_layers != _HIDDEN_LAYERS else "",
             f"rows{self.kept_rows}" if self.kept_rows else "",
             f"steps{self.steps}" if self.steps != _STEPS else "",
             f"budget{self.budget}" if self.budget else "",
@@ -174,8 +175,6 @@ class _Rows:
         self._train_x, self._train_y = torch.from_numpy(data.train_x) - mean, torch.from_numpy(data.train_y)
         self._test_x, self._test_y = torch.from_numpy(data.test_x) - mean, torch.from_numpy(data.test_y)
 
-        self._tests: dict[int, Tensor] = {}
-
     def _order(self, task: int) -> Tensor:
         features = self._train_x.shape[1]
         if task == 0:
@@ -202,9 +201,7 @@ class _Rows:
 
     def accuracy(self, learner: Learner, task: int) -> float:
         """Percent of the whole test set that is answered right as `task`."""
-        if task not in self._tests:
-            self._tests[task] = self._test_x[:, self._order(task)]
-        answers = learner.logits(task, self._tests[task]).argmax(1)
+        answers = learner.logits(task, self._test_x[:, self._order(task)]).argmax(1)
         return 100.0 * float((answers == self._test_y).double().mean())
 
 

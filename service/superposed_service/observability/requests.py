@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextvars import ContextVar
+from typing import Any
 
-__all__ = ["AUTHOR", "STATUS", "request_id"]
+__all__ = ["AUTHOR", "PROBES", "STATUS", "header", "request_id"]
 
 # Where an ASGI scope keeps the status that was answered.
 STATUS = "superposed.status"
 # And the id of the API key that asked.
 AUTHOR = "superposed.author"
 
+# Paths that machines ask every few seconds: answered also when nothing else is, and not worth a log line.
+PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+
 request_id: ContextVar[str] = ContextVar("superposed_request_id", default="")
+
+
+def header(scope: Mapping[str, Any], name: bytes) -> str | None:
+    """A header of an ASGI scope's request, by its name in lower case; None without one."""
+    for known, value in scope["headers"]:
+        if known == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from superposed_service.changes import Delete
+from superposed_service.observability.load import Load
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.progress import Progress
 from superposed_service.observability.requests import request_id
@@ -47,12 +48,14 @@ class Telemetry:
 
     Attributes:
         replay: How far the newest replay is.
+        load: How busy the engine is.
     """
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.metrics = metrics
         self.tracing = tracing
         self.replay = Progress()
+        self.load = Load()
 
     def ticket(self) -> Ticket:
         """For a request that begins to wait now."""
@@ -74,6 +77,7 @@ class Telemetry:
                 metrics.failures[type(outcome).__name__] += 1
         metrics.compute.observe(ended - began)
         metrics.rows += total
+        self.load.batch(total, [ended - ticket.asked for ticket in tickets])
         if total:
             metrics.batch_rows.observe(total)
         if self.tracing is not None:
@@ -116,6 +120,8 @@ class Telemetry:
         outcome = "applied" if refused is None else type(refused).__name__
         metrics.changes[record.kind, outcome] += 1
         if refused is None:
+            if ticket is not None:
+                self.load.change(ended - ticket.asked)
             metrics.learned += sum(rows.values())
             metrics.task_rows.learned(rows)
             if record.kind == Delete.kind:

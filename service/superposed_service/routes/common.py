@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
+from superposed_service.observability.requests import header
 from superposed_service.origin import Origin
 from superposed_service.running import Running
 from superposed_service.security import Principal, principal_of
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 M = TypeVar("M", bound=BaseModel)
+_HEAD_LENGTH = HEAD_LENGTH.lower().encode()
 
 
 def running(request: Request) -> Running:
@@ -83,13 +85,13 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 async def read(request: Request, model: type[M]) -> M:
     """The request's body, JSON or binary tensors, checked."""
-    headers = request.headers
-    return codec.read_body(model, await request.body(), headers.get("content-type"), headers.get(HEAD_LENGTH))
+    body, scope = await request.body(), request.scope
+    return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
 
 
 def rows_response(request: Request, value: dict[str, Any]) -> Response:
     """An answer about rows: binary tensors where the request accepts them, else JSON."""
-    if TENSORS_MEDIA_TYPE not in request.headers.get("accept", ""):
+    if TENSORS_MEDIA_TYPE not in (header(request.scope, b"accept") or ""):
         return json_response(value)
     body, head_length = codec.dump_tensors(value)
     return Response(body, 200, {HEAD_LENGTH: str(head_length)}, TENSORS_MEDIA_TYPE)

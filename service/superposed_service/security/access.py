@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from starlette.routing import BaseRoute, Match, compile_path
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Scope
 
 from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_service.errors import Forbidden
-from superposed_service.observability.requests import AUTHOR
-from superposed_service.problems import problem_response
+from superposed_service.observability.requests import AUTHOR, header
 from superposed_service.quotas import Quotas
 from superposed_service.security.keys import authenticate
 from superposed_service.storage import ApiKey, ApiKeys
@@ -218,14 +217,12 @@ class Access:
     While there is no API key at all, anyone may do anything: such a server listens on loopback only.
 
     Args:
-        app: What comes after.
         keys: The API keys.
         routes: The application's routes: those without a rule are for nobody.
         quotas: How many requests each key may send.
     """
 
-    def __init__(self, app: ASGIApp, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas) -> None:
-        self._app = app
+    def __init__(self, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas) -> None:
         self._keys = keys
         self._routes = routes
         self._quotas = quotas
@@ -235,18 +232,16 @@ class Access:
             if "{" in path
         ]
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers it with a problem."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        try:
-            scope[_STATE] = principal = self._admit(scope)
-            scope[AUTHOR] = principal.author
-        except SuperposedError as error:
-            await problem_response(error, scope["path"])(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+    def check(self, scope: Scope) -> None:
+        """Notes in an HTTP request's ASGI scope who sent it.
+
+        Raises:
+            Unauthenticated: There are API keys, and the request carries none that is good.
+            Forbidden: The key's scope is another one, or the route is for nobody.
+            QuotaExceeded: It has sent too many requests.
+        """
+        scope[_STATE] = principal = self._admit(scope)
+        scope[AUTHOR] = principal.author
 
     def _admit(self, scope: Scope) -> Principal:
         method = "GET" if scope["method"] == "HEAD" else scope["method"]
@@ -266,8 +261,7 @@ class Access:
         ]
 
     def _allowed(self, scope: Scope, needed: Sequence[str | None]) -> ApiKey:
-        header = dict(scope["headers"]).get(b"authorization")
-        key = authenticate(self._keys, None if header is None else header.decode("latin-1"))
+        key = authenticate(self._keys, header(scope, b"authorization"))
         if not needed and not self._is_routed(scope):
             return key  # no such route: the router says so
         _check_scope(key, needed[0] if needed else None)

@@ -1,0 +1,75 @@
+"""How busy the engine is: counted as requests are answered, summed up once a second."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["Load"]
+
+# So many latencies of one interval are kept: percentiles of more would be no truer.
+_MOST = 4096
+_QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass
+class _Interval:
+    started: float = field(default_factory=time.perf_counter)
+    requests: int = 0
+    updates: int = 0
+    batches: int = 0
+    rows: int = 0
+    latencies_s: list[float] = field(default_factory=list)
+
+
+class Load:
+    """Requests, updates, batches and latencies since the last summary.
+
+    One thread counts, another may sum up meanwhile: what is counted in that moment may be missing.
+    """
+
+    def __init__(self) -> None:
+        self._now = _Interval()
+
+    def batch(self, rows: int, latencies_s: Sequence[float]) -> None:
+        """Counts one mixed batch of inference.
+
+        Args:
+            rows: How many it had.
+            latencies_s: How long each of its requests took, from when it was admitted.
+        """
+        now = self._now
+        now.batches += 1
+        now.rows += rows
+        now.requests += len(latencies_s)
+        now.latencies_s += latencies_s[: _MOST - len(now.latencies_s)]
+
+    def change(self, latency_s: float) -> None:
+        """Counts one request that changed the store."""
+        now = self._now
+        now.requests += 1
+        now.updates += 1
+        if len(now.latencies_s) < _MOST:
+            now.latencies_s.append(latency_s)
+
+    def summary(self) -> dict[str, Any]:
+        """What happened since the last summary, as JSON values: rates a second, times in milliseconds.
+
+        `batch_rows` and the latencies are null where nothing was answered.
+        """
+        past, self._now = self._now, _Interval()
+        seconds = self._now.started - past.started or 1e-9
+        ordered = sorted(past.latencies_s)
+        return {
+            "requests_per_s": past.requests / seconds,
+            "updates_per_s": past.updates / seconds,
+            "rows_per_s": past.rows / seconds,
+            "batch_rows": past.rows / past.batches if past.batches else None,
+            "latency_ms": {name: _quantile(ordered, share) for name, share in _QUANTILES.items()},
+        }
+
+
+def _quantile(ordered: Sequence[float], share: float) -> float | None:
+    return ordered[int(share * (len(ordered) - 1))] * 1000 if ordered else None
