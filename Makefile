@@ -23,7 +23,7 @@ types: $(SETUP)
 
 unit: $(SETUP)
 	@tests/browser/install.sh
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 setup: $(SETUP)
 

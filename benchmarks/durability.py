@@ -54,7 +54,7 @@ class Forgetful(Ledger):
 def serve(path: Path, port: int, durable: bool) -> None:
     torch.set_num_threads(1)
     if not durable:
-        directory_module.Ledger = Forgetful  # type: ignore[misc]
+        directory_module.Ledger = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
         settings = Settings(directory=path, threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")

@@ -100,8 +100,8 @@ def forward(family: str, width: int, tasks: int, batches: list[int], seconds: fl
             check(store, batch)
             inputs: Tensor = batch.inputs
             plain, mixed = pairs(
-                lambda inputs=inputs: network(inputs),  # type: ignore[misc]
-                lambda batch=batch: store.logits(batch),  # type: ignore[misc]
+                lambda inputs=inputs: network(inputs),  # type: ignore[misc]  # of default arguments
+                lambda batch=batch: store.logits(batch),  # type: ignore[misc]  # of default arguments
                 seconds,
             )
             row = {"family": family, "width": width, "tasks": tasks, "rows": rows, **summary(plain, mixed)}

@@ -156,7 +156,7 @@ def together(own: Load, other: Load) -> list[Outcome]:
 
 def a_load(server: Pinned, kind: str, key: str) -> Load:
     tasks = [(f"t{number}", INPUTS) for number in range(TASKS)]
-    return Load(server.url, tasks, kind=kind, rows=KINDS[kind], bytes_a_number=1, api_key=key)  # type: ignore[arg-type]
+    return Load(server.url, tasks, kind=kind, rows=KINDS[kind], bytes_a_number=1, api_key=key)  # type: ignore[arg-type]  # a str
 
 
 def overload(server: Pinned, kind: str, seconds: float) -> dict[str, Any]:

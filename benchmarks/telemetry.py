@@ -50,7 +50,7 @@ async def _count(self: Entrance, *request: Any) -> None:
 
 def switch(on: bool) -> None:
     nothing = (_pass_on, lambda _: _NOBODY, lambda *_: None)
-    Observed.__call__, Telemetry.ticket, Telemetry.answered = _COUNTED if on else nothing  # type: ignore[method-assign,assignment]
+    Observed.__call__, Telemetry.ticket, Telemetry.answered = _COUNTED if on else nothing  # type: ignore[method-assign,assignment]  # measured in place
 
 
 def one_slice(on: bool) -> float | None:
@@ -84,7 +84,7 @@ def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
 
 def run(seconds: float) -> dict[str, list[float]]:
     torch.set_num_threads(1)
-    Entrance.__call__ = _count  # type: ignore[method-assign]
+    Entrance.__call__ = _count  # type: ignore[method-assign]  # measured in place
     with (
         tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder,
         DataDirectory(Path(folder) / "store") as directory,

@@ -178,6 +178,6 @@ def parse_list(model: type[M], response: Response) -> list[M]:
     """Reads an answer that is a list; raises as `parse`."""
     body = refuse_errors(response).body
     try:
-        return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]
+        return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]  # known at run time
     except ValidationError as error:
         raise UnexpectedAnswer(f"not a list of {model.__name__}: {error}") from error

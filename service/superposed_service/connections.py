@@ -19,7 +19,7 @@ from superposed_service.settings import Settings
 try:
     import resource
 except ImportError:  # not on every platform
-    resource = None  # type: ignore[assignment]
+    resource = None  # type: ignore[assignment]  # a module
 
 __all__ = ["allow_connections", "bounded_protocol"]
 
@@ -38,7 +38,7 @@ class _Bounded(HttpToolsProtocol):
     settings: ClassVar[Settings]
     sweep: ClassVar[asyncio.TimerHandle | None] = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Refuses what is beyond the reserve; of what is in it, only probes are answered."""
         super().connection_made(transport)
         self._phase: Literal["head", "body", "rest"] = "rest"

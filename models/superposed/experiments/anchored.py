@@ -44,7 +44,7 @@ class _Anchored(Standard):
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
         """One step on the task's loss and the penalty."""
         self._optimizer.zero_grad(set_to_none=True)
-        self.loss(task, x, y).backward()  # type: ignore[no-untyped-call]
+        self.loss(task, x, y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._before_step()
         if task > 0:
             for name, value in self._parameters.items():

@@ -87,7 +87,7 @@ class BatchEnsemble(Learner):
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
         """One step of the task's optimizer."""
         self._layers.zero_grad(set_to_none=True)
-        F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
 
     def logits(self, task: int, x: Tensor) -> Tensor:

@@ -113,7 +113,7 @@ class _MultiHead:
 
     def step(self, block: int, x: Tensor, y: Tensor) -> None:
         self._optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self._answer(block, x), y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(self._answer(block, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
 
     def logits(self, block: int, x: Tensor) -> Tensor:

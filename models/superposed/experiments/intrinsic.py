@@ -68,7 +68,7 @@ class _Subspace:
 
     def weights(self) -> dict[str, Tensor]:
         moved = self.theta[self._place] * self._entry  # (weights,)
-        parts = moved.split([value.numel() for value in self._start.values()])  # type: ignore[no-untyped-call]
+        parts = moved.split([value.numel() for value in self._start.values()])  # type: ignore[no-untyped-call]  # torch has no annotation there
         return {
             name: value + part.view_as(value)
             for (name, value), part in zip(self._start.items(), parts, strict=True)
@@ -132,7 +132,7 @@ def _train(
         rows = torch.from_numpy(random.integers(0, len(images.train_x), 128))
         logits = functional_call(net, space.weights(), (images.train_x[rows], bindings))
         optimizer.zero_grad()
-        F.cross_entropy(logits, images.train_y[rows]).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(logits, images.train_y[rows]).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         optimizer.step()
         schedule.step()
     return {name: value.detach() for name, value in space.weights().items()}

@@ -245,7 +245,7 @@ class Separate(Learner):
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
         """One step of the task's own optimizer."""
         self._optimizer.zero_grad(set_to_none=True)
-        F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]
+        F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
         self._schedule.step()
 

@@ -36,7 +36,7 @@ def plot_permuted(results: Path) -> Path:
     }
     (results / "table.md").write_text(_table(runs))
     figure, panels = plt.subplots(1, 2, figsize=(12, 5), sharey=True, layout="constrained")
-    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]
+    colours = plt.get_cmap("tab20").colors  # type: ignore[attr-defined]  # of listed colours only
     # Best first, so that the legend reads in the order of the curves' ends.
     # Further seeds are in the table; a curve each would only crowd the picture.
     drawn = {name: run for name, run in runs.items() if run["config"]["seed"] == 0}

@@ -108,7 +108,7 @@ class SuperposedConv2d(nn.Module):
         """A product for each row with the kernel that its context folds: (B, out_channels, places)."""
         layer = self.patches
         slots = torch.as_tensor(binding.slots)
-        distinct, place = slots.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+        distinct, place = slots.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # torch has no annotation there
         count, outputs = len(distinct), layer.out_features
         index = distinct.repeat_interleave(outputs)  # (K x out_channels,)
         folded = layer.family.unbind(layer.matrix().repeat(count, 1), binding.contexts, index)
