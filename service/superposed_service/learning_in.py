@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,6 +27,7 @@ async def learn_model(
     data: bytes,
     passes: int,
     most_rows: int,
+    spend: Callable[[int, int], None],
     origin: Origin | None,
     author: str | None,
 ) -> JsonObject:
@@ -36,6 +39,7 @@ async def learn_model(
         data: A safetensors file: the network and its rows.
         passes: How often the rows are gone through.
         most_rows: Of one update.
+        spend: Told before the first update how many rows, and updates, it will take; may refuse.
         origin: The request: sent again, it goes on where it stopped.
         author: Who asks.
 
@@ -46,8 +50,10 @@ async def learn_model(
         SuperposedError: The file cannot be used, or an update was refused; those before it stay.
     """
     taught = await engine.call(lambda store: _prepare(store, key, data))
+    size, count = min(_BATCH_ROWS, most_rows), len(taught.inputs)
+    spend(passes * count, passes * math.ceil(count / size))
     updates, answer = 0, JsonObject()
-    for inputs, targets in taught.batches(passes, min(_BATCH_ROWS, most_rows)):
+    for inputs, targets in taught.batches(passes, size):
         rows, part = Rows(key, None, inputs.numpy()), origin and origin.part(updates)
         answer = await engine.update(rows, targets.tolist(), 1, part, author)
         updates += 1

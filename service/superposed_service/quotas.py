@@ -5,15 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Literal, TypeAlias
 
 from superposed_service.errors import QuotaExceeded
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey
 
 __all__ = ["Quotas"]
-
-Unit: TypeAlias = Literal["requests", "rows", "updates"]
 
 
 class _Bucket:
@@ -29,15 +26,16 @@ class _Bucket:
         self._level = self._most
         self._when = now
 
-    def take(self, cost: float, now: float) -> float:
-        """Takes the cost out; or takes nothing, and says in how many seconds it could."""
+    def wait_s(self, cost: float, now: float) -> float:
+        """In how many seconds the cost could be taken out."""
         self._level = min(self._most, self._level + (now - self._when) * self.rate)
         self._when = now
         missing = min(cost, self._most) - self._level
-        if missing > 1e-9:
-            return missing / self.rate
+        return missing / self.rate if missing > 1e-9 else 0.0
+
+    def take(self, cost: float) -> None:
+        """Takes the cost out."""
         self._level -= cost
-        return 0.0
 
 
 class Quotas:
@@ -52,34 +50,44 @@ class Quotas:
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._settings = settings
         self._clock = clock
-        self._buckets: dict[tuple[str, Unit], _Bucket] = {}
+        self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._lock = threading.Lock()
 
-    def spend(self, key: ApiKey | None, unit: Unit, cost: int = 1) -> None:
+    def spend(self, key: ApiKey | None, **costs: int) -> None:
         """Counts what a key asks for.
 
+        Args:
+            key: Who asks; None where there are no keys.
+            costs: How many `requests`, `rows`, `updates`.
+
         Raises:
-            QuotaExceeded: It would be more than it may; nothing is counted then.
+            QuotaExceeded: Of one it would be more than it may; nothing is counted then.
         """
-        rate = self._rate(key, unit)
-        if not rate or not cost:
+        rates = {unit: self._rate(key, unit) for unit, cost in costs.items() if cost}
+        if not any(rates.values()):
             return
-        name = ("" if key is None else key.id, unit)
         now = self._clock()
         with self._lock:
-            bucket = self._buckets.get(name)
-            if bucket is None or bucket.rate != rate:
-                bucket = self._buckets[name] = _Bucket(rate, self._settings.quota_burst_s, now)
-            wait_s = bucket.take(cost, now)
-        if wait_s:
-            raise QuotaExceeded(
-                f"the quota of {unit} is used up",
-                expected=f"{rate:g} {unit} a second",
-                received=f"{cost} more",
-                retry_after_s=wait_s,
-            )
+            buckets = {unit: self._bucket(key, unit, rate, now) for unit, rate in rates.items() if rate}
+            for unit, bucket in buckets.items():
+                if wait_s := bucket.wait_s(costs[unit], now):
+                    raise QuotaExceeded(
+                        f"the quota of {unit} is used up",
+                        expected=f"{bucket.rate:g} {unit} a second",
+                        received=f"{costs[unit]} more",
+                        retry_after_s=wait_s,
+                    )
+            for unit, bucket in buckets.items():
+                bucket.take(costs[unit])
 
-    def _rate(self, key: ApiKey | None, unit: Unit) -> float:
+    def _bucket(self, key: ApiKey | None, unit: str, rate: float, now: float) -> _Bucket:
+        name = ("" if key is None else key.id, unit)
+        bucket = self._buckets.get(name)
+        if bucket is None or bucket.rate != rate:
+            bucket = self._buckets[name] = _Bucket(rate, self._settings.quota_burst_s, now)
+        return bucket
+
+    def _rate(self, key: ApiKey | None, unit: str) -> float:
         """What a key may do in a second; 0 for as much as it likes."""
         own: float | None = None if key is None else getattr(key, f"{unit}_per_second")
         default: float = getattr(self._settings, f"quota_{unit}_per_s")

@@ -39,17 +39,17 @@ class TestBuckets:
     def test_a_burst_and_then_the_rate(self) -> None:
         quotas, clock = self.quotas(quota_requests_per_s=5, quota_burst_s=2)
         for _ in range(10):
-            quotas.spend(None, "requests")
+            quotas.spend(None, requests=1)
         with pytest.raises(Refused, match="requests") as caught:
-            quotas.spend(None, "requests")
+            quotas.spend(None, requests=1)
         assert caught.value.retry_after_s == pytest.approx(0.2)
         clock.now = 0.2
-        quotas.spend(None, "requests")
+        quotas.spend(None, requests=1)
         served = 0
         for tick in range(1000):
             clock.now = 1 + tick / 100
             try:
-                quotas.spend(None, "requests")
+                quotas.spend(None, requests=1)
                 served += 1
             except Refused:
                 pass
@@ -57,24 +57,31 @@ class TestBuckets:
 
     def test_a_request_larger_than_the_quota_is_paid_for_afterwards(self) -> None:
         quotas, clock = self.quotas(quota_rows_per_s=10, quota_burst_s=1)
-        quotas.spend(None, "rows", 100)
+        quotas.spend(None, rows=100)
         clock.now = 9.0
         with pytest.raises(Refused):
-            quotas.spend(None, "rows", 10)
+            quotas.spend(None, rows=10)
         clock.now = 10.1
-        quotas.spend(None, "rows", 10)
+        quotas.spend(None, rows=10)
 
     def test_a_keys_own_quota_comes_first_and_keys_do_not_share(self) -> None:
         quotas, _ = self.quotas(quota_updates_per_s=1, quota_burst_s=1)
         free = ApiKey("free", "", "update", "*", "", 0.0, 0, updates_per_second=0.0)
         plain, other = (ApiKey(name, "", "update", "*", "", 0.0, 0) for name in ("plain", "other"))
         for _ in range(100):
-            quotas.spend(free, "updates")
+            quotas.spend(free, updates=1)
         for key in (plain, other):
-            quotas.spend(key, "updates")
+            quotas.spend(key, updates=1)
             with pytest.raises(Refused):
-                quotas.spend(key, "updates")
-        quotas.spend(plain, "rows", 10**6)  # no quota at all
+                quotas.spend(key, updates=1)
+        quotas.spend(plain, rows=10**6)  # no quota at all
+
+    def test_what_is_refused_for_one_unit_counts_for_none(self) -> None:
+        quotas, _ = self.quotas(quota_updates_per_s=1, quota_rows_per_s=1, quota_burst_s=2)
+        quotas.spend(None, rows=2)
+        with pytest.raises(Refused, match="rows"):
+            quotas.spend(None, updates=2, rows=1)
+        quotas.spend(None, updates=2)
 
 
 def test_both_faces_and_every_unit(tmp_path: Path) -> None:
@@ -106,6 +113,14 @@ def test_both_faces_and_every_unit(tmp_path: Path) -> None:
         )
         problem(answers[0], 429, "quota-exceeded")
         assert "quota of rows" in answers[-1].json()["error"]
+
+        model = http.get("/v1/model", params={"context": "digits"}).content
+        key = few_rows["Authorization"].removeprefix("Bearer ")
+        with (
+            Client(str(http.base_url), api_key=key, retries=RetryPolicy(retries=0)) as client,
+            pytest.raises(QuotaExceeded, match="rows"),
+        ):
+            client.learn_model("digits", model, [ROW] * 10)
 
         few_updates = make(http, "update", updates_per_second=0.1)
         assert http.post(*infer[:1], json=infer[1], headers=few_updates).status_code == 200

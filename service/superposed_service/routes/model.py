@@ -25,14 +25,19 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
     The body is a safetensors file as `GET /v1/model` gives it, and in it one more tensor `rows` (rows,
     inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
     """
-    principal(request).check_task(key)
-    service = running(request)
-    asked, author = await origin(request), principal(request).author
-    return json_response(
-        await learn_model(
-            service.engine, key, await request.body(), passes, service.settings.max_rows, asked, author
-        )
+    asker, service = principal(request), running(request)
+    asker.check_task(key)
+    answer = await learn_model(
+        service.engine,
+        key,
+        await request.body(),
+        passes,
+        service.settings.max_rows,
+        lambda rows, updates: asker.spend(rows=rows, updates=updates),
+        await origin(request),
+        asker.author,
     )
+    return json_response(answer)
 
 
 @router.get(

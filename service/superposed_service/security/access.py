@@ -113,8 +113,7 @@ class Principal:
             QuotaExceeded: It may not ask for so many now.
         """
         if self.quotas is not None:
-            self.quotas.spend(self.key, "updates", updates)
-            self.quotas.spend(self.key, "rows", rows)
+            self.quotas.spend(self.key, rows=rows, updates=updates)
 
     @property
     def author(self) -> str | None:
@@ -197,7 +196,7 @@ def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal
     if key is not None:
         _check_scope(key, "infer")
     if quotas is not None:
-        quotas.spend(key, "requests")
+        quotas.spend(key, requests=1)
     return Principal(key, quotas)
 
 
@@ -249,7 +248,7 @@ class Access:
         if needed and needed[0] is None:
             return Principal()
         key = self._allowed(scope, needed) if len(self._keys) else None
-        self._quotas.spend(key, "requests")
+        self._quotas.spend(key, requests=1)
         return Principal(key, self._quotas)
 
     def _needed(self, method: str, path: str) -> list[str | None]:
