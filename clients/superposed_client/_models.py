@@ -151,6 +151,7 @@ class TaskInfo(_Answer):
     keep_rows: bool = True
     group: str | None = None
     own_layers: int | None = None
+    composition: str | None = None
     quarantined: int | None = None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
-from superposed_client._contexts import ContextLike
+from superposed_client._contexts import ContextLike, context_form
 from superposed_client._core import Operation
 from superposed_client._errors import UnknownTask
 from superposed_client._models import Update
@@ -39,6 +39,7 @@ class TaskFields(TypedDict, total=False):
             rehearsed with.
         group: The key of a task whose first layers it shares: its group.
         own_layers: How many of the last layers are its own; the later half where not given.
+        composition: A mixture or power of registered tasks that it binds instead of a context of its own.
     """
 
     labels: Sequence[str | int] | None
@@ -51,6 +52,7 @@ class TaskFields(TypedDict, total=False):
     keep_rows: bool
     group: str | None
     own_layers: int | None
+    composition: ContextLike | None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class TaskSchema:
     keep_rows: bool = True
     group: str | None = None
     own_layers: int | None = None
+    composition: ContextLike | None = None
 
     @property
     def given(self) -> bool:
@@ -87,6 +90,7 @@ class TaskSchema:
             "keep_rows": None if self.keep_rows else False,
             "group": self.group,
             "own_layers": self.own_layers,
+            "composition": None if self.composition is None else context_form(self.composition),
         }
 
 

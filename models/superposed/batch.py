@@ -35,6 +35,8 @@ class ResolvedContext:
     @property
     def text(self) -> str:
         """An expression of the context, which resolves to it for as long as its tasks are registered."""
+        if self.task.schema.composition is not None:
+            return self.task.schema.key
         parts = [
             (task.key if exponent is None else f"{task.key}^{exponent!r}", weight)
             for task, weight, exponent in self.context.shares
@@ -45,13 +47,13 @@ class ResolvedContext:
 
     @property
     def keys(self) -> set[str]:
-        """The keys of all tasks in it."""
-        return {task.key for task, _, _ in self.context.shares}
+        """The keys of all tasks in it, and of the one that gives it a face."""
+        return {task.key for task, _, _ in self.context.shares} | {self.task.schema.key}
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is just one task, not a composition."""
-        return self.context.shares == ((self.task.id, 1.0, None),)
+        """Whether it is addressed by one task's key, not composed by whoever asks."""
+        return self.task.schema.composition is not None or self.context.shares == ((self.task.id, 1.0, None),)
 
 
 @dataclass(frozen=True)

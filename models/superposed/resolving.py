@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from superposed.batch import ResolvedContext
-from superposed.contexts import Context, as_expression, flatten
+from superposed.contexts import Context, Leaf, Task, as_expression, flatten, parse
 from superposed.errors import CompositionNotSupported
 from superposed.tasks import TaskRegistry
 
@@ -40,19 +42,29 @@ class Resolver:
         return known
 
     def _resolve(self, context: object) -> ResolvedContext:
-        leaves = flatten(as_expression(context))
+        expression = as_expression(context)
+        leaves = flatten(expression)
+        tasks = [self._tasks.member(leaf.key, leaf.group) for leaf in leaves]
+        declared = next((task for task in tasks if task.schema.composition is not None), None)
+        if declared is None:
+            return self._composed(leaves)
+        if not isinstance(expression, Task):
+            raise CompositionNotSupported(
+                "a task that is a composition is addressed by its key alone",
+                expected="tasks with contexts of their own",
+                received=declared.schema.key,
+            )
+        parts = self._composed(flatten(parse(declared.schema.composition or "")))
+        return ResolvedContext(parts.context, declared, parts.keep_rows and declared.schema.keep_rows)
+
+    def _composed(self, leaves: Sequence[Leaf]) -> ResolvedContext:
         states = {leaf.key: self._tasks.member(leaf.key, leaf.group) for leaf in leaves}
         weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
         for leaf in leaves:
             weight[leaf.key] += leaf.weight
         task = states[max(weight, key=lambda key: weight[key])]
         for other in states.values():
-            if (other.schema.outputs, other.schema.loss) != (task.schema.outputs, task.schema.loss):
-                raise CompositionNotSupported(
-                    f"tasks {task.schema.key} and {other.schema.key} cannot be composed",
-                    expected=f"{task.schema.outputs} outputs, {task.schema.loss}",
-                    received=f"{other.schema.outputs} outputs, {other.schema.loss}",
-                )
+            task.schema.check_composable(other.schema)
         ids = {key: state.id for key, state in states.items()}
         keep_rows = all(state.schema.keep_rows for state in states.values())
         return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows)

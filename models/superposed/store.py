@@ -92,11 +92,15 @@ class WeightStore:
         Raises:
             TaskExists: The key is registered with another schema.
             ShapeError: The task has more inputs, outputs or own layers than the store.
-            UnknownTask: Its group is not registered.
-            CompositionNotSupported: Its group is in a group itself.
+            UnknownTask: Its group, or a task of its composition, is not registered.
+            CompositionNotSupported: Its group is in a group itself; or the family has no such composition.
         """
         network = self.config.network
         schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
+        if schema.composition is not None:
+            composed = self.resolve(schema.composition)
+            composed.task.schema.check_composable(schema)
+            self.contexts.bind_all(composed.context)
         return self.tasks.find_same(schema)
 
     def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
@@ -119,7 +123,7 @@ class WeightStore:
 
         Raises:
             UnknownTask: There is none.
-            TaskInUse: It is the group of other tasks.
+            TaskInUse: It is the group of other tasks, or they are composed of it.
         """
         self.tasks.remove(key)
         self._resolver.forget()

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from superposed.config import Config
-from superposed.contexts import check_key
-from superposed.errors import ShapeError
+from superposed.contexts import Task, check_key, flatten, parse
+from superposed.errors import CompositionNotSupported, ShapeError
 
 __all__ = ["Loss", "TaskSchema"]
 
@@ -35,6 +35,8 @@ class TaskSchema(Config):
             context, so that what is common is learned once.
         own_layers: How many of the last layers it binds its own context in; by default the later half.
             Only with a group.
+        composition: A mixture or power of registered tasks that it binds instead of a context of its own:
+            it starts from what those know, and teaching it moves them. Its canonical text.
     """
 
     key: str
@@ -48,6 +50,7 @@ class TaskSchema(Config):
     keep_rows: bool = Field(True, strict=True)
     group: str | None = None
     own_layers: int | None = Field(None, ge=1, strict=True)
+    composition: str | None = None
 
     @field_validator("key")
     @classmethod
@@ -58,6 +61,17 @@ class TaskSchema(Config):
     @classmethod
     def _group_is_valid(cls, group: str | None) -> str | None:
         return None if group is None else check_key(group)
+
+    @field_validator("composition")
+    @classmethod
+    def _composition_is_one(cls, composition: str | None) -> str | None:
+        if composition is None:
+            return None
+        expression = parse(composition)
+        flatten(expression)
+        if isinstance(expression, Task):
+            raise ValueError("a composition is a mixture or a power, not a single task")
+        return str(expression)
 
     @field_validator("scale")
     @classmethod
@@ -73,6 +87,10 @@ class TaskSchema(Config):
             raise ValueError("own_layers says what a task does not share with its group: it needs a group")
         if self.group == self.key:
             raise ValueError("a task cannot be its own group")
+        if self.group is not None and self.composition is not None:
+            raise ValueError("a task has a group or a composition, not both")
+        if self.key in self.composed_of:
+            raise ValueError("a task cannot be composed of itself")
         return self
 
     @model_validator(mode="after")
@@ -90,12 +108,33 @@ class TaskSchema(Config):
             raise ValueError("two labels are the same")
         return self
 
+    @property
+    def composed_of(self) -> tuple[str, ...]:
+        """The keys of the tasks in its composition, in the order of the text."""
+        if self.composition is None:
+            return ()
+        return tuple(dict.fromkeys(leaf.key for leaf in flatten(parse(self.composition))))
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what is as it was before a field existed is written as it was then."""
         # So the digest of a store, and the mark of a schema, stay what an earlier release computed.
         unsaid = {"keep_rows"} if self.keep_rows else set()
         unsaid |= {"group", "own_layers"} if self.group is None else set()
+        unsaid |= {"composition"} if self.composition is None else set()
         return self.model_dump(mode="json", exclude=unsaid)
+
+    def check_composable(self, other: Self) -> None:
+        """Checks that a composition can have this task and another in it.
+
+        Raises:
+            CompositionNotSupported: They differ in outputs or loss.
+        """
+        if (other.outputs, other.loss) != (self.outputs, self.loss):
+            raise CompositionNotSupported(
+                f"tasks {self.key} and {other.key} cannot be composed",
+                expected=f"{self.outputs} outputs, {self.loss}",
+                received=f"{other.outputs} outputs, {other.loss}",
+            )
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
         """Checks the task against a store's numbers of inputs, outputs and layers.

@@ -144,9 +144,10 @@ class TaskRegistry:
             )
         return state
 
-    def members(self, key: str) -> list[str]:
-        """The keys of the tasks whose group a task is."""
-        return [state.schema.key for state in self._tasks.values() if state.schema.group == key]
+    def dependents(self, key: str) -> list[str]:
+        """The keys of the tasks whose group a task is, or that are composed of it."""
+        schemas = [state.schema for state in self._tasks.values()]
+        return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
     def all(self) -> list[TaskState]:
         """Every task, in the order of registration."""
@@ -218,14 +219,14 @@ class TaskRegistry:
 
         Raises:
             UnknownTask: There is none.
-            TaskInUse: It is the group of other tasks.
+            TaskInUse: It is the group of other tasks, or they are composed of it.
         """
         state = self.get(key)
-        if members := self.members(key):
+        if dependents := self.dependents(key):
             raise TaskInUse(
-                f"task {key} is a group: delete its tasks first",
-                expected="a task that is no group",
-                received=f"{len(members)} tasks in it",
+                f"task {key} is the group of others, or others are composed of it: delete those first",
+                expected="a task that no other needs",
+                received=f"{len(dependents)} tasks that need it",
             )
         return state
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from superposed.capacity import capacity
 from superposed.config import validated
-from superposed.contexts import DERIVATION_VERSION
+from superposed.contexts import DERIVATION_VERSION, as_expression
 from superposed.interference import measure_interference
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
@@ -84,6 +84,8 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
     values = body.model_dump()
     values["inputs"] = body.inputs or store.config.network.inputs
     values["outputs"] = body.outputs or len(body.labels or ())
+    if body.composition is not None:
+        values["composition"] = str(as_expression(body.composition))
     return validated(TaskSchema, values)
 
 

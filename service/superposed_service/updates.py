@@ -158,7 +158,7 @@ class Update(Change):
 @lru_cache(maxsize=4096)
 def _mark(schema: TaskSchema) -> str:
     """Tells a schema from others: class numbers mean something only with the labels they were read with."""
-    meaning = schema.model_dump_json(exclude={"keep_rows", "group", "own_layers"})
+    meaning = schema.model_dump_json(exclude={"keep_rows", "group", "own_layers", "composition"})
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 

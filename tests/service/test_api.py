@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from superposed import RetrievedModel
+from superposed_client import Client, power
 
 ROW = [0.5] * 64
 JSON = {"Content-Type": "application/json"}
@@ -65,7 +66,8 @@ class TestTasks:
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
-            "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "quarantined": None,
+            "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "composition": None,
+            "quarantined": None,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")
@@ -437,6 +439,29 @@ def test_as_many_contexts_as_rows_at_most(http: httpx.Client) -> None:
 
 
 class TestGroups:
+    def test_a_task_declared_as_a_composition(self, http: httpx.Client) -> None:
+        register(http, "a")
+        register(http, "b")
+        labels = [f"d{number}" for number in range(10)]
+        both = {"mixture": [{"context": {"task": key}, "weight": 1} for key in ("a", "b")]}
+        made = http.post("/v1/tasks", json={"key": "both", "labels": labels, "composition": both})
+        assert (made.status_code, made.json()["composition"]) == (201, "mix(a:0.5,b:0.5)")
+        asked = {"inputs": [ROW], "return": ["labels", "logits"]}
+        own = http.post("/v1/infer", json=asked | {"context": "both"}).json()
+        same = http.post("/v1/infer", json=asked | {"context": both}).json()
+        assert own["logits"] == same["logits"]
+        assert own["labels"][0] == f"d{same['labels'][0]}"
+        taught = http.post("/v1/update", json={"context": "both", "inputs": [ROW], "targets": ["d1"]})
+        assert taught.status_code == 200, taught.text
+        assert http.get("/v1/tasks/both").json()["rows_seen"] == 1
+        problem(http.delete("/v1/tasks/a"), 409, "task-in-use")
+        wrong = {"key": "more", "labels": labels, "composition": "both^0.5"}
+        problem(http.post("/v1/tasks", json=wrong), 422, "composition-not-supported")
+        with Client(str(http.base_url)) as client:
+            handle = client.task("half", labels=labels, composition=power("a", 0.5))
+            handle.partial_fit([ROW], ["d3"])
+            assert client.get_task("half").composition == "a^0.5"
+
     def test_a_group_over_http(self, http: httpx.Client) -> None:
         register(http)
         member = {"key": "u1", "labels": list("0123456789"), "group": "digits", "own_layers": 1}

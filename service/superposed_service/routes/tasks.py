@@ -37,6 +37,8 @@ async def register(request: Request) -> Response:
     principal(request).check_task(body.key)
     if body.group is not None:
         principal(request).check_task(body.group)
+    if body.composition is not None:
+        principal(request).check_contexts([body.composition])
     most = running(request).settings.max_tasks
     answer = await submit(request, Register(partial(task_schema, body, most)))
     return json_response(answer["task"], 201 if answer["new"] else 200)

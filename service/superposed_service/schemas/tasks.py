@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from superposed_service.schemas.base import Body
+from superposed_service.schemas.rows import Context
 
 __all__ = ["EvaluationBody", "TaskBody", "TaskPage", "TaskRegistration"]
 
@@ -33,6 +34,10 @@ class TaskRegistration(Body):
         ge=1,
         strict=True,
         description="How many of the last layers are its own; default: the later half. Only with a group.",
+    )
+    composition: Context = Field(
+        None,
+        description="A mixture or power of registered tasks that it binds instead of a context of its own.",
     )
 
     model_config = ConfigDict(
@@ -72,6 +77,7 @@ class TaskBody(BaseModel):
     keep_rows: bool
     group: str | None
     own_layers: int | None
+    composition: str | None
     quarantined: int | None = Field(
         description="Sequence number since when its updates are recorded and not learned from; null if not."
     )
