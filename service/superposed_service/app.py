@@ -30,6 +30,7 @@ from superposed_service.observability.requests import PROBES
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.observability.tracer import Tracing
 from superposed_service.openapi import describe_access
+from superposed_service.pacing import Pacing
 from superposed_service.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.quotas import Quotas
 from superposed_service.recovery import Recovery, fingerprint, recover
@@ -99,7 +100,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         admission.check_room,
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_held_bytes,
-        pause_s=settings.refusal_pause_ms / 1000,
+        pacing=Pacing(settings.refusal_pause_ms / 1000, settings.refusals_per_s),
     )
     telemetry: Telemetry = api.state.telemetry
     return Observed(

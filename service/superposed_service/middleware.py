@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
 from superposed_service.errors import Overloaded, PayloadTooLarge
-from superposed_service.observability.requests import PROBES, STATUS, header, request_id
+from superposed_service.observability.requests import AUTHOR, PROBES, STATUS, header, request_id
+from superposed_service.pacing import Pacing
 from superposed_service.problems import INTERNAL, problem_response
 
 __all__ = ["Direct", "Entrance"]
@@ -35,7 +36,7 @@ class Entrance:
 
     Every answer carries an `X-Request-Id`: the request's own where it is a plain token, else a new one. An
     exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
-    of 429 and 503 leave a moment later: whoever does not wait cannot keep the event loop busy with them.
+    of 429 and 503 leave later (`Pacing`): whoever does not wait cannot keep the event loop busy with them.
 
     Args:
         app: What comes after.
@@ -43,7 +44,7 @@ class Entrance:
         check_room: Asks again for room once the body is here.
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
-        pause_s: How much later 429 and 503 leave.
+        pacing: How much later 429 and 503 leave.
     """
 
     def __init__(
@@ -54,14 +55,14 @@ class Entrance:
         *,
         max_bytes: int,
         most_held: int,
-        pause_s: float,
+        pacing: Pacing,
     ) -> None:
         self._app = app
         self._checks = (*checks, self._check_length)
         self.check_room = check_room
         self.max_bytes = max_bytes
         self.most_held = most_held
-        self.pause_s = pause_s
+        self.pacing = pacing
         self.held = 0
         self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
         self._count = itertools.count(1)
@@ -136,7 +137,7 @@ class _Exchange:
             status = self._scope[STATUS] = message["status"]
             message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
             if status in _PACED and self._scope["path"] not in PROBES:
-                await asyncio.sleep(self._entrance.pause_s)
+                await asyncio.sleep(self._entrance.pacing.wait_s(self._scope.get(AUTHOR)))
         else:
             self.finished = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)

@@ -68,7 +68,12 @@ class Settings(BaseSettings):
         500.0,
         ge=0,
         le=10_000,
-        description="429 and 503 are answered so much later, which slows a flood.",
+        description="429 and 503 are answered so much later, which slows a flood,",
+    )
+    refusals_per_s: float = Field(
+        50.0,
+        gt=0,
+        description="and so many a second to one API key; none is held back for more than ten pauses.",
     )
     request_timeout_s: float = Field(
         60.0, gt=0, description="How long a request may wait for its answer; Request-Timeout asks for less."

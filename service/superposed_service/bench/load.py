@@ -159,15 +159,12 @@ async def _connection(
     times: asyncio.Queue[float],
     outcome: Outcome,
 ) -> None:
-    transport, connection = await _connect(load.url)
+    line = _Line(load.url)
     try:
         number = place * 37
         while (due := await _next(load, until, times)) is not None:
-            if transport.is_closing():  # servers do not keep idle connections for ever
-                transport, connection = await _connect(load.url)
             sent = time.perf_counter()
-            transport.write(requests[number % len(requests)])
-            status, retry_after = await connection.answer()
+            status, retry_after = await line.ask(requests[number % len(requests)])
             outcome.statuses[status] += 1
             outcome.without_retry_after += status in {429, 503} and not retry_after
             if status == 200:
@@ -175,10 +172,36 @@ async def _connection(
                 outcome.latencies_ms.append(1000 * (now - due))
                 outcome.served_ms.append(1000 * (now - sent))
             number += load.connections
-    except ConnectionError as error:
-        raise NotReady("the server closed a connection", received=str(error)) from None
     finally:
-        transport.close()
+        line.close()
+
+
+class _Line:
+    """One connection, and another in its place where the server has closed it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._open: tuple[asyncio.Transport, _Connection] | None = None
+
+    async def ask(self, request: bytes) -> tuple[int, bool]:
+        """Sends a request; the answer's status, and whether it says when to come again."""
+        while True:
+            fresh = self._open is None or self._open[0].is_closing()
+            if self._open is None or fresh:
+                self._open = await _connect(self._url)
+            transport, connection = self._open
+            transport.write(request)
+            try:
+                return await connection.answer()
+            except ConnectionError as error:
+                if fresh:
+                    raise NotReady("the server closed a connection", received=str(error)) from None
+                transport.close()  # servers do not keep idle connections for ever: it was closing just then
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._open is not None:
+            self._open[0].close()
 
 
 async def _connect(url: str) -> tuple[asyncio.Transport, _Connection]:

@@ -1,0 +1,38 @@
+"""When refusals leave: later, and one after another, so that refusing costs little however many ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable
+
+__all__ = ["Pacing"]
+
+# Nobody waits longer for a refusal than so many pauses.
+_MOST_PAUSES = 10
+
+
+class Pacing:
+    """Spaces the refusals (429 and 503) that one source gets. On the event loop only.
+
+    A client that asks again at once, whatever `Retry-After` says, or from hundreds of connections, gets its
+    refusals at a walk; one that is refused now and then waits for a single pause.
+
+    Args:
+        pause_s: How much later a refusal leaves at least; 0 for at once.
+        per_s: How many a second leave for one source at most, while none of them waits ten pauses.
+        clock: Seconds.
+    """
+
+    def __init__(self, pause_s: float, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pause_s = pause_s
+        self._gap_s = 1 / per_s
+        self._clock = clock
+        self._next: dict[Hashable, float] = {}  # sources are API keys: there are not many
+
+    def wait_s(self, source: Hashable) -> float:
+        """How long the next refusal of a source is held back."""
+        now = self._clock()
+        earliest = now + self._pause_s
+        leaves = min(max(earliest, self._next.get(source, 0.0)), now + _MOST_PAUSES * self._pause_s)
+        self._next[source] = leaves + self._gap_s
+        return leaves - now
