@@ -4,8 +4,9 @@
 
 Server and load generator are pinned apart: the server to core 0, the load to core 1. For inference of 64
 rows, and for updates of 128: peak is what a closed loop gets; then an open loop sends 0.9
-of peak, and four times peak. A neighbour is measured by what one tenant's small requests take while another
-sends its share, and while that one floods; with quotas, and without.
+of peak, and four times peak, as far as its connections carry it (what they cannot is not sent). A neighbour
+is measured by what one tenant's small requests take while another sends its share, and while that one floods;
+with quotas, and without.
 """
 
 from __future__ import annotations
@@ -200,7 +201,8 @@ def neighbours(server: Pinned, kind: str, seconds: float, peak: float, *, quota:
     quiet = replace(a_load(server, "infer", server.key()), rows=1, rate=20.0, seconds=seconds, connections=16)
     loud = replace(a_load(server, kind, server.key(**limits)), connections=256, seconds=seconds)
     found: dict[str, Any] = {"kind": kind, "quota": limits}
-    for name, rate in (("share", 0.9 * (share if quota else peak)), ("flood", OVERLOAD * peak)):
+    fair = 0.9 * (share if quota else peak)
+    for name, rate in (("share", fair), ("flood", OVERLOAD * peak)):
         own, other = together(quiet, replace(loud, rate=rate))
         found[name] = {"own": described(own), "other": described(other)}
     found["p99_ratio"] = found["flood"]["own"]["p99_ms"] / found["share"]["own"]["p99_ms"]
@@ -212,9 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0, help="Of each overload.")
+    parser.add_argument("--neighbour-seconds", type=float, default=60.0, help="Of each look at a neighbour.")
     asked = parser.parse_args()
     os.sched_setaffinity(0, {1})
-    short = min(max(asked.seconds / 10, 10.0), 60.0)
     values: dict[str, Any] = {"machine": machine(), "settings": SETTINGS, "overload": [], "neighbours": []}
     for kind in KINDS:
         with serving() as server:
@@ -223,7 +225,9 @@ def main() -> None:
             values["overload"].append(found)
             peak = found["peak"]["requests_per_s"]
             for quota in (True, False):
-                values["neighbours"].append(neighbours(server, kind, short, peak, quota=quota))
+                values["neighbours"].append(
+                    neighbours(server, kind, asked.neighbour_seconds, peak, quota=quota)
+                )
     write_json(asked.results, values)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable
 __all__ = ["Pacing"]
 
 # Nobody waits longer for a refusal than so many pauses.
-_MOST_PAUSES = 10
+_MOST_PAUSES = 20
 
 
 class Pacing:
@@ -19,7 +19,7 @@ class Pacing:
 
     Args:
         pause_s: How much later a refusal leaves at least; 0 for at once.
-        per_s: How many a second leave for one source at most, while none of them waits ten pauses.
+        per_s: How many a second leave for one source at most, while none of them waits twenty pauses.
         clock: Seconds.
     """
 

@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     refusals_per_s: float = Field(
         50.0,
         gt=0,
-        description="and so many a second to one API key; none is held back for more than ten pauses.",
+        description="and so many a second to one API key; none is held back for more than twenty pauses.",
     )
     request_timeout_s: float = Field(
         60.0, gt=0, description="How long a request may wait for its answer; Request-Timeout asks for less."

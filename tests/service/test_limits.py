@@ -208,8 +208,8 @@ def test_five_hundred_slow_connections(slow_server: Server) -> None:
     ]
 
     async def slow(number: int) -> float:
-        reader, writer = await asyncio.open_connection("127.0.0.1", slow_server.port)
         started = time.monotonic()
+        reader, writer = await asyncio.open_connection("127.0.0.1", slow_server.port)
         beginning = beginnings[number % 3]
         writer.write(beginning)
 

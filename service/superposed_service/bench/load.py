@@ -251,4 +251,6 @@ async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float 
     due = times.get_nowait()
     if due > now:
         await asyncio.sleep(due - now)
+    elif now > until:
+        return None  # more came than the connections could carry
     return due
