@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from superposed import TaskSchema, WeightStore, learn
-from superposed.consolidation import consolidate, judge
+from superposed.consolidation import Judged, consolidate, judge
 from superposed.distillation import lessons
 from superposed.errors import ConfigError, NonFiniteInput, ShapeError
 from superposed.retrieval import RetrievedModel, retrieve_model
@@ -41,6 +41,17 @@ class TestConsolidation:
         assert after.is_no_worse_than(before)
         assert not before.is_no_worse_than(after)
         assert rates == [group["lr"] for group in store.optimizer.param_groups]
+
+    def test_as_good_is_no_gain(self) -> None:
+        """Else what runs while nothing else does would never end."""
+        known, better = Judged({"a": 0.5, "b": 1.0}, 0.3), Judged({"a": 0.75, "b": 1.0}, 0.4)
+        assert known.is_no_worse_than(known)
+        assert not known.is_better_than(Judged(known.accuracy, 0.9))
+        assert better.is_better_than(known)
+        values = Judged({}, 0.300)
+        assert Judged({}, 0.299).is_no_worse_than(values)
+        assert not Judged({}, 0.299).is_better_than(values)
+        assert Judged({}, 0.295).is_better_than(values)
 
     def test_the_same_state_gives_the_same_weights(self) -> None:
         one = taught()
