@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from superposed_client import _safetensors as safetensors
 from superposed_client._contexts import ContextLike, context_form
@@ -182,6 +182,16 @@ def model(context: ContextLike) -> Operation[bytes]:
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
 
 
+def _of_one_dtype(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """A network's tensors as arrays; its layers all float64 where one of them is, else float32."""
+    arrays = {name: np.asarray(_plain_rows(values)) for name, values in tensors.items()}
+    layers = [array.dtype for name, array in arrays.items() if name.startswith("layers.")]
+    dtype = np.float64 if np.dtype(np.float64) in layers else np.float32
+    return {
+        name: array.astype(dtype) if name.startswith("layers.") else array for name, array in arrays.items()
+    }
+
+
 def learn_model(
     key: str,
     model: bytes | Mapping[str, Any],
@@ -196,9 +206,9 @@ def learn_model(
         tensors, metadata = safetensors.parse(model)
     else:
         facts = {"kind": normalisation, "epsilon": 1e-5}
-        tensors, metadata = dict(model), {"activation": activation, "normalisation": facts}
+        metadata = {"activation": activation, "normalisation": facts}
         width = samples.shape[-1]
-        tensors = {"input.offset": np.zeros(width), "input.scale": np.ones(width)} | tensors
+        tensors = {"input.offset": np.zeros(width), "input.scale": np.ones(width)} | _of_one_dtype(model)
     body = safetensors.dump(tensors | {"rows": samples}, metadata)
     path = f"/v1/tasks/{quote(key, safe='')}/model"
     return parse(LearnedModel, (yield changing("PUT", path, body, params={"passes": passes})))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
 import numpy as np
@@ -21,7 +21,8 @@ __all__ = ["TaskCore", "TaskFields", "TaskSchema"]
 
 Loss = Literal["cross_entropy", "mse"]
 
-_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_KEY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
 
 
 class TaskFields(TypedDict, total=False):
@@ -105,14 +106,25 @@ class TaskCore:
     _known_labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        if self.schema.given and self._key is None:
+        group, key = self._name
+        if self.schema.given and key is None:
             raise ValueError(f"labels and outputs register a task; {self.context} is a composed context")
+        if group is None:
+            return
+        if self.schema.group not in {None, group}:
+            raise ValueError(f"{self.context} is in the group {group}, not in {self.schema.group}")
+        self.schema = replace(self.schema, group=group)
+
+    @property
+    def _name(self) -> tuple[str | None, str | None]:
+        """Group, if it has one, and key, where the context is just a task."""
+        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
+        found = _NAME.fullmatch(text) if isinstance(text, str) else None
+        return (found[1], found[2]) if found else (None, None)
 
     @property
     def _key(self) -> str | None:
-        """The task key, where the context is just a task."""
-        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
-        return text if isinstance(text, str) and _KEY.fullmatch(text) else None
+        return self._name[1]
 
     def _prepare(self, features: int) -> Operation[None]:
         """Registers the task, or without a schema asks once what its labels are."""

@@ -15,7 +15,7 @@ from superposed.contexts import Context
 from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
 from superposed.tasks import TaskState
 
-__all__ = ["Batch", "ResolvedContext", "check_finite", "merge", "one_context", "per_row"]
+__all__ = ["Batch", "ResolvedContext", "check_finite", "merge", "one_context", "per_row", "read_rows"]
 
 
 @dataclass(frozen=True)
@@ -91,8 +91,12 @@ _KINDS = {
 }
 
 
-def _rows(values: object) -> NDArray[Any]:
-    """A float or integer array (B, n) from nested lists, an array or a tensor."""
+def read_rows(values: object) -> NDArray[Any]:
+    """A float or integer array (B, n) from nested lists, an array or a tensor.
+
+    Raises:
+        InputError: They are no rows of equal length, no numbers, or none at all.
+    """
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:
@@ -162,7 +166,7 @@ def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.
     """
-    return Batch((part,), None, _face(part.task, _rows(inputs), width, dtype))
+    return Batch((part,), None, _face(part.task, read_rows(inputs), width, dtype))
 
 
 def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype) -> Batch:
@@ -200,7 +204,7 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
     result = torch.empty(len(inputs), width, dtype=dtype)
     index = torch.empty(len(inputs), dtype=torch.int64)
     for place, (face, rows) in enumerate(zip(faces, members, strict=True)):
-        result[rows] = _face(face.task, _rows([inputs[row] for row in rows]), width, dtype)
+        result[rows] = _face(face.task, read_rows([inputs[row] for row in rows]), width, dtype)
         index[rows] = place
     return Batch(tuple(faces), index if len(faces) > 1 else None, result)
 

@@ -157,9 +157,13 @@ class OptimizerConfig(Config):
 class RehearsalConfig(Config):
     """What a store keeps of its tasks' rows, to learn them again while it learns others.
 
+    A row is kept in 8 bits a number, between its smallest and its largest: features of very different size
+    lose the small ones. A task's `offset` and `scale` make them alike.
+
     Args:
         rows_per_task: How many rows are kept of each task; 0 keeps none, and rehearses nothing.
-        ratio: How many kept rows of other tasks go with each new row.
+        ratio: How many kept rows of other tasks go with each new row; for a part of a row, one goes with that
+            part of all updates.
         max_bytes: What all kept rows may take up, in memory and in each snapshot.
     """
 

@@ -15,6 +15,8 @@ __all__ = ["CONSOLIDATION_ROWS", "Judged", "consolidate", "judge"]
 
 # Rows of one step, drawn from all tasks.
 CONSOLIDATION_ROWS = 256
+# A loss that falls by less is no gain: it may fall a little for ever.
+_GAIN = 0.01
 
 
 def consolidate(store: WeightStore, steps: int) -> int:
@@ -77,6 +79,12 @@ class Judged:
         if not self.accuracy:
             return self.loss <= before.loss
         return fmean(self.accuracy.values()) >= fmean(before.accuracy.values())
+
+    def is_better_than(self, before: Judged) -> bool:
+        """Whether the mean accuracy has risen; of mse tasks alone, whether the loss fell by a hundredth."""
+        if not self.accuracy:
+            return self.loss < before.loss * (1.0 - _GAIN)
+        return fmean(self.accuracy.values()) > fmean(before.accuracy.values())
 
 
 def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from superposed.errors import ConfigError, NonFiniteInput, ShapeError
+from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError
 from superposed.networks.mlp import ACTIVATIONS
+from superposed.outlines import outline
 from superposed.retrieval import RetrievedModel
 from superposed.task_schema import TaskSchema
 
 __all__ = ["Lessons", "lessons"]
 
 # The teacher's answers to this share of the rows are not learned: agreement is measured there.
-_HELD_OUT = 0.2
+_HELD_OUT, _LEAST_HELD = 0.2, 2
+# A teacher answers so many rows at once, and so many numbers in its widest layer in all.
+_ROWS_AT_ONCE, _MOST_NUMBERS = 1024, 2**28
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -52,12 +58,13 @@ class Lessons:
 
         Returns:
             The share of rows with the same class; of an mse task the share of the teacher's variance that is
-            explained, at most 1.
+            explained, at most 1; where the teacher's answers do not vary, 1 if they are met and else 0.
         """
         if self.held_targets.ndim == 1:
             return float((answers.argmax(1) == self.held_targets).double().mean())
         spread = (self.held_targets - self.held_targets.mean(0)).double().square().sum()
-        return 1.0 - float((answers - self.held_targets).double().square().sum() / spread.clamp(min=1e-30))
+        missed = (answers - self.held_targets).double().square().sum()
+        return 1.0 - float(missed / spread) if spread > 0 else float(missed == 0)
 
 
 def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
@@ -69,21 +76,25 @@ def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
 
     Raises:
         ConfigError: A tensor or a fact about the network is missing, or not known here.
-        ShapeError: Layers that do not fit each other or the task, or fewer than two rows.
+        ShapeError: Layers that do not fit each other or the task, or fewer than three rows.
         NonFiniteInput: Weights or rows, or what comes of them, are not finite.
+        CapacityExceeded: Too many rows for so wide a network.
     """
     rows = _checked(model, schema)
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
+    rows = rows[order]  # sorted rows would be held out of one kind only
     with torch.inference_mode():
-        answers = model(rows)
+        starts = range(0, len(rows), _ROWS_AT_ONCE)
+        answers = torch.cat([model(rows[start : start + _ROWS_AT_ONCE]) for start in starts])
     if not bool(torch.isfinite(answers).all()):
         raise NonFiniteInput("the network's answers to its rows are not finite")
     targets = answers.argmax(1) if schema.loss == "cross_entropy" else answers
-    held = max(1, int(_HELD_OUT * len(rows)))
+    held = max(_LEAST_HELD, int(_HELD_OUT * len(rows)))
     return Lessons(rows[held:], targets[held:].clone(), rows[:held], targets[:held].clone())
 
 
 def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:
-    """The sample rows of a network that fits the task."""
+    """The sample rows of a network that fits the task, float32 or float64."""
     layers = sum(name.endswith(".weight") for name in model.tensors)
     needed = {"rows", "input.offset", "input.scale"}
     needed |= {f"layers.{place}.{part}" for place in range(layers) for part in ("weight", "bias")}
@@ -116,23 +127,59 @@ def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:
             raise ShapeError(
                 f"the network has other {name} than the task", expected=expected, received=received
             )
-    if len(rows) < 2:
+    if len(rows) <= _LEAST_HELD:
         raise ShapeError(
-            "too few rows: some are learned, others show how well", expected=2, received=len(rows)
+            "too few rows: some are learned, others show how well",
+            expected=f"{_LEAST_HELD + 1} or more",
+            received=len(rows),
         )
-    return rows.float()
+    _check_work(len(rows), max(widths))
+    return rows if rows.dtype == torch.float64 else rows.float()
+
+
+def _check_work(rows: int, widest: int) -> None:
+    if rows * widest > _MOST_NUMBERS:
+        raise CapacityExceeded(
+            "too many rows for so wide a network",
+            expected=f"rows times the widest layer at most {_MOST_NUMBERS}",
+            received=f"{rows} rows, {widest} wide",
+        )
 
 
 def _check_facts(model: RetrievedModel) -> None:
     activation = model.metadata.get("activation")
     normalisation = model.metadata.get("normalisation")
-    kind = normalisation.get("kind") if isinstance(normalisation, dict) else None
-    if activation not in ACTIVATIONS or kind not in {"layer", "none"}:
+    facts = normalisation if isinstance(normalisation, dict) else {}
+    kind = facts.get("kind")
+    if activation not in list(ACTIVATIONS) or kind not in ["layer", "none"]:
         raise ConfigError(
             "not a network of this library",
             expected=f"activation one of {sorted(ACTIVATIONS)}, normalisation layer or none",
-            received=f"{activation}, {kind}",
+            received=f"{outline(activation)}, {outline(kind)}",
         )
+    if kind == "layer" and not _is_epsilon(facts.get("epsilon")):
+        raise ConfigError(
+            "the network's normalisation has no epsilon",
+            expected="a finite number above 0",
+            received=outline(facts.get("epsilon")),
+        )
+    _check_numbers(model)
+
+
+def _is_epsilon(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _check_numbers(model: RetrievedModel) -> None:
     for name, tensor in model.tensors.items():
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise NonFiniteInput(f"{name} holds a number that is not finite", expected="finite floats")
+        if tensor.dtype not in _FLOATS or not bool(torch.isfinite(tensor).all()):
+            raise NonFiniteInput(
+                f"{name} holds something else than finite numbers",
+                expected="finite float16, bfloat16, float32 or float64",
+                received=str(tensor.dtype),
+            )
+    layers = {str(tensor.dtype) for name, tensor in model.tensors.items() if name.startswith("layers.")}
+    if len(layers) > 1:
+        raise ConfigError(
+            "the network's layers have different dtypes", expected="one dtype", received=sorted(layers)
+        )

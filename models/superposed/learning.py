@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from superposed.batch import Batch, merge
+from superposed.contexts import Stream
 from superposed.crosstalk import measure
 from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateTooLarge
 from superposed.evaluations import Evaluation
@@ -149,7 +150,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
     """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome."""
     rows = len(batch)
-    drawn = store.draw(round(store.config.rehearsal.ratio * rows), step=step, besides=batch)
+    drawn = store.draw(_rows_to_rehearse(store, rows, step), step=step, besides=batch)
     if drawn is None:
         outcome = _forward(store, batch, store.bindings(batch), targets)
         descend(store, outcome.losses.mean())
@@ -158,6 +159,16 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
     both = _forward(store, together, store.bindings(together), aims)
     descend(store, both.losses[:rows].mean() + both.losses[rows:].mean())
     return _Forward(both.losses[:rows], both.correct[:rows], both.classified[:rows])
+
+
+def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
+    """The ratio's share of so many rows; a part of a row is one row in that part of all updates."""
+    wanted = store.config.rehearsal.ratio * rows
+    count = math.floor(wanted)
+    if wanted == count:
+        return count
+    names = ("ratio", str(store.sequence + 1), str(step))
+    return count + int(Stream(store.secret, names).uniforms(1)[0] < wanted - count)
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from superposed.batch import Batch, merge
+from superposed.batch import Batch, merge, read_rows
 from superposed.errors import CapacityExceeded, NonFiniteInput, ShapeError
 from superposed.learning import row_losses
 from superposed.store import WeightStore
@@ -60,7 +62,9 @@ def locate(
 
     Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
     answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
-    no target says anything about it.) With targets it fits by its loss. Evidence adds up over rows.
+    no target says anything about it, and the log of the number of outputs, so that a task that answers alike
+    with all its outputs has none, however many they are.) With targets it fits by its loss. Evidence adds up
+    over rows.
 
     Args:
         store: Answers; nothing is learned.
@@ -70,18 +74,16 @@ def locate(
         most: How many answers, rows times candidates, may be computed.
 
     Raises:
-        ShapeError: No candidate takes rows of this width.
+        ShapeError: They are no rows, or no candidate takes rows of this width.
         CapacityExceeded: Too many rows and candidates.
         ContextError, InputError: Contexts, rows or targets cannot be used.
 
     Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4;
-    without the mean there.
+    neither mean nor number of outputs is taken off there.
     """
-    names = _fitting(store, inputs, candidates)
-    rows = len(np.asarray(inputs))
-    _check_tries(rows * len(names), most)
-    evidence = _evidence(store, inputs, targets, names)
-    return _ranked(names, evidence, rows)
+    rows = read_rows(inputs)
+    names = _fitting(store, rows, candidates, most)
+    return _ranked(names, _evidence(store, rows, targets, names), len(rows))
 
 
 def locate_exponent(
@@ -108,19 +110,19 @@ def locate_exponent(
         SuperposedError: As `locate`.
     """
     low, high = exponents
-    rows = len(np.asarray(inputs))
-    _check_tries(rows * (_GRID + (_ROUNDS - 1) * _FINER), most)
+    rows = read_rows(inputs)
+    _check_tries(len(rows) * (_GRID + (_ROUNDS - 1) * _FINER), most)
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
     for _ in range(_ROUNDS):
         fresh = [float(exponent) for exponent in grid if float(exponent) not in tried]
         names = [f"{key}^{exponent!r}" for exponent in fresh]
-        tried |= dict(zip(fresh, _evidence(store, inputs, targets, names).tolist(), strict=True))
+        tried |= dict(zip(fresh, _evidence(store, rows, targets, names).tolist(), strict=True))
         best = max(tried, key=lambda exponent: tried[exponent])
         reach = float(grid[1] - grid[0])
         grid = np.linspace(max(low, best - reach), min(high, best + reach), _FINER)
     names = [f"{key}^{exponent!r}" for exponent in tried]
-    return _ranked(names, np.asarray(list(tried.values())), rows)
+    return _ranked(names, np.asarray(list(tried.values())), len(rows))
 
 
 def _check_tries(tries: int, most: int) -> None:
@@ -132,25 +134,31 @@ def _check_tries(tries: int, most: int) -> None:
         )
 
 
-def _fitting(store: WeightStore, inputs: object, candidates: Sequence[str]) -> list[str]:
-    shape = np.shape(np.asarray(inputs))
-    width = shape[1] if len(shape) == 2 else -1
-    names = [name for name in candidates if store.resolve(name).task.schema.inputs == width]
+def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], most: int) -> list[str]:
+    """The candidates that take such rows; counted before they are resolved, which takes its time."""
+    width, tasks = rows.shape[1], store.tasks
+    names = [
+        name
+        for name in dict.fromkeys(candidates)
+        if name not in tasks or tasks.get(name).schema.inputs == width
+    ]
+    _check_tries(len(rows) * len(names), most)
+    names = [name for name in names if store.resolve(name).task.schema.inputs == width]
     if not names:
         raise ShapeError(
             "no candidate takes such rows",
             expected="rows as wide as a registered task's",
-            received=f"shape {shape}",
+            received=f"shape {rows.shape}",
         )
-    return list(dict.fromkeys(names))
+    return names
 
 
 def _evidence(
-    store: WeightStore, inputs: object, targets: Sequence[Target] | None, names: Sequence[str]
+    store: WeightStore, inputs: NDArray[Any], targets: Sequence[Target] | None, names: Sequence[str]
 ) -> NDArray[np.float64]:
     """For each context the sum over rows of its energy, or of minus its loss: (candidates,), float64."""
     found: list[float] = []
-    rows = max(1, len(np.asarray(inputs)))
+    rows = len(inputs)
     at_once = max(1, min(_ROWS_AT_ONCE // rows, store.contexts.capacity))
     for start in range(0, len(names), at_once):
         batches = [store.batch(name, inputs) for name in names[start : start + at_once]]
@@ -164,7 +172,7 @@ def _fit(store: WeightStore, batch: Batch, logits: Tensor, targets: Sequence[Tar
         aims = read_targets(batch, targets, store.config.network.outputs)
         return -float(row_losses(logits, batch.outputs(), aims).losses.double().sum())
     own = logits[:, : batch.parts[0].task.schema.outputs].double()
-    return float((torch.logsumexp(own, dim=1) - own.mean(1)).sum())
+    return float((torch.logsumexp(own, dim=1) - own.mean(1) - math.log(own.shape[1])).sum())
 
 
 def _ranked(names: Sequence[str], evidence: NDArray[np.float64], rows: int) -> Located:

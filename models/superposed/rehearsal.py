@@ -7,7 +7,6 @@ so that replaying the same records keeps and draws the same rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,22 +16,19 @@ from torch import Tensor
 from superposed.batch import Batch, ResolvedContext
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
+from superposed.pools import PLACE_BYTES, Pools
 from superposed.resolving import Resolver
 from superposed.targets import Targets
 
-__all__ = ["Reservoir"]
+__all__ = ["RULES_VERSION", "Reservoir"]
+
+# The rules by which rows are kept and drawn: by others, the same records make another store.
+RULES_VERSION = 2
 
 # A row is kept in 8 bits a number, between its smallest and its largest.
 _LEVELS = 255
-_FIELDS = ("inputs", "low", "step", "width", "classes", "context")
-
-
-@dataclass
-class _Pool:
-    """The places of one task's rows, and how many rows of it were seen."""
-
-    places: list[int] = field(default_factory=list)
-    seen: int = 0
+# A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
+_LARGEST = torch.finfo(torch.float32).max / 4
 
 
 class Reservoir:
@@ -40,6 +36,8 @@ class Reservoir:
 
     When the bytes are used up, a task that has more rows than another gives one up for it. Rows carry the
     context that they were learned under, compositions too; they belong to the task that gives them a face.
+    One range serves all features of a row, so they should be of like size: that is what a task's offset and
+    scale are for.
 
     Args:
         config: How many rows, and bytes, are kept.
@@ -47,8 +45,6 @@ class Reservoir:
         outputs: The store's number of outputs.
         dtype: Of the store.
         secret: The store's, which the choices are drawn from.
-
-    Source: algorithm R of Vitter 1985, for each task.
     """
 
     def __init__(
@@ -68,10 +64,8 @@ class Reservoir:
             "values": torch.empty(0, outputs),  # as long as the others once there is an mse row
         }
         bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
-        self._capacity = config.max_bytes // bytes_per_row
-        self._used = 0
-        self._free: list[int] = []
-        self._pools: dict[str, _Pool] = {}
+        self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
+        self._pools = Pools(config.rows_per_task, self._capacity)
         self._names: list[str] = []
 
     def _empty_row(self) -> dict[str, Tensor]:
@@ -85,11 +79,12 @@ class Reservoir:
     @property
     def bytes(self) -> int:
         """What the kept rows take up."""
-        return sum(rows.element_size() * rows.numel() for rows in self._rows.values())
+        numbers = sum(rows.element_size() * rows.numel() for rows in self._rows.values())
+        return numbers + PLACE_BYTES * self._pools.used
 
     def rows_kept(self, key: str) -> int:
         """How many rows are kept of a task."""
-        return len(self._pools[key].places) if key in self._pools else 0
+        return self._pools.kept(key)
 
     # Keeping
 
@@ -105,55 +100,26 @@ class Reservoir:
             return
         chance = Stream(self._secret, ("reservoir", str(sequence))).uniforms(2 * len(batch)).reshape(2, -1)
         chosen: dict[int, int] = {}  # place -> row, the last row that took it
+        keepable = _keepable(batch, targets).tolist()
         for row, place in enumerate(batch.places().tolist()):
             part = batch.parts[place]
-            slot = self._slot(part.task.schema.key, *chance[:, row].tolist()) if part.keep_rows else None
+            if not (part.keep_rows and keepable[row]):
+                continue
+            slot = self._pools.place_for(part.task.schema.key, *chance[:, row].tolist())
             if slot is not None:
                 chosen[slot] = row
         self._write(batch, targets, chosen)
-
-    def _slot(self, key: str, chance: float, other: float) -> int | None:
-        """Where the next row of a task goes; None where it is not kept."""
-        pool = self._pools.setdefault(key, _Pool())
-        pool.seen += 1
-        if len(pool.places) < self._config.rows_per_task:
-            slot = self._new_slot(pool, other)
-            if slot is not None:
-                pool.places.append(slot)
-                return slot
-        taken = int(chance * pool.seen)
-        return pool.places[taken] if taken < len(pool.places) else None
-
-    def _new_slot(self, pool: _Pool, chance: float) -> int | None:
-        if self._free:
-            return self._free.pop()
-        if self._used < self._capacity:
-            self._used += 1
-            return self._used - 1
-        largest = max(self._pools.values(), key=lambda one: len(one.places))  # ties: the oldest
-        if len(largest.places) <= len(pool.places) + 1:
-            return None
-        place = int(chance * len(largest.places))
-        largest.places[place], largest.places[-1] = largest.places[-1], largest.places[place]
-        return largest.places.pop()
 
     def _write(self, batch: Batch, targets: Targets, chosen: Mapping[int, int]) -> None:
         if not chosen:
             return
         self._grow()
         slots, rows = (torch.tensor(list(numbers)) for numbers in (chosen.keys(), chosen.values()))
-        inputs = batch.inputs[rows]  # (n, inputs)
-        low, high = inputs.amin(1), inputs.amax(1)
-        step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
-        level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
         places = batch.places()[rows]
+        widths = torch.tensor([part.task.schema.inputs for part in batch.parts], dtype=torch.int32)[places]
         values: dict[str, Tensor] = {
-            "inputs": level.round().clamp(0, _LEVELS).to(torch.uint8),
-            "low": low.float(),
-            "step": step,
-            "width": torch.tensor([part.task.schema.inputs for part in batch.parts], dtype=torch.int32)[
-                places
-            ],
+            **_in_levels(batch.inputs[rows], widths),
+            "width": widths,
             "classes": targets.classes[rows].int(),
             "context": self._name_ids(batch.parts)[places],
         }
@@ -176,16 +142,16 @@ class Reservoir:
 
     def _compact_names(self) -> None:
         """Forgets contexts that no row was learned under any more, once they are most of them."""
-        if len(self._names) <= 1024 + 2 * self._used:
+        if len(self._names) <= 1024 + 2 * self._pools.used:
             return
-        kept, places = np.unique(self._rows["context"][: self._used].numpy(), return_inverse=True)
+        kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
         self._names = [self._names[place] for place in kept]
-        self._rows["context"][: self._used] = torch.from_numpy(places).int()
+        self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
 
     def _grow(self) -> None:
         room = len(self._rows["low"])
-        if self._used > room:
-            wanted = min(self._capacity, max(self._used, 2 * room))
+        if self._pools.used > room:
+            wanted = min(self._capacity, max(self._pools.used, 2 * room))
             for name, rows in self._rows.items():
                 if name != "values" or len(rows):
                     self._rows[name] = _longer(rows, wanted)
@@ -207,25 +173,30 @@ class Reservoir:
             step: The update's step.
             rows: B, at most.
             besides: Tasks that are not rehearsed now.
-            contexts: How many distinct contexts there may be at most; rows of further ones are left out.
+            contexts: How many distinct contexts there may be at most; rows of those drawn later are left out.
 
         Returns:
             Rows and targets; None where nothing is kept of any other task.
         """
-        pools = [pool for key, pool in self._pools.items() if pool.places and key not in besides]
+        pools = self._pools.of_others(besides)
         if not pools or rows < 1 or contexts < 1:
             return None
         chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
         tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
         chosen = [
-            pools[task].places[int(place * len(pools[task].places))]
+            pools[task][int(place * len(pools[task]))]
             for task, place in zip(tasks, chance[rows:].tolist(), strict=True)
         ]
-        slots = torch.tensor(chosen)
+        slots = self._of_few_contexts(torch.tensor(chosen), contexts)
         known, index = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
-        slots, index = slots[index < contexts], index[index < contexts]
-        parts = tuple(resolver.resolve(self._names[place]) for place in known[:contexts])
+        parts = tuple(resolver.resolve(self._names[place]) for place in known)
         return self._read(slots, parts, torch.from_numpy(index))
+
+    def _of_few_contexts(self, slots: Tensor, contexts: int) -> Tensor:
+        """The drawn rows of the contexts that were drawn first: chance decides which, not their age."""
+        ids = self._rows["context"][slots].numpy()
+        first = np.sort(np.unique(ids, return_index=True)[1])[:contexts]
+        return slots[torch.from_numpy(np.isin(ids, ids[first]))]
 
     def _read(
         self, slots: Tensor, parts: tuple[ResolvedContext, ...], index: Tensor
@@ -233,8 +204,8 @@ class Reservoir:
         low, step = (self._rows[name][slots].to(self._dtype) for name in ("low", "step"))
         inputs = self._rows["inputs"][slots].to(self._dtype)  # (B, inputs)
         inputs = inputs.mul_(step[:, None]).add_(low[:, None])
-        foreign = torch.arange(inputs.shape[1]) >= self._rows["width"][slots][:, None]  # (B, inputs)
-        batch = Batch(parts, index if len(parts) > 1 else None, inputs.masked_fill_(foreign, 0.0))
+        inputs = inputs.masked_fill_(_foreign(inputs, self._rows["width"][slots]), 0.0)
+        batch = Batch(parts, index if len(parts) > 1 else None, inputs)
         classes = self._rows["classes"][slots].long()
         values = None
         if bool((classes < 0).any()):
@@ -250,37 +221,51 @@ class Reservoir:
             for place, name in enumerate(self._names)
             if any(leaf.key == key for leaf in flatten(parse(name)))
         }
-        context = self._rows["context"].numpy()
-        gone: list[int] = []
-        for pool in self._pools.values():
-            mine = [place for place in pool.places if int(context[place]) in naming]
-            if mine:
-                lost = set(mine)
-                pool.places = [place for place in pool.places if place not in lost]
-                gone += mine
-        self._pools.pop(key, None)
+        context = self._rows["context"].tolist()
+        gone = self._pools.forget(key, lambda place: context[place] in naming)
         for rows in self._rows.values():
             if len(rows):
                 rows[torch.tensor(gone, dtype=torch.int64)] = 0  # the numbers themselves are gone
-        self._free += gone
         return len(gone)
 
     def state(self) -> dict[str, Tensor]:
         """The kept rows by name, sharing memory."""
-        return {f"rehearsal.{name}": rows[: self._used] for name, rows in self._rows.items() if len(rows)}
+        used = self._pools.used
+        return {f"rehearsal.{name}": rows[:used] for name, rows in self._rows.items() if len(rows)}
 
     def to_json(self) -> dict[str, Any]:
         """What `state` does not say, as JSON values."""
-        pools = {key: [pool.seen, pool.places] for key, pool in self._pools.items()}
-        return {"names": self._names, "pools": pools, "free": self._free, "used": self._used}
+        return {"names": self._names, **self._pools.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
         """The inverse of `state` and `to_json`."""
-        self._names, self._free, self._used = list(values["names"]), list(values["free"]), values["used"]
-        self._pools = {key: _Pool(list(places), seen) for key, (seen, places) in values["pools"].items()}
+        self._names = list(values["names"])
+        self._pools.load(values)
         for name in self._rows:
             if (saved := tensors.get(f"rehearsal.{name}")) is not None:
                 self._rows[name] = saved.clone()
+
+
+def _keepable(batch: Batch, targets: Targets) -> Tensor:
+    """(B,) bool: whether a row's numbers and targets can be kept in float32."""
+    small = batch.inputs.abs().amax(1) <= _LARGEST
+    return small if targets.values is None else small & (targets.values.abs().amax(1) <= _LARGEST)
+
+
+def _foreign(inputs: Tensor, widths: Tensor) -> Tensor:
+    """(B, inputs) bool: what is padding, beyond the features of a row's task."""
+    return torch.arange(inputs.shape[1]) >= widths[:, None]
+
+
+def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
+    """Rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
+    foreign = _foreign(inputs, widths)
+    low = inputs.masked_fill(foreign, float("inf")).amin(1)  # (B,)
+    high = inputs.masked_fill(foreign, float("-inf")).amax(1)  # (B,)
+    step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
+    level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
+    level = level.round().clamp(0, _LEVELS).masked_fill(foreign, 0.0)
+    return {"inputs": level.to(torch.uint8), "low": low.float(), "step": step}
 
 
 def _longer(rows: Tensor, length: int) -> Tensor:

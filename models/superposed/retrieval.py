@@ -79,7 +79,10 @@ class RetrievedModel:
 
         def between(signal: Tensor) -> Tensor:
             return activate(
-                signal, self.metadata["activation"], normalisation["kind"], normalisation["epsilon"]
+                signal,
+                self.metadata["activation"],
+                normalisation["kind"],
+                normalisation.get("epsilon", LAYER_NORM_EPSILON),
             )
 
         return plain_forward(signal, layers, between)

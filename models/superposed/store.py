@@ -70,7 +70,8 @@ class WeightStore:
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
         family = family_named(self.config.family)
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
-        self.network = build(self.config.network, family, seed if drawn else None, self.dtype).to(self.device)
+        network = self.config.network
+        self.network = build(network, family, seed, self.dtype, drawn=drawn).to(self.device)
         self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
         source = ContextSource(family, self.network.bound_features(), self.secret)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
@@ -78,7 +79,6 @@ class WeightStore:
         self.sequence = 0
         self.evaluations = Evaluations()
         self._resolver = Resolver(self.tasks)
-        network = self.config.network
         self.reservoir = Reservoir(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
@@ -249,7 +249,7 @@ class WeightStore:
         return optimizers.state(self.network, self.optimizer)
 
     def digest(self) -> str:
-        """SHA-256 over the weights, the optimizer's state, the sequence and the registry."""
+        """SHA-256 over weights, optimizer state, kept rows (and whose they are), sequence and registry."""
         hasher = hashlib.sha256()
         for name, tensor in sorted((self.state() | self.reservoir.state()).items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -28,6 +28,7 @@ class TaskSchema(Config):
         loss: What updates reduce.
         offset: Subtracted from each feature, (inputs,).
         scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
+            Features should be of like size then: rows kept for rehearsal have one range for all of them.
         description: Free text.
         keep_rows: Whether rows of it may be kept: a few to see how it fares while others learn, and those
             that it is rehearsed with.

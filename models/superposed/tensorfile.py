@@ -39,10 +39,16 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(data)
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
-    except (SafetensorError, struct.error, KeyError, ValueError) as error:
+    except (SafetensorError, struct.error, KeyError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(
             "not a file of this library", expected="safetensors with metadata", received=str(error)
         ) from error
+    if not isinstance(metadata, dict):
+        raise ConfigError(
+            "not a file of this library",
+            expected="metadata that is a JSON object",
+            received=type(metadata).__name__,
+        )
     return tensors, metadata
 
 

@@ -12,7 +12,13 @@ __all__ = ["IdleConsolidation", "consolidate"]
 
 
 async def consolidate(
-    engine: Engine, steps: int, slice_steps: int, origin: Origin | None = None, author: str | None = None
+    engine: Engine,
+    steps: int,
+    slice_steps: int,
+    origin: Origin | None = None,
+    author: str | None = None,
+    *,
+    gaining: bool = False,
 ) -> JsonObject:
     """Rehearses all tasks in slices, up to the first that is not accepted.
 
@@ -22,6 +28,7 @@ async def consolidate(
         slice_steps: Of one slice.
         origin: The request: sent again, it goes on where it stopped.
         author: Who asks.
+        gaining: Whether a slice is only accepted where the tasks are better after it, not as good.
 
     Returns:
         Sequence, accuracies before and after, how many steps count, and whether all were accepted.
@@ -34,7 +41,7 @@ async def consolidate(
     for number, start in enumerate(range(0, steps, slice_steps)):
         size = min(slice_steps, steps - start)
         part = origin and origin.part(number)
-        answer = await engine.change(Consolidate(size), part, author, limited=False)
+        answer = await engine.change(Consolidate(size, gaining=gaining), part, author, limited=False)
         before = answer["before"] if before is None else before
         after = answer["after"] if answer["accepted"] else after or answer["before"]
         if not answer["accepted"]:
@@ -45,7 +52,7 @@ async def consolidate(
 
 
 class IdleConsolidation:
-    """Consolidates while no change comes: one slice at a time, until one is not accepted.
+    """Consolidates while no change comes: one slice at a time, until one makes the tasks no better.
 
     Args:
         engine: Runs the slices.
@@ -73,7 +80,7 @@ class IdleConsolidation:
         if self._done or self._idle_s < self._after_s:
             return
         try:
-            answer = await consolidate(self._engine, self._slice, self._slice)
+            answer = await consolidate(self._engine, self._slice, self._slice, gaining=True)
         except InvalidRequest:  # nothing is kept
             self._done = True
             return

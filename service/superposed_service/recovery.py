@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from superposed.errors import ConfigError, SuperposedError, TaskExists
+from superposed.rehearsal import RULES_VERSION
 from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, refusal
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
@@ -47,6 +48,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "rehearsal_rules": RULES_VERSION,
     }
 
 

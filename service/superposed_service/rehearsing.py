@@ -15,7 +15,7 @@ from superposed_service.storage import Entry, Record
 
 __all__ = ["Consolidate", "ForgetRows"]
 
-# Kept rows that a slice is judged by, drawn apart from those that it learns.
+# Kept rows that a slice is judged by: another draw than those that it learns, which may share rows with them.
 _JUDGED_ROWS = 2048
 _MOST_SHOWN = 1000
 
@@ -27,12 +27,14 @@ class Consolidate(Change):
 
     Args:
         steps: Rehearsal steps.
+        gaining: Whether it only counts where it makes them better.
     """
 
     kind = "consolidate"
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, *, gaining: bool = False) -> None:
         self._steps = steps
+        self._gaining = gaining
         self._answer: JsonObject = {}
         self._tried: dict[str, Tensor] | None = None
 
@@ -65,7 +67,7 @@ class Consolidate(Change):
             optimizers.load_state(store.network, store.optimizer, before_state)
             store.sequence = sequence
         shown = [dict(list(one.accuracy.items())[:_MOST_SHOWN]) for one in (before, after)]
-        accepted = after.is_no_worse_than(before)
+        accepted = after.is_better_than(before) if self._gaining else after.is_no_worse_than(before)
         self._answer = {"before": shown[0], "after": shown[1], "accepted": accepted}
         self._tried = after_state
 

@@ -37,12 +37,27 @@ from superposed_client import (
     power,
     task,
 )
-from superposed_client._operations import _text
+from superposed_client import _safetensors as safetensors
+from superposed_client._operations import _text, learn_model
 from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
 from superposed_service.demo.server import Server
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
+
+
+def test_a_networks_layers_are_sent_in_one_dtype() -> None:
+    """Whatever they are made of: tensors that learn, lists, and arrays of different kinds."""
+    import torch
+
+    wanted = torch.ones(2, 3, requires_grad=True)
+    model = {"layers.0.weight": wanted, "layers.0.bias": [0.5, 1.5]}
+    request = next(learn_model("a", model, torch.ones(4, 3, requires_grad=True)))
+    assert isinstance(request.body, bytes)
+    tensors, _ = safetensors.parse(request.body)
+    assert tensors["layers.0.weight"].dtype == tensors["layers.0.bias"].dtype == np.float64
+    assert tensors["layers.0.bias"].tolist() == [0.5, 1.5]
+    assert tensors["rows"].shape == (4, 3)
 
 
 class TestParity:
@@ -305,6 +320,18 @@ class TestTaskHandle:
             assert mixed.partial_fit(x, y).last_update is not None
             with pytest.raises(ValueError, match="composed"):
                 client.task(mixture({"a": 1}), labels=[0, 1])
+
+    def test_a_handle_of_a_group_and_a_key_is_a_task_in_that_group(self, server: Server) -> None:
+        x = np.random.default_rng(0).normal(size=(32, 3))
+        y = (x[:, 0] > 0).astype(int)
+        with server.client() as client:
+            client.task("sdk-group", outputs=2).partial_fit(x, y)
+            member = client.task("sdk-group/sdk-member", outputs=2, labels=["no", "yes"]).partial_fit(x, y)
+            assert client.get_task("sdk-member").group == "sdk-group"
+            assert set(member.predict(x)) <= {"no", "yes"}
+            assert client.task("sdk-group/sdk-member").score(x, y) >= 0.0
+            with pytest.raises(ValueError, match="not in other"):
+                client.task("sdk-group/sdk-member", outputs=2, group="other")
 
     def test_a_deleted_task_is_registered_again_by_the_next_rows(self, server: Server) -> None:
         with server.client() as client:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import struct
+
 import numpy as np
 import pytest
 import torch
 
-from superposed import TaskSchema, WeightStore, learn
-from superposed.consolidation import consolidate, judge
-from superposed.distillation import lessons
-from superposed.errors import ConfigError, NonFiniteInput, ShapeError
+from superposed import TaskSchema, WeightStore, distillation, learn
+from superposed.consolidation import Judged, consolidate, judge
+from superposed.distillation import Lessons, lessons
+from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError
 from superposed.retrieval import RetrievedModel, retrieve_model
 from tests.models.test_rehearsal import new_store, rows
 
@@ -42,6 +45,17 @@ class TestConsolidation:
         assert not before.is_no_worse_than(after)
         assert rates == [group["lr"] for group in store.optimizer.param_groups]
 
+    def test_as_good_is_no_gain(self) -> None:
+        """Else what runs while nothing else does would never end."""
+        known, better = Judged({"a": 0.5, "b": 1.0}, 0.3), Judged({"a": 0.75, "b": 1.0}, 0.4)
+        assert known.is_no_worse_than(known)
+        assert not known.is_better_than(Judged(known.accuracy, 0.9))
+        assert better.is_better_than(known)
+        values = Judged({}, 0.300)
+        assert Judged({}, 0.299).is_no_worse_than(values)
+        assert not Judged({}, 0.299).is_better_than(values)
+        assert Judged({}, 0.295).is_better_than(values)
+
     def test_the_same_state_gives_the_same_weights(self) -> None:
         one = taught()
         other = WeightStore.from_bytes(one.to_bytes())
@@ -72,9 +86,11 @@ class TestDistillation:
         assert (len(found.inputs), len(found.held_inputs)) == (40, 10)
         answers = store.logits(store.batch("t1", sample))
         classes = torch.cat([found.held_targets, found.targets])
-        assert torch.equal(classes, answers.argmax(1))
-        assert found.agreement(answers[:10]) == 1.0
-        assert found.agreement(-answers[:10]) < 0.5
+        assert not torch.equal(classes, answers.argmax(1))  # the rows come in another order
+        assert torch.equal(classes.bincount(), answers.argmax(1).bincount())
+        held = store.logits(store.batch("t1", found.held_inputs))
+        assert found.agreement(held) == 1.0
+        assert found.agreement(-held) < 0.5
         seen = torch.cat([x for x, _ in found.batches(3)])
         assert len(seen) == 120
         assert torch.equal(torch.unique(seen, dim=0), torch.unique(found.inputs, dim=0))
@@ -99,7 +115,9 @@ class TestDistillation:
             ({"layers.0.weight": torch.zeros(16, 5)}, ShapeError),
             ({"layers.1.bias": torch.zeros(4)}, ShapeError),
             ({"rows": torch.zeros(10, 5)}, ShapeError),
-            ({"rows": torch.zeros(1, 6)}, ShapeError),
+            ({"rows": torch.zeros(2, 6)}, ShapeError),
+            ({"rows": torch.zeros(9, 6).to(torch.float8_e4m3fn)}, NonFiniteInput),
+            ({"layers.1.bias": torch.zeros(3, dtype=torch.float64)}, ConfigError),
             ({"rows": torch.zeros(10)}, ShapeError),
             ({"input.scale": torch.ones(5)}, ShapeError),
             ({"layers.0.bias": torch.full((16,), torch.nan)}, NonFiniteInput),
@@ -110,9 +128,59 @@ class TestDistillation:
         ):
             with pytest.raises(error):
                 lessons(RetrievedModel({**good.tensors, **changes}, good.metadata), schema)
-        for facts in ({"activation": "sign"}, {"normalisation": {"kind": "batch"}}, {"normalisation": None}):
+        for facts in (
+            {"activation": "sign"},
+            {"activation": ["relu"]},
+            {"normalisation": {"kind": "batch"}},
+            {"normalisation": {"kind": ["layer"], "epsilon": 1e-5}},
+            {"normalisation": {"kind": "layer"}},
+            {"normalisation": {"kind": "layer", "epsilon": "1e-5"}},
+            {"normalisation": {"kind": "layer", "epsilon": float("nan")}},
+            {"normalisation": None},
+        ):
             with pytest.raises(ConfigError, match="network"):
                 lessons(RetrievedModel(good.tensors, {**good.metadata, **facts}), schema)
         other = TaskSchema(key="x", inputs=6, outputs=2)
         with pytest.raises(ShapeError, match="outputs"):
             lessons(good, other)
+
+    def test_metadata_nested_without_end_is_no_model(self) -> None:
+        for text in ("[" * 100_000 + "]" * 100_000, "[1]", "3"):
+            header = json.dumps({"__metadata__": {"superposed": text}}).encode()
+            with pytest.raises(ConfigError, match="not a file"):
+                RetrievedModel.from_bytes(struct.pack("<Q", len(header)) + header)
+
+    def test_rows_keep_their_digits(self) -> None:
+        """An offset far larger than what is left of it is subtracted in float64."""
+        store = taught()
+        model, schema = retrieve_model(store, "t1"), store.tasks.get("t1").schema
+        sample = separable(50, 9)[0].astype(np.float64)
+        far = {"input.offset": torch.full((6,), 1e9, dtype=torch.float64)}
+        near, moved = (
+            lessons(with_rows(model, sample), schema),
+            lessons(with_rows(model, sample + 1e9, **far), schema),
+        )
+        assert moved.inputs.dtype == torch.float64
+        assert torch.equal(moved.targets, near.targets)
+
+    def test_sorted_rows_are_held_out_of_every_kind(self) -> None:
+        store = taught()
+        x = separable(90, 9)[0]
+        answers = store.logits(store.batch("t1", x)).argmax(1)
+        x = x[np.argsort(answers.numpy(), kind="stable")]
+        found = lessons(with_rows(retrieve_model(store, "t1"), x), store.tasks.get("t1").schema)
+        assert set(found.held_targets.tolist()) == set(answers.tolist())
+
+    def test_a_constant_teacher_is_met_or_not(self) -> None:
+        same = torch.full((4, 2), 0.5)
+        found = Lessons(same, same, same, same)
+        assert (found.agreement(same), found.agreement(same + 1)) == (1.0, 0.0)
+
+    def test_the_work_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = taught()
+        model, schema = retrieve_model(store, "t1"), store.tasks.get("t1").schema
+        monkeypatch.setattr(distillation, "_MOST_NUMBERS", 16 * 50)
+        monkeypatch.setattr(distillation, "_ROWS_AT_ONCE", 7)
+        assert len(lessons(with_rows(model, rows(50)[0]), schema).inputs) == 40
+        with pytest.raises(CapacityExceeded, match="16 wide"):
+            lessons(with_rows(model, rows(51)[0]), schema)

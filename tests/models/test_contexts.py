@@ -320,6 +320,13 @@ class TestTable:
             assert table.cached_bytes - table.source.generator_bytes <= 3 * table.bytes_per_context
         assert torch.equal(table.bind_all(self.of("a")[0])["layers.0"].contexts, first)
 
+    @pytest.mark.parametrize("family", ["phase", "binary", "complex", "cyclic"])
+    @pytest.mark.parametrize("features", [6, 7])
+    def test_generators_are_counted_as_large_as_they_are(self, family: str, features: int) -> None:
+        made = family_named(family)
+        generator = made.generate(Stream.for_task(oracle.SECRET, "l", TaskId("a")), features)
+        assert made.generator_bytes(features) == generator.numel() * generator.element_size()
+
     def test_what_a_batch_needs_is_not_evicted_by_it(self) -> None:
         table = self.table(3)
         table.bind_rows(self.of("a", "b", "c"), torch.arange(3))

@@ -161,14 +161,25 @@ class TestPermutedMnist:
         assert result["bytes"]["resident"] == result["bytes"]["weights"] + result["bytes"]["contexts"]
         assert plot_permuted(tmp_path).exists()
 
-    @pytest.mark.parametrize("method", ["superposed", "synaptic-intelligence"])
-    def test_a_run_that_was_cut_off_ends_the_same(self, tmp_path: Path, method: str) -> None:
-        config = self.config(method=method, tasks=3, steps=25)
+    @pytest.mark.parametrize(
+        ("method", "changes"),
+        [
+            ("superposed", {}),
+            ("synaptic-intelligence", {}),
+            ("rehearsed", {"family": "phase", "kept_rows": 50, "consolidation": 5}),
+            ("standard-rehearsed", {"kept_rows": 50}),
+        ],
+    )
+    def test_a_run_that_was_cut_off_ends_the_same(
+        self, tmp_path: Path, method: str, changes: dict[str, object]
+    ) -> None:
+        config = self.config(method=method, tasks=3, steps=25, **changes)
         whole = run(config, tmp_path / "whole", progress=False)
         run(config.replace(tasks=2), tmp_path / "parts", progress=False)
         resumed = run(config, tmp_path / "parts", progress=False)
         assert resumed["each"] == whole["each"]
         assert resumed["mean"] == whole["mean"]
+        assert resumed.get("consolidated") == whole.get("consolidated")
 
     def test_another_configuration_does_not_resume_it(self, tmp_path: Path) -> None:
         run(self.config(steps=10), tmp_path, progress=False)

@@ -109,6 +109,48 @@ def test_an_exponent_is_found(data: Dataset) -> None:
             assert abs(float(found.best.removeprefix("drift^")) - exponent) < 0.25
 
 
+def test_tasks_of_few_and_of_many_outputs_are_compared_alike(data: Dataset) -> None:
+    """Two tasks of 10 outputs and two of 2 (is it a 5 or more?): each is found among all four."""
+    store, right = new_store(), []
+    views = {"ten-0": order(0), "two-0": order(1), "ten-1": order(2), "two-1": order(3)}
+    for key, view in views.items():
+        store.register(TaskSchema(key=key, inputs=64, outputs=10 if key < "two" else 2, scale=(8.0,) * 64))
+        for start in range(0, 60 * 32, 32):
+            rows = np.arange(start, start + 32) % len(data.train_x)
+            labels = data.train_y[rows] if key < "two" else data.train_y[rows] // 5
+            learn(store, key, data.train_x[rows][:, view], labels.tolist())
+    for key, view in views.items():
+        for start in range(0, 320, 16):
+            found = locate(store, data.test_x[start : start + 16][:, view], candidates=list(views))
+            right.append(found.best == key)
+    assert np.mean(right) >= 0.9
+
+
+def test_what_decides_nothing_fits_alike_whatever_the_outputs() -> None:
+    store = new_store()
+    for outputs in (2, 10):
+        store.register(TaskSchema(key=f"of-{outputs}", inputs=64, outputs=outputs))
+    for parameter in store.network.parameters():
+        parameter.data.zero_()
+    found = locate(store, np.ones((5, 64)), candidates=["of-2", "of-10"])
+    assert [score.probability for score in found.scores] == pytest.approx([0.5, 0.5])
+
+
+@pytest.mark.parametrize("inputs", [5, [[1.0, 2.0], [3.0]], "rows", [["a"] * 64], None])
+def test_what_are_no_rows(store: WeightStore, inputs: object) -> None:
+    with pytest.raises(ShapeError):
+        locate(store, inputs, candidates=KEYS)
+    with pytest.raises(ShapeError):
+        locate_exponent(store, inputs, key="p0", exponents=(0, 1))
+
+
+def test_candidates_are_counted_before_they_are_resolved(store: WeightStore, data: Dataset) -> None:
+    with pytest.raises(CapacityExceeded):
+        locate(store, data.test_x[:4], candidates=["no expression(", *KEYS], most=TASKS * 4)
+    with pytest.raises(NonFiniteInput):  # tasks of other widths do not count
+        locate(store, np.full((4, 64), np.nan), candidates=KEYS, most=TASKS * 4)
+
+
 def test_what_cannot_be_located(store: WeightStore, data: Dataset) -> None:
     rows = data.test_x[:4]
     with pytest.raises(ShapeError, match="no candidate"):

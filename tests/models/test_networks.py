@@ -96,6 +96,9 @@ class TestWrapping:
             nn.Conv2d(2, 2, 1, groups=2),
             nn.Conv2d(1, 1, 3, dilation=2),
             nn.Conv2d(1, 1, 3, padding="same"),
+            nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"),
+            nn.Dropout(),
+            nn.InstanceNorm1d(2, track_running_stats=True),
             nn.Embedding(3, 3),
             nn.LSTM(2, 2),
         ],
@@ -103,6 +106,23 @@ class TestWrapping:
     def test_what_cannot_be_superposed_is_named(self, layer: nn.Module) -> None:
         with pytest.raises(ConfigError):
             superpose(nn.Sequential(nn.Linear(2, 2), layer), family_named("phase"), (2,))
+
+    def test_weights_in_two_places_are_refused(self) -> None:
+        layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
+        other.weight = layer.weight
+        for net in (nn.Sequential(layer, nn.ReLU(), layer), nn.Sequential(layer, nn.ReLU(), other)):
+            with pytest.raises(ConfigError, match="two places"):
+                superpose(net, family_named("phase"), (2,))
+
+    @pytest.mark.parametrize("shape", [(3, 4), (5,)])
+    def test_rows_that_it_cannot_take_are_found_at_once(self, shape: tuple[int, ...]) -> None:
+        with pytest.raises(ConfigError, match="does not run"):
+            superpose(nn.Sequential(nn.Linear(4, 2)), family_named("phase"), shape)
+
+    def test_it_stays_in_evaluation_mode(self) -> None:
+        net = nn.Sequential(nn.Linear(2, 2), nn.RReLU())
+        wrapped = superpose(net, family_named("phase"), (2,)).train()
+        assert not any(module.training for module in wrapped.modules())
 
     def test_nothing_to_superpose(self) -> None:
         with pytest.raises(ConfigError, match="no linear"):
@@ -112,6 +132,46 @@ class TestWrapping:
 def two_layers() -> nn.Module:
     """What `ModuleConfig` finds below."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.LayerNorm(24), nn.Linear(24, 10))
+
+
+class WithBuffer(nn.Module):
+    """A fixed random projection, a plain parameter, a frozen one, and a linear layer."""
+
+    def __init__(self, projection: torch.Tensor) -> None:
+        super().__init__()
+        self.projection: torch.Tensor
+        self.register_buffer("projection", projection)
+        self.gain = nn.Parameter(torch.ones(16))
+        self.shift = nn.Parameter(torch.randn(16), requires_grad=False)
+        self.layer = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layer(x.flatten(1) @ self.projection * self.gain + self.shift)
+        return answer
+
+
+def with_buffer() -> nn.Module:
+    return WithBuffer(torch.randn(64, 16))
+
+
+def with_any_buffer() -> nn.Module:
+    return WithBuffer(torch.from_numpy(np.random.default_rng().normal(size=(64, 16))).float())
+
+
+class Forgetful(nn.Module):
+    """Drops features at random, by a function rather than a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.layer(F.dropout(x.flatten(1)))
+        return answer
+
+
+def needs_other_rows() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))
 
 
 def no_module() -> int:
@@ -182,6 +242,36 @@ def test_a_factory_must_make_a_network(factory: str) -> None:
     config = StoreConfig(network=ModuleConfig(factory=factory, input_shape=(8, 8), outputs=10))
     with pytest.raises(ConfigError, match="factory"):
         WeightStore(config, secret=seeded_secret(1))
+
+
+def module_store(factory: str) -> WeightStore:
+    network = ModuleConfig(factory=f"tests.models.test_networks:{factory}", input_shape=(8, 8), outputs=10)
+    store = WeightStore(StoreConfig(network=network), secret=seeded_secret(4))
+    store.register(TaskSchema(key="a", inputs=64, outputs=10))
+    return store
+
+
+def test_what_is_no_weight_of_a_layer_comes_back_too() -> None:
+    """Buffers, plain parameters that learned, and frozen ones."""
+    store = module_store("with_buffer")
+    x = np.random.default_rng(0).normal(size=(8, 64))
+    learn(store, "a", x, list(range(8)))
+    again = WeightStore.from_bytes(store.to_bytes())
+    assert torch.equal(again.logits(again.batch("a", x)), store.logits(store.batch("a", x)))
+    assert not torch.equal(dict(again.network.named_parameters())["module.gain"], torch.ones(16))
+
+
+@pytest.mark.parametrize(
+    ("factory", "reason"),
+    [
+        ("with_any_buffer", "other buffers each time"),
+        ("Forgetful", "differently each time"),
+        ("needs_other_rows", "does not answer such rows"),
+    ],
+)
+def test_a_module_that_a_store_could_not_rely_on(factory: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        module_store(factory)
 
 
 def test_a_module_must_answer_as_configured() -> None:

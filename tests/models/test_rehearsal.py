@@ -19,10 +19,12 @@ from superposed import (
 from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
+from superposed.learning import _rows_to_rehearse
+from superposed.pools import Pools
 from superposed.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
-BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4
+BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4 + 8
 
 
 def new_store(
@@ -109,6 +111,33 @@ class TestKeeping:
         assert max(counts) - min(counts) <= 2
         assert store.reservoir.bytes <= 60 * BYTES_PER_ROW
 
+    def test_a_narrow_tasks_levels_lie_between_its_own_features(self) -> None:
+        """What pads a row is no part of its range."""
+        store = new_store(tasks=0)
+        store.register(TaskSchema(key="years", inputs=3, outputs=3))
+        x = (2000 + np.random.default_rng(2).uniform(0, 20, size=(10, 3))).astype(np.float32)
+        learn(store, "years", x, [0] * 10)
+        for row in kept_inputs(store, "years"):
+            assert np.abs(x - row[:3]).max(1).min() <= 20 / 255 / 2 + 2e-4
+            assert not row[3:].any()
+
+    def test_rows_too_large_for_float32_are_not_kept(self) -> None:
+        config = new_store().config.replace(dtype="float64")
+        store = WeightStore(config, secret=seeded_secret(1))
+        store.register(TaskSchema(key="a", inputs=6, outputs=3))
+        store.register(TaskSchema(key="line", inputs=6, outputs=1, loss="mse"))
+        x = rows(6)[0].astype(np.float64)
+        x[2, 3], x[4, 0] = 1e200, -3e38
+        store.reservoir.keep(store.batch("a", x), Targets(torch.zeros(6, dtype=torch.int64), None), 1)
+        assert store.reservoir.rows_kept("a") == 4
+        values = torch.tensor([[1.0, 0, 0], [1e39, 0, 0]], dtype=torch.float64)
+        aims = Targets(torch.full((2,), -1), values)
+        store.reservoir.keep(store.batch("line", x[:2]), aims, 2)
+        assert store.reservoir.rows_kept("line") == 1
+        drawn = store.draw(200)
+        assert drawn is not None
+        assert bool(drawn[0].inputs.isfinite().all())
+
     def test_only_of_tasks_that_allow_it(self) -> None:
         store = new_store()
         store.register(TaskSchema(key="private", inputs=6, outputs=3, keep_rows=False))
@@ -154,6 +183,19 @@ class TestDrawing:
         }
         assert {part.context for part in drawn[0].parts} == wanted
 
+    def test_chance_decides_which_contexts_a_small_table_rehearses(self) -> None:
+        """Not age: over many draws of two contexts each of eight tasks is among them."""
+        store = new_store(tasks=8)
+        for number in range(8):
+            learn(store, f"t{number}", *rows(3, number))
+        seen: set[str] = set()
+        for sequence in range(40):
+            drawn = store.reservoir.draw(store._resolver, sequence, 0, 30, (), 2)
+            assert drawn is not None
+            assert len(drawn[0].parts) == 2
+            seen |= {part.text for part in drawn[0].parts}
+        assert len(seen) == 8
+
     def test_no_more_contexts_than_the_table_holds(self) -> None:
         store = new_store(tasks=30)
         for number in range(30):
@@ -168,8 +210,40 @@ class TestDrawing:
         assert len(drawn[0].parts) == 3
         assert 0 < len(drawn[0]) < 500
 
+    def test_part_of_a_row_is_rehearsed_in_part_of_the_updates(self) -> None:
+        """At ratio 0.25 one update of one row in four rehearses a row; whole numbers stay what they are."""
+        store = new_store(ratio=0.25)
+        drawn = []
+        for sequence in range(400):
+            store.sequence = sequence
+            drawn.append(_rows_to_rehearse(store, 1, 0))
+        assert set(drawn) == {0, 1}
+        assert abs(sum(drawn) - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)
+        assert [_rows_to_rehearse(store, count, 0) for count in (4, 8, 400)] == [1, 2, 100]
+
 
 class TestExactness:
+    def test_tasks_keep_their_order_through_a_file(self) -> None:
+        """Draws go by the order in which tasks were first taught, which need not be that of their keys."""
+        store = new_store()
+        for key in ("t2", "t0", "t1"):
+            learn(store, key, *rows(16, int(key[1])))
+        again = WeightStore.from_bytes(store.to_bytes())
+        assert again.digest() == store.digest()
+        for one in (store, again):
+            learn(one, "t1", *rows(16, 9))
+        assert again.digest() == store.digest()
+        order = [key for key, _, _ in store.reservoir.to_json()["pools"]]
+        assert order == ["t2", "t0", "t1"]
+
+    def test_pools_as_earlier_releases_wrote_them(self) -> None:
+        store, other = new_store(), new_store()
+        learn(store, "t1", *rows(16))
+        saved = store.reservoir.to_json()
+        old = saved | {"pools": {key: [seen, places] for key, seen, places in saved["pools"]}}
+        other.reservoir.load(store.reservoir.state(), old)
+        assert other.reservoir.to_json() == saved
+
     def test_the_same_records_make_the_same_store(self) -> None:
         def taught(through: int, store: WeightStore) -> WeightStore:
             for number in range(through, 12):
@@ -238,6 +312,52 @@ class TestForgetting:
         drawn = store.draw(50)
         assert drawn is not None
         assert len(drawn[0].parts) <= 5
+
+
+class TestPools:
+    def test_a_late_place_is_taken_by_chance(self) -> None:
+        """A task that was turned away for long does not fill free places with its latest rows."""
+        chances = np.random.default_rng(0).uniform(size=(2, 3000)).T
+        pools = Pools(rows_per_task=100, capacity=100)
+        for chance, other in chances[:50]:
+            pools.place_for("a", chance, other)
+            pools.place_for("b", chance, other)
+        for chance, other in chances[50:1000]:
+            pools.place_for("a", chance, other)
+        assert pools.kept("a") == pools.kept("b") == 50
+        pools.forget("b", lambda place: place in set(pools.of_others(["a"])[0]))
+        for chance, other in chances[1000:1600]:
+            pools.place_for("a", chance, other)
+        assert 60 < pools.kept("a") < 100  # about 50 x 1600/1000, and not at once
+
+    def test_forgotten_rows_leave_room_for_new_ones(self) -> None:
+        pools = Pools(rows_per_task=10, capacity=100)
+        for place in range(1000):
+            pools.place_for("a", (place % 97) / 97, 0.5)
+        pools.forget("b", lambda place: True)
+        assert pools.kept("a") == 0
+        for _ in range(10):
+            pools.place_for("a", 0.9, 0.5)
+        assert pools.kept("a") == 10
+
+    def test_the_largest_gives_up_a_place_also_among_many_and_after_a_file(self) -> None:
+        """Against a plain search for the largest, in every step."""
+        random = np.random.default_rng(3)
+        pools = Pools(rows_per_task=40, capacity=200)
+        for number in range(3000):
+            key = f"k{int(random.integers(0, min(60, 2 + number // 20)))}"
+            sizes = {one: len(places) for one, _, places in pools.to_json()["pools"]}
+            full = pools.used == 200
+            pools.place_for(key, 0.0 if sizes.get(key, 0) < 40 else 0.99, float(random.uniform()))
+            after = {one: pools.kept(one) for one in sizes}
+            lost = [one for one in sizes if after[one] < sizes[one]]
+            if full and max(sizes.values()) > sizes.get(key, 0) + 1:
+                assert lost == [max(sizes, key=lambda one: sizes[one])]
+            else:
+                assert not lost
+            if number % 500 == 0:
+                saved, pools = pools.to_json(), Pools(rows_per_task=40, capacity=200)
+                pools.load(saved)
 
 
 def test_rehearsed_tasks_are_remembered_better() -> None:

@@ -9,11 +9,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig
+from superposed import (
+    MLPConfig,
+    OptimizerConfig,
+    StoreConfig,
+    TaskSchema,
+    WeightStore,
+    learn,
+    seeded_secret,
+)
 from superposed.config import RehearsalConfig
+from superposed.rehearsal import RULES_VERSION
 from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
 from superposed_client._safetensors import dump
+from superposed_service.recovery import fingerprint
 from superposed_service.rehearsing import Consolidate, ForgetRows
 from tests.conftest import make_directory, serving
 from tests.durability.machine import Machine
@@ -267,3 +278,28 @@ class TestLocating:
             problem(answer, 413, "batch-too-large")
             answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "exponent_of": "t0"})
             problem(answer, 413, "batch-too-large")
+
+
+def test_a_slice_of_idle_time_must_make_tasks_better() -> None:
+    """Where all kept rows are answered right, a slice on request is as good; one of idle time is no gain."""
+    config = StoreConfig(
+        network=MLPConfig(inputs=5, hidden=(32,), outputs=3),
+        optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),
+        rehearsal=RehearsalConfig(rows_per_task=10),
+    )
+    store = WeightStore(config, secret=seeded_secret(1))
+    store.register(TaskSchema(key="a", inputs=5, outputs=3))
+    learn(store, "a", np.random.default_rng(0).normal(size=(10, 5)), [n % 3 for n in range(10)], steps=100)
+    accepted = []
+    for gaining in (False, True):
+        change = Consolidate(2, gaining=gaining)
+        change.check(store)
+        answer = change.entry().head["answer"]
+        assert answer["before"] == {"a": 1.0}
+        accepted.append(answer["accepted"])
+    assert accepted == [True, False]
+
+
+def test_other_rules_of_rehearsal_are_another_fingerprint() -> None:
+    """Else a replay that keeps other rows than before would be taken for a damaged one."""
+    assert fingerprint(torch.device("cpu"))["rehearsal_rules"] == RULES_VERSION

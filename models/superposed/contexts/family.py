@@ -53,8 +53,8 @@ class Family(ABC, Generic[G]):
         """The shape of one materialised context for a layer of `features` inputs."""
 
     def generator_bytes(self, features: int) -> int:
-        """What one generator of `features` inputs takes up while it is kept."""
-        return 8 * 2 * self.width(features)
+        """What one generator of `features` inputs takes up while it is kept: a float64 a number."""
+        return 8 * self.width(features)
 
     @abstractmethod
     def generate(self, stream: Stream, features: int) -> G:

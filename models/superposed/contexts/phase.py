@@ -48,6 +48,10 @@ class Phase(Family[Tensor]):
         """Cosines and sines: (2, pairs)."""
         return (2, self.pairs(features))
 
+    def generator_bytes(self, features: int) -> int:
+        """A float64 for each pair."""
+        return 8 * self.pairs(features)
+
     def generate(self, stream: Stream, features: int) -> Tensor:
         """Phases, float64 (pairs,)."""
         return torch.from_numpy((2.0 * stream.uniforms(self.pairs(features), "phases") - 1.0) * np.pi)
@@ -114,6 +118,10 @@ class Cyclic(Phase):
 
     def __init__(self, frequency_scale: float = 1.0) -> None:
         self.frequency_scale = frequency_scale
+
+    def generator_bytes(self, features: int) -> int:
+        """Two float64 for each pair."""
+        return 2 * super().generator_bytes(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
         """Anchors and turns, float64 (2, pairs)."""

@@ -124,7 +124,7 @@ def _train(
 ) -> dict[str, Tensor]:
     """The weights after training along random directions."""
     space = _Subspace(start, dimension, config.seed)
-    # The same learning rate for each weight, however many share a direction.
+    # One learning rate for all numbers of directions, and a smaller one along all weights.
     optimizer = torch.optim.Adam([space.theta], lr=1e-3 if not dimension else 3e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     random = np.random.default_rng(config.seed)

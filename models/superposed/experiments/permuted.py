@@ -46,6 +46,8 @@ Method = Literal[
 _TASKS, _STEPS, _HIDDEN_LAYERS = 50, 1000, 3
 # How large each task's part is depends on how many there will be.
 _SIZED_BY_TASKS = frozenset({"separate", "batch-ensemble"})
+# What cannot go on where it stopped: its sizes depend on the number of tasks, or its rows are not saved.
+_STARTS_ANEW = frozenset({"separate", "standard-rehearsed"})
 
 
 class PermutedConfig(Config):
@@ -209,7 +211,8 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
     """Runs one method, or goes on where an earlier run of the same configuration stopped.
 
     After every task the state and the figures so far are on disk in `results/.partial`; the finished
-    result is `results/<name>.json`.
+    result is `results/<name>.json`. Consolidation comes after that: more tasks may be added to a run as if it
+    had not been.
 
     Returns:
         The result: configuration, machine, and by number of tasks learned (percent) `task_1`, `mean`,
@@ -239,10 +242,6 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
             history["mean"].append(sum(each) / len(each))
             history["each"] = each
             bar.set_postfix(task_1=f"{each[0]:.1f}", mean=f"{history['mean'][-1]:.1f}")
-            if task + 1 == config.tasks and config.consolidation and isinstance(learner, Rehearsed):
-                learner.consolidate(config.consolidation)
-                again = _evaluate(learner, rows, task + 1)
-                history["consolidated"] = {"mean": sum(again) / len(again), "each": again}
             result = {
                 "config": config.model_dump(),
                 "machine": machine(),
@@ -256,6 +255,11 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
                 partial, tensorfile.dump(learner.state(), {"config": config.model_dump(), **history})
             )
     finished: dict[str, Any] = json.loads((results / f"{config.name}.json").read_text())
+    if config.consolidation and isinstance(learner, Rehearsed) and "consolidated" not in finished:
+        learner.consolidate(config.consolidation)
+        again = _evaluate(learner, rows, config.tasks)
+        finished["consolidated"] = {"mean": sum(again) / len(again), "each": again}
+        write_json(results / f"{config.name}.json", finished)
     return finished
 
 
@@ -268,7 +272,8 @@ def _resume(partial: Path, config: PermutedConfig, learner: Learner) -> dict[str
         tensors, saved = tensorfile.parse(partial.read_bytes())
         wanted = json.loads(config.model_dump_json())
         # More tasks of the same run may be added later; anything else is another run.
-        if saved.pop("config") | {"tasks": 0} == wanted | {"tasks": 0} and config.method != "separate":
+        same = saved.pop("config") | {"tasks": 0} == wanted | {"tasks": 0}
+        if same and config.method not in _STARTS_ANEW and len(saved["task_1"]) <= config.tasks:
             learner.load_state(tensors)
             return saved
     return {"task_1": [], "mean": [], "each": [], "seconds_learning": 0.0}

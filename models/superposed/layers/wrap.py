@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
 
 from superposed.contexts import Binding, Family
 from superposed.errors import ConfigError
 from superposed.layers.conv import SuperposedConv2d
 from superposed.layers.linear import SuperposedLinear
 
-__all__ = ["SuperposedModule", "superpose"]
+__all__ = ["FORWARD_ERRORS", "SuperposedModule", "superpose"]
+
+# What torch and somebody's `forward` raise at rows that do not fit.
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 
 class _Bound(nn.Module):
@@ -41,8 +46,9 @@ class _Bound(nn.Module):
 class SuperposedModule(nn.Module):
     """A network whose linear and convolution layers were replaced by superposed ones.
 
-    Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. Not
-    thread-safe: the bindings of a batch are what all its layers look at.
+    Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. It is in
+    evaluation mode and stays there: learning and answering compute the same. Not thread-safe: the bindings of
+    a batch are what all its layers look at.
 
     Args:
         module: The network; changed in place. It takes (B, *input_shape).
@@ -50,8 +56,8 @@ class SuperposedModule(nn.Module):
         input_shape: What the rows of a batch, (B, features), are reshaped to.
 
     Raises:
-        ConfigError: A layer that cannot be superposed, a normalisation over the batch, or nothing to
-            superpose.
+        ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
+            rows, weights that two layers share, or nothing to superpose; or it does not take such rows.
     """
 
     def __init__(self, module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> None:
@@ -62,19 +68,45 @@ class SuperposedModule(nn.Module):
         self.observe: Any = None
         self._layers: dict[str, SuperposedLinear] = {}
         self.module = module
+        _refuse_ties(module)
         self._replace(module, "")
         if not self._layers:
             raise ConfigError("the network has no linear or convolution layer to superpose")
+        self.train(False)
+        self._try()
+
+    def train(self, mode: bool = True) -> SuperposedModule:
+        """Evaluation mode, whatever is asked for."""
+        del mode
+        return super().train(False)
+
+    def _try(self) -> None:
+        """Answers two empty rows: a network that cannot be bound is refused before it is a store's."""
+        dtype = next(iter(self._layers.values())).weight.dtype
+        bindings = {
+            name: Binding(torch.zeros(self.family.context_shape(count), dtype=dtype))
+            for name, count in self.bound_features().items()
+        }
+        try:
+            with torch.inference_mode():
+                answer = self(torch.zeros(2, math.prod(self._input_shape), dtype=dtype), bindings)
+        except FORWARD_ERRORS as error:
+            raise ConfigError(
+                "the network does not run once its layers are bound",
+                expected=f"rows of {self._input_shape}, and (rows, features) at every linear layer",
+                received=str(error),
+            ) from error
+        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2:
+            raise ConfigError(
+                "the network does not answer row by row",
+                expected="(rows, outputs)",
+                received=tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__,
+            )
 
     def _replace(self, parent: nn.Module, prefix: str) -> None:
         for name, child in list(parent.named_children()):
             path = f"{prefix}{name}"
-            if isinstance(child, _BatchNorm):
-                raise ConfigError(
-                    "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
-                    expected="GroupNorm or LayerNorm in place of batch normalisation",
-                    received=path,
-                )
+            _refuse_unsteady(child, path)
             layer = _superposed(child, self.family)
             if layer is None:
                 self._replace(child, f"{path}.")
@@ -120,6 +152,34 @@ def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ..
     return SuperposedModule(module, family, input_shape)
 
 
+def _refuse_ties(module: nn.Module) -> None:
+    owners: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = owners.setdefault(id(parameter), name)
+        if first != name:
+            raise ConfigError(
+                "weights that stand in two places of a network cannot be superposed",
+                expected="layers with weights of their own",
+                received=f"{first} and {name} are one",
+            )
+
+
+def _refuse_unsteady(layer: nn.Module, path: str) -> None:
+    """Refuses layers whose answer to a row does not follow from the row and the weights."""
+    if isinstance(layer, _BatchNorm) or (isinstance(layer, _NormBase) and layer.track_running_stats):
+        raise ConfigError(
+            "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
+            expected="GroupNorm or LayerNorm, or InstanceNorm without running statistics",
+            received=path,
+        )
+    if isinstance(layer, _DropoutNd):
+        raise ConfigError(
+            "dropout makes an update depend on chance, and replay could not repeat it",
+            expected="a network without dropout",
+            received=path,
+        )
+
+
 def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
     """The superposed layer that takes the place of another; None for what is none."""
     if isinstance(layer, nn.Linear):
@@ -138,10 +198,11 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
 
 
 def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
-    if layer.groups != 1 or layer.dilation != (1, 1) or not isinstance(layer.padding, tuple):
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    if not plain or not isinstance(layer.padding, tuple):
         raise ConfigError(
             "this convolution cannot be superposed",
-            expected="groups 1, dilation 1, padding as numbers",
+            expected="groups 1, dilation 1, padding as numbers, with zeros",
             received=str(layer),
         )
     kernel, stride, padding = (
