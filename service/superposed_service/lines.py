@@ -8,6 +8,7 @@ gives way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -158,7 +159,7 @@ class Lines:
                 return ticket
             self.jobs.pop()
             if late:
-                _fail(ticket.work.future, DeadlineExceeded("no answer in time; it was dropped"))
+                _fail(ticket.work, DeadlineExceeded("no answer in time; it was dropped"))
         return None
 
 
@@ -182,16 +183,20 @@ def _send_away(line: FairQueue[Any], source: str) -> bool:
     if ticket is None:
         return False
     line.drop([ticket])
-    error = Overloaded("sent away for others: too many of this API key's requests are waiting")
-    work: Waiting = ticket.work
-    if isinstance(work, Read):
-        work.loop.call_soon_threadsafe(_fail, work.future, error)
-    else:
-        _fail(work.future, error)
+    _fail(ticket.work, Overloaded("sent away for others: too many of this API key's requests are waiting"))
     return True
 
 
-def _fail(future: asyncio.Future[Any] | Future[Any], error: Exception) -> None:
+def _fail(work: Waiting, error: Exception) -> None:
+    """Answers what will not have its turn, from any thread."""
+    if isinstance(work, Read):
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            work.loop.call_soon_threadsafe(_fail_read, work.future, error)
+    elif work.future.set_running_or_notify_cancel():  # from here on nobody can cancel it
+        work.future.set_exception(error)
+
+
+def _fail_read(future: asyncio.Future[Answer], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 
