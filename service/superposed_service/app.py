@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
@@ -26,7 +27,7 @@ from superposed_service.middleware import Direct, Entrance
 from superposed_service.observability.http import Observed, Templates
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.readings import observe
-from superposed_service.observability.requests import PROBES
+from superposed_service.observability.requests import CLIENT_LEFT, PROBES
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.observability.tracer import Tracing
 from superposed_service.openapi import describe_access
@@ -210,6 +211,11 @@ def _handle_errors(app: FastAPI) -> None:
         place = ".".join(str(part) for part in first["loc"])
         problem = InvalidRequest(f"{place}: {first['msg']}", received=repr(first.get("input"))[:100])
         return problem_response(problem, request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        del request, error
+        return Response(status_code=CLIENT_LEFT)  # to nobody; but it is counted so
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
+from superposed_service.errands import Errand
 from superposed_service.errors import InvalidRequest
-from superposed_service.origin import Origin
 from superposed_service.rehearsing import Consolidate
 
 __all__ = ["IdleConsolidation", "consolidate"]
 
+_OWN_ERRAND = Errand()
+
 
 async def consolidate(
-    engine: Engine, steps: int, slice_steps: int, origin: Origin | None = None, author: str | None = None
+    engine: Engine, steps: int, slice_steps: int, errand: Errand = _OWN_ERRAND
 ) -> JsonObject:
     """Rehearses all tasks in slices, up to the first that is not accepted.
 
@@ -20,8 +22,7 @@ async def consolidate(
         engine: Runs each slice in its turn among the updates.
         steps: In all.
         slice_steps: Of one slice.
-        origin: The request: sent again, it goes on where it stopped.
-        author: Who asks.
+        errand: The request; default the service's own.
 
     Returns:
         Sequence, accuracies before and after, how many steps count, and whether all were accepted.
@@ -33,8 +34,8 @@ async def consolidate(
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
     for number, start in enumerate(range(0, steps, slice_steps)):
         size = min(slice_steps, steps - start)
-        part = origin and origin.part(number)
-        answer = await engine.change(Consolidate(size), part, author, limited=False)
+        await errand.check()
+        answer = await engine.change(Consolidate(size), errand.part(number), errand.author, limited=False)
         before = answer["before"] if before is None else before
         after = answer["after"] if answer["accepted"] else after or answer["before"]
         if not answer["accepted"]:

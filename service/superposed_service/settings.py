@@ -39,6 +39,11 @@ class Settings(BaseSettings):
     max_rows: int = Field(4096, ge=1, description="Rows of one request.")
     max_row_numbers: int = Field(65_536, ge=1, description="Numbers in one row, whatever its task's width.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")
+    max_request_steps: int = Field(
+        10_000,
+        ge=1,
+        description="Optimizer steps of one request in all: a model learned in, a consolidation.",
+    )
     max_tries: int = Field(
         65_536, ge=1, description="Rows times candidate contexts that one search for a context may try."
     )

@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
+from superposed_service.errands import Errand
+from superposed_service.errors import Unauthenticated
 from superposed_service.observability.requests import header
 from superposed_service.origin import Origin
 from superposed_service.running import Running
@@ -18,6 +21,7 @@ from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 
 __all__ = [
     "documented_body",
+    "errand",
     "json_response",
     "origin",
     "principal",
@@ -46,6 +50,23 @@ async def origin(request: Request) -> Origin | None:
     key = request.headers.get("idempotency-key")
     author = principal(request).author
     return Origin.of(key, author, request.method, request.url.path, await request.body())
+
+
+async def errand(request: Request) -> Errand:
+    """What a request that makes several changes goes by.
+
+    Raises:
+        InvalidRequest: Its `Idempotency-Key` is no key.
+    """
+    asker, keys = principal(request), running(request).directory.ledger().api_keys
+
+    async def check() -> None:
+        if not asker.is_still_good(keys):
+            raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+        if await request.is_disconnected():
+            raise ClientDisconnect
+
+    return Errand(await origin(request), asker.author, check)
 
 
 async def submit(request: Request, change: Change) -> JsonObject:
