@@ -63,7 +63,11 @@ class IdleConsolidation:
         self._done = False
 
     async def tick(self, seconds: float) -> None:
-        """To be called again and again; `seconds` is how long ago the last call was."""
+        """To be called again and again; raises as `consolidate`.
+
+        Args:
+            seconds: How long ago the last call was.
+        """
         if not self._after_s:
             return
         sequence = await self._engine.call(lambda store: store.sequence)
@@ -73,10 +77,10 @@ class IdleConsolidation:
         self._idle_s += seconds
         if self._done or self._idle_s < self._after_s:
             return
+        self._done = True  # also where it fails: it would fail again, until something changes
         try:
             answer = await consolidate(self._engine, self._slice, self._slice)
         except InvalidRequest:  # nothing is kept
-            self._done = True
             return
         self._done = not answer["accepted"]
         self._sequence = answer["sequence"]

@@ -31,10 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """Anything that runs on the engine's thread in its turn."""
+    """Anything that runs on the engine's thread in its turn.
+
+    Args:
+        run: What it does.
+        future: Gets what that returns.
+        size: How many rows it answers.
+    """
 
     run: Callable[[Writer], T]
     future: Future[T]
+    size: int = 1
 
 
 @dataclass
@@ -171,7 +178,7 @@ def _size(work: Waiting) -> int:
     """What work costs: for rows, how many they are."""
     if isinstance(work, Read):
         return max(1, len(work.rows))
-    return max(1, work.change.size) if isinstance(work, Write) else 1
+    return max(1, work.change.size if isinstance(work, Write) else work.size)
 
 
 def _drop_done(line: FairQueue[Any]) -> None:

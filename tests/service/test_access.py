@@ -323,6 +323,18 @@ class TestPatterns:
         with pytest.raises(UnknownTask):
             Principal(key).check_contexts(["long"])
 
+    def test_overlaps_are_of_tasks_and_not_of_expressions(self, admin: httpx.Client) -> None:
+        """A pattern matches text: what the store would read as another task's context is refused before."""
+        register(admin, "grp-x")
+        member = {"key": "secret", "outputs": 10, "group": "grp-x"}
+        assert admin.post("/v1/tasks", json=member).status_code == 201
+        for tasks, asked in (("grp*", "grp-x,grp-x/secret"), ("m*", "mix(secret:1)")):
+            own = make(admin, "infer", tasks)
+            answer = admin.get("/v1/interference", params={"tasks": asked}, headers=own)
+            problem(answer, 422, "expression-invalid")
+        own = make(admin, "infer", "grp*")
+        assert admin.get("/v1/interference?tasks=grp-x", headers=own).status_code == 200
+
 
 class TestAuthors:
     def test_what_a_key_sent_is_rolled_back(self, admin: httpx.Client) -> None:

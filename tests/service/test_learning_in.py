@@ -1,4 +1,4 @@
-"""Learning a model in, and consolidating: what is charged, what ends them, how much one request may ask for."""
+"""Learning a model in, and consolidating: what is charged, what ends them, how much one may ask for."""
 
 from __future__ import annotations
 
