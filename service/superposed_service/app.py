@@ -92,7 +92,8 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
     hot = hot_endpoints | protocol_v2.hot_patterns
-    access = Access(directory.ledger().api_keys, routes=api.routes, quotas=api.state.quotas)
+    state = api.state
+    access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
     admission = Admission(api)
     entrance = Entrance(
         Direct(api, hot),
@@ -131,6 +132,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         torch.set_num_threads(settings.threads)
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
+    cyclic = writer.store.config.family == "cyclic"
     quotas = Quotas(settings)
     events = Events(settings)
     writer.observe(events.applied)
@@ -150,7 +152,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         )
         observe(telemetry.metrics.registry, running, writer)
         watching = [asyncio.create_task(running.watch()), asyncio.create_task(running.pulse())]
-        face = protocol_v2.GrpcFace(running, quotas, settings.grpc_address) if settings.grpc_address else None
+        face = protocol_v2.GrpcFace(running, quotas, cyclic=cyclic) if settings.grpc_address else None
         try:
             if face is not None:
                 await face.start()
@@ -177,6 +179,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
+    app.state.cyclic = cyclic
     app.state.quotas = quotas
     app.state.telemetry = telemetry
     app.state.events = events

@@ -107,7 +107,7 @@ def _learned(model: RetrievedModel) -> int:
 
 async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:
     """How well the task answers as the network does, a few rows in each of the engine's turns."""
-    parts = taught.held_inputs.split(size)
+    parts = torch.split(taught.held_inputs, size)
     answers = [await engine.call(partial(_answers, key=key, rows=rows), size=len(rows)) for rows in parts]
     return taught.agreement(torch.cat(answers))
 

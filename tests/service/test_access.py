@@ -323,6 +323,20 @@ class TestPatterns:
         with pytest.raises(UnknownTask):
             Principal(key).check_contexts(["long"])
 
+    @pytest.mark.parametrize(
+        ("context", "allowed"),
+        [
+            ("a^0.25", True),
+            ("a^0", True),
+            ("mix(a:1,b:1,c:1,d:1)^64", True),
+            ("mix(a:1,b:1,c:1,d:1,e:1)", False),
+            ("mix(a:1,b:1,c:1,d:1,e:1)^64", False),
+        ],
+    )
+    def test_in_a_cyclic_store_exponents_lead_nowhere(self, context: str, allowed: bool) -> None:
+        mine = Principal(ApiKey("0", "", "update", "?", "", 0.0, 0), cyclic=True)
+        assert mine.may_address(context) == allowed
+
     def test_overlaps_are_of_tasks_and_not_of_expressions(self, admin: httpx.Client) -> None:
         """A pattern matches text: what the store would read as another task's context is refused before."""
         register(admin, "grp-x")

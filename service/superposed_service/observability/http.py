@@ -21,6 +21,8 @@ _log = logging.getLogger("superposed.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What stands for a path that no route has, and for a method that HTTP does not have: labels are bounded.
 _OTHER = "other"
+# Longer paths are matched each time: whoever asks is not known yet, and memory is not for anybody to fill.
+_LONGEST_KEPT = 256
 
 
 class Templates:
@@ -44,7 +46,8 @@ class Templates:
         """A request's method and template; `other` where HTTP has no such method, or no route such a path."""
         path: str = scope["path"]
         method: str = scope["method"]
-        return method if method in _METHODS else _OTHER, self._plain.get(path) or self._search(path)
+        search = self._search if len(path) <= _LONGEST_KEPT else self._match
+        return method if method in _METHODS else _OTHER, self._plain.get(path) or search(path)
 
     def _match(self, path: str) -> str:
         return next((template for pattern, template in self._patterns if pattern.fullmatch(path)), _OTHER)

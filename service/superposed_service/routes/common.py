@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errands import Errand
-from superposed_service.errors import Unauthenticated
+from superposed_service.errors import InvalidRequest, Unauthenticated
 from superposed_service.observability.requests import header
 from superposed_service.origin import Origin
 from superposed_service.running import Running
@@ -26,6 +26,7 @@ __all__ = [
     "origin",
     "principal",
     "read",
+    "refuse_repeats",
     "rows_response",
     "running",
     "submit",
@@ -48,8 +49,18 @@ async def origin(request: Request) -> Origin | None:
         InvalidRequest: The key is no key.
     """
     key = request.headers.get("idempotency-key")
-    author = principal(request).author
-    return Origin.of(key, author, request.method, request.url.path, await request.body())
+    author, url = principal(request).author, request.url
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    return Origin.of(key, author, request.method, target, await request.body())
+
+
+def refuse_repeats(request: Request) -> None:
+    """Refuses an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest(
+            "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
+            expected="a request without one",
+        )
 
 
 async def errand(request: Request) -> Errand:
