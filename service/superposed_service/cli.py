@@ -167,7 +167,7 @@ def serve(
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
     given = {"host": host, "port": port, "device": device, "http_workers": http_workers}
-    settings = configure(file, directory=directory, **given).settings
+    settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
     logging.config.dictConfig(logging_config(settings))

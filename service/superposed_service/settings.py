@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -16,7 +15,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
 
-    directory: Path = Field(Path(".superposed"), description="The data directory: snapshots, journal, lock.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
@@ -91,6 +89,9 @@ class Settings(BaseSettings):
     )
 
     event_subscribers: int = Field(64, ge=0, description="Who may listen to events at once.")
+    event_subscribers_per_key: int = Field(
+        16, ge=1, description="How many of them one API key may be, where there are API keys."
+    )
     event_queue: int = Field(
         1024, ge=1, description="Events that may wait for one of them; at one more it is dropped."
     )

@@ -47,7 +47,7 @@ TENSORS = tensors.TENSORS_MEDIA_TYPE
 def behind_workers(path: Path, **settings: object) -> Iterator[tuple[httpx.Client, Front]]:
     """As `serving`, with two workers in front."""
     limits = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10} | settings
-    chosen = Settings(directory=path, http_workers=2, **limits)  # type: ignore[arg-type]
+    chosen = Settings(http_workers=2, **limits)  # type: ignore[arg-type]
     with DataDirectory(path) as directory:
         api = create_api(chosen, directory)
         app, end_streams = guarded(api, chosen, directory), api.state.events.close

@@ -456,4 +456,4 @@ class TestTraces:
         monkeypatch.setitem(sys.modules, "superposed_service.observability.tracing", None)
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory, pytest.raises(ConfigError, match=r"superposed\[otel\]"):
-            create_api(Settings(directory=path, traces=True), directory)
+            create_api(Settings(traces=True), directory)

@@ -74,7 +74,7 @@ async def listen(
     far as it is remembered. Whoever does not take its events in time is told `dropped`, and the stream ends.
     """
     service, asker = running(request), principal(request)
-    subscription = service.events.subscribe(_after(last_event_id, after))
+    subscription = service.events.subscribe(_after(last_event_id, after), asker.author)
     told = _told(service, asker, subscription)
     return _EventStream(told, ended=lambda: service.events.unsubscribe(subscription))
 
