@@ -99,10 +99,10 @@ class _Plan:
 
 
 def _learned(model: RetrievedModel) -> int:
-    """How many of a network's sample rows are learned: all but a fifth."""
+    """How many of a network's sample rows are learned: all but a fifth, and two at least."""
     rows = model.tensors.get("rows")
     count = len(rows) if rows is not None and rows.ndim else 0
-    return max(0, count - max(1, count // 5))
+    return max(0, count - max(2, count // 5))
 
 
 async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:

@@ -10,9 +10,10 @@ from superposed.contexts import as_expression
 from superposed.errors import CapacityExceeded
 from superposed.locating import locate, locate_exponent
 from superposed.store import WeightStore
+from superposed_service.rows import Rows
 from superposed_service.schemas import LocateBody
 
-__all__ = ["AUTO", "all_tasks", "check_tries", "find_context", "tries"]
+__all__ = ["AUTO", "all_tasks", "check_tries", "find_context", "named", "tries"]
 
 # The context of a request that leaves it to the service to find one.
 AUTO = "auto"
@@ -36,6 +37,11 @@ def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str],
     ]
 
 
+def named(body: LocateBody) -> list[str]:
+    """The candidates that a body names, each once; raises `ContextError` where one is no context."""
+    return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
+
+
 def _width(inputs: Any) -> int:
     """How many numbers the first row has; -1 where it is no row."""
     try:
@@ -44,10 +50,10 @@ def _width(inputs: Any) -> int:
         return -1
 
 
-def tries(body: LocateBody, candidates: Sequence[object]) -> int:
+def tries(body: LocateBody, candidates: Sequence[str]) -> int:
     """How many answers, rows times candidates, a search computes at most."""
     count = _POWERS if body.exponent_of is not None else len(candidates)
-    return len(body.inputs) * count
+    return len(Rows(None, None, body.inputs)) * count
 
 
 def check_tries(count: int, most: int) -> None:
@@ -61,7 +67,7 @@ def check_tries(count: int, most: int) -> None:
 
 
 def find_context(
-    body: LocateBody, candidates: Sequence[object], store: WeightStore, *, most: int
+    body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int
 ) -> dict[str, Any]:
     """The body of `POST /v1/locate`'s answer. The engine's thread only.
 
@@ -83,5 +89,4 @@ def find_context(
         return asdict(found)
     if body.candidates is None:  # a task may have gone since they were listed
         candidates = [key for key in candidates if key in store.tasks]
-    names = [str(as_expression(one)) for one in candidates]
-    return asdict(locate(store, body.inputs, body.targets, candidates=names, most=most))
+    return asdict(locate(store, body.inputs, body.targets, candidates=candidates, most=most))

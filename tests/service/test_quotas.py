@@ -157,7 +157,7 @@ def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.Mon
             http.post("/v1/tasks", json={"key": key, "outputs": 2, "inputs": 3 if key == "narrow" else 64})
         for path, body, tries, more in (
             ("/v1/locate", {"inputs": rows}, 4, 0),
-            ("/v1/locate", {"inputs": rows, "candidates": ["digits"]}, 2, 0),
+            ("/v1/locate", {"inputs": rows, "candidates": ["digits", "digits"]}, 2, 0),
             ("/v1/locate", {"inputs": rows, "exponent_of": "digits"}, 184, 0),
             ("/v1/infer", {"inputs": rows, "context": "auto"}, 4, 2),
             ("/v1/evaluate", {"inputs": rows, "context": "digits", "targets": [0, 1]}, 2, 0),

@@ -306,6 +306,9 @@ class TestLocating:
         ):
             answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6]} | body)
             problem(answer, 422, "invalid-request")
+        for inputs in (3, [], [0.5], [[]]):
+            assert http.post("/v1/locate", json={"inputs": inputs}).status_code == 422
+            assert http.post("/v1/infer", json={"inputs": inputs, "context": "auto"}).status_code == 422
         unknown = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "candidates": ["nobody"]})
         problem(unknown, 404, "unknown-task")
         auto = {"context": "auto", "inputs": [[0.0] * 6], "targets": [0]}

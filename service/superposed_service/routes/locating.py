@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.locating import all_tasks, check_tries, find_context, tries
+from superposed_service.locating import all_tasks, check_tries, find_context, named, tries
 from superposed_service.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.rows import Rows
 from superposed_service.schemas import LocateAnswer, LocateBody
@@ -42,7 +41,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     engine, most = service.engine, service.settings.max_tries
     engine.check_rows(Rows(None, body.candidates, body.inputs))
     asking.check_contexts(body.candidates or _powers(body))
-    candidates: Sequence[object] = body.candidates or ()
+    candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
     count = tries(body, candidates)

@@ -47,8 +47,8 @@ def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) ->
 
 async def _located(request: Request, body: InferBody) -> tuple[Rows, dict[str, Any]]:
     """The rows under the task that they fit best, and which that is and how sure it is."""
-    question = LocateBody(inputs=body.inputs)
-    found = await answer_locate(request, question, answered=len(body.inputs))
+    answered = len(Rows(None, None, body.inputs))
+    found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
     return Rows(found["best"], None, body.inputs), {"located": found["scores"][0]}
 
 
