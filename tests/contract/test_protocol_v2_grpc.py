@@ -238,3 +238,19 @@ def test_of_a_stranger_no_body_is_read(tmp_path_factory: pytest.TempPathFactory)
         with pytest.raises(grpc.RpcError) as caught:
             nobody(b"")
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_bodies_are_bounded_together(tmp_path_factory: pytest.TempPathFactory) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    path = make_directory(tmp_path_factory.mktemp("grpc-held") / "store")
+    with (
+        serving(path, grpc_address=address, max_held_bytes=1024),
+        grpc.insecure_channel(address) as channel,
+    ):
+        infer, live = (channel.unary_unary(f"/{SERVICE}/{name}") for name in ("ModelInfer", "ServerLive"))
+        for body, code in ((b"x" * 2000, "UNAVAILABLE"), (b"\xff", "INVALID_ARGUMENT")):
+            for _ in range(2):
+                with pytest.raises(grpc.RpcError) as caught:
+                    infer(body)
+                assert caught.value.code().name == code
+        live(b"")

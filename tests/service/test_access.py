@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from typer.testing import CliRunner
 
+from superposed import MLPConfig, StoreConfig
 from superposed.errors import UnknownTask
 from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
@@ -336,6 +337,19 @@ class TestPatterns:
     def test_in_a_cyclic_store_exponents_lead_nowhere(self, context: str, allowed: bool) -> None:
         mine = Principal(ApiKey("0", "", "update", "?", "", 0.0, 0), cyclic=True)
         assert mine.may_address(context) == allowed
+
+    def test_the_stores_family_says_which_distance_holds(self, tmp_path: Path) -> None:
+        config = StoreConfig(network=MLPConfig(inputs=64, hidden=(16,), outputs=10), family="cyclic")
+        with serving(make_directory(tmp_path / "store", config)) as http:
+            names = [f"mine{number}" for number in range(5)]
+            for key in names:
+                assert http.post("/v1/tasks", json={"key": key, "outputs": 2}).status_code == 201
+            http.headers.update(make(http, "admin"))
+            mine = make(http, "infer", "mine*")
+            many = ",".join(f"{name}:1" for name in names)
+            for context, status in (("mine0^0.25", 200), (f"mix({many})^64", 403)):
+                answer = http.post("/v1/infer", json={"context": context, "inputs": [ROW]}, headers=mine)
+                assert answer.status_code == status, answer.text
 
     def test_overlaps_are_of_tasks_and_not_of_expressions(self, admin: httpx.Client) -> None:
         """A pattern matches text: what the store would read as another task's context is refused before."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
 from superposed_service.callers import ANYONE, calling
-from superposed_service.errors import InvalidRequest, StorageUnavailable, UnknownVersion
+from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
 from superposed_service.problems import problem_of, retry_after
 from superposed_service.protocol_v2 import messages, metadata
 from superposed_service.protocol_v2.wire import CALLS, MESSAGES, SERVICE
@@ -101,6 +103,7 @@ class GrpcFace:
         self._running = running
         self._quotas = quotas
         self._cyclic = cyclic
+        self._held = 0
         self._address = running.settings.grpc_address
         most = running.settings.max_body_bytes
         self._server = grpc.aio.server(
@@ -139,16 +142,26 @@ class GrpcFace:
         request, response = (MESSAGES[one] for one in CALLS[name])
         answer: Handler = getattr(self, f"_{_snake(name)}")
 
-        async def behave(asked: Any, context: Any) -> Any:
+        async def behave(body: bytes, context: Any) -> Any:
             try:
-                with calling(principal.author or ANYONE, context.time_remaining()):
-                    return response(**await answer(asked, principal))
+                with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
+                    return response(**await answer(_message(request, body), principal))
             except SuperposedError as error:
                 await _abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(
-            behave, request_deserializer=request.FromString, response_serializer=response.SerializeToString
-        )
+        return grpc.unary_unary_rpc_method_handler(behave, response_serializer=response.SerializeToString)
+
+    @contextmanager
+    def _holding(self, body: bytes) -> Iterator[None]:
+        """Counts a body's bytes for as long as it is worked on."""
+        most = self._running.settings.max_held_bytes
+        self._held += len(body)
+        try:
+            if self._held > most:
+                raise Overloaded("too many bytes are coming in", expected=f"{most} at most, of all calls")
+            yield
+        finally:
+            self._held -= len(body)
 
     def _checked(self, principal: Principal, model: str, version: str = "") -> str:
         principal.check_contexts([model])
@@ -235,6 +248,13 @@ class GrpcFace:
             "outputs": [column.described() for column in columns],
             "raw_output_contents": [column.raw() for column in columns],
         }
+
+
+def _message(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise InvalidRequest("the body is not the call's message", expected=kind.DESCRIPTOR.name) from None
 
 
 def _tensors(asked: Any) -> dict[str, NDArray[Any]]:
