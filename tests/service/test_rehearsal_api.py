@@ -144,7 +144,7 @@ class TestConsolidation:
     ) -> None:
         tried: list[int] = []
 
-        async def fail(*_: object) -> None:
+        async def fail(*_: object, **__: object) -> None:
             tried.append(1)
             raise RuntimeError("a bug")
 
