@@ -12,7 +12,7 @@ from superposed_service.security import principal_of
 
 __all__ = ["Admission"]
 
-_ROWS = ("/infer", "/update", "/evaluate")
+_ROWS = ("/infer", "/update", "/evaluate", "/locate")
 
 
 class Admission:

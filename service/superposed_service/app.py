@@ -13,6 +13,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
@@ -26,7 +27,7 @@ from superposed_service.middleware import Direct, Entrance
 from superposed_service.observability.http import Observed, Templates
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.readings import observe
-from superposed_service.observability.requests import PROBES
+from superposed_service.observability.requests import CLIENT_LEFT, PROBES
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.observability.tracer import Tracing
 from superposed_service.openapi import describe_access
@@ -92,7 +93,8 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
     hot = hot_endpoints | protocol_v2.hot_patterns
-    access = Access(directory.ledger().api_keys, routes=api.routes, quotas=api.state.quotas)
+    state = api.state
+    access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
     admission = Admission(api)
     entrance = Entrance(
         Direct(api, hot),
@@ -131,6 +133,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         torch.set_num_threads(settings.threads)
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
+    cyclic = writer.store.config.family == "cyclic"
     quotas = Quotas(settings)
     events = Events(settings)
     writer.observe(events.applied)
@@ -150,7 +153,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         )
         observe(telemetry.metrics.registry, running, writer)
         watching = [asyncio.create_task(running.watch()), asyncio.create_task(running.pulse())]
-        face = protocol_v2.GrpcFace(running, quotas, settings.grpc_address) if settings.grpc_address else None
+        face = protocol_v2.GrpcFace(running, quotas, cyclic=cyclic) if settings.grpc_address else None
         try:
             if face is not None:
                 await face.start()
@@ -177,6 +180,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
+    app.state.cyclic = cyclic
     app.state.quotas = quotas
     app.state.telemetry = telemetry
     app.state.events = events
@@ -211,6 +215,11 @@ def _handle_errors(app: FastAPI) -> None:
         place = ".".join(str(part) for part in first["loc"])
         problem = InvalidRequest(f"{place}: {first['msg']}", received=repr(first.get("input"))[:100])
         return problem_response(problem, request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        del request, error
+        return Response(status_code=CLIENT_LEFT)  # to nobody; but it is counted so
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

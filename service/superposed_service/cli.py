@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import ipaddress
 import logging.config
 import signal
 import sys
@@ -20,6 +19,7 @@ from superposed.config import RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
+from superposed_service.addresses import check_addresses, joined
 from superposed_service.app import create_api, guarded
 from superposed_service.bench_command import bench
 from superposed_service.config_commands import ConfigFile, config
@@ -148,20 +148,6 @@ def init(
         _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
 
 
-def _check_address(host: str, allowed: bool, has_keys: bool) -> None:
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost"
-    if not (local or allowed or has_keys):
-        raise ConfigError(
-            "anyone who reaches this address could read and change every task",
-            expected="API keys (superposed keys create), a loopback address, or --allow-unauthenticated where"
-            " access is controlled in front",
-            received=host,
-        )
-
-
 @app.command()
 def serve(
     directory: Directory,
@@ -181,13 +167,13 @@ def serve(
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
     given = {"host": host, "port": port, "device": device, "http_workers": http_workers}
-    settings = configure(file, directory=directory, **given).settings
+    settings = configure(file, **given).settings
     if grpc_port is not None:
-        settings = settings.model_copy(update={"grpc_address": f"{settings.host}:{grpc_port}"})
+        settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
     logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
-        _check_address(settings.host, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
+        check_addresses(settings, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
         if new:
             begin(opened, WeightStore())
         api = create_api(settings, opened)

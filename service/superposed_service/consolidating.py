@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
+from superposed_service.errands import Errand
 from superposed_service.errors import InvalidRequest
-from superposed_service.origin import Origin
 from superposed_service.rehearsing import Consolidate
 
 __all__ = ["IdleConsolidation", "consolidate"]
+
+_OWN_ERRAND = Errand()
 
 
 async def consolidate(
     engine: Engine,
     steps: int,
     slice_steps: int,
-    origin: Origin | None = None,
-    author: str | None = None,
+    errand: Errand = _OWN_ERRAND,
     *,
     gaining: bool = False,
 ) -> JsonObject:
@@ -26,8 +27,7 @@ async def consolidate(
         engine: Runs each slice in its turn among the updates.
         steps: In all.
         slice_steps: Of one slice.
-        origin: The request: sent again, it goes on where it stopped.
-        author: Who asks.
+        errand: The request; default the service's own.
         gaining: Whether a slice is only accepted where the tasks are better after it, not as good.
 
     Returns:
@@ -40,8 +40,9 @@ async def consolidate(
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
     for number, start in enumerate(range(0, steps, slice_steps)):
         size = min(slice_steps, steps - start)
-        part = origin and origin.part(number)
-        answer = await engine.change(Consolidate(size, gaining=gaining), part, author, limited=False)
+        await errand.check()
+        change = Consolidate(size, gaining=gaining)
+        answer = await engine.change(change, errand.part(number), errand.author, limited=False)
         before = answer["before"] if before is None else before
         after = answer["after"] if answer["accepted"] else after or answer["before"]
         if not answer["accepted"]:
@@ -69,7 +70,11 @@ class IdleConsolidation:
         self._done = False
 
     async def tick(self, seconds: float) -> None:
-        """To be called again and again; `seconds` is how long ago the last call was."""
+        """To be called again and again; raises as `consolidate`.
+
+        Args:
+            seconds: How long ago the last call was.
+        """
         if not self._after_s:
             return
         sequence = await self._engine.call(lambda store: store.sequence)
@@ -79,10 +84,10 @@ class IdleConsolidation:
         self._idle_s += seconds
         if self._done or self._idle_s < self._after_s:
             return
+        self._done = True  # also where it fails: it would fail again, until something changes
         try:
             answer = await consolidate(self._engine, self._slice, self._slice, gaining=True)
         except InvalidRequest:  # nothing is kept
-            self._done = True
             return
         self._done = not answer["accepted"]
         self._sequence = answer["sequence"]

@@ -8,14 +8,14 @@ from typing import Any
 
 from superposed.capacity import capacity
 from superposed.config import validated
-from superposed.contexts import DERIVATION_VERSION, as_expression
+from superposed.contexts import DERIVATION_VERSION, as_expression, check_key
 from superposed.interference import measure_interference
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 from superposed_service.arrays import unpack
 from superposed_service.changes import AUTHOR, task_body
-from superposed_service.errors import LimitReached
+from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.recovery import Recovery, fingerprint
 from superposed_service.schemas import TaskRegistration
 from superposed_service.settings import Settings
@@ -30,6 +30,7 @@ __all__ = [
     "quarantine_list",
     "show_task",
     "store_body",
+    "task_keys",
     "task_page",
     "task_schema",
 ]
@@ -112,6 +113,15 @@ def capacity_body(store: WeightStore) -> dict[str, Any]:
     return {name: value for name, value in asdict(capacity(store)).items() if value is not None}
 
 
+def task_keys(text: str) -> list[str]:
+    """The task keys of a list with commas, each once.
+
+    Raises:
+        ExpressionInvalid: One is no key: a context of another form is no task.
+    """
+    return [check_key(key) for key in dict.fromkeys(text.split(","))]
+
+
 def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
     """The body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
     kept = {key: writer.ledger.canaries[key].values() for key in keys}
@@ -125,14 +135,17 @@ def evaluations_body(store: WeightStore, key: str) -> list[dict[str, Any]]:
     return [asdict(one) for one in store.evaluations.of(key)]
 
 
-def check_source(store: WeightStore, source: str) -> None:
+def check_source(writer: Writer, source: str) -> None:
     """Checks that a source may be quarantined.
 
     Raises:
+        UnknownApiKey: It is an author, and no API key has the id.
         UnknownTask: It is neither an author nor the key of a task.
     """
     if not source.startswith(AUTHOR):
-        store.tasks.get(source)
+        writer.store.tasks.get(source)
+    elif writer.ledger.api_keys.get(source.removeprefix(AUTHOR)) is None:
+        raise UnknownApiKey("no API key has this id", received=source)
 
 
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:

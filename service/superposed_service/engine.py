@@ -168,16 +168,21 @@ class Engine:
             batch = rows.batch(store)
             return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
 
-        return await self.call(run)
+        return await self.call(run, size=len(rows))
 
-    async def call(self, run: Callable[[WeightStore], T]) -> T:
-        """Runs what changes nothing on the engine's thread, in its turn among the updates."""
-        return await self.call_writer(lambda writer: run(writer.store))
+    async def call(self, run: Callable[[WeightStore], T], *, size: int = 1) -> T:
+        """Runs what changes nothing on the engine's thread, in its turn among the updates.
 
-    async def call_writer(self, run: Callable[[Writer], T]) -> T:
-        """Runs anything else on the engine's thread, in its turn among the updates."""
+        Args:
+            run: Gets the store.
+            size: How many rows it answers, where it answers any: what its turn costs.
+        """
+        return await self.call_writer(lambda writer: run(writer.store), size=size)
+
+    async def call_writer(self, run: Callable[[Writer], T], *, size: int = 1) -> T:
+        """Runs anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
         future: Future[T] = Future()
-        limit_s = self._admit(Job(run, future))
+        limit_s = self._admit(Job(run, future, size))
         return await _answer(future, limit_s)
 
     def check_room(self, *, reads: bool) -> None:

@@ -8,7 +8,18 @@ from superposed_service.exclusions import Exclusions
 from superposed_service.rollback import teaching
 from superposed_service.writer import Writer
 
-__all__ = ["erase_rows"]
+__all__ = ["check_known", "erase_rows"]
+
+
+def check_known(writer: Writer, key: str) -> None:
+    """Checks that there is, or was, a task to erase the rows of.
+
+    Raises:
+        UnknownTask: No task has or had the key.
+    """
+    begins, found = teaching(key, writer.ledger.journal)
+    if not (begins or found or key in writer.store.tasks):
+        raise UnknownTask("no task has or had this key", received=key)
 
 
 def erase_rows(writer: Writer, key: str, through: int) -> int:
@@ -26,16 +37,12 @@ def erase_rows(writer: Writer, key: str, through: int) -> int:
         How many payloads were erased.
 
     Raises:
-        UnknownTask: No task has or had the key.
         NotReady: The snapshot cannot be started from any more.
         StorageUnavailable: The disk refused.
     """
     journal = writer.ledger.journal
     if not Exclusions.read(journal, journal.sequence).allows_start(through):
         raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
-    begins, found = teaching(key, journal)
-    if not (begins or found or key in writer.store.tasks):
-        raise UnknownTask("no task has or had this key", received=key)
-    chosen = [sequence for sequence in found if sequence <= through]
+    chosen = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
     writer.ledger.erase(key, chosen)
     return len(chosen)

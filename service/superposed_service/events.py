@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
+from superposed.errors import SuperposedError
 from superposed_service.changes import JsonObject, keys_of
 from superposed_service.errors import NotReady, Overloaded
 from superposed_service.settings import Settings
@@ -79,12 +80,15 @@ class Subscription:
     Args:
         most: How many events may wait, beside those that it begins with.
         backlog: What it begins with.
+        source: The API key's id; None where there are no keys.
 
     Attributes:
+        source: As given.
         dropped: Whether it ended because events were not taken in time.
     """
 
-    def __init__(self, most: int, backlog: list[Event]) -> None:
+    def __init__(self, most: int, backlog: list[Event], source: str | None = None) -> None:
+        self.source = source
         self._loop = asyncio.get_running_loop()
         self._most = most + len(backlog)
         self._waiting = deque(backlog)
@@ -147,7 +151,8 @@ class Events:
         """Tells of a record and what came of it. From any thread; waits for nobody."""
         try:
             error = outcome.exception()
-            self.publish(event_of(record, outcome.result() if error is None else {"refused": str(error)}))
+            answer = outcome.result() if error is None else {"refused": _reason(error)}
+            self.publish(event_of(record, answer))
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("record %s could not be told of", record.sequence)
 
@@ -158,28 +163,35 @@ class Events:
                 self._newest.append(event)
             self._subscriptions = {one for one in self._subscriptions if one.offer(event)}
 
-    def subscribe(self, after: int | None) -> Subscription:
+    def subscribe(self, after: int | None, source: str | None = None) -> Subscription:
         """Begins to listen, on the running event loop.
 
         Args:
             after: Remembered events with greater sequence numbers come first; None for none of them.
+            source: The API key's id; None where there are no keys.
 
         Raises:
-            Overloaded: As many listen as may.
+            Overloaded: As many listen as may, in all or by this API key.
             NotReady: The service is stopping.
         """
         with self._lock:
             if self._closed:
                 raise NotReady("the service is stopping")
-            if len(self._subscriptions) >= self._settings.event_subscribers:
-                raise Overloaded(
-                    "too many are listening to events",
-                    expected=f"{self._settings.event_subscribers} at most",
-                )
+            self._check_room(source)
             missed = [] if after is None else [one for one in self._newest if (one.sequence or 0) > after]
-            subscription = Subscription(self._settings.event_queue, missed)
+            subscription = Subscription(self._settings.event_queue, missed, source)
             self._subscriptions.add(subscription)
             return subscription
+
+    def _check_room(self, source: str | None) -> None:
+        mine = sum(one.source == source for one in self._subscriptions) if source is not None else 0
+        settings = self._settings
+        for count, most, whose in (
+            (len(self._subscriptions), settings.event_subscribers, "in all"),
+            (mine, settings.event_subscribers_per_key, "by one API key"),
+        ):
+            if count >= most:
+                raise Overloaded("too many are listening to events", expected=f"{most} {whose} at most")
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forgets a listener."""
@@ -193,3 +205,8 @@ class Events:
             for subscription in self._subscriptions:
                 subscription.end()
             self._subscriptions = set()
+
+
+def _reason(error: BaseException) -> str:
+    """Why nothing was learned, as whoever listens may know it: what a bug says stays inside."""
+    return str(error) if isinstance(error, SuperposedError) else "something went wrong inside the service"

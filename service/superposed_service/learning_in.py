@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,61 +14,106 @@ import torch
 from superposed.distillation import Lessons, lessons
 from superposed.retrieval import RetrievedModel
 from superposed.store import WeightStore
+from superposed.task_schema import TaskSchema
 from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
-from superposed_service.origin import Origin
+from superposed_service.errands import Errand, check_steps
 from superposed_service.rows import Rows
+from superposed_service.settings import Settings
 
 __all__ = ["learn_model"]
 
 _BATCH_ROWS = 128
+# Strangers' networks answer their rows here, one at a time: the engine's thread has others to answer.
+_TEACHERS = ThreadPoolExecutor(1, "superposed-teacher")
 
 
 async def learn_model(
     engine: Engine,
+    settings: Settings,
     key: str,
     data: bytes,
     passes: int,
-    most_rows: int,
     spend: Callable[[int, int], None],
-    origin: Origin | None,
-    author: str | None,
+    errand: Errand,
 ) -> JsonObject:
     """Teaches a task what a network answers to its sample rows.
 
     Args:
         engine: Runs the updates, each in its turn.
+        settings: How many rows one update, and how many updates one request may have.
         key: The task.
         data: A safetensors file: the network and its rows.
         passes: How often the rows are gone through.
-        most_rows: Of one update.
-        spend: Told before the first update how many rows, and updates, it will take; may refuse.
-        origin: The request: sent again, it goes on where it stopped.
-        author: Who asks.
+        spend: Told how many rows and updates it will take, before anything is computed; may refuse. What was
+            answered when the request came before is not counted again.
+        errand: The request.
 
     Returns:
         Sequence, number of updates, and agreement on the rows held out.
 
     Raises:
+        CapacityExceeded: More updates than one request may make.
         SuperposedError: The file cannot be used, or an update was refused; those before it stay.
     """
-    taught = await engine.call(lambda store: _prepare(store, key, data))
-    size, count = min(_BATCH_ROWS, most_rows), len(taught.inputs)
-    spend(passes * count, passes * math.ceil(count / size))
+    loop, size = asyncio.get_running_loop(), min(_BATCH_ROWS, settings.max_rows)
+    schema = await engine.call(lambda store: store.tasks.get(key).schema)
+    model = await loop.run_in_executor(_TEACHERS, RetrievedModel.from_bytes, data)
+    plan = _Plan(_learned(model), passes, size)
+    check_steps(plan.updates, settings.max_request_steps)
+    answered = await engine.call_writer(lambda writer: errand.answered(writer, plan.updates))
+    spend(plan.rows_after(answered), plan.updates - answered)
+    taught = await loop.run_in_executor(_TEACHERS, lessons, model, schema)
     updates, answer = 0, JsonObject()
     for inputs, targets in taught.batches(passes, size):
-        rows, part = Rows(key, None, inputs.numpy()), origin and origin.part(updates)
-        answer = await engine.update(rows, targets.tolist(), 1, part, author)
+        await errand.check()
+        rows = Rows(key, None, inputs.numpy())
+        answer = await engine.update(rows, targets.tolist(), 1, errand.part(updates), errand.author)
         updates += 1
-    agreement = await engine.call(lambda store: _agreement(store, key, taught))
+    agreement = await _agreement(engine, key, taught, settings.max_rows)
     return {"sequence": answer["sequence"], "updates": updates, "agreement": agreement}
 
 
-def _prepare(store: WeightStore, key: str, data: bytes) -> Lessons:
-    return lessons(RetrievedModel.from_bytes(data), store.tasks.get(key).schema)
+class _Plan:
+    """What is going to be learned.
+
+    Args:
+        rows: Rows of one pass.
+        passes: How many there are.
+        size: Rows of one update.
+    """
+
+    def __init__(self, rows: int, passes: int, size: int) -> None:
+        self._rows, self._passes, self._size = rows, passes, size
+        self._updates = math.ceil(rows / size)  # of one pass
+
+    @property
+    def updates(self) -> int:
+        """How many there are in all."""
+        return self._passes * self._updates
+
+    def rows_after(self, updates: int) -> int:
+        """How many rows the updates after the first so many have."""
+        done, rest = divmod(updates, self._updates) if self._updates else (0, 0)
+        return (self._passes - done) * self._rows - rest * self._size
 
 
-def _agreement(store: WeightStore, key: str, taught: Lessons) -> float:
-    batch: Any = store.batch(key, taught.held_inputs)
+def _learned(model: RetrievedModel) -> int:
+    """How many of a network's sample rows are learned: all but a fifth, and two at least."""
+    rows = model.tensors.get("rows")
+    count = len(rows) if rows is not None and rows.ndim else 0
+    return max(0, count - max(2, count // 5))
+
+
+async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:
+    """How well the task answers as the network does, a few rows in each of the engine's turns."""
+    parts = torch.split(taught.held_inputs, size)
+    answers = [await engine.call(partial(_answers, key=key, rows=rows), size=len(rows)) for rows in parts]
+    return taught.agreement(torch.cat(answers))
+
+
+def _answers(store: WeightStore, *, key: str, rows: torch.Tensor) -> torch.Tensor:
+    batch: Any = store.batch(key, rows)
     logits: torch.Tensor = store.logits(batch)
-    return taught.agreement(logits[:, : store.tasks.get(key).schema.outputs])
+    schema: TaskSchema = store.tasks.get(key).schema
+    return logits[:, : schema.outputs]

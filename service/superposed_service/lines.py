@@ -8,6 +8,7 @@ gives way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -30,10 +31,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Job(Generic[T]):
-    """Anything that runs on the engine's thread in its turn."""
+    """Anything that runs on the engine's thread in its turn.
+
+    Args:
+        run: What it does.
+        future: Gets what that returns.
+        size: How many rows it answers.
+    """
 
     run: Callable[[Writer], T]
     future: Future[T]
+    size: int = 1
 
 
 @dataclass
@@ -158,7 +166,7 @@ class Lines:
                 return ticket
             self.jobs.pop()
             if late:
-                _fail(ticket.work.future, DeadlineExceeded("no answer in time; it was dropped"))
+                _fail(ticket.work, DeadlineExceeded("no answer in time; it was dropped"))
         return None
 
 
@@ -170,7 +178,7 @@ def _size(work: Waiting) -> int:
     """What work costs: for rows, how many they are."""
     if isinstance(work, Read):
         return max(1, len(work.rows))
-    return max(1, work.change.size) if isinstance(work, Write) else 1
+    return max(1, work.change.size if isinstance(work, Write) else work.size)
 
 
 def _drop_done(line: FairQueue[Any]) -> None:
@@ -182,16 +190,20 @@ def _send_away(line: FairQueue[Any], source: str) -> bool:
     if ticket is None:
         return False
     line.drop([ticket])
-    error = Overloaded("sent away for others: too many of this API key's requests are waiting")
-    work: Waiting = ticket.work
-    if isinstance(work, Read):
-        work.loop.call_soon_threadsafe(_fail, work.future, error)
-    else:
-        _fail(work.future, error)
+    _fail(ticket.work, Overloaded("sent away for others: too many of this API key's requests are waiting"))
     return True
 
 
-def _fail(future: asyncio.Future[Any] | Future[Any], error: Exception) -> None:
+def _fail(work: Waiting, error: Exception) -> None:
+    """Answers what will not have its turn, from any thread."""
+    if isinstance(work, Read):
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            work.loop.call_soon_threadsafe(_fail_read, work.future, error)
+    elif work.future.set_running_or_notify_cancel():  # from here on nobody can cancel it
+        work.future.set_exception(error)
+
+
+def _fail_read(future: asyncio.Future[Answer], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 

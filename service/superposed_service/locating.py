@@ -2,30 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from superposed.contexts import as_expression
+from superposed.errors import CapacityExceeded
 from superposed.locating import locate, locate_exponent
 from superposed.store import WeightStore
+from superposed_service.rows import Rows
 from superposed_service.schemas import LocateBody
 
-__all__ = ["AUTO", "find_context"]
+__all__ = ["AUTO", "all_tasks", "check_tries", "find_context", "named", "tries"]
 
 # The context of a request that leaves it to the service to find one.
 AUTO = "auto"
+# So many powers of a task a search for its exponent tries at most: a grid, and three finer ones.
+_POWERS = 65 + 3 * 9
+
+
+def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool]) -> list[str]:
+    """The candidates of a body that names none: every task that may be named and takes such rows.
+
+    Without targets they are only those whose answers have an energy. The engine's thread only.
+    """
+    width = _width(body.inputs)
+    schemas = [state.schema for state in store.tasks.all()]
+    return [
+        schema.key
+        for schema in schemas
+        if schema.inputs == width
+        and may_name(schema.key)
+        and (body.targets is not None or schema.loss == "cross_entropy")
+    ]
+
+
+def named(body: LocateBody) -> list[str]:
+    """The candidates that a body names, each once; raises `ContextError` where one is no context."""
+    return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
+
+
+def _width(inputs: Any) -> int:
+    """How many numbers the first row has; -1 where it is no row."""
+    try:
+        return len(inputs[0])
+    except (TypeError, IndexError):
+        return -1
+
+
+def tries(body: LocateBody, candidates: Sequence[str]) -> int:
+    """How many answers, rows times candidates, a search computes at most."""
+    count = _POWERS if body.exponent_of is not None else len(candidates)
+    return len(Rows(None, None, body.inputs)) * count
+
+
+def check_tries(count: int, most: int) -> None:
+    """Raises `CapacityExceeded` where a search would compute more answers than it may."""
+    if count > most:
+        raise CapacityExceeded(
+            "too many rows and candidates to try them all",
+            expected=f"{most} rows times candidates at most",
+            received=count,
+        )
 
 
 def find_context(
-    body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool], most: int
+    body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int
 ) -> dict[str, Any]:
     """The body of `POST /v1/locate`'s answer. The engine's thread only.
 
     Args:
         body: What is asked.
+        candidates: The contexts to try, where it is not a task's powers.
         store: Answers.
-        may_name: Which tasks are candidates where the body names none.
         most: How many answers, rows times candidates, may be computed.
 
     Raises:
@@ -38,18 +87,6 @@ def find_context(
             store, body.inputs, body.targets, key=body.exponent_of, exponents=exponents, most=most
         )
         return asdict(found)
-    if body.candidates is not None:
-        candidates = [str(as_expression(one)) for one in body.candidates]
-    else:
-        candidates = _all_tasks(store, may_name, labelled=body.targets is not None)
+    if body.candidates is None:  # a task may have gone since they were listed
+        candidates = [key for key in candidates if key in store.tasks]
     return asdict(locate(store, body.inputs, body.targets, candidates=candidates, most=most))
-
-
-def _all_tasks(store: WeightStore, may_name: Callable[[str], bool], *, labelled: bool) -> list[str]:
-    """Every task that may be named; without targets only those whose answers have an energy."""
-    schemas = [state.schema for state in store.tasks.all()]
-    return [
-        schema.key
-        for schema in schemas
-        if may_name(schema.key) and (labelled or schema.loss == "cross_entropy")
-    ]

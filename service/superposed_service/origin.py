@@ -30,10 +30,10 @@ class Origin:
         return Origin(f"{self.key} {number}", self.request)  # no key has a space
 
     @classmethod
-    def of(cls, key: str | None, author: str | None, method: str, path: str, body: bytes) -> Origin | None:
+    def of(cls, key: str | None, author: str | None, method: str, target: str, body: bytes) -> Origin | None:
         """The origin that a request's `Idempotency-Key` gives it; None without one.
 
-        Authors do not see each other's keys.
+        Authors do not see each other's keys. The target is the path, with the query where there is one.
 
         Raises:
             InvalidRequest: The key is no key.
@@ -45,4 +45,4 @@ class Origin:
                 "not an Idempotency-Key", expected="1 to 255 visible ASCII characters", received=key[:300]
             )
         own = key if author is None else f"{author} {key}"
-        return cls(own, hashlib.sha256(f"{method} {path}\n".encode() + body).digest())
+        return cls(own, hashlib.sha256(f"{method} {target}\n".encode() + body).digest())

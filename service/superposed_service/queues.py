@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -161,11 +162,20 @@ class FairQueue(Generic[W]):
         """Takes some out, wherever they stand."""
         if not gone:
             return
-        numbers = {ticket.number for ticket in gone}
-        self._heap = [ticket for ticket in self._heap if ticket.number not in numbers]
-        heapq.heapify(self._heap)
-        for ticket in gone:
-            self._leave(ticket)
+        numbers, saved = {place.number for place in gone}, Counter[str]()
+        kept = []
+        for place in sorted(self._heap, key=lambda place: place.number):
+            if place.number in numbers:
+                saved[place.source] += place.size
+            else:  # nobody pays for work that is not done
+                place.tag -= saved[place.source]
+                kept.append(place)
+        heapq.heapify(kept)
+        self._heap = kept
+        for source, size in saved.items():
+            self._last[source] -= size
+        for place in gone:
+            self._leave(place)
 
     def newest_of_largest(self, than: str) -> Place[W] | None:
         """The last in line of the source with most requests, if those are more than another's would be."""

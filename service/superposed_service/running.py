@@ -14,7 +14,7 @@ from superposed_service.callers import calling, current_caller
 from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
 from superposed_service.engine import Engine
-from superposed_service.erasure import erase_rows
+from superposed_service.erasure import check_known, erase_rows
 from superposed_service.errors import NotReady, UnknownSnapshot
 from superposed_service.events import Event, Events
 from superposed_service.observability.telemetry import Telemetry
@@ -141,7 +141,7 @@ class Running:
     async def erase_rows(self, key: str, author: str | None = None) -> None:
         """Erases a task's rows from the disk; what they taught stays.
 
-        Where rows of it were kept for rehearsal, snapshots that hold them go too.
+        Where rows are kept for rehearsal, older snapshots go too: they may hold some of it.
 
         Raises:
             UnknownTask: No task has or had the key.
@@ -150,10 +150,12 @@ class Running:
         await self._in_turn(self._erase_rows(key, author))
 
     async def _erase_rows(self, key: str, author: str | None) -> None:
-        forgotten = await self.engine.change(ForgetRows(key), None, author, limited=False)
+        await self.engine.call_writer(lambda writer: check_known(writer, key))
+        await self.engine.change(ForgetRows(key), None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
         await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
-        if forgotten["rows"]:  # they stand in older snapshots too
+        # Also where nothing was forgotten now: the task may be deleted, or an earlier try have got so far.
+        if await self.engine.call(lambda store: store.reservoir.enabled):
             await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one != snapshot.id)
 
     async def watch(self) -> None:
@@ -161,16 +163,9 @@ class Running:
         settings = self.settings
         idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
         while not await self._stopped_within(_WATCH_S):
-            with contextlib.suppress(SuperposedError):  # of a disk that fails the engine itself speaks
-                await idle.tick(_WATCH_S)
-            if not is_due(self.engine.since_snapshot, self.settings):
-                continue
-            try:
-                await self.snapshot()
-            except SuperposedError as error:
-                _log.error("no snapshot was taken", extra={"reason": str(error)})
-            except Exception:  # noqa: BLE001 - a bug must not end the snapshots
-                _log.exception("no snapshot was taken")
+            await _logged("no idle consolidation", idle.tick(_WATCH_S))
+            if is_due(self.engine.since_snapshot, self.settings):
+                await _logged("no snapshot was taken", self.snapshot())
 
     async def pulse(self) -> None:
         """Tells listeners once a second how busy the engine is, until `stop_watching`."""
@@ -186,3 +181,13 @@ class Running:
     def stop_watching(self) -> None:
         """Ends `pulse`, and `watch` once the snapshot that it is taking is taken."""
         self._stop.set()
+
+
+async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> None:
+    """Does what nobody waits for; that it fails, also by a bug, must not end what else is done so."""
+    try:
+        await work
+    except SuperposedError as error:
+        _log.error(failure, extra={"reason": str(error)})
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception(failure)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -16,7 +15,6 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
 
-    directory: Path = Field(Path(".superposed"), description="The data directory: snapshots, journal, lock.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
@@ -39,6 +37,11 @@ class Settings(BaseSettings):
     max_rows: int = Field(4096, ge=1, description="Rows of one request.")
     max_row_numbers: int = Field(65_536, ge=1, description="Numbers in one row, whatever its task's width.")
     max_steps: int = Field(100, ge=1, description="Optimizer steps of one update.")
+    max_request_steps: int = Field(
+        10_000,
+        ge=1,
+        description="Optimizer steps of one request in all: a model learned in, a consolidation.",
+    )
     max_tries: int = Field(
         65_536, ge=1, description="Rows times candidate contexts that one search for a context may try."
     )
@@ -91,6 +94,9 @@ class Settings(BaseSettings):
     )
 
     event_subscribers: int = Field(64, ge=0, description="Who may listen to events at once.")
+    event_subscribers_per_key: int = Field(
+        16, ge=1, description="How many of them one API key may be, where there are API keys."
+    )
     event_queue: int = Field(
         1024, ge=1, description="Events that may wait for one of them; at one more it is dropped."
     )

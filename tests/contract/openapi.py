@@ -30,7 +30,7 @@ def served() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = make_directory(Path(folder) / "store")
         with DataDirectory(path) as directory:
-            return create_api(Settings(directory=path), directory).openapi()
+            return create_api(Settings(), directory).openapi()
 
 
 def render(document: Json) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
+import grpc
 import httpx
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from superposed_service.demo.server import free_port
-from superposed_service.protocol_v2.wire import MESSAGES
+from superposed_service.protocol_v2.wire import MESSAGES, SERVICE
 from tests.conftest import make_directory, serving
 from tests.contract.test_protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 
@@ -149,8 +151,6 @@ def test_versions_statistics_errors(call: Caller) -> None:
 
 
 def _stub_call(request: Any) -> Any:
-    import grpc
-
     with grpc.insecure_channel(f"127.0.0.1:{PORT}") as channel:
         call = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -189,8 +189,6 @@ def test_contents_by_datatype(http: httpx.Client) -> None:
     ],
 )
 def test_bad_requests(http: httpx.Client, asked: Any) -> None:
-    import grpc
-
     with pytest.raises(grpc.RpcError) as caught:
         _stub_call(asked)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -215,3 +213,44 @@ def test_api_keys_hold_here_too(
             caller("infer", "theirs", [rows_input()])
         index = caller("get_model_repository_index")["models"]
         assert [one["name"] for one in index] == ["mine"]
+
+
+def test_of_a_stranger_no_body_is_read(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A call whose body never comes is answered all the same."""
+    address, nothing_came = f"127.0.0.1:{free_port()}", threading.Event()
+
+    def body() -> Iterator[bytes]:
+        nothing_came.wait(30)
+        yield from ()
+
+    path = make_directory(tmp_path_factory.mktemp("grpc-strangers") / "store")
+    with serving(path, grpc_address=address) as client, grpc.insecure_channel(address) as channel:
+        client.post("/v1/keys", json={"scope": "infer"})
+        call = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                call(body(), timeout=20)
+        finally:
+            nothing_came.set()
+        assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
+        assert dict(caught.value.trailing_metadata())["retry-after"] == "1"
+        nobody = channel.unary_unary("/inference.GRPCInferenceService/Nothing")
+        with pytest.raises(grpc.RpcError) as caught:
+            nobody(b"")
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_bodies_are_bounded_together(tmp_path_factory: pytest.TempPathFactory) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    path = make_directory(tmp_path_factory.mktemp("grpc-held") / "store")
+    with (
+        serving(path, grpc_address=address, max_held_bytes=1024),
+        grpc.insecure_channel(address) as channel,
+    ):
+        infer, live = (channel.unary_unary(f"/{SERVICE}/{name}") for name in ("ModelInfer", "ServerLive"))
+        for body, code in ((b"x" * 2000, "UNAVAILABLE"), (b"\xff", "INVALID_ARGUMENT")):
+            for _ in range(2):
+                with pytest.raises(grpc.RpcError) as caught:
+                    infer(body)
+                assert caught.value.code().name == code
+        live(b"")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -25,7 +27,7 @@ from superposed_service.demo.server import Server
 from superposed_service.schemas import UpdateBody
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
-from superposed_service.workers import convert
+from superposed_service.workers import convert, supervisor
 from superposed_service.workers.supervisor import Front
 from tests.conftest import make_directory, serving
 from tests.service.test_access import TestAuthors as Authors
@@ -45,7 +47,7 @@ TENSORS = tensors.TENSORS_MEDIA_TYPE
 def behind_workers(path: Path, **settings: object) -> Iterator[tuple[httpx.Client, Front]]:
     """As `serving`, with two workers in front."""
     limits = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10} | settings
-    chosen = Settings(directory=path, http_workers=2, **limits)  # type: ignore[arg-type]
+    chosen = Settings(http_workers=2, **limits)  # type: ignore[arg-type]
     with DataDirectory(path) as directory:
         api = create_api(chosen, directory)
         app, end_streams = guarded(api, chosen, directory), api.state.events.close
@@ -259,6 +261,62 @@ def wait_for(what: Any) -> None:
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_heads_and_connections_have_their_limits(tmp_path: Path) -> None:
+    limits = {"header_timeout_s": 0.5, "max_header_bytes": 2000, "max_connections": 8}
+    with behind_workers(make_directory(tmp_path / "store"), **limits) as (http, front):
+        url = ("127.0.0.1", front.port)
+        begun = b"GET /v1/store HTTP/1.1\r\nHost: x\r\n"
+        whole = begun + b"\r\n"
+        for sent, status in ((begun, b" 408 "), (begun + b"x: " + b"y" * 100, b" 408 "), (b"", b" 408 ")):
+            with socket.create_connection(url, timeout=20) as slow:
+                slow.sendall(sent)
+                assert status in slow.recv(4096)
+                assert slow.recv(4096) == b""
+        with socket.create_connection(url, timeout=20) as slow:  # the second one is no better
+            slow.sendall(whole)
+            slow.sendall(begun)
+            read = b""
+            while b" 408 " not in read and (part := slow.recv(65536)):
+                read += part
+            assert read.count(b" 200 ") == read.count(b" 408 ") == 1
+        with socket.create_connection(url, timeout=20) as long:
+            long.sendall(begun)
+            time.sleep(0.05)
+            long.sendall((b"x: " + b"y" * 100 + b"\r\n") * 25)
+            assert b" 431 " in long.recv(4096)
+        with socket.create_connection(url, timeout=20) as long:
+            long.sendall(begun + b"x: " + b"y" * 4000 + b"\r\n\r\n")
+            assert b" 431 " in long.recv(4096)
+        assert http.get("/v1/store").status_code == 200
+        with ExitStack() as held:
+            answers = []
+            for _ in range(12):
+                one = held.enter_context(socket.create_connection(url, timeout=20))
+                one.sendall(whole)
+                answers.append(one.recv(65536).split(b" ")[1])
+            assert set(answers) == {b"200", b"503"}
+            assert answers.count(b"200") <= 8
+            assert httpx.get(f"{http.base_url}/health/live").status_code == 200
+
+
+def test_a_system_without_room_for_a_worker_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refused = subprocess.Popen, []
+
+    def full(*given: Any, **more: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(errno.EAGAIN, "no process can be made")
+        return start(*given, **more)
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", full)
+    monkeypatch.setattr(supervisor, "_RESTART_S", 0.05)
+    with behind_workers(make_directory(tmp_path / "store")) as (http, _):
+        assert http.get("/v1/store").status_code == 200
+    assert len(refused) == 2
 
 
 def test_workers_are_replaced_finish_first_and_end_with_the_engine(

@@ -26,7 +26,7 @@ def serve(command: dict[str, Any]) -> None:
     log = os.open(path.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    settings = Settings(directory=path, threads=1, **command["settings"])
+    settings = Settings(threads=1, **command["settings"])
     with DataDirectory(path, snapshots_kept=settings.snapshots_kept) as directory:
         app = create_app(settings, directory)
         uvicorn.run(app, port=command["port"], log_level="warning", timeout_graceful_shutdown=10)

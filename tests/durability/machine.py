@@ -37,7 +37,7 @@ class Machine:
 
     def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: int) -> None:
         self.path = path
-        self.settings = Settings(directory=path, device="cpu", **settings)  # type: ignore[arg-type]
+        self.settings = Settings(device="cpu", **settings)  # type: ignore[arg-type]
         if not path.exists():
             with DataDirectory(path) as directory:
                 begin(directory, WeightStore(config, secret=seeded_secret(3)))

@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from typer.testing import CliRunner
 
+from superposed import MLPConfig, StoreConfig
 from superposed.errors import UnknownTask
 from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
@@ -74,7 +75,7 @@ class TestScopes:
     def test_every_route_has_a_rule_and_every_rule_a_route(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory:
-            routes = create_api(Settings(directory=path), directory).routes
+            routes = create_api(Settings(), directory).routes
         served = {
             (method, route.path) for route in _flat(routes) for method in (route.methods or set()) - {"HEAD"}
         }
@@ -322,6 +323,45 @@ class TestPatterns:
         Principal(None).check_contexts([context])
         with pytest.raises(UnknownTask):
             Principal(key).check_contexts(["long"])
+
+    @pytest.mark.parametrize(
+        ("context", "allowed"),
+        [
+            ("a^0.25", True),
+            ("a^0", True),
+            ("mix(a:1,b:1,c:1,d:1)^64", True),
+            ("mix(a:1,b:1,c:1,d:1,e:1)", False),
+            ("mix(a:1,b:1,c:1,d:1,e:1)^64", False),
+        ],
+    )
+    def test_in_a_cyclic_store_exponents_lead_nowhere(self, context: str, allowed: bool) -> None:
+        mine = Principal(ApiKey("0", "", "update", "?", "", 0.0, 0), cyclic=True)
+        assert mine.may_address(context) == allowed
+
+    def test_the_stores_family_says_which_distance_holds(self, tmp_path: Path) -> None:
+        config = StoreConfig(network=MLPConfig(inputs=64, hidden=(16,), outputs=10), family="cyclic")
+        with serving(make_directory(tmp_path / "store", config)) as http:
+            names = [f"mine{number}" for number in range(5)]
+            for key in names:
+                assert http.post("/v1/tasks", json={"key": key, "outputs": 2}).status_code == 201
+            http.headers.update(make(http, "admin"))
+            mine = make(http, "infer", "mine*")
+            many = ",".join(f"{name}:1" for name in names)
+            for context, status in (("mine0^0.25", 200), (f"mix({many})^64", 403)):
+                answer = http.post("/v1/infer", json={"context": context, "inputs": [ROW]}, headers=mine)
+                assert answer.status_code == status, answer.text
+
+    def test_overlaps_are_of_tasks_and_not_of_expressions(self, admin: httpx.Client) -> None:
+        """A pattern matches text: what the store would read as another task's context is refused before."""
+        register(admin, "grp-x")
+        member = {"key": "secret", "outputs": 10, "group": "grp-x"}
+        assert admin.post("/v1/tasks", json=member).status_code == 201
+        for tasks, asked in (("grp*", "grp-x,grp-x/secret"), ("m*", "mix(secret:1)")):
+            own = make(admin, "infer", tasks)
+            answer = admin.get("/v1/interference", params={"tasks": asked}, headers=own)
+            problem(answer, 422, "expression-invalid")
+        own = make(admin, "infer", "grp*")
+        assert admin.get("/v1/interference?tasks=grp-x", headers=own).status_code == 200
 
 
 class TestAuthors:

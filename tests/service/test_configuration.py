@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed.errors import ConfigError
+from superposed_service.addresses import check_addresses, joined
 from superposed_service.cli import app as command_line
 from superposed_service.configuration import configure
 from superposed_service.settings import Settings
@@ -75,3 +76,27 @@ def test_config_show(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, field in Settings.model_fields.items():
         assert name in table
         assert field.description
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        "address", ["0.0.0.0:18533", "[::]:18533", ":::18533", ":18533", "example.org:1", "unix:/tmp/x"]
+    )
+    def test_nobody_else_reaches_grpc_without_api_keys(self, address: str) -> None:
+        settings = Settings(grpc_address=address)
+        with pytest.raises(ConfigError, match="loopback") as refused:
+            check_addresses(settings, allowed=False, has_keys=False)
+        assert refused.value.received == address
+        check_addresses(settings, allowed=True, has_keys=False)
+        check_addresses(settings, allowed=False, has_keys=True)
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+    def test_loopback_needs_none(self, host: str) -> None:
+        check_addresses(Settings(host=host, grpc_address=joined(host, 18533)), allowed=False, has_keys=False)
+
+    def test_serve_looks_at_both(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SUPERPOSED_GRPC_ADDRESS", "0.0.0.0:18533")
+        monkeypatch.setattr("logging.config.dictConfig", lambda _: None)
+        result = CliRunner().invoke(command_line, ["serve", str(tmp_path / "store")])
+        assert isinstance(result.exception, ConfigError)
+        assert result.exception.received == "0.0.0.0:18533"

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,13 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from superposed.errors import UnknownTask
 from superposed_client import AsyncClient, Client, Event, Overloaded
+from superposed_service.errors import Overloaded as ServiceOverloaded
 from superposed_service.events import REMEMBERED, Events
 from superposed_service.events import Event as ServiceEvent
 from superposed_service.settings import Settings
+from superposed_service.storage import Record
 from tests.conftest import make_directory, serving
 from tests.service.test_access import UPDATE, make
 from tests.service.test_api import ROW, problem, register
@@ -120,7 +124,7 @@ class TestCatchingUp:
             assert [int(one["id"]) for one in records(events, 2)] == [3, 4]
             http.post("/v1/update", json=UPDATE)
             assert [int(one["id"]) for one in records(events, 1)] == [5]
-        for wrong in ("x", "-1", "1e3"):
+        for wrong in ("9" * 5000, "x", "-1", "1e3"):
             problem(http.get("/v1/events", headers={"Last-Event-ID": wrong}), 422, "invalid-request")
         problem(http.get("/v1/events?after=-1"), 422, "invalid-request")
 
@@ -259,6 +263,40 @@ class TestBounds:
                 stuck.settimeout(10)
                 while stuck.recv(1 << 20):  # what was sent before is still read, and then it is over
                     pass
+
+
+def test_one_api_key_leaves_room_for_others() -> None:
+    async def run() -> None:
+        events = Events(Settings(event_subscribers=5, event_subscribers_per_key=2))
+        first, _ = events.subscribe(None, "a"), events.subscribe(None, "a")
+        with pytest.raises(ServiceOverloaded, match="too many") as refused:
+            events.subscribe(None, "a")
+        assert "one API key" in str(refused.value.expected)
+        events.subscribe(None, "b")
+        events.unsubscribe(first)
+        events.subscribe(None, "a")
+        for _ in range(2):  # without keys everybody is the same
+            events.subscribe(None)
+        with pytest.raises(ServiceOverloaded, match="too many"):
+            events.subscribe(None)
+
+    asyncio.run(run())
+
+
+def test_what_a_bug_says_is_not_told() -> None:
+    async def run() -> None:
+        events = Events(Settings())
+        listener = events.subscribe(None)
+        for error in (RuntimeError("/secret/path"), UnknownTask("no task has this key")):
+            outcome: Future[dict[str, Any]] = Future()
+            outcome.set_exception(error)
+            events.applied(Record(1, "register", {"key": "a"}, None), outcome)
+        events.close()
+        told = [event.data["refused"] async for event in listener]
+        assert "secret" not in told[0]
+        assert "no task has this key" in told[1]
+
+    asyncio.run(run())
 
 
 def _status(http: httpx.Client) -> int:

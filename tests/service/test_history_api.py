@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 
 from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
 from superposed_service.demo.server import Server
+from superposed_service.origin import Origin
 from tests.conftest import make_directory
 from tests.service.test_api import ROW, problem, register
 
@@ -124,6 +126,25 @@ class TestIdempotency:
             answer = http.delete("/v1/tasks/t", headers={"Idempotency-Key": "delete"})
             assert answer.status_code == 204
         problem(http.delete("/v1/tasks/t", headers={"Idempotency-Key": "other"}), 404, "unknown-task")
+
+    def test_the_query_is_part_of_the_request(self, http: httpx.Client) -> None:
+        register(http)
+        header = {"Idempotency-Key": "q"}
+        first = http.post("/v1/update?a=1", json=UPDATE, headers=header).json()
+        assert http.post("/v1/update?a=1", json=UPDATE, headers=header).json() == first
+        for query in ("", "?a=2"):
+            answer = http.post(f"/v1/update{query}", json=UPDATE, headers=header)
+            problem(answer, 422, "idempotency-mismatch")
+        # As journals had it before the query counted.
+        plain = Origin.of("q", None, "POST", "/v1/update", b"{}")
+        assert plain == Origin("q", hashlib.sha256(b"POST /v1/update\n{}").digest())
+
+    def test_secrets_are_not_kept_to_be_shown_again(self, http: httpx.Client) -> None:
+        header = {"Idempotency-Key": "secret"}
+        for path in ("/v1/keys", "/v1/keys/any/rotate"):
+            refused = http.post(path, json={"scope": "admin"}, headers=header)
+            assert "Idempotency-Key" in problem(refused, 422, "invalid-request")["detail"]
+        assert http.get("/v1/keys").json() == []
 
     def test_a_key_is_a_key(self, http: httpx.Client) -> None:
         register(http)

@@ -6,7 +6,9 @@ import io
 import json
 import logging
 import logging.config
+import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -221,6 +223,27 @@ class TestMetrics:
         [inference, _] = rows.collect()
         assert [(one.labels["task"], one.value) for one in inference.samples] == [(OTHER_TASKS, 3)]
 
+    def test_strangers_cannot_fill_memory_with_paths(self) -> None:
+        templates = Templates(["/v1/tasks/{key}"])
+        for number in range(9):
+            for length in (10, 60_000):
+                path = f"/v1/tasks/{number}{'x' * length}"
+                assert templates.labels({"method": "GET", "path": path}) == ("GET", "/v1/tasks/{key}")
+        assert templates._search.cache_info().currsize == 9
+
+    def test_a_client_that_leaves_before_its_body_is_here_is_no_error(self, http: httpx.Client) -> None:
+        url = httpx.URL(str(http.base_url))
+        with socket.create_connection((url.host, url.port)) as leaving:
+            leaving.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+            time.sleep(0.1)
+        for _ in range(50):
+            counted = http.get("/metrics").text
+            if 'path="/v1/tasks",status_code="499"' in counted:
+                break
+            time.sleep(0.05)
+        assert 'path="/v1/tasks",status_code="499"' in counted
+        assert 'status_code="500"' not in counted
+
     def test_every_route_has_its_template(self) -> None:
         templates = Templates(path for _, path in ACCESS_RULES)
         for method, path in ACCESS_RULES:
@@ -433,4 +456,4 @@ class TestTraces:
         monkeypatch.setitem(sys.modules, "superposed_service.observability.tracing", None)
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory, pytest.raises(ConfigError, match=r"superposed\[otel\]"):
-            create_api(Settings(directory=path, traces=True), directory)
+            create_api(Settings(traces=True), directory)

@@ -46,6 +46,7 @@ def test_a_deleted_key_stays_in_quarantine(http: httpx.Client) -> None:
 
 def test_only_what_there_is(http: httpx.Client) -> None:
     problem(http.post("/v1/quarantine", json={"source": "nobody"}), 404, "unknown-task")
+    problem(http.post("/v1/quarantine", json={"source": "key:nobody"}), 404, "not-found")
     problem(http.post("/v1/quarantine", json={"sauce": "digits"}), 422, "invalid-request")
     assert http.delete("/v1/quarantine/nobody").status_code == 204
     assert http.get("/v1/store").json()["sequence"] == 0  # nothing to record

@@ -68,6 +68,14 @@ class TestFairQueue:
         assert sorted(drain(queue, 3)) == ["a0", "a1", "b0"]
         assert not queue
 
+    def test_nobody_pays_for_what_is_dropped(self) -> None:
+        queue: FairQueue[str] = FairQueue()
+        push(queue, "a", 1, 50, 1)
+        push(queue, "b", 10, 10)
+        queue.drop([place for place in queue if place.size == 50])
+        push(queue, "a", 1)
+        assert drain(queue, 5) == ["a0", "a2", "a0", "b0", "b1"]
+
     def test_the_wait_counts_of_others_only_what_goes_first(self) -> None:
         queue: FairQueue[str] = FairQueue(turn_size=10)
         for size in (10, 20) * 20:
@@ -172,3 +180,20 @@ class TestLines:
         lines.join(good, Caller("a"), 0)
         assert lines.next_jobs(8, lambda _: True) == [good]
         assert isinstance(late.future.exception(), DeadlineExceeded)
+
+    def test_a_client_that_leaves_at_the_same_moment_does_no_harm(self) -> None:
+        class Raced(Future[int]):
+            """Cancelled by another thread just after somebody asked whether it is done."""
+
+            def done(self) -> bool:
+                was_done = super().done()
+                self.cancel()
+                return was_done
+
+        lines = Lines(Settings())
+        gone = self.job()
+        gone.future.cancel()
+        for job in (gone, raced := Job(lambda _: 1, Raced())):
+            lines.join(job, Caller("a", 0.0), 0)
+        assert lines.next_jobs(8, lambda _: True) == []
+        assert isinstance(raced.future.exception(), DeadlineExceeded)

@@ -15,6 +15,7 @@ from superposed_client import Client, QuotaExceeded, RetryPolicy
 from superposed_service.cli import app as command_line
 from superposed_service.demo.server import free_port
 from superposed_service.errors import QuotaExceeded as Refused
+from superposed_service.lines import Job, Lines, Waiting
 from superposed_service.protocol_v2.wire import MESSAGES, SERVICE
 from superposed_service.quotas import Quotas
 from superposed_service.settings import Settings
@@ -137,6 +138,39 @@ def test_both_faces_and_every_unit(tmp_path: Path) -> None:
 
         listed = {tuple(sorted(key.items())) for key in http.get("/v1/keys").json()}
         assert any(("rows_per_second", 0.5) in key for key in listed)
+
+
+def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[int] = []
+    sizes: list[int] = []
+    joined = Lines.join
+
+    def join(lines: Lines, work: Waiting, *more: Any) -> None:
+        sizes.append(work.size if isinstance(work, Job) else 0)
+        joined(lines, work, *more)
+
+    monkeypatch.setattr(Lines, "join", join)
+    monkeypatch.setattr(Quotas, "spend", lambda _, __, **costs: spent.append(costs.get("rows", 0)))
+    rows = [ROW] * 2
+    with serving(make_directory(tmp_path / "store"), max_tries=184) as http:
+        for key in ("digits", "others", "narrow"):
+            http.post("/v1/tasks", json={"key": key, "outputs": 2, "inputs": 3 if key == "narrow" else 64})
+        for path, body, tries, more in (
+            ("/v1/locate", {"inputs": rows}, 4, 0),
+            ("/v1/locate", {"inputs": rows, "candidates": ["digits", "digits"]}, 2, 0),
+            ("/v1/locate", {"inputs": rows, "exponent_of": "digits"}, 184, 0),
+            ("/v1/infer", {"inputs": rows, "context": "auto"}, 4, 2),
+            ("/v1/evaluate", {"inputs": rows, "context": "digits", "targets": [0, 1]}, 2, 0),
+        ):
+            spent.clear()
+            sizes.clear()
+            assert http.post(path, json=body).status_code == 200, body
+            assert sum(spent) == tries + more, body
+            assert max(sizes) == tries, body
+        spent.clear()
+        answer = http.post("/v1/locate", json={"inputs": [ROW] * 3, "exponent_of": "digits"})
+        problem(answer, 413, "batch-too-large")  # and costs nothing
+        assert sum(spent) == 0
 
 
 def test_over_grpc(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from superposed.config import RehearsalConfig
 from superposed.rehearsal import RULES_VERSION
 from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
 from superposed_client._safetensors import dump
+from superposed_service import consolidating, running
 from superposed_service.recovery import fingerprint
 from superposed_service.rehearsing import Consolidate, ForgetRows
 from tests.conftest import make_directory, serving
@@ -83,6 +84,31 @@ def test_what_is_kept_is_shown_and_erased(client: Client, tmp_path: Path) -> Non
     assert client.store().sequence == sequence + 1
 
 
+class TestErasureReachesSnapshots:
+    def test_of_a_deleted_task(self, client: Client) -> None:
+        teach(client, 0, 2)
+        client.take_snapshot()
+        client.delete_task("t0")
+        client.erase_rows("t0")
+        assert [one.sequence for one in client.list_snapshots()] == [client.store().sequence]
+
+    def test_when_the_first_try_fails_half_way(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        teach(client, 0, 2)
+        client.take_snapshot()
+        with monkeypatch.context() as broken:
+            broken.setattr(running, "keep", lambda *_: 1 / 0)
+            assert client._http.delete("/v1/tasks/t0/data").status_code == 500
+        assert client.get_task("t0").rows_kept == 0
+        client.erase_rows("t0")
+        assert [one.sequence for one in client.list_snapshots()] == [client.store().sequence]
+
+    def test_a_key_that_nobody_had_costs_no_snapshot(self, client: Client) -> None:
+        teach(client, 0, 1)
+        before = client.list_snapshots()
+        problem(client._http.delete("/v1/tasks/nobody/data"), 404, "unknown-task")
+        assert client.list_snapshots() == before
+
+
 class TestConsolidation:
     def test_slices_are_records(self, client: Client) -> None:
         teach(client, 0)
@@ -123,6 +149,35 @@ class TestConsolidation:
                     break
                 time.sleep(0.1)
             assert client.store().sequence > taught
+
+    def test_a_failure_ends_nothing_and_is_not_tried_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        tried: list[int] = []
+
+        async def fail(*_: object, **__: object) -> None:
+            tried.append(1)
+            raise RuntimeError("a bug")
+
+        monkeypatch.setattr(consolidating, "consolidate", fail)
+        monkeypatch.setattr(running, "_WATCH_S", 0.02)
+        path = make_directory(tmp_path / "store", CONFIG)
+        with (
+            serving(path, idle_consolidation_s=0.01, snapshot_records=3) as http,
+            Client(str(http.base_url)) as client,
+        ):
+            for _ in range(100):
+                if tried:
+                    break
+                time.sleep(0.05)
+            time.sleep(0.2)
+            assert len(tried) == 1
+            teach(client, 0, 3)  # as many records as a snapshot is taken for
+            for _ in range(100):
+                if len(client.list_snapshots()) > 1:
+                    break
+                time.sleep(0.05)
+            assert len(client.list_snapshots()) > 1
 
 
 class TestReplay:
@@ -262,6 +317,9 @@ class TestLocating:
         ):
             answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6]} | body)
             problem(answer, 422, "invalid-request")
+        for inputs in (3, [], [0.5], [[]]):
+            assert http.post("/v1/locate", json={"inputs": inputs}).status_code == 422
+            assert http.post("/v1/infer", json={"inputs": inputs, "context": "auto"}).status_code == 422
         unknown = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "candidates": ["nobody"]})
         problem(unknown, 404, "unknown-task")
         auto = {"context": "auto", "inputs": [[0.0] * 6], "targets": [0]}

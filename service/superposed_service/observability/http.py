@@ -12,7 +12,7 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superposed_service.observability.metrics import Metrics
-from superposed_service.observability.requests import AUTHOR, STATUS, request_id
+from superposed_service.observability.requests import AUTHOR, CLIENT_LEFT, STATUS, request_id
 from superposed_service.observability.tracer import Tracing
 
 __all__ = ["Observed", "Templates"]
@@ -21,8 +21,8 @@ _log = logging.getLogger("superposed.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # What stands for a path that no route has, and for a method that HTTP does not have: labels are bounded.
 _OTHER = "other"
-# Answered to nobody: the client left before there was an answer.
-_CLIENT_LEFT = 499
+# Longer paths are matched each time: whoever asks is not known yet, and memory is not for anybody to fill.
+_LONGEST_KEPT = 256
 
 
 class Templates:
@@ -46,7 +46,8 @@ class Templates:
         """A request's method and template; `other` where HTTP has no such method, or no route such a path."""
         path: str = scope["path"]
         method: str = scope["method"]
-        return method if method in _METHODS else _OTHER, self._plain.get(path) or self._search(path)
+        search = self._search if len(path) <= _LONGEST_KEPT else self._match
+        return method if method in _METHODS else _OTHER, self._plain.get(path) or search(path)
 
     def _match(self, path: str) -> str:
         return next((template for pattern, template in self._patterns if pattern.fullmatch(path)), _OTHER)
@@ -92,7 +93,7 @@ class Observed:
             await self._app(scope, receive, send)
         finally:
             method, path = self._templates.labels(scope)
-            status, seconds = scope.get(STATUS, _CLIENT_LEFT), perf_counter() - began
+            status, seconds = scope.get(STATUS, CLIENT_LEFT), perf_counter() - began
             self._metrics.request(method, path, status, seconds)
             if self._log == "all" or (self._log == "quiet" and path not in self._hot):
                 known: dict[str, Any] = {"method": method, "path": path, "status_code": status}
@@ -118,4 +119,4 @@ class _Traced:
             try:
                 await self._app(scope, receive, send)
             finally:
-                span.end(scope.get(STATUS, _CLIENT_LEFT), request_id.get())
+                span.end(scope.get(STATUS, CLIENT_LEFT), request_id.get())

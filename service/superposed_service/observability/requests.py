@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["AUTHOR", "PROBES", "STATUS", "header", "request_id"]
+__all__ = ["AUTHOR", "CLIENT_LEFT", "PROBES", "STATUS", "header", "request_id"]
 
 # Where an ASGI scope keeps the status that was answered.
 STATUS = "superposed.status"
 # And the id of the API key that asked.
 AUTHOR = "superposed.author"
+# The status of what was answered to nobody: the client left before.
+CLIENT_LEFT = 499
 
 # Paths that machines ask every few seconds: answered also when nothing else is, and not worth a log line.
 PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
 from superposed_service.callers import ANYONE, calling
-from superposed_service.errors import InvalidRequest, StorageUnavailable, UnknownVersion
+from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
 from superposed_service.problems import problem_of, retry_after
 from superposed_service.protocol_v2 import messages, metadata
 from superposed_service.protocol_v2.wire import CALLS, MESSAGES, SERVICE
@@ -49,8 +51,43 @@ _DATA_TYPES = (
 )  # fmt: skip
 
 _PROBES = {"ServerLive", "ServerReady"}
+# Calls at once: each may hold a body of `max_body_bytes`.
+_MOST_CALLS = 128
 
 Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
+
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Finds what answers a call, before its body is read.
+
+    Args:
+        handler: Given a call's name and its `authorization`.
+    """
+
+    def __init__(self, handler: Callable[[str, str | None], Any]) -> None:
+        self._handler = handler
+
+    def service(self, handler_call_details: Any) -> Any:
+        """None for calls that there are not."""
+        service, _, name = handler_call_details.method.lstrip("/").partition("/")
+        if service != SERVICE or name not in CALLS:
+            return None
+        return self._handler(name, dict(handler_call_details.invocation_metadata).get("authorization"))
+
+
+def _refusing(error: SuperposedError) -> Any:
+    """Answers with an error, whatever comes: of a stream only what is asked for is read."""
+
+    async def refuse(stream: Any, context: Any) -> None:
+        del stream
+        await _abort(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+async def _abort(context: Any, error: SuperposedError) -> None:
+    context.set_trailing_metadata((("retry-after", str(retry_after(error))),))
+    await context.abort(_CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL), str(error))
 
 
 class GrpcFace:
@@ -59,20 +96,21 @@ class GrpcFace:
     Args:
         running: The service behind it.
         quotas: What API keys may ask for.
-        address: Where it listens, `host:port`.
+        cyclic: Whether the store's family is the cyclic one.
     """
 
-    def __init__(self, running: Running, quotas: Quotas, address: str) -> None:
+    def __init__(self, running: Running, quotas: Quotas, *, cyclic: bool = False) -> None:
         self._running = running
         self._quotas = quotas
-        self._address = address
+        self._cyclic = cyclic
+        self._held = 0
+        self._address = running.settings.grpc_address
         most = running.settings.max_body_bytes
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
-            maximum_concurrent_rpcs=running.settings.max_connections,
+            maximum_concurrent_rpcs=min(_MOST_CALLS, running.settings.max_connections),
         )
-        methods = {name: self._method(name) for name in CALLS}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, methods),))
+        self._server.add_generic_rpc_handlers((_Calls(self._handler),))
 
     async def start(self) -> None:
         """Listens.
@@ -90,25 +128,40 @@ class GrpcFace:
         """Finishes what was admitted."""
         await self._server.stop(grace=5.0)
 
-    def _method(self, name: str) -> Any:
+    def _handler(self, name: str, header: str | None) -> Any:
+        """What answers a call, decided by its head: the body of one that is refused is not read."""
+        try:
+            principal = admit(
+                self._running.directory.ledger().api_keys,
+                header,
+                None if name in _PROBES else self._quotas,
+                cyclic=self._cyclic,
+            )
+        except SuperposedError as error:
+            return _refusing(error)
         request, response = (MESSAGES[one] for one in CALLS[name])
-        handler: Handler = getattr(self, f"_{_snake(name)}")
-        quotas = None if name in _PROBES else self._quotas
+        answer: Handler = getattr(self, f"_{_snake(name)}")
 
-        async def behave(asked: Any, context: Any) -> Any:
+        async def behave(body: bytes, context: Any) -> Any:
             try:
-                header = dict(context.invocation_metadata()).get("authorization")
-                principal = admit(self._running.directory.ledger().api_keys, header, quotas)
-                with calling(principal.author or ANYONE, context.time_remaining()):
-                    return response(**await handler(asked, principal))
+                with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
+                    return response(**await answer(_message(request, body), principal))
             except SuperposedError as error:
-                context.set_trailing_metadata((("retry-after", str(retry_after(error))),))
-                code = _CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL)
-                await context.abort(code, str(error))
+                await _abort(context, error)
 
-        return grpc.unary_unary_rpc_method_handler(
-            behave, request_deserializer=request.FromString, response_serializer=response.SerializeToString
-        )
+        return grpc.unary_unary_rpc_method_handler(behave, response_serializer=response.SerializeToString)
+
+    @contextmanager
+    def _holding(self, body: bytes) -> Iterator[None]:
+        """Counts a body's bytes for as long as it is worked on."""
+        most = self._running.settings.max_held_bytes
+        self._held += len(body)
+        try:
+            if self._held > most:
+                raise Overloaded("too many bytes are coming in", expected=f"{most} at most, of all calls")
+            yield
+        finally:
+            self._held -= len(body)
 
     def _checked(self, principal: Principal, model: str, version: str = "") -> str:
         principal.check_contexts([model])
@@ -195,6 +248,13 @@ class GrpcFace:
             "outputs": [column.described() for column in columns],
             "raw_output_contents": [column.raw() for column in columns],
         }
+
+
+def _message(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise InvalidRequest("the body is not the call's message", expected=kind.DESCRIPTOR.name) from None
 
 
 def _tensors(asked: Any) -> dict[str, NDArray[Any]]:

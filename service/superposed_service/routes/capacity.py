@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.describe import capacity_body, interference_body
+from superposed_service.describe import capacity_body, interference_body, task_keys
 from superposed_service.errors import InvalidRequest
 from superposed_service.routes.common import json_response, principal, running
 from superposed_service.schemas import CapacityBody, InterferenceBody
@@ -26,7 +26,7 @@ async def get_capacity(request: Request) -> Response:
 @router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
 async def get_interference(request: Request, tasks: str) -> Response:
     """Overlap of the contexts of up to 24 tasks (`tasks=a,b,c`), and crosstalk at rows kept of them."""
-    keys = list(dict.fromkeys(tasks.split(",")))
+    keys = task_keys(tasks)
     if len(keys) > _MOST_TASKS:
         raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
     for key in keys:

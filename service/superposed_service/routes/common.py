@@ -7,9 +7,12 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
 
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
+from superposed_service.errands import Errand
+from superposed_service.errors import InvalidRequest, Unauthenticated
 from superposed_service.observability.requests import header
 from superposed_service.origin import Origin
 from superposed_service.running import Running
@@ -18,10 +21,12 @@ from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 
 __all__ = [
     "documented_body",
+    "errand",
     "json_response",
     "origin",
     "principal",
     "read",
+    "refuse_repeats",
     "rows_response",
     "running",
     "submit",
@@ -44,8 +49,35 @@ async def origin(request: Request) -> Origin | None:
         InvalidRequest: The key is no key.
     """
     key = request.headers.get("idempotency-key")
-    author = principal(request).author
-    return Origin.of(key, author, request.method, request.url.path, await request.body())
+    author, url = principal(request).author, request.url
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    return Origin.of(key, author, request.method, target, await request.body())
+
+
+def refuse_repeats(request: Request) -> None:
+    """Refuses an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest(
+            "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
+            expected="a request without one",
+        )
+
+
+async def errand(request: Request) -> Errand:
+    """What a request that makes several changes goes by.
+
+    Raises:
+        InvalidRequest: Its `Idempotency-Key` is no key.
+    """
+    asker, keys = principal(request), running(request).directory.ledger().api_keys
+
+    async def check() -> None:
+        if not asker.is_still_good(keys):
+            raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+        if await request.is_disconnected():
+            raise ClientDisconnect
+
+    return Errand(await origin(request), asker.author, check)
 
 
 async def submit(request: Request, change: Change) -> JsonObject:

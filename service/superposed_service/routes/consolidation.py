@@ -6,7 +6,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.consolidating import consolidate
-from superposed_service.routes.common import documented_body, json_response, origin, principal, read, running
+from superposed_service.errands import check_steps
+from superposed_service.routes.common import documented_body, errand, json_response, read, running
 from superposed_service.schemas import ConsolidateAnswer, ConsolidateBody
 
 __all__ = ["router"]
@@ -27,11 +28,8 @@ async def post(request: Request) -> Response:
     """
     body = await read(request, ConsolidateBody)
     service = running(request)
+    check_steps(body.steps, service.settings.max_request_steps)
     answer = await consolidate(
-        service.engine,
-        body.steps,
-        service.settings.consolidation_slice,
-        await origin(request),
-        principal(request).author,
+        service.engine, body.steps, service.settings.consolidation_slice, await errand(request)
     )
     return json_response(answer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
@@ -23,6 +24,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 # A client that takes nothing for so long is gone, or as good as gone.
 _STALLED_S = 30.0
+_EVENT_ID = re.compile(r"\d{1,19}", re.ASCII)
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Server-sent events, until either side ends them.",
@@ -72,7 +74,7 @@ async def listen(
     far as it is remembered. Whoever does not take its events in time is told `dropped`, and the stream ends.
     """
     service, asker = running(request), principal(request)
-    subscription = service.events.subscribe(_after(last_event_id, after))
+    subscription = service.events.subscribe(_after(last_event_id, after), asker.author)
     told = _told(service, asker, subscription)
     return _EventStream(told, ended=lambda: service.events.unsubscribe(subscription))
 
@@ -80,7 +82,7 @@ async def listen(
 def _after(last_event_id: str | None, after: int | None) -> int | None:
     if last_event_id is None:
         return after
-    if not last_event_id.isdecimal():
+    if not _EVENT_ID.fullmatch(last_event_id):
         raise InvalidRequest(
             "Last-Event-ID: not one that this service gave",
             expected="a sequence number",

@@ -8,7 +8,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.routes.common import documented_body, json_response, principal, read, running
+from superposed_service.routes.common import (
+    documented_body,
+    json_response,
+    principal,
+    read,
+    refuse_repeats,
+    running,
+)
 from superposed_service.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 from superposed_service.security import create, keys_body, revoke, rotate
 
@@ -45,6 +52,7 @@ async def list_all(request: Request) -> Response:
 )
 async def make(request: Request) -> Response:
     """The answer shows the key for the only time. From the first one on, every request needs one."""
+    refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
     service = running(request)
     most = service.settings.max_api_keys
@@ -68,6 +76,7 @@ async def end(request: Request, identifier: str) -> Response:
 )
 async def renew(request: Request, identifier: str) -> Response:
     """The old secret is no good from now on; id, scope and pattern stay."""
+    refuse_repeats(request)
     made = await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier))
     _note(request, "API key rotated", identifier)
     return _new(made)

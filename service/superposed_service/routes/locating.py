@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.locating import find_context
+from superposed_service.locating import all_tasks, check_tries, find_context, named, tries
 from superposed_service.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.rows import Rows
 from superposed_service.schemas import LocateAnswer, LocateBody
@@ -29,16 +29,25 @@ async def locate(request: Request) -> Response:
     return json_response(await answer_locate(request, await read(request, LocateBody)))
 
 
-async def answer_locate(request: Request, body: LocateBody) -> dict[str, Any]:
-    """What the store finds for the body of whoever asks."""
+async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> dict[str, Any]:
+    """What the store finds for the body of whoever asks.
+
+    Args:
+        request: Whoever asks has to have quota for every row under every candidate,
+        body: What is asked.
+        answered: and for so many rows that are answered afterwards.
+    """
     service, asking = running(request), principal(request)
-    rows = Rows(None, body.candidates, body.inputs)
-    service.engine.check_rows(rows)
+    engine, most = service.engine, service.settings.max_tries
+    engine.check_rows(Rows(None, body.candidates, body.inputs))
     asking.check_contexts(body.candidates or _powers(body))
-    asking.spend(rows=len(rows))
-    return await service.engine.call(
-        partial(find_context, body, may_name=asking.may_name, most=service.settings.max_tries)
-    )
+    candidates = named(body)
+    if body.candidates is None and body.exponent_of is None:
+        candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
+    count = tries(body, candidates)
+    check_tries(count, most)
+    asking.spend(rows=count + answered)
+    return await engine.call(partial(find_context, body, candidates, most=most), size=count)
 
 
 def _powers(body: LocateBody) -> list[str]:

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from superposed_service import codec
 from superposed_service.describe import model_bytes
 from superposed_service.learning_in import learn_model
-from superposed_service.routes.common import json_response, origin, principal, running
+from superposed_service.routes.common import errand, json_response, principal, running
 from superposed_service.schemas import LearnModelAnswer
 
 __all__ = ["router"]
@@ -29,13 +29,12 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
     asker.check_task(key)
     answer = await learn_model(
         service.engine,
+        service.settings,
         key,
         await request.body(),
         passes,
-        service.settings.max_rows,
         lambda rows, updates: asker.spend(rows=rows, updates=updates),
-        await origin(request),
-        asker.author,
+        await errand(request),
     )
     return json_response(answer)
 

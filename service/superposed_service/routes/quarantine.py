@@ -30,7 +30,7 @@ async def list_all(request: Request) -> Response:
 async def quarantine(request: Request) -> Response:
     """As the guard does by itself where updates push other tasks down."""
     body = await read(request, QuarantineBody)
-    await running(request).engine.call(lambda store: check_source(store, body.source))
+    await running(request).engine.call_writer(lambda writer: check_source(writer, body.source))
     change = Quarantine(body.source, {"by": "request", "text": body.reason})
     return json_response(await submit(request, change))
 

@@ -45,6 +45,13 @@ def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) ->
     return rows
 
 
+async def _located(request: Request, body: InferBody) -> tuple[Rows, dict[str, Any]]:
+    """The rows under the task that they fit best, and which that is and how sure it is."""
+    answered = len(Rows(None, None, body.inputs))
+    found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
+    return Rows(found["best"], None, body.inputs), {"located": found["scores"][0]}
+
+
 def _known(measured: object) -> dict[str, Any]:
     return {name: value for name, value in vars(measured).items() if value is not None}
 
@@ -58,17 +65,12 @@ def _known(measured: object) -> dict[str, Any]:
 async def infer(request: Request) -> Response:
     """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
     body = await read(request, InferBody)
-    located = await _locate(request, body) if body.context == AUTO else {}
-    answer = await running(request).engine.infer(_rows(request, body))
+    if body.context == AUTO:
+        rows, located = await _located(request, body)
+    else:
+        rows, located = _rows(request, body), {}
+    answer = await running(request).engine.infer(rows)
     return rows_response(request, codec.render_answer(answer, body.return_) | located)
-
-
-async def _locate(request: Request, body: InferBody) -> dict[str, Any]:
-    """Puts the task that the rows fit best in the body, and says which it is and how sure that is."""
-    question = LocateBody(inputs=body.inputs)
-    found = await answer_locate(request, question)
-    body.context = found["best"]
-    return {"located": found["scores"][0]}
 
 
 @router.post(

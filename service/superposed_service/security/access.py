@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from starlette.routing import BaseRoute, Match, compile_path
 from starlette.types import Scope
 
-from superposed.contexts import as_expression, flatten
+from superposed.contexts import Leaf, as_expression, flatten
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_service.errors import Forbidden
 from superposed_service.observability.requests import AUTHOR, header
@@ -31,7 +31,8 @@ _ALLOWED = {
     "admin": {"admin"},
 }
 # With powers near 0, and with mixtures of many, all contexts meet in the identity: what is answered there is
-# everybody's. The root of the sum of (weight x exponent)² tells how far from it a composition is.
+# everybody's. The root of the sum of (weight x exponent)² tells how far from it a composition is; in cyclic
+# stores, where an exponent turns a context and does not scale it, that of weight².
 _SMALLEST_DISTANCE = 0.499
 
 # What each route needs; None for nothing. A route that is not here is for nobody.
@@ -101,10 +102,12 @@ class Principal:
     Args:
         key: The API key; None on a server without keys, where anyone may do anything.
         quotas: What it may ask for; None for anything.
+        cyclic: Whether the store's family is the cyclic one.
     """
 
     key: ApiKey | None = None
     quotas: Quotas | None = None
+    cyclic: bool = False
 
     def spend(self, *, rows: int, updates: int = 0) -> None:
         """Counts rows, and whether they are an update, before anything is done with them.
@@ -160,16 +163,23 @@ class Principal:
             expression = as_expression(context)
             text = context if isinstance(context, str) else str(expression)
             seen.add(text)
-            shares: dict[str, float] = defaultdict(float)
-            for leaf in flatten(expression):
+            leaves = flatten(expression)
+            for leaf in leaves:
                 self.check_task(leaf.key)
-                shares[leaf.key] += leaf.weight * (1.0 if leaf.exponent is None else leaf.exponent)
-            if math.sqrt(sum(share**2 for share in shares.values())) < _SMALLEST_DISTANCE:
+            if self._distance(leaves) < _SMALLEST_DISTANCE:
                 raise Forbidden(
                     "this API key may not use exponents near 0 or mixtures of many, where all contexts meet",
                     expected="an exponent of 0.5 or more, up to 4 equal parts",
                     received=text,
                 )
+
+    def _distance(self, leaves: Iterable[Leaf]) -> float:
+        """How far from the identity a composition is."""
+        shares: dict[str, float] = defaultdict(float)
+        for leaf in leaves:
+            scale = 1.0 if self.cyclic or leaf.exponent is None else leaf.exponent
+            shares[leaf.key] += leaf.weight * scale
+        return math.sqrt(sum(share**2 for share in shares.values()))
 
 
 def principal_of(scope: Mapping[str, object]) -> Principal:
@@ -179,13 +189,14 @@ def principal_of(scope: Mapping[str, object]) -> Principal:
     return found
 
 
-def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal:
+def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None, *, cyclic: bool = False) -> Principal:
     """Whoever carries an `Authorization` header, where scope infer is needed.
 
     Args:
         keys: The API keys.
         header: What the request carries.
         quotas: What each key may ask for; None for what everyone may always ask.
+        cyclic: Whether the store's family is the cyclic one.
 
     Raises:
         Unauthenticated: There are API keys, and the header carries none that is good.
@@ -197,7 +208,7 @@ def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None) -> Principal
         _check_scope(key, "infer")
     if quotas is not None:
         quotas.spend(key, requests=1)
-    return Principal(key, quotas)
+    return Principal(key, quotas, cyclic)
 
 
 def _check_scope(key: ApiKey, needed: str | None) -> None:
@@ -219,12 +230,16 @@ class Access:
         keys: The API keys.
         routes: The application's routes: those without a rule are for nobody.
         quotas: How many requests each key may send.
+        cyclic: Whether the store's family is the cyclic one.
     """
 
-    def __init__(self, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas) -> None:
+    def __init__(
+        self, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas, *, cyclic: bool = False
+    ) -> None:
         self._keys = keys
         self._routes = routes
         self._quotas = quotas
+        self._cyclic = cyclic
         self._patterns = [
             (method, compile_path(path)[0], needed)
             for (method, path), needed in ACCESS_RULES.items()
@@ -249,7 +264,7 @@ class Access:
             return Principal()
         key = self._allowed(scope, needed) if len(self._keys) else None
         self._quotas.spend(key, requests=1)
-        return Principal(key, self._quotas)
+        return Principal(key, self._quotas, self._cyclic)
 
     def _needed(self, method: str, path: str) -> list[str | None]:
         """The rule of a route; nothing where there is none."""

@@ -14,6 +14,7 @@ from typing import cast
 import httptools
 
 from superposed_service.workers.convert import HEAD_LENGTH, HOT_PATHS, TENSORS_MEDIA_TYPE, is_json, to_tensors
+from superposed_service.workers.refusals import refusal
 
 __all__ = ["Client", "Limits"]
 
@@ -25,15 +26,19 @@ _REWRITTEN = _FRAMING | {b"content-type", HEAD_LENGTH}
 
 @dataclass(frozen=True)
 class Limits:
-    """How much, and how long, a worker holds back before it passes a request on as it comes.
+    """How much of a request, and how long, a worker holds back.
 
     Args:
-        body_bytes: Of a body; the engine refuses a larger one.
-        body_s: Seconds that a body may take to come.
+        body_bytes: Of a body; a larger one is passed on as it comes, and the engine refuses it.
+        body_s: Seconds that a body may take to come, until it is passed on so.
+        head_bytes: Of a head that is not here as a whole yet; a longer one is refused.
+        head_s: Seconds that a head may take to come.
     """
 
     body_bytes: int
     body_s: float
+    head_bytes: int
+    head_s: float
 
 
 class _Engine(asyncio.Protocol):
@@ -91,6 +96,8 @@ class Client(asyncio.Protocol):
         self._client: asyncio.Transport | None = None
         self._engine: asyncio.Transport | None = None
         self._early: list[bytes] = []  # for an engine that is not connected yet
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
         self._begin()
 
     # From the client
@@ -101,6 +108,7 @@ class Client(asyncio.Protocol):
         connecting = loop.create_unix_connection(lambda: _Engine(self), self._engine_path)
         self._connecting = loop.create_task(connecting)
         self._connecting.add_done_callback(self._connect_failed)
+        self._await_head()
 
     def _connect_failed(self, task: asyncio.Task[object]) -> None:
         if not task.cancelled() and task.exception() is not None:
@@ -111,6 +119,7 @@ class Client(asyncio.Protocol):
         if self._opaque:
             self._pass(data)
             return
+        self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -118,8 +127,11 @@ class Client(asyncio.Protocol):
             self._pass(data[upgrade.args[0] :])
         except httptools.HttpParserError:
             self._opaque = True
+            self._stop_waiting()
             self._flush()
             self._pass(_NOT_HTTP)
+        if self._head_timer is not None and self._head_bytes > self._limits.head_bytes:
+            self._refuse(431)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client has left: so does what it waits for."""
@@ -174,6 +186,21 @@ class Client(asyncio.Protocol):
         if self._draining and idle and self._client is not None:
             self._client.close()
 
+    def _await_head(self) -> None:
+        """From now on a head has to come; its bytes are counted from the next ones on."""
+        self._head_bytes = 0
+        if self._head_timer is None:
+            loop = asyncio.get_running_loop()
+            self._head_timer = loop.call_later(self._limits.head_s, self._refuse, 408)
+
+    def _refuse(self, status: int) -> None:
+        """Answers, where no other answer is due, and closes the connection."""
+        if self._client is None or self._client.is_closing():
+            return
+        if self._answers.count >= self._asked:
+            self._client.write(refusal(status))
+        self._client.close()
+
     # The request that is being read: callbacks of the parser
 
     def _begin(self) -> None:
@@ -189,6 +216,7 @@ class Client(asyncio.Protocol):
         """A request begins."""
         self._begin()
         self._head = True
+        self._await_head()
 
     def on_url(self, url: bytes) -> None:
         """Its target, or a part of it."""
@@ -200,6 +228,7 @@ class Client(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Decides whether its body is held back."""
+        self._stop_waiting()
         lower = {name.lower(): value for name, value in self._headers}
         self._chunked = b"chunked" in lower.get(b"transfer-encoding", b"").lower()
         length = lower.get(b"content-length", b"")
@@ -244,9 +273,10 @@ class Client(asyncio.Protocol):
         self._asked += 1
 
     def _stop_waiting(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
+        for timer in (self._deadline, self._head_timer):
+            if timer is not None:
+                timer.cancel()
+        self._deadline = self._head_timer = None
 
     # To the engine
 

@@ -18,6 +18,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError
+from superposed_service.connections import bounded_protocol
 from superposed_service.errors import NotReady
 from superposed_service.settings import Settings
 
@@ -66,6 +67,8 @@ class _Workers(threading.Thread):
             *("--engine", str(engine)),
             *("--body-bytes", str(settings.max_body_bytes)),
             *("--body-s", str(settings.request_timeout_s)),
+            *("--head-bytes", str(settings.max_header_bytes)),
+            *("--head-s", str(settings.header_timeout_s)),
             *("--grace-s", str(GRACE_S)),
         ]
         self._ending = threading.Event()
@@ -82,8 +85,15 @@ class _Workers(threading.Thread):
 
     def run(self) -> None:
         """Starts them once the engine answers, and looks after them until they are to end."""
-        while not (self.server.started or self._ending.wait(_LOOK_S)):
-            pass
+        try:
+            while not (self.server.started or self._ending.wait(_LOOK_S)):
+                pass
+            self._look_after_them()
+        finally:  # whatever happened: nobody else ends the engine's server
+            self._listening.close()
+            self.server.should_exit = True
+
+    def _look_after_them(self) -> None:
         # Workers end when nobody holds the writing end any more: with this process, however that ends.
         alive, held = os.pipe()
         workers: list[subprocess.Popen[bytes]] = []
@@ -93,7 +103,7 @@ class _Workers(threading.Thread):
                 workers.remove(worker)
                 self._ending.wait(_RESTART_S)  # should it end at once each time, it is not all that is done
             if len(workers) < self._count:
-                workers.append(self._start_one(alive))
+                workers += self._start_one(alive)
         self._end_streams()
         for worker in workers:
             worker.send_signal(signal.SIGTERM)
@@ -101,13 +111,18 @@ class _Workers(threading.Thread):
             worker.wait()
         os.close(alive)
         os.close(held)
-        self._listening.close()
-        self.server.should_exit = True
 
-    def _start_one(self, alive: int) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(  # noqa: S603 - our own command
-            self._command, stdin=alive, pass_fds=[self._listening.fileno()], start_new_session=True
-        )
+    def _start_one(self, alive: int) -> list[subprocess.Popen[bytes]]:
+        """A worker; none where the system has no room for it now."""
+        try:
+            worker = subprocess.Popen(  # noqa: S603 - our own command
+                self._command, stdin=alive, pass_fds=[self._listening.fileno()], start_new_session=True
+            )
+        except OSError as error:
+            _log.error("no worker could be started, it is tried again: %s", error)
+            self._ending.wait(_RESTART_S)
+            return []
+        return [worker]
 
 
 class Front:
@@ -139,9 +154,12 @@ class Front:
         self._folder = tempfile.TemporaryDirectory(prefix="superposed-")  # its owner's alone
         engine = Path(self._folder.name) / "engine"
         self._workers = _Workers(self._listening, engine, settings, end_streams)
+        # What comes here has been with a worker first, which may have held it back so long.
+        held_s = settings.header_timeout_s + settings.request_timeout_s
         config = uvicorn.Config(
             app,
             uds=str(engine),
+            http=bounded_protocol(settings.model_copy(update={"header_timeout_s": held_s})),
             log_config=None,
             access_log=False,
             proxy_headers=False,

@@ -51,11 +51,13 @@ def main() -> None:
     parser.add_argument("--engine", required=True, help="The path of the engine's socket.")
     parser.add_argument("--body-bytes", type=int, required=True)
     parser.add_argument("--body-s", type=float, required=True)
+    parser.add_argument("--head-bytes", type=int, required=True)
+    parser.add_argument("--head-s", type=float, required=True)
     parser.add_argument("--grace-s", type=float, required=True)
     asked = parser.parse_args()
     listening = socket.socket(fileno=asked.listening)
     listening.setblocking(False)
-    limits = Limits(asked.body_bytes, asked.body_s)
+    limits = Limits(asked.body_bytes, asked.body_s, asked.head_bytes, asked.head_s)
     uvloop.run(_serve(listening, asked.engine, limits, asked.grace_s))
 
 

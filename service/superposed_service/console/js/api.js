@@ -94,7 +94,7 @@ export async function call(method, path, { body, signal } = {}) {
   /** @type {Record<string, string>} */
   const headers = { ...credentials(), Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (method !== "GET" && !/^v1\/(infer|evaluate|locate)$/.test(path)) headers["Idempotency-Key"] = token();
+  if (method !== "GET" && !/^v1\/((infer|evaluate|locate)$|keys)/.test(path)) headers["Idempotency-Key"] = token();
   let response;
   try {
     response = await fetch(path, { method, headers, signal, body: body === undefined ? undefined : JSON.stringify(body), cache: "no-store" });

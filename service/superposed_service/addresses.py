@@ -1,0 +1,49 @@
+"""Where the service listens: on loopback only, unless somebody controls access."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from superposed.errors import ConfigError
+from superposed_service.settings import Settings
+
+__all__ = ["check_addresses", "joined"]
+
+
+def joined(host: str, port: int) -> str:
+    """`host:port`, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
+    """Checks that nobody but this machine's users reaches the service, over HTTP or gRPC, without an API key.
+
+    Args:
+        settings: Where it will listen.
+        allowed: Whether others may: something in front controls access.
+        has_keys: Whether there are API keys.
+
+    Raises:
+        ConfigError: Others could.
+    """
+    if allowed or has_keys:
+        return
+    hosts = {settings.host: settings.host}
+    if settings.grpc_address:
+        hosts[settings.grpc_address] = settings.grpc_address.rpartition(":")[0].strip("[]")
+    for address, host in hosts.items():
+        if not _is_local(host):
+            raise ConfigError(
+                "anyone who reaches this address could read and change every task",
+                expected="API keys (superposed keys create), a loopback address, or --allow-unauthenticated"
+                " where access is controlled in front",
+                received=address,
+            )
+
+
+def _is_local(host: str) -> bool:
+    """Whether only this machine reaches what listens there; an empty host is every interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
