@@ -56,7 +56,7 @@ def serve(path: Path, port: int, durable: bool) -> None:
     if not durable:
         directory_module.Ledger = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
-        settings = Settings(directory=path, threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
+        settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")
 
 
@@ -230,7 +230,7 @@ def replay(records: int) -> dict[str, Any]:
         bare = WeightStore()
         with DataDirectory(path) as directory:
             begin(directory, bare)
-            writer, _ = open_store(directory, Settings(directory=path, device="cpu"))
+            writer, _ = open_store(directory, Settings(device="cpu"))
             writer.commit([Write(Register(lambda _: schema))])
             writer.apply_next()
             for number in range(records):
@@ -248,7 +248,7 @@ def replay(records: int) -> dict[str, Any]:
             bare_s = time.perf_counter() - started
             with DataDirectory(path) as directory:
                 started = time.perf_counter()
-                writer, recovery = open_store(directory, Settings(directory=path, device="cpu"))
+                writer, recovery = open_store(directory, Settings(device="cpu"))
                 turns.append({"bare_loop_s": bare_s, "start_s": time.perf_counter() - started})
                 assert recovery.replayed == records + 1
                 assert writer.store.digest() == bare.digest()
@@ -282,11 +282,11 @@ def large_snapshot() -> dict[str, Any]:
         forget(file)
         with DataDirectory(path) as directory:
             started = time.perf_counter()
-            writer, _ = open_store(directory, Settings(directory=path, device="cpu"))
+            writer, _ = open_store(directory, Settings(device="cpu"))
             start_s = time.perf_counter() - started
             started = time.perf_counter()
             writer.store.sequence += 1  # another store, so another snapshot
-            take(writer, directory, Settings(directory=path))
+            take(writer, directory, Settings())
             take_s = time.perf_counter() - started
     return {"bytes": size, "read_s": read_s, "start_s": start_s, "snapshot_s": take_s}
 

@@ -71,7 +71,7 @@ def serve(path: Path, port: int, durable: bool, seen: Path) -> None:
     if not durable:
         directory_module.Ledger = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
-        settings = Settings(directory=path, threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
+        settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")
 
 

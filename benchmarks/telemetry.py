@@ -90,7 +90,7 @@ def run(seconds: float) -> dict[str, list[float]]:
         DataDirectory(Path(folder) / "store") as directory,
     ):
         begin(directory, WeightStore())
-        app = create_app(Settings(directory=directory.path, threads=1), directory)
+        app = create_app(Settings(threads=1), directory)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         thread = threading.Thread(target=server.run)
         thread.start()

@@ -43,7 +43,7 @@ def serving(
 ) -> Iterator[httpx.Client]:
     """The application over a directory, served on loopback by a thread of this process."""
     small = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10}
-    chosen = Settings(directory=path, **(small | settings))  # type: ignore[arg-type]
+    chosen = Settings(**(small | settings))  # type: ignore[arg-type]
     with DataDirectory(path, snapshots_kept=chosen.snapshots_kept) as directory:
         api = create_api(chosen, directory)
         if change is not None:

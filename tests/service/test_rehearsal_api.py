@@ -317,7 +317,7 @@ class TestLocating:
         ):
             answer = http.post("/v1/locate", json={"inputs": [[0.0] * 6]} | body)
             problem(answer, 422, "invalid-request")
-        for inputs in (3, [], [0.5], [[]]):
+        for inputs in (3, [], [0.5], [[]], [[1.0, 2.0], [3.0]]):
             assert http.post("/v1/locate", json={"inputs": inputs}).status_code == 422
             assert http.post("/v1/infer", json={"inputs": inputs, "context": "auto"}).status_code == 422
         unknown = http.post("/v1/locate", json={"inputs": [[0.0] * 6], "candidates": ["nobody"]})
