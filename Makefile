@@ -53,6 +53,7 @@ experiments: $(SETUP)
 	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --decay 0.9 --epsilon 1e-10 --seed $$seed; done
 	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
 	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --tasks 100 --consolidation 2000 --seed $$seed; done
+	$(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --units 1024 --hidden-layers 2 --tasks 250
 	for tasks in 25 50 100; do for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks $$tasks --steps 2000 --evaluate-every 25 --results docs/results/rehearsal --seed $$seed; done; done
 	for rate in 1e-3 3e-3 1e-2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --batch-ensemble $(REHEARSED) --tasks 25 --learning-rate $$rate; done
 	$(BIN)/superposed experiment permuted-mnist --no-superposed --standard-rehearsed $(REHEARSED) --tasks 50

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +43,9 @@ def plot_permuted(results: Path) -> Path:
     for place, name in enumerate(order):
         for axes, field in zip(panels, ("mean", "task_1"), strict=True):
             values = runs[name][field]
+            measured = [(tasks, value) for tasks, value in enumerate(values, 1) if value is not None]
             axes.plot(
-                range(1, len(values) + 1),
-                [math.nan if value is None else value for value in values],
+                *zip(*measured, strict=True),
                 label=name,
                 marker="." if None in values else None,
                 color=colours[place % len(colours)],
