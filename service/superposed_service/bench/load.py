@@ -142,10 +142,7 @@ async def _drive(load: Load, requests: Sequence[bytes], draw: np.random.Generato
             if moment < load.seconds:
                 times.put_nowait(started + float(moment))
     await asyncio.gather(
-        *(
-            _connection(load, requests, place, started, times, outcome)
-            for place in range(load.connections)
-        )
+        *(_connection(load, requests, place, started, times, outcome) for place in range(load.connections))
     )
     outcome.seconds = outcome.seconds or time.perf_counter() - started
     return outcome
