@@ -227,7 +227,7 @@ def test_the_command_line_sets_them_and_old_keys_still_open(tmp_path: Path) -> N
 
 def test_the_sdk_waits_as_long_as_it_is_told(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "store")
-    with serving(path, quota_requests_per_s=2, quota_burst_s=0.5) as http:
+    with serving(path, quota_requests_per_s=0.5, quota_burst_s=1) as http:
         with Client(str(http.base_url), retries=RetryPolicy(retries=0)) as client:
             client.store()
             with pytest.raises(QuotaExceeded, match="quota of requests"):
