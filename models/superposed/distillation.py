@@ -16,7 +16,7 @@ from superposed.outlines import outline
 from superposed.retrieval import RetrievedModel
 from superposed.task_schema import TaskSchema
 
-__all__ = ["Lessons", "lessons"]
+__all__ = ["Lessons", "held_out", "lessons"]
 
 # The teacher's answers to this share of the rows are not learned: agreement is measured there.
 _HELD_OUT, _LEAST_HELD = 0.2, 2
@@ -89,8 +89,13 @@ def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
     if not bool(torch.isfinite(answers).all()):
         raise NonFiniteInput("the network's answers to its rows are not finite")
     targets = answers.argmax(1) if schema.loss == "cross_entropy" else answers
-    held = max(_LEAST_HELD, int(_HELD_OUT * len(rows)))
+    held = held_out(len(rows))
     return Lessons(rows[held:], targets[held:].clone(), rows[:held], targets[:held].clone())
+
+
+def held_out(rows: int) -> int:
+    """How many of so many sample rows are not learned."""
+    return max(_LEAST_HELD, int(_HELD_OUT * rows))
 
 
 def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:

@@ -18,13 +18,15 @@ from superposed.learning import row_losses
 from superposed.store import WeightStore
 from superposed.targets import Target, read_targets
 
-__all__ = ["Located", "Score", "locate", "locate_exponent"]
+__all__ = ["EXPONENT_TRIES", "Located", "Score", "check_tries", "locate", "locate_exponent"]
 
 # So many rows are answered at once, whatever contexts they are tried under.
 _ROWS_AT_ONCE = 4096
 _MOST_SHOWN = 100
 # Exponents: a grid over the whole range, then finer ones around the best.
 _GRID, _FINER, _ROUNDS = 65, 9, 4
+# So many powers it tries at most for each row.
+EXPONENT_TRIES = _GRID + (_ROUNDS - 1) * _FINER
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def locate_exponent(
     """
     low, high = exponents
     rows = read_rows(inputs)
-    _check_tries(len(rows) * (_GRID + (_ROUNDS - 1) * _FINER), most)
+    check_tries(len(rows) * EXPONENT_TRIES, most)
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
     for _ in range(_ROUNDS):
@@ -125,7 +127,8 @@ def locate_exponent(
     return _ranked(names, np.asarray(list(tried.values())), len(rows))
 
 
-def _check_tries(tries: int, most: int) -> None:
+def check_tries(tries: int, most: int) -> None:
+    """Raises `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
     if tries > most:
         raise CapacityExceeded(
             "too many rows and candidates to try them all",
@@ -142,7 +145,7 @@ def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], 
         for name in dict.fromkeys(candidates)
         if name not in tasks or tasks.get(name).schema.inputs == width
     ]
-    _check_tries(len(rows) * len(names), most)
+    check_tries(len(rows) * len(names), most)
     names = [name for name in names if store.resolve(name).task.schema.inputs == width]
     if not names:
         raise ShapeError(

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from superposed.distillation import Lessons, lessons
+from superposed.distillation import Lessons, held_out, lessons
 from superposed.retrieval import RetrievedModel
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
@@ -99,10 +99,10 @@ class _Plan:
 
 
 def _learned(model: RetrievedModel) -> int:
-    """How many of a network's sample rows are learned: all but a fifth, and two at least."""
+    """How many of a network's sample rows are learned."""
     rows = model.tensors.get("rows")
     count = len(rows) if rows is not None and rows.ndim else 0
-    return max(0, count - max(2, count // 5))
+    return max(0, count - held_out(count))
 
 
 async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:

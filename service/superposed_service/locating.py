@@ -7,18 +7,15 @@ from dataclasses import asdict
 from typing import Any
 
 from superposed.contexts import as_expression
-from superposed.errors import CapacityExceeded
-from superposed.locating import locate, locate_exponent
+from superposed.locating import EXPONENT_TRIES, check_tries, locate, locate_exponent
 from superposed.store import WeightStore
 from superposed_service.rows import Rows
 from superposed_service.schemas import LocateBody
 
-__all__ = ["AUTO", "all_tasks", "check_tries", "find_context", "named", "tries"]
+__all__ = ["AUTO", "all_tasks", "find_context", "named", "tries"]
 
 # The context of a request that leaves it to the service to find one.
 AUTO = "auto"
-# So many powers of a task a search for its exponent tries at most: a grid, and three finer ones.
-_POWERS = 65 + 3 * 9
 
 
 def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool]) -> list[str]:
@@ -50,20 +47,12 @@ def _width(inputs: Any) -> int:
         return -1
 
 
-def tries(body: LocateBody, candidates: Sequence[str]) -> int:
-    """How many answers, rows times candidates, a search computes at most."""
-    count = _POWERS if body.exponent_of is not None else len(candidates)
-    return len(Rows(None, None, body.inputs)) * count
-
-
-def check_tries(count: int, most: int) -> None:
-    """Raises `CapacityExceeded` where a search would compute more answers than it may."""
-    if count > most:
-        raise CapacityExceeded(
-            "too many rows and candidates to try them all",
-            expected=f"{most} rows times candidates at most",
-            received=count,
-        )
+def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
+    """How many answers, rows times candidates, a search computes; raises `CapacityExceeded` beyond `most`."""
+    count = EXPONENT_TRIES if body.exponent_of is not None else len(candidates)
+    wanted = len(Rows(None, None, body.inputs)) * count
+    check_tries(wanted, most)
+    return wanted
 
 
 def find_context(

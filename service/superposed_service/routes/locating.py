@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.locating import all_tasks, check_tries, find_context, named, tries
+from superposed_service.locating import all_tasks, find_context, named, tries
 from superposed_service.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.rows import Rows
 from superposed_service.schemas import LocateAnswer, LocateBody
@@ -44,8 +44,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
-    count = tries(body, candidates)
-    check_tries(count, most)
+    count = tries(body, candidates, most)
     asking.spend(rows=count + answered)
     return await engine.call(partial(find_context, body, candidates, most=most), size=count)
 
