@@ -90,7 +90,7 @@ class Settings(BaseSettings):
     quota_rows_per_s: float = Field(0.0, ge=0, description="The same for rows, of whatever kind of request.")
     quota_updates_per_s: float = Field(0.0, ge=0, description="The same for updates.")
     quota_burst_s: float = Field(
-        2.0, gt=0, description="So many seconds' worth of a quota may be used at once, after a pause."
+        0.25, gt=0, description="So many seconds' worth of a quota may be used at once, after a pause."
     )
 
     event_subscribers: int = Field(64, ge=0, description="Who may listen to events at once.")
