@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,9 +88,10 @@ class Pinned:
         return int(pages) * os.sysconf("SC_PAGESIZE")
 
     def _watch(self) -> None:
-        while self.process.poll() is None:
-            self.most_rss = max(self.most_rss, self.rss())
-            time.sleep(0.05)
+        with suppress(FileNotFoundError):  # it has ended
+            while self.process.poll() is None:
+                self.most_rss = max(self.most_rss, self.rss())
+                time.sleep(0.05)
 
     def key(self, **more: Any) -> str:
         headers = {"Authorization": f"Bearer {self.admin}"}
@@ -136,7 +137,10 @@ def probing(url: str, seconds: float, pause: float = 0.1) -> dict[str, Any]:
     with httpx.Client(base_url=url, timeout=10) as client:
         while time.monotonic() < until:
             started = time.perf_counter()
-            failed += client.get("/health/ready").status_code != 200
+            try:
+                failed += client.get("/health/ready").status_code != 200
+            except httpx.HTTPError:
+                failed += 1
             latencies.append(1000 * (time.perf_counter() - started))
             time.sleep(pause)
     return {"probes": len(latencies), "failed": failed, "slowest_ms": max(latencies)}

@@ -15,7 +15,16 @@ from superposed.contexts import Context
 from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
 from superposed.tasks import TaskState
 
-__all__ = ["Batch", "ResolvedContext", "check_finite", "merge", "one_context", "per_row", "read_rows"]
+__all__ = [
+    "Batch",
+    "ResolvedContext",
+    "check_finite",
+    "foreign",
+    "merge",
+    "one_context",
+    "per_row",
+    "read_rows",
+]
 
 
 @dataclass(frozen=True)
@@ -232,3 +241,8 @@ def merge(batches: Sequence[Batch]) -> Batch:
         torch.from_numpy(index) if len(parts) > 1 else None,
         torch.cat([batch.inputs for batch in batches]),
     )
+
+
+def foreign(numbers: Tensor, widths: Tensor) -> Tensor:
+    """(B, N) bool: what is padding in rows of inputs or outputs, each as wide as its task: `widths` (B,)."""
+    return torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None]

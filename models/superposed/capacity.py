@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,8 @@ class LayerCrosstalk:
 class TasksLeft:
     """How many more tasks like these fit before the mean accuracy falls by `for_drop`.
 
-    `low` and `high` are two standard errors of the measured slope away.
+    `low` and `high` are for a fall that is measured two standard deviations too large or too small, and a
+    slope that is two standard errors steeper or gentler.
     """
 
     estimate: int
@@ -95,10 +97,14 @@ def _tasks_left(store: WeightStore) -> TasksLeft | None:
     count, mean = np.array(points).T
     centred = count - count.mean()
     slope = float(centred @ mean / (centred @ centred))
-    residual = mean - mean.mean() - slope * centred
-    error = float(np.sqrt(residual @ residual / (len(points) - 2) / (centred @ centred)))
     if slope >= 0:
         return None
-    gentle, steep = min(-1e-12, slope + 2 * error), slope - 2 * error
-    estimate, low, high = (int(min(_MOST, _FOR_DROP / -value)) for value in (slope, steep, gentle))
-    return TasksLeft(estimate, low, high, _FOR_DROP)
+    residual = mean - mean.mean() - slope * centred
+    deviation = float(np.sqrt(residual @ residual / (len(points) - 2)))
+    error = deviation / float(np.sqrt(centred @ centred))
+    # Both the mean of now and the one that will have fallen are measured, each with that deviation.
+    noise = 2 * math.sqrt(2) * deviation
+    low = max(0.0, _FOR_DROP - noise) / (2 * error - slope)
+    high = (_FOR_DROP + noise) / -min(-1e-12, slope + 2 * error)
+    estimate = _FOR_DROP / -slope
+    return TasksLeft(int(min(_MOST, estimate)), int(min(_MOST, low)), math.ceil(min(_MOST, high)), _FOR_DROP)

@@ -165,11 +165,14 @@ class RehearsalConfig(Config):
         ratio: How many kept rows of other tasks go with each new row; for a part of a row, one goes with that
             part of all updates.
         max_bytes: What all kept rows may take up, in memory and in each snapshot.
+        logit_share: How much of a kept row's loss is the distance of its logits from those of when it was
+            kept; 0 keeps no logits.
     """
 
     rows_per_task: int = Field(0, ge=0, le=10_000_000)
     ratio: float = Field(1.0, ge=0, le=16)
     max_bytes: int = Field(256 * 2**20, ge=0)
+    logit_share: float = Field(0.0, ge=0, le=1)
 
 
 class StoreConfig(Config):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.batch import Batch, merge
+from superposed.batch import Batch, foreign, merge
 from superposed.contexts import Stream
 from superposed.crosstalk import measure
 from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateTooLarge
@@ -68,6 +68,10 @@ class _Forward:
     losses: Tensor  # (B,)
     correct: Tensor  # (B,) bool, False in mse rows
     classified: Tensor  # (B,) bool, True in cross-entropy rows
+    logits: Tensor  # (B, store outputs)
+
+    def part(self, rows: slice) -> _Forward:
+        return _Forward(self.losses[rows], self.correct[rows], self.classified[rows], self.logits[rows])
 
     def measured(self) -> Measured:
         rated = int(self.classified.sum())
@@ -135,14 +139,18 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     if steps < 1:
         raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
     before: _Forward | None = None
+    outcome: _Forward | None = None
     # A single step is checked before it moves anything; only later steps can fail half-way.
     with whole(store) if steps > 1 else nullcontext():
         for step in range(steps):
             outcome = _rehearsing_step(store, batch, targets, step)
             before = before or outcome
     assert before is not None  # noqa: S101 - steps >= 1
+    assert outcome is not None  # noqa: S101 - likewise
     store.sequence += 1
     _count(store, batch, before)
+    if store.config.rehearsal.logit_share:
+        targets = replace(targets, logits=outcome.logits.detach().cpu())
     store.reservoir.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
 
@@ -157,8 +165,9 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
         return outcome
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
-    descend(store, both.losses[:rows].mean() + both.losses[rows:].mean())
-    return _Forward(both.losses[:rows], both.correct[:rows], both.classified[:rows])
+    new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
+    descend(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
+    return new
 
 
 def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
@@ -188,8 +197,21 @@ def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Target
 
 
 def measure_losses(store: WeightStore, batch: Batch, targets: Targets) -> Tensor:
-    """Each row's own loss under the weights as they are, (B,), ready to descend."""
-    return _forward(store, batch, store.bindings(batch), targets).losses
+    """Each kept row's own loss under the weights as they are, (B,), ready to descend."""
+    return _kept_losses(store, _forward(store, batch, store.bindings(batch), targets), batch, targets)
+
+
+def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: Targets) -> Tensor:
+    """Losses of kept rows, (B,): where logits were kept, the distance from them is a share of each.
+
+    Source: DER++ (Buzzega et al., NeurIPS 2020), with the mean over a task's own outputs.
+    """
+    if targets.logits is None:
+        return outcome.losses
+    share, outputs = store.config.rehearsal.logit_share, batch.outputs().to(store.device)
+    difference = outcome.logits - targets.logits.to(store.device)
+    distance = difference.masked_fill(foreign(outcome.logits, outputs), 0.0).square().sum(1) / outputs
+    return (1.0 - share) * outcome.losses + share * distance
 
 
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
@@ -200,16 +222,16 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
         outputs: (B,) how many outputs each row's task has.
         targets: Classes and values of the rows.
     """
-    foreign = torch.arange(logits.shape[1], device=logits.device) >= outputs[:, None]  # (B, store outputs)
+    beyond = foreign(logits, outputs)  # (B, store outputs)
     classes = targets.classes.to(logits.device)
     classified = classes >= 0
-    masked = logits.masked_fill(foreign, float("-inf"))
+    masked = logits.masked_fill(beyond, float("-inf"))
     losses = F.cross_entropy(masked, classes.clamp(min=0), reduction="none")  # (B,)
     if targets.values is not None:
-        difference = (logits - targets.values.to(logits.device)).masked_fill(foreign, 0.0)
+        difference = (logits - targets.values.to(logits.device)).masked_fill(beyond, 0.0)
         losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
     correct = (masked.detach().argmax(1) == classes) & classified
-    return _Forward(losses, correct, classified)
+    return _Forward(losses, correct, classified, logits)
 
 
 def descend(store: WeightStore, loss: Tensor) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from superposed.batch import Batch, ResolvedContext
+from superposed.batch import Batch, ResolvedContext, foreign
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
 from superposed.pools import PLACE_BYTES, Pools
@@ -63,6 +63,8 @@ class Reservoir:
             "context": torch.empty(0, dtype=torch.int32),  # place in `_names`
             "values": torch.empty(0, outputs),  # as long as the others once there is an mse row
         }
+        if config.logit_share:
+            self._rows["logits"] = torch.empty(0, outputs)
         bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
         self._pools = Pools(config.rows_per_task, self._capacity)
@@ -93,7 +95,7 @@ class Reservoir:
 
         Args:
             batch: The rows.
-            targets: Their targets.
+            targets: Their targets, with what they were answered where logits are kept.
             sequence: The update's, which the choice is drawn from.
         """
         if not self.enabled:
@@ -129,6 +131,8 @@ class Reservoir:
             values["values"] = torch.zeros(len(rows), self._outputs)
             if targets.values is not None:
                 values["values"] = targets.values[rows].float()
+        if targets.logits is not None:
+            values["logits"] = targets.logits[rows].float()
         for name, kept in values.items():
             self._rows[name][slots] = kept
 
@@ -204,13 +208,14 @@ class Reservoir:
         low, step = (self._rows[name][slots].to(self._dtype) for name in ("low", "step"))
         inputs = self._rows["inputs"][slots].to(self._dtype)  # (B, inputs)
         inputs = inputs.mul_(step[:, None]).add_(low[:, None])
-        inputs = inputs.masked_fill_(_foreign(inputs, self._rows["width"][slots]), 0.0)
+        inputs = inputs.masked_fill_(foreign(inputs, self._rows["width"][slots]), 0.0)
         batch = Batch(parts, index if len(parts) > 1 else None, inputs)
         classes = self._rows["classes"][slots].long()
         values = None
         if bool((classes < 0).any()):
             values = self._rows["values"][slots].to(self._dtype)
-        return batch, Targets(classes, values)
+        logits = self._rows["logits"][slots].to(self._dtype) if "logits" in self._rows else None
+        return batch, Targets(classes, values, logits)
 
     # Forgetting and saving
 
@@ -247,24 +252,20 @@ class Reservoir:
 
 
 def _keepable(batch: Batch, targets: Targets) -> Tensor:
-    """(B,) bool: whether a row's numbers and targets can be kept in float32."""
-    small = batch.inputs.abs().amax(1) <= _LARGEST
-    return small if targets.values is None else small & (targets.values.abs().amax(1) <= _LARGEST)
-
-
-def _foreign(inputs: Tensor, widths: Tensor) -> Tensor:
-    """(B, inputs) bool: what is padding, beyond the features of a row's task."""
-    return torch.arange(inputs.shape[1]) >= widths[:, None]
+    """(B,) bool: whether a row's numbers and targets can be kept in float32, and its logits squared in it."""
+    several = ((batch.inputs, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5))
+    small = [numbers.abs().amax(1) <= most for numbers, most in several if numbers is not None]
+    return torch.stack(small).all(0)
 
 
 def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
     """Rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
-    foreign = _foreign(inputs, widths)
-    low = inputs.masked_fill(foreign, float("inf")).amin(1)  # (B,)
-    high = inputs.masked_fill(foreign, float("-inf")).amax(1)  # (B,)
+    padding = foreign(inputs, widths)
+    low = inputs.masked_fill(padding, float("inf")).amin(1)  # (B,)
+    high = inputs.masked_fill(padding, float("-inf")).amax(1)  # (B,)
     step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
     level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
-    level = level.round().clamp(0, _LEVELS).masked_fill(foreign, 0.0)
+    level = level.round().clamp(0, _LEVELS).masked_fill(padding, 0.0)
     return {"inputs": level.to(torch.uint8), "low": low.float(), "step": step}
 
 

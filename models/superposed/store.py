@@ -12,23 +12,22 @@ import torch
 from torch import Tensor
 
 from superposed import optimizers, tensorfile
+from superposed.answering import Answerer
 from superposed.batch import Batch, ResolvedContext, one_context, per_row
 from superposed.config import StoreConfig, validated
 from superposed.contexts import (
     DERIVATION_VERSION,
     Binding,
-    Context,
     ContextSource,
     ContextTable,
     Stream,
-    TaskId,
     as_expression,
     family_named,
     new_secret,
 )
 from superposed.errors import CapacityExceeded, ConfigError
 from superposed.evaluations import Evaluations
-from superposed.networks import build, prepared
+from superposed.networks import build
 from superposed.rehearsal import Reservoir
 from superposed.resolving import Resolver
 from superposed.targets import Targets
@@ -82,7 +81,7 @@ class WeightStore:
         self.reservoir = Reservoir(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
-        self._answer = prepared(self.network) if self.device.type == "cpu" else self.network
+        self._answerer = Answerer(self.network, self.contexts, self.device)
 
     # Tasks
 
@@ -208,28 +207,18 @@ class WeightStore:
             CapacityExceeded: More distinct contexts than the table holds.
             CompositionNotSupported: The family has no such composition.
         """
-        if batch.index is None:
-            return self.contexts.bind_all(batch.parts[0].context)
-        return self.contexts.bind_rows([part.context for part in batch.parts], batch.index)
+        return self._answerer.bindings(batch)
 
     def logits(self, batch: Batch) -> Tensor:
         """Answers a batch without learning: (B, store outputs), on the CPU.
 
         Each row's answer is its task's first outputs; what stands beyond them means nothing.
         """
-        bindings = self.bindings(batch)
-        with torch.inference_mode():
-            answer: Tensor = self._answer(batch.inputs.to(self.device), bindings)
-            return answer.cpu()
+        return self._answerer.logits(batch)
 
-    def prepare(self) -> None:
-        """Answers a few empty rows, so that no real ones wait for what is compiled at its first use."""
-        nobody = Context(((TaskId("~"), 1.0, None),))  # no key is written so
-        bindings = self.contexts.bind_all(nobody)
-        with torch.inference_mode():
-            for rows in (1, 512):
-                shape = (rows, self.config.network.inputs)
-                self._answer(torch.zeros(shape, dtype=self.dtype, device=self.device), bindings)
+    def prepare(self, precision: torch.dtype | None = None) -> str | None:
+        """Makes ready to answer, so that no real rows wait; see `superposed.answering.Answerer.prepare`."""
+        return self._answerer.prepare(self.config.network.inputs, self.dtype, precision)
 
     # Bytes and state
 

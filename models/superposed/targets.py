@@ -28,14 +28,16 @@ class Targets:
     Args:
         classes: (B,) int64, the class of every cross-entropy row; -1 in the rows of mse tasks.
         values: (B, store outputs) for a batch with mse rows, zero beyond a task's own outputs; else None.
+        logits: (B, store outputs), what kept rows were answered when they were kept; else None.
     """
 
     classes: Tensor
     values: Tensor | None
+    logits: Tensor | None = None
 
 
 def join_targets(several: Sequence[Targets]) -> Targets:
-    """The targets of a merged batch, rows in order."""
+    """The targets of a merged batch, rows in order; no logits."""
     values = None
     widths = [targets.values for targets in several if targets.values is not None]
     if widths:

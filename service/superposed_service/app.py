@@ -68,6 +68,12 @@ def open_store(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no CUDA device here", expected="--device cpu or auto", received=device)
+    if device == "cpu" and settings.inference_precision != "float32":
+        raise ConfigError(
+            "only a GPU answers in another precision than the weights'",
+            expected="SUPERPOSED_INFERENCE_PRECISION=float32, or a GPU",
+            received=settings.inference_precision,
+        )
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
@@ -81,7 +87,9 @@ def open_store(
     if recovery.fingerprint_changed:
         take(writer, directory, settings)
     ledger.journal.set_fingerprint(fingerprint(store.device))
-    store.prepare()
+    precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
+    if reason := store.prepare(precision):
+        _log.warning("the plain network answers", extra={"reason": reason})
     return writer, recovery
 
 

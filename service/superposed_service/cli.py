@@ -121,6 +121,9 @@ def init(
     rehearsal_bytes: Annotated[
         int, typer.Option(help="What all kept rows may take up.")
     ] = RehearsalConfig().max_bytes,
+    rehearsal_logits: Annotated[
+        float, typer.Option(help="Share of a kept row's loss that is the distance from its logits of then.")
+    ] = RehearsalConfig().logit_share,
     seed: Annotated[
         int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
     ] = None,
@@ -134,6 +137,7 @@ def init(
             "rows_per_task": rehearsal_rows,
             "ratio": rehearsal_ratio,
             "max_bytes": rehearsal_bytes,
+            "logit_share": rehearsal_logits,
         },
     }
     config = validated(StoreConfig, values)

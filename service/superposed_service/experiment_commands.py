@@ -58,6 +58,9 @@ def permuted_mnist(
         bool, typer.Option(help="And BatchEnsemble's vectors for each task, of equal bytes in all.")
     ] = False,
     kept_rows: Annotated[int, typer.Option(help="Of each task, to be rehearsed.")] = 6000,
+    logit_share: Annotated[
+        float, typer.Option(help="Of a kept row's loss, for the distance from its logits of then.")
+    ] = 0.0,
     consolidation: Annotated[int, typer.Option(help="Steps over kept rows after the last task.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="Measure after every so many tasks.")] = 1,
     budget: Annotated[int, typer.Option(help="Weights for `separate`; 0: as many as the network's.")] = 0,
@@ -111,7 +114,7 @@ def permuted_mnist(
         "synaptic-intelligence": {"strength": synaptic_strength},
         # as tuned: separate networks gain most from centred inputs
         "separate": {"centred": True, "budget": budget},
-        "rehearsed": {"kept_rows": kept_rows, "consolidation": consolidation},
+        "rehearsed": {"kept_rows": kept_rows, "logit_share": logit_share, "consolidation": consolidation},
         "standard-rehearsed": {"kept_rows": kept_rows},
     }
     for method in (name for name, wanted in chosen.items() if wanted):
@@ -248,6 +251,7 @@ def fill(
     units: Annotated[str, typer.Option(help="Of each hidden layer: one run for each.")] = "128,256,512",
     tasks: Annotated[int, typer.Option(help="How many permutations.")] = 100,
     steps: Annotated[int, typer.Option(help="Updates of 128 rows a task.")] = 200,
+    evaluate_every: Annotated[int, typer.Option(help="Measure all tasks after every so many.")] = 5,
     seeds: Seeds = "0",
     results: Results = None,
     threads: Threads = 0,
@@ -257,11 +261,33 @@ def fill(
     from superposed.experiments.filling import CapacityConfig, run
 
     configs = (
-        CapacityConfig(units=width, tasks=tasks, steps=steps, seed=seed)
+        CapacityConfig(units=width, tasks=tasks, steps=steps, evaluate_every=evaluate_every, seed=seed)
         for seed in _numbers(seeds)
         for width in _numbers(units)
     )
     _run_all("capacity", configs, run, results, threads, again)
+
+
+@experiments.command("variants")
+def variants(
+    only: Annotated[str, typer.Option(help="Names, with commas; default: all.")] = "",
+    seeds: Seeds = "0,1,2",
+    results: Results = None,
+    threads: Threads = 0,
+    again: Again = False,
+) -> None:
+    """Other ways to more tasks in the same weights, each tried alone."""
+    from superposed.experiments.variants import VARIANTS, VariantConfig, run
+
+    names = [name for name in only.split(",") if name] or list(VARIANTS)
+    if unknown := [name for name in names if name not in VARIANTS]:
+        raise typer.BadParameter(f"{', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    configs = (
+        validated(VariantConfig, {"label": name, "seed": seed} | VARIANTS[name])
+        for seed in _numbers(seeds)
+        for name in names
+    )
+    _run_all("variants", configs, run, results, threads, again)
 
 
 @experiments.command("intrinsic-dimension")

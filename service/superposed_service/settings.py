@@ -18,6 +18,10 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the weights live.")
+    inference_precision: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Of a GPU's products that answer: the weights' own, or bfloat16 (summed in float32).",
+    )
     threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
 
     grpc_address: str = Field(

@@ -35,3 +35,22 @@ def test_a_store_on_the_gpu_learns_and_answers_as_on_the_cpu(family: str) -> Non
         )
         answers.append(mixed)
     torch.testing.assert_close(answers[0], answers[1], rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_recorded_work_answers_as_the_plain_network_does(family: str, precision: torch.dtype | None) -> None:
+    config = StoreConfig(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
+    store = WeightStore(config, secret=seeded_secret(1), device="cuda")
+    for number in range(40):
+        store.register(TaskSchema(key=f"t{number}", inputs=20, outputs=2))
+    assert (store.prepare(precision) is None) == (family != "rotation")
+    random = np.random.default_rng(0)
+    for rows in (1, 3, 70, 5000):
+        x = random.normal(size=(rows, 20))
+        learn(store, "t0", x[:32], [0] * len(x[:32]))
+        batch = store.batch_per_row([f"t{number}" for number in random.integers(0, 40, rows)], x)
+        with torch.no_grad():
+            plain = store.network(batch.inputs.cuda(), store.bindings(batch)).cpu()
+        tolerance = 1e-3 if precision is None else 5e-2 * float(plain.abs().max())
+        torch.testing.assert_close(store.logits(batch), plain, rtol=tolerance, atol=tolerance)

@@ -61,7 +61,7 @@ def test_every_network_answers_the_same(
         family, dtype, inputs=inputs, hidden=tuple(hidden), activation=activation,
         normalisation=normalisation, bias=bias,
     )  # fmt: skip
-    assert isinstance(store._answer, PreparedMLP)
+    assert isinstance(store._answerer.plain, PreparedMLP)
     compare(store, rows, mixed=mixed)
 
 
@@ -95,11 +95,11 @@ def test_what_is_not_finite_stays_so() -> None:
 
 
 def test_without_numba_and_for_rotations_there_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store_of("rotation")._answer is not None
-    assert not isinstance(store_of("rotation")._answer, PreparedMLP)
+    assert store_of("rotation")._answerer.plain is not None
+    assert not isinstance(store_of("rotation")._answerer.plain, PreparedMLP)
     monkeypatch.setattr(fused, "numba", None)
     store = store_of("phase")
-    assert store._answer is store.network
+    assert store._answerer.plain is store.network
     compare(store, 5, mixed=True)
 
 

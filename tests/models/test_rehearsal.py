@@ -17,6 +17,7 @@ from superposed import (
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
+from superposed.consolidation import consolidate
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning import _rows_to_rehearse
@@ -28,9 +29,17 @@ BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4 + 8
 
 
 def new_store(
-    rows: int = 20, *, seed: int = 1, tasks: int = 3, rows_in_all: int = 1000, ratio: float = 1.0
+    rows: int = 20,
+    *,
+    seed: int = 1,
+    tasks: int = 3,
+    rows_in_all: int = 1000,
+    ratio: float = 1.0,
+    logit_share: float = 0.0,
 ) -> WeightStore:
-    rehearsal = RehearsalConfig(rows_per_task=rows, ratio=ratio, max_bytes=rows_in_all * BYTES_PER_ROW)
+    rehearsal = RehearsalConfig(
+        rows_per_task=rows, ratio=ratio, max_bytes=rows_in_all * BYTES_PER_ROW, logit_share=logit_share
+    )
     config = StoreConfig(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3), rehearsal=rehearsal)
     store = WeightStore(config, secret=seeded_secret(seed))
     for number in range(tasks):
@@ -272,6 +281,59 @@ class TestExactness:
         store.adopt(other)
         assert store.digest() == other.digest()
         assert store.reservoir.rows_kept("t0") == 10
+
+
+class TestLogits:
+    def test_rows_are_kept_with_what_they_were_answered(self) -> None:
+        store = new_store(logit_share=0.5)
+        x, y = rows(10)
+        logits = store.logits(store.batch("t0", x))
+        learn(store, "t0", x, y)
+        kept = store.reservoir.state()
+        distance = torch.cdist(kept["rehearsal.logits"], logits)
+        assert bool((distance.amin(1) < 1e-5).all())
+        assert distance.argmin(1).sort().values.tolist() == list(range(10))
+        assert "rehearsal.logits" not in new_store().reservoir.state()
+
+    def test_the_distance_from_them_is_a_share_of_the_loss(self) -> None:
+        """The step beside them is that of a loss computed here, by hand."""
+        store = new_store(logit_share=0.25)
+        store.register(TaskSchema(key="narrow", inputs=4, outputs=2))
+        learn(store, "narrow", rows(10)[0][:, :4], [0, 1] * 5, steps=3)
+        expected = WeightStore.from_bytes(store.to_bytes())
+        x, y = rows(8, 3)
+        learn(store, "t1", x, y)
+
+        drawn = expected.draw(8, besides=expected.batch("t1", x))
+        assert drawn is not None
+        old, aims = drawn
+        assert aims.logits is not None
+        new = expected.batch("t1", x)
+        bound = [expected.bindings(batch) for batch in (old, new, old)]  # the table is full before it is used
+        own = expected.network(new.inputs, bound[1])
+        z = expected.network(old.inputs, bound[2])[:, :2]  # the narrow task's own outputs
+        entropy = torch.nn.functional.cross_entropy
+        kept = 0.75 * entropy(z, aims.classes) + 0.25 * (z - aims.logits[:, :2]).square().mean()
+        expected.optimizer.zero_grad()
+        (entropy(own, torch.tensor(y)) + kept).backward()
+        expected.optimizer.step()
+        for name, tensor in store.state().items():
+            assert torch.allclose(tensor, expected.state()[name], rtol=1e-5, atol=1e-6), name
+
+    def test_a_store_goes_on_from_a_file_as_if_it_had_not_stopped(self) -> None:
+        def go_on(store: WeightStore) -> str:
+            for number in range(4):
+                learn(store, f"t{number % 3}", *rows(10, number))
+            consolidate(store, 2)
+            return store.digest()
+
+        store = new_store(5, logit_share=0.5)
+        go_on(store)
+        again = WeightStore.from_bytes(store.to_bytes())
+        assert go_on(again) == go_on(store)
+        other = new_store(5, logit_share=0.25)
+        go_on(other)
+        assert go_on(other) != store.digest()
 
 
 class TestForgetting:

@@ -186,6 +186,35 @@ class TestCrosstalk:
         store.evaluations = flat
         assert capacity(store).tasks_left is None
 
+    def test_the_range_of_tasks_left_grows_with_what_accuracies_scatter(self) -> None:
+        """Of many noisy falls by a point in 50 tasks nearly all end within the range, which is no wider than
+        it has to be; without noise it is the number itself.
+        """
+        random = np.random.default_rng(0)
+        inside, widths = 0, []
+        for _ in range(200):
+            store = taught_store()
+            noise = random.normal(0, 0.001, 40)
+            means = 0.95 - 0.01 / 50 * 5 * np.arange(40) + noise
+            for place in range(20):
+                for key in "ab":
+                    store.evaluations.remember(key, Evaluation(5 * (place + 1), place, 100, means[place]))
+            left = capacity(store).tasks_left
+            assert left is not None
+            fallen = 5 * next(more for more in range(1, 20) if means[19 + more] <= means[19] - 0.01)
+            inside += left.low <= fallen <= left.high
+            widths.append(left.high - left.low)
+        assert inside >= 180
+        assert 20 < np.median(widths) < 60  # 2 x 2 root 2 deviations are 28 tasks, and the slope's error
+        store = taught_store()
+        for place in range(20):
+            for key in "ab":
+                accuracy = 0.95 - 0.001 * place
+                store.evaluations.remember(key, Evaluation(5 * (place + 1), place, 100, accuracy))
+        exact = capacity(store).tasks_left
+        assert exact is not None
+        assert exact.high - exact.low <= 2
+
     def test_rows_of_the_same_weights_count_together_and_newer_weights_replace(self) -> None:
         evaluations = Evaluations()
         evaluations.remember("a", Evaluation(3, 10, rows=90, accuracy=1.0))

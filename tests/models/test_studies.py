@@ -12,7 +12,15 @@ import torch
 
 from superposed.datasets import data_dir, idx_dataset
 from superposed.errors import DataUnavailable
-from superposed.experiments import filling, incremental, intrinsic, located, personalisation, rotating
+from superposed.experiments import (
+    filling,
+    incremental,
+    intrinsic,
+    located,
+    personalisation,
+    rotating,
+    variants,
+)
 from superposed.experiments.images import load_images, turned
 from superposed.experiments.summaries import summarise
 
@@ -106,7 +114,7 @@ def test_filling(tmp_path: Path) -> None:
     assert all(point["crosstalk_measured"] > 0 for point in result["points"])
     assert "judged" in result["forecasts"]
     assert summarise("capacity", tmp_path).exists()
-    assert "| units16 | 12 |" in (tmp_path / "table.md").read_text()
+    assert "| units16-tasks12-steps10 | 12 |" in (tmp_path / "table.md").read_text()
 
 
 def test_how_many_more_tasks_there_were() -> None:
@@ -139,3 +147,28 @@ def test_a_subspace_has_orthonormal_directions() -> None:
         columns.append(torch.cat([value.flatten() for value in space.weights().values()]))
     matrix = torch.stack(columns)
     assert torch.allclose(matrix @ matrix.T, torch.eye(4), atol=1e-6)
+
+
+def test_every_variant_learns_otherwise(tmp_path: Path) -> None:
+    found = {}
+    for label, changes in variants.VARIANTS.items():
+        values = {"hidden": (16,), "kept_rows": 50, "learning_rate": 3e-3} | changes
+        config = variants.VariantConfig.model_validate(values | {"label": label, "tasks": 3, "steps": 40})
+        found[label] = variants.run(config, tmp_path, progress=False)
+        assert written(tmp_path, config.name)["mean"] == pytest.approx(np.mean(found[label]["each"]))
+        assert label == "as-a-store" or found[label]["each"] != found["as-a-store"]["each"], label
+        assert found[label]["mean"] > 20, label
+    assert found["own-bias"]["own"] == 16 + 10
+    assert found["own-bias-and-scale"]["own"] == 2 * (16 + 10)
+    assert found["as-a-store"]["own"] == found["shared-bias"]["own"] == 0
+    assert summarise("variants", tmp_path).exists()
+    assert "hadamard" in (tmp_path / "table.md").read_text()
+
+
+def test_hadamard_contexts_are_orthogonal_or_nearly() -> None:
+    config = variants.VariantConfig(contexts="hadamard", tasks=20)
+    for width, most in ((128, 0.0), (129, 0.3), (785, 0.1)):
+        signs = variants._signs(config, width, torch.Generator().manual_seed(0))
+        assert bool((signs.abs() == 1).all())
+        overlap = signs @ signs.T / width - torch.eye(20)
+        assert float(overlap.abs().max()) <= most

@@ -132,6 +132,8 @@ class ContextTable:
         self._used = np.zeros(0, np.int64)  # when each slot was last used, in batches
         self._tick = 0
         self._free: list[int] = []
+        if device.type == "cuda":  # what is recorded there reads the table where it is
+            self._grow(self.capacity)
 
     @property
     def cached_bytes(self) -> int:

@@ -25,6 +25,7 @@ from superposed.task_schema import TaskSchema
 __all__ = ["CapacityConfig", "run"]
 
 _TEST_ROWS = 500
+_TASKS, _STEPS = 100, 200
 
 
 class CapacityConfig(Config):
@@ -39,15 +40,18 @@ class CapacityConfig(Config):
     """
 
     units: int = Field(256, ge=1)
-    tasks: int = Field(100, ge=10)
-    steps: int = Field(200, ge=1)
+    tasks: int = Field(_TASKS, ge=10)
+    steps: int = Field(_STEPS, ge=1)
     evaluate_every: int = Field(5, ge=1)
     seed: int = Field(0, ge=0)
 
     @property
     def name(self) -> str:
         """What the result file is called."""
-        return f"units{self.units}-seed{self.seed}"
+        length = (
+            "" if (self.tasks, self.steps) == (_TASKS, _STEPS) else f"-tasks{self.tasks}-steps{self.steps}"
+        )
+        return f"units{self.units}{length}-seed{self.seed}"
 
 
 class _Stream:

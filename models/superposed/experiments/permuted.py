@@ -69,6 +69,7 @@ class PermutedConfig(Config):
         strength: Of the penalty of `ewc` and `synaptic-intelligence`.
         separate_learning_rate: Adam's at the start of its cosine.
         kept_rows: Of each task, for `rehearsed` and `standard-rehearsed`.
+        logit_share: Of a kept row's loss, what is the distance from its logits of when it was kept.
         consolidation: Steps over kept rows of all tasks after the last one (`rehearsed` only).
         evaluate_every: Accuracies are measured after every so many tasks, and after the last one.
         budget: Weights that `separate` may have in all; 0 for as many as the network has.
@@ -90,6 +91,7 @@ class PermutedConfig(Config):
     strength: float = Field(1.0, ge=0)
     separate_learning_rate: float = Field(2e-2, gt=0)
     kept_rows: int = Field(0, ge=0)
+    logit_share: float = Field(0.0, ge=0, le=1)
     consolidation: int = Field(0, ge=0)
     evaluate_every: int = Field(1, ge=1)
     budget: int = Field(0, ge=0)
@@ -106,6 +108,7 @@ class PermutedConfig(Config):
             "boundbias" if self.bias == "bound" else "",
             f"layers{self.hidden_layers}" if self.hidden_layers != _HIDDEN_LAYERS else "",
             f"rows{self.kept_rows}" if self.kept_rows else "",
+            f"logits{self.logit_share:g}" if self.logit_share else "",
             f"steps{self.steps}" if self.steps != _STEPS else "",
             f"budget{self.budget}" if self.budget else "",
             f"tasks{self.tasks}" if self.method in _SIZED_BY_TASKS and self.tasks != _TASKS else "",
@@ -161,7 +164,7 @@ def _learner(config: PermutedConfig, data: Dataset) -> Learner:
 
 
 def _rehearsal(config: PermutedConfig) -> RehearsalConfig:
-    return RehearsalConfig(rows_per_task=config.kept_rows, max_bytes=2**40)
+    return RehearsalConfig(rows_per_task=config.kept_rows, max_bytes=2**40, logit_share=config.logit_share)
 
 
 def _budget(config: PermutedConfig, network: MLPConfig) -> int:

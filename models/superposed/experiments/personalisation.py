@@ -6,13 +6,16 @@ writes at an angle of their own (turned).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from superposed.batch import Batch
@@ -22,6 +25,7 @@ from superposed.experiments.images import Images, load_images, turned
 from superposed.experiments.learners import Separate, Standard
 from superposed.experiments.report import machine, write_json
 from superposed.learning import apply
+from superposed.networks import LAYER_NORM_EPSILON, activate
 from superposed.store import WeightStore
 from superposed.targets import Targets
 from superposed.task_schema import TaskSchema
@@ -29,11 +33,10 @@ from superposed.task_schema import TaskSchema
 __all__ = ["METHODS", "PersonalConfig", "run"]
 
 Method: TypeAlias = Literal[
-    "shared", "random", "mixture", "group-1", "group-2", "group-3", "group-4", "separate", "separate-8x"
-]
-METHODS: tuple[Method, ...] = (
-    "shared", "random", "mixture", "group-1", "group-2", "group-3", "group-4", "separate", "separate-8x"
-)  # fmt: skip
+    "shared", "random", "mixture", "group-1", "group-2", "group-3", "group-4", "own-outputs", "separate",
+    "separate-8x",
+]  # fmt: skip
+METHODS: tuple[Method, ...] = get_args(Method)
 _TEST_ROWS = 2000
 # As tuned, over 8, 16 and 32.
 _SEPARATE_BATCH = 16
@@ -44,8 +47,9 @@ class PersonalConfig(Config):
 
     Args:
         method: One context for all; one of their own in all layers; 0.7 of the group's and 0.3 of their own;
-            the group's in the first layers and their own in the last 1 to 4; or separate networks of the same
-            bytes in all, or eight times as many.
+            the group's in the first layers and their own in the last 1 to 4; or without contexts, layers
+            that all share under an output layer of each user's own, of the same bytes in all; or separate
+            networks of the same bytes in all, or eight times as many.
         drift: What users differ in: labels that are permuted, or an angle.
         users: How many.
         rows: Of each user.
@@ -90,6 +94,16 @@ class _Users:
             return x, self._labels[user][y]
         return turned(x, float(self._angles[user]), self._images.mean), y
 
+    def updates(self, *, progress: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Passes over everybody's rows: rows, classes and whose they are, of many users at once."""
+        x, y = (torch.cat([pair[part] for pair in self.train]) for part in (0, 1))
+        owner = torch.arange(self._config.users).repeat_interleave(self._config.rows)
+        order = torch.Generator().manual_seed(self._config.seed)
+        for _ in tqdm(range(self._config.passes), self._config.name, unit="pass", disable=not progress):
+            shuffled = torch.randperm(len(x), generator=order)
+            for rows in (shuffled[start : start + 128] for start in range(0, len(x), 128)):
+                yield x[rows], y[rows], owner[rows]
+
     def test(self, user: int) -> tuple[Tensor, Tensor]:
         """2,000 test rows as the user sees them."""
         return self._view(user, self._images.test_x[:_TEST_ROWS], self._images.test_y[:_TEST_ROWS])
@@ -100,8 +114,12 @@ def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict
     images = load_images()
     users = _Users(config, images)
     network = MLPConfig(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
-    separate = config.method.startswith("separate")
-    answer = _separate(config, network, users) if separate else _store(config, network, users, progress)
+    if config.method == "own-outputs":
+        answer = _own_outputs(config, network, users, progress)
+    elif config.method.startswith("separate"):
+        answer = _separate(config, network, users)
+    else:
+        answer = _store(config, network, users, progress)
     each = []
     for user in range(config.users):
         x, y = users.test(user)
@@ -130,16 +148,55 @@ def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: 
         store.register(schema)
     text = {"shared": "group", "mixture": "mix(group:0.7,u{user}:0.3)"}.get(config.method, "u{user}")
     parts = tuple(store.resolve(text.format(user=user)) for user in range(config.users))
-    x, y = (torch.cat([pair[part] for pair in users.train]) for part in (0, 1))
-    owner = torch.arange(config.users).repeat_interleave(config.rows)
-    order = torch.Generator().manual_seed(config.seed)
-    for _ in tqdm(range(config.passes), desc=config.name, unit="pass", disable=not progress):
-        shuffled = torch.randperm(len(x), generator=order)
-        for rows in (shuffled[start : start + 128] for start in range(0, len(x), 128)):
-            apply(store, Batch(parts, owner[rows], x[rows]), Targets(y[rows], None))
+    for x, y, owners in users.updates(progress=progress):
+        apply(store, Batch(parts, owners, x), Targets(y, None))
 
     def answer(user: int, rows: Tensor) -> Tensor:
         return store.logits(Batch((parts[user],), None, rows))
+
+    return answer
+
+
+class _OwnOutputs(nn.Module):
+    """Hidden layers that all users share, normalised as a store's, and an output layer for each of them."""
+
+    def __init__(self, network: MLPConfig, users: int, units: int) -> None:
+        super().__init__()
+        widths = (network.inputs, *[units] * len(network.hidden))
+        self.layers = nn.ModuleList(nn.Linear(inputs, outputs) for inputs, outputs in pairwise(widths))
+        self.outputs = nn.ModuleList(nn.Linear(units, network.outputs) for _ in range(users))
+        self._config = network
+
+    def forward(self, x: Tensor, owners: Tensor) -> Tensor:
+        """Answers rows (B, inputs), each with the output layer of its user (B,)."""
+        for layer in self.layers:
+            x = activate(layer(x), self._config.activation, self._config.normalisation, LAYER_NORM_EPSILON)
+        weights = torch.stack([output.weight for output in self.outputs])[owners]  # type: ignore[misc]  # a Linear's
+        biases = torch.stack([output.bias for output in self.outputs])[owners]  # type: ignore[misc]  # a Linear's
+        return torch.baddbmm(biases[:, :, None], weights, x[:, :, None]).squeeze(2)
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(numbers.numel() for numbers in module.parameters())
+
+
+def _own_outputs(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
+    """The usual way to personalise; its hidden layers are narrower, so that all is as large as the store."""
+    torch.manual_seed(config.seed)
+    budget = Standard(network, OptimizerConfig(), config.seed).weights
+    units = config.units
+    while _numbers(learner := _OwnOutputs(network, config.users, units)) > budget and units > 1:
+        units -= 1
+    optimizer = torch.optim.Adam(learner.parameters(), lr=config.learning_rate)
+    for x, y, owners in users.updates(progress=progress):
+        optimizer.zero_grad()
+        F.cross_entropy(learner(x, owners), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        optimizer.step()
+
+    def answer(user: int, rows: Tensor) -> Tensor:
+        with torch.inference_mode():
+            found: Tensor = learner(rows, torch.full((len(rows),), user))
+        return found
 
     return answer
 

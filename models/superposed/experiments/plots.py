@@ -62,17 +62,30 @@ def plot_permuted(results: Path) -> Path:
 
 
 def _table(runs: dict[str, dict[str, Any]]) -> str:
-    """Percent of the test set answered right, as a Markdown table, best mean first."""
-    lines = [
-        "| run | weights | tasks | mean after 10 | after 25 | after 50 | after 100 | task 1 at the end |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    """Percent of the test set answered right, and what it cost, as a Markdown table, best mean first."""
+    headings = ["run", "weights", "tasks", "mean after 10", "after 25", "after 50", "after 100"]
+    headings += ["task 1 at the end", "MB resident", "MB on disk", "M rows of gradient", "minutes"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name in sorted(runs, key=lambda name: -runs[name]["mean"][-1]):
         mean, last = runs[name]["mean"], runs[name]["task_1"][-1]
         cells = [
             f"{mean[count - 1]:.1f}" if len(mean) >= count and mean[count - 1] is not None else ""
             for count in (10, 25, 50, 100)
         ]
-        weights, count = runs[name]["weights"], len(mean)
-        lines.append(f"| {name} | {weights:,} | {count} | {' | '.join(cells)} | {last:.1f} |")
+        cells = [name, f"{runs[name]['weights']:,}", str(len(mean)), *cells, f"{last:.1f}"]
+        lines.append(f"| {' | '.join([*cells, *_costs(runs[name])])} |")
     return "\n".join(lines) + "\n"
+
+
+def _costs(run: dict[str, Any]) -> list[str]:
+    """Bytes with the contexts, and with kept rows, both in MB (older results have none); rows and minutes.
+
+    All of it before any consolidation, as the means beside it are.
+    """
+    config, tasks = run["config"], len(run["mean"])
+    taken = run.get("bytes")
+    bytes_ = ["", ""] if taken is None else [f"{taken[kind] / 1e6:.1f}" for kind in ("resident", "disk")]
+    # Beside the first task there is nothing to rehearse yet.
+    batches = 2 * tasks - 1 if "rehearsed" in config["method"] else tasks
+    rows = batches * config["steps"] * config["batch"]
+    return [*bytes_, f"{rows / 1e6:.1f}", f"{run['seconds_learning'] / 60:.0f}"]

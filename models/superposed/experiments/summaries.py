@@ -27,6 +27,7 @@ _COLUMNS: dict[str, Sequence[tuple[str, str]]] = {
     ),
     "personalisation": (("mean over users", "mean"),),
     "incremental": (("mean over blocks", "mean"),),
+    "variants": (("mean over tasks", "mean"),),
 }
 
 
@@ -45,6 +46,7 @@ def summarise(experiment: str, results: Path) -> Path:
         "rotating-mnist": _draw_turns,
         "personalisation": _draw_bars,
         "incremental": _draw_bars,
+        "variants": _draw_bars,
         "capacity": _draw_filling,
         "intrinsic-dimension": _draw_directions,
         "locate": _draw_found,

@@ -3,13 +3,16 @@
 from superposed.networks.build import Network, build
 from superposed.networks.mlp import LAYER_NORM_EPSILON, MLP, Observer, activate, plain_forward
 from superposed.networks.prepared import PreparedMLP, prepared
+from superposed.networks.recorded import SIZES, RecordedMLP
 
 __all__ = [
     "LAYER_NORM_EPSILON",
     "MLP",
+    "SIZES",
     "Network",
     "Observer",
     "PreparedMLP",
+    "RecordedMLP",
     "activate",
     "build",
     "plain_forward",

@@ -104,14 +104,15 @@ class MLP(nn.Module):
                 observe(name, layer, signal)
             signal = layer(signal, bindings[name])
             if place < last:
-                signal = self._activate(signal)
+                signal = self.between(signal)
         return signal
 
     def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Logits from each layer's retrieved weight and bias (`SuperposedLinear.retrieve`), one context."""
-        return plain_forward(inputs, list(layers.values()), self._activate)
+        return plain_forward(inputs, list(layers.values()), self.between)
 
-    def _activate(self, signal: Tensor) -> Tensor:
+    def between(self, signal: Tensor) -> Tensor:
+        """What stands between two layers."""
         return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)
 
 
