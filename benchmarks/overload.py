@@ -219,10 +219,16 @@ def main() -> None:
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0, help="Of each overload.")
     parser.add_argument("--neighbour-seconds", type=float, default=60.0, help="Of each look at a neighbour.")
+    parser.add_argument("--kind", choices=KINDS, help="Measure only this again; the file keeps the other.")
     asked = parser.parse_args()
     os.sched_setaffinity(0, {1})
-    values: dict[str, Any] = {"machine": machine(), "settings": SETTINGS, "overload": [], "neighbours": []}
-    for kind in KINDS:
+    values: dict[str, Any] = {"overload": [], "neighbours": []}
+    if asked.kind is not None:
+        values = json.loads(asked.results.read_text())
+    values |= {"machine": machine(), "settings": SETTINGS}
+    for kind in KINDS if asked.kind is None else (asked.kind,):
+        for part in ("overload", "neighbours"):
+            values[part] = [row for row in values[part] if row["kind"] != kind]
         with serving() as server:
             found = overload(server, kind, asked.seconds)
             print(json.dumps(found), flush=True)

@@ -5,8 +5,9 @@ Both are decisions that stand in the journal themselves; replay reads them and n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from superposed_service.storage import Journal
 
@@ -63,9 +64,18 @@ class Exclusions:
 
     @classmethod
     def read(cls, journal: Journal, through: int) -> Exclusions:
-        """The decisions in a journal, as they stood after the record `through`."""
+        """The decisions in a journal, as they stood after the record `through`; its chain is checked."""
+        return cls._of(journal.heads(DECISIONS), through)
+
+    @classmethod
+    def look_up(cls, journal: Journal) -> Exclusions:
+        """The same after the newest record, at once; for a journal that this process checked and writes."""
+        return cls._of(journal.rare(DECISIONS), journal.sequence)
+
+    @classmethod
+    def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> Exclusions:
         refused, rollbacks = [], []
-        for sequence, kind, head in journal.heads(DECISIONS):
+        for sequence, kind, head in decisions:
             if kind == REFUSAL:
                 refused.append(head["sequence"])
             elif sequence <= through:

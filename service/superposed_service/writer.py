@@ -300,7 +300,7 @@ class Writer:
         self._intake.check_writable()
         self.ledger.flush()
         self.records_since_snapshot = self.bytes_since_snapshot = 0
-        exclusions = Exclusions.read(self.ledger.journal, self.ledger.journal.sequence)
+        exclusions = Exclusions.look_up(self.ledger.journal)
         return Image(self.store.to_bytes(), self.store.sequence, exclusions)
 
 

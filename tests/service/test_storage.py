@@ -10,7 +10,9 @@ from superposed.errors import ConfigError
 from superposed_service.app import open_store
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable, StoreLocked
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Snapshot, Snapshots
+from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
+from superposed_service.storage import journal as journals
+from superposed_service.storage.journal import Entry
 from tests.conftest import make_directory
 
 
@@ -142,3 +144,37 @@ def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
         assert len(snapshots.list()) <= 4
     writing.join()
     assert [snapshot.sequence for snapshot in snapshots.list()] == [148, 149]
+
+
+def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.begin(4)
+    kinds = ["update", "refusal", "update", "rollback", "register", "update", "refusal"]
+    ledger.commit([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
+    journal, wanted = ledger.journal, {"refusal", "rollback"}
+    assert journal.rare(wanted) == list(journal.heads(wanted))
+    assert [head["place"] for _, _, head in journal.rare(wanted)] == [1, 3, 6]
+    [plan] = ledger._database.query(
+        "EXPLAIN QUERY PLAN SELECT head FROM records WHERE kind <> 'update' AND kind IN ('refusal')"
+    )
+    assert "rare_records" in plan[-1]
+    ledger.close()
+
+
+def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journals, "_TRIMMED_BYTES", 1000)
+    monkeypatch.setattr(journals, "_TRIMMED_RECORDS", 3)
+    ledger = Ledger(tmp_path)
+    ledger.begin(0)
+    sizes = [400, 500, 300, 5000, 10, 10, 10, 10, 10]
+    ledger.commit([(Entry("update", {}, b"x" * size), None) for size in sizes])
+    horizons = []
+    while ledger.journal.trim(8):
+        horizons.append(ledger.journal.horizon)
+    assert horizons == [2, 3, 4, 7]  # by bytes; one that is larger than that alone; by number
+    assert ledger.journal.horizon == 8
+    assert not ledger.journal.trim(8)
+    assert [record.sequence for record in ledger.journal.replay(8)] == [9]
+    ledger.close()

@@ -63,6 +63,10 @@ CREATE TABLE canaries (
 ) STRICT, WITHOUT ROWID;
 CREATE TABLE api_keys (id TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB NOT NULL) STRICT;
 """,
+    # Nearly all records are updates, with rows: the others are found without reading through those.
+    """
+CREATE INDEX rare_records ON records (kind) WHERE kind <> 'update';
+""",
 )
 FORMAT = len(_SCHEMAS)
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import struct
 import zlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from superposed_service.errors import BeyondHorizon, JournalCorrupt
 from superposed_service.storage.database import Database
 
 __all__ = ["Entry", "Journal", "Record", "Summary"]
+
+
+_TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,18 @@ class Journal:
             if kind in kinds:
                 yield sequence, kind, json.loads(head)
 
+    def rare(self, kinds: Collection[str]) -> list[tuple[int, str, dict[str, Any]]]:
+        """As `heads`, of kinds that are not updates: at once, as the chain is not followed.
+
+        For a journal that was checked when it was opened, and read by its own process.
+        """
+        found = self._database.query(
+            "SELECT sequence, kind, head FROM records WHERE kind <> 'update'"  # noqa: S608 - question marks
+            f" AND kind IN ({','.join('?' * len(kinds))}) ORDER BY sequence",
+            tuple(kinds),
+        )
+        return [(sequence, kind, json.loads(head)) for sequence, kind, head in found]
+
     def summaries(self, after: int, most: int) -> list[Summary]:
         """Records after a sequence number in order, `most` at most, without their payloads."""
         found = self._database.query(
@@ -206,8 +221,8 @@ class Journal:
         )
         return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
 
-    def trim(self, through: int, most: int = 500) -> bool:
-        """Removes records up to a sequence number, `most` at a time.
+    def trim(self, through: int) -> bool:
+        """Removes records up to a sequence number, so many at a time as are soon overwritten.
 
         Returns:
             Whether there is more to remove.
@@ -215,8 +230,7 @@ class Journal:
         Raises:
             StorageUnavailable: The disk refused.
         """
-        upto = min(through, self.horizon + most)
-        if upto <= self.horizon:
+        if (upto := min(through, self._trimmed_at_once())) <= self.horizon:
             return False
         chain = self.link(upto)
         with self._database.transaction():
@@ -224,6 +238,19 @@ class Journal:
             self._database.execute("DELETE FROM digests WHERE sequence < ?", (upto,))
             self._set_horizon(upto, chain)
         return upto < through
+
+    def _trimmed_at_once(self) -> int:
+        """The last of the oldest records that are removed together; everybody else waits meanwhile."""
+        upto, size = self.horizon, 0
+        for sequence, more in self._database.rows(
+            "SELECT sequence, coalesce(length(payload), 0) FROM records WHERE sequence > ?"
+            " ORDER BY sequence LIMIT ?",
+            (self.horizon, _TRIMMED_RECORDS),
+        ):
+            if size and size + more > _TRIMMED_BYTES:
+                break
+            upto, size = sequence, size + more
+        return upto
 
     def erase(self, sequences: Sequence[int]) -> None:
         """Removes the payloads of records, inside a transaction; what is left proves that they were there."""
