@@ -62,10 +62,12 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
         width: The store's number of outputs.
 
     Raises:
-        ShapeError: Not one target a row, or the wrong number of values in one.
+        ShapeError: No list, not one target a row, or the wrong number of values in one.
         LabelOutOfRange: A label or class index that the row's task does not have.
         NonFiniteInput: A value that is not finite.
     """
+    if isinstance(targets, str) or not hasattr(targets, "__len__"):
+        raise ShapeError("targets are no list", expected=f"{len(batch)} targets", received=outline(targets))
     if len(targets) != len(batch):
         raise ShapeError(
             "targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets)

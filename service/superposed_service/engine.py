@@ -3,10 +3,11 @@
 One thread touches torch. Requests wait in two lines, reads (inference) and the rest (updates, evaluations,
 registry changes, snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed
 batch of the waiting reads, as many as `batch_rows` allows, and then does one thing for the other line:
-applies one committed change, or runs one job. So neither kind waits for more than one of the other. Updates
-that stand in line together are committed to the journal together, before the first of them is applied, by a
-second thread: meanwhile the engine's answers reads and applies the updates that were committed before. Reads
-never see half an update, because nothing else runs on the engine's thread while one is applied.
+applies one committed change, runs one job, or lets the guard take one step of an inquiry that the line waits
+for. So neither kind waits for more than one of the other. Updates that stand in line together are committed
+to the journal together, before the first of them is applied, by a second thread: meanwhile the engine's
+answers reads and applies the updates that were committed before. Reads never see half an update, because
+nothing else runs on the engine's thread while one is applied.
 """
 
 from __future__ import annotations
@@ -220,8 +221,12 @@ class Engine:
                 self._answer_reads(reads)
             if self._writer.landed:
                 self._writer.finish()
-            self._take_turn()
-            applied = self._writer.apply_next() if self._writer.pending else 0
+            applied = 0
+            if self._writer.inquiring:
+                self._writer.inquire()
+            else:
+                self._take_turn()
+                applied = self._writer.apply_next(inquire=False) if self._writer.pending else 0
             self._note_turn(sum(len(read.rows) for read in reads), applied, time.monotonic() - started)
 
     def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
@@ -239,7 +244,7 @@ class Engine:
             return busy
 
     def _has_work(self) -> bool:
-        ready = self._writer.pending or self._writer.landed
+        ready = self._writer.pending or self._writer.landed or self._writer.inquiring
         return bool(self._lines.reads or ready or (self._lines.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:

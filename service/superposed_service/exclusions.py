@@ -68,9 +68,9 @@ class Exclusions:
         return cls._of(journal.heads(DECISIONS), through)
 
     @classmethod
-    def look_up(cls, journal: Journal) -> Exclusions:
-        """The same after the newest record, at once; for a journal that this process checked and writes."""
-        return cls._of(journal.rare(DECISIONS), journal.sequence)
+    def look_up(cls, journal: Journal, through: int) -> Exclusions:
+        """The same at once, for a journal that this process has checked and writes."""
+        return cls._of(journal.rare(DECISIONS), through)
 
     @classmethod
     def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> Exclusions:

@@ -11,8 +11,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -30,6 +31,9 @@ from superposed_service.updates import Update
 __all__ = ["Guard"]
 
 _log = logging.getLogger("superposed.guard")
+
+# Step by step, each about as long as an update, towards the sources that should be quarantined.
+_Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
 
 # What is ordinary is not known before so many rises were seen, and is told by so many of the newest.
 _KNOWN_FROM = 64
@@ -76,6 +80,7 @@ class Guard:
         self._turn = 0
         self._pause = self._fruitless = 0
         self._interval: _Interval | None = None
+        self._inquiry: _Inquiry | None = None
 
     def start(self, store: WeightStore) -> None:
         """Forgets canaries of tasks that are gone: a crash may have come before that reached the disk."""
@@ -88,26 +93,44 @@ class Guard:
         """Whether the next update is followed by a measurement, which may read the journal."""
         return self._interval is not None and self._interval.updates + 1 >= self._settings.guard_interval
 
-    def applied(self, store: WeightStore, record: Record, change: Change) -> list[Quarantine]:
-        """Takes notice of a change that was just applied.
-
-        Returns:
-            Which sources should be quarantined now.
-        """
+    def applied(self, store: WeightStore, record: Record, change: Change) -> None:
+        """Takes notice of a change that was just applied; at the end of an interval begins to inquire."""
         if not self._settings.canary_rows:
-            return []
+            return
         if not isinstance(change, Update):
             self._forget(record)
-            return []
+            return
         self._keep(store, record.sequence, change)
         if (interval := self._interval) is None:
             self._interval = self._begin(store)
-            return []
+            return
         interval.updates += 1
-        if interval.updates < self._settings.guard_interval:
-            return []
-        self._interval = None  # should this fail, the next update starts anew
-        decisions = self._judge(store, interval)
+        if interval.updates == self._settings.guard_interval:
+            self._interval = None  # should this fail, the next update starts anew
+            self._inquiry = self._inquire(store, interval)
+
+    @property
+    def inquiring(self) -> bool:
+        """Whether it finds out who did harm: until it has, store and journal stay as they are."""
+        return self._inquiry is not None
+
+    def step(self) -> list[Quarantine]:
+        """Inquires for about as long as an update takes.
+
+        Returns:
+            Which sources should be quarantined, once that is known.
+        """
+        inquiry, self._inquiry = self._inquiry, None  # should this fail, it is over
+        try:
+            if inquiry is not None:
+                next(inquiry)
+        except StopIteration as end:
+            return list(end.value)
+        self._inquiry = inquiry
+        return []
+
+    def _inquire(self, store: WeightStore, interval: _Interval) -> _Inquiry:
+        decisions = yield from self._judge(store, interval)
         self._interval = self._begin(store)
         return decisions
 
@@ -157,7 +180,7 @@ class Guard:
                     del canaries[key]
             return found
 
-    def _judge(self, store: WeightStore, interval: _Interval) -> list[Quarantine]:
+    def _judge(self, store: WeightStore, interval: _Interval) -> _Inquiry:
         after = self._measured(store, interval.canaries)
         rises = {key: after[key] - interval.before[key] for key in after if key in interval.before}
         limit = self._limit()
@@ -166,7 +189,7 @@ class Guard:
         self._pause = max(0, self._pause - 1)
         if not hurt or self._pause or not math.isfinite(limit):
             return []
-        caused = self._attribute(interval, hurt, store)
+        caused = yield from self._attribute(interval, hurt, store)
         found = [source for source, rise in caused.items() if not rise <= limit]
         known = {
             "sequence": store.sequence,
@@ -196,7 +219,9 @@ class Guard:
         deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(rises - median)))
         return max(self._settings.guard_rise, median + _DEVIATIONS * deviation)
 
-    def _attribute(self, interval: _Interval, hurt: Sequence[str], store: WeightStore) -> Mapping[str, float]:
+    def _attribute(
+        self, interval: _Interval, hurt: Sequence[str], store: WeightStore
+    ) -> Generator[None, None, Mapping[str, float]]:
         """How far each source's updates raised the hurt tasks that they do not teach; a mean over the hurt.
 
         Of an update of several tasks each has an equal share; its author has all of it.
@@ -206,7 +231,8 @@ class Guard:
         aside = WeightStore.from_bytes(interval.image, device=store.device)
         before, last = measure(aside, watched), store.sequence
         try:
-            for record, _ in replay(aside, self._journal, Exclusions.read(self._journal, last), last):
+            for record, _ in replay(aside, self._journal, Exclusions.look_up(self._journal, last), last):
+                yield
                 if record.kind != Update.kind:
                     before = measure(aside, watched)
                     continue

@@ -43,7 +43,7 @@ def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, in
 
 
 def trim_some(ledger: Ledger, through: int) -> bool:
-    """Trims the journal by a few hundred records, on the thread that owns it.
+    """Trims the journal by some of its records, on the thread that owns it.
 
     Returns:
         Whether there is more to trim.

@@ -214,8 +214,25 @@ class Writer:
         self.records_since_snapshot += len(records)
         self.bytes_since_snapshot += sum(len(record.payload or b"") for record in records)
 
-    def apply_next(self) -> int:
+    @property
+    def inquiring(self) -> bool:
+        """Whether the guard finds out who did harm: until it has, nothing is committed or applied."""
+        return self._guard is not None and self._guard.inquiring
+
+    def inquire(self) -> None:
+        """Lets the guard take a step; in the end what it decides is journalled, and applied in its turn."""
+        try:
+            if self._guard is not None and (decisions := self._guard.step()):
+                records = self._commit_decisions([decision.entry() for decision in decisions])
+                self._committed.extend(map(_Committed, records, map(Write, decisions)))
+        except Exception:  # noqa: BLE001 - the changes themselves are applied and answered
+            _log.exception("the guard failed", extra={"sequence": self.store.sequence})
+
+    def apply_next(self, *, inquire: bool = True) -> int:
         """Applies the oldest committed change and answers it.
+
+        Args:
+            inquire: Whether to wait for what the guard may have to find out after it.
 
         Returns:
             What it cost, as `Change.size` counts; 0 where that says nothing.
@@ -230,16 +247,15 @@ class Writer:
             self._watch(self._guard, record, write.change)
         if self._observe is not None:
             self._observe(record, write.future)
+        while inquire and self.inquiring:
+            self.inquire()
         return write.change.size if write.change.grouped else 0
 
     def _watch(self, guard: Guard, record: Record, change: Change) -> None:
-        """Journals what the guard decides; it is applied in its turn."""
         try:
             if guard.due:
                 self.finish()
-            if decisions := guard.applied(self.store, record, change):
-                records = self._commit_decisions([decision.entry() for decision in decisions])
-                self._committed.extend(map(_Committed, records, map(Write, decisions)))
+            guard.applied(self.store, record, change)
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("the guard failed", extra={"sequence": record.sequence})
 
@@ -300,7 +316,7 @@ class Writer:
         self._intake.check_writable()
         self.ledger.flush()
         self.records_since_snapshot = self.bytes_since_snapshot = 0
-        exclusions = Exclusions.look_up(self.ledger.journal)
+        exclusions = Exclusions.look_up(self.ledger.journal, self.ledger.journal.sequence)
         return Image(self.store.to_bytes(), self.store.sequence, exclusions)
 
 

@@ -298,6 +298,8 @@ class TestLearning:
         ("context", "targets", "error"),
         [
             ("wide", [0], ShapeError),
+            ("wide", 5, ShapeError),
+            ("wide", "01", ShapeError),
             ("wide", [0, 5], LabelOutOfRange),
             ("wide", [0, -1], LabelOutOfRange),
             ("wide", [0, True], LabelOutOfRange),
@@ -310,9 +312,7 @@ class TestLearning:
             ("line", [[0.0, 1.0], [0.0, float("nan")]], NonFiniteInput),
         ],
     )
-    def test_bad_targets_change_nothing(
-        self, context: str, targets: list[object], error: type[Exception]
-    ) -> None:
+    def test_bad_targets_change_nothing(self, context: str, targets: object, error: type[Exception]) -> None:
         store = new_store()
         digest = store.digest()
         width = store.tasks.get(context).schema.inputs

@@ -365,3 +365,48 @@ def test_a_batch_may_wait_to_fill_up() -> None:
             assert time.monotonic() - started >= 0.29
 
     asyncio.run(scenario())
+
+
+class Inquirer:
+    """A guard that inquires after every update until it is told to stop."""
+
+    due = False
+
+    def __init__(self) -> None:
+        self.inquiring, self.steps, self.stop = False, 0, threading.Event()
+
+    def applied(self, *_: object) -> None:
+        self.inquiring = not self.stop.is_set()
+
+    def step(self) -> list[Any]:
+        self.steps += 1
+        self.inquiring = not self.stop.is_set()
+        return []
+
+
+def test_reads_are_answered_while_the_guard_inquires_and_updates_wait() -> None:
+    async def scenario() -> None:
+        store, guard = make_store(), Inquirer()
+        with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
+            begin(directory, store)
+            engine = Engine(Writer(store, directory.ledger(), guard=guard), Settings())  # type: ignore[arg-type]
+            engine.start()
+            try:
+                rows = Rows("a", None, X)
+                await engine.update(rows, [0] * 6, 1)
+                for _ in range(3):
+                    await engine.infer(rows)
+                assert guard.inquiring
+                waiting = asyncio.create_task(engine.update(rows, [0] * 6, 1))
+                await engine.infer(rows)
+                steps = guard.steps
+                while guard.steps == steps:
+                    await asyncio.sleep(0.001)
+                assert not waiting.done()
+                assert store.sequence == 5
+                guard.stop.set()
+                assert (await waiting)["sequence"] == 6
+            finally:
+                await asyncio.to_thread(engine.stop)
+
+    asyncio.run(scenario())
