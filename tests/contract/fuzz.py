@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import requests  # type: ignore[import-untyped]  # what schemathesis sends with
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -135,12 +136,22 @@ def document(found: Found, at: Target, examples: int) -> None:
 
 def _asking(found: Found, at: Target, name: str) -> Callable[[Any], None]:
     def ask(case: Any) -> None:
-        answer = case.call(timeout=120)
-        found.slowest_s = max(found.slowest_s, answer.elapsed)
-        seen = httpx.Response(answer.status_code, content=answer.content)
+        if name == "GET /v1/events":
+            seen = _begun(case, str(at.http.base_url))
+        else:
+            answer = case.call(timeout=120)
+            found.slowest_s = max(found.slowest_s, answer.elapsed)
+            seen = httpx.Response(answer.status_code, content=answer.content)
         at.check(found, seen, f"{name} {case.as_curl_command()}")
 
     return ask
+
+
+def _begun(case: Any, url: str) -> httpx.Response:
+    """The answer to a request for events, which does not end where it is a good one."""
+    with requests.request(**case.as_transport_kwargs(base_url=url), stream=True, timeout=120) as answer:
+        content = b"" if answer.status_code == 200 else answer.content
+    return httpx.Response(answer.status_code, content=content)
 
 
 numbers = st.one_of(
