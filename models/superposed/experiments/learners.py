@@ -40,6 +40,11 @@ class Identity(Family[None]):
         del features
         return (1,)
 
+    def generator_bytes(self, features: int) -> int:
+        """Nothing."""
+        del features
+        return 0
+
     def generate(self, stream: Stream, features: int) -> None:
         """Nothing to draw."""
 
