@@ -268,6 +268,8 @@ One tenant sends 20 one-row requests a second; another sends its share, then fou
 
 {neighbours}
 
+The last row was measured before an inquiry of the guard left room for inference: those are its seconds.
+
 ## What durability costs
 
 `python -m benchmarks.durability`: acknowledged updates of 32 rows of 784 pixels.
