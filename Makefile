@@ -56,16 +56,12 @@ experiments: $(SETUP)
 	$(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --units 1024 --hidden-layers 2 --tasks 250
 	for tasks in 25 50 100; do for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks $$tasks --steps 2000 --evaluate-every 25 --results docs/results/rehearsal --seed $$seed; done; done
 	for rate in 1e-3 3e-3 1e-2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --batch-ensemble $(REHEARSED) --steps 2000 --tasks 25 --learning-rate $$rate; done
-	$(BIN)/superposed experiment permuted-mnist --no-superposed --ewc $(REHEARSED) --steps 2000
-	$(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --kept-rows 4000 --logit-share 0.5
 	$(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks 5 --budget 6110000 --steps 2000 --evaluate-every 25 --results docs/results/rehearsal
 	$(BIN)/superposed experiment permuted-mnist --no-superposed --standard-rehearsed $(REHEARSED) --tasks 50
 	$(BIN)/superposed experiment rotating-mnist
 	$(BIN)/superposed experiment rotating-mnist --gaps
 	for drift in permuted turned; do $(BIN)/superposed experiment personalisation --drift $$drift; done
 	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
-	$(BIN)/superposed experiment capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
-	$(BIN)/superposed experiment capacity --units 1024 --tasks 100
 	for name in locate capacity intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)

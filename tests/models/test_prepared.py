@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+from superposed import WeightStore, learn
 from superposed.layers import fused
 from superposed.networks import PreparedMLP
+from tests.models.small import store_of
 
 FAMILIES = ("phase", "complex", "cyclic", "binary")
-
-
-def store_of(family: str, dtype: str = "float32", **network: Any) -> WeightStore:
-    config = StoreConfig(
-        network=MLPConfig(**{"inputs": 7, "hidden": (6, 5), "outputs": 3} | network),
-        family=family,
-        dtype=dtype,
-        optimizer=OptimizerConfig(learning_rate=0.01),
-    )
-    store = WeightStore(config, secret=seeded_secret(1))
-    for number in range(5):
-        store.register(TaskSchema(key=f"t{number}", inputs=config.network.inputs, outputs=3))
-    return store
 
 
 def compare(store: WeightStore, rows: int, *, mixed: bool) -> None:

@@ -9,34 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    StoreConfig,
-    TaskSchema,
-    WeightStore,
-    answering,
-    learn,
-    seeded_secret,
-)
+from superposed import WeightStore, answering, learn
 from superposed.answering import Answerer
 from superposed.contexts import FAMILIES
 from superposed.networks import MLP, RecordedMLP, recorded
+from tests.models.small import store_of
 
 RECORDABLE = sorted(set(FAMILIES) - {"rotation"})
-
-
-def store_of(family: str = "phase", dtype: str = "float32", tasks: int = 9, **network: Any) -> WeightStore:
-    config = StoreConfig(
-        network=MLPConfig(**{"inputs": 7, "hidden": (6, 5), "outputs": 3} | network),
-        family=family,
-        dtype=dtype,
-        optimizer=OptimizerConfig(learning_rate=0.01),
-    )
-    store = WeightStore(config, secret=seeded_secret(1))
-    for number in range(tasks):
-        store.register(TaskSchema(key=f"t{number}", inputs=7, outputs=3))
-    return store
 
 
 class Recorder:
@@ -90,7 +69,7 @@ def test_of_every_family_and_many_sizes(
 
 @pytest.mark.parametrize("family", ["phase", "complex"])
 def test_what_is_learned_is_answered_and_a_table_that_moves_is_recorded_anew(family: str) -> None:
-    store = store_of(family)
+    store = store_of(family, tasks=9)
     ready, recorder = recording(store)
     for number in range(9):
         random = np.random.default_rng(number)
@@ -100,7 +79,7 @@ def test_what_is_learned_is_answered_and_a_table_that_moves_is_recorded_anew(fam
 
 
 def test_products_in_another_precision() -> None:
-    store = store_of()
+    store = store_of(tasks=9)
     ready, _ = recording(store, torch.bfloat16)
     compare(store, ready, 30, tasks=9, tolerance=0.05)
     with pytest.raises(AssertionError):
