@@ -35,9 +35,9 @@ def plain_network(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, OUTPUTS)).eval()
 
 
-def store_of(family: str, width: int, tasks: int) -> WeightStore:
+def store_of(family: str, width: int, tasks: int, device: torch.device | str = "cpu") -> WeightStore:
     config = StoreConfig(family=family, network=MLPConfig(hidden=(width,) * 3), context_table_bytes=4 * 2**30)
-    store = WeightStore(config, secret=seeded_secret(0))
+    store = WeightStore(config, secret=seeded_secret(0), device=device)
     for number in range(tasks):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=OUTPUTS))
     return store

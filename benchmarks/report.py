@@ -218,6 +218,9 @@ twice as many numbers and four times the products.
 
 {by_tasks}
 
+On a GPU `python -m benchmarks.device` measures the same, beside the device's own peak and bandwidth. It has
+not been run on one yet.
+
 ## Against separate networks
 
 `python -m benchmarks.separate`, {separate["threads"]} thread, batches of {separate["batch"]} rows whose tasks

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks import device
 
 from superposed import WeightStore, answering, learn
 from superposed.answering import Answerer
@@ -84,6 +85,20 @@ def test_products_in_another_precision() -> None:
     compare(store, ready, 30, tasks=9, tolerance=0.05)
     with pytest.raises(AssertionError):
         compare(store, ready, 30, tasks=9, tolerance=1e-5)
+
+
+def test_the_benchmark_of_a_gpu_measures_what_it_says() -> None:
+    """On the CPU in a GPU's place, where its figures mean nothing but its work is the same."""
+    how = device.Recording(torch.device("cpu"))
+    found = device.measure("phase", 32, 16, how, turns=3, repeats=2)
+    milliseconds = found["ms"]
+    assert found["plain_over_mixed"] == pytest.approx(milliseconds["plain"] / milliseconds["mixed"])
+    operations = 2 * 16 * (784 * 32 + 32 * 32 + 32 * 32 + 32 * 10)
+    peak = max(2 * 16 * 32 * 32 / milliseconds["product"], 2 * 64**3 / milliseconds["square"])
+    assert found["mixed_of_peak"] == pytest.approx(operations / milliseconds["mixed"] / peak)
+    moved = 2 * 16 * (32 + 34) + 16 * 34 * 4  # bfloat16 rows read and written, and each row's own context
+    bandwidth = 2 * 2**20 / milliseconds["copy"]
+    assert found["bind_of_bandwidth"] == pytest.approx(moved / milliseconds["bind"] / bandwidth)
 
 
 class TestPreparing:

@@ -2,8 +2,8 @@
 
 A small network costs a GPU little but the launching of its kernels, so those of each size are launched
 together, as one CUDA graph; rows are padded to the next size. Activation, normalisation, the constant 1,
-gathering the context and binding are one kernel, which `torch.compile` makes; in a network of many different
-widths it may give up, and several are recorded.
+gathering the context, binding and the change of precision on both sides are one kernel, which `torch.compile`
+makes; in a network of many different widths it may give up, and several are recorded.
 """
 
 from __future__ import annotations
@@ -137,6 +137,14 @@ class RecordedMLP:
             [self._answer(inputs[at : at + SIZES[-1]], slots[at : at + SIZES[-1]]) for at in parts]
         )
 
+    def launch(self, rows: int) -> None:
+        """Does the work of one size again, on the rows that stand there: what a batch costs the device alone.
+
+        Args:
+            rows: One of `SIZES`, of which rows were answered before.
+        """
+        self._sizes[rows].run()
+
     def _refresh(self) -> None:
         """Copies the weights anew where they have changed, to where they were."""
         versions = tuple(parameter._version for parameter in self._network.parameters())
@@ -179,8 +187,8 @@ class RecordedMLP:
             signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
         for place, own in enumerate(self._layers):
             active = self._network.between if place else None
-            bound = self._bind(own.layer, active, signal, tables[place], slots)
-            signal = F.linear(bound.to(own.matrix.dtype), own.matrix).to(inputs.dtype)
+            bound = self._bind(own.layer, active, signal, tables[place], slots, own.matrix.dtype)
+            signal = F.linear(bound, own.matrix)
             signal = signal if own.bias is None else signal + own.bias
         answers.copy_(signal)
 
@@ -191,6 +199,12 @@ def _bound(
     signal: Tensor,
     table: Tensor,
     slots: Tensor,
+    precision: torch.dtype,
 ) -> Tensor:
-    """What a layer's product takes: the signal before it, activated (but the inputs), extended and bound."""
-    return layer.family.bind(layer.extend(signal if active is None else active(signal)), table, slots)
+    """What a layer's product takes: the signal before it, activated (but the inputs), extended and bound.
+
+    All of it is computed in the weights' own precision, and then brought to the product's.
+    """
+    signal = signal.to(layer.weight.dtype)
+    extended = layer.extend(signal if active is None else active(signal))
+    return layer.family.bind(extended, table, slots).to(precision)

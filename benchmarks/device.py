@@ -1,0 +1,177 @@
+"""What a mixed batch leaves of a GPU: its products beside the measured peak, binding beside the bandwidth.
+
+    python -m benchmarks.device --results docs/results/benchmarks/device.json
+
+Everything stays on the device: what the service records of a store (`RecordedMLP`, bfloat16 products), and
+one plain `nn.Sequential` of the same layers and precision, recorded likewise, on as many rows. Peak is the
+faster of two bfloat16 products, bandwidth that of a copy, both measured in this run. Each figure is a median
+over turns of all, in one loop. Before anything is timed, the recorded answers are compared with the plain
+path's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.forward import mixed_batch, plain_network, store_of
+from superposed import WeightStore
+from superposed.contexts import Binding
+from superposed.experiments.report import machine, write_json
+from superposed.layers import SuperposedLinear
+from superposed.networks import MLP, SIZES, RecordedMLP
+from superposed.networks.recorded import Work, compile_for_all_sizes, record_graph
+
+PRECISION = torch.bfloat16
+TASKS = 1000
+
+
+class Recording:
+    """How work is made ready: recorded and compiled on a GPU, as it is elsewhere (to try this file)."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._on_gpu = device.type == "cuda"
+        # What bandwidth and peak are measured with: large on a GPU.
+        self.copied_bytes, self.side = (2**28, 8192) if self._on_gpu else (2**20, 64)
+
+    def record(self, work: Work) -> Work:
+        return record_graph(work) if self._on_gpu else work
+
+    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        return compile_for_all_sizes(function) if self._on_gpu else function
+
+    def seconds(self, work: Work, repeats: int) -> float:
+        """Of one of so many launches in a row."""
+        self._wait()
+        started = time.perf_counter()
+        for _ in range(repeats):
+            work()
+        self._wait()
+        return (time.perf_counter() - started) / repeats
+
+    def _wait(self) -> None:
+        if self._on_gpu:
+            torch.cuda.synchronize()
+
+
+def products(shape: tuple[int, int, int], device: torch.device) -> Work:
+    """One product of (n, m) and (k, m) matrices in the precision of products."""
+    rows, inner, outer = shape
+    x = torch.randn(rows, inner, device=device).to(PRECISION)
+    weight = torch.randn(outer, inner, device=device).to(PRECISION)
+    found = torch.empty(rows, outer, device=device, dtype=PRECISION)
+    return lambda: torch.mm(x, weight.T, out=found)
+
+
+def store_work(store: WeightStore, rows: int, how: Recording) -> Work:
+    """What answers so many rows, each of a task drawn at random; compared with the plain network first."""
+    assert isinstance(store.network, MLP)
+    draw = np.random.default_rng(0)
+    ready = RecordedMLP(store.network, PRECISION, record=how.record, compile_=how.compile)
+    batch = mixed_batch(store, min(rows, SIZES[-1]), TASKS, draw)
+    plain = store.network(batch.inputs.to(how.device), store.bindings(batch)).cpu()
+    distance = float((ready(batch.inputs, store.bindings(batch)) - plain).abs().max() / plain.abs().max())
+    if not distance <= 0.05:
+        raise SystemExit(f"the recorded answers differ from the plain network's by {distance:.2g}")
+
+    def work() -> None:
+        for _ in range(max(1, rows // SIZES[-1])):
+            ready.launch(len(batch))
+
+    return work
+
+
+def plain_work(width: int, rows: int, how: Recording) -> Work:
+    """One ordinary network for all rows."""
+    network = plain_network(width).to(how.device, PRECISION)
+    inputs = torch.randn(rows, 784, device=how.device).to(PRECISION)
+    return how.record(partial(network, inputs))
+
+
+def binding_work(store: WeightStore, rows: int, how: Recording) -> tuple[Work, int]:
+    """Binding a hidden layer's signal alone, and the bytes that it has to read and write at least."""
+    draw = np.random.default_rng(0)
+    name, layer = list(store.network.superposed_layers().items())[1]
+    assert isinstance(layer, SuperposedLinear)
+    binding = store.bindings(mixed_batch(store, rows, TASKS, draw))[name]
+    signal = torch.randn(rows, layer.in_features, device=how.device).to(PRECISION)
+    bound = how.compile(_bound)
+    distinct = min(rows, TASKS) * binding.contexts[0].numel() * binding.contexts.element_size()
+    moved = signal.element_size() * (signal.numel() + rows * layer.width) + distinct
+    return how.record(lambda: bound(layer, signal, binding)), moved
+
+
+def _bound(layer: SuperposedLinear, signal: Tensor, binding: Binding) -> Tensor:
+    extended = layer.extend(signal.to(layer.weight.dtype))
+    return layer.family.bind(extended, binding.contexts, binding.slots).to(signal.dtype)
+
+
+def measure(family: str, width: int, rows: int, how: Recording, turns: int, repeats: int) -> dict[str, Any]:
+    """One row of the table: all of it in turn, so many times."""
+    store = store_of(family, width, TASKS, how.device)
+    with torch.inference_mode():
+        bind, bound_bytes = binding_work(store, rows, how)
+        copied = torch.empty(how.copied_bytes, dtype=torch.uint8, device=how.device)
+        into = torch.empty_like(copied)
+        square = (how.side,) * 3
+        works: dict[str, Work] = {
+            "mixed": store_work(store, rows, how),
+            "plain": plain_work(width, rows, how),
+            "bind": bind,
+            "copy": lambda: into.copy_(copied),
+            "product": products((rows, width, width), how.device),
+            "square": products(square, how.device),
+        }
+        taken: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(turns):
+            for name, work in works.items():
+                taken[name].append(how.seconds(work, repeats))
+    median = {name: float(np.median(times)) for name, times in taken.items()}
+    layers = [layer for layer in plain_network(width) if isinstance(layer, nn.Linear)]
+    operations = 2 * rows * sum(layer.weight.numel() for layer in layers)
+    peak = max(2 * rows * width * width / median["product"], 2 * np.prod(square) / median["square"])
+    bandwidth = 2 * len(copied) / median["copy"]
+    return {
+        "family": family,
+        "width": width,
+        "rows": rows,
+        "tasks": TASKS,
+        "ms": {name: 1000 * seconds for name, seconds in median.items()},
+        "peak_tflops": float(peak) / 1e12,
+        "mixed_of_peak": operations / median["mixed"] / float(peak),
+        "plain_over_mixed": median["plain"] / median["mixed"],
+        "bandwidth_gb_per_s": bandwidth / 1e9,
+        "bind_of_bandwidth": bound_bytes / median["bind"] / bandwidth,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=20)
+    asked = parser.parse_args()
+    if not torch.cuda.is_available():
+        raise SystemExit("this measures a CUDA device, and torch finds none here")
+    how = Recording(torch.device("cuda"))
+    found = []
+    for family in ("phase", "binary"):
+        for width in (1024, 2048, 4096):
+            for rows in (64, 256, 1024, 4096, 8192):
+                found.append(measure(family, width, rows, how, asked.turns, asked.repeats))
+                print(json.dumps(found[-1]), flush=True)
+    write_json(asked.results, {"machine": machine(), "rows": found})
+
+
+if __name__ == "__main__":
+    main()
