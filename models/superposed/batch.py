@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ResolvedContext:
     """A context expression whose keys are known: its canonical form and the task that gives it a face.
 

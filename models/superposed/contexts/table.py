@@ -23,7 +23,7 @@ __all__ = ["Binding", "Context", "ContextSource", "ContextTable"]
 _GENERATOR_BYTES = 64 * 2**20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Context:
     """A composed context in canonical form: what it is, whatever way it was written.
 
