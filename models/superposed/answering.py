@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Mapping
 
 import torch
@@ -18,6 +19,7 @@ _NOBODY = Context(((TaskId("~"), 1.0, None),))  # no key is written so
 # How far the answers of recorded work may lie from the plain network's, for each unit of its largest.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.05}
 _TRIED_ROWS = (1, 512)
+_TIMES = 5
 _log = logging.getLogger(__name__)
 
 
@@ -66,6 +68,15 @@ class Answerer:
                     self._recorded = None
             answer: Tensor = self.plain(batch.inputs.to(self._device), self.bindings(batch))
             return answer.cpu()
+
+    def seconds(self, rows: int, inputs: int, dtype: torch.dtype) -> float:
+        """How long so many rows take: the least of a few times."""
+        taken = []
+        for _ in range(_TIMES):
+            began = time.perf_counter()
+            self._answer_nobody(torch.zeros(rows, inputs, dtype=dtype))
+            taken.append(time.perf_counter() - began)
+        return min(taken)
 
     def prepare(self, inputs: int, dtype: torch.dtype, precision: torch.dtype | None = None) -> str | None:
         """Compiles what is compiled at its first use, and on a GPU records the network's work.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from superposed import optimizers, tensorfile
 from superposed.answering import Answerer
-from superposed.batch import Batch, ResolvedContext, one_context, per_row
+from superposed.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
 from superposed.config import StoreConfig, validated
 from superposed.contexts import (
     DERIVATION_VERSION,
@@ -176,6 +176,10 @@ class WeightStore:
         """Rows that all belong to one context; see `superposed.batch.one_context`."""
         return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
 
+    def batch_each(self, parts: Sequence[ResolvedContext], inputs: Sequence[object]) -> Batch | None:
+        """Several callers' rows, each caller's of one context; see `superposed.batch.one_context_each`."""
+        return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)
+
     def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any]) -> Batch:
         """Rows that have a context each; see `superposed.batch.per_row`.
 
@@ -215,6 +219,10 @@ class WeightStore:
         Each row's answer is its task's first outputs; what stands beyond them means nothing.
         """
         return self._answerer.logits(batch)
+
+    def answer_seconds(self, rows: int) -> float:
+        """How long so many rows take to answer now, once they are a batch: the least of a few times."""
+        return self._answerer.seconds(rows, self.config.network.inputs, self.dtype)
 
     def prepare(self, precision: torch.dtype | None = None) -> str | None:
         """Makes ready to answer, so that no real rows wait; see `superposed.answering.Answerer.prepare`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -137,8 +138,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         ConfigError: The directory holds no store, or the device is not there.
         StorageError: It cannot be recovered exactly as it was.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or _spare_threads())
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
     cyclic = writer.store.config.family == "cyclic"
@@ -197,6 +197,12 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     _handle_errors(app)
     describe_access(app)
     return app
+
+
+def _spare_threads() -> int:
+    """All cores but the event loop's: a product whose second thread waits for a busy core waits for long."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), cores - 1))
 
 
 def _tracing(settings: Settings) -> Tracing | None:

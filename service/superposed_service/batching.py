@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from superposed.batch import Batch, merge
+from superposed.batch import Batch, ResolvedContext, merge
 from superposed.errors import NonFiniteInput, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.rows import Answer, Rows
@@ -16,6 +17,16 @@ __all__ = ["answer_rows"]
 Outcome = Answer | Exception
 
 
+@dataclass(frozen=True)
+class _Share:
+    """One request's rows in the mixed batch: as many as there are in `batch`, or in the request."""
+
+    place: int
+    rows: int
+    parts: tuple[ResolvedContext, ...]
+    batch: Batch | None = None
+
+
 def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
     """Answers several requests' rows in one mixed batch. The engine's thread only.
 
@@ -23,45 +34,66 @@ def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
         For each request its answer, or what it is refused with; one that cannot be answered spoils no other.
     """
     outcomes: dict[int, Outcome] = {}
-    ready: list[tuple[int, Batch]] = []
-    for place, rows in enumerate(several):
-        try:
-            ready.append((place, rows.batch(store)))
-        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-            outcomes[place] = error
-    outcomes.update(_answered(store, ready))
+    batches, shares = _prepare(store, several, outcomes)
+    try:
+        outcomes.update(_answered(store, batches, shares))
+    except SuperposedError as error:
+        if len(shares) == 1:
+            outcomes[shares[0].place] = error
+        else:
+            # One request's context may not exist in this family: then each answers for itself.
+            outcomes.update({one.place: answer_rows(store, [several[one.place]])[0] for one in shares})
+    except Exception as error:  # noqa: BLE001 - a bug must not end the engine
+        outcomes.update({one.place: error for one in shares})
     return [outcomes[place] for place in range(len(several))]
 
 
-def _answered(store: WeightStore, ready: Sequence[tuple[int, Batch]]) -> dict[int, Outcome]:
-    if not ready:
+def _prepare(
+    store: WeightStore, several: Sequence[Rows], outcomes: dict[int, Outcome]
+) -> tuple[list[Batch], list[_Share]]:
+    """The rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
+    faces: dict[int, ResolvedContext] = {}
+    for place, rows in enumerate(several):
+        if rows.contexts is None:
+            try:
+                faces[place] = store.resolve(rows.context)
+            except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+                outcomes[place] = error
+    batches: list[Batch] = []
+    shares: list[_Share] = []
+    alike = store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
+    if alike is not None:
+        batches.append(alike)
+        shares += [_Share(place, len(several[place]), (face,)) for place, face in faces.items()]
+    done = outcomes.keys() | {share.place for share in shares}
+    for place in (place for place in range(len(several)) if place not in done):
+        try:
+            batch = several[place].batch(store)
+        except Exception as error:  # noqa: BLE001 - likewise
+            outcomes[place] = error
+        else:
+            batches.append(batch)
+            shares.append(_Share(place, len(batch), batch.parts, batch))
+    return batches, shares
+
+
+def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Share]) -> dict[int, Outcome]:
+    if not shares:
         return {}
-    try:
-        answers = _together(store, [batch for _, batch in ready])
-    except SuperposedError as error:
-        if len(ready) == 1:
-            return {ready[0][0]: error}
-        # One request's context may not exist in this family: then each answers for itself.
-        return {place: outcome for one in ready for place, outcome in _answered(store, [one]).items()}
-    except Exception as error:  # noqa: BLE001 - a bug must not end the engine
-        return {place: error for place, _ in ready}
-    return {place: answer for (place, _), answer in zip(ready, answers, strict=True)}
-
-
-def _together(store: WeightStore, batches: Sequence[Batch]) -> list[Outcome]:
     logits = store.logits(merge(batches)).numpy()
     finite = bool(np.isfinite(logits).all())
-    outcomes: list[Outcome] = []
+    outcomes: dict[int, Outcome] = {}
     start = 0
-    for batch in batches:
-        own = logits[start : start + len(batch)]
-        start += len(batch)
+    for share in shares:
+        own = logits[start : start + share.rows]
+        start += share.rows
         if not (finite or np.isfinite(own).all()):
-            outcomes.append(
-                NonFiniteInput("the answer is not finite: the inputs are too large for this store")
+            outcomes[share.place] = NonFiniteInput(
+                "the answer is not finite: the inputs are too large for this store"
             )
             continue
-        places = np.zeros(len(batch), np.int64) if batch.index is None else batch.index.numpy()
-        schemas = tuple(part.task.schema for part in batch.parts)
-        outcomes.append(Answer(store.sequence, schemas, places, own))
+        index = None if share.batch is None else share.batch.index
+        places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
+        schemas = tuple(part.task.schema for part in share.parts)
+        outcomes[share.place] = Answer(store.sequence, schemas, places, own)
     return outcomes

@@ -26,10 +26,48 @@ __all__ = ["allow_connections", "bounded_protocol"]
 _RESERVED = 64
 _OTHER_FILES = 128
 _SWEEP_S = 1.0
+_LARGE_BYTES = 65_536
 
 
 class _RefusedError(Exception):
     """Ends the reading of a request."""
+
+
+class _Corked:
+    """A transport that sends an answer's head and body together: one system call for both, not one each.
+
+    What is written in one turn of the event loop leaves at its end.
+
+    Args:
+        transport: The connection's.
+        loop: Its event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: list[bytes] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        """Holds bytes back until this turn's end, or until there are many."""
+        if not self._held:
+            self._loop.call_soon(self._flush)
+        self._held.append(data)
+        if len(data) > _LARGE_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._held:
+            held, self._held = b"".join(self._held), []
+            self._transport.write(held)
+
+    def close(self) -> None:
+        """Sends what was held back, then closes."""
+        self._flush()
+        self._transport.close()
 
 
 class _Bounded(HttpToolsProtocol):
@@ -41,6 +79,7 @@ class _Bounded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Refuses what is beyond the reserve; of what is in it, only probes are answered."""
         super().connection_made(transport)
+        self.transport = _Corked(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
         self._phase: Literal["head", "body", "rest"] = "rest"
         self._since = self._paused = 0.0
         self._bytes = 0

@@ -1,19 +1,19 @@
 """The sole owner of the store: queue in, batch out, journal, apply.
 
-One thread touches torch. Requests wait in two lines, reads (inference) and the rest (updates, evaluations,
-registry changes, snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed
-batch of the waiting reads, as many as `batch_rows` allows, and then does one thing for the other line:
-applies one committed change, runs one job, or lets the guard take one step of an inquiry that the line waits
-for. So neither kind waits for more than one of the other. Updates that stand in line together are committed
-to the journal together, before the first of them is applied, by a second thread: meanwhile the engine's
-answers reads and applies the updates that were committed before. Reads never see half an update, because
-nothing else runs on the engine's thread while one is applied.
+One thread at a time touches torch: the engine's, or for a small batch the event loop's (`answering.py`).
+Requests wait in two lines, reads (inference) and the rest (updates, evaluations, registry changes,
+snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed batch of the waiting
+reads, as many as `batch_rows` allows, and then does one thing for the other line: applies one committed
+change, runs one job, or lets the guard take one step of an inquiry that the line waits for. So neither kind
+waits for more than one of the other. Updates that stand in line together are committed to the journal
+together, before the first of them is applied, by a second thread: meanwhile the engine's answers reads and
+applies the updates that were committed before. Reads never see half an update, because nothing else touches
+the store while one is applied.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from superposed.errors import CapacityExceeded
 from superposed.learning import Measured, measure_batch
 from superposed.store import WeightStore
 from superposed.targets import Target, read_targets
-from superposed_service.batching import answer_rows
+from superposed_service.answering import Answering
 from superposed_service.callers import current_caller
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import DeadlineExceeded, NotReady
@@ -55,12 +55,14 @@ class Engine:
         self._settings = settings
         self._lines = Lines(settings)
         self._wake = threading.Condition()
+        self._answering = Answering(writer, self._lines, self._wake, settings, self._is_idle)
         self._stopping = False
         self._journalling = ThreadPoolExecutor(1, "superposed-journal")
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
 
     def start(self) -> None:
         """Begins to work off the queues."""
+        self._answering.measure()
         self._thread.start()
 
     def stop(self) -> Writer:
@@ -208,26 +210,29 @@ class Engine:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
             self._lines.join(work, caller, self._writer.pending)
-            self._wake.notify()
+            if not (isinstance(work, Read) and self._answering.soon(work.loop)):
+                self._wake.notify()
         return caller.left_s(self._settings.request_timeout_s)
 
     # On the engine's thread
 
     def _loop(self) -> None:
         while self._wait():
-            started = time.monotonic()
-            reads = self._take_reads()
-            if reads:
-                self._answer_reads(reads)
-            if self._writer.landed:
-                self._writer.finish()
-            applied = 0
-            if self._writer.inquiring:
-                self._writer.inquire()
-            else:
+            with self._answering.turn:
                 self._take_turn()
-                applied = self._writer.apply_next(inquire=False) if self._writer.pending else 0
-            self._note_turn(sum(len(read.rows) for read in reads), applied, time.monotonic() - started)
+
+    def _take_turn(self) -> None:
+        started = time.monotonic()
+        rows = self._answering.answer()
+        if self._writer.landed:
+            self._writer.finish()
+        applied = 0
+        if self._writer.inquiring:
+            self._writer.inquire()
+        else:
+            self._run_or_commit()
+            applied = self._writer.apply_next(inquire=False) if self._writer.pending else 0
+        self._note_turn(rows, applied, time.monotonic() - started)
 
     def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
         with self._wake:
@@ -244,14 +249,20 @@ class Engine:
             return busy
 
     def _has_work(self) -> bool:
+        return bool(self._lines.reads) or self._has_other_work()
+
+    def _is_idle(self) -> bool:
+        return not (self._stopping or self._has_other_work())
+
+    def _has_other_work(self) -> bool:
         ready = self._writer.pending or self._writer.landed or self._writer.inquiring
-        return bool(self._lines.reads or ready or (self._lines.jobs and not self._writer.committing))
+        return bool(ready or (self._lines.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:
         with self._wake:
             self._wake.notify()
 
-    def _take_turn(self) -> None:
+    def _run_or_commit(self) -> None:
         """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
         with self._wake:
             group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
@@ -261,45 +272,6 @@ class Engine:
         for work in group:
             if isinstance(work, Job) and work.future.set_running_or_notify_cancel():
                 resolve(work.future, partial(work.run, self._writer))
-
-    def _take_reads(self) -> list[Read]:
-        if self._lines.reads and self._settings.batch_wait_ms:
-            self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
-        taken: list[Read] = []
-        left = self._settings.batch_rows
-        with self._wake:
-            while (read := self._lines.next_read(left, first=not taken)) is not None:
-                taken.append(read)
-                left -= len(read.rows)
-        return taken
-
-    def _wait_for_more(self, until: float) -> None:
-        with self._wake:
-            while (left := until - time.monotonic()) > 0 and not self._stopping:
-                if self._lines.reads.size >= self._settings.batch_rows:
-                    return
-                self._wake.wait(left)
-
-    def _answer_reads(self, reads: list[Read]) -> None:
-        began = time.perf_counter()
-        outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
-        self._telemetry.answered([read.ticket for read in reads], outcomes, began)
-        answered = list(zip(reads, outcomes, strict=True))
-        for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
-            mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-                loop.call_soon_threadsafe(_deliver, mine)
-
-
-def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
-    """Gives requests their answers, on their event loop."""
-    for future, outcome in outcomes:
-        if future.done():
-            continue  # the client has left, or waited too long
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)
 
 
 def _expire(read: Read, limit_s: float) -> None:

@@ -12,6 +12,8 @@ from superposed_service.storage import ApiKey
 
 __all__ = ["Quotas"]
 
+_UNITS = ("requests", "rows", "updates")
+
 
 class _Bucket:
     """Fills at a steady rate, up to what comes in within `burst_s`.
@@ -52,6 +54,7 @@ class Quotas:
         self._clock = clock
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._lock = threading.Lock()
+        self._limits_anyone = any(self._rate(None, unit) for unit in _UNITS)
 
     def spend(self, key: ApiKey | None, **costs: int) -> None:
         """Counts what a key asks for.
@@ -63,6 +66,8 @@ class Quotas:
         Raises:
             QuotaExceeded: Of one it would be more than it may; nothing is counted then.
         """
+        if key is None and not self._limits_anyone:
+            return
         rates = {unit: self._rate(key, unit) for unit, cost in costs.items() if cost}
         if not any(rates.values()):
             return

@@ -22,7 +22,11 @@ class Settings(BaseSettings):
         "float32",
         description="Of a GPU's products that answer: the weights' own, or bfloat16 (summed in float32).",
     )
-    threads: int = Field(0, ge=0, description="Threads of one matrix product; 0 leaves torch's default.")
+    threads: int = Field(
+        0,
+        ge=0,
+        description="Threads of one matrix product; 0: one core fewer than there are, for the event loop.",
+    )
 
     grpc_address: str = Field(
         "", description="Where the Open Inference Protocol is spoken over gRPC (host:port); empty: nowhere."

@@ -410,3 +410,75 @@ def test_reads_are_answered_while_the_guard_inquires_and_updates_wait() -> None:
                 await asyncio.to_thread(engine.stop)
 
     asyncio.run(scenario())
+
+
+class Answered:
+    """Notes which thread answered how many rows."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, store: WeightStore) -> None:
+        self.batches: list[tuple[str, int]] = []
+        plain = store.logits
+
+        def noted(batch: Batch) -> object:
+            self.batches.append((threading.current_thread().name, len(batch)))
+            return plain(batch)
+
+        monkeypatch.setattr(store, "logits", noted)
+
+
+def test_small_batches_are_answered_on_the_event_loop_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        store = make_store()
+        expected = {key: store.logits(store.batch(key, X)).numpy() for key in "abcd"}
+        async with running(store) as engine:
+            answered = Answered(monkeypatch, store)
+            answers = await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "abcdab"))
+            assert answered.batches == [("MainThread", 36)]
+            for key, answer in zip("abcdab", answers, strict=True):
+                np.testing.assert_allclose(answer.logits, expected[key], rtol=1e-5, atol=1e-6)
+            with pytest.raises(UnknownTask):
+                await engine.infer(Rows("nobody", None, X))
+
+    asyncio.run(scenario())
+
+
+def test_what_is_large_or_comes_while_the_engine_works_is_answered_on_its_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        store = make_store()
+        monkeypatch.setattr(store, "answer_seconds", lambda rows: 0.004)  # so 16 of them take a millisecond
+        async with running(store) as engine:
+            answered = Answered(monkeypatch, store)
+            await engine.infer(Rows("a", None, np.repeat(X, 3, axis=0)))
+            await asyncio.sleep(0.05)  # its turn ends
+            await engine.infer(Rows("a", None, X))
+            gate, holding = await held(engine)
+            waiting = asyncio.create_task(engine.infer(Rows("a", None, X)))
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+            gate.opened.set()
+            await asyncio.gather(waiting, holding)
+            await asyncio.sleep(0.05)
+            small = [asyncio.create_task(engine.infer(Rows("b", None, X[:1]))) for _ in range(40)]
+            await asyncio.gather(*small)
+        engine_thread = "superposed-engine"
+        assert answered.batches[:3] == [(engine_thread, 18), ("MainThread", 6), (engine_thread, 6)]
+        assert answered.batches[3:] == [("MainThread", 16), ("MainThread", 16), ("MainThread", 8)]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("settings", [{"batch_wait_ms": 1}, {}])
+def test_a_slow_network_or_a_batch_that_waits_never_holds_the_event_loop_up(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, object]
+) -> None:
+    async def scenario() -> None:
+        store = make_store()
+        monkeypatch.setattr(store, "answer_seconds", lambda rows: 1.0 if not settings else 1e-6)
+        async with running(store, **settings) as engine:
+            answered = Answered(monkeypatch, store)
+            await engine.infer(Rows("a", None, X[:1]))
+        assert answered.batches == [("superposed-engine", 1)]
+
+    asyncio.run(scenario())

@@ -17,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 
+from superposed_service.connections import _Corked
 from superposed_service.demo.server import Server
 from tests.conftest import make_directory, serving
 from tests.service.test_api import ROW, problem, register
@@ -279,3 +280,42 @@ def test_one_byte_over_the_cap_costs_no_more_than_the_cap(slow_server: Server, c
             done.set()
             watching.join()
     assert most - before <= 2 * CAP
+
+
+class TestCorked:
+    """Bytes of one turn of the event loop leave together."""
+
+    class Transport:
+        def __init__(self) -> None:
+            self.written: list[bytes] = []
+            self.closed = False
+
+        def write(self, data: bytes) -> None:
+            assert not self.closed
+            self.written.append(data)
+
+        def close(self) -> None:
+            self.closed = True
+
+        def is_closing(self) -> bool:
+            return self.closed
+
+    def test_head_and_body_leave_together_and_nothing_is_lost(self) -> None:
+        async def scenario() -> None:
+            transport = self.Transport()
+            corked = _Corked(transport, asyncio.get_running_loop())  # type: ignore[arg-type]  # as much as is used
+            corked.write(b"head")
+            corked.write(b"body")
+            assert transport.written == []
+            await asyncio.sleep(0)
+            assert transport.written == [b"headbody"]
+            corked.write(b"large" * 20_000)
+            assert len(transport.written) == 2
+            corked.write(b"last")
+            corked.close()
+            assert corked.is_closing()
+            assert transport.written[2:] == [b"last"]
+            await asyncio.sleep(0)
+            assert len(transport.written) == 3
+
+        asyncio.run(scenario())

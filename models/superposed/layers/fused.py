@@ -2,8 +2,9 @@
 
 For inference on the CPU. Eager operations read and write every row once each (activation, normalisation,
 constant, gathered contexts, products, sum); here a row stays in the cache from the matrix product before it
-to the one after it. The kernels are compiled by numba where that is installed; where it is not, `kernel_for`
-gives None, and the plain path computes the same.
+to the one after it. A kernel on one thread takes microseconds and keeps Python's lock: to get it back from
+a busy event loop takes longer. The kernels are compiled by numba where that is installed; where it is not,
+`kernel_for` gives None, and the plain path computes the same.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def _compiled(parallel: bool = False) -> Callable[[Any], Any]:
     if numba is None:
         return lambda function: function
     # Sums may be taken in another order, but what is not finite stays so: the service looks for it.
-    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy", "nogil": True}
+    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy", "nogil": parallel}
 
     def decorate(function: Any) -> Any:
         try:

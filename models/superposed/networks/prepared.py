@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,6 +35,15 @@ class _Layer:
     product: Tensor  # (block, D_out)
 
 
+class _Block(NamedTuple):
+    """What one layer writes for a block of so many rows, and the same memory as numpy's arrays."""
+
+    bound: Tensor  # (rows, width)
+    bound_array: NDArray[Any]
+    product: Tensor  # (rows, D_out)
+    product_array: NDArray[Any]
+
+
 def prepared(network: Network) -> PreparedMLP | Network:
     """A network made ready to answer on the CPU; itself where there are no kernels for it."""
     if isinstance(network, MLP) and PreparedMLP.can_prepare(network):
@@ -57,6 +66,7 @@ class PreparedMLP:
         self._active = None if relu else ACTIVATIONS[config.activation]
         self._lanes = network.family.lanes
         self._layers: list[_Layer] = []
+        self._blocks: dict[int, list[_Block]] = {}
         for place, (name, layer) in enumerate(network.superposed_layers().items()):
             hidden = place > 0
             kernel = kernel_for(
@@ -97,11 +107,21 @@ class PreparedMLP:
         if self._lanes == 2:
             inputs = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
         tables, slots = self._tables(bindings, len(inputs))
-        answers = inputs.new_empty(len(inputs), self._layers[-1].product.shape[1])
-        for start in range(0, len(inputs), BLOCK_ROWS):
-            end = min(start + BLOCK_ROWS, len(inputs))
-            self._answer(inputs[start:end], tables, slots[start:end], answers[start:end])
-        return answers
+        rows = inputs.numpy()
+        answers = np.empty((len(rows), self._layers[-1].product.shape[1]), rows.dtype)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            of = slice(start, start + BLOCK_ROWS)
+            self._answer(rows[of], tables, slots[of], answers[of])
+        return torch.from_numpy(answers)
+
+    def _block(self, rows: int) -> list[_Block]:
+        """Every layer's block of so many rows: to cut it out of the larger one costs more than to keep it."""
+        if rows not in self._blocks:
+            cut = [(layer.bound[:rows], layer.product[:rows]) for layer in self._layers]
+            self._blocks[rows] = [
+                _Block(bound, bound.numpy(), product, product.numpy()) for bound, product in cut
+            ]
+        return self._blocks[rows]
 
     def _refresh(self) -> None:
         """Copies what is not the weights themselves: complex ones are multiplied as a block matrix."""
@@ -129,23 +149,21 @@ class PreparedMLP:
 
     def _answer(
         self,
-        signal: Tensor,
+        signal: NDArray[Any],
         tables: Mapping[str, NDArray[np.floating[Any]]],
         slots: NDArray[np.int64],
-        answers: Tensor,
+        answers: NDArray[Any],
     ) -> None:
-        rows = len(signal)
-        for layer in self._layers:
-            if layer is not self._layers[0] and self._active is not None:
-                signal = self._active(signal)
-            bound = layer.bound[:rows]
-            layer.kernel(signal.numpy(), tables[layer.name], slots, bound.numpy(), LAYER_NORM_EPSILON)
-            product = answers if layer is self._layers[-1] else layer.product[:rows]
+        for layer, block in zip(self._layers, self._block(len(signal)), strict=True):
+            layer.kernel(signal, tables[layer.name], slots, block.bound_array, LAYER_NORM_EPSILON)
             if layer.bias is None:
-                torch.mm(bound, layer.matrix, out=product)
+                torch.mm(block.bound, layer.matrix, out=block.product)
             else:
-                torch.addmm(layer.bias, bound, layer.matrix, out=product)
-            signal = product
+                torch.addmm(layer.bias, block.bound, layer.matrix, out=block.product)
+            signal = block.product_array
+            if self._active is not None and layer is not self._layers[-1]:
+                signal = self._active(block.product).numpy()
+        answers[:] = signal
 
 
 def _layout(layer: SuperposedLinear) -> Layout:

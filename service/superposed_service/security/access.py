@@ -240,6 +240,7 @@ class Access:
         self._routes = routes
         self._quotas = quotas
         self._cyclic = cyclic
+        self._anyone = Principal(None, quotas, cyclic)
         self._patterns = [
             (method, compile_path(path)[0], needed)
             for (method, path), needed in ACCESS_RULES.items()
@@ -264,7 +265,7 @@ class Access:
             return Principal()
         key = self._allowed(scope, needed) if len(self._keys) else None
         self._quotas.spend(key, requests=1)
-        return Principal(key, self._quotas, self._cyclic)
+        return self._anyone if key is None else Principal(key, self._quotas, self._cyclic)
 
     def _needed(self, method: str, path: str) -> list[str | None]:
         """The rule of a route; nothing where there is none."""
