@@ -237,8 +237,6 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 
 {serving_table(serving)}
 
-Other work ran on the machine meanwhile, and it was slow that day: compare only what stands in this table.
-
 ![Requests a second at 64 connections](results/benchmarks/serving.png)
 
 ## What the service costs
@@ -246,7 +244,7 @@ Other work ran on the machine meanwhile, and it was slow that day: compare only 
 `python -m benchmarks.service`: rows a second over HTTP against the bare mixed forward at the batch sizes that
 the engine formed, and acknowledged updates a second against a bare training loop. Both servers and clients
 share the two cores. With one row a request nearly all of the time goes into HTTP and Python, not into the
-store. (Measured before seven layers around every request became one.)
+store. The client here is a Python one: `wrk`, above, leaves the server more of the machine.
 
 {inference}
 
