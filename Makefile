@@ -74,7 +74,7 @@ durability: $(SETUP)
 ## benchmarks: the committed measurements and their page (half an hour; needs wrk, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
-	for name in forward separate serving service durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	for name in forward separate serving service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.report
 
 ## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)
