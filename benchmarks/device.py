@@ -103,10 +103,11 @@ def binding_work(store: WeightStore, rows: int, how: Recording) -> tuple[Work, i
     draw = np.random.default_rng(0)
     name, layer = list(store.network.superposed_layers().items())[1]
     assert isinstance(layer, SuperposedLinear)
-    binding = store.bindings(mixed_batch(store, rows, TASKS, draw))[name]
+    batch = mixed_batch(store, rows, TASKS, draw)
+    binding = store.bindings(batch)[name]
     signal = torch.randn(rows, layer.in_features, device=how.device).to(PRECISION)
     bound = how.compile(_bound)
-    distinct = min(rows, TASKS) * binding.contexts[0].numel() * binding.contexts.element_size()
+    distinct = len(batch.parts) * binding.contexts[0].numel() * binding.contexts.element_size()
     moved = signal.element_size() * (signal.numel() + rows * layer.width) + distinct
     return how.record(lambda: bound(layer, signal, binding)), moved
 

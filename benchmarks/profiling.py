@@ -57,6 +57,8 @@ def profile(spy: str, seconds: float) -> dict[str, Any]:
         sampling.start()
         served = run(Load(url, tasks, rows=1, binary=True, connections=64, seconds=seconds + 2))
         sampling.join()
+        if not stacks.exists():
+            raise SystemExit("py-spy could not look at the server")
         return {"requests_per_s": served.requests_per_s, "shares": shares(stacks.read_text())}
 
 

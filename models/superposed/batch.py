@@ -188,6 +188,8 @@ def one_context_each(
     Numpy and torch let other threads go first at each operation on a row: where others are busy, to prepare
     each caller's rows by themselves takes longer than to answer them.
 
+    Whole numbers beyond 2^53 beside another caller's fractions are rounded twice.
+
     Args:
         parts: Each caller's context.
         inputs: Each caller's rows, as for `one_context`.

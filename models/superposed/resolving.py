@@ -30,6 +30,10 @@ class Resolver:
         """After a task was registered or deleted."""
         self._kept.clear()
 
+    def kept(self, context: object) -> ResolvedContext | None:
+        """What a context's text was found to stand for; None where nobody asked lately. From any thread."""
+        return self._kept.get(context) if isinstance(context, str) else None
+
     def resolve(self, context: object) -> ResolvedContext:
         """See `WeightStore.resolve`."""
         if not isinstance(context, str) or len(context) > _LONGEST_KEPT:

@@ -176,6 +176,11 @@ class WeightStore:
         """Rows that all belong to one context; see `superposed.batch.one_context`."""
         return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
 
+    def has_at_hand(self, context: object) -> bool:
+        """Whether a context was resolved and materialised before, so that neither costs anything now."""
+        known = self._resolver.kept(context)
+        return known is not None and self.contexts.holds(known.context)
+
     def batch_each(self, parts: Sequence[ResolvedContext], inputs: Sequence[object]) -> Batch | None:
         """Several callers' rows, each caller's of one context; see `superposed.batch.one_context_each`."""
         return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)

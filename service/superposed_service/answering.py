@@ -10,22 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from superposed_service.batching import answer_rows
 from superposed_service.lines import Lines, Read
-from superposed_service.rows import Answer
+from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
 from superposed_service.writer import Writer
 
 __all__ = ["Answering"]
 
-# So long may a batch hold the event loop up, and of so many rows at most are what it may hold it up for.
+_log = logging.getLogger("superposed")
+
+# So long may the arithmetic of one batch hold the event loop up.
 _LOOP_S = 0.001
+# How many rows are timed to find out how many take that long; with fewer than these there are none at all.
 _TIMED_ROWS = 64
 _FEWEST_ROWS = 8
+# More than one batch may wait for the event loop where the requests have no more rows than this, on average.
 _SMALL_REQUEST_ROWS = 4
 
 
@@ -63,9 +69,16 @@ class Answering:
         """Finds how many rows the event loop may answer: before anybody asks."""
         if self._settings.batch_wait_ms or self._writer.store.device.type != "cpu":
             return  # a GPU's work is for one thread
-        seconds = self._writer.store.answer_seconds(_TIMED_ROWS)
-        rows = int(min(self._settings.batch_rows, _TIMED_ROWS * _LOOP_S / seconds))
-        self._loop_rows = rows if rows >= _FEWEST_ROWS else 0
+        store = self._writer.store
+        rows = int(min(self._settings.batch_rows, _TIMED_ROWS * _LOOP_S / store.answer_seconds(_TIMED_ROWS)))
+        # A few rows of a wide network cost more than their part of many.
+        if rows >= _FEWEST_ROWS and store.answer_seconds(rows) <= 2 * _LOOP_S:
+            self._loop_rows = rows
+
+    def is_light(self, rows: Rows) -> bool:
+        """Whether rows may be answered on the event loop: few, of one context, and that one is at hand."""
+        few = rows.contexts is None and len(rows) <= self._loop_rows
+        return few and self._writer.store.has_at_hand(rows.context)
 
     # On the engine's thread
 
@@ -82,10 +95,10 @@ class Answering:
                     return
                 self._wake.wait(left)
 
-    def _take(self, most: int) -> list[Read]:
+    def _take(self, most: int, *, light: bool = False) -> list[Read]:
         taken: list[Read] = []
         with self._wake:
-            while (read := self._lines.next_read(most, first=not taken)) is not None:
+            while (read := self._lines.next_read(most, first=not taken, light=light)) is not None:
                 taken.append(read)
                 most -= len(read.rows)
         return taken
@@ -113,21 +126,26 @@ class Answering:
 
         Whoever calls it, on that event loop, holds the lock of the lines, and has put a read there.
         """
-        if not self._suits_loop():
+        if self.turn.locked() or not self._suits_loop():
             return False
         if self._loop is not loop:
             self._loop, self._seen = loop, len(self._lines.reads)
-            loop.call_soon(self._answer_here, loop)
+            self._call_soon(loop)
         return True
+
+    def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not in the context of the request that happened to be first.
+        loop.call_soon(self._answer_here, loop, context=contextvars.Context())
 
     def _suits_loop(self) -> bool:
         reads = self._lines.reads
         most = max(self._loop_rows, _SMALL_REQUEST_ROWS * len(reads))
-        return self._loop_rows > 0 and reads.size <= most and self._is_idle()
+        head = reads.peek()
+        return head is not None and head.work.light and reads.size <= most and self._is_idle()
 
     def _answer_here(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._has_come_more():
-            loop.call_soon(self._answer_here, loop)
+            self._call_soon(loop)
             return
         self._loop = None
         if self.turn.acquire(blocking=False):
@@ -149,7 +167,14 @@ class Answering:
         began = time.monotonic()
         with self._wake:
             few = self._suits_loop()
-        if few and (rows := self._answer(self._take(self._loop_rows), loop)):
+        reads = self._take(self._loop_rows, light=True) if few else []
+        try:
+            rows = self._answer(reads, loop)
+        except Exception as error:  # noqa: BLE001 - a bug: nobody waits for ever for it, and the loop goes on
+            _log.exception("a batch failed on the event loop")
+            _deliver([(read.future, error) for read in reads])
+            return
+        if rows:
             with self._wake:
                 self._lines.reads.pace.note(rows, time.monotonic() - began)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class _Share:
 
 
 def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
-    """Answers several requests' rows in one mixed batch. The engine's thread only.
+    """Answers several requests' rows in one mixed batch. Whoever has the store calls it.
 
     Returns:
         For each request its answer, or what it is refused with; one that cannot be answered spoils no other.
@@ -61,7 +62,7 @@ def _prepare(
                 outcomes[place] = error
     batches: list[Batch] = []
     shares: list[_Share] = []
-    alike = store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
+    alike = _together(store, faces, several)
     if alike is not None:
         batches.append(alike)
         shares += [_Share(place, len(several[place]), (face,)) for place, face in faces.items()]
@@ -75,6 +76,12 @@ def _prepare(
             batches.append(batch)
             shares.append(_Share(place, len(batch), batch.parts, batch))
     return batches, shares
+
+
+def _together(store: WeightStore, faces: dict[int, ResolvedContext], several: Sequence[Rows]) -> Batch | None:
+    with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
+        return store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
+    return None
 
 
 def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Share]) -> dict[int, Outcome]:

@@ -36,7 +36,7 @@ class _RefusedError(Exception):
 class _Corked:
     """A transport that sends an answer's head and body together: one system call for both, not one each.
 
-    What is written in one turn of the event loop leaves at its end.
+    What is written in one turn of the event loop leaves after it, or once there is much.
 
     Args:
         transport: The connection's.
@@ -47,22 +47,29 @@ class _Corked:
         self._transport = transport
         self._loop = loop
         self._held: list[bytes] = []
+        self._bytes = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Holds bytes back until this turn's end, or until there are many."""
+        """Holds bytes back until this turn is over, or until there are many."""
+        if len(data) > _LARGE_BYTES:  # not copied once more
+            self._flush()
+            self._transport.write(data)
+            return
         if not self._held:
             self._loop.call_soon(self._flush)
         self._held.append(data)
-        if len(data) > _LARGE_BYTES:
+        self._bytes += len(data)
+        if self._bytes > _LARGE_BYTES:  # the client may be slow: who writes is to know
             self._flush()
 
     def _flush(self) -> None:
         if self._held:
-            held, self._held = b"".join(self._held), []
-            self._transport.write(held)
+            held, self._held, self._bytes = b"".join(self._held), [], 0
+            if not self._transport.is_closing():  # the client may have left meanwhile
+                self._transport.write(held)
 
     def close(self) -> None:
         """Sends what was held back, then closes."""

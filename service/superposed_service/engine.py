@@ -71,6 +71,8 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
+        with self._answering.turn:  # a batch that the event loop has taken is answered
+            pass
         self._journalling.shutdown()
         return self._writer
 
@@ -109,7 +111,8 @@ class Engine:
         """
         self.check_rows(rows)
         loop = asyncio.get_running_loop()
-        read = Read(rows, loop.create_future(), loop, self._telemetry.ticket())
+        light = self._answering.is_light(rows)
+        read = Read(rows, loop.create_future(), loop, self._telemetry.ticket(), light)
         limit_s = self._admit(read)
         timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
         try:

@@ -46,12 +46,13 @@ class Job(Generic[T]):
 
 @dataclass
 class Read:
-    """Rows that wait for their answer."""
+    """Rows that wait for their answer; `light` ones may have it on the event loop."""
 
     rows: Rows
     future: asyncio.Future[Answer]
     loop: asyncio.AbstractEventLoop
     ticket: Ticket
+    light: bool = False
     begun: bool = False
 
 
@@ -122,11 +123,15 @@ class Lines:
             return
         raise _full(self._settings)
 
-    def next_read(self, rows_left: int, *, first: bool) -> Read | None:
-        """Takes the next read out, if it has no more rows than that or is the first; None if not."""
+    def next_read(self, rows_left: int, *, first: bool, light: bool = False) -> Read | None:
+        """Takes the next read out, if it has no more rows than that or is the first; None if not.
+
+        With `light` also only if it is a light one.
+        """
         while (ticket := self.reads.peek()) is not None:
             wanted = not ticket.work.future.done() and ticket.deadline > time.monotonic()
-            if wanted and not first and ticket.size > rows_left:
+            too_large = not first and ticket.size > rows_left
+            if wanted and (too_large or (light and not ticket.work.light)):
                 return None
             self.reads.pop()
             if wanted:

@@ -69,7 +69,10 @@ class Settings(BaseSettings):
 
     batch_rows: int = Field(1024, ge=1, description="Rows of one mixed batch of waiting requests.")
     batch_wait_ms: float = Field(
-        0.0, ge=0, le=1000, description="How long a batch waits to fill up; 0 takes what has arrived."
+        0.0,
+        ge=0,
+        le=1000,
+        description="How long a batch waits to fill up, while nothing else waits; 0: not.",
     )
     queue_requests: int = Field(1024, ge=1, description="Requests that may wait; one more is refused (503).")
     queue_delay_ms: float = Field(

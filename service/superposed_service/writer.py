@@ -139,7 +139,8 @@ class Writer:
     @property
     def landed(self) -> bool:
         """Whether that group has arrived, or failed to: `finish` would not wait."""
-        return self._flight is not None and self._flight[1].done()
+        flight = self._flight  # the event loop asks too
+        return flight is not None and flight[1].done()
 
     def may_begin(self, grouped: bool) -> bool:
         """Whether a change may be checked now: what it is checked against stays so until its turn."""

@@ -426,6 +426,13 @@ class Answered:
         monkeypatch.setattr(store, "logits", noted)
 
 
+async def warmed(engine: Engine, keys: str = "abcd") -> None:
+    """What nobody asked for before is answered on the engine's thread: its context is derived there."""
+    for key in keys:
+        await engine.infer(Rows(key, None, X[:1]))
+    await asyncio.sleep(0.05)  # its turn ends
+
+
 def test_small_batches_are_answered_on_the_event_loop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         store = make_store()
@@ -442,29 +449,77 @@ def test_small_batches_are_answered_on_the_event_loop_together(monkeypatch: pyte
     asyncio.run(scenario())
 
 
-def test_what_is_large_or_comes_while_the_engine_works_is_answered_on_its_thread(
+def test_what_costs_more_or_comes_while_the_engine_works_is_answered_on_its_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
         store = make_store()
-        monkeypatch.setattr(store, "answer_seconds", lambda rows: 0.004)  # so 16 of them take a millisecond
+        monkeypatch.setattr(store, "answer_seconds", lambda rows: rows / 16_000)  # 16 take a millisecond
+        engines, loops = "superposed-engine", "MainThread"
         async with running(store) as engine:
             answered = Answered(monkeypatch, store)
+            await warmed(engine)
+            assert answered.batches == [(engines, 1)] * 4  # contexts that are derived
+            answered.batches.clear()
             await engine.infer(Rows("a", None, np.repeat(X, 3, axis=0)))
-            await asyncio.sleep(0.05)  # its turn ends
+            await asyncio.sleep(0.05)
             await engine.infer(Rows("a", None, X))
-            gate, holding = await held(engine)
-            waiting = asyncio.create_task(engine.infer(Rows("a", None, X)))
+            await engine.infer(Rows(None, ["a", "b"], X[:2]))
             await asyncio.sleep(0.05)
-            assert not waiting.done()
-            gate.opened.set()
-            await asyncio.gather(waiting, holding)
-            await asyncio.sleep(0.05)
+            assert answered.batches == [(engines, 18), (loops, 6), (engines, 2)]
+            answered.batches.clear()
             small = [asyncio.create_task(engine.infer(Rows("b", None, X[:1]))) for _ in range(40)]
             await asyncio.gather(*small)
-        engine_thread = "superposed-engine"
-        assert answered.batches[:3] == [(engine_thread, 18), ("MainThread", 6), (engine_thread, 6)]
-        assert answered.batches[3:] == [("MainThread", 16), ("MainThread", 16), ("MainThread", 8)]
+            assert answered.batches == [(loops, 16), (loops, 16), (loops, 8)]
+            answered.batches.clear()
+            ones = [Rows("b", None, X[:1])] * 20
+            among = [*ones, Rows("a", None, np.repeat(X, 4, axis=0)), *ones]
+            await asyncio.gather(*(engine.infer(rows) for rows in among))
+            assert all(rows <= 16 for thread, rows in answered.batches if thread == loops)
+            assert sum(rows for _, rows in answered.batches) == 64
+
+    asyncio.run(scenario())
+
+
+def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        store = make_store()
+        async with running(store) as engine:
+            await warmed(engine)
+            answered = Answered(monkeypatch, store)
+            tried, plain = [], engine._answering._answer_here
+            monkeypatch.setattr(
+                engine._answering, "_answer_here", lambda loop: (tried.append(loop), plain(loop))
+            )
+            gate, holding = await held(engine)
+            waiting = [asyncio.create_task(engine.infer(Rows("a", None, X))) for _ in range(3)]
+            await asyncio.sleep(0.1)
+            assert len(tried) <= 3
+            assert not any(task.done() for task in waiting)
+            gate.opened.set()
+            await asyncio.gather(*waiting, holding)
+            assert answered.batches == [("superposed-engine", 18)]
+
+    asyncio.run(scenario())
+
+
+def test_a_bug_in_a_batch_ends_neither_the_event_loop_nor_a_request_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        store = make_store()
+        async with running(store) as engine:
+            await warmed(engine)
+            with monkeypatch.context() as patch:
+                patch.setattr(engine._telemetry, "answered", lambda *_: 1 / 0)
+                with pytest.raises(ZeroDivisionError):
+                    await engine.infer(Rows("a", None, X))
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "batch_each", lambda *_: 1 / 0)
+                both = await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "ab"))
+            assert [answer.sequence for answer in both] == [4, 4]
 
     asyncio.run(scenario())
 
@@ -477,6 +532,7 @@ def test_a_slow_network_or_a_batch_that_waits_never_holds_the_event_loop_up(
         store = make_store()
         monkeypatch.setattr(store, "answer_seconds", lambda rows: 1.0 if not settings else 1e-6)
         async with running(store, **settings) as engine:
+            await warmed(engine, "a")
             answered = Answered(monkeypatch, store)
             await engine.infer(Rows("a", None, X[:1]))
         assert answered.batches == [("superposed-engine", 1)]

@@ -311,11 +311,18 @@ class TestCorked:
             assert transport.written == [b"headbody"]
             corked.write(b"large" * 20_000)
             assert len(transport.written) == 2
+            for _ in range(100):  # a stream to a slow client: the transport is to know
+                corked.write(b"x" * 1000)
+            assert sum(map(len, transport.written[2:])) > 60_000
+            await asyncio.sleep(0)
+            assert sum(map(len, transport.written[2:])) == 100_000
+            transport.written.clear()
             corked.write(b"last")
             corked.close()
             assert corked.is_closing()
-            assert transport.written[2:] == [b"last"]
+            assert transport.written == [b"last"]
+            corked.write(b"to nobody")  # the client has left: nothing raises
             await asyncio.sleep(0)
-            assert len(transport.written) == 3
+            assert transport.written == [b"last"]
 
         asyncio.run(scenario())

@@ -186,6 +186,10 @@ class ContextTable:
         self._used[slot] = self._tick
         return slot
 
+    def holds(self, context: Context) -> bool:
+        """Whether a context has a slot. From any thread."""
+        return context.text in self._slots
+
     def evict(self, context: Context) -> None:
         """Gives a context's slot to the next one that needs one; it is derived again when it is needed."""
         if (slot := self._slots.pop(context.text, None)) is not None:

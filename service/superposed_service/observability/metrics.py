@@ -26,7 +26,7 @@ _SIZES = tuple(float(2**power) for power in range(13))
 
 
 class Distribution:
-    """A histogram for one thread that writes and any that reads: prometheus-client's takes a lock each time.
+    """A histogram for one writing thread at a time, and any that reads: prometheus-client's takes a lock.
 
     Args:
         bounds: Upper bounds of the buckets, rising.
@@ -57,7 +57,7 @@ class _Route:
 class Metrics(Collector):
     """What is counted and timed while requests are served.
 
-    HTTP requests are written by the event loop's thread, the rest by the engine's; read by any.
+    HTTP requests are written by the event loop's thread, the rest by whoever has the store; read by any.
 
     Args:
         tasks: How many tasks have a label of their own.
@@ -155,7 +155,7 @@ class Metrics(Collector):
 class TaskRows(Collector):
     """Rows by task, for so many tasks, the first that ask; the rest stand together under one label.
 
-    Written by the engine's thread, read by any.
+    Written by whoever has the store, read by any.
 
     Args:
         most: How many tasks have a label of their own.

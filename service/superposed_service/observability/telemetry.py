@@ -40,7 +40,7 @@ class Ticket:
 
 
 class Telemetry:
-    """Counts, times and traces what the engine does. `ticket` on any thread, the rest on the engine's.
+    """Counts, times and traces what the engine does. `ticket` on any thread, the rest where the store is.
 
     Args:
         metrics: Where counts and times go.
