@@ -62,7 +62,8 @@ experiments: $(SETUP)
 	$(BIN)/superposed experiment rotating-mnist --gaps
 	for drift in permuted turned; do $(BIN)/superposed experiment personalisation --drift $$drift; done
 	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
-	for name in locate capacity intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
+	$(BIN)/superposed experiment capacity --units 128,256,512,1024
+	for name in locate intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)
 durability: $(SETUP)
