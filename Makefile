@@ -72,7 +72,7 @@ durability: $(SETUP)
 	for kind in power errors kills flips; do $(BIN)/python -m tests.durability.faults $$kind --results docs/results/durability; done
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
 
-## benchmarks: the committed measurements and their page (half an hour; needs wrk, and the peers' environments)
+## benchmarks: the committed measurements and their page (half an hour; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
 	for name in forward separate serving service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done

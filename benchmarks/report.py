@@ -89,10 +89,11 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 
 ## What the service costs
 
-`python -m benchmarks.service`: rows a second over HTTP against the bare mixed forward at the batch sizes that
-the engine formed, and acknowledged updates a second against a bare training loop. Both servers and clients
-share the two cores. With one row a request nearly all of the time goes into HTTP and Python, not into the
-store. The client here is a Python one: `wrk`, above, leaves the server more of the machine.
+`python -m benchmarks.service --seconds 2`: rows a second over HTTP against the bare mixed forward at the
+batch sizes that the server formed, and acknowledged updates a second against a bare training loop. Both
+servers and clients share the two cores. With one row a request nearly all of the time goes into HTTP and
+Python, not into the store. The client here is a Python one: `wrk`, above, leaves the server more of the
+machine.
 
 {inference}
 

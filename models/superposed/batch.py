@@ -216,16 +216,22 @@ def one_context_each(
         rows[:, :features] = values
     if not np.isfinite(rows).all():
         return None
-    distinct: dict[str, int] = {}
-    faces: list[ResolvedContext] = []
-    places: list[int] = []
-    for part, own in zip(parts, inputs, strict=True):
-        place = distinct.setdefault(part.context.text, len(faces))
-        if place == len(faces):
-            faces.append(part)
-        places += [place] * len(own)  # type: ignore[arg-type]  # it has rows: they were joined
-    index = torch.from_numpy(np.asarray(places, np.int64)) if len(faces) > 1 else None
-    return Batch(tuple(faces), index, torch.from_numpy(rows))
+    distinct, places = _distinct(parts)
+    lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
+    index = torch.from_numpy(np.repeat(places, lengths)) if len(distinct) > 1 else None
+    return Batch(distinct, index, torch.from_numpy(rows))
+
+
+def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
+    """Of equal contexts the first, and each part's place among those."""
+    known: dict[str, int] = {}
+    first: list[ResolvedContext] = []
+    places = np.empty(len(parts), dtype=np.int64)
+    for number, part in enumerate(parts):
+        places[number] = place = known.setdefault(part.context.text, len(first))
+        if place == len(first):
+            first.append(part)
+    return tuple(first), places
 
 
 def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
@@ -300,22 +306,13 @@ def merge(batches: Sequence[Batch]) -> Batch:
     """One mixed batch from several, rows in order; equal contexts share a place."""
     if len(batches) == 1:
         return batches[0]
-    distinct: dict[str, int] = {}
-    parts: list[ResolvedContext] = []
-    index = np.empty(sum(len(batch) for batch in batches), dtype=np.int64)
-    start = 0
-    for batch in batches:
-        mapping = []
-        for part in batch.parts:
-            place = distinct.setdefault(part.context.text, len(parts))
-            if place == len(parts):
-                parts.append(part)
-            mapping.append(place)
-        own = index[start : start + len(batch)]
-        own[:] = mapping[0] if batch.index is None else np.asarray(mapping)[batch.index.numpy()]
-        start += len(batch)
+    parts, places = _distinct([part for batch in batches for part in batch.parts])
+    first = np.cumsum([0] + [len(batch.parts) for batch in batches])  # of each batch's parts, among all
+    index = np.concatenate(
+        [places[start + batch.places().numpy()] for start, batch in zip(first[:-1], batches, strict=True)]
+    )
     return Batch(
-        tuple(parts),
+        parts,
         torch.from_numpy(index) if len(parts) > 1 else None,
         torch.cat([batch.inputs for batch in batches]),
     )

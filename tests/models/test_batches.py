@@ -64,6 +64,21 @@ def test_what_needs_more_than_that_is_left_to_each_caller(odd: Any) -> None:
         assert each(STORE, ["t0", "t1", "t2"][: len(inputs)], inputs) is None
 
 
+@pytest.mark.parametrize("kind", ["list", "int16", "float32", "float64"])
+@pytest.mark.parametrize("other", ["list", "whole list", "int16", "float32"])
+def test_callers_of_different_kinds_get_what_each_gets_alone_or_are_left_to_it(kind: str, other: str) -> None:
+    numbers = np.asarray(ROWS)
+    lists: dict[str, Any] = {"list": numbers.tolist(), "whole list": numbers.astype(int).tolist()}
+    inputs = [lists[name] if name in lists else numbers.astype(name) for name in (kind, other)]
+    together = each(STORE, ["t0", "t1"], inputs)
+    assert (together is not None) == (kind == other or (kind in lists and other in lists))
+    if together is not None:
+        alone = [
+            STORE.batch(context, rows).inputs for context, rows in zip(["t0", "t1"], inputs, strict=True)
+        ]
+        assert torch.equal(together.inputs, torch.cat(alone))
+
+
 def test_a_face_of_its_own_or_nobody_else_is_left_to_the_caller() -> None:
     store = store_of(tasks=2)
     store.register(TaskSchema(key="scaled", inputs=7, outputs=3, scale=(2.0,) * 7))
