@@ -8,6 +8,7 @@ from statistics import fmean
 from superposed.batch import Batch
 from superposed.errors import ConfigError
 from superposed.learning import descend, measure_losses, row_losses, whole
+from superposed.pools import Share
 from superposed.store import WeightStore
 from superposed.targets import Targets
 
@@ -19,7 +20,7 @@ CONSOLIDATION_ROWS = 256
 _GAIN = 0.01
 
 
-def consolidate(store: WeightStore, steps: int) -> int:
+def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> int:
     """Takes rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
 
     One change of the store, whole or not at all: the rows drawn follow from its sequence number.
@@ -27,6 +28,7 @@ def consolidate(store: WeightStore, steps: int) -> int:
     Args:
         store: What learns; changed in place.
         steps: How many.
+        share: Which of each task's rows are learned; without those held out, these can tell what it did.
 
     Returns:
         How many rows were learned again; 0 where none are kept.
@@ -45,7 +47,7 @@ def consolidate(store: WeightStore, steps: int) -> int:
             for step in range(steps):
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * (1.0 - step / steps)
-                rows += _step(store, step)
+                rows += _step(store, step, share)
     finally:
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -53,8 +55,8 @@ def consolidate(store: WeightStore, steps: int) -> int:
     return rows
 
 
-def _step(store: WeightStore, step: int) -> int:
-    drawn = store.draw(CONSOLIDATION_ROWS, step=step)
+def _step(store: WeightStore, step: int, share: Share) -> int:
+    drawn = store.draw(CONSOLIDATION_ROWS, step=step, share=share)
     if drawn is None:
         return 0
     batch, targets = drawn

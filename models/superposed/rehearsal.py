@@ -16,14 +16,14 @@ from torch import Tensor
 from superposed.batch import Batch, ResolvedContext, foreign
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.pools import PLACE_BYTES, Pools
+from superposed.pools import PLACE_BYTES, Pools, Share
 from superposed.resolving import Resolver
 from superposed.targets import Targets
 
 __all__ = ["RULES_VERSION", "Reservoir"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
-RULES_VERSION = 2
+RULES_VERSION = 3
 
 # A row is kept in 8 bits a number, between its smallest and its largest.
 _LEVELS = 255
@@ -167,7 +167,14 @@ class Reservoir:
     # Drawing
 
     def draw(
-        self, resolver: Resolver, sequence: int, step: int, rows: int, besides: Sequence[str], contexts: int
+        self,
+        resolver: Resolver,
+        sequence: int,
+        step: int,
+        rows: int,
+        besides: Sequence[str],
+        contexts: int,
+        share: Share = Share.ALL,
     ) -> tuple[Batch, Targets] | None:
         """Draws a rehearsal batch: each row's task at random, and one of its rows.
 
@@ -178,17 +185,18 @@ class Reservoir:
             rows: B, at most.
             besides: Tasks that are not rehearsed now.
             contexts: How many distinct contexts there may be at most; rows of those drawn later are left out.
+            share: Which of each task's rows.
 
         Returns:
-            Rows and targets; None where nothing is kept of any other task.
+            Rows and targets; None where no other task has such rows.
         """
-        pools = self._pools.of_others(besides)
+        pools = [places for places in self._pools.of_others(besides) if share.size(len(places))]
         if not pools or rows < 1 or contexts < 1:
             return None
         chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
         tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
         chosen = [
-            pools[task][int(place * len(pools[task]))]
+            pools[task][share.row(int(place * share.size(len(pools[task]))))]
             for task, place in zip(tasks, chance[rows:].tolist(), strict=True)
         ]
         slots = self._of_few_contexts(torch.tensor(chosen), contexts)

@@ -28,6 +28,7 @@ from superposed.contexts import (
 from superposed.errors import CapacityExceeded, ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import build
+from superposed.pools import Share
 from superposed.rehearsal import Reservoir
 from superposed.resolving import Resolver
 from superposed.targets import Targets
@@ -140,13 +141,16 @@ class WeightStore:
         self.sequence += 1
         return self.reservoir.forget(key)
 
-    def draw(self, rows: int, *, step: int = 0, besides: Batch | None = None) -> tuple[Batch, Targets] | None:
+    def draw(
+        self, rows: int, *, step: int = 0, besides: Batch | None = None, share: Share = Share.ALL
+    ) -> tuple[Batch, Targets] | None:
         """Draws kept rows for the next change of the store; see `superposed.rehearsal`.
 
         Args:
             rows: How many, at most.
             step: Of the change.
             besides: A batch whose tasks are not rehearsed, and beside which the rows are bound.
+            share: Which of each task's rows.
 
         Returns:
             Rows and targets; None where nothing is kept.
@@ -154,7 +158,7 @@ class WeightStore:
         parts = () if besides is None else besides.parts
         keys = sorted(set().union(*(part.keys for part in parts)))
         room = self.contexts.capacity - len(parts)
-        return self.reservoir.draw(self._resolver, self.sequence + 1, step, rows, keys, room)
+        return self.reservoir.draw(self._resolver, self.sequence + 1, step, rows, keys, room, share)
 
     def tasks_taught(self) -> int:
         """How many registered tasks have had at least one update."""

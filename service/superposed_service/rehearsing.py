@@ -8,6 +8,7 @@ from torch import Tensor
 
 from superposed import optimizers
 from superposed.consolidation import consolidate, judge
+from superposed.pools import Share
 from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import InvalidRequest
@@ -15,7 +16,7 @@ from superposed_service.storage import Entry, Record
 
 __all__ = ["Consolidate", "ForgetRows"]
 
-# Kept rows that a slice is judged by: another draw than those that it learns, which may share rows with them.
+# Kept rows that a slice is judged by, none of which it learns.
 _JUDGED_ROWS = 2048
 _MOST_SHOWN = 1000
 
@@ -50,17 +51,17 @@ class Consolidate(Change):
 
     def _try(self, store: WeightStore) -> None:
         """Tries the slice, measures all tasks before and after it, and puts everything back."""
-        drawn = store.draw(_JUDGED_ROWS, step=-1)
+        drawn = store.draw(_JUDGED_ROWS, step=-1, share=Share.HELD_OUT)
         if drawn is None:
             raise InvalidRequest(
-                "there are no kept rows to rehearse",
-                expected="a store made with rehearsal rows, and updates",
+                "there are no kept rows to rehearse and to judge by",
+                expected="a store made with rehearsal rows, and updates that left two rows of a task",
                 received="none",
             )
         before_state = {name: tensor.clone() for name, tensor in store.state().items()}
         sequence, before = store.sequence, judge(store, *drawn)
         try:
-            consolidate(store, self._steps)
+            consolidate(store, self._steps, share=Share.LEARNED)
             after = judge(store, *drawn)
             after_state = {name: tensor.clone() for name, tensor in store.state().items()}
         finally:
@@ -78,7 +79,7 @@ class Consolidate(Change):
     def apply(self, store: WeightStore) -> JsonObject:
         """Takes the tried slice over where it was accepted; a replayed one is computed again."""
         if self._answer["accepted"] and self._tried is None:
-            consolidate(store, self._steps)
+            consolidate(store, self._steps, share=Share.LEARNED)
         else:
             if self._answer["accepted"] and self._tried is not None:
                 optimizers.load_state(store.network, store.optimizer, self._tried)

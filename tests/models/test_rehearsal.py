@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from superposed import (
     MLPConfig,
@@ -21,7 +23,7 @@ from superposed.consolidation import consolidate
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning import _rows_to_rehearse
-from superposed.pools import Pools
+from superposed.pools import Pools, Share
 from superposed.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
@@ -179,6 +181,20 @@ class TestDrawing:
         assert set(shares) == {"t0", "t1", "t2"}
         assert all(abs(share - 1 / 3) < 0.04 for share in shares.values())
 
+    def test_rows_held_out_are_not_learned(self) -> None:
+        store = new_store(tasks=3)
+        for number, count in enumerate((20, 2, 1)):
+            learn(store, f"t{number}", *rows(count, number))
+        seen: dict[Share, set[bytes]] = {}
+        for share in Share:
+            drawn = store.draw(4000, share=share)
+            assert drawn is not None
+            seen[share] = {row.tobytes() for row in drawn[0].inputs.numpy()}
+        assert not seen[Share.LEARNED] & seen[Share.HELD_OUT]
+        assert seen[Share.LEARNED] | seen[Share.HELD_OUT] == seen[Share.ALL]
+        assert len(seen[Share.ALL]) == 23
+        assert len(seen[Share.HELD_OUT]) == 3 + 1
+
     def test_compositions_come_back_under_their_own_context(self) -> None:
         store = new_store()
         contexts = ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")
@@ -229,6 +245,15 @@ class TestDrawing:
         assert set(drawn) == {0, 1}
         assert abs(sum(drawn) - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)
         assert [_rows_to_rehearse(store, count, 0) for count in (4, 8, 400)] == [1, 2, 100]
+
+
+@given(st.integers(0, 300))
+def test_every_row_of_a_task_is_learned_or_held_out(rows: int) -> None:
+    parts = {share: [share.row(index) for index in range(share.size(rows))] for share in Share}
+    assert parts[Share.ALL] == list(range(rows))
+    assert sorted(parts[Share.LEARNED] + parts[Share.HELD_OUT]) == parts[Share.ALL]
+    assert (len(parts[Share.HELD_OUT]) > 0) == (rows >= 2)
+    assert len(parts[Share.HELD_OUT]) <= max(1, rows / 8 + 1)
 
 
 class TestExactness:
