@@ -7,16 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from superposed import tensorfile
-from superposed.config import MLPConfig
-from superposed.contexts import Family
-from superposed.errors import CompositionNotSupported
-from superposed.networks import LAYER_NORM_EPSILON, activate, plain_forward
+from superposed.config import MLPConfig, NetworkConfig
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError
+from superposed.layers import SuperposedModule
+from superposed.networks import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 from superposed.store import WeightStore
+from superposed.task_schema import TaskSchema
 
 __all__ = ["RetrievedModel", "residual_variance", "retrieve", "retrieve_model", "superpose"]
+
+# The names of a network's state stand behind it in a file, apart from those of the task's own tensors.
+_STATE = "network."
 
 
 def superpose(family: Family[Any], weights: Tensor, contexts: Tensor) -> Tensor:
@@ -58,17 +63,29 @@ class RetrievedModel:
     """A task's model as an ordinary network with no trace of the store.
 
     Args:
-        tensors: `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in,
-            cut to the task's own inputs and outputs; `input.offset` and `input.scale` (inputs,), float64,
-            as an offset may be far larger than what is left of it.
-        metadata: activation, normalisation (kind, epsilon, where), labels, loss, context, sequence.
+        tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what
+            is left of it. Of an mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the
+            context folded in, cut to the task's own inputs and outputs. Of another network `network.{name}`,
+            its state, the context folded into every linear and convolution layer.
+        metadata: labels, loss, sequence; of an mlp activation and normalisation (kind, epsilon, where), of
+            another the store's network configuration, and the task's inputs and outputs.
     """
 
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, Any]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Answers rows (B, inputs) with (B, outputs), from the tensors and the metadata alone."""
+        """Answers rows (B, inputs) with (B, outputs), from an mlp's tensors and metadata alone.
+
+        Raises:
+            ConfigError: Another network's: it answers once it is in a module, see `load_into`.
+        """
+        if "network" in self.metadata:
+            raise ConfigError(
+                "the network is no mlp",
+                expected="load_into(module), then the module's answer",
+                received=self.metadata["network"],
+            )
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
         signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
@@ -86,6 +103,36 @@ class RetrievedModel:
             )
 
         return plain_forward(signal, layers, between)
+
+    def load_into(self, module: nn.Module) -> nn.Module:
+        """Gives an ordinary module of the store's architecture these weights.
+
+        What it then takes is (B, *input_shape) of (rows - `input.offset`) / `input.scale`, padded by zeros
+        where the task is narrower; of its answers the task's are the first.
+
+        Args:
+            module: As the store's factory makes it; changed in place. Layers without a bias are given one.
+
+        Raises:
+            ConfigError: Another architecture, or an mlp's tensors, which need no module.
+        """
+        state = {
+            name.removeprefix(_STATE): tensor.clone()
+            for name, tensor in self.tensors.items()
+            if name.startswith(_STATE)
+        }
+        for name, layer in module.named_modules():
+            if f"{name}.bias" in state and getattr(layer, "bias", True) is None:
+                layer.bias = nn.Parameter(torch.empty_like(state[f"{name}.bias"]))
+        try:
+            module.load_state_dict(state, assign=True)
+        except RuntimeError as error:
+            raise ConfigError(
+                "the module is of another architecture",
+                expected=self.metadata.get("network", "no module: an mlp's tensors answer by themselves"),
+                received=str(error),
+            ) from error
+        return module
 
     def to_bytes(self) -> bytes:
         """A safetensors file; the same store, secret and sequence give the same tensors."""
@@ -109,44 +156,52 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
 
     Raises:
         ContextError: A context that cannot be addressed.
-        CompositionNotSupported: The store holds another network than an mlp.
     """
-    network = store.config.network
-    if not isinstance(network, MLPConfig):
-        raise CompositionNotSupported(
-            "only multi-layer perceptrons can be taken out",
-            expected="a store of kind mlp",
-            received=network.kind,
-        )
     resolved = store.resolve(context)
     schema = resolved.task.schema
-    contexts = store.contexts.bind_all(resolved.context)
-    tensors = {
-        "input.offset": _or(schema.offset, 0.0, schema.inputs),
-        "input.scale": _or(schema.scale, 1.0, schema.inputs),
-    }
-    layers = store.network.superposed_layers()
+    bindings = store.contexts.bind_all(resolved.context)
     with torch.no_grad():
-        for place, (name, layer) in enumerate(layers.items()):
-            weight, bias = layer.retrieve(contexts[name].contexts)
-            if place == 0:
-                weight = weight[:, : schema.inputs]  # padded inputs are 0, and so are imaginary ones
-            if place == len(layers) - 1:
-                weight, bias = weight[: schema.outputs], bias[: schema.outputs]
-            tensors[f"layers.{place}.weight"] = weight.cpu().contiguous()
-            tensors[f"layers.{place}.bias"] = bias.cpu().contiguous()
+        if isinstance(store.network, SuperposedModule):
+            state = store.network.retrieve(bindings)
+            tensors = {f"{_STATE}{name}": tensor for name, tensor in state.items()}
+        else:
+            tensors = _layers(store.network, bindings, schema)
+    tensors["input.offset"] = _or(schema.offset, 0.0, schema.inputs)
+    tensors["input.scale"] = _or(schema.scale, 1.0, schema.inputs)
     metadata = {
-        "activation": network.activation,
-        "normalisation": {
-            "kind": network.normalisation,
-            "epsilon": LAYER_NORM_EPSILON,
-            "where": "after the activation of every hidden layer",
-        },
+        **_architecture(store.config.network, schema),
         "labels": list(schema.labels) if schema.labels else None,
         "loss": schema.loss,
         "sequence": store.sequence,
     }
-    return RetrievedModel(tensors, metadata)
+    return RetrievedModel({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+
+
+def _layers(network: MLP, bindings: Mapping[str, Binding], schema: TaskSchema) -> dict[str, Tensor]:
+    """An mlp's layers with a context folded in, cut to a task's own width."""
+    tensors: dict[str, Tensor] = {}
+    layers = network.superposed_layers()
+    for place, (name, layer) in enumerate(layers.items()):
+        weight, bias = layer.retrieve(bindings[name].contexts)
+        if place == 0:
+            weight = weight[:, : schema.inputs]  # padded inputs are 0, and so are imaginary ones
+        if place == len(layers) - 1:
+            weight, bias = weight[: schema.outputs], bias[: schema.outputs]
+        tensors[f"layers.{place}.weight"], tensors[f"layers.{place}.bias"] = weight, bias
+    return tensors
+
+
+def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
+    """What the tensors do not say about the network that they belong to."""
+    if not isinstance(network, MLPConfig):
+        sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
+        return {"network": network.model_dump(mode="json"), **sizes}
+    normalisation = {
+        "kind": network.normalisation,
+        "epsilon": LAYER_NORM_EPSILON,
+        "where": "after the activation of every hidden layer",
+    }
+    return {"activation": network.activation, "normalisation": normalisation}
 
 
 def _or(values: Sequence[float] | None, default: float, count: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -13,9 +15,10 @@ from superposed.capacity import capacity
 from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig, validated
 from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
 from superposed.datasets import sklearn_dataset
-from superposed.errors import CompositionNotSupported, ConfigError
+from superposed.errors import ConfigError
 from superposed.layers import SuperposedConv2d, superpose
-from superposed.retrieval import retrieve_model
+from superposed.networks import convnet, resnet18
+from superposed.retrieval import RetrievedModel, retrieve_model
 from tests.models import oracle
 
 REAL = ("phase", "binary", "cyclic", "rotation")
@@ -178,10 +181,20 @@ def no_module() -> int:
     return 3
 
 
+CONVNET = ConvNetConfig(input_shape=(1, 8, 8), channels=(8, 16), hidden=(32,))
+RESNET = ResNetConfig(input_shape=(1, 8, 8), width=8)
 NETWORKS = {
-    "convnet": ConvNetConfig(input_shape=(1, 8, 8), channels=(8, 16), hidden=(32,)),
-    "resnet18": ResNetConfig(input_shape=(1, 8, 8), width=8),
+    "convnet": CONVNET,
+    "resnet18": RESNET,
     "module": ModuleConfig(factory="tests.models.test_networks:two_layers", input_shape=(8, 8), outputs=10),
+}
+
+
+# The same networks, as anybody would make them.
+PLAIN: dict[str, Callable[[], nn.Module]] = {
+    "convnet": lambda: convnet(CONVNET),
+    "resnet18": lambda: resnet18(RESNET),
+    "module": two_layers,
 }
 
 
@@ -195,6 +208,16 @@ def new_store(kind: str, family: str = "phase") -> WeightStore:
     for key in ("a", "b"):
         store.register(TaskSchema(key=key, inputs=64, outputs=10, scale=(16.0,) * 64))
     return store
+
+
+def answered(
+    model: RetrievedModel, plain: nn.Module, x: torch.Tensor, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """What an ordinary network answers with a retrieved model's weights, by what `load_into` says."""
+    rows = ((x - model.tensors["input.offset"]) / model.tensors["input.scale"]).float()
+    with torch.inference_mode():
+        answer: torch.Tensor = model.load_into(plain)(rows.view(len(x), *shape))
+        return answer
 
 
 @pytest.mark.parametrize("kind", sorted(NETWORKS))
@@ -230,9 +253,23 @@ class TestStores:
         assert again.config == store.config
         assert new_store(kind).digest() == new_store(kind).digest()  # the secret decides the first weights
 
-    def test_it_is_not_taken_out(self, kind: str) -> None:
-        with pytest.raises(CompositionNotSupported, match="multi-layer"):
-            retrieve_model(new_store(kind), "a")
+    def test_a_model_taken_out_answers_as_the_store_does(self, kind: str) -> None:
+        store = new_store(kind)
+        x = torch.from_numpy(np.random.default_rng(0).normal(size=(5, 64)) * 16)
+        learn(store, "a", x, [1, 2, 3, 4, 5])
+        for context in ("a", "mix(a:0.5,b^0.5:0.5)"):
+            model = RetrievedModel.from_bytes(retrieve_model(store, context).to_bytes())
+            assert model.metadata["network"] == store.config.network.model_dump(mode="json")
+            assert (model.metadata["inputs"], model.metadata["outputs"]) == (64, 10)
+            answer = answered(model, PLAIN[kind](), x, NETWORKS[kind].input_shape)
+            torch.testing.assert_close(answer, store.logits(store.batch(context, x)), rtol=1e-4, atol=1e-4)
+
+    def test_a_model_taken_out_needs_its_own_architecture(self, kind: str) -> None:
+        model = retrieve_model(new_store(kind), "a")
+        with pytest.raises(ConfigError, match="another architecture"):
+            model.load_into(nn.Sequential(nn.Flatten(), nn.Linear(64, 9)))
+        with pytest.raises(ConfigError, match="load_into"):
+            model(torch.zeros(1, 64))
 
 
 @pytest.mark.parametrize(
@@ -259,6 +296,8 @@ def test_what_is_no_weight_of_a_layer_comes_back_too() -> None:
     again = WeightStore.from_bytes(store.to_bytes())
     assert torch.equal(again.logits(again.batch("a", x)), store.logits(store.batch("a", x)))
     assert not torch.equal(dict(again.network.named_parameters())["module.gain"], torch.ones(16))
+    answer = answered(retrieve_model(store, "a"), with_buffer(), torch.from_numpy(x), (8, 8))
+    torch.testing.assert_close(answer, store.logits(store.batch("a", x)), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,18 @@ class SuperposedConv2d(nn.Module):
     def _columns(self, x: Tensor) -> Tensor:
         return F.unfold(x, self.kernel[1:], padding=self.padding, stride=self.stride)  # (B, features, places)
 
+    def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Folds one context into the kernel: an ordinary convolution that computes the same.
+
+        Args:
+            context: One materialised context in the weights' dtype.
+
+        Returns:
+            weight (out_channels, C, height, width) and bias (out_channels,).
+        """
+        weight, bias = self.patches.retrieve(context)
+        return weight.view(-1, *self.kernel), bias
+
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
         """Convolves a batch whose rows may belong to different contexts.
 
@@ -86,9 +98,7 @@ class SuperposedConv2d(nn.Module):
             (B, out_channels, H', W').
         """
         if binding.slots is None:
-            weight, bias = self.patches.retrieve(binding.contexts)
-            kernel = weight.view(-1, *self.kernel)  # (out_channels, C, height, width)
-            return F.conv2d(x, kernel, bias, self.stride, self.padding)
+            return F.conv2d(x, *self.retrieve(binding.contexts), self.stride, self.padding)
         columns = self._columns(x)
         # Binding costs as much for each patch as for each row of the kernel: the fewer of them are bound.
         by_kernel = columns.shape[2] > self.patches.out_features

@@ -131,6 +131,23 @@ class SuperposedModule(nn.Module):
         finally:
             self.bindings, self.observe = {}, None
 
+    def retrieve(self, bindings: Mapping[str, Binding]) -> dict[str, Tensor]:
+        """The state of an ordinary network that answers as this one does under one context.
+
+        Args:
+            bindings: Every layer's context, one for all rows.
+
+        Returns:
+            The state of the network that was wrapped, by its names; each layer that was superposed has a
+            bias, also where it had none.
+        """
+        bound = {layer.name: layer.layer for layer in self.module.modules() if isinstance(layer, _Bound)}
+        state = self.module.state_dict()
+        state = {name: tensor for name, tensor in state.items() if name.rpartition(".layer.")[0] not in bound}
+        for name, layer in bound.items():
+            state[f"{name}.weight"], state[f"{name}.bias"] = layer.retrieve(bindings[name].contexts)
+        return state
+
 
 def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> SuperposedModule:
     """Turns an ordinary network into a superposed one; see `SuperposedModule`.
