@@ -11,6 +11,7 @@ from superposed.errors import ConfigError, SuperposedError
 from superposed.outlines import outline
 
 __all__ = [
+    "Activation",
     "Config",
     "ConvNetConfig",
     "FamilyName",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 FamilyName = Literal["phase", "binary", "complex", "cyclic", "rotation"]
+Activation = Literal["relu", "gelu", "silu", "tanh"]
 
 MAX_WIDTH = 65_536
 MAX_LAYERS = 64
@@ -76,7 +78,7 @@ class MLPConfig(Config):
     inputs: int = Field(784, ge=1, le=MAX_WIDTH)
     hidden: tuple[int, ...] = Field((256, 256, 256), max_length=MAX_LAYERS)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "layer"
     bias: Literal["bound", "shared"] = "bound"
 

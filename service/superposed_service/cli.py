@@ -15,7 +15,7 @@ import typer
 import uvicorn
 from rich.console import Console
 
-from superposed.config import RehearsalConfig, StoreConfig, validated
+from superposed.config import MLPConfig, RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
@@ -70,12 +70,12 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
 
 
 def _network(
-    kind: str, inputs: int, hidden: str, outputs: int, module: str | None, input_shape: str | None
+    kind: str, mlp: dict[str, Any], outputs: int, module: str | None, input_shape: str | None
 ) -> dict[str, Any]:
     """The network's configuration, from the flags that its kind has."""
-    if kind == "mlp":
-        return {"kind": kind, "inputs": inputs, "hidden": _numbers(hidden, "--hidden"), "outputs": outputs}
     values: dict[str, Any] = {"kind": kind, "outputs": outputs}
+    if kind == "mlp":
+        return values | mlp
     if input_shape is not None:
         values["input_shape"] = _numbers(input_shape, "--input-shape")
     return values | ({"factory": module} if module else {})
@@ -107,7 +107,13 @@ def init(
         str | None, typer.Option(help="Of a row, for networks of images: 1,28,28 (and for --module).")
     ] = None,
     inputs: Annotated[int, typer.Option(help="Features of the widest task.")] = 784,
-    hidden: Annotated[str, typer.Option(help="Units of each hidden layer.")] = "256,256,256",
+    hidden: Annotated[str, typer.Option(help="Units of each hidden layer of an mlp.")] = "256,256,256",
+    activation: Annotated[
+        str, typer.Option(help="Of an mlp's hidden layers: relu, gelu, silu or tanh.")
+    ] = MLPConfig().activation,
+    normalisation: Annotated[
+        str, typer.Option(help="Of an mlp's hidden layers: layer or none.")
+    ] = MLPConfig().normalisation,
     outputs: Annotated[int, typer.Option(help="Outputs of the largest task.")] = 10,
     family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
@@ -129,8 +135,14 @@ def init(
     ] = None,
 ) -> None:
     """Makes a new store in DIR. The defaults make a good store for MNIST-sized tasks."""
+    mlp = {
+        "inputs": inputs,
+        "hidden": _numbers(hidden, "--hidden"),
+        "activation": activation,
+        "normalisation": normalisation,
+    }
     values: dict[str, Any] = {
-        "network": _network("module" if module else network, inputs, hidden, outputs, module, input_shape),
+        "network": _network("module" if module else network, mlp, outputs, module, input_shape),
         "family": family,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
         "rehearsal": {

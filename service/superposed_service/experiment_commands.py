@@ -38,6 +38,7 @@ def permuted_mnist(
     store_defaults: Annotated[
         bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
     ] = False,
+    activation: Annotated[str, typer.Option(help="relu, gelu, silu or tanh.")] = MLPConfig().activation,
     bias: Annotated[
         str | None, typer.Option(help="bound or shared; default: the paper's shared, or a store's.")
     ] = None,
@@ -92,6 +93,7 @@ def permuted_mnist(
             "decay": decay,
             "epsilon": epsilon,
         },
+        "activation": activation,
         "normalisation": MLPConfig().normalisation if store_defaults else "none",
         "bias": bias or (MLPConfig().bias if store_defaults else "shared"),
         "centred": store_defaults,

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.config import MLPConfig, OptimizerConfig
+from superposed.config import Activation, MLPConfig, OptimizerConfig
 from superposed.contexts import (
     Binding,
     Context,
@@ -212,6 +212,7 @@ class Separate(Learner):
         steps: Each task's steps, for the cosine schedule.
         learning_rate: Adam's, at the start of the schedule.
         seed: Of the initial weights.
+        activation: Of their hidden layers.
     """
 
     def __init__(
@@ -221,8 +222,9 @@ class Separate(Learner):
         steps: Sequence[int],
         learning_rate: float,
         seed: int,
+        activation: Activation = "relu",
     ) -> None:
-        self._shapes, self._steps = shapes, steps
+        self._shapes, self._steps, self._activation = shapes, steps, activation
         self._each = budget / len(shapes)
         self._learning_rate, self._seed = learning_rate, seed
         self._networks: list[MLP] = []
@@ -231,7 +233,13 @@ class Separate(Learner):
         inputs, outputs = self._shapes[task]
         # (inputs + 1) units + (units + 1) outputs = budget / K
         units = max(1, math.floor((self._each - outputs) / (inputs + 1 + outputs)))
-        config = MLPConfig(inputs=inputs, hidden=(units,), outputs=outputs, normalisation="none")
+        config = MLPConfig(
+            inputs=inputs,
+            hidden=(units,),
+            outputs=outputs,
+            activation=self._activation,
+            normalisation="none",
+        )
         return MLP(config, Identity(), generator=generator)
 
     def begin(self, task: int) -> None:

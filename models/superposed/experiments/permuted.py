@@ -19,7 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from superposed import tensorfile
-from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig, RehearsalConfig
+from superposed.config import Activation, Config, FamilyName, MLPConfig, OptimizerConfig, RehearsalConfig
 from superposed.datasets import Dataset, idx_dataset
 from superposed.experiments.anchored import EWC, SynapticIntelligence
 from superposed.experiments.ensemble import BatchEnsemble
@@ -63,6 +63,7 @@ class PermutedConfig(Config):
         steps: Steps a task.
         batch: Rows a step.
         optimizer: The one optimizer across all tasks (not `separate`, which has Adam on a cosine).
+        activation: Of hidden layers.
         normalisation: Of hidden layers, before binding.
         bias: Shared by all tasks, or bound with a constant input.
         centred: Whether the training set's mean image is subtracted.
@@ -85,6 +86,7 @@ class PermutedConfig(Config):
     steps: int = Field(_STEPS, ge=1)
     batch: int = Field(128, ge=1)
     optimizer: OptimizerConfig = PAPERS_OPTIMIZER
+    activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "none"
     bias: Literal["bound", "shared"] = "shared"
     centred: bool = False
@@ -103,6 +105,7 @@ class PermutedConfig(Config):
         kinds = {"superposed": str(self.family), "rehearsed": f"{self.family}-rehearsed"}
         kind = kinds.get(self.method, self.method)
         extras = [
+            self.activation if self.activation != "relu" else "",
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
             "boundbias" if self.bias == "bound" else "",
@@ -131,6 +134,7 @@ class PermutedConfig(Config):
             inputs=data.features,
             hidden=(self.units,) * self.hidden_layers,
             outputs=len(data.labels),
+            activation=self.activation,
             normalisation=self.normalisation,
             bias=self.bias,
         )
@@ -158,6 +162,7 @@ def _learner(config: PermutedConfig, data: Dataset) -> Learner:
             [own.steps] * own.tasks,
             own.separate_learning_rate,
             own.seed,
+            own.activation,
         ),
     }
     return make[config.method](network, config)

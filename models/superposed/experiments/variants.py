@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from tqdm import tqdm
 
-from superposed.config import Config
+from superposed.config import Activation, Config
 from superposed.experiments.images import Images, load_images
 from superposed.experiments.report import machine, write_json
 from superposed.networks import LAYER_NORM_EPSILON, activate
@@ -54,7 +54,7 @@ class VariantConfig(Config):
 
     label: str = "as-a-store"
     hidden: tuple[int, ...] = (128, 128, 128)
-    activation: Literal["relu", "gelu", "silu", "tanh"] = "relu"
+    activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "layer"
     centred: bool = True
     contexts: Literal["random", "hadamard"] = "random"

@@ -22,8 +22,8 @@ router = APIRouter(prefix="/v1", tags=["model"])
 async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
     """Distils a network into a task, as ordinary updates: each is durable by itself.
 
-    The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows` (rows,
-    inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
+    The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
+    (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
     """
     asker, service = principal(request), running(request)
     asker.check_task(key)
