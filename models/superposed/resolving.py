@@ -6,13 +6,15 @@ from collections.abc import Sequence
 
 from superposed.batch import ResolvedContext
 from superposed.contexts import Context, Leaf, Task, as_expression, flatten, parse
-from superposed.errors import CompositionNotSupported
+from superposed.errors import CapacityExceeded, CompositionNotSupported
 from superposed.tasks import TaskRegistry
 
 __all__ = ["Resolver"]
 
 # Texts whose meaning is kept: so many, and none longer.
 _MOST_KEPT, _LONGEST_KEPT = 65_536, 256
+# Each share is a generator to draw and add up: what one batch may make the store derive.
+_MOST_SHARES = 8192
 
 
 class Resolver:
@@ -44,6 +46,27 @@ class Resolver:
                 self._kept.clear()
             self._kept[context] = known
         return known
+
+    def resolve_each(self, contexts: Sequence[object]) -> list[ResolvedContext]:
+        """What each row's context stands for; equal ones are resolved once.
+
+        Raises:
+            CapacityExceeded: They name too many tasks in all. Raises too as `WeightStore.resolve`.
+        """
+        known: dict[str, ResolvedContext] = {}
+        names: list[str] = []
+        shares = 0
+        for context in contexts:
+            name = context if isinstance(context, str) else str(as_expression(context))
+            names.append(name)
+            if name not in known:
+                known[name] = self.resolve(context)
+                shares += len(known[name].context.shares)
+            if shares > _MOST_SHARES:
+                raise CapacityExceeded(
+                    "the contexts of one batch name too many tasks", expected=f"{_MOST_SHARES} in all at most"
+                )
+        return [known[name] for name in names]
 
     def _resolve(self, context: object) -> ResolvedContext:
         expression = as_expression(context)

@@ -21,11 +21,10 @@ from superposed.contexts import (
     ContextSource,
     ContextTable,
     Stream,
-    as_expression,
     family_named,
     new_secret,
 )
-from superposed.errors import CapacityExceeded, ConfigError
+from superposed.errors import ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import build
 from superposed.pools import Share
@@ -38,8 +37,6 @@ from superposed.tasks import TaskRegistry, TaskState
 __all__ = ["WeightStore"]
 
 FORMAT_VERSION = 1
-# Each share is a generator to draw and add up: what one batch may make the store derive.
-MAX_BATCH_SHARES = 8192
 
 
 class WeightStore:
@@ -193,22 +190,9 @@ class WeightStore:
         """Rows that have a context each; see `superposed.batch.per_row`.
 
         Raises:
-            CapacityExceeded: The contexts name more than `MAX_BATCH_SHARES` tasks in all.
+            CapacityExceeded: The contexts name too many tasks in all.
         """
-        known: dict[str, ResolvedContext] = {}
-        parts: list[ResolvedContext] = []
-        shares = 0
-        for context in contexts:
-            name = context if isinstance(context, str) else str(as_expression(context))
-            if name not in known:
-                known[name] = self.resolve(context)
-                shares += len(known[name].context.shares)
-            if shares > MAX_BATCH_SHARES:
-                raise CapacityExceeded(
-                    "the contexts of one batch name too many tasks",
-                    expected=f"{MAX_BATCH_SHARES} in all at most",
-                )
-            parts.append(known[name])
+        parts = self._resolver.resolve_each(contexts)
         return per_row(parts, inputs, self.config.network.inputs, self.dtype)
 
     # Answers

@@ -144,17 +144,25 @@ def _run_all(
     threads: int,
     again: bool,
 ) -> None:
-    """Runs what has no result yet, and draws all that have one."""
+    """Runs what has no result yet, and draws all that have one.
+
+    Raises:
+        ConfigError: There is a result of that name with other settings.
+    """
     import torch
 
+    from superposed.experiments.report import check_settings
     from superposed.experiments.summaries import summarise
 
     folder = results or _RESULTS / experiment
     if threads:
         torch.set_num_threads(threads)
     for config in configs:
-        if again or not (folder / f"{config.name}.json").exists():
+        path = folder / f"{config.name}.json"
+        if again or not path.exists():
             run(config, folder)
+        else:
+            check_settings(path, config)
     typer.echo(f"Plot: {summarise(experiment, folder)}")
 
 

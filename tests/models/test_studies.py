@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from superposed.datasets import data_dir, idx_dataset
-from superposed.errors import DataUnavailable
+from superposed.errors import ConfigError, DataUnavailable
 from superposed.experiments import (
     filling,
     incremental,
@@ -22,6 +22,7 @@ from superposed.experiments import (
     variants,
 )
 from superposed.experiments.images import load_images, turned
+from superposed.experiments.report import check_settings
 from superposed.experiments.summaries import summarise
 
 
@@ -83,6 +84,20 @@ def test_incremental(tmp_path: Path) -> None:
         assert [len(one) for one in written(tmp_path, config.name)["after"]] == [1, 2, 3, 4, 5]  # type: ignore[attr-defined]
     assert means["superposed"] > means["none"]
     assert summarise("incremental", tmp_path).exists()
+
+
+def test_a_result_of_other_settings_is_not_taken_for_ones_own(tmp_path: Path) -> None:
+    short, long = (incremental.IncrementalConfig(method="none", steps=steps) for steps in (500, 2000))
+    assert short.name != long.name
+    config = personalisation.PersonalConfig(method="shared", users=3, rows=10)
+    path = tmp_path / f"{config.name}.json"
+    path.write_text(json.dumps({"config": config.model_dump(mode="json")}))
+    check_settings(path, config)
+    other = personalisation.PersonalConfig(method="shared", users=4, rows=10)
+    assert other.name == config.name
+    with pytest.raises(ConfigError, match="other settings") as caught:
+        check_settings(path, other)
+    assert caught.value.received == {"users": 3}
 
 
 def test_pictures_in_zip_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ __all__ = ["METHODS", "IncrementalConfig", "run"]
 Method: TypeAlias = Literal["none", "superposed", "rehearsed", "multi-head"]
 METHODS: tuple[Method, ...] = ("none", "superposed", "rehearsed", "multi-head")
 BLOCKS, PER_BLOCK = 5, 2
+_STEPS = 500
 
 
 class IncrementalConfig(Config):
@@ -52,7 +53,7 @@ class IncrementalConfig(Config):
 
     method: Method
     dataset: Literal["mnist", "cifar10"] = "mnist"
-    steps: int = Field(500, ge=1)
+    steps: int = Field(_STEPS, ge=1)
     batch: int = Field(64, ge=1)
     channels: tuple[int, ...] = (16, 32)
     learning_rate: float = Field(1e-3, gt=0)
@@ -62,7 +63,8 @@ class IncrementalConfig(Config):
     @property
     def name(self) -> str:
         """What the result file is called."""
-        return f"{self.dataset}-{self.method}-seed{self.seed}"
+        length = "" if self.steps == _STEPS else f"-steps{self.steps}"
+        return f"{self.dataset}-{self.method}{length}-seed{self.seed}"
 
     def network(self, images: Images, outputs: int) -> ConvNetConfig:
         """The ConvNet."""

@@ -1,4 +1,4 @@
-"""What every result file says about how it was made, and where it goes."""
+"""What every result file says about how it was made, where it goes, and whose it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
-__all__ = ["machine", "write_json"]
+from superposed.config import Config, validated
+from superposed.errors import ConfigError
+
+__all__ = ["check_settings", "machine", "write_json"]
 
 
 def machine() -> dict[str, Any]:
@@ -38,3 +41,18 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
     """Writes a result file that diffs well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
+
+
+def check_settings(path: Path, config: Config) -> None:
+    """Refuses a result that stands where a configuration's would go, but is another's.
+
+    Raises:
+        ConfigError: It was made with other settings.
+    """
+    made_with, wanted = json.loads(path.read_text())["config"], config.model_dump(mode="json")
+    if validated(type(config), made_with) != config:
+        raise ConfigError(
+            f"{path.name} was made with other settings",
+            expected="another folder for the results (--results), or --again, which overwrites it",
+            received={name: value for name, value in made_with.items() if wanted.get(name) != value},
+        )
