@@ -8,7 +8,7 @@ from statistics import fmean
 from superposed.batch import Batch
 from superposed.errors import ConfigError
 from superposed.learning import descend, measure_losses, row_losses, whole
-from superposed.pools import Share
+from superposed.rehearsal import Share
 from superposed.store import WeightStore
 from superposed.targets import Targets
 
@@ -28,7 +28,7 @@ def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> 
     Args:
         store: What learns; changed in place.
         steps: How many.
-        share: Which of each task's rows are learned; without those held out, these can tell what it did.
+        share: Which of the kept rows are learned; those held out can tell what it did.
 
     Returns:
         How many rows were learned again; 0 where none are kept.
@@ -70,43 +70,46 @@ class Judged:
 
     Args:
         accuracy: Share of its rows that each cross-entropy task answers right, by key.
-        loss: Mean over all tasks of each one's mean loss.
+        loss: Mean over all mse tasks of each one's mean loss; None where there are none.
     """
 
     accuracy: dict[str, float]
-    loss: float
+    loss: float | None
 
     def is_no_worse_than(self, before: Judged) -> bool:
-        """Whether the mean accuracy has not fallen; of mse tasks alone, whether the loss has not risen."""
-        if not self.accuracy:
-            return self.loss <= before.loss
-        return fmean(self.accuracy.values()) >= fmean(before.accuracy.values())
+        """Whether neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
+        return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
 
     def is_better_than(self, before: Judged) -> bool:
-        """Whether the mean accuracy has risen; of mse tasks alone, whether the loss fell by a hundredth."""
-        if not self.accuracy:
-            return self.loss < before.loss * (1.0 - _GAIN)
-        return fmean(self.accuracy.values()) > fmean(before.accuracy.values())
+        """Whether the mean accuracy has risen, or the loss fell by a hundredth, and the other is no worse."""
+        gained = self._accuracy() > before._accuracy() or self._loss() < before._loss() * (1.0 - _GAIN)
+        return gained and self.is_no_worse_than(before)
+
+    def _accuracy(self) -> float:
+        return fmean(self.accuracy.values()) if self.accuracy else 0.0
+
+    def _loss(self) -> float:
+        return 0.0 if self.loss is None else self.loss
 
 
 def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
     """Measures each task on its rows of a drawn batch; nothing is learned."""
     outcome = row_losses(store.logits(batch), batch.outputs(), targets)
-    places = batch.places()
     keys = [part.task.schema.key for part in batch.parts]
     losses: dict[str, list[float]] = {}
     right: dict[str, list[bool]] = {}
     for place, loss, correct, classified in zip(
-        places.tolist(),
+        batch.places().tolist(),
         outcome.losses.double().tolist(),
         outcome.correct.tolist(),
         outcome.classified.tolist(),
         strict=True,
     ):
-        losses.setdefault(keys[place], []).append(loss)
         if classified:
             right.setdefault(keys[place], []).append(correct)
+        else:
+            losses.setdefault(keys[place], []).append(loss)
     return Judged(
         {key: fmean(answers) for key, answers in right.items()},
-        fmean(fmean(own) for own in losses.values()),
+        fmean(fmean(own) for own in losses.values()) if losses else None,
     )

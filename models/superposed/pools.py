@@ -6,40 +6,12 @@ import heapq
 from array import array
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
-__all__ = ["PLACE_BYTES", "Pools", "Share"]
+__all__ = ["PLACE_BYTES", "Pools"]
 
 # What it takes to remember one place, with the room that a growing array has to spare.
 PLACE_BYTES = 8
-# Of a task's rows, every so many-th is held out where something is judged by rows that it does not learn.
-_HELD_OUT_EVERY = 8
-
-
-class Share(Enum):
-    """Which of a task's rows are drawn from: all, or one of two parts that have no row in common.
-
-    The second, tenth, eighteenth ... of a task's rows are held out, so a task with two rows has one; which
-    rows stand there changes as others take their places.
-    """
-
-    ALL = "all"
-    LEARNED = "learned"
-    HELD_OUT = "held out"
-
-    def size(self, rows: int) -> int:
-        """How many of a task's rows belong to it."""
-        held = (rows + _HELD_OUT_EVERY - 2) // _HELD_OUT_EVERY
-        return {Share.ALL: rows, Share.LEARNED: rows - held, Share.HELD_OUT: held}[self]
-
-    def row(self, index: int) -> int:
-        """Which of a task's rows the one at an index of this share is."""
-        if self is Share.HELD_OUT:
-            return 1 + _HELD_OUT_EVERY * index
-        if self is Share.LEARNED and index:
-            return 1 + index + (index - 1) // (_HELD_OUT_EVERY - 1)
-        return index
 
 
 @dataclass

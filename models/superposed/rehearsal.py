@@ -7,7 +7,10 @@ so that replaying the same records keeps and draws the same rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from enum import Enum
+from itertools import islice
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -16,11 +19,11 @@ from torch import Tensor
 from superposed.batch import Batch, ResolvedContext, foreign
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.pools import PLACE_BYTES, Pools, Share
+from superposed.pools import PLACE_BYTES, Pools
 from superposed.resolving import Resolver
 from superposed.targets import Targets
 
-__all__ = ["RULES_VERSION", "Reservoir"]
+__all__ = ["RULES_VERSION", "Reservoir", "Share"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
 RULES_VERSION = 3
@@ -29,6 +32,26 @@ RULES_VERSION = 3
 _LEVELS = 255
 # A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
 _LARGEST = torch.finfo(torch.float32).max / 4
+
+
+class Share(Enum):
+    """Which kept rows are drawn: all, or one of two parts that have no row in common.
+
+    What a row is decides: sent again it is in the same part. One in eight is held out.
+    """
+
+    ALL = "all"
+    LEARNED = "learned"
+    HELD_OUT = "held out"
+
+    @property
+    def chance(self) -> float:
+        """Of a row to belong to it."""
+        return {Share.ALL: 1.0, Share.LEARNED: 7 / 8, Share.HELD_OUT: 1 / 8}[self]
+
+    def has(self, row: bytes) -> bool:
+        """Whether a kept row belongs to it."""
+        return self is Share.ALL or (crc32(row) % 8 == 0) == (self is Share.HELD_OUT)
 
 
 class Reservoir:
@@ -185,24 +208,36 @@ class Reservoir:
             rows: B, at most.
             besides: Tasks that are not rehearsed now.
             contexts: How many distinct contexts there may be at most; rows of those drawn later are left out.
-            share: Which of each task's rows.
+            share: Which of the kept rows.
 
         Returns:
-            Rows and targets; None where no other task has such rows.
+            Rows and targets; None where no such rows were found of any other task.
         """
-        pools = [places for places in self._pools.of_others(besides) if share.size(len(places))]
+        pools = self._pools.of_others(besides)
         if not pools or rows < 1 or contexts < 1:
             return None
-        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
-        tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
+        tries = rows if share is Share.ALL else round(2 * rows / share.chance)
+        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * tries)
+        tasks = (chance[:tries] * len(pools)).astype(np.int64).tolist()
         chosen = [
-            pools[task][share.row(int(place * share.size(len(pools[task]))))]
-            for task, place in zip(tasks, chance[rows:].tolist(), strict=True)
+            pools[task][int(place * len(pools[task]))]
+            for task, place in zip(tasks, chance[tries:].tolist(), strict=True)
         ]
-        slots = self._of_few_contexts(torch.tensor(chosen), contexts)
+        found = self._of_share(chosen, share, rows)
+        if not found:
+            return None
+        slots = self._of_few_contexts(torch.tensor(found), contexts)
         known, index = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
         parts = tuple(resolver.resolve(self._names[place]) for place in known)
         return self._read(slots, parts, torch.from_numpy(index))
+
+    def _of_share(self, slots: Sequence[int], share: Share, rows: int) -> list[int]:
+        """The first so many rows that belong to a share, looked at one by one: rows may be wide."""
+        if share is Share.ALL:
+            return list(slots[:rows])
+        parts = [self._rows[name].numpy() for name in ("inputs", "low", "step")]
+        found = (slot for slot in slots if share.has(b"".join(part[slot].tobytes() for part in parts)))
+        return list(islice(found, rows))
 
     def _of_few_contexts(self, slots: Tensor, contexts: int) -> Tensor:
         """The drawn rows of the contexts that were drawn first: chance decides which, not their age."""

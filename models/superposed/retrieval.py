@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from superposed.contexts import Binding, Family
 from superposed.errors import ConfigError
 from superposed.layers import SuperposedModule
 from superposed.networks import LAYER_NORM_EPSILON, MLP, activate, plain_forward
+from superposed.outlines import outline
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 
@@ -80,11 +81,11 @@ class RetrievedModel:
         Raises:
             ConfigError: Another network's: it answers once it is in a module, see `load_into`.
         """
-        if "network" in self.metadata:
+        if "layers.0.weight" not in self.tensors:
             raise ConfigError(
                 "the network is no mlp",
                 expected="load_into(module), then the module's answer",
-                received=self.metadata["network"],
+                received=outline(self.metadata.get("network")),
             )
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
         signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
@@ -107,32 +108,39 @@ class RetrievedModel:
     def load_into(self, module: nn.Module) -> nn.Module:
         """Gives an ordinary module of the store's architecture these weights.
 
-        What it then takes is (B, *input_shape) of (rows - `input.offset`) / `input.scale`, padded by zeros
-        where the task is narrower; of its answers the task's are the first.
+        What it then takes is (B, *input_shape) of (rows - `input.offset`) / `input.scale` in its own dtype,
+        padded by zeros where the task is narrower; of its answers the task's are the first.
 
         Args:
-            module: As the store's factory makes it; changed in place. Layers without a bias are given one.
+            module: As the store's factory makes it; changed in place, on its own device and in its own
+                dtype. Layers without a bias are given one, and it is in evaluation mode afterwards.
 
         Raises:
-            ConfigError: Another architecture, or an mlp's tensors, which need no module.
+            ConfigError: Another architecture, or an mlp's tensors, which need no module; nothing is changed.
         """
         state = {
-            name.removeprefix(_STATE): tensor.clone()
+            name.removeprefix(_STATE): tensor
             for name, tensor in self.tensors.items()
             if name.startswith(_STATE)
         }
-        for name, layer in module.named_modules():
-            if f"{name}.bias" in state and getattr(layer, "bias", True) is None:
-                layer.bias = nn.Parameter(torch.empty_like(state[f"{name}.bias"]))
-        try:
-            module.load_state_dict(state, assign=True)
-        except RuntimeError as error:
+        places = dict(module.named_parameters()) | dict(module.named_buffers())
+        new = _missing_biases(module, set(state) - set(places))
+        here, there = (
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            for tensors in (places | new, state)
+        )
+        if here != there or not state:
             raise ConfigError(
                 "the module is of another architecture",
                 expected=self.metadata.get("network", "no module: an mlp's tensors answer by themselves"),
-                received=str(error),
-            ) from error
-        return module
+                received=sorted(name for name in here | there if here.get(name) != there.get(name))[:20],
+            )
+        for name, bias in new.items():
+            module.get_submodule(name.rpartition(".")[0]).bias = bias
+        with torch.no_grad():
+            for name, place in (places | new).items():
+                place.copy_(state[name])
+        return module.eval()
 
     def to_bytes(self) -> bytes:
         """A safetensors file; the same store, secret and sequence give the same tensors."""
@@ -174,7 +182,21 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
         "loss": schema.loss,
         "sequence": store.sequence,
     }
-    return RetrievedModel({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    return RetrievedModel({name: _copied(tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
+    """Biases, by these names, for layers that have none."""
+    layers = {f"{name}.bias": layer for name, layer in module.named_modules()}
+    return {
+        name: nn.Parameter(layer.weight.new_empty(len(layer.weight)))
+        for name in names
+        if isinstance(layer := layers.get(name), nn.Linear | nn.Conv2d) and layer.bias is None
+    }
 
 
 def _layers(network: MLP, bindings: Mapping[str, Binding], schema: TaskSchema) -> dict[str, Tensor]:
@@ -195,7 +217,8 @@ def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
     """What the tensors do not say about the network that they belong to."""
     if not isinstance(network, MLPConfig):
         sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
-        return {"network": network.model_dump(mode="json"), **sizes}
+        # A file that names somebody's code invites whoever opens it to run that.
+        return {"network": network.model_dump(mode="json", exclude={"factory"}), **sizes}
     normalisation = {
         "kind": network.normalisation,
         "epsilon": LAYER_NORM_EPSILON,

@@ -27,8 +27,7 @@ from superposed.contexts import (
 from superposed.errors import ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import build
-from superposed.pools import Share
-from superposed.rehearsal import Reservoir
+from superposed.rehearsal import Reservoir, Share
 from superposed.resolving import Resolver
 from superposed.targets import Targets
 from superposed.task_schema import TaskSchema
@@ -139,15 +138,22 @@ class WeightStore:
         return self.reservoir.forget(key)
 
     def draw(
-        self, rows: int, *, step: int = 0, besides: Batch | None = None, share: Share = Share.ALL
+        self,
+        rows: int,
+        *,
+        sequence: int | None = None,
+        step: int = 0,
+        besides: Batch | None = None,
+        share: Share = Share.ALL,
     ) -> tuple[Batch, Targets] | None:
-        """Draws kept rows for the next change of the store; see `superposed.rehearsal`.
+        """Draws kept rows for a change of the store; see `superposed.rehearsal`.
 
         Args:
             rows: How many, at most.
+            sequence: The change's, which the choice is drawn from; default: the next one's.
             step: Of the change.
             besides: A batch whose tasks are not rehearsed, and beside which the rows are bound.
-            share: Which of each task's rows.
+            share: Which of the kept rows.
 
         Returns:
             Rows and targets; None where nothing is kept.
@@ -155,7 +161,8 @@ class WeightStore:
         parts = () if besides is None else besides.parts
         keys = sorted(set().union(*(part.keys for part in parts)))
         room = self.contexts.capacity - len(parts)
-        return self.reservoir.draw(self._resolver, self.sequence + 1, step, rows, keys, room, share)
+        change = self.sequence + 1 if sequence is None else sequence
+        return self.reservoir.draw(self._resolver, change, step, rows, keys, room, share)
 
     def tasks_taught(self) -> int:
         """How many registered tasks have had at least one update."""

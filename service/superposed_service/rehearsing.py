@@ -7,17 +7,19 @@ from typing import Self
 from torch import Tensor
 
 from superposed import optimizers
+from superposed.batch import Batch
 from superposed.consolidation import consolidate, judge
-from superposed.pools import Share
+from superposed.rehearsal import Share
 from superposed.store import WeightStore
+from superposed.targets import Targets
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import InvalidRequest
 from superposed_service.storage import Entry, Record
 
 __all__ = ["Consolidate", "ForgetRows"]
 
-# Kept rows that a slice is judged by, none of which it learns.
-_JUDGED_ROWS = 2048
+# Rows that a slice is judged by, always the same while the same rows are kept: slices can be compared.
+_JUDGED_ROWS, _JUDGES_SEQUENCE = 2048, 0
 _MOST_SHOWN = 1000
 
 
@@ -51,17 +53,11 @@ class Consolidate(Change):
 
     def _try(self, store: WeightStore) -> None:
         """Tries the slice, measures all tasks before and after it, and puts everything back."""
-        drawn = store.draw(_JUDGED_ROWS, step=-1, share=Share.HELD_OUT)
-        if drawn is None:
-            raise InvalidRequest(
-                "there are no kept rows to rehearse and to judge by",
-                expected="a store made with rehearsal rows, and updates that left two rows of a task",
-                received="none",
-            )
+        share, drawn = _judges(store)
         before_state = {name: tensor.clone() for name, tensor in store.state().items()}
         sequence, before = store.sequence, judge(store, *drawn)
         try:
-            consolidate(store, self._steps, share=Share.LEARNED)
+            consolidate(store, self._steps, share=share)
             after = judge(store, *drawn)
             after_state = {name: tensor.clone() for name, tensor in store.state().items()}
         finally:
@@ -79,7 +75,7 @@ class Consolidate(Change):
     def apply(self, store: WeightStore) -> JsonObject:
         """Takes the tried slice over where it was accepted; a replayed one is computed again."""
         if self._answer["accepted"] and self._tried is None:
-            consolidate(store, self._steps, share=Share.LEARNED)
+            consolidate(store, self._steps, share=_judges(store)[0])
         else:
             if self._answer["accepted"] and self._tried is not None:
                 optimizers.load_state(store.network, store.optimizer, self._tried)
@@ -93,6 +89,23 @@ class Consolidate(Change):
         change = cls(record.head["steps"])
         change._answer = record.head["answer"]
         return change
+
+
+def _judges(store: WeightStore) -> tuple[Share, tuple[Batch, Targets]]:
+    """Which kept rows a slice learns, and those that it is judged by: others, unless there are too few.
+
+    Raises:
+        InvalidRequest: No rows are kept.
+    """
+    for learned, judging in ((Share.LEARNED, Share.HELD_OUT), (Share.ALL, Share.ALL)):
+        drawn = store.draw(_JUDGED_ROWS, sequence=_JUDGES_SEQUENCE, share=judging)
+        if drawn is not None:
+            return learned, drawn
+    raise InvalidRequest(
+        "there are no kept rows to rehearse",
+        expected="a store made with rehearsal rows, and updates",
+        received="none",
+    )
 
 
 class ForgetRows(Change):

@@ -109,6 +109,7 @@ def test_grammar(text: str, expected: Expression) -> None:
         ("mix(a:-1)", "not positive"),
         ("mix(a:1e999)", "not finite"),
         ("mix(a:1e300,b:1e-300)", "vanishes"),
+        ("mix(mix(a:1e-300,b:1):1e-300,c:1)", "vanishes"),
         ("a^65", "too large"),
         ("a^9^9", "product of nested exponents"),
         ("a^nan", "number"),

@@ -127,9 +127,26 @@ class TestWrapping:
         wrapped = superpose(net, family_named("phase"), (2,)).train()
         assert not any(module.training for module in wrapped.modules())
 
+    @pytest.mark.parametrize("way", ["subclass", "hooks", "parametrisation"])
+    def test_a_layer_with_ways_of_its_own(self, way: str) -> None:
+        layer: nn.Linear = Doubled(4, 2) if way == "subclass" else nn.Linear(4, 2)
+        if way == "hooks":
+            layer.register_forward_hook(lambda _, __, answer: 2 * answer)
+        if way == "parametrisation":
+            nn.utils.parametrizations.weight_norm(layer)
+        with pytest.raises(ConfigError, match="of its own"):
+            superpose(nn.Sequential(layer), family_named("phase"), (4,))
+
     def test_nothing_to_superpose(self) -> None:
         with pytest.raises(ConfigError, match="no linear"):
             superpose(nn.Sequential(nn.ReLU()), family_named("phase"), (2,))
+
+
+class Doubled(nn.Linear):
+    """A linear layer that does more than one."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
 
 
 def two_layers() -> nn.Module:
@@ -144,12 +161,18 @@ class WithBuffer(nn.Module):
         super().__init__()
         self.projection: torch.Tensor
         self.register_buffer("projection", projection)
+        self.noise: torch.Tensor
+        self.register_buffer("noise", torch.randn(16), persistent=False)
+        self.again = nn.Module()
+        self.again.register_buffer("noise", self.noise)
+        self.unsteady = nn.RReLU()
         self.gain = nn.Parameter(torch.ones(16))
         self.shift = nn.Parameter(torch.randn(16), requires_grad=False)
         self.layer = nn.Linear(16, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.layer(x.flatten(1) @ self.projection * self.gain + self.shift)
+        inner = x.flatten(1) @ self.projection * self.gain + self.shift + self.noise
+        answer: torch.Tensor = self.layer(self.unsteady(inner))
         return answer
 
 
@@ -259,15 +282,18 @@ class TestStores:
         learn(store, "a", x, [1, 2, 3, 4, 5])
         for context in ("a", "mix(a:0.5,b^0.5:0.5)"):
             model = RetrievedModel.from_bytes(retrieve_model(store, context).to_bytes())
-            assert model.metadata["network"] == store.config.network.model_dump(mode="json")
+            assert model.metadata["network"] == store.config.network.model_dump(
+                mode="json", exclude={"factory"}
+            )
             assert (model.metadata["inputs"], model.metadata["outputs"]) == (64, 10)
             answer = answered(model, PLAIN[kind](), x, NETWORKS[kind].input_shape)
             torch.testing.assert_close(answer, store.logits(store.batch(context, x)), rtol=1e-4, atol=1e-4)
 
     def test_a_model_taken_out_needs_its_own_architecture(self, kind: str) -> None:
-        model = retrieve_model(new_store(kind), "a")
+        model, other = retrieve_model(new_store(kind), "a"), nn.Sequential(nn.Conv2d(1, 8, 3, bias=False))
         with pytest.raises(ConfigError, match="another architecture"):
-            model.load_into(nn.Sequential(nn.Flatten(), nn.Linear(64, 9)))
+            model.load_into(other)
+        assert other[0].bias is None
         with pytest.raises(ConfigError, match="load_into"):
             model(torch.zeros(1, 64))
 
@@ -296,8 +322,20 @@ def test_what_is_no_weight_of_a_layer_comes_back_too() -> None:
     again = WeightStore.from_bytes(store.to_bytes())
     assert torch.equal(again.logits(again.batch("a", x)), store.logits(store.batch("a", x)))
     assert not torch.equal(dict(again.network.named_parameters())["module.gain"], torch.ones(16))
-    answer = answered(retrieve_model(store, "a"), with_buffer(), torch.from_numpy(x), (8, 8))
+    model = retrieve_model(store, "a")
+    RetrievedModel.from_bytes(model.to_bytes())
+    learned = {name: tensor.clone() for name, tensor in model.tensors.items()}
+    answer = answered(model, with_buffer(), torch.from_numpy(x), (8, 8))
     torch.testing.assert_close(answer, store.logits(store.batch("a", x)), rtol=1e-4, atol=1e-4)
+    learn(store, "a", x, list(range(8)))
+    assert all(torch.equal(model.tensors[name], tensor) for name, tensor in learned.items())
+
+
+def test_a_module_keeps_its_own_dtype() -> None:
+    model = retrieve_model(new_store("module"), "a")
+    plain = model.load_into(two_layers().double())
+    assert {parameter.dtype for parameter in plain.parameters()} == {torch.float64}
+    assert torch.equal(plain[1].weight.float(), model.tensors["network.1.weight"])  # type: ignore[index]
 
 
 @pytest.mark.parametrize(

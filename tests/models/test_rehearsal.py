@@ -5,8 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from superposed import (
     MLPConfig,
@@ -23,7 +21,8 @@ from superposed.consolidation import consolidate
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning import _rows_to_rehearse
-from superposed.pools import Pools, Share
+from superposed.pools import Pools
+from superposed.rehearsal import Share
 from superposed.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
@@ -182,18 +181,39 @@ class TestDrawing:
         assert all(abs(share - 1 / 3) < 0.04 for share in shares.values())
 
     def test_rows_held_out_are_not_learned(self) -> None:
-        store = new_store(tasks=3)
-        for number, count in enumerate((20, 2, 1)):
-            learn(store, f"t{number}", *rows(count, number))
+        """However often a row was sent, and to however many tasks."""
+        store = new_store(200, tasks=2)
+        x, y = rows(60)
+        for number in (0, 1, 0, 1):
+            learn(store, f"t{number}", x, y)
         seen: dict[Share, set[bytes]] = {}
         for share in Share:
             drawn = store.draw(4000, share=share)
             assert drawn is not None
+            assert 3000 < len(drawn[0]) <= 4000
             seen[share] = {row.tobytes() for row in drawn[0].inputs.numpy()}
         assert not seen[Share.LEARNED] & seen[Share.HELD_OUT]
         assert seen[Share.LEARNED] | seen[Share.HELD_OUT] == seen[Share.ALL]
-        assert len(seen[Share.ALL]) == 23
-        assert len(seen[Share.HELD_OUT]) == 3 + 1
+        assert len(seen[Share.ALL]) == 60
+        assert 2 <= len(seen[Share.HELD_OUT]) <= 15
+
+    def test_of_few_rows_none_may_be_held_out(self) -> None:
+        store = new_store(tasks=1)
+        learn(store, "t0", *rows(1))
+        drawn = [store.draw(100, share=share) for share in (Share.LEARNED, Share.HELD_OUT)]
+        assert sum(one is None for one in drawn) == 1
+
+    def test_the_same_rows_are_drawn_for_the_same_sequence(self) -> None:
+        store = new_store()
+        learn(store, "t0", *rows(20))
+        first = store.draw(8, sequence=5)
+        store.sequence += 1
+        again, following = store.draw(8, sequence=5), store.draw(8)
+        assert first is not None
+        assert again is not None
+        assert following is not None
+        assert torch.equal(first[0].inputs, again[0].inputs)
+        assert not torch.equal(first[0].inputs, following[0].inputs)
 
     def test_compositions_come_back_under_their_own_context(self) -> None:
         store = new_store()
@@ -245,15 +265,6 @@ class TestDrawing:
         assert set(drawn) == {0, 1}
         assert abs(sum(drawn) - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)
         assert [_rows_to_rehearse(store, count, 0) for count in (4, 8, 400)] == [1, 2, 100]
-
-
-@given(st.integers(0, 300))
-def test_every_row_of_a_task_is_learned_or_held_out(rows: int) -> None:
-    parts = {share: [share.row(index) for index in range(share.size(rows))] for share in Share}
-    assert parts[Share.ALL] == list(range(rows))
-    assert sorted(parts[Share.LEARNED] + parts[Share.HELD_OUT]) == parts[Share.ALL]
-    assert (len(parts[Share.HELD_OUT]) > 0) == (rows >= 2)
-    assert len(parts[Share.HELD_OUT]) <= max(1, rows / 8 + 1)
 
 
 class TestExactness:

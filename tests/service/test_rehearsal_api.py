@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +197,7 @@ class TestReplay:
             if number == 6:
                 machine.snapshot()
         judged = machine.do(Consolidate(5))
+        assert judged["accepted"]
         assert machine.do(ForgetRows("a")) == {"rows": 10}
         machine.update("b", *lines(99))
         digest = machine.store.digest()
@@ -356,6 +359,43 @@ def test_a_slice_of_idle_time_must_make_tasks_better() -> None:
         assert answer["before"] == {"a": 1.0}
         accepted.append(answer["accepted"])
     assert accepted == [True, False]
+
+
+def test_a_slice_is_judged_by_rows_that_it_does_not_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = StoreConfig(
+        network=MLPConfig(inputs=5, hidden=(8,), outputs=3), rehearsal=RehearsalConfig(rows_per_task=60)
+    )
+    store = WeightStore(config, secret=seeded_secret(1))
+    for key in "ab":
+        store.register(TaskSchema(key=key, inputs=5, outputs=3))
+        learn(store, key, np.random.default_rng(0).normal(size=(60, 5)), [n % 3 for n in range(60)])
+    twin = WeightStore.from_bytes(store.to_bytes())
+    drawn: list[set[bytes]] = []
+    draw = WeightStore.draw
+
+    def noted(self: WeightStore, *arguments: Any, **options: Any) -> Any:
+        answer = draw(self, *arguments, **options)
+        drawn.append({row.tobytes() for row in answer[0].inputs.numpy()})
+        return answer
+
+    monkeypatch.setattr(WeightStore, "draw", noted)
+    live = Consolidate(3)
+    live.check(store)
+    judging, *learned = drawn
+    assert len(drawn) == 1 + 3
+    assert judging
+    assert not judging & set().union(*learned)
+    # Replayed from its record it learns the same.
+    again = Consolidate.from_record(SimpleNamespace(head=live.entry().head))  # type: ignore[arg-type]
+    live.apply(store)
+    again.apply(twin)
+    assert store.digest() == twin.digest()
+
+
+def test_of_one_kept_row_a_slice_is_judged_by_that(client: Client) -> None:
+    client.register_task("a", outputs=3)
+    client.update("a", [[1.0, 2, 3, 4, 5, 6]], [1])
+    assert set(client.consolidate(1).before) == {"a"}
 
 
 def test_other_rules_of_rehearsal_are_another_fingerprint() -> None:

@@ -237,7 +237,8 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
     expressions with the same leaves are the same context. Leaves stand in the order they are written.
 
     Raises:
-        ExpressionInvalid: More than `MAX_LEAVES` leaves, or nested exponents whose product is too large.
+        ExpressionInvalid: More than `MAX_LEAVES` leaves, nested exponents whose product is too large, or
+            nested weights whose product vanishes.
     """
     leaves = tuple(_leaves(expression, 1.0, None))
     if len(leaves) > MAX_LEAVES:
@@ -246,6 +247,8 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
             expected=f"{MAX_LEAVES} at most",
             received=len(leaves),
         )
+    if min(leaf.weight for leaf in leaves) <= 0:
+        raise ExpressionInvalid("a nested mixture's weight vanishes", expected="> 0", received=0.0)
     steepest = max(abs(leaf.exponent or 0.0) for leaf in leaves)
     if steepest > MAX_EXPONENT:
         raise ExpressionInvalid(

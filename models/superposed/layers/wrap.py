@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -54,6 +55,9 @@ class SuperposedModule(nn.Module):
         module: The network; changed in place. It takes (B, *input_shape).
         family: A context family of real features.
         input_shape: What the rows of a batch, (B, features), are reshaped to.
+
+    "The last layers" of a task in a group are those that the network registered last, whatever its `forward`
+    calls last.
 
     Raises:
         ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
@@ -138,12 +142,15 @@ class SuperposedModule(nn.Module):
             bindings: Every layer's context, one for all rows.
 
         Returns:
-            The state of the network that was wrapped, by its names; each layer that was superposed has a
-            bias, also where it had none.
+            Parameters and buffers of the network that was wrapped, by its names; each layer that was
+            superposed has a bias, also where it had none.
         """
         bound = {layer.name: layer.layer for layer in self.module.modules() if isinstance(layer, _Bound)}
-        state = self.module.state_dict()
-        state = {name: tensor for name, tensor in state.items() if name.rpartition(".layer.")[0] not in bound}
+        state: dict[str, Tensor] = {
+            name: tensor
+            for name, tensor in chain(self.module.named_parameters(), self.module.named_buffers())
+            if name.rpartition(".layer.")[0] not in bound
+        }
         for name, layer in bound.items():
             state[f"{name}.weight"], state[f"{name}.bias"] = layer.retrieve(bindings[name].contexts)
         return state
@@ -199,6 +206,8 @@ def _refuse_unsteady(layer: nn.Module, path: str) -> None:
 
 def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
     """The superposed layer that takes the place of another; None for what is none."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        _refuse_own_ways(layer)
     if isinstance(layer, nn.Linear):
         linear = SuperposedLinear(layer.in_features, layer.out_features, family, dtype=layer.weight.dtype)
         _start_from(linear, layer.weight, layer.bias)
@@ -212,6 +221,17 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
             received=type(layer).__name__,
         )
     return None
+
+
+def _refuse_own_ways(layer: nn.Linear | nn.Conv2d) -> None:
+    """Refuses a layer that computes something else than its class: a plain one would stand in its place."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:
+        raise ConfigError(
+            "a layer that computes something of its own cannot be superposed",
+            expected="torch.nn.Linear and Conv2d themselves, without hooks or parametrisations",
+            received=f"{type(layer).__name__}{', with hooks' if hooked else ''}",
+        )
 
 
 def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
