@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -20,8 +21,8 @@ __all__ = ["Lessons", "held_out", "lessons"]
 
 # The teacher's answers to this share of the rows are not learned: agreement is measured there.
 _HELD_OUT, _LEAST_HELD = 0.2, 2
-# A teacher answers so many rows at once, and so many numbers in its widest layer in all.
-_ROWS_AT_ONCE, _MOST_NUMBERS = 1024, 2**28
+# A teacher answers so many rows at once; in all, so many numbers in its widest layer and multiplications.
+_ROWS_AT_ONCE, _MOST_NUMBERS, _MOST_PRODUCTS = 1024, 2**28, 2**38
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -138,16 +139,18 @@ def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:
             expected=f"{_LEAST_HELD + 1} or more",
             received=len(rows),
         )
-    _check_work(len(rows), max(widths))
+    _check_work(len(rows), widths)
     return rows if rows.dtype == torch.float64 else rows.float()
 
 
-def _check_work(rows: int, widest: int) -> None:
-    if rows * widest > _MOST_NUMBERS:
+def _check_work(rows: int, widths: Sequence[int]) -> None:
+    """Refuses what would take too much memory at once, or too long: a deep network of narrow layers."""
+    products = rows * sum(before * after for before, after in pairwise(widths))
+    if rows * max(widths) > _MOST_NUMBERS or products > _MOST_PRODUCTS:
         raise CapacityExceeded(
-            "too many rows for so wide a network",
-            expected=f"rows times the widest layer at most {_MOST_NUMBERS}",
-            received=f"{rows} rows, {widest} wide",
+            "too many rows for so large a network",
+            expected=f"rows times the widest layer {_MOST_NUMBERS} at most, times weights {_MOST_PRODUCTS}",
+            received=f"{rows} rows, {max(widths)} wide, {products} multiplications",
         )
 
 

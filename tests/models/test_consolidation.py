@@ -204,3 +204,7 @@ class TestDistillation:
         assert len(lessons(with_rows(model, rows(50)[0]), schema).inputs) == 40
         with pytest.raises(CapacityExceeded, match="16 wide"):
             lessons(with_rows(model, rows(51)[0]), schema)
+        monkeypatch.setattr(distillation, "_MOST_NUMBERS", 16 * 51)
+        monkeypatch.setattr(distillation, "_MOST_PRODUCTS", (6 * 16 + 16 * 3) * 50)
+        with pytest.raises(CapacityExceeded, match="7344 multiplications"):
+            lessons(with_rows(model, rows(51)[0]), schema)

@@ -46,6 +46,7 @@ Method = Literal[
 _TASKS, _STEPS, _HIDDEN_LAYERS = 50, 1000, 3
 # How large each task's part is depends on how many there will be.
 _SIZED_BY_TASKS = frozenset({"separate", "batch-ensemble"})
+_PENALISED = frozenset({"ewc", "synaptic-intelligence"})
 # What cannot go on where it stopped: its sizes depend on the number of tasks, or its rows are not saved.
 _STARTS_ANEW = frozenset({"separate", "standard-rehearsed"})
 
@@ -104,7 +105,12 @@ class PermutedConfig(Config):
         """What the result file is called."""
         kinds = {"superposed": str(self.family), "rehearsed": f"{self.family}-rehearsed"}
         kind = kinds.get(self.method, self.method)
+        default = type(self)()
+        strengthened = self.method in _PENALISED and self.strength != default.strength
         extras = [
+            self.dataset if self.dataset != default.dataset else "",
+            f"strength{self.strength:g}" if strengthened else "",
+            f"batch{self.batch}" if self.batch != default.batch else "",
             self.activation if self.activation != "relu" else "",
             "layernorm" if self.normalisation == "layer" else "",
             "centred" if self.centred else "",
@@ -278,9 +284,10 @@ def _evaluate(learner: Learner, rows: _Rows, tasks: int) -> list[float]:
 def _resume(partial: Path, config: PermutedConfig, learner: Learner) -> dict[str, Any]:
     if partial.exists():
         tensors, saved = tensorfile.parse(partial.read_bytes())
-        wanted = json.loads(config.model_dump_json())
-        # More tasks of the same run may be added later; anything else is another run.
-        same = saved.pop("config") | {"tasks": 0} == wanted | {"tasks": 0}
+        # More tasks of the same run may be added later; anything else is another run. What an earlier release
+        # did not know had its default.
+        made_with = PermutedConfig().model_dump(mode="json") | saved.pop("config")
+        same = made_with | {"tasks": 0} == config.model_dump(mode="json") | {"tasks": 0}
         if same and config.method not in _STARTS_ANEW and len(saved["task_1"]) <= config.tasks:
             learner.load_state(tensors)
             return saved

@@ -63,14 +63,14 @@ def plot_permuted(results: Path) -> Path:
 
 def _table(runs: dict[str, dict[str, Any]]) -> str:
     """Percent of the test set answered right, and what it cost, as a Markdown table, best mean first."""
-    headings = ["run", "weights", "tasks", "mean after 10", "after 25", "after 50", "after 100"]
+    headings = ["run", "weights", "tasks", "mean after 10", "after 25", "after 50", "after 100", "after 250"]
     headings += ["task 1 at the end", "MB resident", "MB on disk", "M rows of gradient", "minutes"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for name in sorted(runs, key=lambda name: -runs[name]["mean"][-1]):
         mean, last = runs[name]["mean"], runs[name]["task_1"][-1]
         cells = [
             f"{mean[count - 1]:.1f}" if len(mean) >= count and mean[count - 1] is not None else ""
-            for count in (10, 25, 50, 100)
+            for count in (10, 25, 50, 100, 250)
         ]
         cells = [name, f"{runs[name]['weights']:,}", str(len(mean)), *cells, f"{last:.1f}"]
         lines.append(f"| {' | '.join([*cells, *_costs(runs[name])])} |")
