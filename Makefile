@@ -62,6 +62,7 @@ experiments: $(SETUP)
 	$(BIN)/superposed experiment rotating-mnist --gaps
 	for drift in permuted turned; do $(BIN)/superposed experiment personalisation --drift $$drift; done
 	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
+	$(BIN)/superposed experiment incremental --dataset cifar10 --steps 2000 --seeds 0
 	$(BIN)/superposed experiment capacity --units 128,256,512,1024
 	for name in locate intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
 

@@ -46,7 +46,7 @@ def test_every_problem_and_setting_is_documented() -> None:
     for _, slug, _ in PROBLEMS.values():
         assert f"`{slug}`" in page, slug
     for name in Settings.model_fields:
-        if name not in {"directory", "device"}:
+        if name != "directory":
             assert f"SUPERPOSED_{name.upper()}" in page, name
 
 

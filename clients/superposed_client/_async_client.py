@@ -176,7 +176,7 @@ class AsyncClient:
         return await self._run(operations.evaluate(context, inputs, targets, contexts))
 
     async def register_task(self, key: str, **schema: Any) -> TaskInfo:
-        """Registers a task: `labels` or `outputs`; optionally inputs, loss, offset, scale, description."""
+        """Registers a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
         return await self._run(operations.register({"key": key, **schema}))
 
     async def get_task(self, key: str) -> TaskInfo:

@@ -111,14 +111,16 @@ class RetryPolicy:
     Args:
         retries: How often at most.
         first_pause_s: Mean of the first pause; each further one doubles.
-        longest_pause_s: No pause is longer.
+        longest_pause_s: No pause of its own is longer.
         draw: Gives the jitter, a number from 0 to 1.
+        longest_wait_s: No pause that the server asks for (`Retry-After`) is longer.
     """
 
     retries: int = 3
     first_pause_s: float = 0.1
     longest_pause_s: float = 5.0
     draw: Callable[[], float] = random.random
+    longest_wait_s: float = 60.0
 
     def pauses(self, request: Request) -> Iterator[float]:
         """The pauses before each further try, in seconds."""
@@ -134,9 +136,9 @@ class RetryPolicy:
         return response.status in {429, 503} or in_flight
 
     def after(self, response: Response, pause_s: float) -> float:
-        """The pause before a further try: no shorter than the server's `Retry-After`, up to the longest."""
+        """The pause before a further try: no shorter than the `Retry-After`, up to the longest wait."""
         asked = response.headers.get("retry-after", "")
-        return max(pause_s, min(float(asked), self.longest_pause_s)) if asked.isdecimal() else pause_s
+        return max(pause_s, min(float(asked), self.longest_wait_s)) if asked.isdecimal() else pause_s
 
 
 def refuse_errors(response: Response) -> Response:

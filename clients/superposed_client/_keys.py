@@ -3,13 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from urllib.parse import quote
 
-from superposed_client import _operations as operations
+from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
 from superposed_client._models import ApiKey, NewApiKey
-from superposed_client._operations import KeyScope
 
-__all__ = ["AsyncKeys", "Keys"]
+__all__ = ["AsyncKeys", "KeyScope", "Keys", "Quotas"]
+
+KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
+
+
+class Quotas(TypedDict, total=False):
+    """What a key may use a second; without one, the server's settings hold, and 0 is no quota."""
+
+    requests_per_second: float
+    rows_per_second: float
+    updates_per_second: float
+
+
+def _create(
+    scope: KeyScope, name: str, tasks: str, expires: float | None, quotas: Quotas
+) -> Operation[NewApiKey]:
+    """`POST /v1/keys`; not sent again, as each time would make another key."""
+    body = {"scope": scope, "name": name, "tasks": tasks, "expires": expires, **quotas}
+    return parse(NewApiKey, (yield Request("POST", "/v1/keys", body, retry=False)))
+
+
+def _list() -> Operation[list[ApiKey]]:
+    """`GET /v1/keys`."""
+    return parse_list(ApiKey, (yield Request("GET", "/v1/keys")))
+
+
+def _revoke(identifier: str) -> Operation[None]:
+    """`DELETE /v1/keys/{id}`."""
+    refuse_errors((yield Request("DELETE", f"/v1/keys/{quote(identifier, safe='')}")))
+
+
+def _rotate(identifier: str) -> Operation[NewApiKey]:
+    """`POST /v1/keys/{id}/rotate`; not sent again, as the answer's secret would be replaced."""
+    path = f"/v1/keys/{quote(identifier, safe='')}/rotate"
+    return parse(NewApiKey, (yield Request("POST", path, retry=False)))
 
 
 class Keys:
@@ -23,7 +57,13 @@ class Keys:
         self._run = run
 
     def create(
-        self, scope: KeyScope, *, name: str = "", tasks: str = "*", expires: float | None = None
+        self,
+        scope: KeyScope,
+        *,
+        name: str = "",
+        tasks: str = "*",
+        expires: float | None = None,
+        **quotas: Unpack[Quotas],
     ) -> NewApiKey:
         """Makes a key; the answer shows it for the only time. Never sent twice by itself.
 
@@ -32,22 +72,23 @@ class Keys:
             name: Free text.
             tasks: A pattern of task keys that it may name: `*` and `?`.
             expires: Unix seconds; None for never.
+            quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`.
         """
-        made: NewApiKey = self._run(operations.create_key(scope, name, tasks, expires))
+        made: NewApiKey = self._run(_create(scope, name, tasks, expires, quotas))
         return made
 
     def list(self) -> list[ApiKey]:
         """Every key, the revoked ones too; never a secret."""
-        found: list[ApiKey] = self._run(operations.list_keys())
+        found: list[ApiKey] = self._run(_list())
         return found
 
     def revoke(self, identifier: str) -> None:
         """Ends a key at once; what it did stays on record under its id."""
-        self._run(operations.revoke_key(identifier))
+        self._run(_revoke(identifier))
 
     def rotate(self, identifier: str) -> NewApiKey:
         """Gives a key a new secret; the old one is no good from now on."""
-        made: NewApiKey = self._run(operations.rotate_key(identifier))
+        made: NewApiKey = self._run(_rotate(identifier))
         return made
 
 
@@ -62,7 +103,13 @@ class AsyncKeys:
         self._run = run
 
     async def create(
-        self, scope: KeyScope, *, name: str = "", tasks: str = "*", expires: float | None = None
+        self,
+        scope: KeyScope,
+        *,
+        name: str = "",
+        tasks: str = "*",
+        expires: float | None = None,
+        **quotas: Unpack[Quotas],
     ) -> NewApiKey:
         """Makes a key; the answer shows it for the only time. Never sent twice by itself.
 
@@ -71,20 +118,21 @@ class AsyncKeys:
             name: Free text.
             tasks: A pattern of task keys that it may name: `*` and `?`.
             expires: Unix seconds; None for never.
+            quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`.
         """
-        made: NewApiKey = await self._run(operations.create_key(scope, name, tasks, expires))
+        made: NewApiKey = await self._run(_create(scope, name, tasks, expires, quotas))
         return made
 
     async def list(self) -> list[ApiKey]:
         """Every key, the revoked ones too; never a secret."""
-        found: list[ApiKey] = await self._run(operations.list_keys())
+        found: list[ApiKey] = await self._run(_list())
         return found
 
     async def revoke(self, identifier: str) -> None:
         """Ends a key at once; what it did stays on record under its id."""
-        await self._run(operations.revoke_key(identifier))
+        await self._run(_revoke(identifier))
 
     async def rotate(self, identifier: str) -> NewApiKey:
         """Gives a key a new secret; the old one is no good from now on."""
-        made: NewApiKey = await self._run(operations.rotate_key(identifier))
+        made: NewApiKey = await self._run(_rotate(identifier))
         return made

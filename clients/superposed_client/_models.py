@@ -242,7 +242,10 @@ class Quarantine(_Answer):
 
 
 class ApiKey(_Answer):
-    """An API key, without its secret. Times are Unix seconds; `since` is a sequence number."""
+    """An API key, without its secret. Times are Unix seconds; `since` is a sequence number.
+
+    Quotas are those of its own; None where the server's settings hold.
+    """
 
     id: str
     name: str
@@ -252,6 +255,9 @@ class ApiKey(_Answer):
     since: int
     expires: float | None = None
     revoked: float | None = None
+    requests_per_second: float | None = None
+    rows_per_second: float | None = None
+    updates_per_second: float | None = None
 
 
 class NewApiKey(_Answer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -13,7 +13,6 @@ from superposed_client import _safetensors as safetensors
 from superposed_client._contexts import ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
-    ApiKey,
     Capacity,
     Consolidation,
     EvaluatedAccuracy,
@@ -22,7 +21,6 @@ from superposed_client._models import (
     Interference,
     LearnedModel,
     Located,
-    NewApiKey,
     Quarantine,
     Rollback,
     Snapshot,
@@ -33,11 +31,10 @@ from superposed_client._models import (
 )
 from superposed_client._tensors import as_tensor
 
-__all__ = ["CHUNK_ROWS", "Inputs", "KeyScope", "Targets", "chunks"]
+__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
-KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
 
 # Rows of one request where a call may be cut into several.
 CHUNK_ROWS = 1024
@@ -126,8 +123,12 @@ def evaluate(
 
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
-    """`POST /v1/tasks`; fields that are None are left out."""
-    body = {name: value for name, value in schema.items() if value is not None}
+    """`POST /v1/tasks`; fields that are None are left out, labels are made text."""
+    body = {name: _plain(value) for name, value in schema.items() if value is not None}
+    if "labels" in body:
+        body["labels"] = [str(label) for label in body["labels"]]
+    if "composition" in body:
+        body["composition"] = context_form(body["composition"])
     return parse(TaskInfo, (yield changing("POST", "/v1/tasks", body)))
 
 
@@ -298,28 +299,6 @@ def list_quarantine() -> Operation[list[Quarantine]]:
 def list_snapshots() -> Operation[list[Snapshot]]:
     """`GET /v1/snapshots`."""
     return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
-
-
-def create_key(scope: KeyScope, name: str, tasks: str, expires: float | None) -> Operation[NewApiKey]:
-    """`POST /v1/keys`; not sent again, as each time would make another key."""
-    body = {"scope": scope, "name": name, "tasks": tasks, "expires": expires}
-    return parse(NewApiKey, (yield Request("POST", "/v1/keys", body, retry=False)))
-
-
-def list_keys() -> Operation[list[ApiKey]]:
-    """`GET /v1/keys`."""
-    return parse_list(ApiKey, (yield Request("GET", "/v1/keys")))
-
-
-def revoke_key(identifier: str) -> Operation[None]:
-    """`DELETE /v1/keys/{id}`."""
-    refuse_errors((yield Request("DELETE", f"/v1/keys/{quote(identifier, safe='')}")))
-
-
-def rotate_key(identifier: str) -> Operation[NewApiKey]:
-    """`POST /v1/keys/{id}/rotate`; not sent again, as the answer's secret would be replaced."""
-    path = f"/v1/keys/{quote(identifier, safe='')}/rotate"
-    return parse(NewApiKey, (yield Request("POST", path, retry=False)))
 
 
 def ready() -> Operation[bool]:

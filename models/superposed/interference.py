@@ -54,11 +54,12 @@ def measure_interference(
         UnknownTask: A key is not registered.
         InputError: Rows that are not the task's.
     """
-    bound = [store.contexts.bind_all(store.resolve(key).context) for key in keys]
-    # Copied: the table may give a slot to the next context.
-    stacks = {
-        name: torch.stack([binding[name].contexts.clone() for binding in bound]) for name in bound[0]
-    }  # (K, ...) a layer
+    # Copied one by one: the table may give a slot to the next context.
+    bound = []
+    for key in keys:
+        bindings = store.contexts.bind_all(store.resolve(key).context)
+        bound.append({name: binding.contexts.clone() for name, binding in bindings.items()})
+    stacks = {name: torch.stack([contexts[name] for contexts in bound]) for name in bound[0]}  # (K, ...)
     with torch.inference_mode():
         overlap = torch.stack([_overlap(stack) for stack in stacks.values()]).mean(0)
         crosstalk = tuple(

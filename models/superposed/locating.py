@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.batch import Batch, merge, read_rows
-from superposed.errors import CapacityExceeded, NonFiniteInput, ShapeError
+from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, SuperposedError
 from superposed.learning import row_losses
 from superposed.store import WeightStore
 from superposed.targets import Target, read_targets
@@ -65,18 +65,21 @@ def locate(
     Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
     answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
     no target says anything about it, and the log of the number of outputs, so that a task that answers alike
-    with all its outputs has none, however many they are.) With targets it fits by its loss. Evidence adds up
-    over rows.
+    with all its outputs has none, however many they are.) With targets it fits by its loss, less that log too
+    where they are classes. Evidence adds up over rows.
 
     Args:
         store: Answers; nothing is learned.
         inputs: (B, features), rows of one unknown context.
         targets: (B,) what they should have answered, if that is known.
-        candidates: Contexts as text; those whose task has another number of features are passed over.
+        candidates: Contexts as text. Passed over are those whose task has another number of features or
+            cannot have such targets; and mse tasks, unless there are targets that no other can have: the
+            two kinds of losses do not compare.
         most: How many answers, rows times candidates, may be computed.
 
     Raises:
-        ShapeError: They are no rows, or no candidate takes rows of this width.
+        ShapeError: They are no rows, or no candidate takes rows of this width, or none is of cross-entropy
+            where there are no targets.
         CapacityExceeded: Too many rows and candidates.
         ContextError, InputError: Contexts, rows or targets cannot be used.
 
@@ -84,7 +87,7 @@ def locate(
     neither mean nor number of outputs is taken off there.
     """
     rows = read_rows(inputs)
-    names = _fitting(store, rows, candidates, most)
+    names = _of_one_loss(store, _fitting(store, rows, candidates, most), len(rows), targets)
     return _ranked(names, _evidence(store, rows, targets, names), len(rows))
 
 
@@ -114,6 +117,7 @@ def locate_exponent(
     low, high = exponents
     rows = read_rows(inputs)
     check_tries(len(rows) * EXPONENT_TRIES, most)
+    _of_one_loss(store, [key], len(rows), targets)
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
     for _ in range(_ROUNDS):
@@ -156,6 +160,30 @@ def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], 
     return names
 
 
+def _of_one_loss(
+    store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None
+) -> list[str]:
+    """The contexts that can have such targets, of cross-entropy tasks if there are any."""
+    by_loss: dict[str, list[str]] = {"cross_entropy": [], "mse": []}
+    failure: SuperposedError | None = None
+    for name in names:
+        part = store.resolve(name)
+        if targets is not None:
+            try:
+                batch = Batch((part,), None, torch.empty(rows, 0))
+                read_targets(batch, targets, store.config.network.outputs)
+            except InputError as error:
+                failure = failure or error
+                continue
+        by_loss[part.task.schema.loss].append(name)
+    found = by_loss["cross_entropy"] or (by_loss["mse"] if targets is not None else [])
+    if not found:
+        raise failure or ShapeError(
+            "without targets only cross-entropy tasks can be told apart", expected="targets", received="none"
+        )
+    return found
+
+
 def _evidence(
     store: WeightStore, inputs: NDArray[Any], targets: Sequence[Target] | None, names: Sequence[str]
 ) -> NDArray[np.float64]:
@@ -171,11 +199,13 @@ def _evidence(
 
 
 def _fit(store: WeightStore, batch: Batch, logits: Tensor, targets: Sequence[Target] | None) -> float:
+    schema = batch.parts[0].task.schema
+    chance = math.log(schema.outputs) if schema.loss == "cross_entropy" else 0.0
     if targets is not None:
         aims = read_targets(batch, targets, store.config.network.outputs)
-        return -float(row_losses(logits, batch.outputs(), aims).losses.double().sum())
-    own = logits[:, : batch.parts[0].task.schema.outputs].double()
-    return float((torch.logsumexp(own, dim=1) - own.mean(1) - math.log(own.shape[1])).sum())
+        return float((chance - row_losses(logits, batch.outputs(), aims).losses.double()).sum())
+    own = logits[:, : schema.outputs].double()
+    return float((torch.logsumexp(own, dim=1) - own.mean(1) - chance).sum())
 
 
 def _ranked(names: Sequence[str], evidence: NDArray[np.float64], rows: int) -> Located:

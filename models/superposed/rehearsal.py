@@ -6,7 +6,7 @@ so that replaying the same records keeps and draws the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from itertools import islice
 from typing import Any
@@ -195,7 +195,7 @@ class Reservoir:
         sequence: int,
         step: int,
         rows: int,
-        besides: Sequence[str],
+        besides: Collection[str],
         contexts: int,
         share: Share = Share.ALL,
     ) -> tuple[Batch, Targets] | None:

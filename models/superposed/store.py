@@ -89,7 +89,7 @@ class WeightStore:
             TaskExists: The key is registered with another schema.
             ShapeError: The task has more inputs, outputs or own layers than the store.
             UnknownTask: Its group, or a task of its composition, is not registered.
-            CompositionNotSupported: Its group is in a group itself; or the family has no such composition.
+            CompositionNotSupported: Its group is in a group itself, or a composition; or the family has none.
         """
         network = self.config.network
         schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
@@ -152,14 +152,15 @@ class WeightStore:
             rows: How many, at most.
             sequence: The change's, which the choice is drawn from; default: the next one's.
             step: Of the change.
-            besides: A batch whose tasks are not rehearsed, and beside which the rows are bound.
+            besides: A batch beside which the rows are bound; its tasks are not rehearsed, and neither are
+                those in quarantine.
             share: Which of the kept rows.
 
         Returns:
             Rows and targets; None where nothing is kept.
         """
         parts = () if besides is None else besides.parts
-        keys = sorted(set().union(*(part.keys for part in parts)))
+        keys = set(self.tasks.quarantined).union(*(part.keys for part in parts))
         room = self.contexts.capacity - len(parts)
         change = self.sequence + 1 if sequence is None else sequence
         return self.reservoir.draw(self._resolver, change, step, rows, keys, room, share)

@@ -177,15 +177,11 @@ class TaskRegistry:
         Raises:
             TaskExists: The key is registered with another schema.
             UnknownTask: Its group is not registered.
-            CompositionNotSupported: Its group is in a group itself.
+            CompositionNotSupported: Its group is in a group itself, or is a composition.
         """
         existing = self._tasks.get(schema.key)
-        if existing is None and schema.group is not None and (above := self.get(schema.group).schema.group):
-            raise CompositionNotSupported(
-                "a group is a task of its own, not one of another group",
-                expected="a task without a group",
-                received=f"{schema.group}, which is in {above}",
-            )
+        if existing is None and schema.group is not None:
+            _check_group(self.get(schema.group).schema)
         if existing is None or existing.schema == schema:
             return existing
         there, wanted = existing.schema.model_dump(), schema.model_dump()
@@ -254,6 +250,16 @@ class TaskRegistry:
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
         return registry
+
+
+def _check_group(schema: TaskSchema) -> None:
+    """Refuses a group without a context of its own to share."""
+    if schema.group is not None or schema.composition is not None:
+        raise CompositionNotSupported(
+            "a group is a task of its own, not one of another group and no composition",
+            expected="a task without a group and a composition",
+            received=f"{schema.key}, which is {schema.composition or f'in {schema.group}'}",
+        )
 
 
 def _shown(name: str, value: object) -> object:

@@ -118,6 +118,9 @@ def init(
     family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
     optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
     learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 3e-5,
+    context_bytes: Annotated[
+        int, typer.Option(help="What materialised contexts may take up in memory.")
+    ] = StoreConfig().context_table_bytes,
     rehearsal_rows: Annotated[
         int, typer.Option(help="Rows kept of each task and learned again beside others'; 0: none.")
     ] = RehearsalConfig().rows_per_task,
@@ -145,6 +148,7 @@ def init(
         "network": _network("module" if module else network, mlp, outputs, module, input_shape),
         "family": family,
         "optimizer": {"name": optimizer, "learning_rate": learning_rate},
+        "context_table_bytes": context_bytes,
         "rehearsal": {
             "rows_per_task": rehearsal_rows,
             "ratio": rehearsal_ratio,

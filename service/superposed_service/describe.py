@@ -46,6 +46,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
         "limits": {
             "rows": settings.max_rows,
             "steps": settings.max_steps,
+            "tries": settings.max_tries,
             "body_bytes": settings.max_body_bytes,
             "contexts": store.contexts.capacity,
             "gradient_norm": store.config.gradient_norm_cap,

@@ -25,6 +25,7 @@ from superposed_service.verification import verify
 
 __all__ = ["add_commands"]
 
+_SHOWN = 50
 _COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one file.")]
@@ -54,14 +55,17 @@ def verify_directory(directory: Directory) -> None:
 def log(
     directory: Directory,
     after: Annotated[int, typer.Option(help="Only records after this sequence number.")] = 0,
-    limit: Annotated[int, typer.Option(help="At most so many; 0 for all.", min=0)] = 50,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many; 0 for all. Default: 50, with --json all.", min=0)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Lists the journal's records in DIR."""
     with DataDirectory.existing(directory) as opened:
         journal = opened.ledger().journal
         exclusions = Exclusions.read(journal, journal.sequence)
-        records = journal.summaries(max(after, journal.horizon), limit or journal.sequence)
+        most = (0 if as_json else _SHOWN) if limit is None else limit
+        records = journal.summaries(max(after, journal.horizon), most or journal.sequence)
         held = _held(journal, exclusions, _quarantined(opened))
         lines = [_line(record, exclusions, held) for record in records]
     if as_json:
@@ -176,3 +180,7 @@ def import_store(directory: Directory, file: File) -> None:
     with DataDirectory(directory) as opened:
         begin(opened, store)
     typer.echo(f"{directory}: {len(store.tasks)} tasks after record {store.sequence}")
+    typer.echo(
+        "It has no API keys, journal or kept answers: those stayed where the file is from. "
+        "Make keys before you serve it to others than yourself: superposed keys create."
+    )

@@ -236,6 +236,8 @@ def _apply(
         return change.apply(store)
     except SuperposedError as error:
         return Refused(error)
+    except Exception as error:
+        raise JournalCorrupt(f"record {record.sequence} cannot be applied", received=repr(error)) from error
 
 
 def refusal_entry(sequence: int, error: SuperposedError) -> Entry:

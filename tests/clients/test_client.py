@@ -156,6 +156,12 @@ class TestRetries:
         assert lowest == [0.5, 1.0, 2.0, 4.0, 8.0]
         assert highest == [1.5, 3.0, 6.0, 10.0, 10.0]
 
+    def test_the_servers_word_counts_up_to_a_minute(self) -> None:
+        policy = RetryPolicy(longest_pause_s=5.0)
+        for asked, pause in (("32", 32.0), ("3600", 60.0), ("0", 0.5), ("Wed, 21 Oct", 0.5)):
+            answer = superposed_client._core.Response(429, b"", {"retry-after": asked})
+            assert policy.after(answer, 0.5) == pause
+
     def test_answers_of_something_else_are_told_apart(self) -> None:
         for body, status in (
             (b"<html>", 502),
@@ -380,6 +386,15 @@ class TestTaskHandle:
             snapshot = client.take_snapshot()
             assert snapshot in client.list_snapshots()
             assert client.capacity().tasks == client.store().tasks
+            made = client.register_task(
+                "sdk-rest-3",
+                labels=range(2),
+                inputs=3,
+                composition=mixture({"sdk-rest-1": 1}),
+                scale=np.ones(3),
+            )
+            assert made.labels == ["0", "1"]
+            client.delete_task("sdk-rest-3")
             client.delete_task("sdk-rest-1")
             with pytest.raises(UnknownTask):
                 client.get_task("sdk-rest-1")

@@ -248,3 +248,18 @@ def test_a_journal_of_nothing_is_not_taken_for_one(tmp_path: Path) -> None:
     (tmp_path / "store" / "journal.db").write_bytes(b"")
     with pytest.raises(JournalCorrupt):
         machine.open()
+
+
+def test_a_record_that_cannot_be_applied_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug that a record meets again at every start: it is said, not a traceback."""
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(Update, "apply", fail)
+    with pytest.raises(RuntimeError):
+        machine.update("a", [[1, 2, 3, 4]], [1])
+    with pytest.raises(JournalCorrupt, match="record 2 cannot be applied"):
+        machine.crash()

@@ -143,6 +143,9 @@ def test_what_cannot_be_a_group() -> None:
         store.register(TaskSchema(key="v", inputs=8, outputs=3, group="nobody"))
     with pytest.raises(CompositionNotSupported, match="in digits"):
         store.register(TaskSchema(key="v", inputs=8, outputs=3, group="u1"))
+    store.register(TaskSchema(key="power", inputs=8, outputs=3, composition="digits^0.5"))
+    with pytest.raises(CompositionNotSupported, match=r"digits\^0.5"):
+        store.register(TaskSchema(key="v", inputs=8, outputs=3, group="power"))
     with pytest.raises(ShapeError, match="4 at most"):
         store.register(TaskSchema(key="v", inputs=8, outputs=3, group="digits", own_layers=5))
     for wrong in ({"own_layers": 2}, {"group": "v"}, {"group": "digits", "own_layers": 0}, {"group": "mix"}):

@@ -53,6 +53,17 @@ def test_overlap_is_the_trace(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_a_table_that_holds_fewer_contexts_changes_nothing(family: str) -> None:
+    store = make_store(family)
+    config = store.config.replace(context_table_bytes=2 * store.contexts.bytes_per_context)
+    small = WeightStore(config, secret=store.secret)
+    for key in KEYS:
+        small.register(store.tasks.get(key).schema)
+    assert small.contexts.capacity == 2
+    assert measure_interference(small, KEYS, {}).overlap == measure_interference(store, KEYS, {}).overlap
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_crosstalk_is_the_energy_under_the_other_context(family: str) -> None:
     store = make_store(family)
     rows = {"a": rows_of(9, 1), "c": rows_of(5, 2)}

@@ -10,6 +10,7 @@ from superposed.datasets import Dataset, sklearn_dataset
 from superposed.errors import (
     CapacityExceeded,
     CompositionNotSupported,
+    LabelOutOfRange,
     NonFiniteInput,
     ShapeError,
     UnknownTask,
@@ -167,3 +168,48 @@ def test_what_cannot_be_located(store: WeightStore, data: Dataset) -> None:
     binary.register(TaskSchema(key="a", inputs=64, outputs=10))
     with pytest.raises(CompositionNotSupported):
         locate_exponent(binary, rows, key="a", exponents=(0, 1))
+
+
+def of_all_kinds(*, drawn: bool = True) -> WeightStore:
+    config = StoreConfig(network=MLPConfig(inputs=4, hidden=(16,), outputs=5))
+    store = WeightStore(config, secret=seeded_secret(1), drawn=drawn)
+    store.register(TaskSchema(key="animals", inputs=4, outputs=2, labels=("cat", "dog")))
+    store.register(TaskSchema(key="five", inputs=4, outputs=5))
+    store.register(TaskSchema(key="line", inputs=4, outputs=1, loss="mse"))
+    return store
+
+
+class TestCandidatesOfOtherKinds:
+    KEYS = ("animals", "five", "line")
+    ROWS = np.random.default_rng(0).normal(size=(3, 4))
+
+    @pytest.mark.parametrize(
+        ("targets", "expected"),
+        [
+            (["cat", "dog", "cat"], {"animals"}),
+            ([0, 1, 0], {"animals", "five"}),
+            ([4, 1, 0], {"five"}),
+            ([0.5, 1.5, 2.0], {"line"}),
+            (None, {"animals", "five"}),
+        ],
+    )
+    def test_those_that_cannot_have_the_targets_are_passed_over(
+        self, targets: list[str | int | float] | None, expected: set[str]
+    ) -> None:
+        found = locate(of_all_kinds(), self.ROWS, targets, candidates=self.KEYS)
+        assert {score.context for score in found.scores} == expected
+
+    def test_where_no_candidate_is_left(self) -> None:
+        store = of_all_kinds()
+        with pytest.raises(LabelOutOfRange, match="animals"):
+            locate(store, self.ROWS, ["horse"] * 3, candidates=self.KEYS)
+        with pytest.raises(ShapeError, match="without targets"):
+            locate(store, self.ROWS, candidates=["line"])
+        with pytest.raises(ShapeError, match="without targets"):
+            locate_exponent(store, self.ROWS, key="line", exponents=(0.0, 1.0))
+
+    def test_tasks_that_know_nothing_are_as_likely_however_many_classes_they_have(self) -> None:
+        for targets in ([0, 1, 0], None):
+            store = of_all_kinds(drawn=False)
+            found = locate(store, self.ROWS, targets, candidates=["animals", "five"])
+            assert [score.probability for score in found.scores] == pytest.approx([0.5, 0.5])

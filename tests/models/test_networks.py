@@ -137,9 +137,41 @@ class TestWrapping:
         with pytest.raises(ConfigError, match="of its own"):
             superpose(nn.Sequential(layer), family_named("phase"), (4,))
 
+    @pytest.mark.parametrize("family", REAL)
+    def test_rows_that_meet_each_other(self, family: str) -> None:
+        """Rows regrouped between layers, and answers that depend on the batch's mean."""
+        for network, reason in ((Regrouped(), "does not run"), (Centred(), "rows beside it")):
+            with pytest.raises(ConfigError, match=reason):
+                superpose(network, family_named(family), (8, 8))
+
     def test_nothing_to_superpose(self) -> None:
         with pytest.raises(ConfigError, match="no linear"):
             superpose(nn.Sequential(nn.ReLU()), family_named("phase"), (2,))
+
+
+class Regrouped(nn.Module):
+    """Answers a row by its eight parts, each as a row of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts, self.whole = nn.Linear(8, 16), nn.Linear(128, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = self.whole(F.relu(self.parts(x.reshape(-1, 8))).reshape(len(x), -1))
+        return answer
+
+
+class Centred(nn.Module):
+    """Takes off the mean of whatever rows are there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = x.flatten(1)
+        answer: torch.Tensor = self.layer(rows - rows.mean(0))
+        return answer
 
 
 class Doubled(nn.Linear):

@@ -215,6 +215,15 @@ class TestDrawing:
         assert torch.equal(first[0].inputs, again[0].inputs)
         assert not torch.equal(first[0].inputs, following[0].inputs)
 
+    def test_tasks_in_quarantine_are_not_rehearsed(self) -> None:
+        store = new_store()
+        for number in range(2):
+            learn(store, f"t{number}", *rows(20, number))
+        store.tasks.quarantined["t0"] = 2
+        drawn = store.draw(200)
+        assert drawn is not None
+        assert {part.text for part in drawn[0].parts} == {"t1"}
+
     def test_compositions_come_back_under_their_own_context(self) -> None:
         store = new_store()
         contexts = ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")

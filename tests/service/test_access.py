@@ -173,7 +173,9 @@ class TestKeys:
             first = nobody.keys.create("admin", name="first")
         assert first.key not in repr(first)
         with Client(url, api_key=first.key) as client:
-            made = client.keys.create("infer", name="reader", tasks="team-*", expires=time.time() + 60)
+            made = client.keys.create(
+                "infer", name="reader", tasks="team-*", expires=time.time() + 60, rows_per_second=50
+            )
             rotated = client.keys.rotate(made.id)
             assert rotated.id == made.id
             assert rotated.key != made.key
@@ -188,6 +190,7 @@ class TestKeys:
 
             keys = asyncio.run(listed())
             assert keys == client.keys.list()
+        assert [key.rows_per_second for key in keys] == [None, 50.0, None]
         assert [(key.name, key.scope, key.tasks) for key in keys] == [
             ("first", "admin", "*"), ("reader", "infer", "team-*"), ("", "monitor", "*"),
         ]  # fmt: skip

@@ -22,6 +22,9 @@ __all__ = ["FORWARD_ERRORS", "SuperposedModule", "superpose"]
 # What torch and somebody's `forward` raise at rows that do not fit.
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
+# The contexts, of two, of the rows that a network is tried with.
+_TRIED = (0, 1, 0)
+
 
 class _Bound(nn.Module):
     """Stands where a layer stood in somebody's network, and gives the superposed one its binding."""
@@ -85,26 +88,40 @@ class SuperposedModule(nn.Module):
         return super().train(False)
 
     def _try(self) -> None:
-        """Answers two empty rows: a network that cannot be bound is refused before it is a store's."""
+        """Refuses a network that cannot be bound, or whose answer to a row depends on the rows beside it."""
         dtype = next(iter(self._layers.values())).weight.dtype
-        bindings = {
-            name: Binding(torch.zeros(self.family.context_shape(count), dtype=dtype))
+        random = torch.Generator().manual_seed(0)
+        rows = torch.randn(len(_TRIED), math.prod(self._input_shape), generator=random, dtype=dtype)
+        contexts = {
+            name: torch.randn(2, *self.family.context_shape(count), generator=random, dtype=dtype)
             for name, count in self.bound_features().items()
         }
         try:
             with torch.inference_mode():
-                answer = self(torch.zeros(2, math.prod(self._input_shape), dtype=dtype), bindings)
+                slots = torch.tensor(_TRIED)
+                together = self(rows, {name: Binding(both, slots) for name, both in contexts.items()})
+                alone = [
+                    self(row[None], {name: Binding(both[slot]) for name, both in contexts.items()})
+                    for row, slot in zip(rows, _TRIED, strict=True)
+                ]
         except FORWARD_ERRORS as error:
             raise ConfigError(
                 "the network does not run once its layers are bound",
                 expected=f"rows of {self._input_shape}, and (rows, features) at every linear layer",
                 received=str(error),
             ) from error
-        if not isinstance(answer, Tensor) or answer.ndim != 2 or len(answer) != 2:
+        if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != len(rows):
             raise ConfigError(
                 "the network does not answer row by row",
                 expected="(rows, outputs)",
-                received=tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__,
+                received=tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__,
+            )
+        reach = float(together.nan_to_num().abs().max())
+        if not torch.allclose(together, torch.cat(alone), rtol=0.0, atol=1e-2 * reach, equal_nan=True):
+            raise ConfigError(
+                "the network's answer to a row depends on the rows beside it",
+                expected="each row answered as it is alone, whatever context the others have",
+                received="other answers together than alone",
             )
 
     def _replace(self, parent: nn.Module, prefix: str) -> None:
