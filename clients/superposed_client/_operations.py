@@ -31,7 +31,7 @@ from superposed_client._models import (
 )
 from superposed_client._tensors import as_tensor
 
-__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
+__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks", "plain_rows", "plain_values"]
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
@@ -45,16 +45,16 @@ def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 
-def _plain(values: Any) -> Any:
+def plain_values(values: Any) -> Any:
     """Nested lists of plain numbers and strings, from arrays, tensors, data frames and lists of them."""
     if hasattr(values, "to_numpy"):  # pandas
         values = values.to_numpy()
     if hasattr(values, "tolist"):  # numpy, torch
         return values.tolist()
-    return [_plain(value) for value in values] if isinstance(values, list | tuple | range) else values
+    return [plain_values(value) for value in values] if isinstance(values, list | tuple | range) else values
 
 
-def _plain_rows(values: Any) -> Any:
+def plain_rows(values: Any) -> Any:
     """Rows without what only wraps them: data frames are arrays, tensors are moved to the CPU."""
     if hasattr(values, "to_numpy"):  # pandas
         return values.to_numpy()
@@ -68,16 +68,16 @@ def _plain_rows(values: Any) -> Any:
 
 def _targets_form(targets: Targets) -> Any:
     """Targets as they are sent: numbers as a tensor, labels as text."""
-    tensor = as_tensor(_plain_rows(targets))
-    return _plain(targets) if tensor is None else tensor
+    tensor = as_tensor(plain_rows(targets))
+    return plain_values(targets) if tensor is None else tensor
 
 
 def _rows_body(
     context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
 ) -> dict[str, Any]:
-    plain = _plain_rows(inputs)
+    plain = plain_rows(inputs)
     tensor = as_tensor(plain)
-    body: dict[str, Any] = {"inputs": _plain(plain) if tensor is None or tensor.ndim != 2 else tensor}
+    body: dict[str, Any] = {"inputs": plain_values(plain) if tensor is None or tensor.ndim != 2 else tensor}
     if context is not None:
         body["context"] = context_form(context)
     if contexts is not None:
@@ -107,7 +107,7 @@ def update(
     key: str | None = None,
 ) -> Operation[Update]:
     """`POST /v1/update`."""
-    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": steps}
+    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": int(steps)}
     return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
 
 
@@ -124,7 +124,7 @@ def evaluate(
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
     """`POST /v1/tasks`; fields that are None are left out, labels are made text."""
-    body = {name: _plain(value) for name, value in schema.items() if value is not None}
+    body = {name: plain_values(value) for name, value in schema.items() if value is not None}
     if "labels" in body:
         body["labels"] = [str(label) for label in body["labels"]]
     if "composition" in body:
@@ -185,7 +185,7 @@ def model(context: ContextLike) -> Operation[bytes]:
 
 def _of_one_dtype(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
     """A network's tensors as arrays; its layers all float64 where one of them is, else float32."""
-    arrays = {name: np.asarray(_plain_rows(values)) for name, values in tensors.items()}
+    arrays = {name: np.asarray(plain_rows(values)) for name, values in tensors.items()}
     layers = [array.dtype for name, array in arrays.items() if name.startswith("layers.")]
     dtype = np.float64 if np.dtype(np.float64) in layers else np.float32
     return {
@@ -202,7 +202,7 @@ def learn_model(
     normalisation: str = "none",
 ) -> Operation[LearnedModel]:
     """`PUT /v1/tasks/{key}/model`."""
-    samples = np.asarray(_plain_rows(rows))
+    samples = np.asarray(plain_rows(rows))
     if isinstance(model, bytes):
         tensors, metadata = safetensors.parse(model)
     else:
@@ -237,7 +237,7 @@ def locate(
 
 def consolidate(steps: int) -> Operation[Consolidation]:
     """`POST /v1/consolidate`."""
-    return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": steps})))
+    return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
 
 
 def _text(form: Any) -> str:

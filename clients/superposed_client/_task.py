@@ -72,6 +72,11 @@ class TaskSchema:
     own_layers: int | None = None
     composition: ContextLike | None = None
 
+    def __post_init__(self) -> None:
+        """Labels as a list: arrays and the like have no truth value."""
+        if self.labels is not None:
+            object.__setattr__(self, "labels", operations.plain_values(self.labels))
+
     @property
     def given(self) -> bool:
         """Whether it says enough to register a task."""
@@ -137,8 +142,12 @@ class TaskCore:
         self._registered = True
 
     def _targets(self, y: Targets) -> list[Any]:
-        """Targets as the API has them: values that are written like labels are sent as labels."""
-        values: list[Any] = np.asarray(y).tolist()
+        """Targets as the API has them: values that are written like labels are sent as labels.
+
+        Whole numbers beside labels given as text are class indexes, as in the API. Where all labels are whole
+        numbers so is every target a label, one that is not among them too: the server refuses it.
+        """
+        values: list[Any] = _array(y).tolist()
         written = self.schema.labels if self.schema.labels is not None else self._known_labels
         if written is None:
             return values
@@ -147,14 +156,15 @@ class TaskCore:
             str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
             for value in values
         ]
+        if any(isinstance(value, str) for value in values):
+            return texts
         by_index = any(isinstance(label, str) for label in self.schema.labels or ())
-        numbers = not any(isinstance(value, str) for value in values)
-        # Whole numbers beside labels given as text are class indexes, as in the API.
-        return values if (by_index and numbers) or not labels.issuperset(texts) else texts
+        numbered = all(label.removeprefix("-").isdecimal() for label in labels)
+        return texts if not by_index and (numbered or labels.issuperset(texts)) else values
 
     def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
         """One online update."""
-        rows = np.asarray(inputs)
+        rows = _rows(inputs)
         yield from self._prepare(rows.shape[-1] if rows.ndim else 1)
         try:
             self.last_update = yield from operations.update(self.context, rows, self._targets(y), steps=steps)
@@ -167,7 +177,7 @@ class TaskCore:
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool
     ) -> Operation[None]:
         """Updates over shuffled rows, epoch after epoch."""
-        rows, targets = np.asarray(inputs), np.asarray(y)
+        rows, targets = _rows(inputs), _array(y)
         if len(rows) != len(targets):
             raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
         random = np.random.default_rng(seed)
@@ -178,7 +188,7 @@ class TaskCore:
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Labels (or class indexes) for cross-entropy, values for mse."""
-        rows, found = np.asarray(inputs), list[Any]()
+        rows, found = _rows(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part])
             found += (answer.labels if answer.labels is not None else answer.values) or []
@@ -190,7 +200,7 @@ class TaskCore:
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Probabilities (rows, classes)."""
-        rows, found = np.asarray(inputs), list[Any]()
+        rows, found = _rows(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part], fields=["probabilities"])
             found += answer.probabilities or []
@@ -198,7 +208,7 @@ class TaskCore:
 
     def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
         """Accuracy for cross-entropy, the coefficient of determination R² for mse."""
-        rows, targets = np.asarray(inputs), np.asarray(y)
+        rows, targets = _rows(inputs), _array(y)
         if len(rows) != len(targets):
             raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
         if not self.schema.given:
@@ -210,6 +220,14 @@ class TaskCore:
                 return _r2(targets, (yield from self.predict(rows)))
             correct += measured.accuracy * measured.rows
         return correct / len(rows)
+
+
+def _rows(inputs: Inputs) -> NDArray[Any]:
+    return np.asarray(operations.plain_rows(inputs))
+
+
+def _array(y: Targets) -> NDArray[Any]:
+    return np.asarray(operations.plain_values(y))
 
 
 def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:

@@ -79,7 +79,7 @@ class Reservoir:
         self._dtype = dtype
         self._rows: dict[str, Tensor] = {
             "inputs": torch.empty(0, inputs, dtype=torch.uint8),
-            "low": torch.empty(0),
+            "low": torch.empty(0, dtype=dtype),  # as exact as the rows: it may be far larger than their range
             "step": torch.empty(0),
             "width": torch.empty(0, dtype=torch.int32),  # features of the row's task: beyond them is 0
             "classes": torch.empty(0, dtype=torch.int32),  # -1 in rows of mse tasks
@@ -309,7 +309,7 @@ def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
     step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
     level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
     level = level.round().clamp(0, _LEVELS).masked_fill(padding, 0.0)
-    return {"inputs": level.to(torch.uint8), "low": low.float(), "step": step}
+    return {"inputs": level.to(torch.uint8), "low": low, "step": step}
 
 
 def _longer(rows: Tensor, length: int) -> Tensor:

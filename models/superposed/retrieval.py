@@ -56,7 +56,8 @@ def residual_variance(family: Family[Any], others: Tensor, x: Tensor) -> Tensor:
         (B, D_out): for the diagonal families `Σ_s Σ_i w_si² x_i²` (a pair counts half its product of
         energies), for rotations `Σ_s ‖w_s‖² ‖x‖² / D_in`.
     """
-    return torch.stack([family.response_energy(weight, x) for weight in others]).sum(0)
+    none = x.new_zeros(len(x), others.shape[1])
+    return sum((family.response_energy(weight, x) for weight in others), start=none)
 
 
 @dataclass(frozen=True)

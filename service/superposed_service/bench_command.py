@@ -8,6 +8,7 @@ import secrets
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
 import typer
 from rich.console import Console
@@ -46,6 +47,13 @@ def bench(
     """Sends a load to a running server, for tasks of its own that it deletes again."""
     if rate is not None and rate <= 0:
         raise ConfigError("--rate: requests a second", expected="more than 0", received=rate)
+    where = urlsplit(url)
+    if where.scheme != "http" or where.path not in {"", "/"}:
+        raise ConfigError(
+            "the load is sent over plain HTTP: beside the server, not through what stands in front of it",
+            expected="http://host:port",
+            received=url,
+        )
     api_key = os.environ.get("SUPERPOSED_API_KEY")
     prefix = f"bench-{secrets.token_hex(4)}"
     with Client(url) as client:

@@ -41,7 +41,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
     store, journal = writer.store, writer.ledger.journal
     return {
         "family": store.config.family,
-        "network": store.config.network.model_dump(mode="json"),
+        "network": {"inputs": store.config.network.inputs} | store.config.network.model_dump(mode="json"),
         "derivation_version": DERIVATION_VERSION,
         "limits": {
             "rows": settings.max_rows,

@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 
 import superposed_client
 from superposed.contexts import as_expression
@@ -278,6 +279,28 @@ class TestTaskHandle:
             assert colours.score(x, y) > 0.9
             assert set(colours.predict(x)) == {"red", "blue"}
             assert colours.partial_fit(x, [0] * 64).last_update is not None  # class indexes, too
+
+    def test_a_number_that_is_no_label_is_refused(self, server: Server) -> None:
+        """Also where all of a batch could be class indexes: what is meant does not depend on the batch."""
+        with server.client() as client:
+            shifted = client.task("sdk-from-one", labels=np.arange(1, 11))
+            x = np.random.default_rng(0).normal(size=(3, 3))
+            assert shifted.partial_fit(x, np.array([1, 5, 10])).last_update is not None
+            with pytest.raises(LabelOutOfRange, match="not a class"):
+                shifted.partial_fit(x, [0, 5, 7])
+            with pytest.raises(LabelOutOfRange, match="not a class"):
+                shifted.score(x, [0, 5, 7])
+            assert shifted.predict(x).dtype.kind == "i"
+
+    def test_tensors_and_data_frames(self, server: Server) -> None:
+        x = torch.ones(4, 3, dtype=torch.bfloat16, requires_grad=True)
+        with server.client() as client:
+            handle = client.task("sdk-tensors", outputs=2)
+            assert handle.fit(x, torch.tensor([0, 1, 0, 1]), epochs=1).last_update is not None
+            assert handle.predict(x).shape == (4,)
+            assert handle.predict_proba(x).shape == (4, 2)
+            assert 0 <= handle.score(x, torch.tensor([0, 1, 0, 1])) <= 1
+            assert client.update("sdk-tensors", x, [0, 1, 0, 1], steps=np.int64(2)).rows == 4  # type: ignore[arg-type]
 
     def test_regression(self, server: Server) -> None:
         x = np.random.default_rng(0).normal(size=(256, 5))

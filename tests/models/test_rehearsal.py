@@ -92,6 +92,16 @@ class TestKeeping:
             nearest = int(np.abs(x[:8, :4] - row[:4]).max(1).argmin())
             assert np.array_equal(aim[:2], values[nearest])
 
+    def test_rows_far_from_zero_keep_their_range(self) -> None:
+        store = WeightStore(new_store().config.replace(dtype="float64"), secret=seeded_secret(1))
+        store.register(TaskSchema(key="times", inputs=6, outputs=3))
+        x = 1.7e9 + 100 * np.random.default_rng(0).normal(size=(5, 6))
+        store.reservoir.keep(store.batch("times", x), Targets(torch.zeros(5, dtype=torch.int64), None), 1)
+        drawn = store.draw(100)
+        assert drawn is not None
+        for row in drawn[0].inputs.numpy():
+            assert np.abs(x - row).max(1).min() < 2.0
+
     def test_a_kept_sample_is_uniform_over_the_stream(self) -> None:
         """Each of 400 rows is kept with chance 40/400, early and late ones alike."""
         times = np.zeros(400)

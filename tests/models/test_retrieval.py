@@ -131,6 +131,8 @@ def test_one_task_is_retrieved_exactly() -> None:
     context = source.derive(Context(((TaskId("a"), 1.0, None),)), "l")
     weight = torch.randn(3, kind.width(7), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     torch.testing.assert_close(retrieve(kind, superpose(kind, weight[None], context[None]), context), weight)
+    alone = residual_variance(kind, weight[None][1:], torch.ones(2, kind.width(7), dtype=torch.float64))
+    assert torch.equal(alone, torch.zeros(2, 3, dtype=torch.float64))
 
 
 class TestCrosstalk:

@@ -52,6 +52,25 @@ def test_an_open_loop_keeps_its_rate(server: Server) -> None:
     assert 60 < outcome.statuses[200] < 140
 
 
+def test_what_came_too_late_to_be_sent_is_counted(server: Server) -> None:
+    with Client(server.url) as client:
+        client.register_task("bench-flood", outputs=2)
+    load = Load(server.url, [("bench-flood", 64)], rate=20_000, seconds=0.3, connections=1)
+    outcome = run(load)
+    due = outcome.statuses.total() + outcome.unsent
+    assert outcome.unsent > 100
+    assert due == pytest.approx(20_000 * 0.3, rel=0.1)
+    assert as_json(load, outcome)["unsent"] == outcome.unsent
+
+
+@pytest.mark.parametrize("url", ["https://127.0.0.1:1", "http://127.0.0.1:1/prefix"])
+def test_only_plain_http(url: str) -> None:
+    """An API key is not sent in clear text to a server that asked for TLS."""
+    found = CliRunner().invoke(app, ["bench", url, "--seconds", "0.1"])
+    assert found.exit_code != 0
+    assert "plain HTTP" in str(found.exception)
+
+
 def test_refusals_are_counted_and_not_timed(server: Server) -> None:
     outcome = run(Load(server.url, [("nobody-at-all", 64)], seconds=0.2, connections=1))
     assert set(outcome.statuses) == {404}

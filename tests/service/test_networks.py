@@ -39,15 +39,16 @@ def test_a_convolutional_store_is_taught_served_and_taken_out(tmp_path: Path) ->
         client.register_task("b", outputs=2)
         for _ in range(5):
             client.update("a", IMAGES, [0, 1, 2, 0, 1, 2])
-        assert client.store().network["kind"] == "convnet"
+        network = client.store().network
+        assert (network["kind"], network["inputs"], network["outputs"]) == ("convnet", 64, 3)
         answers = {context: logits(http, context) for context in ("a", "a^0.5", "b")}
         for context, served in answers.items():
             model = RetrievedModel.from_bytes(client.model(context))
-            network = ConvNetConfig.model_validate(model.metadata["network"])
+            shape = ConvNetConfig.model_validate(model.metadata["network"])
             rows = (torch.from_numpy(IMAGES) - model.tensors["input.offset"]) / model.tensors["input.scale"]
-            plain = model.load_into(convnet(network))
+            plain = model.load_into(convnet(shape))
             with torch.inference_mode():
-                answer = plain(rows.float().view(6, *network.input_shape))[:, : model.metadata["outputs"]]
+                answer = plain(rows.float().view(6, *shape.input_shape))[:, : model.metadata["outputs"]]
             np.testing.assert_allclose(answer.numpy(), served, rtol=1e-4, atol=1e-4)
         with pytest.raises(InvalidRequest, match="not the tensors"):
             client.learn_model("b", client.model("a"), IMAGES)

@@ -101,7 +101,8 @@ def run(config: CapacityConfig, results: Path, *, progress: bool = True) -> dict
             points.append(_point(store, stream, task + 1))
     for place, point in enumerate(points):
         point["fitted"] = _fitted(points[place:])
-    result = {"config": config.model_dump(), "machine": machine(), "points": points}
+    made_of = {"config": config.model_dump(), "optimizer": store.config.optimizer.model_dump(mode="json")}
+    result = made_of | {"machine": machine(), "points": points}
     result["forecasts"] = _summary(points)
     write_json(results / f"{config.name}.json", result)
     return result

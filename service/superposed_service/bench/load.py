@@ -71,6 +71,8 @@ class Outcome:
         served_ms: The same from when it was sent, without the wait for a connection that was free.
         statuses: How many answers had each status.
         without_retry_after: How many refusals (429, 503) did not say when to come again.
+        unsent: How many were due (open loop) and never sent, as all connections waited for answers until the
+            end: latencies know nothing of them.
     """
 
     seconds: float = 0.0
@@ -78,6 +80,7 @@ class Outcome:
     served_ms: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
     without_retry_after: int = 0
+    unsent: int = 0
 
     @property
     def requests_per_s(self) -> float:
@@ -144,6 +147,7 @@ async def _drive(load: Load, requests: Sequence[bytes], draw: np.random.Generato
     await asyncio.gather(
         *(_connection(load, requests, place, started, times, outcome) for place in range(load.connections))
     )
+    outcome.unsent += times.qsize()
     outcome.seconds = outcome.seconds or time.perf_counter() - started
     return outcome
 
@@ -159,7 +163,7 @@ async def _connection(
     line = _Line(load.url)
     try:
         number = place * 37
-        while (due := await _next(load, started + load.seconds, times)) is not None:
+        while (due := await _next(load, started + load.seconds, times, outcome)) is not None:
             sent = time.perf_counter()
             status, retry_after = await line.ask(requests[number % len(requests)])
             outcome.statuses[status] += 1
@@ -239,7 +243,7 @@ class _Connection(asyncio.Protocol):
             self._answer.exception()  # nobody may be waiting
 
 
-async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float | None:
+async def _next(load: Load, until: float, times: asyncio.Queue[float], outcome: Outcome) -> float | None:
     """When the next request counts from: now, or its own time; None at the end."""
     now = time.perf_counter()
     if load.rate is None:
@@ -250,5 +254,6 @@ async def _next(load: Load, until: float, times: asyncio.Queue[float]) -> float 
     if due > now:
         await asyncio.sleep(due - now)
     elif now > until:
-        return None  # more came than the connections could carry
+        outcome.unsent += 1  # more came than the connections could carry
+        return None
     return due

@@ -30,6 +30,7 @@ def as_json(load: Load, outcome: Outcome) -> dict[str, Any]:
         "requests_per_s": outcome.requests_per_s,
         "rows_per_s": outcome.requests_per_s * load.rows,
         "latency_ms": {f"p{percent:g}": outcome.percentile(percent) for percent in _PERCENTILES},
+        "unsent": outcome.unsent,
         "statuses": {str(status): count for status, count in sorted(outcome.statuses.items())},
         "histogram": _histogram(outcome),
     }
@@ -54,6 +55,7 @@ def show(load: Load, outcome: Outcome, console: Console) -> None:
     for name in ("requests/s", "rows/s", *(f"p{percent:g} ms" for percent in _PERCENTILES), "answers"):
         table.add_column(name, justify="right")
     answers = ", ".join(f"{count} x {status}" for status, count in values["statuses"].items())
+    answers += f", {outcome.unsent} never sent" if outcome.unsent else ""
     latencies = [f"{milliseconds:.2f}" for milliseconds in values["latency_ms"].values()]
     table.add_row(f"{values['requests_per_s']:,.0f}", f"{values['rows_per_s']:,.0f}", *latencies, answers)
     console.print(table)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -41,9 +42,22 @@ def _curves(learner: Learner, tasks: Sequence[DemoTask], width: int | None) -> C
     return curves
 
 
+class _Plain(Standard):
+    """The standard network; as in a store, a task's rows teach its own outputs only."""
+
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, outputs: Sequence[int]) -> None:
+        super().__init__(network, optimizer, seed=0)
+        self._outputs = outputs
+
+    def loss(self, task: int, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of a batch over the task's outputs."""
+        return F.cross_entropy(self.answers(task, x)[:, : self._outputs[task]], y)
+
+
 def plain_network(network: MLPConfig, optimizer: OptimizerConfig, tasks: Sequence[DemoTask]) -> Curves:
     """One network of the store's own size and optimizer, without contexts: what forgets."""
-    return _curves(Standard(network, optimizer, seed=0), tasks, network.inputs)
+    outputs = [len(task.data.labels) for task in tasks]
+    return _curves(_Plain(network, optimizer, outputs), tasks, network.inputs)
 
 
 def separate_networks(budget: int, tasks: Sequence[DemoTask]) -> Curves:

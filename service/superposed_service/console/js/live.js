@@ -103,6 +103,8 @@ class Live extends EventTarget {
     this.feed.unshift(record);
     this.feed.length = Math.min(this.feed.length, FEED);
     this.tell("feed");
+    if (record.kind === "delete") this.histories.delete(record.task);
+    if (record.kind === "rollback") this.forget(record.excluded);
     if (record.kind !== "update") {
       // What registered, deleted or rolled back moves more than one number.
       clearTimeout(this.refetch);
@@ -111,6 +113,12 @@ class Live extends EventTarget {
     }
     if (record.refused || record.contexts.length !== 1 || record.more_contexts) return;
     this.onUpdate(record.contexts[0], record);
+  }
+
+  /** Takes updates that were rolled back out of the curves. @param {[number, number][]} excluded */
+  forget(excluded) {
+    const gone = (/** @type {number} */ sequence) => excluded.some(([first, last]) => first <= sequence && sequence <= last);
+    for (const [key, history] of this.histories) this.histories.set(key, history.filter((point) => !gone(point.sequence)));
   }
 
   /** @param {string} key @param {any} record */

@@ -3,6 +3,7 @@
 import { get, Problem } from "../api.js";
 import { card, fill, h } from "../dom.js";
 import { bytes, count } from "../format.js";
+import { live } from "../live.js";
 import { shown } from "../problem.js";
 
 const EVERY_MS = 5000;
@@ -18,7 +19,8 @@ export function healthCard() {
     fill(place, ready && h("div.notice.bad.banner", {}, h("strong", {}, "Not ready"), h("span", {}, ready)), facts(store));
   });
   refresh();
-  const often = setInterval(refresh, EVERY_MS);
+  // Where this tab was refused, asking again would only ask for a key again.
+  const often = setInterval(() => live.stream.state !== "refused" && refresh(), EVERY_MS);
   return { element: card("Health", { end: state }, place), leave: () => clearInterval(often) };
 }
 

@@ -10,9 +10,11 @@ import { pressed, shown } from "../problem.js";
 export function keysCard() {
   const list = h("div", {}, h("p.loading", {}, "Loading…"));
   const outcome = h("div");
+  const scope = /** @type {HTMLSelectElement} */ (h("select", {}, ...["infer", "update", "admin"].map((one) => h("option", { value: one }, one))));
   const refresh = () => shown(list, async () => {
     const keys = await get("v1/keys");
     if (!keys.length) {
+      scope.value = "admin"; // the first key closes the server: one that makes others is wanted first
       return fill(list, h("div.notice", {}, h("strong", {}, "No API keys"), h("span", {}, "Whoever reaches this server may do anything. From the first key on, every request needs one: make an admin key first.")));
     }
     fill(list, h("div.scroll", { tabindex: 0, role: "region", "aria-label": "API keys" }, h("table", {},
@@ -20,7 +22,7 @@ export function keysCard() {
       h("tbody", {}, ...keys.map((/** @type {any} */ key) => row(key, outcome, refresh))))));
   });
   refresh();
-  return card("API keys", { note: "A key's secret is shown once, when it is made. Records name the key that asked for them." }, list, outcome, maker(outcome, refresh));
+  return card("API keys", { note: "A key's secret is shown once, when it is made. Records name the key that asked for them." }, list, outcome, maker(scope, outcome, refresh));
 }
 
 /** @param {any} key @param {HTMLElement} outcome @param {() => void} refresh */
@@ -47,10 +49,9 @@ function action(word, question, consequence, outcome, work) {
   return button;
 }
 
-/** @param {HTMLElement} outcome @param {() => void} refresh */
-function maker(outcome, refresh) {
+/** @param {HTMLSelectElement} scope @param {HTMLElement} outcome @param {() => void} refresh */
+function maker(scope, outcome, refresh) {
   const name = /** @type {HTMLInputElement} */ (h("input", { maxlength: 256 }));
-  const scope = /** @type {HTMLSelectElement} */ (h("select", {}, ...["infer", "update", "admin"].map((one) => h("option", { value: one }, one))));
   const tasks = /** @type {HTMLInputElement} */ (h("input", { value: "*", required: true, spellcheck: "false" }));
   const days = /** @type {HTMLInputElement} */ (h("input", { type: "number", min: 1, placeholder: "never" }));
   const button = /** @type {HTMLButtonElement} */ (h("button.first", {}, "Make a key"));

@@ -8,6 +8,8 @@ import { pressed } from "../problem.js";
 
 const MOST_KEPT = 64;
 
+/** @typedef {{context: string, row: number[], label: string | number}} Example */
+
 /** The teaching card. Dispatches `taught` when the store has learned or unlearned something. */
 export class Teacher extends EventTarget {
   /** @param {() => {context: string, rows: number[][], task: any} | null} current What would be taught. */
@@ -22,7 +24,7 @@ export class Teacher extends EventTarget {
     this.button = /** @type {HTMLButtonElement} */ (h("button.first", { type: "button", onclick: () => this.teach() }, "Teach"));
     this.element = h("div.stack", {}, this.targets,
       h("div.row", {}, h("label", {}, "Steps", this.steps), this.button), this.problem, this.outcome, this.log);
-    /** What was taught from here: their accuracy is watched. @type {{context: string, row: number[], label: string | number}[]} */
+    /** What was taught from here: their accuracy is watched. @type {Example[]} */
     this.examples = [];
     /** @type {() => (string | number | number[] | null)[]} */
     this.chosen = () => [];
@@ -70,21 +72,28 @@ export class Teacher extends EventTarget {
     const { context, rows } = now;
     const each = targets.length === 1 ? rows.map(() => targets[0]) : targets;
     await pressed(this.button, this.problem, async () => {
-      this.keep(context, rows, each);
-      const before = await this.measure(context);
-      const answer = await post("v1/update", { context, inputs: rows, targets: each, steps: Number(this.steps.value) });
-      const after = await this.measure(context);
-      this.showOutcome(answer, before, after);
-      this.log.prepend(this.entry(answer.sequence, targets[0], context));
-      this.dispatchEvent(new Event("taught"));
-      return answer;
+      const known = this.examples;
+      const mine = this.keep(context, rows, each);
+      try {
+        const before = await this.measure(context);
+        const answer = await post("v1/update", { context, inputs: rows, targets: each, steps: Number(this.steps.value) });
+        const after = await this.measure(context);
+        this.showOutcome(answer, before, after);
+        this.log.prepend(this.entry(answer.sequence, targets[0], context, mine));
+        this.dispatchEvent(new Event("taught"));
+        return answer;
+      } catch (error) {
+        this.examples = known; // nothing was taught
+        throw error;
+      }
     }, "Taught.");
   }
 
-  /** @param {string} context @param {number[][]} rows @param {any[]} targets */
+  /** @param {string} context @param {number[][]} rows @param {any[]} targets @returns {Example[]} Those of these rows. */
   keep(context, rows, targets) {
-    rows.forEach((row, place) => this.examples.push({ context, row, label: targets[place] }));
-    this.examples = this.examples.slice(-MOST_KEPT);
+    const mine = rows.map((row, place) => ({ context, row, label: targets[place] }));
+    this.examples = [...this.examples, ...mine].slice(-MOST_KEPT);
+    return mine;
   }
 
   /** How many of the examples of a context are answered right now; asked by inference, so that no evaluation of the task's is moved. @param {string} context */
@@ -102,8 +111,8 @@ export class Teacher extends EventTarget {
       h("span", {}, `Before it: ${answer.accuracy === undefined ? "" : `${percent(answer.accuracy)} right, `}loss ${fixed(answer.loss, 3)}.`), words && h("span", {}, words)));
   }
 
-  /** @param {number} sequence @param {any} target @param {string} context */
-  entry(sequence, target, context) {
+  /** @param {number} sequence @param {any} target @param {string} context @param {Example[]} mine */
+  entry(sequence, target, context, mine) {
     const place = h("div");
     const undo = /** @type {HTMLButtonElement} */ (h("button.small", { type: "button", "aria-label": `Undo #${sequence}` }, "Undo"));
     const item = h("li", {}, h("span.muted.number", {}, `#${sequence}`), h("span", {}, `${target} · ${context}`), undo);
@@ -112,6 +121,7 @@ export class Teacher extends EventTarget {
       if (!sure) return;
       const done = await pressed(undo, place, () => post("v1/rollback", { without: { sequences: [sequence, sequence] } }), "Taken back.");
       if (!done) return item.after(h("li", {}, place));
+      this.examples = this.examples.filter((one) => !mine.includes(one));
       item.classList.add("undone");
       undo.remove();
       fill(this.outcome, h("div.notice.good", { role: "status" }, h("strong", {}, `#${sequence} is taken back`), h("span", {}, `The store is as if it had never been; the rollback is #${count(done.sequence)}.`)));

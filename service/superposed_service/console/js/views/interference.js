@@ -53,10 +53,14 @@ function pickerCard(changed) {
   const chips = h("div.chips", { role: "group", "aria-label": "Tasks to compare" });
   const search = /** @type {HTMLInputElement} */ (h("input", { type: "search", placeholder: "Find a task", "aria-label": "Find a task to compare" }));
   const said = h("small.muted", { role: "status" });
+  let drawn = "";
   const update = () => {
     const text = search.value.trim().toLowerCase();
     const others = mostTaught().filter((key) => !picked.has(key) && key.toLowerCase().includes(text)).slice(0, 16);
-    fill(chips, ...[...picked, ...others].map(chip));
+    const now = JSON.stringify([[...picked], others]);
+    // Tasks change several times a second: a chip that is being pressed must stay where it is.
+    if (now !== drawn) fill(chips, ...[...picked, ...others].map(chip));
+    drawn = now;
     said.textContent = `${picked.size} of at most ${MOST} picked${live.tasks.size ? `, out of ${count(live.tasks.size)}` : ""}`;
   };
   const chip = (/** @type {string} */ key) => {
