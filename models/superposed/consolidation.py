@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from superposed.batch import Batch
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, UpdateError
 from superposed.learning import descend, measure_losses, row_losses, whole
-from superposed.rehearsal import Share
+from superposed.shares import Share
 from superposed.store import WeightStore
 from superposed.targets import Targets
 
@@ -31,11 +31,11 @@ def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> 
         share: Which of the kept rows are learned; those held out can tell what it did.
 
     Returns:
-        How many rows were learned again; 0 where none are kept.
+        How many rows were learned again; 0 where none are kept. A step whose rows the arithmetic refuses is
+        left out.
 
     Raises:
         ConfigError: Fewer than one step.
-        UpdateError: A step was refused; weights and optimizer are as they were, and so is the sequence.
     """
     if steps < 1:
         raise ConfigError("a consolidation has at least one step", expected="1 or more", received=steps)
@@ -60,7 +60,10 @@ def _step(store: WeightStore, step: int, share: Share) -> int:
     if drawn is None:
         return 0
     batch, targets = drawn
-    descend(store, measure_losses(store, batch, targets).mean())
+    try:
+        descend(store, measure_losses(store, batch, targets).mean())
+    except UpdateError:
+        return 0
     return len(batch)
 
 

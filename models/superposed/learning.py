@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 from superposed.batch import Batch, foreign, merge
 from superposed.contexts import Stream
 from superposed.crosstalk import measure
-from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateTooLarge
+from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateError, UpdateTooLarge
 from superposed.evaluations import Evaluation
 from superposed.store import WeightStore
 from superposed.targets import Target, Targets, join_targets, read_targets
@@ -156,13 +156,27 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
-    """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome."""
+    """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome.
+
+    Raises:
+        UpdateError: The batch itself is refused.
+    """
     rows = len(batch)
     drawn = store.draw(_rows_to_rehearse(store, rows, step), step=step, besides=batch)
-    if drawn is None:
-        outcome = _forward(store, batch, store.bindings(batch), targets)
-        descend(store, outcome.losses.mean())
-        return outcome
+    # A kept row that nobody could learn from must not have everybody's updates refused: then without.
+    with suppress(UpdateError):
+        if drawn is not None:
+            return _step_together(store, batch, targets, *drawn)
+    outcome = _forward(store, batch, store.bindings(batch), targets)
+    descend(store, outcome.losses.mean())
+    return outcome
+
+
+def _step_together(
+    store: WeightStore, batch: Batch, targets: Targets, kept_batch: Batch, kept_targets: Targets
+) -> _Forward:
+    """One step on a batch and on kept rows; the batch's outcome."""
+    rows, drawn = len(batch), (kept_batch, kept_targets)
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
     new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))

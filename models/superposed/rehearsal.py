@@ -7,10 +7,8 @@ so that replaying the same records keeps and draws the same rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from enum import Enum
 from itertools import islice
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import torch
@@ -21,9 +19,10 @@ from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
 from superposed.pools import PLACE_BYTES, Pools
 from superposed.resolving import Resolver
+from superposed.shares import Share
 from superposed.targets import Targets
 
-__all__ = ["RULES_VERSION", "Reservoir", "Share"]
+__all__ = ["RULES_VERSION", "Reservoir"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
 RULES_VERSION = 3
@@ -32,26 +31,6 @@ RULES_VERSION = 3
 _LEVELS = 255
 # A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
 _LARGEST = torch.finfo(torch.float32).max / 4
-
-
-class Share(Enum):
-    """Which kept rows are drawn: all, or one of two parts that have no row in common.
-
-    What a row is decides: sent again it is in the same part. One in eight is held out.
-    """
-
-    ALL = "all"
-    LEARNED = "learned"
-    HELD_OUT = "held out"
-
-    @property
-    def chance(self) -> float:
-        """Of a row to belong to it."""
-        return {Share.ALL: 1.0, Share.LEARNED: 7 / 8, Share.HELD_OUT: 1 / 8}[self]
-
-    def has(self, row: bytes) -> bool:
-        """Whether a kept row belongs to it."""
-        return self is Share.ALL or (crc32(row) % 8 == 0) == (self is Share.HELD_OUT)
 
 
 class Reservoir:
@@ -262,14 +241,23 @@ class Reservoir:
 
     # Forgetting and saving
 
-    def forget(self, key: str) -> int:
-        """Forgets all rows of a task, also those learned under compositions with it; returns how many."""
-        naming = {
+    def names(self, key: str) -> bool:
+        """Whether any row is kept of a task, or was learned under a composition with it."""
+        naming, context = self._naming(key), self._rows["context"].tolist()
+        placed = (place for places in self._pools.of_others(()) for place in places)
+        return bool(self.rows_kept(key)) or any(context[place] in naming for place in placed)
+
+    def _naming(self, key: str) -> set[int]:
+        """The places in `_names` of contexts that a task is a part of."""
+        return {
             place
             for place, name in enumerate(self._names)
             if any(leaf.key == key for leaf in flatten(parse(name)))
         }
-        context = self._rows["context"].tolist()
+
+    def forget(self, key: str) -> int:
+        """Forgets all rows of a task, also those learned under compositions with it; returns how many."""
+        naming, context = self._naming(key), self._rows["context"].tolist()
         gone = self._pools.forget(key, lambda place: context[place] in naming)
         for rows in self._rows.values():
             if len(rows):
@@ -291,7 +279,7 @@ class Reservoir:
         self._pools.load(values)
         for name in self._rows:
             if (saved := tensors.get(f"rehearsal.{name}")) is not None:
-                self._rows[name] = saved.clone()
+                self._rows[name] = saved.to(self._rows[name].dtype, copy=True)
 
 
 def _keepable(batch: Batch, targets: Targets) -> Tensor:

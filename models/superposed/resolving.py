@@ -61,7 +61,7 @@ class Resolver:
             names.append(name)
             if name not in known:
                 known[name] = self.resolve(context)
-                shares += len(known[name].context.shares)
+                shares += max(1, name.count(":"))  # as often as it names them
             if shares > _MOST_SHARES:
                 raise CapacityExceeded(
                     "the contexts of one batch name too many tasks", expected=f"{_MOST_SHARES} in all at most"

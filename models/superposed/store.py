@@ -27,8 +27,9 @@ from superposed.contexts import (
 from superposed.errors import ConfigError
 from superposed.evaluations import Evaluations
 from superposed.networks import build
-from superposed.rehearsal import Reservoir, Share
+from superposed.rehearsal import Reservoir
 from superposed.resolving import Resolver
+from superposed.shares import Share
 from superposed.targets import Targets
 from superposed.task_schema import TaskSchema
 from superposed.tasks import TaskRegistry, TaskState

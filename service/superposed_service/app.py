@@ -38,7 +38,7 @@ from superposed_service.quotas import Quotas
 from superposed_service.recovery import Recovery, fingerprint, recover
 from superposed_service.routes import hot_endpoints, routers
 from superposed_service.running import Running
-from superposed_service.security import ACCESS_RULES, Access
+from superposed_service.security import ACCESS_RULES, Access, check_site
 from superposed_service.settings import Settings
 from superposed_service.snapshotting import take
 from superposed_service.storage import DataDirectory
@@ -107,7 +107,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
     admission = Admission(api)
     entrance = Entrance(
         Direct(api, hot),
-        (access.check, admission.check),
+        (check_site, access.check, admission.check),
         admission.check_room,
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_held_bytes,

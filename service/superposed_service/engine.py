@@ -31,10 +31,11 @@ from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import DeadlineExceeded, NotReady
 from superposed_service.lines import Job, Lines, Read, Waiting
 from superposed_service.origin import Origin
+from superposed_service.queues import resolve
 from superposed_service.rows import Answer, Rows
 from superposed_service.settings import Settings
 from superposed_service.updates import Update
-from superposed_service.writer import Write, Writer, resolve
+from superposed_service.writer import Write, Writer
 
 __all__ = ["Engine"]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from superposed import errors as library
 from superposed.errors import SuperposedError
@@ -14,10 +15,12 @@ from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
 from superposed_service.observability.telemetry import Ticket
 from superposed_service.origin import Origin
-from superposed_service.storage import Ledger
+from superposed_service.storage import Ledger, Record
 
-__all__ = ["Intake", "Write", "raise_refusal"]
+__all__ = ["Intake", "Observer", "Write", "raise_refusal"]
 
+# Gets a record and what came of it.
+Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
 _NOBODY: Mapping[str, Origin] = {}
 
 

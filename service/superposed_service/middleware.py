@@ -91,7 +91,7 @@ class Entrance:
             if not exchange.started:
                 await problem_response(500, scope["path"], INTERNAL)(scope, receive, exchange.send)
         finally:
-            self.held -= exchange.received
+            exchange.give_back()
 
     def _identifier(self, scope: Scope) -> str:
         given = header(scope, b"x-request-id")
@@ -130,6 +130,11 @@ class _Exchange:
             entrance.check_room(self._scope)  # others came meanwhile: to read what is in it costs most
         return message
 
+    def give_back(self) -> None:
+        """Its body's bytes no longer count."""
+        self._entrance.held -= self.received
+        self.received = 0
+
     async def send(self, message: Message) -> None:
         """Adds the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
         self.started = True
@@ -137,6 +142,7 @@ class _Exchange:
             status = self._scope[STATUS] = message["status"]
             message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
             if status in _PACED and self._scope["path"] not in PROBES:
+                self.give_back()  # what waits to be told so keeps nobody else's body out
                 await asyncio.sleep(self._entrance.pacing.wait_s(self._scope.get(AUTHOR)))
         else:
             self.finished = message["type"] == "http.response.body" and not message.get("more_body")

@@ -10,11 +10,12 @@ import heapq
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-__all__ = ["FairQueue", "Pace", "Place"]
+__all__ = ["FairQueue", "Pace", "Place", "resolve"]
 
 # How much of what is known about the pace each new turn replaces.
 _FORGETTING = 0.05
@@ -22,6 +23,7 @@ _ENOUGH_TURNS = 20
 _UNUSUAL = 4.0
 
 
+T = TypeVar("T")
 W = TypeVar("W")
 
 
@@ -193,3 +195,11 @@ def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:
     others = dict(waiting)  # a copy: another thread may be changing it
     others.pop(source, None)
     return own + sum(min(own, other) for other in others.values())
+
+
+def resolve(future: Future[T], work: Callable[[], T]) -> None:
+    """Gives a future what the work returns or raises."""
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+        future.set_exception(error)

@@ -9,7 +9,7 @@ from torch import Tensor
 from superposed import optimizers
 from superposed.batch import Batch
 from superposed.consolidation import consolidate, judge
-from superposed.rehearsal import Share
+from superposed.shares import Share
 from superposed.store import WeightStore
 from superposed.targets import Targets
 from superposed_service.changes import Change, JsonObject
@@ -118,7 +118,7 @@ class ForgetRows(Change):
 
     def check(self, store: WeightStore) -> JsonObject | None:
         """Nothing is recorded where nothing is kept."""
-        return None if self._key in store.tasks and store.reservoir.rows_kept(self._key) else {"rows": 0}
+        return None if self._key in store.tasks and store.reservoir.names(self._key) else {"rows": 0}
 
     def entry(self) -> Entry:
         """The key."""

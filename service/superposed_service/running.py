@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ __all__ = ["Running"]
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0
+_RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a copy of the store
 
 
 @dataclass
@@ -100,6 +102,7 @@ class Running:
         snapshot, needed = await asyncio.to_thread(
             keep, self.directory.snapshots, image, self.settings.history_records
         )
+        await self.engine.call_writer(lambda writer: writer.kept(image))
         while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
             pass
         self.version = str(snapshot.sequence)
@@ -162,9 +165,11 @@ class Running:
         """Takes snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
         settings = self.settings
         idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
+        again = 0.0
         while not await self._stopped_within(_WATCH_S):
             await _logged("no idle consolidation", idle.tick(_WATCH_S))
-            if is_due(self.engine.since_snapshot, self.settings):
+            if is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again:
+                again = time.monotonic() + _RETRY_S
                 await _logged("no snapshot was taken", self.snapshot())
 
     async def pulse(self) -> None:

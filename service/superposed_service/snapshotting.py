@@ -57,7 +57,9 @@ def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapsh
     Raises:
         StorageUnavailable: The disk refused.
     """
-    snapshot, needed = keep(directory.snapshots, writer.image(), settings.history_records)
+    image = writer.image()
+    snapshot, needed = keep(directory.snapshots, image, settings.history_records)
+    writer.kept(image)
     while trim_some(writer.ledger, needed):
         pass
     return snapshot

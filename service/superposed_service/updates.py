@@ -180,8 +180,17 @@ def _plain(rows: Rows) -> Rows:
         if known not in text:
             text[known] = str(as_expression(known))
         contexts.append(text[known])
-    inputs = [_array(row) for row in rows.inputs] if isinstance(rows.inputs, list | tuple) else rows.inputs
-    return Rows(None, contexts, inputs)
+    if not isinstance(rows.inputs, list | tuple):
+        return Rows(None, contexts, rows.inputs)
+    return Rows(None, contexts, _alike([_array(row) for row in rows.inputs]))
+
+
+def _alike(rows: list[Any]) -> list[Any]:
+    """Rows of numbers in one dtype, as the record will hold them: what is learned is what is replayed."""
+    if not all(isinstance(row, np.ndarray) and row.dtype.kind in "biuf" for row in rows):
+        return rows  # left for the check
+    common = np.result_type(*{row.dtype for row in rows}) if rows else None
+    return [row.astype(common, copy=False) for row in rows]
 
 
 def _array(values: Any) -> Any:

@@ -13,25 +13,23 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypeVar
 
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed_service.changes import Change, JsonObject
+from superposed_service.errors import StorageUnavailable
 from superposed_service.exclusions import Exclusions
 from superposed_service.guard import Guard
-from superposed_service.intake import Intake, Write, raise_refusal
+from superposed_service.intake import Intake, Observer, Write, raise_refusal
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.telemetry import Telemetry
 from superposed_service.origin import Origin
+from superposed_service.queues import resolve
 from superposed_service.recovery import refusal_entry
 from superposed_service.storage import Entry, Ledger, Record, Statement
 
-__all__ = ["Image", "Write", "Writer", "resolve"]
+__all__ = ["Image", "Write", "Writer"]
 
-T = TypeVar("T")
-# Gets a record and what came of it.
-Observer = Callable[[Record, Future[JsonObject]], None]
 _log = logging.getLogger("superposed.engine")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.
@@ -46,11 +44,13 @@ class Image:
         data: The snapshot's bytes.
         sequence: The store's sequence number.
         exclusions: What was taken out of the past by then.
+        since: Records, and bytes of their payloads, that came after the snapshot before it.
     """
 
     data: bytes
     sequence: int
     exclusions: Exclusions
+    since: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,6 @@ class Writer:
 
     Attributes:
         store: The store; a rollback puts another in its place.
-        telemetry: Told what is done.
         records_since_snapshot: How many records a recovery would have to replay.
         bytes_since_snapshot: Their payloads' bytes.
     """
@@ -121,6 +120,7 @@ class Writer:
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
         self._observe: Observer | None = None
+        self._broken = False
 
     def observe(self, observer: Observer) -> None:
         """Has every applied change told, once it is answered; the observer must not wait nor raise."""
@@ -243,6 +243,9 @@ class Writer:
         if write is None:
             self.store.sequence += 1
             return 0
+        if self._broken:
+            write.future.set_exception(StorageUnavailable("a record before this one could not be applied"))
+            return 0
         resolve(write.future, lambda: self._apply_timed(record, write))
         if self._guard is not None and write.future.exception() is None:
             self._watch(self._guard, record, write.change)
@@ -281,6 +284,7 @@ class Writer:
             raise
         except BaseException as error:
             # What it left of the store is not known: the next start builds it again from the journal.
+            self._broken = True
             self.ledger.fail(f"record {record.sequence} could not be applied: {error!r}")
             raise
         if self.store.sequence != record.sequence:
@@ -316,14 +320,11 @@ class Writer:
             self.apply_next()
         self._intake.check_writable()
         self.ledger.flush()
-        self.records_since_snapshot = self.bytes_since_snapshot = 0
         exclusions = Exclusions.look_up(self.ledger.journal, self.ledger.journal.sequence)
-        return Image(self.store.to_bytes(), self.store.sequence, exclusions)
+        since = (self.records_since_snapshot, self.bytes_since_snapshot)
+        return Image(self.store.to_bytes(), self.store.sequence, exclusions, since)
 
-
-def resolve(future: Future[T], work: Callable[[], T]) -> None:
-    """Gives a future what the work returns or raises."""
-    try:
-        future.set_result(work())
-    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-        future.set_exception(error)
+    def kept(self, image: Image) -> None:
+        """The image is a snapshot on the disk: a recovery begins there."""
+        self.records_since_snapshot -= image.since[0]
+        self.bytes_since_snapshot -= image.since[1]

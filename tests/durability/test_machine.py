@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from superposed import TaskSchema
+from superposed import TaskSchema, WeightStore
+from superposed.config import RehearsalConfig
 from superposed.errors import CompositionNotSupported, UpdateError
 from superposed_service import recovery
 from superposed_service.changes import Register
@@ -22,9 +24,10 @@ from superposed_service.errors import (
     StorageUnavailable,
 )
 from superposed_service.origin import Origin
+from superposed_service.rehearsing import ForgetRows
 from superposed_service.rollback import RollBack, Selection
 from superposed_service.rows import Rows
-from superposed_service.storage import answers
+from superposed_service.storage import Snapshots, answers
 from superposed_service.updates import Update
 from superposed_service.writer import Write
 from tests.durability.machine import CONFIG, Machine
@@ -263,3 +266,72 @@ def test_a_record_that_cannot_be_applied_is_named(tmp_path: Path, monkeypatch: p
         machine.update("a", [[1, 2, 3, 4]], [1])
     with pytest.raises(JournalCorrupt, match="record 2 cannot be applied"):
         machine.crash()
+
+
+def test_rows_are_learned_as_they_are_recorded(tmp_path: Path) -> None:
+    """A whole number that float64 holds otherwise than int64: rounded once or twice, it is another row."""
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.register("b")
+    rows = [[9007199791611905, 0, 0, 0], [0.5, 0.0, 0.0, 0.0]]
+    change = Update(Rows(None, ["a", "b"], rows), [0, 1], 1)
+    change.check(machine.store)
+    learned = change._batch.inputs
+    again = Update.from_record(
+        SimpleNamespace(head=change.entry().head, payload=change.entry().payload, sequence=3)
+    )
+    again.check(machine.store)
+    assert np.array_equal(learned.numpy(), again._batch.inputs.numpy())
+
+
+def test_after_a_change_that_broke_off_nothing_more_is_applied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    whole, calls = Update.apply, []
+
+    def fail(self: Update, store: WeightStore) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError
+        return whole(self, store)
+
+    monkeypatch.setattr(Update, "apply", fail)
+    writes = [Write(Update(Rows("a", None, [[1, 2, 3, 4]]), [1], 1)) for _ in range(3)]
+    machine.writer.commit(writes)
+    while machine.writer.pending:
+        machine.writer.apply_next()
+    errors = [type(write.future.exception()) for write in writes]
+    assert errors == [MemoryError, StorageUnavailable, StorageUnavailable]
+    assert machine.store.sequence == 1
+    machine.crash()  # all three are on the disk, and are applied now
+    assert machine.store.sequence == 4
+
+
+def test_a_snapshot_that_failed_is_still_due(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    for _ in range(4):
+        machine.update("a", [[1, 2, 3, 4]], [1])
+    before = machine.writer.records_since_snapshot
+    with monkeypatch.context() as patch:
+        patch.setattr(Snapshots, "write", lambda *_, **__: (_ for _ in ()).throw(StorageUnavailable("full")))
+        with pytest.raises(StorageUnavailable):
+            machine.snapshot()
+    assert machine.writer.records_since_snapshot == before
+    machine.snapshot()
+    assert machine.writer.records_since_snapshot == 0
+    assert machine.writer.bytes_since_snapshot == 0
+
+
+def test_rows_of_compositions_are_forgotten_with_any_of_their_tasks(tmp_path: Path) -> None:
+    config = CONFIG.replace(rehearsal=RehearsalConfig(rows_per_task=10))
+    machine = Machine(tmp_path / "store", config=config)
+    for key in "ab":
+        machine.register(key)
+    machine.update("mix(a:0.3,b:0.7)", [[1, 2, 3, 4]], [1])
+    assert machine.store.reservoir.rows_kept("a") == 0
+    assert machine.do(ForgetRows("a")) == {"rows": 1}
+    assert machine.store.reservoir.rows_kept("b") == 0
+    assert machine.do(ForgetRows("a")) == {"rows": 0}

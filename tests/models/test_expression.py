@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -131,6 +132,28 @@ def test_too_many_tasks_in_all() -> None:
     part = "mix(" + ",".join(f"k{n}:1" for n in range(40)) + ")"
     with pytest.raises(ExpressionInvalid, match="too many tasks"):
         flatten(parse(f"mix({part}:1,{part}:1)"))
+
+
+def test_what_is_too_large_is_not_read_to_its_end() -> None:
+    """A body of many megabytes must not become millions of objects before it is refused."""
+
+    class Endless(Sequence[object]):
+        read = 0
+
+        def __len__(self) -> int:
+            return 10**9
+
+        def __getitem__(self, place: int) -> object:  # type: ignore[override]
+            self.read += 1
+            return {"context": "mix(" + ",".join(["a:1"] * 60) + ")", "weight": 1}
+
+    parts = Endless()
+    with pytest.raises(ExpressionInvalid):
+        as_expression({"mixture": parts})
+    assert parts.read <= 65
+    nested: object = {"mixture": [{"context": "mix(a:1,b:1)", "weight": 1}] * 40}
+    with pytest.raises(ExpressionInvalid, match="too many tasks"):
+        as_expression(nested)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from superposed import (
     WeightStore,
     evaluate,
     learn,
+    optimizers,
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
@@ -22,7 +23,7 @@ from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning import _rows_to_rehearse
 from superposed.pools import Pools
-from superposed.rehearsal import Share
+from superposed.shares import Share
 from superposed.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
@@ -175,6 +176,35 @@ class TestKeeping:
                 learn(store, "line", rows(10)[0], [1e9] * 10, steps=steps)
         assert store.digest() == digest
         assert store.reservoir.rows_kept("line") == 0
+
+
+class TestRowsThatNobodyCanLearn:
+    """Two rows whose gradients cancel: kept, and each alone far too long a step."""
+
+    @staticmethod
+    def poisoned() -> WeightStore:
+        store = new_store()
+        store.register(TaskSchema(key="wild", inputs=6, outputs=3, loss="mse"))
+        x = np.ones((2, 6), dtype=np.float32)
+        learn(store, "wild", x, [[1e7] * 3, [-1e7] * 3])
+        assert store.reservoir.rows_kept("wild") == 2
+        return store
+
+    def test_others_learn_without_them(self) -> None:
+        store, alone = self.poisoned(), new_store(0)
+        alone.register(store.tasks.get("wild").schema)
+        optimizers.load_state(alone.network, alone.optimizer, store.state())
+        alone.sequence = store.sequence
+        for one in (store, alone):
+            assert learn(one, "t0", *rows(1)).rows == 1  # it draws one row: no other could balance it
+        for name, value in alone.state().items():
+            assert torch.equal(value, store.state()[name]), name
+
+    def test_consolidation_leaves_such_steps_out(self) -> None:
+        store = self.poisoned()
+        learned = consolidate(store, 4)
+        assert 0 <= learned < 4 * 256
+        assert all(bool(torch.isfinite(value).all()) for value in store.state().values())
 
 
 class TestDrawing:

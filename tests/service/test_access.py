@@ -142,6 +142,30 @@ class TestScopes:
 
 
 class TestKeys:
+    @pytest.mark.parametrize(
+        ("headers", "status"),
+        [
+            ({"Sec-Fetch-Site": "cross-site"}, 403),
+            ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}, 403),
+            ({"Origin": "https://elsewhere.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Sec-Fetch-Site": "same-origin", "Origin": "https://in.front"}, 200),
+            ({"Sec-Fetch-Site": "none"}, 200),
+            ({}, 200),
+        ],
+    )
+    def test_other_sites_pages_change_nothing(
+        self, http: httpx.Client, headers: dict[str, str], status: int
+    ) -> None:
+        """A page anywhere may have a browser send a body without asking: to a server without keys too."""
+        answer = http.post("/v1/rollback", content=b'{"to_sequence": 0}', headers=headers)
+        assert answer.status_code == status
+        assert http.get("/v1/store", headers=headers).status_code == 200
+
+    def test_the_servers_own_page_may(self, http: httpx.Client) -> None:
+        origin = str(http.base_url).rstrip("/")
+        assert http.post("/v1/snapshots", headers={"Origin": origin}).status_code == 200
+
     def test_the_first_key_closes_the_server(self, http: httpx.Client) -> None:
         assert http.get("/v1/store").status_code == 200
         headers = make(http, "admin")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+
+from starlette.types import Message, Receive, Scope, Send
+
+from superposed_service.middleware import Entrance
 from superposed_service.pacing import Pacing
 
 
@@ -31,3 +36,33 @@ def test_nobody_is_held_back_for_more_than_twenty_pauses() -> None:
 def test_without_a_pause_refusals_leave_at_once() -> None:
     pacing = Pacing(0.0, 1.0, Clock())
     assert [pacing.wait_s("a") for _ in range(3)] == [0.0, 0.0, 0.0]
+
+
+def test_a_refusal_that_waits_holds_no_bytes() -> None:
+    """Else refused bodies would keep everybody else's out for as long as the refusals wait."""
+
+    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 429, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"x" * 1000}
+
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def scenario() -> None:
+        entrance = Entrance(
+            refuse, (), lambda _: None, max_bytes=2000, most_held=2000, pacing=Pacing(0.2, 1000.0)
+        )
+        scope = {"type": "http", "method": "POST", "path": "/v1/infer", "headers": []}
+        waiting = asyncio.create_task(entrance(scope, receive, send))
+        await asyncio.sleep(0.05)
+        assert (entrance.held, sent) == (0, [])
+        await waiting
+        assert (entrance.held, len(sent)) == (0, 2)
+
+    asyncio.run(scenario())

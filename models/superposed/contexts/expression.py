@@ -104,6 +104,11 @@ class Task:
         """How deep compositions are nested: 0."""
         return 0
 
+    @property
+    def leaves(self) -> int:
+        """How many tasks it names: 1."""
+        return 1
+
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
         return {"task": str(self)}
@@ -121,7 +126,8 @@ class Mixture:
             normalised to sum 1.
 
     Raises:
-        ExpressionInvalid: No parts, a weight that is not positive and finite, or nested too deep.
+        ExpressionInvalid: No parts, or more than `MAX_LEAVES` multiplied out, a weight that is not positive
+            and finite, or nested too deep.
     """
 
     parts: tuple[tuple[Expression, float], ...]
@@ -151,6 +157,17 @@ class Mixture:
         named = tuple((part, weight) for (part, _), weight in zip(parts, weights, strict=True))
         object.__setattr__(self, "parts", named)
         _check_depth(self)
+        if self.leaves > MAX_LEAVES:  # at once: what cannot be used is not built any further
+            raise ExpressionInvalid(
+                "a context expression names too many tasks",
+                expected=f"{MAX_LEAVES} at most",
+                received=self.leaves,
+            )
+
+    @property
+    def leaves(self) -> int:
+        """How many tasks it names, each as often as it does."""
+        return sum(part.leaves for part, _ in self.parts)
 
     @property
     def depth(self) -> int:
@@ -196,6 +213,11 @@ class Power:
         """How deep compositions are nested."""
         return 1 + self.base.depth
 
+    @property
+    def leaves(self) -> int:
+        """How many tasks it names, each as often as it does."""
+        return self.base.leaves
+
     def to_json(self) -> dict[str, object]:
         """The JSON form."""
         return {"power": {"context": self.base.to_json(), "exponent": self.exponent}}
@@ -237,16 +259,9 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
     expressions with the same leaves are the same context. Leaves stand in the order they are written.
 
     Raises:
-        ExpressionInvalid: More than `MAX_LEAVES` leaves, nested exponents whose product is too large, or
-            nested weights whose product vanishes.
+        ExpressionInvalid: Nested exponents whose product is too large, or weights whose product vanishes.
     """
     leaves = tuple(_leaves(expression, 1.0, None))
-    if len(leaves) > MAX_LEAVES:
-        raise ExpressionInvalid(
-            "a context expression names too many tasks",
-            expected=f"{MAX_LEAVES} at most",
-            received=len(leaves),
-        )
     if min(leaf.weight for leaf in leaves) <= 0:
         raise ExpressionInvalid("a nested mixture's weight vanishes", expected="> 0", received=0.0)
     steepest = max(abs(leaf.exponent or 0.0) for leaf in leaves)

@@ -15,8 +15,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from itertools import islice
 
-from superposed.contexts.expression import MAX_DEPTH, Expression, Mixture, Power, Task, check_number
+from superposed.contexts.expression import (
+    MAX_DEPTH,
+    MAX_LEAVES,
+    Expression,
+    Mixture,
+    Power,
+    Task,
+    check_number,
+)
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid
 from superposed.outlines import outline
@@ -51,7 +60,8 @@ def _from_json(value: object, depth_left: int) -> Expression:
                 "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
             )
         if kind == "mixture" and isinstance(body, Sequence) and not isinstance(body, str):
-            return Mixture([_mixture_part(part, depth_left - 1) for part in body])
+            parts = islice(body, MAX_LEAVES + 1)  # one more is refused, and so need not be read
+            return Mixture([_mixture_part(part, depth_left - 1) for part in parts])
         if kind == "power":
             base, exponent = _fields(body, "context", "exponent")
             return Power(_from_json(base, depth_left - 1), check_number(exponent, "an exponent"))

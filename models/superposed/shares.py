@@ -1,0 +1,28 @@
+"""Parts of the kept rows, told apart by what a row is."""
+
+from __future__ import annotations
+
+from enum import Enum
+from zlib import crc32
+
+__all__ = ["Share"]
+
+
+class Share(Enum):
+    """Which kept rows are drawn: all, or one of two parts that have no row in common.
+
+    What a row is decides: sent again it is in the same part. One in eight is held out.
+    """
+
+    ALL = "all"
+    LEARNED = "learned"
+    HELD_OUT = "held out"
+
+    @property
+    def chance(self) -> float:
+        """Of a row to belong to it."""
+        return {Share.ALL: 1.0, Share.LEARNED: 7 / 8, Share.HELD_OUT: 1 / 8}[self]
+
+    def has(self, row: bytes) -> bool:
+        """Whether a kept row belongs to it."""
+        return self is Share.ALL or (crc32(row) % 8 == 0) == (self is Share.HELD_OUT)
