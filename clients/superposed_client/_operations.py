@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from superposed_client import _safetensors as safetensors
-from superposed_client._contexts import ContextLike, context_form
+from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
     Capacity,
@@ -127,8 +127,8 @@ def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
     body = {name: plain_values(value) for name, value in schema.items() if value is not None}
     if "labels" in body:
         body["labels"] = [str(label) for label in body["labels"]]
-    if "composition" in body:
-        body["composition"] = context_form(body["composition"])
+    if isinstance(composition := body.get("composition"), Context):
+        body["composition"] = context_form(composition)
     return parse(TaskInfo, (yield changing("POST", "/v1/tasks", body)))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
-from superposed_client._contexts import ContextLike, context_form
+from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import UnknownTask
 from superposed_client._models import Update
@@ -96,7 +96,7 @@ class TaskSchema:
             "keep_rows": None if self.keep_rows else False,
             "group": self.group,
             "own_layers": self.own_layers,
-            "composition": None if self.composition is None else context_form(self.composition),
+            "composition": self.composition,
         }
 
 

@@ -168,9 +168,9 @@ class Running:
         again = 0.0
         while not await self._stopped_within(_WATCH_S):
             await _logged("no idle consolidation", idle.tick(_WATCH_S))
-            if is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again:
+            due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
+            if due and not await _logged("no snapshot was taken", self.snapshot()):
                 again = time.monotonic() + _RETRY_S
-                await _logged("no snapshot was taken", self.snapshot())
 
     async def pulse(self) -> None:
         """Tells listeners once a second how busy the engine is, until `stop_watching`."""
@@ -188,11 +188,18 @@ class Running:
         self._stop.set()
 
 
-async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> None:
-    """Does what nobody waits for; that it fails, also by a bug, must not end what else is done so."""
+async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
+    """Does what nobody waits for; that it fails, also by a bug, must not end what else is done so.
+
+    Returns:
+        Whether it was done.
+    """
     try:
         await work
     except SuperposedError as error:
         _log.error(failure, extra={"reason": str(error)})
     except Exception:  # noqa: BLE001 - see above
         _log.exception(failure)
+    else:
+        return True
+    return False
