@@ -64,6 +64,7 @@ experiments: $(SETUP)
 	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
 	$(BIN)/superposed experiment incremental --dataset cifar10 --steps 2000 --seeds 0
 	$(BIN)/superposed experiment capacity --units 128,256,512,1024
+	$(BIN)/superposed experiment capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
 	for name in locate intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)
