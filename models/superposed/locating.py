@@ -117,7 +117,7 @@ def locate_exponent(
     low, high = exponents
     rows = read_rows(inputs)
     check_tries(len(rows) * EXPONENT_TRIES, most)
-    _of_one_loss(store, [key], len(rows), targets)
+    _of_one_loss(store, [key], len(rows), targets)  # refuses what says nothing about an exponent
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
     for _ in range(_ROUNDS):

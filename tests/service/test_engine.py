@@ -433,6 +433,15 @@ async def warmed(engine: Engine, keys: str = "abcd") -> None:
     await asyncio.sleep(0.05)  # its turn ends
 
 
+@asynccontextmanager
+async def warm() -> AsyncIterator[tuple[WeightStore, Engine]]:
+    """An engine whose event loop has all contexts at hand."""
+    store = make_store()
+    async with running(store) as engine:
+        await warmed(engine)
+        yield store, engine
+
+
 def test_small_batches_are_answered_on_the_event_loop_together(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         store = make_store()
@@ -485,9 +494,7 @@ def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        store = make_store()
-        async with running(store) as engine:
-            await warmed(engine)
+        async with warm() as (store, engine):
             answered = Answered(monkeypatch, store)
             tried, plain = [], engine._answering._answer_here
             monkeypatch.setattr(
@@ -509,9 +516,7 @@ def test_a_bug_in_a_batch_ends_neither_the_event_loop_nor_a_request_in_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        store = make_store()
-        async with running(store) as engine:
-            await warmed(engine)
+        async with warm() as (store, engine):
             with monkeypatch.context() as patch:
                 patch.setattr(engine._telemetry, "answered", lambda *_: 1 / 0)
                 with pytest.raises(ZeroDivisionError):

@@ -52,15 +52,13 @@ class SuperposedModule(nn.Module):
 
     Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. It is in
     evaluation mode and stays there: learning and answering compute the same. Not thread-safe: the bindings of
-    a batch are what all its layers look at.
+    a batch are what all its layers look at. The last layers, which a member of a group binds as its own, are
+    those that the network registered last, whatever its `forward` calls last.
 
     Args:
         module: The network; changed in place. It takes (B, *input_shape).
         family: A context family of real features.
         input_shape: What the rows of a batch, (B, features), are reshaped to.
-
-    "The last layers" of a task in a group are those that the network registered last, whatever its `forward`
-    calls last.
 
     Raises:
         ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
