@@ -42,13 +42,7 @@ class Answerer:
         self._recorded: RecordedMLP | None = None
         self.plain = prepared(network) if device.type == "cpu" else network
 
-    def bindings(self, batch: Batch) -> Mapping[str, Binding]:
-        """Every layer's binding for a batch.
-
-        Raises:
-            CapacityExceeded: More distinct contexts than the table holds.
-            CompositionNotSupported: The family has no such composition.
-        """
+    def _bindings(self, batch: Batch) -> Mapping[str, Binding]:
         if batch.index is None:
             return self._contexts.bind_all(batch.parts[0].context)
         return self._by_row(batch)
@@ -57,7 +51,12 @@ class Answerer:
         return self._contexts.bind_rows([part.context for part in batch.parts], batch.places())
 
     def logits(self, batch: Batch) -> Tensor:
-        """Answers a batch: (B, store outputs), on the CPU. Raises as `bindings`."""
+        """Answers a batch: (B, store outputs), on the CPU.
+
+        Raises:
+            CapacityExceeded: More distinct contexts than the table holds.
+            CompositionNotSupported: The family has no such composition.
+        """
         with torch.inference_mode():
             if self._recorded is not None:
                 by_row = self._by_row(batch)
@@ -66,7 +65,7 @@ class Answerer:
                 except Exception:  # noqa: BLE001 - compilers and drivers raise what they like
                     _log.exception("recorded work failed; from now on the plain network answers")
                     self._recorded = None
-            answer: Tensor = self.plain(batch.inputs.to(self._device), self.bindings(batch))
+            answer: Tensor = self.plain(batch.inputs.to(self._device), self._bindings(batch))
             return answer.cpu()
 
     def seconds(self, rows: int, inputs: int, dtype: torch.dtype) -> float:

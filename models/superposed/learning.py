@@ -20,6 +20,7 @@ from superposed.store import WeightStore
 from superposed.targets import Target, Targets, join_targets, read_targets
 
 __all__ = [
+    "APPLY_VERSION",
     "CROSSTALK_INTERVAL",
     "Measured",
     "UpdateResult",
@@ -33,6 +34,9 @@ __all__ = [
     "whole",
 ]
 
+# The version of the arithmetic: raised by every change after which the same updates make other bits.
+# 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
+APPLY_VERSION = 2
 # A task's crosstalk is measured at its first update and at every so many after it.
 CROSSTALK_INTERVAL = 64
 

@@ -83,6 +83,10 @@ class WeightStore:
 
     # Tasks
 
+    def completed(self, schema: TaskSchema) -> TaskSchema:
+        """The schema with what it leaves to the store filled in; see `TaskSchema.completed`."""
+        return schema.completed(len(self.contexts.source.features))
+
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """The task that is registered with exactly this schema; None where it could be registered.
 
@@ -92,7 +96,7 @@ class WeightStore:
             UnknownTask: Its group, or a task of its composition, is not registered.
             CompositionNotSupported: Its group is in a group itself, or a composition; or the family has none.
         """
-        network = self.config.network
+        network, schema = self.config.network, self.completed(schema)
         schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
         if schema.composition is not None:
             composed = self.resolve(schema.composition)
@@ -110,7 +114,7 @@ class WeightStore:
         if (existing := self.find_same(schema)) is not None:
             return existing, False
         self._resolver.forget()
-        state = self.tasks.add(schema, len(self.contexts.source.features))
+        state = self.tasks.add(self.completed(schema))
         self.sequence += 1
         state.last_sequence = self.sequence
         return state, True
@@ -207,13 +211,13 @@ class WeightStore:
     # Answers
 
     def bindings(self, batch: Batch) -> Mapping[str, Binding]:
-        """Every layer's binding for a batch.
+        """Every layer's binding for a batch, independent of requests before it; see `ContextTable.gather`.
 
         Raises:
             CapacityExceeded: More distinct contexts than the table holds.
             CompositionNotSupported: The family has no such composition.
         """
-        return self._answerer.bindings(batch)
+        return self.contexts.gather([part.context for part in batch.parts], batch.index)
 
     def logits(self, batch: Batch) -> Tensor:
         """Answers a batch without learning: (B, store outputs), on the CPU.

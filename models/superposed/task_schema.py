@@ -15,6 +15,9 @@ __all__ = ["Loss", "TaskSchema"]
 Loss = Literal["cross_entropy", "mse"]
 
 SMALLEST_SCALE = 1e-30
+# The fields of the first release: always written. A later field is written only where it differs from its
+# default, so that the digest of a store and the mark of a schema stay what an earlier release computed.
+_FIRST_FIELDS = frozenset({"key", "inputs", "outputs", "labels", "loss", "offset", "scale", "description"})
 
 
 class TaskSchema(Config):
@@ -116,13 +119,25 @@ class TaskSchema(Config):
             return ()
         return tuple(dict.fromkeys(leaf.key for leaf in flatten(parse(self.composition))))
 
+    def completed(self, layers: int) -> Self:
+        """Fill in what a registration left to the store: it is recorded, and never decided again.
+
+        Args:
+            layers: How many layers the store has: the later half is a group member's own by default.
+        """
+        if self.group is None or self.own_layers is not None:
+            return self
+        return self.replace(own_layers=(layers + 1) // 2)
+
+    @property
+    def defaults(self) -> set[str]:
+        """The fields that came after the first release and have their default."""
+        later = {name: field for name, field in type(self).model_fields.items() if name not in _FIRST_FIELDS}
+        return {name for name, field in later.items() if getattr(self, name) == field.default}
+
     def to_json(self) -> dict[str, Any]:
         """As JSON values; what is as it was before a field existed is written as it was then."""
-        # So the digest of a store, and the mark of a schema, stay what an earlier release computed.
-        unsaid = {"keep_rows"} if self.keep_rows else set()
-        unsaid |= {"group", "own_layers"} if self.group is None else set()
-        unsaid |= {"composition"} if self.composition is None else set()
-        return self.model_dump(mode="json", exclude=unsaid)
+        return self.model_dump(mode="json", exclude=self.defaults)
 
     def check_composable(self, other: Self) -> None:
         """Checks that a composition can have this task and another in it.

@@ -64,17 +64,16 @@ class TaskState:
     prequential: Prequential = field(default_factory=Prequential)
     crosstalk: CrosstalkSample | None = None
     group_generation: int = 0
-    own_layers: int = 0
 
     @property
     def id(self) -> TaskId:
         """What the task's contexts are derived from."""
-        schema = self.schema
-        return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, self.own_layers)
+        schema, own_layers = self.schema, self.schema.own_layers or 0
+        return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
-        in_group = {"group_generation": self.group_generation, "own_layers": self.own_layers}
+        in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
         return (in_group if self.schema.group else {}) | {
             "schema": self.schema.to_json(),
             "generation": self.generation,
@@ -88,15 +87,16 @@ class TaskState:
     def from_json(cls, values: dict[str, Any]) -> TaskState:
         """The inverse of `to_json`."""
         sample = values["crosstalk"]
+        # The first release resolved the default of `own_layers` beside the schema, and not in it.
+        own_layers = {"own_layers": values["own_layers"]} if "own_layers" in values else {}
         return cls(
-            schema=validated(TaskSchema, values["schema"]),
+            schema=validated(TaskSchema, values["schema"] | own_layers),
             generation=values["generation"],
             updates=values["updates"],
             last_sequence=values["last_sequence"],
             prequential=Prequential(**values["prequential"]),
             crosstalk=CrosstalkSample(**sample) if sample else None,
             group_generation=values.get("group_generation", 0),
-            own_layers=values.get("own_layers", 0),
         )
 
 
@@ -196,17 +196,11 @@ class TaskRegistry:
         """How often a key was deleted, and so the generation that it would be registered with now."""
         return self._next_generation.get(key, 0)
 
-    def add(self, schema: TaskSchema, layers: int) -> TaskState:
-        """Registers a free key; a key that was deleted before gets a new generation.
-
-        Args:
-            schema: The task.
-            layers: How many layers the store has: the later half is a group member's own by default.
-        """
+    def add(self, schema: TaskSchema) -> TaskState:
+        """Registers a free key; a key that was deleted before gets a new generation."""
         state = TaskState(schema, self._next_generation.pop(schema.key, 0))
         if schema.group is not None:
             state.group_generation = self.get(schema.group).generation
-            state.own_layers = schema.own_layers or (layers + 1) // 2
         self._tasks[schema.key] = state
         return state
 

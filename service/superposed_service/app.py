@@ -40,7 +40,7 @@ from superposed_service.routes import hot_endpoints, routers
 from superposed_service.running import Running
 from superposed_service.security import ACCESS_RULES, Access, check_site
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import take
+from superposed_service.snapshotting import start_history, take
 from superposed_service.storage import DataDirectory
 from superposed_service.writer import Writer
 
@@ -86,7 +86,13 @@ def open_store(
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
-        take(writer, directory, settings)
+        snapshot = take(writer, directory, settings)
+        if recovery.rules_changed:
+            _log.warning(
+                "an earlier release with other rules wrote this directory: no rollback reaches past now",
+                extra={"sequence": snapshot.sequence},
+            )
+            start_history(writer, directory, snapshot)
     ledger.journal.set_fingerprint(fingerprint(store.device))
     precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
     if reason := store.prepare(precision):

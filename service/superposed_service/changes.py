@@ -127,7 +127,7 @@ class Register(Change):
 
     def check(self, store: WeightStore) -> JsonObject | None:
         """A task that is registered the same already is answered as it is."""
-        self._schema = self._schema_for(store)
+        self._schema = store.completed(self._schema_for(store))
         existing = store.find_same(self._schema)
         self._generation = store.tasks.next_generation(self._schema.key)
         return None if existing is None else {"new": False, "task": task_body(store, existing)}

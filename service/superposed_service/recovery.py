@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from superposed.errors import ConfigError, SuperposedError, TaskExists
+from superposed.learning import APPLY_VERSION
 from superposed.rehearsal import RULES_VERSION
 from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, refusal
@@ -48,8 +50,16 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "apply": APPLY_VERSION,
         "rehearsal_rules": RULES_VERSION,
+        "numpy": np.__version__,
+        "mkl": torch.backends.mkl.is_available(),
     }
+
+
+# The parts of the fingerprint that a release changes on purpose: past them the same records make another
+# store, not only to rounding.
+_RULES = ("apply", "rehearsal_rules")
 
 
 def _cpu_model() -> str:
@@ -75,12 +85,15 @@ class Recovery:
         replayed: How many records came after it.
         fingerprint_changed: Whether the records were first applied by other arithmetic: then the store is
             the same only to rounding.
+        rules_changed: Whether an earlier release with other rules of learning applied the records: the
+            replay followed this release's rules, and no rollback reaches past it.
         damaged: Newer snapshots that could not be read.
     """
 
     snapshot: str
     replayed: int
     fingerprint_changed: bool
+    rules_changed: bool = False
     damaged: tuple[str, ...] = ()
 
 
@@ -105,6 +118,7 @@ def recover(
     device: str,
     *,
     through: int | None = None,
+    from_oldest: bool = False,
     progress: Progress | None = None,
 ) -> tuple[WeightStore, Recovery]:
     """Brings back the store that was: every acknowledged change, none twice.
@@ -116,6 +130,8 @@ def recover(
         ledger: Where to go on.
         device: Where the weights will live.
         through: The last record to apply; default all.
+        from_oldest: Whether to start from the oldest snapshot in reach: the replay then passes every digest
+            that was noted at later ones.
         progress: Says how far it is.
 
     Raises:
@@ -128,9 +144,10 @@ def recover(
     journal = ledger.journal
     last = journal.sequence if through is None else through
     exclusions = Exclusions.read(journal, last)
-    store, start, damaged = newest_good(snapshots, journal, exclusions, device, last)
+    store, start, damaged = newest_good(snapshots, journal, exclusions, device, last, from_oldest=from_oldest)
     noted, now = journal.fingerprint(), fingerprint(store.device)
     changed = noted is not None and noted != now
+    other_rules = noted is not None and any(noted.get(rule) != now[rule] for rule in _RULES)
     if changed:
         _log.warning("the records were applied by other arithmetic", extra={"noted": noted, "here": now})
     answers = _Answers(ledger)
@@ -151,13 +168,19 @@ def recover(
         ledger.commit([(entry, None)])
         store.sequence += 1
         answers.settle(record.sequence, entry.head["answer"])
-    return store, Recovery(start.id, last - start.sequence, changed, tuple(damaged))
+    return store, Recovery(start.id, last - start.sequence, changed, other_rules, tuple(damaged))
 
 
 def newest_good(
-    snapshots: Snapshots, journal: Journal, exclusions: Exclusions, device: str, through: int
+    snapshots: Snapshots,
+    journal: Journal,
+    exclusions: Exclusions,
+    device: str,
+    through: int,
+    *,
+    from_oldest: bool = False,
 ) -> tuple[WeightStore, Snapshot, list[str]]:
-    """The newest snapshot that replay can start from, and the damaged ones that were passed over.
+    """The newest snapshot (or the oldest) that replay can start from, and the damaged ones passed over.
 
     Raises:
         ConfigError: There is no snapshot.
@@ -179,7 +202,7 @@ def newest_good(
             received=f"record {journal.sequence} as its last",
         )
     failure: SuperposedError = BeyondHorizon("the journal reaches back to no snapshot that could be used")
-    for snapshot in reversed(found):
+    for snapshot in found if from_oldest else reversed(found):
         in_reach = journal.horizon <= snapshot.sequence <= through
         if not (in_reach and exclusions.allows_start(snapshot.sequence)):
             continue

@@ -102,7 +102,7 @@ class Running:
         snapshot, needed = await asyncio.to_thread(
             keep, self.directory.snapshots, image, self.settings.history_records
         )
-        await self.engine.call_writer(lambda writer: writer.kept(image))
+        await self.engine.call_writer(lambda writer: writer.kept(image, snapshot.digest))
         while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
             pass
         self.version = str(snapshot.sequence)

@@ -7,7 +7,7 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
 from superposed_service.writer import Image, Writer
 
-__all__ = ["begin", "is_due", "keep", "take", "trim_some"]
+__all__ = ["begin", "is_due", "keep", "start_history", "take", "trim_some"]
 
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
@@ -59,7 +59,18 @@ def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapsh
     """
     image = writer.image()
     snapshot, needed = keep(directory.snapshots, image, settings.history_records)
-    writer.kept(image)
+    writer.kept(image, snapshot.digest)
     while trim_some(writer.ledger, needed):
         pass
     return snapshot
+
+
+def start_history(writer: Writer, directory: DataDirectory, snapshot: Snapshot) -> None:
+    """Make a snapshot the first state that a rollback can reach: older ones, and their records, go.
+
+    Raises:
+        StorageUnavailable: The disk refused.
+    """
+    directory.snapshots.remove(lambda identifier: identifier != snapshot.id)
+    while trim_some(writer.ledger, snapshot.sequence):
+        pass

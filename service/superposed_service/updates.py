@@ -155,10 +155,14 @@ class Update(Change):
         return cls(rows, targets, record.head["steps"], record.head["schemas"])
 
 
+# Fields that say nothing of what a row or a class number means.
+_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition"}
+
+
 @lru_cache(maxsize=4096)
 def _mark(schema: TaskSchema) -> str:
     """Tells a schema from others: class numbers mean something only with the labels they were read with."""
-    meaning = schema.model_dump_json(exclude={"keep_rows", "group", "own_layers", "composition"})
+    meaning = schema.model_dump_json(exclude=schema.defaults | _WITHOUT_MEANING)
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 

@@ -324,7 +324,19 @@ class Writer:
         since = (self.records_since_snapshot, self.bytes_since_snapshot)
         return Image(self.store.to_bytes(), self.store.sequence, exclusions, since)
 
-    def kept(self, image: Image) -> None:
-        """The image is a snapshot on the disk: a recovery begins there."""
+    def kept(self, image: Image, digest: str) -> None:
+        """Note that an image is a snapshot on the disk: a recovery begins there.
+
+        The digest goes to the journal too, so that a replay from an older snapshot must arrive at it.
+
+        Args:
+            image: What was written.
+            digest: Of the image's store.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        self.finish()
         self.records_since_snapshot -= image.since[0]
         self.bytes_since_snapshot -= image.since[1]
+        self.ledger.flush(digest=(image.sequence, digest))

@@ -11,9 +11,15 @@ import httpx
 import numpy as np
 import pytest
 
+from superposed import TaskSchema
+from superposed.learning import APPLY_VERSION
+from superposed_service.changes import Register
+from superposed_service.errors import BeyondHorizon
 from superposed_service.storage import DataDirectory
+from superposed_service.updates import _mark
 from superposed_service.verification import verify
 from tests.conftest import serving
+from tests.durability.machine import Machine
 
 RECORDED = sorted((Path(__file__).parent / "recorded").glob("*/*.tar.xz"))
 # Of logits near 1: another CPU, or another version of the arithmetic, replays records to rounding.
@@ -75,3 +81,95 @@ def test_a_recorded_directory_opens_answers_verifies_and_learns_on(archive: Path
             http.headers["Authorization"] = f"Bearer {expected['api_key']}"
         body = {"context": key, "inputs": [[0.1] * 6], "return": ["logits"]}
         assert http.post("/v1/infer", json=body).json()["logits"] == after["logits"]
+
+
+def test_an_upgrade_with_other_rules_keeps_every_acknowledged_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records behind the newest snapshot are replayed under the new rules, and rollback ends there."""
+    machine = Machine(tmp_path / "store", snapshots_kept=3)
+    for key in "ab":
+        machine.register(key)
+    machine.update("a", [[1, 2, 3, 4]], [1])
+    machine.snapshot()
+    for _ in range(3):
+        machine.update("b", [[4, 3, 2, 1]], [0], key=f"before-{_}")
+    answer = machine.update("b", [[4, 3, 2, 1]], [0], key="sent-before")
+    digest = machine.store.digest()
+    monkeypatch.setattr("superposed_service.recovery.APPLY_VERSION", APPLY_VERSION + 1)
+    machine.crash()
+    assert machine.recovery.rules_changed
+    assert machine.recovery.replayed == 4
+    assert machine.store.digest() == digest  # the rules have another number here, not other bits
+    [snapshot] = machine.directory.snapshots.list()
+    assert snapshot.sequence == machine.writer.ledger.journal.horizon == machine.store.sequence == 7
+    assert machine.update("b", [[4, 3, 2, 1]], [0], key="sent-before") == answer
+    with pytest.raises(BeyondHorizon):
+        machine.roll_back(to_sequence=5)
+    machine.update("a", [[1, 2, 3, 4]], [1])
+    machine.roll_back(to_sequence=7)
+    machine.crash()
+    assert not machine.recovery.fingerprint_changed
+    machine.close()
+
+
+def test_an_upgrade_that_is_interrupted_is_finished_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    machine.update("a", [[1, 2, 3, 4]], [1])
+    monkeypatch.setattr("superposed_service.recovery.APPLY_VERSION", APPLY_VERSION + 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("superposed_service.app.start_history", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            machine.crash()
+    machine.open()
+    assert machine.recovery.rules_changed
+    assert machine.store.tasks.get("a").updates == 1
+    assert machine.writer.ledger.journal.horizon == machine.store.sequence
+    machine.close()
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("archive", [one for one in RECORDED if one.name == "killed.tar.xz"], ids=str)
+def test_an_older_release_is_said_to_have_written_the_directory(archive: Path, tmp_path: Path) -> None:
+    path, expected = unpacked(archive, tmp_path)
+    with serving(path) as http:
+        store = http.get("/v1/store").json()
+        assert store["recovery"]["rules_changed"]
+        assert store["journal"]["horizon"] == expected["sequence"]
+    with serving(path) as http:
+        assert not http.get("/v1/store").json()["recovery"]["rules_changed"]
+
+
+def test_a_new_field_of_a_schema_at_its_default_changes_neither_marks_nor_digests() -> None:
+    class LaterSchema(TaskSchema):
+        unit: str = ""
+
+    schema = TaskSchema(key="a", inputs=3, labels=("x", "y"), outputs=2, scale=(1.0, 2.0, 3.0))
+    later = LaterSchema(**schema.model_dump())
+    assert later.to_json() == schema.to_json()
+    assert _mark(later) == _mark(schema)
+    changed = later.replace(unit="cm")
+    assert changed.to_json() == schema.to_json() | {"unit": "cm"}
+    assert _mark(changed) != _mark(schema)
+
+
+def test_the_mark_of_a_schema_is_that_of_the_first_release() -> None:
+    schema = TaskSchema(key="a", inputs=3, labels=("x", "y"), outputs=2, scale=(1.0, 2.0, 3.0))
+    assert _mark(schema) == "df92fef60c585ed8"
+
+
+def test_what_a_registration_leaves_to_the_store_stands_in_its_record(tmp_path: Path) -> None:
+    machine = Machine(tmp_path / "store")
+    machine.register("a")
+    member = TaskSchema(key="b", inputs=4, outputs=2, group="a")
+    assert machine.do(Register(lambda _: member))["task"]["own_layers"] == 1
+    assert not machine.do(Register(lambda _: member))["new"]
+    *_, record = machine.writer.ledger.journal.replay(0)
+    assert record.head["schema"]["own_layers"] == 1
+    machine.close()

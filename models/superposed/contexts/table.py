@@ -159,6 +159,27 @@ class ContextTable:
         slots = torch.from_numpy(self._load(contexts)[index.numpy()]).to(self._device)  # (B,)
         return {name: Binding(rows, slots) for name, rows in self._rows.items()}
 
+    def gather(self, contexts: Sequence[Context], index: Tensor | None = None) -> dict[str, Binding]:
+        """Copy every layer's contexts out of the table, in the order given, for a batch that is learned.
+
+        The bits of a product depend on the alignment and the order of its operands. Which slot a context
+        has follows from earlier requests; a copy follows from the batch alone, so a replay computes the
+        same.
+
+        Args:
+            contexts: The K distinct contexts; one where there is no index.
+            index: (B,) int64 into `contexts`.
+
+        Raises:
+            CapacityExceeded: More distinct contexts than the table has room for.
+        """
+        slots = torch.from_numpy(self._load(contexts)).to(self._device)  # (K,)
+        copies = {name: rows.index_select(0, slots) for name, rows in self._rows.items()}
+        if index is None:
+            return {name: Binding(copy[0]) for name, copy in copies.items()}
+        places = index.to(self._device)
+        return {name: Binding(copy, places) for name, copy in copies.items()}
+
     def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
         """Every context's slot, (K,); what is not there yet is derived."""
         if len(contexts) > self.capacity:

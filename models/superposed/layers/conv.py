@@ -122,6 +122,7 @@ class SuperposedConv2d(nn.Module):
         count, outputs = len(distinct), layer.out_features
         index = distinct.repeat_interleave(outputs)  # (K x out_channels,)
         folded = layer.family.unbind(layer.matrix().repeat(count, 1), binding.contexts, index)
-        kernels = folded.view(count, outputs, -1)[place]  # (B, out_channels, width)
+        # Its gradient is added up in the order of the rows; that of `[place]` is not, with several threads.
+        kernels = folded.view(count, outputs, -1).index_select(0, place)  # (B, out_channels, width)
         weight, bias = kernels[:, :, : layer.in_features], kernels[:, :, layer.in_features]
         return torch.baddbmm(bias[:, :, None], weight, columns)

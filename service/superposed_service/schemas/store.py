@@ -35,6 +35,10 @@ class RecoveryBody(BaseModel):
     fingerprint_changed: bool = Field(
         description="The replayed records were first applied by other arithmetic: equal only to rounding."
     )
+    rules_changed: bool = Field(
+        description="Whether a release with other rules of learning wrote the records: the store follows this"
+        " release's rules now, and no rollback reaches past that."
+    )
     damaged: list[str] = Field(description="Newer snapshots that could not be read.")
 
 

@@ -126,8 +126,11 @@ class Ledger:
             raise
         return records
 
-    def flush(self) -> None:
+    def flush(self, *, digest: tuple[int, str] | None = None) -> None:
         """Brings answers and canaries to the disk: before a snapshot that is past their records.
+
+        Args:
+            digest: A sequence number and the store's digest after it, to be noted with them.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -136,6 +139,8 @@ class Ledger:
         with self._database.transaction():
             for statement in beside:
                 self._database.execute(*statement)
+            if digest is not None:
+                self.journal.note_digest(*digest)
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
         """Removes a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
