@@ -237,6 +237,14 @@ class WeightStore:
     # Bytes and state
 
     @property
+    def lineage(self) -> str:
+        """The store's identity, 32 hexadecimal digits: the same in every copy, export and restored backup.
+
+        Derived from the secret, of which it tells nothing.
+        """
+        return Stream(self.secret, ("lineage",)).bytes(16, "identity").hex()
+
+    @property
     def weight_bytes(self) -> int:
         """What the weights take up; the same for one task and for a thousand."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.network.parameters())

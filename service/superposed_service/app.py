@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -94,6 +95,7 @@ def open_store(
             )
             start_history(writer, directory, snapshot)
     ledger.journal.set_fingerprint(fingerprint(store.device))
+    ledger.journal.set_identity(store.lineage, secrets.token_hex(16))
     precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
     if reason := store.prepare(precision):
         _log.warning("the plain network answers", extra={"reason": reason})
@@ -180,7 +182,12 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             await asyncio.wait(watching)
             stopped = engine.stop()
             _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
-            if stopped.ledger.failure is None:
+            if directory.replaced:
+                _log.critical(
+                    "another directory stands at the path: nothing is written",
+                    extra={"path": str(directory.path)},
+                )
+            elif stopped.ledger.failure is None:
                 take(stopped, directory, settings)
             if telemetry.tracing is not None:
                 await asyncio.to_thread(telemetry.tracing.shutdown)

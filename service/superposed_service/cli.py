@@ -216,10 +216,13 @@ def serve(
             timeout_graceful_shutdown=30,
         )
         server = HttpServer(config, end_streams)
+        signal.signal(signal.SIGTERM, lambda *_: None)  # the server passes it on once it has stopped
         with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
             server.run()
         if not server.started:
             raise typer.Exit(3)
+        if opened.replaced:  # it was moved or replaced meanwhile: no snapshot was taken
+            raise typer.Exit(4)
 
 
 @app.command()

@@ -69,6 +69,8 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "sequence": journal.sequence,
             "records_since_snapshot": writer.records_since_snapshot,
             "failure": writer.ledger.failure,
+            "lineage": store.lineage,
+            "incarnation": journal.incarnation,
         },
         "recovery": asdict(recovery),
     }

@@ -27,6 +27,7 @@ from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot,
 __all__ = [
     "Recovery",
     "Refused",
+    "check_history",
     "fingerprint",
     "newest_good",
     "read_store",
@@ -53,7 +54,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "apply": APPLY_VERSION,
         "rehearsal_rules": RULES_VERSION,
         "numpy": np.__version__,
-        "mkl": torch.backends.mkl.is_available(),
+        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]  # torch has no annotation there
     }
 
 
@@ -171,6 +172,24 @@ def recover(
     return store, Recovery(start.id, last - start.sequence, changed, other_rules, tuple(damaged))
 
 
+def check_history(journal: Journal, snapshot: Snapshot) -> None:
+    """Check that a snapshot was taken of the records in this journal.
+
+    A snapshot of the first release names no chain, and one before the horizon cannot be compared.
+
+    Raises:
+        SnapshotMismatch: It was taken of other records.
+    """
+    if not snapshot.chain or not journal.horizon <= snapshot.sequence <= journal.sequence:
+        return
+    if (here := journal.link(snapshot.sequence).hex()) != snapshot.chain:
+        raise SnapshotMismatch(
+            f"snapshot {snapshot.id} is from another directory's history",
+            expected=f"chain {here}",
+            received=snapshot.chain,
+        )
+
+
 def newest_good(
     snapshots: Snapshots,
     journal: Journal,
@@ -197,7 +216,8 @@ def newest_good(
         raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
     if found[-1].sequence > journal.sequence:
         raise JournalCorrupt(
-            "the journal ends before the newest snapshot",
+            "the journal ends before the newest snapshot: restore the directory from a copy, or move the"
+            " snapshot's two files away where they are from another directory",
             expected=f"record {found[-1].sequence}",
             received=f"record {journal.sequence} as its last",
         )
@@ -207,6 +227,7 @@ def newest_good(
         if not (in_reach and exclusions.allows_start(snapshot.sequence)):
             continue
         try:
+            check_history(journal, snapshot)
             return read_store(snapshots, snapshot, device), snapshot, damaged
         except SuperposedError as error:
             known = {"snapshot": snapshot.id, "sequence": snapshot.sequence, "reason": str(error)}

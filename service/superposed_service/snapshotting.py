@@ -17,7 +17,9 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
         ConfigError: There is one already.
         StorageUnavailable: The disk refused.
     """
-    directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest())
+    directory.initialise(
+        store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage
+    )
 
 
 def is_due(since: tuple[int, int], settings: Settings) -> bool:
@@ -37,7 +39,9 @@ def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, in
         StorageUnavailable: The disk refused; older ones are still there.
     """
     digest = WeightStore.from_bytes(image.data).digest()
-    snapshot = snapshots.write(image.data, sequence=image.sequence, digest=digest)
+    snapshot = snapshots.write(
+        image.data, sequence=image.sequence, digest=digest, chain=image.chain, lineage=image.lineage
+    )
     snapshots.read(snapshot)  # the same bytes, and so the same store
     return snapshot, snapshots.trim(history, image.exclusions.allows_start)
 
@@ -47,7 +51,11 @@ def trim_some(ledger: Ledger, through: int) -> bool:
 
     Returns:
         Whether there is more to trim.
+
+    Raises:
+        StorageUnavailable: Another directory stands at the path, or the disk refused.
     """
+    ledger.check_place()
     return ledger.failure is None and ledger.journal.trim(through)
 
 

@@ -9,7 +9,7 @@ from functools import partial
 from superposed.errors import SuperposedError
 from superposed_service.errors import JournalCorrupt
 from superposed_service.exclusions import Exclusions
-from superposed_service.recovery import read_store, recover, use_noted_threads
+from superposed_service.recovery import check_history, read_store, recover, use_noted_threads
 from superposed_service.storage import DataDirectory, Ledger, Snapshot
 
 __all__ = ["Finding", "verify"]
@@ -50,6 +50,10 @@ def verify(directory: DataDirectory) -> list[Finding]:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
     findings.append(_finding("journal", lambda: _check_journal(directory.ledger()), _TAKE_OUT))
     if findings[-1].remedy is None:
+        findings += [
+            _finding(f"snapshot {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
+            for snapshot in directory.snapshots.list()
+        ]
         findings.append(_finding("recovery", lambda: _check_recovery(directory), _TAKE_OUT))
         findings.append(_finding("history", lambda: _check_history(directory), _TAKE_OUT))
     return findings
@@ -65,6 +69,11 @@ def _finding(subject: str, check: Callable[[], str], remedy: str) -> Finding:
 def _check_snapshot(directory: DataDirectory, snapshot: Snapshot) -> str:
     store = read_store(directory.snapshots, snapshot, "cpu")
     return f"good: {len(store.tasks)} tasks after record {store.sequence}, {snapshot.bytes} bytes"
+
+
+def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
+    check_history(directory.ledger().journal, snapshot)
+    return "good: taken of this journal's records"
 
 
 def _check_journal(ledger: Ledger) -> str:

@@ -45,12 +45,16 @@ class Image:
         sequence: The store's sequence number.
         exclusions: What was taken out of the past by then.
         since: Records, and bytes of their payloads, that came after the snapshot before it.
+        chain: The journal's chain at the sequence number, 32 bytes.
+        lineage: The store's identity.
     """
 
     data: bytes
     sequence: int
     exclusions: Exclusions
     since: tuple[int, int]
+    chain: bytes
+    lineage: str
 
 
 @dataclass(frozen=True)
@@ -320,9 +324,15 @@ class Writer:
             self.apply_next()
         self._intake.check_writable()
         self.ledger.flush()
-        exclusions = Exclusions.look_up(self.ledger.journal, self.ledger.journal.sequence)
-        since = (self.records_since_snapshot, self.bytes_since_snapshot)
-        return Image(self.store.to_bytes(), self.store.sequence, exclusions, since)
+        journal, store = self.ledger.journal, self.store
+        return Image(
+            data=store.to_bytes(),
+            sequence=store.sequence,
+            exclusions=Exclusions.look_up(journal, journal.sequence),
+            since=(self.records_since_snapshot, self.bytes_since_snapshot),
+            chain=journal.link(store.sequence),
+            lineage=store.lineage,
+        )
 
     def kept(self, image: Image, digest: str) -> None:
         """Note that an image is a snapshot on the disk: a recovery begins there.

@@ -19,6 +19,7 @@ import sys
 import tarfile
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,14 +48,13 @@ def wrapped() -> nn.Module:
 
 @dataclass
 class Recorded:
-    """A server whose directory is recorded."""
+    """A server whose directory is recorded, and its exit status once it has ended."""
 
     http: httpx.Client
-    sent: int = 0
+    status: int | None = None
 
     def send(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
-        self.sent += 1
-        headers = {} if method == "GET" else {"Idempotency-Key": f"recorded-{self.sent}"}
+        headers = {} if method == "GET" else {"Idempotency-Key": uuid.uuid4().hex}
         answer = self.http.request(method, path, json=body or None, headers=headers)
         assert answer.status_code == status, answer.text
         return answer.json() if answer.content else None
@@ -212,10 +212,12 @@ def running(path: Path, ending: signal.Signals, api_key: str | None = None) -> I
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60, headers=headers) as http:
             _wait_until_ready(http, process, log)
-            yield Recorded(http)
+            yield (server := Recorded(http))
+            process.send_signal(ending)
+            server.status = process.wait(60)
     finally:
-        process.send_signal(ending)
-        process.wait(60)
+        process.kill()
+        process.wait()
 
 
 def _wait_until_ready(http: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -40,7 +40,9 @@ def test_store(http: httpx.Client) -> None:
         "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
         "sequence", "tasks", "bytes", "rehearsal", "fingerprint", "journal", "recovery",
     }  # fmt: skip
-    assert body["journal"] == {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
+    facts = {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
+    assert facts.items() <= body["journal"].items()
+    assert set(body["journal"]) == {*facts, "lineage", "incarnation"}
     assert (body["recovery"]["replayed"], body["recovery"]["fingerprint_changed"]) == (0, False)
     assert body["family"] == "phase"
     assert body["network"]["hidden"] == [96, 96]
@@ -369,7 +371,9 @@ def test_capacity(http: httpx.Client) -> None:
 
 def test_snapshots(http: httpx.Client) -> None:
     [first] = http.get("/v1/snapshots").json()
-    assert set(first) == {"id", "sequence", "bytes", "sha256", "created", "digest"}
+    facts = {"id", "sequence", "bytes", "sha256", "created", "digest", "chain", "lineage"}
+    assert set(first) == facts
+    assert first["lineage"] == http.get("/v1/store").json()["journal"]["lineage"]
     register(http)
     taken = http.post("/v1/snapshots").json()
     assert taken["sequence"] == 1

@@ -60,7 +60,7 @@ def test_a_directory_is_private_and_initialised_once(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "d")
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     with DataDirectory(path) as directory, pytest.raises(ConfigError, match="already"):
-        directory.initialise(b"another", sequence=0, digest="")
+        directory.initialise(b"another", sequence=0, digest="", lineage="")
 
 
 def test_a_place_that_cannot_be_used(tmp_path: Path) -> None:

@@ -61,3 +61,5 @@ class SnapshotBody(BaseModel):
     sha256: str = Field(description="Of the file.")
     created: str
     digest: str = Field(description="Of the store: weights, optimizer, sequence, tasks.")
+    chain: str = Field(description="The journal's hash chain at that record; empty before release 0.2.")
+    lineage: str = Field(description="The store's identity; empty before release 0.2.")

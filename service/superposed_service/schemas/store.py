@@ -25,6 +25,8 @@ class JournalBody(BaseModel):
     sequence: int
     records_since_snapshot: int
     failure: str | None = Field(description="Why nothing is learned until the next start.")
+    lineage: str = Field(description="The store's identity: the same in every copy, export and backup.")
+    incarnation: str | None = Field(description="The serving process: another one at each start.")
 
 
 class RecoveryBody(BaseModel):

@@ -235,9 +235,15 @@ class Database:
             self.fail(str(error))
             raise
 
-    def close(self) -> None:
-        """Closes the file; what was committed stays."""
+    def close(self, *, keep_log: bool = False) -> None:
+        """Closes the file; what was committed stays.
+
+        Args:
+            keep_log: Whether the write-ahead log is neither moved into the file nor removed.
+        """
         try:
+            if keep_log:
+                self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
             self._connection.close()
         except apsw.Error as error:
             self.failure = str(error)

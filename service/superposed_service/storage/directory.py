@@ -35,6 +35,7 @@ class DataDirectory:
 
     def __init__(self, path: Path, *, snapshots_kept: int = 2) -> None:
         self.path = path
+        self._place: dict[Path, tuple[int, int] | None] = {}
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
@@ -47,8 +48,40 @@ class DataDirectory:
             raise StoreLocked(
                 f"another process owns {path}: stop it first, or use another directory"
             ) from error
-        self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept)
+        self._hold(path, path / "LOCK")
+        self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
         self._ledger: Ledger | None = None
+
+    def _hold(self, *paths: Path) -> None:
+        """Remember which files stand at these paths now."""
+        self._place |= {path: _identity(path) for path in paths}
+
+    def check_place(self) -> None:
+        """Check that the files this process holds are still those at the directory's path.
+
+        A process whose directory was moved or replaced holds the old files: to write or remove anything by
+        path would damage the directory that stands there now.
+
+        Raises:
+            StorageUnavailable: Another file or none stands at one of the paths; nothing is written any more.
+        """
+        changed = [str(path) for path, held in self._place.items() if _identity(path) != held]
+        if not changed:
+            return
+        error = StorageUnavailable(
+            "the data directory was moved or replaced under this process: stop it, and start it on the"
+            " directory that it should serve",
+            expected=f"the files that it opened at {self.path}",
+            received=f"other files at {', '.join(changed)}",
+        )
+        if self._ledger is not None and self._ledger.failure is None:
+            self._ledger.fail(str(error))
+        raise error
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another directory stands at the path by now."""
+        return any(_identity(path) != held for path, held in self._place.items())
 
     @classmethod
     def existing(cls, path: Path) -> Self:
@@ -71,9 +104,13 @@ class DataDirectory:
         self.close()
 
     def close(self) -> None:
-        """Closes the journal and gives the directory up."""
+        """Closes the journal and gives the directory up.
+
+        Where another directory stands at the path, the write-ahead log is left as it is: SQLite would
+        remove the other directory's.
+        """
         if self._ledger is not None:
-            self._ledger.close()
+            self._ledger.close(keep_log=self.replaced)
         os.close(self._lock)
 
     def ledger(self, *, synchronous: Synchronous = "FULL") -> Ledger:
@@ -88,18 +125,20 @@ class DataDirectory:
                 f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
             )
         if self._ledger is None:
-            self._ledger = Ledger(self.path, synchronous=synchronous)
+            self._ledger = Ledger(self.path, synchronous=synchronous, check_place=self.check_place)
+            self._hold(self.path / "journal.db", self.path / "HEAD")
         if not self._ledger.journal.exists:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
         return self._ledger
 
-    def initialise(self, store: bytes, *, sequence: int, digest: str) -> None:
+    def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str) -> None:
         """Writes a store's first snapshot and begins its journal.
 
         Args:
             store: A snapshot's bytes.
             sequence: The store's sequence number.
             digest: The store's digest.
+            lineage: The store's identity.
 
         Raises:
             ConfigError: There is a store already.
@@ -114,9 +153,10 @@ class DataDirectory:
         ledger = Ledger(self.path)
         try:
             ledger.begin(sequence)
+            chain = ledger.journal.chain
         finally:
             ledger.close()
-        self.snapshots.write(store, sequence=sequence, digest=digest)
+        self.snapshots.write(store, sequence=sequence, digest=digest, chain=chain, lineage=lineage)
         for path in (self.path, self.path.parent):
             tensorfile.sync_directory(path)
 
@@ -132,3 +172,12 @@ class DataDirectory:
             return not ledger.journal.has_records
         finally:
             ledger.close()
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of the file at a path; None where none stands there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)

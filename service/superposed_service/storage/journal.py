@@ -272,12 +272,9 @@ class Journal:
 
     def fingerprint(self) -> dict[str, Any] | None:
         """The execution fingerprint of the process that last owned the journal."""
-        found = self._database.query("SELECT value FROM meta WHERE name = 'fingerprint'")
-        if not found:
+        text = self._noted("fingerprint")
+        if text is None:
             return None
-        text, _, checksum = str(found[0][0]).rpartition(" ")
-        if _checksum(text) != checksum:
-            raise JournalCorrupt("the execution fingerprint is not what was written")
         noted: dict[str, Any] = json.loads(text)
         return noted
 
@@ -292,10 +289,60 @@ class Journal:
         with self._database.transaction():
             if noted is not None:
                 self._database.execute("DELETE FROM digests", ())
-            text = json.dumps(fingerprint, sort_keys=True)
-            self._database.execute(
-                "INSERT OR REPLACE INTO meta VALUES ('fingerprint', ?)", (f"{text} {_checksum(text)}",)
+            self._note("fingerprint", json.dumps(fingerprint, sort_keys=True))
+
+    # Who writes it
+
+    @property
+    def is_witnessed(self) -> bool:
+        """Whether a `HEAD` stands beside the journal for sure."""
+        return self._noted("witnessed") is not None
+
+    def set_witnessed(self) -> None:
+        """Note that a `HEAD` stands beside the journal, on the disk."""
+        with self._database.transaction():
+            self._note("witnessed", "HEAD")
+
+    @property
+    def incarnation(self) -> str | None:
+        """What the process that last served the directory called itself."""
+        return self._noted("incarnation")
+
+    def set_identity(self, lineage: str, incarnation: str) -> None:
+        """Note at each start whose journal this is, and which process writes it.
+
+        Args:
+            lineage: The store's identity.
+            incarnation: Random, another one at each start.
+
+        Raises:
+            JournalCorrupt: The journal is another store's.
+            StorageUnavailable: The disk refused.
+        """
+        if (noted := self._noted("lineage")) not in (None, lineage):
+            raise JournalCorrupt(
+                "the journal belongs to another store than the snapshots",
+                expected=f"lineage {noted}",
+                received=lineage,
             )
+        with self._database.transaction():
+            self._note("lineage", lineage)
+            self._note("incarnation", incarnation)
+
+    def _noted(self, name: str) -> str | None:
+        found = self._database.query("SELECT value FROM meta WHERE name = ?", (name,))
+        if not found:
+            return None
+        text, _, checksum = str(found[0][0]).rpartition(" ")
+        if _checksum(text) != checksum:
+            raise JournalCorrupt(f"the journal's note of its {name} is not what was written")
+        return text
+
+    def _note(self, name: str, text: str) -> None:
+        """Write a note with its checksum, inside a transaction."""
+        self._database.execute(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, f"{text} {_checksum(text)}")
+        )
 
 
 def _checksum(text: str) -> str:

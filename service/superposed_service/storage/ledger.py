@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from superposed_service.errors import StorageUnavailable
@@ -25,6 +25,7 @@ class Ledger:
     Args:
         folder: The data directory.
         synchronous: See `Database`.
+        check_place: Raises where another directory stands at the path by now.
 
     Attributes:
         journal: The records.
@@ -37,7 +38,14 @@ class Ledger:
         StorageUnavailable: The disk refused.
     """
 
-    def __init__(self, folder: Path, *, synchronous: Synchronous = "FULL") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        synchronous: Synchronous = "FULL",
+        check_place: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.check_place = check_place
         self._witness = Witness(folder / "HEAD")
         self._unwritten: list[Statement] = []
         try:
@@ -51,10 +59,24 @@ class Ledger:
             self.answers = Answers(self._database)
             self.canaries = Canaries(self._database)
             self.api_keys = ApiKeys(self._database)
-            self._witness.check(self.journal)
+            self._check_witness()
         except BaseException:
             self.close()
             raise
+
+    def _check_witness(self) -> None:
+        """Check the journal's end against the witness, and from now on require that there is one.
+
+        The journal's `witnessed` mark is the durable marker: once it is set, and in the file itself, a
+        missing or empty `HEAD` means that somebody removed it. Directories of the first release have no
+        mark until this process has synced their `HEAD`.
+        """
+        self._witness.check(self.journal)
+        if self.journal.exists and not self.journal.is_witnessed:
+            self._witness.note(self.journal)
+            self._witness.sync()
+            self.journal.set_witnessed()
+            self._database.drop_log()
 
     @property
     def failure(self) -> str | None:
@@ -72,7 +94,7 @@ class Ledger:
     def begin(self, sequence: int) -> None:
         """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
         self.journal.begin(sequence)
-        self._witness.note(self.journal)
+        self._check_witness()
 
     def commit(
         self, changes: Sequence[tuple[Entry, Origin | None]], *, digest: tuple[int, str] | None = None
@@ -155,7 +177,11 @@ class Ledger:
                 self._database.execute(*statement)
         self._database.drop_log()
 
-    def close(self) -> None:
-        """Closes both files."""
-        self._database.close()
+    def close(self, *, keep_log: bool = False) -> None:
+        """Closes both files.
+
+        Args:
+            keep_log: Whether the write-ahead log stays as it is: SQLite would remove it by its path.
+        """
+        self._database.close(keep_log=keep_log)
         self._witness.close()

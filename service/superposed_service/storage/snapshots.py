@@ -26,6 +26,8 @@ class Snapshot(BaseModel):
         sha256: Of the file.
         created: When, UTC, ISO 8601.
         digest: The store's own digest (`WeightStore.digest`).
+        chain: The journal's hash chain at that record, hexadecimal; empty in those of the first release.
+        lineage: The store's identity (`WeightStore.lineage`); empty in those of the first release.
     """
 
     id: str
@@ -34,6 +36,8 @@ class Snapshot(BaseModel):
     sha256: str
     created: str
     digest: str
+    chain: str = ""
+    lineage: str = ""
 
 
 class Snapshots:
@@ -44,11 +48,14 @@ class Snapshots:
     Args:
         folder: Where they are.
         kept: How many of the newest are kept.
+        check_place: Raises where another directory stands at the path by now; called before files are read
+            as this store's, written or removed.
     """
 
-    def __init__(self, folder: Path, *, kept: int) -> None:
+    def __init__(self, folder: Path, *, kept: int, check_place: Callable[[], None] = lambda: None) -> None:
         self._folder = folder
         self._kept = kept
+        self._check_place = check_place
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -95,15 +102,25 @@ class Snapshots:
             return False
         return True
 
-    def write(self, data: bytes, *, sequence: int, digest: str) -> Snapshot:
+    def write(
+        self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = ""
+    ) -> Snapshot:
         """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
 
         The manifest is written last: a snapshot without one does not exist. The same bytes again are the
         snapshot that is there.
 
+        Args:
+            data: The file's bytes.
+            sequence: The store's.
+            digest: The store's.
+            chain: The journal's at that sequence number, 32 bytes.
+            lineage: The store's.
+
         Raises:
             StorageUnavailable: The disk refused; the snapshots that were there still are.
         """
+        self._check_place()
         sha256 = hashlib.sha256(data).hexdigest()
         identifier = _name(sequence, sha256)
         existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == sha256), None)
@@ -116,9 +133,12 @@ class Snapshots:
             sha256=sha256,
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
             digest=digest,
+            chain=chain.hex(),
+            lineage=lineage,
         )
         try:
             tensorfile.write(self._data(identifier), data)
+            self._check_place()
             tensorfile.write(self._manifest(identifier), snapshot.model_dump_json(indent=1).encode())
         except OSError as error:
             raise StorageUnavailable("the snapshot could not be written", received=str(error)) from error
@@ -155,6 +175,7 @@ class Snapshots:
         Raises:
             StorageUnavailable: The disk refused.
         """
+        self._check_place()
         try:
             paths = [path for path in self._folder.iterdir() if chosen(path.stem)]
             for path in sorted(paths, key=lambda path: path.suffix != ".json"):
@@ -168,8 +189,9 @@ class Snapshots:
 
         Raises:
             SnapshotMismatch: They are not what was written.
-            StorageUnavailable: The file cannot be read.
+            StorageUnavailable: The file cannot be read, or is another directory's.
         """
+        self._check_place()
         path = self._data(snapshot.id)
         try:
             data = path.read_bytes()

@@ -12,6 +12,7 @@ import os
 import struct
 from pathlib import Path
 
+from superposed import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 from superposed_service.storage.journal import Journal
 
@@ -24,8 +25,8 @@ _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the 
 class Witness:
     """The file `HEAD` of a data directory.
 
-    It needs no fsync of its own: after a power cut it may name an older record than the journal's last,
-    never a newer one.
+    Once it is there, it needs no fsync of its own: after a power cut it may name an older record than the
+    journal's last, never a newer one.
 
     Args:
         path: The file; made where it does not exist.
@@ -70,6 +71,14 @@ class Witness:
             JournalCorrupt: Acknowledged records are missing, or another journal is there.
         """
         noted = self.newest()
+        if noted is None and journal.is_witnessed:
+            raise JournalCorrupt(
+                f"{self._path} is missing or empty: without it nobody can tell whether acknowledged updates"
+                " are missing from the journal. Restore the directory from a copy; or `superposed export DIR"
+                " FILE --snapshot` and import that",
+                expected="the file that was written beside journal.db",
+                received="no record noted in it",
+            )
         if noted is None:
             return
         sequence, chain = noted
@@ -81,6 +90,18 @@ class Witness:
             )
         if sequence >= journal.horizon and journal.link(sequence) != chain:
             raise JournalCorrupt(f"record {sequence} is not the one that was acknowledged")
+
+    def sync(self) -> None:
+        """Bring the file and its name to the disk (fsync).
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        try:
+            os.fsync(self._file)
+            tensorfile.sync_directory(self._path.parent)
+        except OSError as error:
+            raise StorageUnavailable(f"cannot sync {self._path}", received=str(error)) from error
 
     def close(self) -> None:
         """Closes the file."""
