@@ -79,6 +79,7 @@ def open_store(
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
+    ledger.answers.limit(kept_s=settings.idempotency_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
     guard = Guard(ledger, settings)

@@ -78,6 +78,11 @@ class Change(ABC):
         """What it costs, against other changes."""
         return 1
 
+    @property
+    def task(self) -> str:
+        """The key of the task that a checked change is about; empty where it is about none."""
+        return ""
+
     @abstractmethod
     def check(self, store: WeightStore) -> JsonObject | None:
         """Checks the change against the store; changes nothing.
@@ -125,6 +130,11 @@ class Register(Change):
     def __init__(self, schema: Callable[[WeightStore], TaskSchema]) -> None:
         self._schema_for = schema
 
+    @property
+    def task(self) -> str:
+        """Its key."""
+        return self._schema.key
+
     def check(self, store: WeightStore) -> JsonObject | None:
         """A task that is registered the same already is answered as it is."""
         self._schema = store.completed(self._schema_for(store))
@@ -156,6 +166,11 @@ class Delete(Change):
 
     def __init__(self, key: str) -> None:
         self._key = key
+
+    @property
+    def task(self) -> str:
+        """Its key."""
+        return self._key
 
     def check(self, store: WeightStore) -> None:
         """The task must be there, and no other's group."""

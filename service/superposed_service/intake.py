@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed_service import errors as service
-from superposed_service.changes import Change, JsonObject
+from superposed_service.changes import AUTHOR, Change, JsonObject
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
 from superposed_service.observability.telemetry import Ticket
 from superposed_service.origin import Origin
@@ -54,25 +54,34 @@ class Intake:
     def admit(self, writes: Sequence[Write], store: WeightStore) -> list[Write]:
         """The changes of a group that may be journalled; the others are answered at once."""
         entering: dict[str, Origin] = {}
-        return [write for write in writes if self._lets_in(write, store, entering)]
+        found = (self._let_in(write, store, entering) for write in writes)
+        return [write for write in found if write is not None]
 
-    def _lets_in(self, write: Write, store: WeightStore, entering: dict[str, Origin]) -> bool:
+    def _let_in(self, write: Write, store: WeightStore, entering: dict[str, Origin]) -> Write | None:
         if not write.future.set_running_or_notify_cancel():
-            return False
+            return None
         try:
             answer = self.settled(write.origin, entering)
             if answer is None:
                 self.check_writable()
                 answer = write.change.check(store)
+            if answer is None and write.origin is not None:
+                write = replace(write, origin=self._owned(write.origin, write.change, entering))
         except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
             write.future.set_exception(error)
-            return False
+            return None
         if answer is not None:
             write.future.set_result(answer)
-            return False
-        if write.origin is not None:
-            entering[write.origin.key] = write.origin
-        return True
+            return None
+        return write
+
+    def _owned(self, origin: Origin, change: Change, entering: dict[str, Origin]) -> Origin:
+        """The origin, counted among its owner's; raises `QuotaExceeded` where that one has too many."""
+        owner = AUTHOR + change.author if change.author is not None else change.task
+        waiting = sum(one.owner == owner for one in entering.values())
+        self._ledger.answers.check_room(owner, waiting)
+        entering[origin.key] = replace(origin, owner=owner)
+        return entering[origin.key]
 
     def settled(self, origin: Origin | None, entering: Mapping[str, Origin] = _NOBODY) -> JsonObject | None:
         """The answer that a request had when it came before; raises what it was refused with.

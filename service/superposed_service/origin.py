@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from superposed_service.errors import InvalidRequest
 
@@ -20,10 +20,12 @@ class Origin:
     Args:
         key: Its idempotency key.
         request: SHA-256 of what was asked, 32 bytes.
+        owner: Whose kept responses it counts among: `key:<id>` of an API key; without one a task key.
     """
 
     key: str
     request: bytes
+    owner: str = field(default="", compare=False)
 
     def part(self, number: int) -> Origin:
         """The origin of one of several changes that the request makes, one after another."""

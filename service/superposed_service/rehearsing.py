@@ -116,6 +116,11 @@ class ForgetRows(Change):
     def __init__(self, key: str) -> None:
         self._key = key
 
+    @property
+    def task(self) -> str:
+        """Its key."""
+        return self._key
+
     def check(self, store: WeightStore) -> JsonObject | None:
         """Nothing is recorded where nothing is kept."""
         return None if self._key in store.tasks and store.reservoir.names(self._key) else {"rows": 0}

@@ -112,6 +112,17 @@ class Settings(BaseSettings):
         1024, ge=1, description="Events that may wait for one of them; at one more it is dropped."
     )
 
+    idempotency_s: float = Field(
+        3600.0,
+        gt=0,
+        description="Seconds for which the response to a request with an Idempotency-Key is kept.",
+    )
+    idempotency_responses: int = Field(
+        250_000,
+        ge=1,
+        description="Responses kept at once for one API key (without API keys: for one task); at the bound"
+        " its next request with an Idempotency-Key is rejected (429).",
+    )
     commit_records: int = Field(256, ge=1, description="Updates of one journal transaction at most.")
     snapshots_kept: int = Field(5, ge=2, description="Newest snapshots that are kept.")
     snapshot_records: int = Field(

@@ -45,6 +45,11 @@ class Update(Change):
         self._schemas = schemas  # that its targets were read with, where they were
 
     @property
+    def task(self) -> str:
+        """The task of its first row; of a composition the one of its heaviest part."""
+        return self._batch.parts[0].task.schema.key
+
+    @property
     def size(self) -> int:
         """Rows, times the steps on them."""
         return len(self._rows) * self._steps

@@ -6,17 +6,20 @@ import hashlib
 import json
 import struct
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
 
-from superposed_service.errors import IdempotencyMismatch, JournalCorrupt
+from superposed_service.errors import IdempotencyMismatch, JournalCorrupt, QuotaExceeded
 from superposed_service.origin import Origin
 from superposed_service.storage.database import Database, Statement
 
 __all__ = ["Answers", "Kept"]
 
-KEPT_S = 24 * 3600.0
-KEPT_MOST = 100_000
+# How long a response is kept, and how many of one owner at once, where the settings do not say so.
+KEPT_S = 3600.0
+KEPT_MOST = 250_000
+_RETRY_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,10 @@ class Answers:
     The row of a key is committed with its record. Its answer follows with a later commit, and before a
     snapshot that is past the record: until then replay gives it again.
 
+    A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task)
+    has a bound of its own, so that no owner can push out another's: at the bound its next request is
+    rejected.
+
     Args:
         database: Where they are.
 
@@ -53,13 +60,41 @@ class Answers:
         self._database = database
         self._kept: dict[str, Kept] = {}
         self._settled: dict[str, Kept] = {}
-        for key, request, sequence, created, answer, checksum in database.query(
-            "SELECT key, request, sequence, created, answer, checksum FROM answers ORDER BY sequence"
+        self._owned: Counter[str] = Counter()
+        self._kept_s, self._most = KEPT_S, KEPT_MOST
+        for *row, checksum in database.query(
+            "SELECT key, request, sequence, created, answer, owner, checksum FROM answers ORDER BY sequence"
         ):
-            if _checksum(key, request, sequence, created, answer) != checksum:
+            key, request, sequence, created, answer, owner = row
+            if _checksum(*row) != checksum:
                 raise JournalCorrupt("a kept answer is not what was written", received=f"record {sequence}")
-            kept = Kept(Origin(key, request), sequence, created, json.loads(answer) if answer else None)
-            self._kept[key] = kept
+            origin = Origin(key, request, owner)
+            self._kept[key] = Kept(origin, sequence, created, json.loads(answer) if answer else None)
+            self._owned[owner] += 1
+
+    def limit(self, *, kept_s: float, most: int) -> None:
+        """Set how long a response is kept, in seconds, and how many one owner may have."""
+        self._kept_s, self._most = kept_s, most
+
+    def check_room(self, owner: str, entering: int = 0) -> None:
+        """Check that one more response of an owner may be kept.
+
+        Args:
+            owner: Whose.
+            entering: How many more of it are on their way.
+
+        Raises:
+            QuotaExceeded: It has as many as it may.
+        """
+        if (count := self._owned[owner] + entering) < self._most:
+            return
+        raise QuotaExceeded(
+            "too many responses are kept for idempotency keys: wait, or send updates without an"
+            " Idempotency-Key (they are then not safe to send again)",
+            expected=f"{self._most} within {self._kept_s:g} s (SUPERPOSED_IDEMPOTENCY_RESPONSES)",
+            received=count + 1,
+            retry_after_s=min(self._kept_s, _RETRY_S),
+        )
 
     def find(self, origin: Origin) -> Kept | None:
         """What was kept for a request, where it came before.
@@ -85,7 +120,10 @@ class Answers:
 
         The one thing that may be done on another thread while this one settles answers.
         """
+        if (before := self._kept.get(origin.key)) is not None:
+            self._owned[before.origin.owner] -= 1
         kept = self._kept[origin.key] = Kept(origin, sequence, time.time())
+        self._owned[origin.owner] += 1
         return _writing(kept)
 
     def settle(self, key: str, answer: dict[str, Any]) -> None:
@@ -96,20 +134,20 @@ class Answers:
     def take_changes(self) -> list[Statement]:
         """What writes the answers settled since the last time, for the next transaction.
 
-        Answers that are older than a day, or too many, are forgotten.
+        Responses whose time is over are forgotten.
         """
         statements = [_writing(kept) for kept in self._settled.values()]
         self._settled.clear()
         for key in self._expired():
             statements.append(("DELETE FROM answers WHERE key = ?", (key,)))
-            del self._kept[key]
+            self._owned[self._kept.pop(key).origin.owner] -= 1
         return statements
 
     def _expired(self) -> list[str]:
-        oldest, surplus = time.time() - KEPT_S, len(self._kept) - KEPT_MOST
+        oldest = time.time() - self._kept_s
         expired = []
-        for place, (key, kept) in enumerate(self._kept.items()):  # oldest first
-            if place >= surplus and kept.created >= oldest:
+        for key, kept in self._kept.items():  # oldest first
+            if kept.created >= oldest:
                 break
             if kept.answer is not None:
                 expired.append(key)
@@ -118,12 +156,19 @@ class Answers:
 
 def _writing(kept: Kept) -> Statement:
     answer = None if kept.answer is None else json.dumps(kept.answer)
-    row = (kept.origin.key, kept.origin.request, kept.sequence, kept.created, answer)
-    return "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?)", (*row, _checksum(*row))
+    origin = kept.origin
+    row = (origin.key, origin.request, kept.sequence, kept.created, answer, origin.owner)
+    return (
+        "INSERT OR REPLACE INTO answers (key, request, sequence, created, answer, owner, checksum)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*row, _checksum(*row)),
+    )
 
 
-def _checksum(key: str, request: bytes, sequence: int, created: float, answer: str | None) -> bytes:
+def _checksum(
+    key: str, request: bytes, sequence: int, created: float, answer: str | None, owner: str
+) -> bytes:
     hasher = hashlib.sha256(struct.pack("<qd", sequence, created) + request)
-    for part in (key, answer or ""):
+    for part in (key, answer or "", *([owner] if owner else [])):  # the first release had no owners
         hasher.update(struct.pack("<q", len(part)) + part.encode())
     return hasher.digest()[:16]
