@@ -19,6 +19,7 @@ from superposed_client._keys import AsyncKeys
 from superposed_client._models import (
     Capacity,
     Consolidation,
+    Erasure,
     EvaluatedAccuracy,
     Evaluation,
     Event,
@@ -272,9 +273,9 @@ class AsyncClient:
         """
         return await self._run(operations.roll_back(to_sequence, task, sequences, api_key))
 
-    async def erase_rows(self, key: str) -> None:
+    async def erase_rows(self, key: str) -> Erasure:
         """Erases a task's rows from the server's disk; what they taught stays in the weights."""
-        await self._run(operations.erase_rows(key))
+        return await self._run(operations.erase_rows(key))
 
     async def quarantine(self, source: str, *, reason: str = "") -> Quarantine:
         """Has a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""

@@ -10,6 +10,7 @@ __all__ = [
     "ApiKey",
     "Capacity",
     "Consolidation",
+    "Erasure",
     "EvaluatedAccuracy",
     "Evaluation",
     "Event",
@@ -228,6 +229,18 @@ class Rollback(_Answer):
     sequence: int
     rebuilt_from: int | None = None
     excluded: list[tuple[int, int]]
+
+
+class Erasure(_Answer):
+    """What an erasure removed: rows of journalled records, and rows kept for rehearsal.
+
+    `snapshots_until` is the time (Unix seconds) until which older snapshots, which may hold such rows, stay
+    for rollbacks; None where there are none, or they are gone.
+    """
+
+    records: int
+    rows: int
+    snapshots_until: float | None = None
 
 
 class Quarantine(_Answer):

@@ -15,6 +15,7 @@ from superposed_client._core import Operation, Request, changing, parse, parse_l
 from superposed_client._models import (
     Capacity,
     Consolidation,
+    Erasure,
     EvaluatedAccuracy,
     Evaluation,
     Inference,
@@ -275,9 +276,10 @@ def roll_back(
     return parse(Rollback, (yield changing("POST", "/v1/rollback", body)))
 
 
-def erase_rows(key: str) -> Operation[None]:
+def erase_rows(key: str) -> Operation[Erasure]:
     """`DELETE /v1/tasks/{key}/data`."""
-    refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}/data")))
+    path = f"/v1/tasks/{quote(key, safe='')}/data"
+    return parse(Erasure, (yield changing("DELETE", path)))
 
 
 def quarantine(source: str, reason: str) -> Operation[Quarantine]:

@@ -133,12 +133,7 @@ class WeightStore:
         self.sequence += 1
 
     def forget_rows(self, key: str) -> int:
-        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were.
-
-        Raises:
-            UnknownTask: There is no such task.
-        """
-        self.tasks.get(key)
+        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were."""
         self.sequence += 1
         return self.reservoir.forget(key)
 

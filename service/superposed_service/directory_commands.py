@@ -16,7 +16,7 @@ from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
 from superposed_service.changes import Quarantine, Release, keys_of, sources_of
 from superposed_service.errors import SnapshotMismatch
-from superposed_service.exclusions import Exclusions
+from superposed_service.exclusions import LASTING, Exclusions
 from superposed_service.recovery import read_store, recover, use_noted_threads
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory, Journal, Summary
@@ -107,7 +107,7 @@ def _held(journal: Journal, exclusions: Exclusions, known: Mapping[str, int]) ->
 
 
 def _state(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, int, int]]) -> str:
-    if record.sequence in exclusions:
+    if record.sequence in exclusions and record.kind not in LASTING:
         return "not applied"
     sources = sources_of(record.head) if record.kind == Update.kind else set()
     back = any(source in sources and start < record.sequence < end for source, start, end in held)

@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 from superposed.errors import UnknownTask
 from superposed_service.errors import NotReady
-from superposed_service.exclusions import Exclusions
+from superposed_service.exclusions import FORGET_ROWS, Exclusions
 from superposed_service.rollback import teaching
+from superposed_service.storage import Journal
 from superposed_service.writer import Writer
 
-__all__ = ["check_known", "erase_rows"]
+__all__ = ["Erasable", "Erased", "erase_rows", "erased_before", "find_rows"]
 
 
-def check_known(writer: Writer, key: str) -> None:
-    """Checks that there is, or was, a task to erase the rows of.
+@dataclass(frozen=True)
+class Erased:
+    """The outcome of an erasure.
+
+    Args:
+        records: How many records' rows were removed from the journal.
+        rows: How many kept rows were forgotten.
+        snapshots_until: Unix seconds until when older snapshots, which may hold kept rows, stay for
+            rollbacks; None where there are none, or they are gone.
+    """
+
+    records: int = 0
+    rows: int = 0
+    snapshots_until: float | None = None
+
+
+@dataclass(frozen=True)
+class Erasable:
+    """What there is to erase of a task.
+
+    Args:
+        rows: Whether rows of it stand in the journal, or are kept for rehearsal.
+        in_snapshots: Whether older snapshots may hold rows that are kept for rehearsal.
+        erased_at: The sequence number of its newest erasure; 0 for none.
+    """
+
+    rows: bool
+    in_snapshots: bool
+    erased_at: int
+
+
+def find_rows(writer: Writer, key: str) -> Erasable:
+    """Find what there is to erase of a task, on the journal's thread.
 
     Raises:
         UnknownTask: No task has or had the key.
     """
-    begins, found = teaching(key, writer.ledger.journal)
+    journal, reservoir = writer.ledger.journal, writer.store.reservoir
+    begins, found = teaching(key, journal)
     if not (begins or found or key in writer.store.tasks):
         raise UnknownTask("no task has or had this key", received=key)
+    erasures = [sequence for sequence, _, head in journal.rare({FORGET_ROWS}) if head["key"] == key]
+    return Erasable(
+        rows=bool(journal.with_payload(found)) or reservoir.names(key),
+        in_snapshots=reservoir.enabled,
+        erased_at=max(erasures, default=0),
+    )
+
+
+def erased_before(journal: Journal, now: float) -> int:
+    """Return the sequence number before which snapshots are to be removed by now; 0 for none.
+
+    Snapshots from before an erasure hold rows that were kept for rehearsal, and have their time.
+    """
+    erasures = journal.rare({FORGET_ROWS})
+    due = [sequence for sequence, _, head in erasures if (head.get("snapshots_until") or math.inf) <= now]
+    return max(due, default=0)
 
 
 def erase_rows(writer: Writer, key: str, through: int) -> int:
@@ -43,6 +95,7 @@ def erase_rows(writer: Writer, key: str, through: int) -> int:
     journal = writer.ledger.journal
     if not Exclusions.read(journal, journal.sequence).allows_start(through):
         raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
-    chosen = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
+    found = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
+    chosen = journal.with_payload(found)
     writer.ledger.erase(key, chosen)
     return len(chosen)

@@ -11,11 +11,14 @@ from typing import Any
 
 from superposed_service.storage import Journal
 
-__all__ = ["DECISIONS", "Exclusions", "Rollback", "ranges"]
+__all__ = ["DECISIONS", "LASTING", "Exclusions", "Rollback", "ranges"]
 
 # Records that say something about others: they take a sequence number and change nothing themselves.
 REFUSAL, ROLLBACK = "refusal", "rollback"
 DECISIONS = frozenset({REFUSAL, ROLLBACK})
+# Records that are applied also where a rollback took them out: what was erased does not come back.
+FORGET_ROWS = "forget-rows"
+LASTING = frozenset({FORGET_ROWS})
 
 
 def ranges(sequences: Iterable[int]) -> list[tuple[int, int]]:

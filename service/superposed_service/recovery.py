@@ -19,7 +19,7 @@ from superposed.rehearsal import RULES_VERSION
 from superposed.store import WeightStore
 from superposed_service.changes import JsonObject, refusal
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
-from superposed_service.exclusions import DECISIONS, REFUSAL, Exclusions
+from superposed_service.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
 from superposed_service.observability.progress import Progress
 from superposed_service.records import change_of
 from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
@@ -268,7 +268,7 @@ def _apply(
 ) -> JsonObject | Refused | SuperposedError:
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
-    if record.sequence in exclusions:
+    if record.sequence in exclusions and record.kind not in LASTING:
         return {}
     try:
         change = change_of(record)

@@ -14,6 +14,7 @@ from superposed.store import WeightStore
 from superposed.targets import Targets
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import InvalidRequest
+from superposed_service.exclusions import FORGET_ROWS
 from superposed_service.storage import Entry, Record
 
 __all__ = ["Consolidate", "ForgetRows"]
@@ -109,25 +110,33 @@ def _judges(store: WeightStore) -> tuple[Share, tuple[Batch, Targets]]:
 
 
 class ForgetRows(Change):
-    """The rows that are kept of a task are forgotten; what they taught stays."""
+    """The rows that are kept of a task are forgotten; what they taught stays.
 
-    kind = "forget-rows"
+    It lasts: a rollback that takes the record out brings the rows of an older snapshot back for a moment,
+    and the replay forgets them again.
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    Args:
+        key: The task.
+        snapshots_until: Unix seconds from when on older snapshots, which may hold such rows, are removed;
+            None where they hold none.
+    """
+
+    kind = FORGET_ROWS
+
+    def __init__(self, key: str, snapshots_until: float | None = None) -> None:
+        self._key, self._until = key, snapshots_until
 
     @property
     def task(self) -> str:
         """Its key."""
         return self._key
 
-    def check(self, store: WeightStore) -> JsonObject | None:
-        """Nothing is recorded where nothing is kept."""
-        return None if self._key in store.tasks and store.reservoir.names(self._key) else {"rows": 0}
+    def check(self, store: WeightStore) -> None:
+        """Always possible."""
 
     def entry(self) -> Entry:
-        """The key."""
-        return Entry(self.kind, {"key": self._key})
+        """The key, and until when older snapshots stay."""
+        return Entry(self.kind, {"key": self._key, "snapshots_until": self._until})
 
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers how many there were."""
@@ -136,4 +145,4 @@ class ForgetRows(Change):
     @classmethod
     def from_record(cls, record: Record) -> Self:
         """From the key."""
-        return cls(record.head["key"])
+        return cls(record.head["key"], record.head.get("snapshots_until"))

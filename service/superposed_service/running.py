@@ -15,7 +15,7 @@ from superposed_service.callers import calling, current_caller
 from superposed_service.changes import JsonObject
 from superposed_service.consolidating import IdleConsolidation
 from superposed_service.engine import Engine
-from superposed_service.erasure import check_known, erase_rows
+from superposed_service.erasure import Erased, erase_rows, erased_before, find_rows
 from superposed_service.errors import NotReady, UnknownSnapshot
 from superposed_service.events import Event, Events
 from superposed_service.observability.telemetry import Telemetry
@@ -141,36 +141,72 @@ class Running:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
-    async def erase_rows(self, key: str, author: str | None = None) -> None:
-        """Erases a task's rows from the disk; what they taught stays.
+    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> Erased:
+        """Erase a task's rows from the journal and from what is rehearsed; what they taught stays.
 
-        Where rows are kept for rehearsal, older snapshots go too: they may hold some of it.
+        Older snapshots of a rehearsing store may hold such rows, and are other tasks' way back. They are
+        removed at once, or once their time is over; until then they serve rollbacks to before the erased
+        records.
+
+        Args:
+            key: The task.
+            author: The API key's id.
+            at_once: Whether older snapshots are removed at once.
+
+        Returns:
+            What was erased; nothing is recorded where there was nothing.
 
         Raises:
             UnknownTask: No task has or had the key.
             StorageUnavailable: The disk refused.
         """
-        await self._in_turn(self._erase_rows(key, author))
+        return await self._in_turn(self._erase_rows(key, author, at_once))
 
-    async def _erase_rows(self, key: str, author: str | None) -> None:
-        await self.engine.call_writer(lambda writer: check_known(writer, key))
-        await self.engine.change(ForgetRows(key), None, author, limited=False)
+    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erased:
+        found = await self.engine.call_writer(lambda writer: find_rows(writer, key))
+        older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
+        if not found.rows and not (older and at_once):
+            return Erased()
+        now = time.time()
+        until = now if at_once else now + self.settings.erased_snapshots_s
+        change = ForgetRows(key, until if found.in_snapshots else None)
+        forgotten = await self.engine.change(change, None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
-        await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
-        # Also where nothing was forgotten now: the task may be deleted, or an earlier try have got so far.
-        if await self.engine.call(lambda store: store.reservoir.enabled):
-            await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one != snapshot.id)
+        records = await self.engine.call_writer(lambda writer: erase_rows(writer, key, snapshot.sequence))
+        await self._remove_erased_snapshots()
+        stay = found.in_snapshots and not at_once
+        return Erased(records, forgotten["rows"], until if stay else None)
+
+    async def _has_snapshots_before(self, sequence: int) -> bool:
+        listed = await asyncio.to_thread(self.directory.snapshots.list)
+        return any(one.sequence < sequence for one in listed)
+
+    async def _remove_erased_snapshots(self) -> None:
+        """Remove the snapshots from before erasures whose time is over."""
+        now = time.time()
+        first = await self.engine.call_writer(lambda writer: erased_before(writer.ledger.journal, now))
+        listed = await asyncio.to_thread(self.directory.snapshots.list)
+        old = {one.id for one in listed if one.sequence < first}
+        if not old:
+            return
+        if all(one.id in old for one in listed):
+            await self._snapshot()
+        await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one in old)
+        _log.info("snapshots from before an erasure removed", extra={"sequence": first})
 
     async def watch(self) -> None:
         """Takes snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
         settings = self.settings
         idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
-        again = 0.0
+        again, look = 0.0, 0.0
         while not await self._stopped_within(_WATCH_S):
             await _logged("no idle consolidation", idle.tick(_WATCH_S))
             due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
             if due and not await _logged("no snapshot was taken", self.snapshot()):
                 again = time.monotonic() + _RETRY_S
+            if time.monotonic() >= look:
+                look = time.monotonic() + _RETRY_S
+                await _logged("no snapshot was removed", self._in_turn(self._remove_erased_snapshots()))
 
     async def pulse(self) -> None:
         """Tells listeners once a second how busy the engine is, until `stop_watching`."""

@@ -135,6 +135,13 @@ class Settings(BaseSettings):
         description="How many records a rollback reaches back, at least.",
     )
 
+    erased_snapshots_s: float = Field(
+        24 * 3600.0,
+        ge=0,
+        description="Seconds until snapshots from before an erasure are removed, where an API key of scope"
+        " update erased rows that were kept for rehearsal; until then they serve rollbacks.",
+    )
+
     consolidation_slice: int = Field(
         32, ge=1, le=10_000, description="Steps of one slice of consolidation: other requests wait as long."
     )

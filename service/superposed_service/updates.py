@@ -146,7 +146,10 @@ class Update(Change):
     def from_record(cls, record: Record) -> Self:
         """From contexts, rows and targets."""
         if record.payload is None:
-            raise BeyondHorizon(f"the rows of record {record.sequence} were erased")
+            raise BeyondHorizon(
+                f"the rows of record {record.sequence} were erased, and nothing is replayed past it",
+                expected="a rollback to before that record, or of a range of records after the erasure",
+            )
         arrays = unpack(record.payload)
         if "context" in record.head:
             rows = Rows(record.head["context"], None, arrays["inputs"])

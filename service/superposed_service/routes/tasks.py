@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from superposed_service.changes import Delete, Register
 from superposed_service.describe import evaluations_body, show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
 from superposed_service.routes.common import documented_body, json_response, principal, read, running, submit
-from superposed_service.schemas import EvaluationBody, TaskBody, TaskPage, TaskRegistration
+from superposed_service.schemas import ErasureAnswer, EvaluationBody, TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
 
@@ -103,9 +104,14 @@ async def delete(request: Request, key: str) -> Response:
     return Response(status_code=204)
 
 
-@router.delete("/{key}/data", status_code=204, summary="Erase a task's rows")
+@router.delete("/{key}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
 async def erase(request: Request, key: str) -> Response:
-    """Its journalled rows are gone from the disk; what they taught stays in the weights."""
-    principal(request).check_task(key)
-    await running(request).erase_rows(key, principal(request).author)
-    return Response(status_code=204)
+    """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
+
+    Older snapshots of a rehearsing store may hold such rows and are other tasks' way back: scope admin
+    removes them at once; after an erasure by scope update they stay for a stated time.
+    """
+    asker = principal(request)
+    asker.check_task(key)
+    erased = await running(request).erase_rows(key, asker.author, at_once=asker.is_admin)
+    return json_response(asdict(erased))

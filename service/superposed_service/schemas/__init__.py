@@ -20,7 +20,13 @@ from superposed_service.schemas.rows import (
     UpdateBody,
 )
 from superposed_service.schemas.store import CapacityBody, InterferenceBody, ProblemBody, StoreBody
-from superposed_service.schemas.tasks import EvaluationBody, TaskBody, TaskPage, TaskRegistration
+from superposed_service.schemas.tasks import (
+    ErasureAnswer,
+    EvaluationBody,
+    TaskBody,
+    TaskPage,
+    TaskRegistration,
+)
 
 __all__ = [
     "ApiKeyBody",
@@ -28,6 +34,7 @@ __all__ = [
     "CapacityBody",
     "ConsolidateAnswer",
     "ConsolidateBody",
+    "ErasureAnswer",
     "EvaluateAnswer",
     "EvaluateBody",
     "EvaluationBody",

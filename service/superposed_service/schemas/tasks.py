@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from superposed_service.schemas.base import Body
 from superposed_service.schemas.rows import Context
 
-__all__ = ["EvaluationBody", "TaskBody", "TaskPage", "TaskRegistration"]
+__all__ = ["ErasureAnswer", "EvaluationBody", "TaskBody", "TaskPage", "TaskRegistration"]
 
 
 class TaskRegistration(Body):
@@ -97,3 +97,14 @@ class TaskPage(BaseModel):
 
     tasks: list[TaskBody]
     next_cursor: str | None
+
+
+class ErasureAnswer(BaseModel):
+    """The outcome of `DELETE /v1/tasks/{key}/data`."""
+
+    records: int = Field(description="Records whose rows were removed from the journal.")
+    rows: int = Field(description="Rows forgotten that were kept for rehearsal.")
+    snapshots_until: float | None = Field(
+        description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
+        " null where there are none, or they are gone."
+    )

@@ -123,6 +123,11 @@ class Principal:
         """What the journal calls it by."""
         return None if self.key is None else self.key.id
 
+    @property
+    def is_admin(self) -> bool:
+        """Whether it may do everything: scope admin, or a server without API keys."""
+        return self.key is None or self.key.scope == "admin"
+
     def is_still_good(self, keys: ApiKeys) -> bool:
         """Whether a request of its that began earlier may go on: the key is as it was, and not over."""
         if self.key is None:

@@ -252,6 +252,14 @@ class Journal:
             upto, size = sequence, size + more
         return upto
 
+    def with_payload(self, sequences: Collection[int]) -> list[int]:
+        """Those of some records whose payloads were not erased, in order."""
+        wanted = set(sequences)
+        found = self._database.rows(
+            "SELECT sequence FROM records WHERE payload IS NOT NULL ORDER BY sequence"
+        )
+        return [sequence for (sequence,) in found if sequence in wanted]
+
     def erase(self, sequences: Sequence[int]) -> None:
         """Removes the payloads of records, inside a transaction; what is left proves that they were there."""
         self._database.execute_many(
