@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from superposed_client import _safetensors as safetensors
+from superposed_client._arrays import plain_rows, plain_values
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
@@ -32,7 +33,7 @@ from superposed_client._models import (
 )
 from superposed_client._tensors import as_tensor
 
-__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks", "plain_rows", "plain_values"]
+__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
@@ -46,37 +47,21 @@ def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
     yield from (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 
-def plain_values(values: Any) -> Any:
-    """Nested lists of plain numbers and strings, from arrays, tensors, data frames and lists of them."""
-    if hasattr(values, "to_numpy"):  # pandas
-        values = values.to_numpy()
-    if hasattr(values, "tolist"):  # numpy, torch
-        return values.tolist()
-    return [plain_values(value) for value in values] if isinstance(values, list | tuple | range) else values
-
-
-def plain_rows(values: Any) -> Any:
-    """Rows without what only wraps them: data frames are arrays, tensors are moved to the CPU."""
-    if hasattr(values, "to_numpy"):  # pandas
-        return values.to_numpy()
-    if not hasattr(values, "detach"):
-        return values
-    try:
-        return values.detach().cpu().numpy()
-    except TypeError:  # a dtype that numpy does not have
-        return values.tolist()
-
-
 def _targets_form(targets: Targets) -> Any:
     """Targets as they are sent: numbers as a tensor, labels as text."""
-    tensor = as_tensor(plain_rows(targets))
-    return plain_values(targets) if tensor is None else tensor
+    plain = plain_rows(targets)
+    if isinstance(plain, np.ndarray) and plain.ndim == 2 and plain.shape[1] == 1:
+        plain = plain[:, 0]
+    tensor = as_tensor(plain)
+    return plain_values(plain) if tensor is None else tensor
 
 
 def _rows_body(
     context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
 ) -> dict[str, Any]:
     plain = plain_rows(inputs)
+    if isinstance(plain, np.ndarray) and plain.dtype.kind == "b":
+        plain = plain.astype(np.uint8)
     tensor = as_tensor(plain)
     body: dict[str, Any] = {"inputs": plain_values(plain) if tensor is None or tensor.ndim != 2 else tensor}
     if context is not None:
@@ -125,12 +110,20 @@ def evaluate(
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
     """`POST /v1/tasks`; fields that are None are left out, labels are made text."""
-    body = {name: plain_values(value) for name, value in schema.items() if value is not None}
+    return (yield from register_new(schema))[0]
+
+
+def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
+    """`POST /v1/tasks`, and whether the task is new."""
+    body = {
+        name: context_form(value) if isinstance(value, Context) else plain_values(value)
+        for name, value in schema.items()
+        if value is not None
+    }
     if "labels" in body:
         body["labels"] = [str(label) for label in body["labels"]]
-    if isinstance(composition := body.get("composition"), Context):
-        body["composition"] = context_form(composition)
-    return parse(TaskInfo, (yield changing("POST", "/v1/tasks", body)))
+    response = yield changing("POST", "/v1/tasks", body)
+    return parse(TaskInfo, response), response.status == 201
 
 
 def get_task(key: str) -> Operation[TaskInfo]:
@@ -150,9 +143,10 @@ def interference(keys: Sequence[str]) -> Operation[Interference]:
     return parse(Interference, (yield Request("GET", "/v1/interference", params=params)))
 
 
-def delete_task(key: str) -> Operation[None]:
-    """`DELETE /v1/tasks/{key}`."""
-    refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}")))
+def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
+    """`DELETE /v1/tasks/{key}`; `untaught` deletes it only if no update taught it."""
+    params: dict[str, str | int] = {"untaught": "true"} if untaught else {}
+    refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 
 def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInfo]]:

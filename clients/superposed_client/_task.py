@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypedDict
 
@@ -11,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
+from superposed_client._arrays import plain_values, rows_of, targets_of
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation
-from superposed_client._errors import UnknownTask
+from superposed_client._errors import ApiError, UnknownTask
 from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets, chunks
 
@@ -75,7 +77,7 @@ class TaskSchema:
     def __post_init__(self) -> None:
         """Labels as a list: arrays and the like have no truth value."""
         if self.labels is not None:
-            object.__setattr__(self, "labels", operations.plain_values(self.labels))
+            object.__setattr__(self, "labels", plain_values(self.labels))
 
     @property
     def given(self) -> bool:
@@ -131,15 +133,27 @@ class TaskCore:
     def _key(self) -> str | None:
         return self._name[1]
 
-    def _prepare(self, features: int) -> Operation[None]:
-        """Registers the task, or without a schema asks once what its labels are."""
+    def _prepare(self, features: int) -> Operation[bool]:
+        """Registers the task, or without a schema asks once what its labels are.
+
+        Returns:
+            Whether the task is new.
+        """
+        new = False
         if self._registered or self._key is None:
-            return
+            return new
         if self.schema.given:
-            yield from operations.register(self.schema.body(self._key, features))
+            _, new = yield from operations.register_new(self.schema.body(self._key, features))
         else:
             self._known_labels = (yield from operations.get_task(self._key)).labels
         self._registered = True
+        return new
+
+    def _unregister(self) -> Operation[None]:
+        """Undo a registration whose first rows were refused, unless somebody taught the task since."""
+        self._registered = False
+        with suppress(ApiError):
+            yield from operations.delete_task(str(self._key), untaught=True)
 
     def _targets(self, y: Targets) -> list[Any]:
         """Targets as the API has them: values that are written like labels are sent as labels.
@@ -147,7 +161,7 @@ class TaskCore:
         Whole numbers beside labels given as text are class indexes, as in the API. Where all labels are whole
         numbers so is every target a label, one that is not among them too: the server refuses it.
         """
-        values: list[Any] = _array(y).tolist()
+        values: list[Any] = targets_of(y).tolist()
         written = self.schema.labels if self.schema.labels is not None else self._known_labels
         if written is None:
             return values
@@ -163,13 +177,19 @@ class TaskCore:
         return texts if not by_index and (numbered or labels.issuperset(texts)) else values
 
     def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
-        """One online update."""
-        rows = _rows(inputs)
-        yield from self._prepare(rows.shape[-1] if rows.ndim else 1)
+        """One online update; the first one registers the task, and one that is refused registers nothing."""
+        rows, targets = _paired(inputs, y)
+        new = yield from self._prepare(rows.shape[1])
         try:
-            self.last_update = yield from operations.update(self.context, rows, self._targets(y), steps=steps)
+            self.last_update = yield from operations.update(
+                self.context, rows, self._targets(targets), steps=steps
+            )
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
+            raise
+        except ApiError:
+            if new:
+                yield from self._unregister()
             raise
         return self.last_update
 
@@ -177,9 +197,7 @@ class TaskCore:
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool
     ) -> Operation[None]:
         """Updates over shuffled rows, epoch after epoch."""
-        rows, targets = _rows(inputs), _array(y)
-        if len(rows) != len(targets):
-            raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
+        rows, targets = _paired(inputs, y)
         random = np.random.default_rng(seed)
         orders = [random.permutation(len(rows)) for _ in range(epochs)]
         batches = [order[part] for order in orders for part in chunks(len(rows), batch_size)]
@@ -188,7 +206,7 @@ class TaskCore:
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Labels (or class indexes) for cross-entropy, values for mse."""
-        rows, found = _rows(inputs), list[Any]()
+        rows, found = rows_of(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part])
             found += (answer.labels if answer.labels is not None else answer.values) or []
@@ -200,7 +218,7 @@ class TaskCore:
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Probabilities (rows, classes)."""
-        rows, found = _rows(inputs), list[Any]()
+        rows, found = rows_of(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part], fields=["probabilities"])
             found += answer.probabilities or []
@@ -208,9 +226,7 @@ class TaskCore:
 
     def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
         """Accuracy for cross-entropy, the coefficient of determination R² for mse."""
-        rows, targets = _rows(inputs), _array(y)
-        if len(rows) != len(targets):
-            raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
+        rows, targets = _paired(inputs, y)
         if not self.schema.given:
             yield from self._prepare(rows.shape[-1])
         correct = 0.0
@@ -222,12 +238,11 @@ class TaskCore:
         return correct / len(rows)
 
 
-def _rows(inputs: Inputs) -> NDArray[Any]:
-    return np.asarray(operations.plain_rows(inputs))
-
-
-def _array(y: Targets) -> NDArray[Any]:
-    return np.asarray(operations.plain_values(y))
+def _paired(inputs: Inputs, y: Targets) -> tuple[NDArray[Any], NDArray[Any]]:
+    rows, targets = rows_of(inputs), targets_of(y)
+    if len(rows) != len(targets):
+        raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
+    return rows, targets
 
 
 def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superposed_client._arrays import plain_value
+
 __all__ = ["HEAD_LENGTH", "MEDIA_TYPE", "as_tensor", "dump", "parse"]
 
 MEDIA_TYPE = "application/vnd.superposed.tensors"
@@ -55,7 +57,7 @@ def dump(body: Mapping[str, Any]) -> tuple[bytes, int]:
         else value
         for name, value in body.items()
     }
-    text = json.dumps(head, separators=(",", ":")).encode()
+    text = json.dumps(head, separators=(",", ":"), default=plain_value).encode()
     return b"".join([text, *(np.ascontiguousarray(array).tobytes() for array in arrays.values())]), len(text)
 
 

@@ -96,14 +96,13 @@ _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _KINDS = {
     "U": "text",
     "S": "text",
-    "b": "true and false",
     "O": "something else than numbers",
     "c": "complex numbers",
 }
 
 
 def read_rows(values: object) -> NDArray[Any]:
-    """A float or integer array (B, n) from nested lists, an array or a tensor.
+    """A float or integer array (B, n) from nested lists, an array or a tensor; true and false are 1 and 0.
 
     Raises:
         InputError: They are no rows of equal length, no numbers, or none at all.
@@ -120,6 +119,8 @@ def read_rows(values: object) -> NDArray[Any]:
         raise ShapeError(
             "inputs are not a list of rows", expected="shape (rows, features)", received=rows.shape
         )
+    if rows.dtype.kind == "b":
+        return rows.astype(np.uint8)
     if rows.dtype.kind not in "fiu":
         received = _KINDS.get(rows.dtype.kind, str(rows.dtype))
         raise ShapeError("inputs are not numbers", expected="numbers", received=received)
@@ -253,7 +254,7 @@ def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
         if not (isinstance(one, list) and one):
             return None
         rows += one
-    if not all(isinstance(row, list) and len(row) == features and type(row[0]) is not bool for row in rows):
+    if not all(isinstance(row, list) and len(row) == features for row in rows):
         return None
     try:
         values = np.asarray(rows)

@@ -24,7 +24,7 @@ from superposed.contexts import (
     family_named,
     new_secret,
 )
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, ShapeError
 from superposed.evaluations import Evaluations
 from superposed.networks import build
 from superposed.rehearsal import Reservoir
@@ -104,13 +104,36 @@ class WeightStore:
             self.contexts.bind_all(composed.context)
         return self.tasks.find_same(schema)
 
-    def register(self, schema: TaskSchema) -> tuple[TaskState, bool]:
+    def check_image(self, schema: TaskSchema) -> None:
+        """Check that a task's rows are whole images, where the network takes images.
+
+        Narrower rows would be padded at their end, and so fall on other pixels than they came from.
+
+        Raises:
+            ShapeError: They are narrower.
+        """
+        network = self.config.network
+        if network.kind == "mlp" or schema.inputs >= network.inputs:
+            return
+        raise ShapeError(
+            f"rows of task {schema.key} are no images of this store's network",
+            expected=f"{network.inputs} numbers: {' x '.join(map(str, network.input_shape))}",
+            received=schema.inputs,
+        )
+
+    def register(self, schema: TaskSchema, *, recorded: bool = False) -> tuple[TaskState, bool]:
         """Registers a task; costs no weight memory.
+
+        Args:
+            schema: The task.
+            recorded: Whether it was admitted before, by this release or an earlier one, and is replayed.
 
         Returns:
             The task, and whether it is new: registering the same schema again changes nothing.
-            Raises as `find_same`.
+            Raises as `find_same` and `check_image`.
         """
+        if not recorded:
+            self.check_image(schema)
         if (existing := self.find_same(schema)) is not None:
             return existing, False
         self._resolver.forget()

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 
 from superposed.config import validated
 from superposed.contexts import as_expression, flatten
-from superposed.errors import SuperposedError
+from superposed.errors import SuperposedError, TaskInUse
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 from superposed.tasks import TaskState
@@ -149,7 +149,7 @@ class Register(Change):
 
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers with the task."""
-        state, new = store.register(self._schema)
+        state, new = store.register(self._schema, recorded=True)
         return {"new": new, "task": task_body(store, state)}
 
     @classmethod
@@ -160,12 +160,17 @@ class Register(Change):
 
 
 class Delete(Change):
-    """A task is forgotten."""
+    """A task is forgotten.
+
+    Args:
+        key: The task.
+        untaught: Whether only a task that no update has taught is: the way back from a registration.
+    """
 
     kind = "delete"
 
-    def __init__(self, key: str) -> None:
-        self._key = key
+    def __init__(self, key: str, *, untaught: bool = False) -> None:
+        self._key, self._untaught = key, untaught
 
     @property
     def task(self) -> str:
@@ -174,7 +179,13 @@ class Delete(Change):
 
     def check(self, store: WeightStore) -> None:
         """The task must be there, and no other's group."""
-        store.tasks.check_removable(self._key)
+        state = store.tasks.check_removable(self._key)
+        if self._untaught and state.updates:
+            raise TaskInUse(
+                f"task {self._key} was taught since it was registered",
+                expected="a task without updates",
+                received=f"{state.updates} updates",
+            )
 
     def entry(self) -> Entry:
         """The key."""

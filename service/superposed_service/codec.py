@@ -66,6 +66,7 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
         for name, value in values.items():
             if isinstance(value, dict) and "datatype" in value:
                 array = reader.take(name, value["datatype"], value.get("shape"))
+                array = array.astype(np.uint8) if array.dtype.kind == "b" and name == "inputs" else array
                 values[name] = array if name == "inputs" else array.tolist()
     reader.finish()
     return values

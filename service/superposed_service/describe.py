@@ -82,6 +82,7 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
     Raises:
         LimitReached: It is a new task, and there are as many as there may be.
         ConfigError: There can be no such task.
+        ShapeError: The store's network takes images, and the task's rows are narrower.
     """
     if len(store.tasks) >= most and body.key not in store.tasks:
         raise LimitReached("there are as many tasks as there may be", expected=most, received=most + 1)
@@ -90,7 +91,9 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
     values["outputs"] = body.outputs or len(body.labels or ())
     if body.composition is not None:
         values["composition"] = str(as_expression(body.composition))
-    return validated(TaskSchema, values)
+    schema = validated(TaskSchema, values)
+    store.check_image(schema)
+    return schema
 
 
 def task_page(

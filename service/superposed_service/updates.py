@@ -207,6 +207,7 @@ def _alike(rows: list[Any]) -> list[Any]:
 
 def _array(values: Any) -> Any:
     try:
-        return np.asarray(values)
+        array = np.asarray(values)
     except (ValueError, OverflowError):
         return values
+    return array.astype(np.uint8) if array.dtype.kind == "b" else array

@@ -52,9 +52,9 @@ def test_together_as_alone(callers: list[tuple[str, int]], kind: str, dtype: str
     "odd",
     [
         [], [[]], "rows", None, 3, [ROWS[0][:6]], [ROWS[0], ROWS[0][:6]], [["x"] * 7], [[None] * 7],
-        [[True] * 7], [[float("nan")] * 7], [[1e300] * 7], [[[1.0]] * 7], np.zeros((0, 7)), np.zeros((1, 6)),
+        [[float("nan")] * 7], [[1e300] * 7], [[[1.0]] * 7], np.zeros((0, 7)), np.zeros((1, 6)),
         np.zeros(7), np.zeros((7, 2)).T, np.full((1, 7), np.inf), np.array([["1"] * 7]),
-        np.ones((1, 7), bool), torch.zeros(1, 7), tuple(ROWS),
+        torch.zeros(1, 7), tuple(ROWS),
     ],
 )  # fmt: skip
 def test_what_needs_more_than_that_is_left_to_each_caller(odd: Any) -> None:
@@ -91,3 +91,13 @@ def test_a_face_of_its_own_or_nobody_else_is_left_to_the_caller() -> None:
     assert together.inputs.shape == (3, 7)
     assert not together.inputs[:, 5:].any()
     assert together.index is None
+
+
+def test_true_and_false_are_one_and_zero() -> None:
+    rows = [[True, False, True, False, True, False, True]]
+    numbers = STORE.batch("t0", [[1, 0, 1, 0, 1, 0, 1]]).inputs
+    for form in (rows, [[True, 0, 1, False, 1.0, 0, True]], np.asarray(rows), torch.tensor(rows)):
+        assert torch.equal(STORE.batch("t0", form).inputs, numbers)
+        assert torch.equal(STORE.batch_per_row(["t0"], form).inputs, numbers)
+    together = each(STORE, ["t0", "t1"], [[[True, 0, 1, 0, 1, 0, 1]], ROWS])
+    assert torch.equal(together.inputs[:1], numbers)

@@ -97,10 +97,13 @@ async def evaluations(request: Request, key: str) -> Response:
 
 
 @router.delete("/{key}", status_code=204, summary="Delete a task")
-async def delete(request: Request, key: str) -> Response:
-    """Registered again, the key gets a fresh context: the old model does not come back."""
+async def delete(request: Request, key: str, untaught: bool = False) -> Response:
+    """Registered again, the key gets a fresh context: the old model does not come back.
+
+    `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
+    """
     principal(request).check_task(key)
-    await submit(request, Delete(key))
+    await submit(request, Delete(key, untaught=untaught))
     return Response(status_code=204)
 
 

@@ -1,0 +1,143 @@
+"""Turn arrays, tensors, data frames, sparse matrices and lists into plain arrays and values."""
+
+from __future__ import annotations
+
+import datetime
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["plain_rows", "plain_value", "plain_values", "rows_of", "targets_of"]
+
+
+def plain_values(values: Any) -> Any:
+    """Nested lists of plain numbers and strings, from arrays, tensors, data frames and lists of them."""
+    values = plain_rows(values)
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, list | tuple | range):
+        return [plain_values(value) for value in values]
+    return plain_value(values)
+
+
+def plain_value(value: Any) -> Any:
+    """One number, string, bool or None, as JSON has them.
+
+    Raises:
+        ValueError: It is something else, such as a missing value or a date.
+    """
+    if isinstance(value, str | bool | int | float | None):
+        return value
+    if isinstance(value, np.generic):
+        return plain_value(value.item()) if not isinstance(value, np.longdouble) else float(value)
+    if isinstance(value, numbers.Real) or type(value).__name__ == "Decimal":
+        return float(value)
+    if type(value).__name__ in {"NAType", "NaTType"}:
+        raise ValueError(f"a missing value ({value}): fill it in, or leave its row out")
+    if isinstance(value, datetime.date | datetime.timedelta):
+        raise ValueError(f"a {type(value).__name__} ({value}): turn it into a number first")
+    if isinstance(value, Mapping):
+        raise ValueError("a row or target by name (a dict): give a list of numbers in a fixed order")
+    raise ValueError(f"a {type(value).__name__}, which is neither a number nor a string")
+
+
+def plain_rows(values: Any) -> Any:
+    """Unwrap arrays: data frames, tensors (also those that need a gradient) and sparse matrices.
+
+    Returns:
+        A numpy array that can be sent, or the nested values as they are.
+
+    Raises:
+        ValueError: An array holds something that is neither a number nor a string.
+    """
+    if hasattr(values, "toarray"):  # scipy's sparse matrices and arrays
+        values = values.toarray()
+    elif hasattr(values, "to_numpy"):  # pandas, polars
+        values = values.to_numpy()
+    elif hasattr(values, "detach"):  # torch
+        values = _from_torch(values)
+    if isinstance(values, np.ndarray):
+        return _sendable(values)
+    return values
+
+
+def _from_torch(tensor: Any) -> Any:
+    plain = tensor.detach().cpu()
+    try:
+        return plain.numpy()
+    except TypeError:  # a dtype that numpy does not have, such as bfloat16
+        return plain.double().numpy()
+
+
+def _sendable(array: NDArray[Any]) -> NDArray[Any]:
+    """An array of a dtype that goes over the wire."""
+    if array.dtype == np.longdouble:
+        return array.astype(np.float64)
+    if array.dtype.kind in "mM":
+        raise ValueError(f"dates or durations ({array.dtype}): turn them into numbers first")
+    if array.dtype.kind != "O":
+        return array
+    plain = np.empty(array.shape, dtype=object)
+    for place, value in np.ndenumerate(array):
+        try:
+            plain[place] = value if isinstance(value, list | tuple) else plain_value(value)
+        except ValueError as error:
+            raise ValueError(f"at {_where(place)}: {error}") from None
+    numeric = all(isinstance(value, int | float) for value in plain.flat)
+    return np.asarray(plain.tolist()) if numeric and array.size else plain
+
+
+def _where(place: tuple[int, ...]) -> str:
+    names = ("row", "column")
+    return ", ".join(f"{name} {number}" for name, number in zip(names, place, strict=False)) or "the value"
+
+
+def rows_of(inputs: Any) -> NDArray[Any]:
+    """Rows of numbers (B, features) as an array.
+
+    Raises:
+        ValueError: They are no rows of equally many numbers; the message says what to pass instead.
+    """
+    if isinstance(inputs, Mapping) or _is_list_of(inputs, Mapping):
+        raise ValueError("rows by name (dicts) are not taken: pass rows of numbers in a fixed order")
+    if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
+        raise ValueError(
+            "one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)"
+        )
+    try:
+        array = np.asarray(plain_rows(inputs))
+        array = _sendable(array) if array.dtype.kind == "O" else array
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"inputs cannot be read as rows of numbers: {error}") from error
+    if array.dtype.kind == "b":
+        array = array.astype(np.uint8)
+    if array.ndim != 2:
+        raise ValueError(
+            f"inputs have the shape {array.shape}, expected (rows, features):"
+            f" {'wrap one row in a list' if array.ndim < 2 else 'flatten each row, X.reshape(len(X), -1)'}"
+        )
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"inputs are not numbers, but {array.dtype}: encode text and categories first")
+    return array
+
+
+def _is_list_of(values: Any, kind: type) -> bool:
+    return isinstance(values, list | tuple) and bool(values) and isinstance(values[0], kind)
+
+
+def targets_of(y: Any) -> NDArray[Any]:
+    """Targets (B,) or, of several values each, (B, n) as an array; one column (B, 1) is flattened.
+
+    Raises:
+        ValueError: They hold something that is neither a number nor a string.
+    """
+    try:
+        array = np.asarray(plain_values(y))
+    except ValueError as error:
+        raise ValueError(f"targets: {error}") from None
+    if array.ndim == 0:
+        raise ValueError("targets are one value, expected one target for each row: wrap it in a list")
+    return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
