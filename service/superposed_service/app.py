@@ -129,7 +129,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         Templates(path for _, path in ACCESS_RULES),
         tracing=telemetry.tracing,
         log=settings.access_log,
-        hot={path for _, path in hot} | PROBES,
+        hot={path.replace(":path}", "}") for _, path in hot} | PROBES,
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from superposed.capacity import capacity
 from superposed.config import validated
-from superposed.contexts import DERIVATION_VERSION, as_expression, check_key
+from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
 from superposed.interference import measure_interference
 from superposed.retrieval import retrieve_model
 from superposed.store import WeightStore
@@ -23,6 +23,7 @@ from superposed_service.writer import Writer
 
 __all__ = [
     "capacity_body",
+    "check_member",
     "check_source",
     "evaluations_body",
     "interference_body",
@@ -31,6 +32,7 @@ __all__ = [
     "show_task",
     "store_body",
     "task_keys",
+    "task_name",
     "task_page",
     "task_schema",
 ]
@@ -107,6 +109,21 @@ def task_page(
 def show_task(store: WeightStore, key: str) -> dict[str, Any]:
     """One task."""
     return task_body(store, store.tasks.get(key))
+
+
+def task_name(text: str) -> tuple[str, str | None]:
+    """The key, and the group where it is named too, of `key` or `group/key`.
+
+    Raises:
+        ExpressionInvalid: It is neither.
+    """
+    named = Task.named(text)
+    return named.key, named.group
+
+
+def check_member(store: WeightStore, key: str, group: str) -> None:
+    """Raises `UnknownTask` where no task of that key is in that group."""
+    store.tasks.member(key, group)
 
 
 def model_bytes(store: WeightStore, context: object) -> bytes:

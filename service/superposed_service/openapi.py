@@ -37,9 +37,12 @@ def describe_access(app: FastAPI) -> None:
                 "description": "`Authorization: Bearer sp-…`; a server without API keys needs none.",
             }
         }
+        rules = {
+            (method, path.replace(":path}", "}")): scope for (method, path), scope in ACCESS_RULES.items()
+        }
         for path, methods in made["paths"].items():
             for method, operation in methods.items():
-                _describe(operation, ACCESS_RULES.get((method.upper(), path)))
+                _describe(operation, rules.get((method.upper(), path)))
         return made
 
     app.openapi = document  # type: ignore[method-assign]  # the framework's own way to extend it

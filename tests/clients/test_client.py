@@ -23,10 +23,10 @@ from superposed_client import (
     Client,
     ConnectionFailed,
     EmptyBatch,
+    ExpressionInvalid,
     Keys,
     LabelOutOfRange,
     NonFiniteInput,
-    NotFound,
     Overloaded,
     RetryPolicy,
     ShapeMismatch,
@@ -391,7 +391,7 @@ class TestTaskHandle:
                 handle.predict(np.array([[0.0, 1.0, np.nan]]))
             with pytest.raises(ValueError, match="3 targets"):
                 handle.fit(np.ones((2, 3)), [0, 1, 1])
-            with pytest.raises(NotFound):
+            with pytest.raises(ExpressionInvalid, match="not a task key"):
                 client.delete_task("")
             with pytest.raises(EmptyBatch):
                 handle.predict(np.ones((0, 3)))
@@ -465,3 +465,20 @@ def test_a_problem_newer_than_the_client_is_still_one() -> None:
     client = superposed_client.Client("http://test", transport=transport)
     with client, pytest.raises(superposed_client.ApiError, match="it is new"):
         client.store()
+
+
+def test_a_task_is_named_with_its_group_everywhere(server: Server) -> None:
+    with server.client() as client:
+        client.register_task("house", outputs=2, inputs=3)
+        client.register_task("member", outputs=2, inputs=3, group="house")
+        client.update("house/member", np.ones((2, 3)), [0, 1])
+        assert client.get_task("house/member").key == "member"
+        assert client.evaluations("house/member") == []
+        with pytest.raises(UnknownTask):
+            client.get_task("other/member")
+        with pytest.raises(UnknownTask):
+            client.delete_task("member/house")
+        assert client.erase_rows("house/member").records == 1
+        client.delete_task("house/member")
+        with pytest.raises(UnknownTask):
+            client.get_task("member")

@@ -129,7 +129,8 @@ def test_infer_in_every_form(call: Caller, http: httpx.Client, binary_in: bool, 
 
 def test_default_outputs(call: Caller, http: httpx.Client) -> None:
     answer = call("infer", "digits", [rows_input()])
-    assert [one["name"] for one in answer.get_response()["outputs"]] == ["probabilities", "labels"]
+    names = [one["name"] for one in answer.get_response()["outputs"]]
+    assert names == ["probabilities", "labels", "classes", "logits"]
     answer = call("infer", "line", [rows_input()])
     np.testing.assert_allclose(
         answer.as_numpy("values"), native(http, "line")["values"], rtol=1e-5, atol=1e-6
@@ -292,3 +293,41 @@ def test_every_refusal_is_an_error_body(
 def test_server_metadata_without_a_redirect(http: httpx.Client) -> None:
     for path in ("/v2", "/v2/"):
         assert http.get(path, follow_redirects=False).json()["name"] == "superposed"
+
+
+def test_what_is_null_is_absent(http: httpx.Client) -> None:
+    tensor = {"name": "input", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}
+    plain = http.post("/v2/models/digits/infer", json={"inputs": [tensor]}).json()
+    nothing = {"id": None, "parameters": None, "outputs": None, "inputs": [tensor | {"parameters": None}]}
+    assert http.post("/v2/models/digits/infer", json=nothing).json() == plain
+    assert "id" not in plain
+    wanted = [{"name": "classes", "parameters": None}]
+    answer = http.post("/v2/models/digits/infer", json=nothing | {"id": "", "outputs": wanted}).json()
+    assert [one["name"] for one in answer["outputs"]] == ["classes"]
+    answer = http.post(
+        "/v2/models/digits/infer", json=nothing | {"id": "r", "parameters": {"binary_data_output": None}}
+    )
+    assert answer.json()["id"] == "r"
+
+
+@pytest.mark.parametrize("slash", ["/", "%2F"])
+@pytest.mark.parametrize("name", ["digits/u42", "mix(digits/u42:0.5,digits:0.5)"])
+def test_a_name_with_a_slash_is_known_in_every_route(http: httpx.Client, name: str, slash: str) -> None:
+    http.post("/v1/tasks", json={"key": "u42", "group": "digits", "labels": LABELS, "inputs": 64})
+    path, body = (
+        f"/v2/models/{name.replace('/', slash)}",
+        {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}]},
+    )
+    current = http.get("/v2/models/digits").json()["versions"][0]
+    for model in (path, f"{path}/versions/{current}"):
+        assert http.get(model).json()["name"] == name
+        assert http.get(f"{model}/ready").json() == {"name": name, "ready": True}
+        assert http.get(f"{model}/config").json()["name"] == name
+        assert http.get(f"{model}/stats").status_code == 200
+        answer = http.post(f"{model}/infer", json=body)
+        assert answer.json()["model_name"] == name
+    for action in ("load", "unload"):
+        assert (
+            http.post(f"/v2/repository/models/{path.removeprefix('/v2/models/')}/{action}").status_code == 200
+        )
+    assert http.get(path.replace("digits", "line", 1)).status_code == 404  # u42 is in another group

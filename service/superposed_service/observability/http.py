@@ -37,7 +37,8 @@ class Templates:
         self._patterns = []
         for template in dict.fromkeys(templates):
             if "{" in template:
-                self._patterns.append((compile_path(template)[0], template))
+                shown = template.replace(":path}", "}")
+                self._patterns.append((compile_path(template)[0], shown))
             else:
                 self._plain[template] = template
         self._search = lru_cache(maxsize=4096)(self._match)

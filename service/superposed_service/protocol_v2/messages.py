@@ -38,8 +38,8 @@ class InferRequest:
 
     Args:
         rows: The rows, and the context of all or of each.
-        wanted: The outputs that are asked for, each with whether it is wanted as binary; None for the
-            default ones.
+        wanted: The outputs that are asked for, each with whether it is wanted as binary; None for all
+            that the rows' tasks have.
         binary: Whether outputs are binary that do not say.
         identifier: The request's own id, to be echoed.
     """
@@ -101,7 +101,7 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
         rows_of(model, tensors),
         _wanted(head),
         binary=_flag(head, "binary_data_output", default=False),
-        identifier=str(head.get("id", ""))[:1024],
+        identifier="" if head.get("id") is None else str(head["id"])[:1024],
     )
 
 
@@ -114,21 +114,22 @@ def _raw(body: bytes, width: int) -> NDArray[Any]:
 
 
 def _objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
-    found = head.get(name, [])
+    found = [] if head.get(name) is None else head[name]  # null is absent
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise InvalidRequest(f"{name}: not a list of objects", received=outline(found))
     return found
 
 
 def _parameters(described: Mapping[str, Any]) -> dict[str, Any]:
-    found = described.get("parameters", {})
+    found = {} if described.get("parameters") is None else described["parameters"]
     if not isinstance(found, dict):
         raise InvalidRequest("parameters: not an object", received=outline(found))
     return found
 
 
 def _flag(described: Mapping[str, Any], name: str, *, default: bool) -> bool:
-    found = _parameters(described).get(name, default)
+    given = _parameters(described).get(name)
+    found = default if given is None else given
     if not isinstance(found, bool):
         raise InvalidRequest(f"parameters.{name}: not true or false", received=outline(found))
     return found
@@ -248,7 +249,7 @@ def columns_of(request: InferRequest, answer: Answer) -> list[Column]:
         InvalidRequest: An output that the rows' tasks do not have.
     """
     possible = set.intersection(*(set(outputs_of(task)) for task in answer.tasks))
-    default = [name for name in outputs_of(answer.tasks[0]) if name in possible][:2]
+    default = [name for name in outputs_of(answer.tasks[0]) if name in possible]
     columns = []
     for name, binary in (request.wanted or dict.fromkeys(default, request.binary)).items():
         if name not in possible:

@@ -42,7 +42,7 @@ def schema_of(store: WeightStore, model: str) -> TaskSchema:
 
 
 def outputs_of(schema: TaskSchema) -> dict[str, tuple[str, list[int]]]:
-    """A model's outputs by name: datatype and shape, -1 for the rows; the first ones are given by default."""
+    """A model's outputs by name: datatype and shape, -1 for the rows; all are given by default."""
     numbers = ("FP32", [-1, schema.outputs])
     if schema.loss == "mse":
         return {"values": numbers, "logits": numbers}

@@ -13,7 +13,8 @@ from superposed_service.tensors import HEAD_LENGTH
 __all__ = ["hot_patterns", "router"]
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
-_MODEL, _VERSION = "/models/{model}", "/models/{model}/versions/{version}"
+# A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
+_MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
 
 
 def _checked(request: Request) -> str:
@@ -56,15 +57,6 @@ async def all_statistics(request: Request) -> Response:
     return json_response(service.statistics.body(service.version, principal(request).may_address))
 
 
-@router.get(_MODEL, summary="A model")
-@router.get(_VERSION, include_in_schema=False)
-async def model(request: Request) -> Response:
-    """Inputs and outputs; -1 stands for the rows."""
-    name, service = _checked(request), running(request)
-    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
-    return json_response(metadata.metadata(schema, name, service.version))
-
-
 @router.get(_MODEL + "/ready", summary="Is a model ready?")
 @router.get(_VERSION + "/ready", include_in_schema=False)
 async def model_ready(request: Request) -> Response:
@@ -100,7 +92,7 @@ async def index(request: Request) -> Response:
     return json_response([one for one in found if may_name(one["name"])])
 
 
-@router.post("/repository/models/{model}/load", summary="Have a model ready")
+@router.post("/repository/models/{model:path}/load", summary="Have a model ready")
 async def load(request: Request) -> Response:
     """Derives its contexts, so that its first request need not."""
     name = _checked(request)
@@ -108,12 +100,21 @@ async def load(request: Request) -> Response:
     return json_response({})
 
 
-@router.post("/repository/models/{model}/unload", summary="Give a model's memory back")
+@router.post("/repository/models/{model:path}/unload", summary="Give a model's memory back")
 async def unload(request: Request) -> Response:
     """Evicts its contexts. The task stays, and its next request derives them again."""
     name = _checked(request)
     await running(request).engine.call(lambda store: metadata.unload(store, name))
     return json_response({})
+
+
+@router.get(_MODEL, summary="A model")
+@router.get(_VERSION, include_in_schema=False)
+async def model(request: Request) -> Response:
+    """Inputs and outputs; -1 stands for the rows."""
+    name, service = _checked(request), running(request)
+    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
+    return json_response(metadata.metadata(schema, name, service.version))
 
 
 @router.post(_MODEL + "/infer", summary="Infer")
@@ -140,6 +141,6 @@ async def infer(request: Request) -> Response:
 
 
 hot_patterns = {
-    ("POST", f"/v2{_MODEL}/infer"): infer,
     ("POST", f"/v2{_VERSION}/infer"): infer,
+    ("POST", f"/v2{_MODEL}/infer"): infer,
 }

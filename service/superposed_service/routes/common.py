@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
+from superposed_service.describe import check_member, task_name
 from superposed_service.errands import Errand
 from superposed_service.errors import InvalidRequest, Unauthenticated
 from superposed_service.observability.requests import header
@@ -30,6 +31,7 @@ __all__ = [
     "rows_response",
     "running",
     "submit",
+    "task_key",
 ]
 
 M = TypeVar("M", bound=BaseModel)
@@ -78,6 +80,20 @@ async def errand(request: Request) -> Errand:
             raise ClientDisconnect
 
     return Errand(await origin(request), asker.author, check)
+
+
+async def task_key(request: Request, text: str) -> str:
+    """The key of the task that a path names, by its key or as `group/key`, once the asker may name it.
+
+    Raises:
+        ExpressionInvalid: It is no task's name.
+        UnknownTask: The asker may not name it, or it is not in the group.
+    """
+    key, group = task_name(text)
+    principal(request).check_task(key)
+    if group is not None:
+        await running(request).engine.call(lambda store: check_member(store, key, group))
+    return key
 
 
 async def submit(request: Request, change: Change) -> JsonObject:

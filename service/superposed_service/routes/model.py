@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from superposed_service import codec
 from superposed_service.describe import model_bytes
 from superposed_service.learning_in import learn_model
-from superposed_service.routes.common import errand, json_response, principal, running
+from superposed_service.routes.common import errand, json_response, principal, running, task_key
 from superposed_service.schemas import LearnModelAnswer
 
 __all__ = ["router"]
@@ -18,7 +18,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1", tags=["model"])
 
 
-@router.put("/tasks/{key}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
+@router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
 async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
     """Distils a network into a task, as ordinary updates: each is durable by itself.
 
@@ -26,7 +26,7 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
     (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
     """
     asker, service = principal(request), running(request)
-    asker.check_task(key)
+    key = await task_key(request, key)
     answer = await learn_model(
         service.engine,
         service.settings,

@@ -14,7 +14,15 @@ from fastapi.responses import Response
 from superposed_service.changes import Delete, Register
 from superposed_service.describe import evaluations_body, show_task, task_page, task_schema
 from superposed_service.errors import InvalidRequest
-from superposed_service.routes.common import documented_body, json_response, principal, read, running, submit
+from superposed_service.routes.common import (
+    documented_body,
+    json_response,
+    principal,
+    read,
+    running,
+    submit,
+    task_key,
+)
 from superposed_service.schemas import ErasureAnswer, EvaluationBody, TaskBody, TaskPage, TaskRegistration
 
 __all__ = ["router"]
@@ -82,32 +90,16 @@ def _read_cursor(cursor: str) -> str:
         ) from error
 
 
-@router.get("/{key}", response_model=TaskBody, summary="Show a task")
-async def get(request: Request, key: str) -> Response:
-    """Its schema, counters, and test-then-train accuracy and loss."""
-    principal(request).check_task(key)
-    return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
-
-
-@router.get("/{key}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown")
+@router.get(
+    "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown"
+)
 async def evaluations(request: Request, key: str) -> Response:
     """The task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
-    principal(request).check_task(key)
+    key = await task_key(request, key)
     return json_response(await running(request).engine.call(lambda store: evaluations_body(store, key)))
 
 
-@router.delete("/{key}", status_code=204, summary="Delete a task")
-async def delete(request: Request, key: str, untaught: bool = False) -> Response:
-    """Registered again, the key gets a fresh context: the old model does not come back.
-
-    `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
-    """
-    principal(request).check_task(key)
-    await submit(request, Delete(key, untaught=untaught))
-    return Response(status_code=204)
-
-
-@router.delete("/{key}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
+@router.delete("/{key:path}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
 async def erase(request: Request, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
 
@@ -115,6 +107,24 @@ async def erase(request: Request, key: str) -> Response:
     removes them at once; after an erasure by scope update they stay for a stated time.
     """
     asker = principal(request)
-    asker.check_task(key)
+    key = await task_key(request, key)
     erased = await running(request).erase_rows(key, asker.author, at_once=asker.is_admin)
     return json_response(asdict(erased))
+
+
+@router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
+async def get(request: Request, key: str) -> Response:
+    """Its schema, counters, and test-then-train accuracy and loss."""
+    key = await task_key(request, key)
+    return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
+
+
+@router.delete("/{key:path}", status_code=204, summary="Delete a task")
+async def delete(request: Request, key: str, untaught: bool = False) -> Response:
+    """Registered again, the key gets a fresh context: the old model does not come back.
+
+    `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
+    """
+    key = await task_key(request, key)
+    await submit(request, Delete(key, untaught=untaught))
+    return Response(status_code=204)

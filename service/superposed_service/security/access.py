@@ -35,7 +35,8 @@ _ALLOWED = {
 # stores, where an exponent turns a context and does not scale it, that of weight².
 _SMALLEST_DISTANCE = 0.499
 
-# What each route needs; None for nothing. A route that is not here is for nobody.
+# What each route needs; None for nothing. A route that is not here is for nobody. A name may have slashes in
+# it (`group/task`), so the longer paths come first.
 ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,
@@ -51,16 +52,14 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/v1/interference"): "infer",
     ("GET", "/v1/events"): "infer",
     ("GET", "/v1/tasks"): "infer",
-    ("GET", "/v1/tasks/{key}"): "infer",
-    ("GET", "/v1/tasks/{key}/evaluations"): "infer",
+    ("GET", "/v1/tasks/{key:path}/evaluations"): "infer",
     ("POST", "/v1/infer"): "infer",
     ("POST", "/v1/evaluate"): "infer",
     ("POST", "/v1/locate"): "infer",
     ("POST", "/v1/tasks"): "update",
-    ("DELETE", "/v1/tasks/{key}"): "update",
-    ("DELETE", "/v1/tasks/{key}/data"): "update",
+    ("DELETE", "/v1/tasks/{key:path}/data"): "update",
     ("POST", "/v1/update"): "update",
-    ("PUT", "/v1/tasks/{key}/model"): "update",
+    ("PUT", "/v1/tasks/{key:path}/model"): "update",
     ("POST", "/v1/consolidate"): "admin",
     ("GET", "/v1/model"): "admin",
     ("GET", "/v1/snapshots"): "admin",
@@ -79,19 +78,21 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/v2/health/live"): None,
     ("GET", "/v2/health/ready"): None,
     ("GET", "/v2/models/stats"): "infer",
-    ("GET", "/v2/models/{model}"): "infer",
-    ("GET", "/v2/models/{model}/ready"): "infer",
-    ("GET", "/v2/models/{model}/config"): "infer",
-    ("GET", "/v2/models/{model}/stats"): "infer",
-    ("GET", "/v2/models/{model}/versions/{version}"): "infer",
-    ("GET", "/v2/models/{model}/versions/{version}/ready"): "infer",
-    ("GET", "/v2/models/{model}/versions/{version}/config"): "infer",
-    ("GET", "/v2/models/{model}/versions/{version}/stats"): "infer",
+    ("GET", "/v2/models/{model:path}/versions/{version}/ready"): "infer",
+    ("GET", "/v2/models/{model:path}/versions/{version}/config"): "infer",
+    ("GET", "/v2/models/{model:path}/versions/{version}/stats"): "infer",
+    ("GET", "/v2/models/{model:path}/ready"): "infer",
+    ("GET", "/v2/models/{model:path}/config"): "infer",
+    ("GET", "/v2/models/{model:path}/stats"): "infer",
     ("POST", "/v2/repository/index"): "infer",
-    ("POST", "/v2/repository/models/{model}/load"): "infer",
-    ("POST", "/v2/repository/models/{model}/unload"): "infer",
-    ("POST", "/v2/models/{model}/infer"): "infer",
-    ("POST", "/v2/models/{model}/versions/{version}/infer"): "infer",
+    ("POST", "/v2/repository/models/{model:path}/load"): "infer",
+    ("POST", "/v2/repository/models/{model:path}/unload"): "infer",
+    ("POST", "/v2/models/{model:path}/versions/{version}/infer"): "infer",
+    ("POST", "/v2/models/{model:path}/infer"): "infer",
+    ("GET", "/v2/models/{model:path}/versions/{version}"): "infer",
+    ("GET", "/v2/models/{model:path}"): "infer",
+    ("GET", "/v1/tasks/{key:path}"): "infer",
+    ("DELETE", "/v1/tasks/{key:path}"): "update",
 }
 
 
