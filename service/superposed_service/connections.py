@@ -1,7 +1,10 @@
 """Connections do not stay open for ever: deadlines for heads, bodies and answers, and how many there may be.
 
 The web server itself has none of these. One sweep a second looks at every connection, so that a request costs
-no timers.
+no timers. Beyond the limit, idle connections make room for new ones.
+
+Requests to upgrade the protocol are answered as plain HTTP/1.1: the web server's parser would drop the body of
+such a request and take its bytes for the next one.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, ClassVar, Literal
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from superposed_service.errors import Overloaded
@@ -27,6 +31,8 @@ _RESERVED = 64
 _OTHER_FILES = 128
 _SWEEP_S = 1.0
 _LARGE_BYTES = 65_536
+# Headers that ask for another protocol on the same connection.
+_UPGRADE_HEADERS = frozenset({b"upgrade", b"http2-settings"})
 
 
 class _RefusedError(Exception):
@@ -84,7 +90,10 @@ class _Bounded(HttpToolsProtocol):
     sweep: ClassVar[asyncio.TimerHandle | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Refuses what is beyond the reserve; of what is in it, only probes are answered."""
+        """Refuses what is beyond the reserve; of what is in it, only probes are answered.
+
+        A connection without a request in progress is in nobody's way: the oldest one makes room.
+        """
         super().connection_made(transport)
         self.transport = _Corked(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
         self._phase: Literal["head", "body", "rest"] = "rest"
@@ -92,13 +101,38 @@ class _Bounded(HttpToolsProtocol):
         self._bytes = 0
         self.url = b""
         self._refusal: tuple[int, str] | None = None
+        self._ignoring = False
         self._begin_head()
-        surplus = len(self.connections) - self.settings.max_connections
+        surplus = self._make_room()
         self._surplus = surplus > 0
         if surplus > _RESERVED:
             self._refuse(503, "too many connections")
         elif type(self).sweep is None:
             type(self).sweep = self.loop.call_later(_SWEEP_S, self._sweep)
+
+    def _make_room(self) -> int:
+        """Close the oldest idle connection where there are too many.
+
+        Returns:
+            How many connections there are above the limit.
+        """
+        surplus = len(self.connections) - self.settings.max_connections
+        if surplus <= 0:
+            return surplus
+        others = [one for one in self.connections if isinstance(one, _Bounded) and one is not self]
+        staying = [one for one in others if not one.transport.is_closing()]
+        surplus = len(staying) + 1 - self.settings.max_connections
+        idle = [one for one in staying if one._is_idle]
+        if surplus > 0 and idle:
+            min(idle, key=lambda one: one._since).transport.close()
+            surplus -= 1
+        return surplus
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether it has sent nothing since it was opened, or since its last answer."""
+        answered = self.cycle is None or self.cycle.response_complete
+        return answered and (self._phase == "rest" or self._bytes == 0)
 
     def _begin_head(self) -> None:
         self._phase, self._since, self._bytes = "head", self.loop.time(), 0
@@ -108,9 +142,38 @@ class _Bounded(HttpToolsProtocol):
         if self._phase == "rest":
             self._begin_head()
         self._bytes += len(data)
-        super().data_received(data)
+        self._feed(data)
         if self._phase == "head" and self._bytes > self.settings.max_header_bytes:
             self._refuse(431, self._too_long())
+
+    def _feed(self, data: bytes) -> None:
+        """Parse bytes; as uvicorn, but for upgrades."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """Parse a request again without the headers that ask for another protocol, and then what follows."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        self._ignoring = False
+        if method == b"CONNECT":
+            self._refuse(405, "this server is no proxy")
+            return
+        lines = [method + b" " + self.url + b" HTTP/" + version]
+        for name, value in self.headers:
+            if name == b"connection":
+                tokens = [one for one in value.split(b",") if one.strip().lower() not in _UPGRADE_HEADERS]
+                value = b",".join(tokens)
+            if name not in _UPGRADE_HEADERS and (name != b"connection" or value):
+                lines.append(name + b": " + value)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._feed(b"\r\n".join([*lines, b"", b""]) + rest)
 
     def _path(self) -> str:
         return self.url.partition(b"?")[0].decode("latin-1")
@@ -119,7 +182,10 @@ class _Bounded(HttpToolsProtocol):
         return f"the request's head is too long: {self.settings.max_header_bytes} bytes at most"
 
     def on_headers_complete(self) -> None:
-        """Hands the request on, unless it is refused."""
+        """Hands the request on, unless it is refused, or read again without an upgrade."""
+        if self.parser.should_upgrade():
+            self._ignoring = True
+            return
         if (
             self._bytes > self.settings.max_header_bytes
             and self._head_bytes() > self.settings.max_header_bytes
@@ -137,7 +203,9 @@ class _Bounded(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """The whole request is here."""
-        self._phase = "rest"
+        if self._ignoring:
+            return
+        self._phase, self._since = "rest", self.loop.time()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -111,14 +111,26 @@ class TestSizes:
             problem(http.post("/v1/infer", content=b"x" * 60_000), 422, "invalid-request")  # room again
 
 
+def busy(http: httpx.Client) -> socket.socket:
+    """A connection with a request in progress."""
+    connection = socket.create_connection((http.base_url.host, http.base_url.port), timeout=5)
+    connection.sendall(b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx")
+    return connection
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 class TestConnections:
     def test_beyond_the_limit_only_probes_are_answered(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
         with serving(path, max_connections=3) as http:
             assert http.get("/v1/store").status_code == 200
-            address = (http.base_url.host, http.base_url.port)
-            held = [socket.create_connection(address) for _ in range(2)]
-            time.sleep(0.1)
+            held = [busy(http) for _ in range(3)]
             with httpx.Client(base_url=http.base_url) as other:
                 assert other.get("/health/ready").status_code == 200
                 answer = other.get("/v1/store")
@@ -126,12 +138,29 @@ class TestConnections:
                 assert answer.headers["retry-after"] == "1"
             for connection in held:
                 connection.close()
-            time.sleep(0.1)
+            wait_for(lambda: httpx.get(http.base_url.join("/v1/store")).status_code == 200)
+            crowd = [busy(http) for _ in range(3 + 64)]  # past the reserve
+            late = busy(http)
+            assert late.recv(100).startswith(b"HTTP/1.1 503 ")
+            for connection in [*crowd, late]:
+                connection.close()
+
+    def test_connections_that_send_nothing_keep_nobody_out(self, tmp_path: Path) -> None:
+        path = make_directory(tmp_path / "store")
+        with serving(path, max_connections=20) as http:
+            address = (http.base_url.host, http.base_url.port)
+            silent = [socket.create_connection(address, timeout=5) for _ in range(400)]
             with httpx.Client(base_url=http.base_url) as other:
+                assert other.get("/health/live").status_code == 200
                 assert other.get("/v1/store").status_code == 200
-            crowd = [socket.create_connection(address, timeout=5) for _ in range(70)]  # past the reserve
-            assert crowd[-1].recv(100).startswith(b"HTTP/1.1 503 ")
-            for connection in crowd:
+            idle = [httpx.Client(base_url=http.base_url) for _ in range(40)]
+            assert {one.get("/health/live").status_code for one in idle} == {200}  # kept alive
+            assert httpx.get(http.base_url.join("/v1/store")).status_code == 200
+            half = busy(http)  # one with a request in progress is not closed for them
+            more = [socket.create_connection(address, timeout=5) for _ in range(40)]
+            half.sendall(b"x" * 999)
+            assert half.recv(100).startswith(b"HTTP/1.1 422 ")
+            for connection in [*silent, *idle, *more, half]:
                 connection.close()
 
     def test_a_client_that_does_not_read_its_answer_is_cut_off(self, tmp_path: Path) -> None:
