@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -49,7 +50,13 @@ def serving(
         if change is not None:
             change(api)
         app = guarded(api, chosen, directory)
-        config = uvicorn.Config(app, port=0, log_level="warning", http=bounded_protocol(chosen))
+        config = uvicorn.Config(
+            app,
+            port=0,
+            log_level="warning",
+            http=bounded_protocol(chosen),
+            timeout_keep_alive=math.ceil(chosen.keep_alive_s),
+        )
         running = HttpServer(config, api.state.events.close)
         thread = threading.Thread(target=running.run)
         thread.start()

@@ -199,6 +199,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         summary="Many task models in one set of weights, each served and taught by its key.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # the framework's own page loads its scripts from elsewhere
+        redoc_url=None,
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging.config
+import math
 import signal
 import sys
 from importlib.metadata import version
@@ -214,6 +215,7 @@ def serve(
             ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=30,
+            timeout_keep_alive=math.ceil(settings.keep_alive_s),
         )
         server = HttpServer(config, end_streams)
         signal.signal(signal.SIGTERM, lambda *_: None)  # the server passes it on once it has stopped

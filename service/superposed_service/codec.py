@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import zlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from superposed.errors import NonFiniteInput
 from superposed.outlines import outline
 from superposed.task_schema import TaskSchema
-from superposed_service.errors import InvalidRequest, UnsupportedMediaType
+from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField
 from superposed_service.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
@@ -24,6 +25,7 @@ from superposed_service.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatyp
 __all__ = [
     "dump",
     "dump_tensors",
+    "inflate",
     "probabilities",
     "read_body",
     "read_context",
@@ -33,6 +35,7 @@ __all__ = [
 
 M = TypeVar("M", bound=BaseModel)
 _JSON = "application/json"
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 def read_body(model: type[M], body: bytes, content_type: str | None, head_length: str | None = None) -> M:
@@ -70,6 +73,37 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
                 values[name] = array if name == "inputs" else array.tolist()
     reader.finish()
     return values
+
+
+def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
+    """A body without its `Content-Encoding`.
+
+    Args:
+        body: As it came.
+        encoding: The header's value; None without one.
+        most: How many bytes it may have.
+
+    Raises:
+        UnsupportedMediaType: The encoding is not read here.
+        InvalidRequest: It is not encoded so.
+        PayloadTooLarge: It would have more than `most` bytes.
+    """
+    if encoding in {None, "", "identity"}:
+        return body
+    if encoding not in _WINDOWS:
+        raise UnsupportedMediaType(
+            "a body in an encoding that is not read", expected=f"one of {list(_WINDOWS)}", received=encoding
+        )
+    reader = zlib.decompressobj(_WINDOWS[str(encoding)])
+    try:
+        plain = reader.decompress(body, most + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not {encoding}: {error}") from None
+    if len(plain) > most:
+        raise PayloadTooLarge("the request's body is too large", expected=f"{most} bytes at most, inflated")
+    if not reader.eof:
+        raise InvalidRequest(f"the {encoding} body ends too early")
+    return plain
 
 
 def read_object(body: bytes) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 The web server itself has none of these. One sweep a second looks at every connection, so that a request costs
 no timers. Beyond the limit, idle connections make room for new ones.
 
-Requests to upgrade the protocol are answered as plain HTTP/1.1: the web server's parser would drop the body of
-such a request and take its bytes for the next one.
+Requests to upgrade the protocol are answered as plain HTTP/1.1: the web server's parser would drop the body
+of such a request and take its bytes for the next one.
 """
 
 from __future__ import annotations

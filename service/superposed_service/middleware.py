@@ -77,7 +77,7 @@ class Entrance:
         try:
             for check in self._checks:
                 check(scope)
-            await self._app(scope, exchange.receive, exchange.send)
+            await self._pass_on(scope, exchange)
         except SuperposedError as error:
             await problem_response(error, scope["path"])(scope, receive, exchange.send)
         except ClientDisconnect:
@@ -92,6 +92,12 @@ class Entrance:
                 await problem_response(500, scope["path"], INTERNAL)(scope, receive, exchange.send)
         finally:
             exchange.give_back()
+
+    async def _pass_on(self, scope: Scope, exchange: _Exchange) -> None:
+        if scope["method"] == "HEAD":  # every GET route has one
+            await self._app({**scope, "method": "GET"}, exchange.receive, exchange.send_head)
+        else:
+            await self._app(scope, exchange.receive, exchange.send)
 
     def _identifier(self, scope: Scope) -> str:
         given = header(scope, b"x-request-id")
@@ -134,6 +140,14 @@ class _Exchange:
         """Its body's bytes no longer count."""
         self._entrance.held -= self.received
         self.received = 0
+
+    async def send_head(self, message: Message) -> None:
+        """Sends what a GET would be answered, without its body; a stream ends there."""
+        if message["type"] == "http.response.start":
+            await self.send(message)
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif message.get("more_body"):
+            raise ClientDisconnect
 
     async def send(self, message: Message) -> None:
         """Adds the id to the answer's head; holds refusals of whoever comes too often up for a moment."""

@@ -63,6 +63,9 @@ class Settings(BaseSettings):
     header_timeout_s: float = Field(10.0, gt=0, description="How long a request's head may take (408).")
     body_timeout_s: float = Field(10.0, gt=0, description="How long a body may take (408),")
     body_bytes_per_s: float = Field(65_536, gt=0, description="and one second more for so many bytes of it.")
+    keep_alive_s: float = Field(
+        75.0, gt=0, description="Seconds for which a connection without a request stays open."
+    )
     answer_timeout_s: float = Field(
         10.0, gt=0, description="How long a client may stop reading its answer before it is cut off."
     )

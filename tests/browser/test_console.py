@@ -345,3 +345,19 @@ class TestAccessibility:
         page.get_by_role("link", name="Playground").press("Enter")
         expect(page.get_by_role("heading", level=1)).to_have_text("Playground")
         expect(page.locator("#main")).to_be_focused()
+
+
+def test_the_api_page_shows_every_route_and_tries_one(page: Page, taught: Taught) -> None:
+    """Everything comes from the server itself, under its policy."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{taught.server.url}/docs")
+    expect(page.locator("#docs .opblock").first).to_be_visible()
+    routes = page.locator("#docs .opblock")
+    assert routes.count() > 30
+    page.locator("#docs .opblock", has_text="/health/live").first.locator("button").first.click()
+    page.get_by_role("button", name="Try it out").click()
+    page.get_by_role("button", name="Execute").click()
+    expect(page.locator(".live-responses-table")).to_contain_text("live")
+    assert asked
+    assert all(url.startswith((taught.server.url, "data:", "blob:")) for url in asked)

@@ -262,7 +262,7 @@ def test_nested_data_and_a_raw_body(http: httpx.Client) -> None:
         ("/v2/models/digits/infer", {"json": GOOD | {"parameters": []}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"outputs": [{"name": "values"}]}}, 422),
         ("/v2/models/digits/infer", {"content": b"x" * 250_000}, 413),
-        ("/v2/models/digits/infer", {"content": b"x", "headers": {"Content-Encoding": "br"}}, 422),
+        ("/v2/models/digits/infer", {"content": b"x", "headers": {"Content-Encoding": "br"}}, 415),
         ("/v2/models/digits/infer", {"content": b"x", "headers": {"Content-Encoding": "gzip"}}, 422),
         (
             "/v2/models/digits/infer",

@@ -169,7 +169,7 @@ def test_everything_else_is_answered_the_same(pair: tuple[httpx.Client, httpx.Cl
     assert same(pair, "GET", "/nowhere").status_code == 404
     assert same(pair, "GET", "/v1/infer").status_code == 405
     assert same(pair, "GET", "/v2/models/a").status_code == 200
-    assert same(pair, "HEAD", "/v2/models/a").status_code == 405
+    assert same(pair, "HEAD", "/v2/models/a").status_code == 200
     assert same(pair, "GET", "/v1/tasks?limit=1&prefix=%61").json()["tasks"][0]["key"] == "a"
     long = [b" " * 90_000] * 3
     assert same(pair, "POST", "/v1/infer", content=b"".join(long)).status_code == 413
@@ -296,8 +296,7 @@ def test_heads_and_connections_have_their_limits(tmp_path: Path) -> None:
                 one = held.enter_context(socket.create_connection(url, timeout=20))
                 one.sendall(whole)
                 answers.append(one.recv(65536).split(b" ")[1])
-            assert set(answers) == {b"200", b"503"}
-            assert answers.count(b"200") <= 8
+            assert set(answers) == {b"200"}  # idle ones make room
             assert httpx.get(f"{http.base_url}/health/live").status_code == 200
 
 

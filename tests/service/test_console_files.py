@@ -45,7 +45,7 @@ def test_the_policy_lets_nothing_in(http: httpx.Client) -> None:
         assert "unsafe" not in policy
         assert "frame-ancestors 'none'" in policy
         assert headers["x-content-type-options"] == "nosniff"
-    page = (FOLDER / "index.html").read_text()
+    page = (FOLDER / "index.html").read_text() + (FOLDER / "docs.html").read_text()
     assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*src=)|https?://", page)
 
 
@@ -77,5 +77,6 @@ def test_nothing_else_is_served(http: httpx.Client) -> None:
 
 
 def test_the_library_comes_with_its_licence() -> None:
-    for name in ("LICENSE", "NOTICE"):
-        assert (FOLDER / "vendor" / "echarts-6.1.0" / name).is_file()
+    for library in ("echarts-6.1.0", "swagger-ui-5.35.0"):
+        for name in ("LICENSE", "NOTICE"):
+            assert (FOLDER / "vendor" / library / name).is_file()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from superposed.outlines import outline
 from superposed_service import codec
-from superposed_service.errors import InvalidRequest, PayloadTooLarge
+from superposed_service.errors import InvalidRequest
 from superposed_service.protocol_v2.metadata import CONTEXT, INPUT, outputs_of
 from superposed_service.rows import Answer, Rows
 from superposed_service.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
@@ -23,13 +22,10 @@ __all__ = [
     "InferRequest",
     "check_name",
     "columns_of",
-    "inflate",
     "read_request",
     "render",
     "rows_of",
 ]
-
-_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 @dataclass(frozen=True)
@@ -48,29 +44,6 @@ class InferRequest:
     wanted: Mapping[str, bool] | None
     binary: bool
     identifier: str
-
-
-def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
-    """A body without its `Content-Encoding`.
-
-    Raises:
-        InvalidRequest: It is not encoded so.
-        PayloadTooLarge: It would have more than `most` bytes.
-    """
-    if encoding in {None, "", "identity"}:
-        return body
-    if encoding not in _WINDOWS:
-        raise InvalidRequest("Content-Encoding", expected=f"one of {list(_WINDOWS)}", received=encoding)
-    reader = zlib.decompressobj(_WINDOWS[str(encoding)])
-    try:
-        plain = reader.decompress(body, most + 1)
-    except zlib.error as error:
-        raise InvalidRequest(f"the body is not {encoding}: {error}") from None
-    if len(plain) > most:
-        raise PayloadTooLarge("the request's body is too large", expected=f"{most} bytes at most, inflated")
-    if not reader.eof:
-        raise InvalidRequest(f"the {encoding} body ends too early")
-    return plain
 
 
 def read_request(body: bytes, head_length: str | None, model: str, width: int) -> InferRequest:
@@ -149,7 +122,8 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
         )
     try:
         numbers = np.asarray(data)
-        whole = numbers.astype(DATATYPES[datatype])
+        with np.errstate(over="ignore", invalid="ignore"):  # what is then infinite is refused as rows are
+            whole = numbers.astype(DATATYPES[datatype])
     except (ValueError, TypeError, OverflowError):
         raise InvalidRequest(f"{name}: data is no list of numbers, nested or flat") from None
     if whole.dtype.kind in "biu" and numbers.dtype.kind in "fiu" and (whole != numbers).any():

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from superposed_service.errors import NotReady, UnknownVersion
 from superposed_service.protocol_v2 import messages, metadata
-from superposed_service.routes.common import json_response, principal, running
+from superposed_service.routes.common import json_response, plain_body, principal, running
 from superposed_service.tensors import HEAD_LENGTH
 
 __all__ = ["hot_patterns", "router"]
@@ -122,8 +122,7 @@ async def model(request: Request) -> Response:
 async def infer(request: Request) -> Response:
     """Rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
     name, service, headers = _checked(request), running(request), request.headers
-    most = service.settings.max_body_bytes
-    body = messages.inflate(await request.body(), headers.get("content-encoding"), most)
+    body = await plain_body(request)
     width = 1
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
         width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs

@@ -25,6 +25,7 @@ __all__ = [
     "errand",
     "json_response",
     "origin",
+    "plain_body",
     "principal",
     "read",
     "refuse_repeats",
@@ -131,9 +132,21 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
     return resolved
 
 
+async def plain_body(request: Request) -> bytes:
+    """The request's body without its `Content-Encoding`.
+
+    Raises:
+        UnsupportedMediaType: The encoding is not read here.
+        InvalidRequest: The body is not encoded so.
+        PayloadTooLarge: It would have more bytes than a body may.
+    """
+    body, encoding = await request.body(), header(request.scope, b"content-encoding")
+    return codec.inflate(body, encoding, running(request).settings.max_body_bytes) if encoding else body
+
+
 async def read(request: Request, model: type[M]) -> M:
     """The request's body, JSON or binary tensors, checked."""
-    body, scope = await request.body(), request.scope
+    body, scope = await plain_body(request), request.scope
     return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
 
 

@@ -34,6 +34,19 @@ _HEADERS = {
 }
 
 
+@router.get("/")
+async def root(request: Request) -> Response:
+    """To the console; relative, so that it leads there behind a path prefix too."""
+    del request
+    return Response(status_code=307, headers={"Location": "console"})
+
+
+@router.get("/docs")
+async def docs(request: Request) -> Response:
+    """The API's description, to be read and tried; everything that it needs is beside the console's files."""
+    return _answer(request, console_files()["docs.html"])
+
+
 @router.get("/console")
 async def page(request: Request) -> Response:
     """The page; its files are beside it under `/console/`."""

@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from superposed_service import codec
 from superposed_service.describe import model_bytes
 from superposed_service.learning_in import learn_model
-from superposed_service.routes.common import errand, json_response, principal, running, task_key
+from superposed_service.routes.common import errand, json_response, plain_body, principal, running, task_key
 from superposed_service.schemas import LearnModelAnswer
 
 __all__ = ["router"]
@@ -31,7 +31,7 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
         service.engine,
         service.settings,
         key,
-        await request.body(),
+        await plain_body(request),
         passes,
         lambda rows, updates: asker.spend(rows=rows, updates=updates),
         await errand(request),
