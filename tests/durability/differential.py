@@ -1,0 +1,415 @@
+"""Kill servers of every kind under random work, and compare each with a store that was never killed.
+
+Several clients register, teach, delete, consolidate, roll back and take snapshots at random; others infer.
+The server is killed at random moments while it serves and while it starts. What is not answered is sent
+again with its idempotency key, and some of what was answered too. In the end every acknowledged request must
+have exactly one place in the journal, and a store that makes the same requests in that order, without any
+crash, must have the same digest.
+
+    python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+import traceback
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, product
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import torch
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
+from superposed.config import ModuleConfig, RehearsalConfig
+from superposed.errors import SuperposedError
+from superposed.experiments.report import machine as this_machine
+from superposed.experiments.report import write_json
+from superposed_service.changes import Change, Delete, Register
+from superposed_service.demo.server import free_port
+from superposed_service.describe import task_schema
+from superposed_service.origin import Origin
+from superposed_service.rehearsing import Consolidate
+from superposed_service.rollback import RollBack, Selection
+from superposed_service.rows import Rows
+from superposed_service.schemas import TaskRegistration
+from superposed_service.snapshotting import begin
+from superposed_service.storage import DataDirectory
+from superposed_service.updates import Update
+from tests.durability.crash import ForkServer
+from tests.durability.machine import Machine
+
+FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
+INPUTS, OUTPUTS = 9, 3
+KEYS = [f"t{number}" for number in range(7)]
+# The detector would add records of its own; snapshots and trimming happen within a round.
+SETTINGS = {"canary_rows": 0, "snapshots_kept": 3, "history_records": 60, "snapshot_records": 40}
+CLIENTS, ROUNDS = 3, 8
+
+
+def configurations() -> Iterator[tuple[str, StoreConfig]]:
+    """Every family, with rehearsal and without, odd and even widths, wrapped networks, for ever."""
+    optimizers = ("rmsprop", "adam", "sgd")
+    kept = {
+        "none": RehearsalConfig(),
+        "labels": RehearsalConfig(rows_per_task=15, ratio=0.7),
+        "logits": RehearsalConfig(rows_per_task=15, ratio=1.5, logit_share=0.5),
+    }
+    for number in count():
+        for family, (how, rehearsal) in product(FAMILIES, kept.items()):
+            widths = (12, 8) if number % 2 else (13, 8)
+            network: Any = MLPConfig(inputs=INPUTS, hidden=widths, outputs=OUTPUTS)
+            name = f"{family}, {how}"
+            if number % 3 == 2 and family != "complex":
+                factory = "tests.durability.differential:wrapped"
+                network = ModuleConfig(factory=factory, input_shape=(1, 3, 3), outputs=OUTPUTS)
+                name += ", wrapped"
+            optimizer = OptimizerConfig(name=optimizers[number % 3], learning_rate=1e-3)
+            yield name, StoreConfig(network=network, family=family, optimizer=optimizer, rehearsal=rehearsal)
+
+
+def wrapped() -> torch.nn.Module:
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 2), torch.nn.SiLU(), torch.nn.Flatten(),
+        torch.nn.Linear(12, 7), torch.nn.LayerNorm(7), torch.nn.Linear(7, OUTPUTS),
+    )  # fmt: skip
+
+
+@dataclass
+class Sent:
+    """One request that changes something, and its answer once there is one."""
+
+    kind: str
+    path: str
+    body: dict[str, Any]
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    status: int = 0
+    answer: Any = None
+
+
+class Work:
+    """Draws requests. Any thread."""
+
+    def __init__(self, seed: int, family: str) -> None:
+        self.random, self.family = random.Random(seed), family
+        self.lock = threading.Lock()
+        self.newest = 0
+
+    def next(self) -> Sent:
+        with self.lock:
+            kinds = {
+                self.update: 24,
+                self.register: 4,
+                self.delete: 1,
+                self.roll_back: 1,
+                self.consolidate: 1,
+            }
+            [draw] = self.random.choices(list(kinds), list(kinds.values()))
+            return draw()
+
+    def context(self) -> str:
+        first, second = self.random.sample(KEYS, 2)
+        share = self.random.choice([0.25, 0.5, 0.9])
+        forms = [first] * 3 + [f"mix({first}:{share},{second}:{1 - share})"]
+        powers = [] if self.family == "binary" else [f"{first}^{self.random.choice([0.5, 1.5])}"]
+        return self.random.choice(forms + powers)
+
+    def rows(self, number: int) -> list[list[float]]:
+        seed, scale = self.random.getrandbits(32), 1e30 if self.random.random() < 0.02 else 1.0
+        rows: list[list[float]] = (np.random.default_rng(seed).normal(size=(number, INPUTS)) * scale).tolist()
+        return rows
+
+    def update(self) -> Sent:
+        number = self.random.choice([1, 1, 3, 6])
+        body: dict[str, Any] = {"inputs": self.rows(number), "steps": self.random.choice([1, 1, 2])}
+        body["targets"] = [self.random.randrange(OUTPUTS) for _ in range(number)]
+        if self.random.random() < 0.3:
+            return Sent("update", "/v1/update", body | {"contexts": [self.context() for _ in range(number)]})
+        return Sent("update", "/v1/update", body | {"context": self.context()})
+
+    def register(self) -> Sent:
+        key, group, other = self.random.sample(KEYS, 3)
+        body: dict[str, Any] = {"key": key, "outputs": OUTPUTS, "inputs": INPUTS}
+        form = self.random.random()
+        if form < 0.25:
+            body["group"] = group
+        elif form < 0.4:
+            body["composition"] = f"mix({group}:0.5,{other}:0.5)"
+        elif form < 0.5:
+            body["keep_rows"] = False
+        return Sent("register", "/v1/tasks", body)
+
+    def delete(self) -> Sent:
+        return Sent("delete", f"/v1/tasks/{self.random.choice(KEYS)}", {})
+
+    def roll_back(self) -> Sent:
+        first = max(1, self.newest - self.random.randrange(40))
+        forms: list[dict[str, Any]] = [
+            {"to_sequence": first},
+            {"without": {"task": self.random.choice(KEYS)}},
+            {"without": {"sequences": [first, first + self.random.randrange(5)]}},
+        ]
+        return Sent("rollback", "/v1/rollback", self.random.choice(forms))
+
+    def consolidate(self) -> Sent:
+        return Sent("consolidate", "/v1/consolidate", {"steps": self.random.randrange(1, 4)})
+
+
+@dataclass
+class Outcome:
+    """What a run found."""
+
+    configurations: Counter[str] = field(default_factory=Counter)
+    kills_serving: int = 0
+    kills_starting: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    sent_again: int = 0
+    inferences: int = 0
+    records: int = 0
+    lost: int = 0
+    applied_twice: int = 0
+    other_answers: int = 0
+    other_digests: int = 0
+    failures: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not (
+            self.lost or self.applied_twice or self.other_answers or self.other_digests or self.failures
+        )
+
+
+class Campaign:
+    """One configuration: rounds of work that end by kills, then the comparison."""
+
+    def __init__(self, path: Path, config: StoreConfig, seed: int, outcome: Outcome) -> None:
+        self.path, self.config, self.outcome = path, config, outcome
+        self.work, self.random = Work(seed, config.family), random.Random(seed + 1)
+        self.port = free_port()
+        limits = httpx.Limits(max_connections=None)
+        self.http = httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", timeout=60, verify=False, limits=limits
+        )
+        self.log: list[Sent] = []
+        self.pending: list[Sent] = []
+        self.lock = threading.Lock()
+
+    def store(self) -> WeightStore:
+        return WeightStore(self.config, secret=seeded_secret(3))
+
+    def run(self, forks: ForkServer) -> None:
+        with DataDirectory(self.path) as directory:
+            begin(directory, self.store())
+        try:
+            for _ in range(ROUNDS):
+                self.round(forks)
+            pid = self.start(forks)
+            self.settle()
+            os.kill(pid, signal.SIGTERM)
+            forks.ask(wait=pid)
+        finally:
+            self.http.close()
+        self.compare()
+
+    def start(self, forks: ForkServer) -> int:
+        while self.random.random() < 0.4:  # killed while it starts
+            pid = forks.ask(serve=str(self.path), port=self.port, settings=SETTINGS)
+            time.sleep(self.random.uniform(0, 0.25))
+            os.kill(pid, signal.SIGKILL)
+            forks.ask(wait=pid)
+            self.outcome.kills_starting += 1
+        pid = forks.ask(serve=str(self.path), port=self.port, settings=SETTINGS)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if self.http.get("/health/ready").status_code == 200:
+                    return pid
+            except httpx.TransportError:
+                time.sleep(0.02)
+        raise AssertionError(self.path.with_suffix(".log").read_text()[-3000:])
+
+    def round(self, forks: ForkServer) -> None:
+        pid = self.start(forks)
+        self.settle()
+        stop = threading.Event()
+        work: list[Callable[[threading.Event], None]] = [self.change] * CLIENTS
+        threads = [threading.Thread(target=one, args=(stop,)) for one in [*work, self.infer, self.snapshot]]
+        for thread in threads:
+            thread.start()
+        time.sleep(self.random.uniform(0.1, 1.5))
+        os.kill(pid, signal.SIGKILL)
+        forks.ask(wait=pid)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        self.outcome.kills_serving += 1
+
+    def send(self, sent: Sent) -> bool:
+        """Send a request; one without an answer is pending.
+
+        Returns:
+            Whether it was answered.
+        """
+        method = "DELETE" if sent.kind == "delete" else "POST"
+        try:
+            answer = self.http.request(
+                method, sent.path, json=sent.body or None, headers={"Idempotency-Key": sent.key}
+            )
+        except httpx.TransportError:
+            answer = None
+        if answer is None or (answer.status_code in {429, 503, 504, 409} and b"in-flight" in answer.content):
+            with self.lock:
+                self.pending.append(sent)
+            return False
+        body = answer.json() if answer.content else None
+        if sent.status and (sent.status, sent.answer) != (answer.status_code, body):
+            # A request that was refused before it was recorded is judged anew.
+            self.outcome.other_answers += sent.status < 300 and sent.kind != "register"
+        sent.status, sent.answer = answer.status_code, body
+        return True
+
+    def change(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            sent = self.work.next()
+            with self.lock:
+                self.log.append(sent)
+            if self.send(sent) and sent.status < 300 and isinstance(sent.answer, dict):
+                self.work.newest = max(self.work.newest, int(sent.answer.get("sequence", 0)))
+
+    def infer(self, stop: threading.Event) -> None:
+        while not stop.is_set():
+            with self.work.lock:
+                body = {"contexts": [self.work.context() for _ in range(3)], "inputs": self.work.rows(3)}
+            try:
+                self.outcome.inferences += self.http.post("/v1/infer", json=body).status_code == 200
+            except httpx.TransportError:
+                return
+
+    def snapshot(self, stop: threading.Event) -> None:
+        while not stop.wait(self.random.uniform(0, 0.4)):
+            try:
+                self.http.post("/v1/snapshots")
+            except httpx.TransportError:
+                return
+
+    def settle(self) -> None:
+        """Send again what was not answered, and a little of what was."""
+        waiting, self.pending = self.pending, []
+        answered = [sent for sent in self.log[-200:] if 0 < sent.status < 300]
+        for sent in [*waiting, *self.random.sample(answered, min(5, len(answered)))]:
+            self.outcome.sent_again += 1
+            deadline = time.monotonic() + 60
+            while not self.send(sent):
+                self.pending.remove(sent)
+                assert time.monotonic() < deadline, "no answer after a restart"
+                time.sleep(0.05)
+
+    def compare(self) -> None:
+        with DataDirectory(self.path) as directory:
+            kept = directory.ledger().answers._kept
+            places = {key: one.sequence for key, one in kept.items()}
+            newest = directory.snapshots.list()[-1]
+        by_sequence: dict[int, Sent] = {}
+        for sent in self.log:
+            self.outcome.requests[f"{sent.kind} {sent.status}"] += 1
+            name = f"{sent.key} 0" if sent.kind == "consolidate" else sent.key
+            place = places.get(name)
+            recorded = 0 < sent.status < 300
+            if recorded and sent.kind == "register":
+                recorded = sent.status == 201  # 200: it was there already
+            if recorded and sent.kind == "rollback":
+                recorded = bool(sent.answer["excluded"])
+            self.outcome.lost += recorded and place is None
+            if place is not None:
+                self.outcome.applied_twice += place in by_sequence
+                by_sequence[place] = sent
+                if isinstance(sent.answer, dict) and sent.status == 200:
+                    self.outcome.other_answers += sent.answer["sequence"] != place
+        self.reference(by_sequence, newest.sequence, newest.digest)
+
+    def reference(self, by_sequence: dict[int, Sent], last: int, digest: str) -> None:
+        """Make the same requests in their order on a store that nothing happens to."""
+        machine = Machine(
+            self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9
+        )
+        try:
+            for sequence in sorted(by_sequence):
+                if machine.store.sequence + 1 != sequence:  # nobody's record stands between
+                    self.outcome.applied_twice += 1
+                    break
+                change = self.change_of(by_sequence[sequence], machine)
+                try:
+                    machine.do(change, Origin(by_sequence[sequence].key, b"0" * 32))
+                except SuperposedError:
+                    assert by_sequence[sequence].status == 422
+                if sequence % 150 == 0:
+                    machine.snapshot()
+            self.outcome.records += machine.store.sequence
+            self.outcome.lost += max(0, machine.store.sequence - last)
+            self.outcome.applied_twice += max(0, last - machine.store.sequence)
+            self.outcome.other_digests += machine.store.digest() != digest
+        finally:
+            machine.close()
+
+    def change_of(self, sent: Sent, machine: Machine) -> Change:
+        body = sent.body
+        if sent.kind == "register":
+            return Register(partial(task_schema, TaskRegistration(**body), 10**6))
+        if sent.kind == "delete":
+            return Delete(sent.path.rpartition("/")[2])
+        if sent.kind == "consolidate":
+            return Consolidate(body["steps"])
+        if sent.kind == "rollback":
+            chosen = body.get("without", body)
+            chosen = {name: tuple(one) if isinstance(one, list) else one for name, one in chosen.items()}
+            return RollBack(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
+        rows = Rows(body.get("context"), body.get("contexts"), body["inputs"])
+        return Update(rows, body["targets"], body["steps"])
+
+
+def run(minutes: float, seed: int, results: Path | None, *, at_least: int = 0) -> Outcome:
+    """Go through configurations until the time is over, each to its end."""
+    outcome, until = Outcome(), time.monotonic() + 60 * minutes
+    forks = ForkServer()
+    try:
+        for number, (name, config) in enumerate(configurations()):
+            if time.monotonic() > until and number >= at_least:
+                break
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "store"
+                try:
+                    Campaign(path, config, seed + number, outcome).run(forks)
+                except Exception:  # noqa: BLE001 - a finding, like the others
+                    log = path.with_suffix(".log")
+                    said = log.read_text()[-2000:] if log.exists() else ""
+                    outcome.failures.append(f"{name}, seed {seed + number}: {traceback.format_exc()} {said}")
+            outcome.configurations[name] += 1
+            if results is not None:
+                facts = {"machine": this_machine(), "minutes": minutes, "seed": seed}
+                write_json(results, facts | vars(outcome))
+    finally:
+        forks.close()
+    return outcome
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--results", type=Path, required=True)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    found = run(asked.minutes, asked.seed, asked.results)
+    print("good" if found.good else "NOT GOOD", vars(found))
