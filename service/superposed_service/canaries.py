@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,9 @@ from superposed_service.storage import Canary
 from superposed_service.updates import Update
 
 __all__ = ["measure", "sample"]
+
+# Floors of an mse task's variance: a tenth in the network's own units, and a tenth of the targets' size.
+_SPREAD, _RELATIVE_SPREAD = 0.01, 0.01
 
 
 def sample(
@@ -47,27 +51,32 @@ def sample(
         *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
     ]:
         row, target = update.row(places[place])
-        yield slot, Canary(sequence, pack({"inputs": row, "target": target}))
+        yield slot, Canary(sequence, pack({"inputs": row, "target": target}), update.author or "")
 
 
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
-    """The mean loss of each task's canaries; of an mse task relative to the spread of its targets.
+    """How badly each task answers its canaries: a mean over rows, 0 for right and 1 for as good as chance.
 
-    Nothing is learned, and nothing remembered.
+    Of a cross-entropy row it is the probability that the answer leaves to other classes, over that of a
+    uniform answer. Of an mse row it is the squared error over the spread of the task's targets, which has a
+    floor: a network's answers move by some hundredths anyway, and targets that hardly differ would make that
+    look like harm. No row counts more than 1. Nothing is learned, and nothing remembered.
+
+    Raises:
+        SuperposedError: A row does not fit its task.
     """
     names: list[str] = []
     inputs: list[NDArray[Any]] = []
     targets: list[Any] = []
-    spread: dict[str, float] = {}
+    scale: dict[str, float] = {}
     for key, rows in canaries.items():
         schema = store.tasks.get(key).schema
         arrays = [unpack(canary.payload) for canary in rows]
         names += [key] * len(rows)
         inputs += [one["inputs"] for one in arrays]
         targets += [_target(one["target"], schema) for one in arrays]
-        spread[key] = 1.0
         if schema.loss == "mse":
-            spread[key] = float(np.var([one["target"] for one in arrays])) or 1.0
+            scale[key] = _spread(np.asarray([one["target"] for one in arrays], dtype=np.float64))
     if not names:
         return {}
     batch = store.batch_per_row(names, inputs)
@@ -75,8 +84,22 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
     losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
     own: dict[str, list[float]] = {key: [] for key in canaries}
     for name, loss in zip(names, losses, strict=True):
-        own[name].append(loss)
-    return {key: float(np.mean(values)) / spread[key] for key, values in own.items() if values}
+        own[name].append(_badness(loss, scale.get(name), store.tasks.get(name).schema.outputs))
+    return {key: float(np.mean(values)) for key, values in own.items() if values}
+
+
+def _spread(targets: NDArray[np.float64]) -> float:
+    """The variance of a task's targets, with an absolute and a relative floor."""
+    return max(float(np.var(targets)), _SPREAD, _RELATIVE_SPREAD * float(np.mean(np.square(targets))))
+
+
+def _badness(loss: float, spread: float | None, outputs: int) -> float:
+    if not math.isfinite(loss):
+        return 1.0
+    if spread is not None:
+        return min(1.0, loss / spread)
+    chance = 1.0 - 1.0 / outputs
+    return min(1.0, (1.0 - math.exp(-loss)) / chance) if chance else 0.0
 
 
 def _target(values: NDArray[Any], schema: TaskSchema) -> int | list[float]:

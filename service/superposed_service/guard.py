@@ -1,26 +1,28 @@
-"""The guard: sees whose updates push other tasks down by more than crosstalk explains, and says so.
+"""The guard: detect sources whose updates harm other tasks far beyond ordinary crosstalk.
 
-A few rows of every task are kept as canaries and measured at intervals. Ordinarily a task's loss rises a
-little by crosstalk, and falls where it was taught itself. Where one rises further than nearly all ever did,
-the interval is replayed aside, from an image taken at its beginning, with a measurement after each update.
-That says whose updates did it; what a task does to itself is its own affair.
+A few rows of every task are kept as canaries. How badly a task answers them is a number from 0 to 1, measured
+every few optimizer steps. Where it rises in at least two tasks, the interval is replayed aside, from an image
+taken at its beginning, with a measurement after each update. Harm is what a source does to tasks that are
+neither its own nor of its API key; what a task does to itself is its own affair.
+
+Interference between ordinary tasks builds up over many steps, also at high learning rates. A poisoned stream
+ruins others within a few. So a source is accused for the harm of its worst few steps, and only where that
+exceeds twice what sources that were found ordinary have ever done in this store.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
 from typing import TypeAlias
-
-import numpy as np
 
 from superposed.errors import SuperposedError
 from superposed.store import WeightStore
 from superposed_service.canaries import measure, sample
-from superposed_service.changes import Change, Delete, Quarantine, keys_of, sources_of
+from superposed_service.changes import AUTHOR, Change, Delete, Quarantine, keys_of
 from superposed_service.errors import BeyondHorizon
 from superposed_service.exclusions import ROLLBACK, Exclusions
 from superposed_service.recovery import replay
@@ -35,14 +37,14 @@ _log = logging.getLogger("superposed.guard")
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
 _Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
 
-# What is ordinary is not known before so many rises were seen, and is told by so many of the newest.
-_KNOWN_FROM = 64
-_REMEMBERED = 4096
-# How many robust standard deviations above the median a rise is that crosstalk does not explain.
-_DEVIATIONS = 12.0
-_MAD_TO_DEVIATION = 1.4826
-# After a search that found nobody, so many intervals pass before the next one; twice as many each time.
-_LONGEST_PAUSE = 63
+# A task is a witness once so many rows of it are kept and it answers them this well; so many must be harmed.
+_WITNESS_ROWS, _WITNESS_KNOWS, _WITNESSES = 4, 0.8, 2
+# A source is judged by the harm of its worst so many steps, against so many times the ordinary.
+_WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
+# A refused update counts as so many steps, so that the next measurement comes soon.
+_REFUSED_COUNTS = 8
+# An image of a larger store is taken less often: so many bytes an interval.
+_IMAGE_BYTES = 64 * 2**20
 
 
 @dataclass
@@ -53,45 +55,60 @@ class _Interval:
         image: The store at its beginning.
         sequence: The store's sequence number then.
         canaries: Those that are watched, by task: the same rows at both ends.
-        before: Their losses at the beginning.
-        updates: How many updates there were since.
+        before: How badly each task answered them at the beginning.
+        steps: How many optimizer steps there were since.
     """
 
     image: bytes
     sequence: int
     canaries: dict[str, tuple[Canary, ...]]
     before: dict[str, float]
-    updates: int = 0
+    steps: int = 0
+
+
+@dataclass
+class _Harm:
+    """What a source has done to other tasks: its newest steps, and the worst few of all."""
+
+    worst: float = 0.0
+    recent: deque[tuple[int, float]] = field(default_factory=deque)
+
+    def add(self, steps: int, harm: float) -> None:
+        """Count an update's harm; that of many steps in proportion."""
+        self.recent.append((min(steps, _WORST_STEPS), harm * min(1.0, _WORST_STEPS / steps)))
+        while sum(count for count, _ in self.recent) > _WORST_STEPS and len(self.recent) > 1:
+            self.recent.popleft()
+        self.worst = max(self.worst, sum(part for _, part in self.recent))
 
 
 class Guard:
     """Keeps canaries and judges what updates do to them. The engine's thread only.
 
     Args:
-        ledger: Where canaries are kept and records can be read again.
-        settings: How many rows, how often, and which rise never counts.
+        ledger: Where canaries and the baseline are kept, and records can be read again.
+        settings: How many rows, how often, and which harm never counts.
     """
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._journal = ledger.journal
         self._canaries = ledger.canaries
         self._settings = settings
-        self._ordinary: deque[float] = deque(maxlen=_REMEMBERED)
         self._turn = 0
-        self._pause = self._fruitless = 0
         self._interval: _Interval | None = None
         self._inquiry: _Inquiry | None = None
 
     def start(self, store: WeightStore) -> None:
-        """Forgets canaries of tasks that are gone: a crash may have come before that reached the disk."""
+        """Begins to watch; forgets canaries of tasks that a crash has left behind."""
         for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
             if key not in store.tasks:
                 self._canaries.drop(key)
+        if self._settings.canary_rows:  # before the first update: it may be the harmful one
+            self._interval = self._begin(store)
 
     @property
     def due(self) -> bool:
-        """Whether the next update is followed by a measurement, which may read the journal."""
-        return self._interval is not None and self._interval.updates + 1 >= self._settings.guard_interval
+        """Whether the next update may be followed by a measurement, which may read the journal."""
+        return self._interval is not None
 
     def applied(self, store: WeightStore, record: Record, change: Change) -> None:
         """Takes notice of a change that was just applied; at the end of an interval begins to inquire."""
@@ -104,10 +121,21 @@ class Guard:
         if (interval := self._interval) is None:
             self._interval = self._begin(store)
             return
-        interval.updates += 1
-        if interval.updates == self._settings.guard_interval:
+        self._pass(store, interval, change.steps)
+
+    def refused(self, store: WeightStore, change: Change) -> None:
+        """Takes notice of an update that the arithmetic refused: ruined weights refuse ordinary ones too."""
+        if (interval := self._interval) is not None and isinstance(change, Update):
+            self._pass(store, interval, _REFUSED_COUNTS)
+
+    def _pass(self, store: WeightStore, interval: _Interval, steps: int) -> None:
+        interval.steps += steps
+        if interval.steps >= self._length(interval):
             self._interval = None  # should this fail, the next update starts anew
             self._inquiry = self._inquire(store, interval)
+
+    def _length(self, interval: _Interval) -> int:
+        return self._settings.guard_interval * (1 + len(interval.image) // _IMAGE_BYTES)
 
     @property
     def inquiring(self) -> bool:
@@ -154,15 +182,35 @@ class Guard:
                 for slot, canary in sample(change, key, sequence, seen, free, most):
                     self._canaries.put(key, slot, canary)
 
-    def _begin(self, store: WeightStore) -> _Interval:
-        """Starts an interval over the next few tasks in turn."""
-        keys = self._canaries.keys()
-        most = min(len(keys), self._settings.canary_tasks, store.contexts.capacity)
-        chosen = [keys[(self._turn + number) % len(keys)] for number in range(most)]
-        self._turn += most
-        canaries = {key: tuple(self._canaries[key].values()) for key in chosen if key in store.tasks}
-        before = self._measured(store, canaries)
-        return _Interval(store.to_bytes(kept_rows=False), store.sequence, canaries, before)
+    def _begin(self, store: WeightStore) -> _Interval | None:
+        """Starts an interval over the next few tasks in turn; None while there are too few to judge by."""
+        chosen = self._chosen(store)
+        canaries = {key: tuple(self._canaries[key].values()) for key in chosen}
+        before = {
+            key: badness
+            for key, badness in self._measured(store, canaries).items()
+            if badness <= _WITNESS_KNOWS
+        }
+        if len(before) < _WITNESSES:
+            return None
+        return _Interval(store.to_bytes(), store.sequence, canaries, before)
+
+    def _chosen(self, store: WeightStore) -> list[str]:
+        """The next tasks in turn that could be witnesses, of each API key as many as of any other."""
+        fewest = min(_WITNESS_ROWS, self._settings.canary_rows)
+        known = [key for key in self._canaries.keys() if key in store.tasks]  # noqa: SIM118 - not a mapping's
+        owned: dict[str, list[str]] = defaultdict(list)
+        for key in known:
+            if len(self._canaries[key]) >= fewest:
+                owned[self._owner(key)].append(key)
+        rotated = [keys[self._turn % len(keys) :] + keys[: self._turn % len(keys)] for keys in owned.values()]
+        in_turn = [key for key in chain.from_iterable(zip_longest(*rotated)) if key is not None]
+        most = min(self._settings.canary_tasks, store.contexts.capacity)
+        self._turn += max(1, most // max(1, len(owned)))
+        return in_turn[:most]
+
+    def _owner(self, key: str) -> str:
+        return next(iter(self._canaries[key].values())).owner
 
     def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
         """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
@@ -182,71 +230,81 @@ class Guard:
 
     def _judge(self, store: WeightStore, interval: _Interval) -> _Inquiry:
         after = self._measured(store, interval.canaries)
-        rises = {key: after[key] - interval.before[key] for key in after if key in interval.before}
+        rises = {key: after[key] - badness for key, badness in interval.before.items() if key in after}
         limit = self._limit()
-        hurt = [key for key, rise in rises.items() if not rise <= limit]
-        self._ordinary.extend(rise for key, rise in rises.items() if key not in hurt)
-        self._pause = max(0, self._pause - 1)
-        if not hurt or self._pause or not math.isfinite(limit):
+        harmed = [key for key, rise in rises.items() if rise >= limit]
+        if len(harmed) < _WITNESSES:
             return []
-        caused = yield from self._attribute(interval, hurt, store)
-        found = [source for source, rise in caused.items() if not rise <= limit]
+        harms = yield from self._attribute(interval, harmed, store)
+        accused = _accused(harms, limit)
         known = {
             "sequence": store.sequence,
             "since": interval.sequence,
             "limit": round(limit, 3),
-            "rises": {key: round(rises[key], 3) for key in hurt[:5]},
-            "because_of": found,
+            "rises": {key: round(rises[key], 3) for key in harmed[:5]},
+            "because_of": sorted(accused),
         }
-        level = logging.WARNING if found else logging.INFO
+        level = logging.WARNING if accused else logging.INFO
         _log.log(level, "canaries rose by more than crosstalk explains", extra=known)
-        self._fruitless = 0 if found else min(_LONGEST_PAUSE, 2 * self._fruitless + 1)
-        self._pause = self._fruitless
+        if not accused and harms:
+            ordinary = max(harm.worst for harm in harms.values())
+            self._canaries.baseline = [*self._canaries.baseline, ordinary][-_REMEMBERED:]
         evidence = {
             "by": "guard",
             "sequences": [interval.sequence + 1, store.sequence],
             "limit": limit,
-            "tasks": hurt[:20],
+            "tasks": harmed[:20],
         }
-        return [Quarantine(source, evidence | {"rise": _finite(caused[source])}) for source in found]
+        if self._settings.guard_action == "alert":
+            return []
+        return [Quarantine(source, evidence | {"rise": rise}) for source, rise in accused.items()]
 
     def _limit(self) -> float:
-        """The rise of a task's loss that crosstalk still explains."""
-        if len(self._ordinary) < _KNOWN_FROM:
-            return math.inf
-        rises = np.asarray(self._ordinary)
-        median = float(np.median(rises))
-        deviation = _MAD_TO_DEVIATION * float(np.median(np.abs(rises - median)))
-        return max(self._settings.guard_rise, median + _DEVIATIONS * deviation)
+        """The harm that a source's worst steps may do: a floor, or twice the worst ordinary so far."""
+        ordinary = max(self._canaries.baseline, default=0.0)
+        return min(0.9, max(self._settings.guard_rise, _TIMES_ORDINARY * ordinary))
 
     def _attribute(
-        self, interval: _Interval, hurt: Sequence[str], store: WeightStore
-    ) -> Generator[None, None, Mapping[str, float]]:
-        """How far each source's updates raised the hurt tasks that they do not teach; a mean over the hurt.
+        self, interval: _Interval, harmed: Sequence[str], store: WeightStore
+    ) -> Generator[None, None, Mapping[str, _Harm]]:
+        """What each source's updates did to the harmed tasks that are neither its own nor of its API key.
 
-        Of an update of several tasks each has an equal share; its author has all of it.
+        A source is a task, and an API key, whose updates may be spread over many tasks.
+
+        Of an update of several tasks each has an equal share. Where the replay does not arrive at the store
+        that is, it was another computation and tells nothing.
         """
-        caused: dict[str, float] = defaultdict(float)
-        watched = {key: interval.canaries[key] for key in hurt}
+        harms: dict[str, _Harm] = defaultdict(_Harm)
+        watched = {key: interval.canaries[key] for key in harmed}
+        owners = {key: self._owner(key) for key in harmed}
         aside = WeightStore.from_bytes(interval.image, device=store.device)
         before, last = measure(aside, watched), store.sequence
         try:
             for record, _ in replay(aside, self._journal, Exclusions.look_up(self._journal, last), last):
                 yield
-                if record.kind != Update.kind:
-                    before = measure(aside, watched)
-                    continue
-                after, keys = measure(aside, watched), keys_of(record.head)
-                rise = sum(after[key] - before[key] for key in hurt if key not in keys) / len(hurt)
+                after = measure(aside, watched)
+                if record.kind == Update.kind:
+                    author, keys = record.head.get("author") or "", keys_of(record.head)
+                    own = {key for key in harmed if key in keys or (author and owners[key] == author)}
+                    others = [after[key] - before[key] for key in harmed if key not in own]
+                    # Several tasks testify, or none: one could have sent its own canaries to be harmed.
+                    rise = sum(others) / len(others) if len(others) >= _WITNESSES else 0.0
+                    for key in keys:
+                        harms[key].add(record.head["steps"], rise / len(keys))
+                    if author:
+                        harms[AUTHOR + author].add(record.head["steps"], rise)
                 before = after
-                for source in sources_of(record.head):
-                    caused[source] += rise / len(keys) if source in keys else rise
-                if not math.isfinite(rise):
-                    break  # nothing can be told apart after it
         except BeyondHorizon:
             _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
-        return caused
+            return {}
+        if aside.digest() != store.digest():
+            _log.error("the replay aside arrived at another store: nobody is blamed")
+            return {}
+        return harms
 
 
-def _finite(number: float) -> float | str:
-    return number if math.isfinite(number) else str(number)
+def _accused(harms: Mapping[str, _Harm], limit: float) -> dict[str, float]:
+    """The tasks that did too much harm; where none did by itself, the API keys."""
+    found = {source: harm.worst for source, harm in harms.items() if harm.worst >= limit}
+    tasks = {source: worst for source, worst in found.items() if not source.startswith(AUTHOR)}
+    return tasks if len(tasks) == 1 else found

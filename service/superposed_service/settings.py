@@ -153,12 +153,24 @@ class Settings(BaseSettings):
     )
 
     canary_rows: int = Field(
-        8, ge=0, le=1024, description="Rows kept of each task to see how it fares; 0 turns the guard off."
+        8, ge=0, le=1024, description="Rows kept of each task to see how it fares; 0 turns the detector off."
     )
-    canary_tasks: int = Field(64, ge=1, description="Tasks whose canaries one measurement reads, in turn.")
-    guard_interval: int = Field(128, ge=1, description="Updates between two measurements of the canaries.")
+    canary_tasks: int = Field(
+        64, ge=2, description="Tasks whose canaries one measurement reads, in turn, shared by their API keys."
+    )
+    guard_interval: int = Field(
+        64, ge=1, description="Optimizer steps between two measurements of the canaries."
+    )
     guard_rise: float = Field(
-        0.5, ge=0, description="A rise of a canary's loss within an interval that is never called too much."
+        0.3,
+        ge=0,
+        le=1,
+        description="Harm to other tasks within a few steps, from 0 to 1, that never counts as too much.",
+    )
+    guard_action: Literal["alert", "quarantine"] = Field(
+        "quarantine",
+        description="What follows where the updates of a source harm other tasks: a warning in the log, or"
+        " its quarantine too.",
     )
 
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -106,6 +106,11 @@ class Update(Change):
         return None
 
     @property
+    def steps(self) -> int:
+        """Optimizer steps that it takes."""
+        return self._steps
+
+    @property
     def contexts(self) -> list[str]:
         """The distinct contexts that a checked update names, in their text form."""
         return list(dict.fromkeys(str(one) for one in self._rows.contexts or [self._rows.context]))

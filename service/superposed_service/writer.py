@@ -14,9 +14,9 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import perf_counter
 
-from superposed.errors import SuperposedError
+from superposed.errors import SuperposedError, UpdateError
 from superposed.store import WeightStore
-from superposed_service.changes import Change, JsonObject
+from superposed_service.changes import JsonObject
 from superposed_service.errors import StorageUnavailable
 from superposed_service.exclusions import Exclusions
 from superposed_service.guard import Guard
@@ -251,19 +251,23 @@ class Writer:
             write.future.set_exception(StorageUnavailable("a record before this one could not be applied"))
             return 0
         resolve(write.future, lambda: self._apply_timed(record, write))
-        if self._guard is not None and write.future.exception() is None:
-            self._watch(self._guard, record, write.change)
+        if self._guard is not None:
+            self._watch(self._guard, record, write)
         if self._observe is not None:
             self._observe(record, write.future)
         while inquire and self.inquiring:
             self.inquire()
         return write.change.size if write.change.grouped else 0
 
-    def _watch(self, guard: Guard, record: Record, change: Change) -> None:
+    def _watch(self, guard: Guard, record: Record, write: Write) -> None:
+        refused = write.future.exception()
         try:
             if guard.due:
                 self.finish()
-            guard.applied(self.store, record, change)
+            if refused is None:
+                guard.applied(self.store, record, write.change)
+            elif isinstance(refused, UpdateError):
+                guard.refused(self.store, write.change)
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("the guard failed", extra={"sequence": record.sequence})
 

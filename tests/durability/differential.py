@@ -275,8 +275,7 @@ class Campaign:
             return False
         body = answer.json() if answer.content else None
         if sent.status and (sent.status, sent.answer) != (answer.status_code, body):
-            # A request that was refused before it was recorded is judged anew.
-            self.outcome.other_answers += sent.status < 300 and sent.kind != "register"
+            self.outcome.other_answers += is_recorded(sent)  # any other request is judged anew
         sent.status, sent.answer = answer.status_code, body
         return True
 
@@ -326,12 +325,7 @@ class Campaign:
             self.outcome.requests[f"{sent.kind} {sent.status}"] += 1
             name = f"{sent.key} 0" if sent.kind == "consolidate" else sent.key
             place = places.get(name)
-            recorded = 0 < sent.status < 300
-            if recorded and sent.kind == "register":
-                recorded = sent.status == 201  # 200: it was there already
-            if recorded and sent.kind == "rollback":
-                recorded = bool(sent.answer["excluded"])
-            self.outcome.lost += recorded and place is None
+            self.outcome.lost += is_recorded(sent) and place is None
             if place is not None:
                 self.outcome.applied_twice += place in by_sequence
                 by_sequence[place] = sent
@@ -345,16 +339,16 @@ class Campaign:
             self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9
         )
         try:
-            for sequence in sorted(by_sequence):
-                if machine.store.sequence + 1 != sequence:  # nobody's record stands between
+            for group in together(by_sequence):
+                if machine.store.sequence + 1 != group[0]:  # nobody's record stands between
                     self.outcome.applied_twice += 1
                     break
-                change = self.change_of(by_sequence[sequence], machine)
-                try:
-                    machine.do(change, Origin(by_sequence[sequence].key, b"0" * 32))
-                except SuperposedError:
-                    assert by_sequence[sequence].status == 422
-                if sequence % 150 == 0:
+                sent = [by_sequence[sequence] for sequence in group]
+                changes = [self.change_of(one, machine) for one in sent]
+                answers = machine.do_together(changes, [Origin(one.key, b"0" * 32) for one in sent])
+                for one, answer in zip(sent, answers, strict=True):
+                    self.outcome.other_answers += isinstance(answer, SuperposedError) != (one.status == 422)
+                if group[-1] // 150 > (group[0] - 1) // 150:
                     machine.snapshot()
             self.outcome.records += machine.store.sequence
             self.outcome.lost += max(0, machine.store.sequence - last)
@@ -377,6 +371,32 @@ class Campaign:
             return RollBack(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
         rows = Rows(body.get("context"), body.get("contexts"), body["inputs"])
         return Update(rows, body["targets"], body["steps"])
+
+
+def is_recorded(sent: Sent) -> bool:
+    """Whether a request was acknowledged and has changed something, so that it must be in the journal."""
+    if not 0 < sent.status < 300:
+        return False
+    if sent.kind == "register":
+        return sent.status == 201  # 200: it was there already
+    return sent.kind != "rollback" or bool(sent.answer["excluded"])
+
+
+def together(by_sequence: dict[int, Sent]) -> Iterator[list[int]]:
+    """Sequence numbers of requests, updates in runs without a gap.
+
+    The record that refuses an update comes after all that were committed by then: so the requests of a run
+    are committed before the first of them is applied.
+    """
+    group: list[int] = []
+    for sequence in sorted(by_sequence):
+        alone = by_sequence[sequence].kind != "update"
+        if group and (alone or sequence != group[-1] + 1 or by_sequence[group[-1]].kind != "update"):
+            yield group
+            group = []
+        group.append(sequence)
+    if group:
+        yield group
 
 
 def run(minutes: float, seed: int, results: Path | None, *, at_least: int = 0) -> Outcome:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from superposed_service.storage.database import Database, Statement
 
 __all__ = ["Canaries", "Canary"]
 
+_BASELINE = "detector-baseline"
+_PUT = (
+    "INSERT OR REPLACE INTO canaries (key, slot, sequence, payload, owner, checksum)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
+)
+
 
 @dataclass(frozen=True)
 class Canary:
@@ -20,17 +27,19 @@ class Canary:
     Args:
         sequence: Of the record that brought it.
         payload: The row and its target.
+        owner: The API key's id that sent it; empty without one.
     """
 
     sequence: int
     payload: bytes
+    owner: str = ""
 
 
 class Canaries:
     """The kept rows of one database by task key; in memory, and on the disk. One thread at a time.
 
     Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they
-    go to the disk with a later commit.
+    go to the disk with a later commit. So does `baseline`, what the detector has learned of ordinary harm.
 
     Args:
         database: Where they are.
@@ -43,12 +52,23 @@ class Canaries:
         self._database = database
         self._kept: dict[str, dict[int, Canary]] = {}
         self._changed: set[tuple[str, int]] = set()
-        for key, slot, sequence, payload, checksum in database.query(
-            "SELECT key, slot, sequence, payload, checksum FROM canaries ORDER BY key, slot"
+        for *row, checksum in database.query(
+            "SELECT key, slot, sequence, payload, owner, checksum FROM canaries ORDER BY key, slot"
         ):
-            if _checksum(key, slot, sequence, payload) != checksum:
+            key, slot, sequence, payload, owner = row
+            if _checksum(*row) != checksum:
                 raise JournalCorrupt("a canary is not what was written", received=f"of task {key}")
-            self._kept.setdefault(key, {})[slot] = Canary(sequence, payload)
+            self._kept.setdefault(key, {})[slot] = Canary(sequence, payload, owner)
+        self._baseline = self._written = _read_baseline(database)
+
+    @property
+    def baseline(self) -> tuple[float, ...]:
+        """What ordinary intervals have shown, oldest first."""
+        return self._baseline
+
+    @baseline.setter
+    def baseline(self, values: Iterable[float]) -> None:
+        self._baseline = tuple(values)
 
     def __getitem__(self, key: str) -> Mapping[int, Canary]:
         return self._kept.get(key, {})
@@ -84,15 +104,32 @@ class Canaries:
             if canary is None:
                 statements.append(("DELETE FROM canaries WHERE key = ? AND slot = ?", (key, slot)))
                 continue
-            row = (key, slot, canary.sequence, canary.payload)
-            statements.append(
-                ("INSERT OR REPLACE INTO canaries VALUES (?, ?, ?, ?, ?)", (*row, _checksum(*row)))
-            )
+            row = (key, slot, canary.sequence, canary.payload, canary.owner)
+            statements.append((_PUT, (*row, _checksum(*row))))
         self._changed.clear()
+        if self._baseline != self._written:
+            text = json.dumps(self._baseline)
+            values = (_BASELINE, f"{text} {_mark(text)}")
+            statements.append(("INSERT OR REPLACE INTO meta VALUES (?, ?)", values))
+            self._written = self._baseline
         return statements
 
 
-def _checksum(key: str, slot: int, sequence: int, payload: bytes) -> bytes:
+def _read_baseline(database: Database) -> tuple[float, ...]:
+    found = database.query("SELECT value FROM meta WHERE name = ?", (_BASELINE,))
+    if not found:
+        return ()
+    text, _, mark = str(found[0][0]).rpartition(" ")
+    if _mark(text) != mark:
+        raise JournalCorrupt("the detector's baseline is not what was written")
+    return tuple(json.loads(text))
+
+
+def _mark(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _checksum(key: str, slot: int, sequence: int, payload: bytes, owner: str) -> bytes:
     hasher = hashlib.sha256(struct.pack("<qqq", slot, sequence, len(payload)))
-    hasher.update(payload + key.encode())
+    hasher.update(payload + key.encode() + (b"\0" + owner.encode() if owner else b""))
     return hasher.digest()[:16]

@@ -70,6 +70,7 @@ CREATE INDEX rare_records ON records (kind) WHERE kind <> 'update';
     # Whose kept response it is: each API key has a bound of its own.
     """
 ALTER TABLE answers ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+ALTER TABLE canaries ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 """,
 )
 FORMAT = len(_SCHEMAS)
