@@ -11,7 +11,15 @@ import httpx
 
 from superposed_client import _operations as operations
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors
+from superposed_client._core import (
+    Operation,
+    Request,
+    Response,
+    RetryPolicy,
+    credentials,
+    refuse_errors,
+    unreachable,
+)
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
 from superposed_client._handle import Task
@@ -108,7 +116,7 @@ class Client:
                 response = self._send_once(request)
             except httpx.TransportError as error:
                 if (pause := next(pauses, None)) is None:
-                    raise ConnectionFailed(f"{request.method} {request.path}: {error!r}") from error
+                    raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return response

@@ -30,6 +30,7 @@ __all__ = [
     "parse",
     "parse_list",
     "refuse_errors",
+    "unreachable",
 ]
 
 T = TypeVar("T")
@@ -78,6 +79,15 @@ class Response:
     status: int
     body: bytes
     headers: Mapping[str, str]
+
+
+def unreachable(url: str, request: Request, error: Exception) -> str:
+    """What to say where no answer came: where it was sent, what went wrong, and what to do."""
+    why = str(error) or type(error).__name__
+    return (
+        f"no answer from {url} to {request.method} {request.path}: {why}."
+        " Is a server running there? `superposed serve DIR` starts one"
+    )
 
 
 def credentials(api_key: str | None) -> dict[str, str]:

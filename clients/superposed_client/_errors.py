@@ -17,7 +17,7 @@ SuperposedError
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 __all__ = [
     "ERRORS",
@@ -100,6 +100,11 @@ class ApiError(SuperposedError):
         if self.received is not None:
             parts.append(f"received {self.received}")
         super().__init__("; ".join(parts))
+
+    def explained(self, hint: str) -> Self:
+        """The same error, with what the caller knows beside what the server said."""
+        problem = self.problem | {"detail": f"{self.detail} ({hint})"}
+        return type(self)(problem, self.status, self.request_id)
 
 
 class InvalidRequest(ApiError):

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
 from superposed_client._arrays import plain_values, rows_of, targets_of
-from superposed_client._contexts import ContextLike
+from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
-from superposed_client._errors import ApiError, UnknownTask
+from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
 from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets, chunks
 
@@ -24,6 +24,7 @@ __all__ = ["TaskCore", "TaskFields", "TaskSchema"]
 Loss = Literal["cross_entropy", "mse"]
 
 _KEY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+_POWER = re.compile(r".+\^-?[0-9.eE+-]+")
 _NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
 
 
@@ -115,16 +116,29 @@ class TaskCore:
     def __post_init__(self) -> None:
         group, key = self._name
         if self.schema.given and key is None:
-            raise ValueError(f"labels and outputs register a task; {self.context} is a composed context")
+            raise ValueError(self._why_no_key())
         if group is None:
             return
         if self.schema.group not in {None, group}:
             raise ValueError(f"{self.context} is in the group {group}, not in {self.schema.group}")
         self.schema = replace(self.schema, group=group)
 
+    def _why_no_key(self) -> str:
+        text = self.context
+        if not isinstance(text, str) or text.startswith("mix(") or _POWER.fullmatch(text):
+            return f"labels and outputs register a task; {text} is a composed context"
+        suggested = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "my-task"
+        return (
+            f"{text!r} is not a task key: letters, digits, dots, underscores and hyphens, no spaces;"
+            f" for example {suggested!r}"
+        )
+
     @property
     def _name(self) -> tuple[str | None, str | None]:
         """Group, if it has one, and key, where the context is just a task."""
+        if not isinstance(self.context, str | Context):
+            kind = type(self.context).__name__
+            raise TypeError(f"a task key is text, not {kind}: client.task({str(self.context)!r})")
         text = self.context if isinstance(self.context, str) else self.context.form.get("task")
         found = _NAME.fullmatch(text) if isinstance(text, str) else None
         return (found[1], found[2]) if found else (None, None)
@@ -145,7 +159,11 @@ class TaskCore:
         if self.schema.given:
             _, new = yield from operations.register_new(self.schema.body(self._key, features))
         else:
-            self._known_labels = (yield from operations.get_task(self._key)).labels
+            try:
+                self._known_labels = (yield from operations.get_task(self._key)).labels
+            except UnknownTask as error:
+                hint = f"register it with its first rows: client.task({self._key!r}, labels=[…]) or outputs=n"
+                raise error.explained(hint) from None
         self._registered = True
         return new
 
@@ -187,11 +205,28 @@ class TaskCore:
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
             raise
-        except ApiError:
+        except ApiError as error:
             if new:
                 yield from self._unregister()
+            if isinstance(error, LabelOutOfRange) and (found := self._first_stranger(targets)) is not None:
+                raise error.explained(f"the first is {found[1]!r} at row {found[0]}") from None
             raise
         return self.last_update
+
+    def _first_stranger(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
+        """The first target that is none of the task's labels, and its row."""
+        written = self.schema.labels if self.schema.labels is not None else self._known_labels
+        outputs = self.schema.outputs
+        known = {str(label) for label in written} if written is not None else None
+        if known is None and outputs is not None:
+            known = {str(number) for number in range(outputs)}
+        sent = self._targets(targets)
+        strangers = (
+            (row, value)
+            for row, value in enumerate(targets.tolist())
+            if known is not None and str(sent[row]) not in known
+        )
+        return next(strangers, None)
 
     def fit(
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from superposed.store import WeightStore
+from superposed.tasks import TaskState
 
 __all__ = ["Capacity", "LayerCrosstalk", "TasksLeft", "capacity", "layer_crosstalk"]
 
@@ -55,20 +57,31 @@ class Capacity:
     tasks_left: TasksLeft | None
 
 
-def capacity(store: WeightStore) -> Capacity:
-    """Summarises the store's own measurements; measures nothing anew and changes nothing."""
-    newest = [evaluation.accuracy for evaluation in store.evaluations.newest()]
+def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> Capacity:
+    """Summarises the store's own measurements; measures nothing anew and changes nothing.
+
+    Args:
+        store: Whose.
+        wanted: Only of the tasks whose keys this accepts; how many more fit is then not said.
+    """
+    if wanted is None:
+        newest = [evaluation.accuracy for evaluation in store.evaluations.newest()]
+        tasks, left = store.tasks.all(), _tasks_left(store)
+    else:
+        tasks, left = [state for state in store.tasks.all() if wanted(state.schema.key)], None
+        seen = [store.evaluations.of(state.schema.key) for state in tasks]
+        newest = [evaluations[-1].accuracy for evaluations in seen if evaluations]
     return Capacity(
-        tasks=len(store.tasks),
-        layers=layer_crosstalk(store),
+        tasks=len(tasks),
+        layers=layer_crosstalk(tasks),
         mean_accuracy=float(np.mean(newest)) if newest else None,
-        tasks_left=_tasks_left(store),
+        tasks_left=left,
     )
 
 
-def layer_crosstalk(store: WeightStore) -> tuple[LayerCrosstalk, ...]:
-    """Crosstalk of each layer: a mean over the newest samples, which never change. Any thread."""
-    samples = [state.crosstalk for state in store.tasks.all() if state.crosstalk is not None]
+def layer_crosstalk(tasks: Iterable[TaskState]) -> tuple[LayerCrosstalk, ...]:
+    """Crosstalk of each layer: a mean over the tasks' newest samples, which never change. Any thread."""
+    samples = [state.crosstalk for state in tasks if state.crosstalk is not None]
     if not samples:
         return ()
     # Crosstalk grows with every task, so what holds now is what the tasks taught last were measured at.

@@ -121,11 +121,14 @@ class WeightStore:
             received=schema.inputs,
         )
 
-    def register(self, schema: TaskSchema, *, recorded: bool = False) -> tuple[TaskState, bool]:
+    def register(
+        self, schema: TaskSchema, *, author: str = "", recorded: bool = False
+    ) -> tuple[TaskState, bool]:
         """Registers a task; costs no weight memory.
 
         Args:
             schema: The task.
+            author: Who registers it; empty where that is not known.
             recorded: Whether it was admitted before, by this release or an earlier one, and is replayed.
 
         Returns:
@@ -137,7 +140,7 @@ class WeightStore:
         if (existing := self.find_same(schema)) is not None:
             return existing, False
         self._resolver.forget()
-        state = self.tasks.add(self.completed(schema))
+        state = self.tasks.add(self.completed(schema), author)
         self.sequence += 1
         state.last_sequence = self.sequence
         return state, True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,7 +55,7 @@ class Prequential:
 
 @dataclass
 class TaskState:
-    """A registered task: its schema, its generation, and its counters."""
+    """A registered task: its schema, its generation, its counters, and who registered it."""
 
     schema: TaskSchema
     generation: int = 0
@@ -64,6 +64,7 @@ class TaskState:
     prequential: Prequential = field(default_factory=Prequential)
     crosstalk: CrosstalkSample | None = None
     group_generation: int = 0
+    author: str = ""
 
     @property
     def id(self) -> TaskId:
@@ -74,14 +75,19 @@ class TaskState:
     def to_json(self) -> dict[str, Any]:
         """Everything, as JSON values."""
         in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
-        return (in_group if self.schema.group else {}) | {
-            "schema": self.schema.to_json(),
-            "generation": self.generation,
-            "updates": self.updates,
-            "last_sequence": self.last_sequence,
-            "prequential": vars(self.prequential).copy(),
-            "crosstalk": vars(self.crosstalk).copy() if self.crosstalk else None,
-        }
+        author = {"author": self.author} if self.author else {}
+        return (
+            (in_group if self.schema.group else {})
+            | author
+            | {
+                "schema": self.schema.to_json(),
+                "generation": self.generation,
+                "updates": self.updates,
+                "last_sequence": self.last_sequence,
+                "prequential": vars(self.prequential).copy(),
+                "crosstalk": vars(self.crosstalk).copy() if self.crosstalk else None,
+            }
+        )
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TaskState:
@@ -97,6 +103,7 @@ class TaskState:
             prequential=Prequential(**values["prequential"]),
             crosstalk=CrosstalkSample(**sample) if sample else None,
             group_generation=values.get("group_generation", 0),
+            author=values.get("author", ""),
         )
 
 
@@ -149,6 +156,10 @@ class TaskRegistry:
         schemas = [state.schema for state in self._tasks.values()]
         return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
+    def registered_by(self, author: str) -> int:
+        """How many tasks an author has registered."""
+        return sum(state.author == author for state in self._tasks.values())
+
     def all(self) -> list[TaskState]:
         """Every task, in the order of registration."""
         return list(self._tasks.values())
@@ -188,17 +199,17 @@ class TaskRegistry:
         fields = [name for name in there if there[name] != wanted[name]]
         raise TaskExists(
             f"task {schema.key} is registered with another schema",
-            expected={name: _shown(name, there[name]) for name in fields},
-            received={name: _shown(name, wanted[name]) for name in fields},
+            expected={name: _shown(name, there[name], wanted[name]) for name in fields},
+            received={name: _shown(name, wanted[name], there[name]) for name in fields},
         )
 
     def next_generation(self, key: str) -> int:
         """How often a key was deleted, and so the generation that it would be registered with now."""
         return self._next_generation.get(key, 0)
 
-    def add(self, schema: TaskSchema) -> TaskState:
+    def add(self, schema: TaskSchema, author: str = "") -> TaskState:
         """Registers a free key; a key that was deleted before gets a new generation."""
-        state = TaskState(schema, self._next_generation.pop(schema.key, 0))
+        state = TaskState(schema, self._next_generation.pop(schema.key, 0), author=author)
         if schema.group is not None:
             state.group_generation = self.get(schema.group).generation
         self._tasks[schema.key] = state
@@ -256,6 +267,13 @@ def _check_group(schema: TaskSchema) -> None:
         )
 
 
-def _shown(name: str, value: object) -> object:
-    """A field as an error shows it: without what comes from somebody's data."""
-    return outline(value) if name in {"labels", "offset", "scale", "description"} else value
+def _shown(name: str, value: object, other: object) -> object:
+    """A field as an error shows it: without what comes from somebody's data, but told from the other."""
+    if name not in {"labels", "offset", "scale", "description"}:
+        return value
+    if outline(value) != outline(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):
+        return outline(value)
+    place = next(
+        (place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0
+    )
+    return f"{outline(value)}, another one at place {place}"

@@ -16,6 +16,7 @@ from superposed.errors import SuperposedError, TaskInUse
 from superposed.store import WeightStore
 from superposed.task_schema import TaskSchema
 from superposed.tasks import TaskState
+from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 
 __all__ = [
@@ -123,12 +124,17 @@ class Change(ABC):
 
 
 class Register(Change):
-    """A task is registered."""
+    """A task is registered.
+
+    Args:
+        schema: Gives the task's schema in a store.
+        most: How many tasks one author may have registered; None for any number.
+    """
 
     kind = "register"
 
-    def __init__(self, schema: Callable[[WeightStore], TaskSchema]) -> None:
-        self._schema_for = schema
+    def __init__(self, schema: Callable[[WeightStore], TaskSchema], most: int | None = None) -> None:
+        self._schema_for, self._most = schema, most
 
     @property
     def task(self) -> str:
@@ -140,7 +146,19 @@ class Register(Change):
         self._schema = store.completed(self._schema_for(store))
         existing = store.find_same(self._schema)
         self._generation = store.tasks.next_generation(self._schema.key)
+        if existing is None:
+            self._check_room(store)
         return None if existing is None else {"new": False, "task": task_body(store, existing)}
+
+    def _check_room(self, store: WeightStore) -> None:
+        if self._most is None or self.author is None:
+            return
+        if (count := store.tasks.registered_by(self.author)) >= self._most:
+            raise LimitReached(
+                "this API key has registered as many tasks and compositions as it may: delete some first",
+                expected=f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)",
+                received=count + 1,
+            )
 
     def entry(self) -> Entry:
         """The schema, and how often the key was deleted before."""
@@ -149,7 +167,7 @@ class Register(Change):
 
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers with the task."""
-        state, new = store.register(self._schema, recorded=True)
+        state, new = store.register(self._schema, author=self.author or "", recorded=True)
         return {"new": new, "task": task_body(store, state)}
 
     @classmethod

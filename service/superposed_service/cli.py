@@ -20,6 +20,7 @@ from superposed.config import MLPConfig, RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import WeightStore
+from superposed_client import SuperposedError as ClientError
 from superposed_service.addresses import check_addresses, joined
 from superposed_service.app import create_api, guarded
 from superposed_service.bench_command import bench
@@ -56,7 +57,7 @@ def run() -> None:
     """Runs the command line; an expected error is one line and exit code 1."""
     try:
         app()
-    except SuperposedError as error:
+    except (SuperposedError, ClientError) as error:
         _console.print(f"superposed: {error}", style="red", markup=False, highlight=False)
         raise SystemExit(1) from None
 
@@ -77,6 +78,12 @@ def _network(
     values: dict[str, Any] = {"kind": kind, "outputs": outputs}
     if kind == "mlp":
         return values | mlp
+    if kind == "module" and input_shape is None:
+        raise ConfigError(
+            "--module needs the shape of a row",
+            expected="--input-shape, for example 1,28,28",
+            received="none",
+        )
     if input_shape is not None:
         values["input_shape"] = _numbers(input_shape, "--input-shape")
     return values | ({"factory": module} if module else {})

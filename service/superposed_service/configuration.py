@@ -46,6 +46,7 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
     Raises:
         ConfigError: Which setting is wrong or unknown, where it came from, and what was expected.
     """
+    _check_environment()
     if file is None and (named := os.environ.get(CONFIG_VARIABLE)):
         file = Path(named)
     layers = {
@@ -70,6 +71,29 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
             f"setting {name} ({origins[str(first['loc'][0])]}): {first['msg']}",
             received=repr(first["input"])[:100],
         ) from None
+
+
+# Variables with the prefix that are no settings: the client's key, data sets, and this file's name.
+_OTHER_VARIABLES = frozenset({"API_KEY", "DATA_DIR", "CONFIG"})
+
+
+def _check_environment() -> None:
+    """Refuse variables that look like settings and are none: a misspelt limit would be no limit.
+
+    Raises:
+        ConfigError: Which, and what was perhaps meant.
+    """
+    names = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
+    given = {name.upper().removeprefix(_PREFIX) for name in os.environ if name.upper().startswith(_PREFIX)}
+    if not (unknown := sorted(given - names)):
+        return
+    near = {found for name in unknown for found in difflib.get_close_matches(name, names, n=1)}
+    raise ConfigError(
+        f"no such setting in the environment: {', '.join(_PREFIX + name for name in unknown)}",
+        expected=f"perhaps {', '.join(_PREFIX + name for name in sorted(near))}"
+        if near
+        else "`superposed config show` lists them",
+    )
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ __all__ = [
     "check_member",
     "check_source",
     "evaluations_body",
+    "explain_quarantine",
     "interference_body",
     "model_bytes",
     "quarantine_list",
@@ -35,6 +36,7 @@ __all__ = [
     "task_name",
     "task_page",
     "task_schema",
+    "tenants_view",
 ]
 
 
@@ -76,6 +78,39 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
         },
         "recovery": asdict(recovery),
     }
+
+
+def tenants_view(body: dict[str, Any], store: WeightStore, may_name: Callable[[str], bool]) -> dict[str, Any]:
+    """The body of `GET /v1/store` for a tenant: how many tasks it has, and the newest record about them."""
+    own = [state for state in store.tasks.all() if may_name(state.schema.key)]
+    newest = max((state.last_sequence for state in own), default=0)
+    hidden = {"horizon": 0, "sequence": newest, "records_since_snapshot": 0}
+    return body | {
+        "tasks": len(own),
+        "sequence": newest,
+        "journal": body["journal"] | hidden,
+        "recovery": body["recovery"] | {"snapshot": "", "replayed": 0, "damaged": []},
+    }
+
+
+def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bool]) -> str:
+    """Why a source is in quarantine, since when, and how to release it; other tenants' tasks are counted."""
+    [entry] = [one for one in quarantine_list(writer) if one["source"] == source] or [{}]
+    reason = entry.get("reason") or {}
+    said = [f"since record {entry['since']}"] if entry else []
+    if harmed := reason.get("tasks"):
+        named = [key for key in harmed if may_name(key)]
+        others = len(harmed) - len(named)
+        named += [f"{others} of other API keys"] if others else []
+        first, last = reason["sequences"]
+        said.append(
+            f"its updates within records {first} to {last} harmed {', '.join(named)}"
+            f" by {reason['rise']:.2f} on a scale from 0 to 1 (limit {reason['limit']:.2f})"
+        )
+    elif reason.get("text"):
+        said.append(f"an administrator gave the reason: {reason['text']}")
+    said.append(f"scope admin releases it: DELETE /v1/quarantine/{source}, or client.release({source!r})")
+    return "; ".join(said)
 
 
 def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
@@ -131,9 +166,9 @@ def model_bytes(store: WeightStore, context: object) -> bytes:
     return retrieve_model(store, context).to_bytes()
 
 
-def capacity_body(store: WeightStore) -> dict[str, Any]:
-    """The body of `GET /v1/capacity`; what is not known yet is left out."""
-    return {name: value for name, value in asdict(capacity(store)).items() if value is not None}
+def capacity_body(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """The body of `GET /v1/capacity`, of the wanted tasks; what is not known yet is left out."""
+    return {name: value for name, value in asdict(capacity(store, wanted)).items() if value is not None}
 
 
 def task_keys(text: str) -> list[str]:

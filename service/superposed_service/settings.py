@@ -55,6 +55,11 @@ class Settings(BaseSettings):
     )
     max_page: int = Field(1000, ge=1, description="Tasks on one page of a listing.")
     max_tasks: int = Field(100_000, ge=1, description="Tasks that may be registered at once (409).")
+    max_tasks_per_key: int = Field(
+        10_000,
+        ge=1,
+        description="Tasks, compositions among them, that one API key may have registered at once (409).",
+    )
     max_api_keys: int = Field(10_000, ge=1, description="API keys over HTTP, the revoked ones too (409).")
 
     max_connections: int = Field(

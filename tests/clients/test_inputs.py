@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +20,7 @@ import torch
 
 from superposed import MLPConfig, StoreConfig
 from superposed.config import ConvNetConfig
-from superposed_client import ApiError, AsyncClient, Client, RetryPolicy
+from superposed_client import ApiError, AsyncClient, Client, ConnectionFailed, RetryPolicy
 from tests.conftest import make_directory, serving
 
 ROWS = np.asarray([[0, 1, 0.5], [2, 0, 1], [1, 1, 0], [0, 0, 2]])
@@ -189,3 +191,68 @@ def test_a_store_of_images_refuses_rows_that_are_none(tmp_path: Path) -> None:
         assert refused.value.expected == "64 numbers: 1 x 8 x 8"
         assert client.list_tasks() == []
         client.task("whole", outputs=2).partial_fit(np.zeros((4, 64)), Y)
+
+
+class TestMessages:
+    @pytest.mark.parametrize(
+        ("key", "suggested"),
+        [("my task", "my-task"), ("a@b.c", "a-b.c"), ("user:42", "user-42"), ("é", "my-task")],
+    )
+    def test_a_key_of_other_characters(self, client: Client, key: str, suggested: str) -> None:
+        with pytest.raises(ValueError, match=f"is not a task key.*'{suggested}'"):
+            client.task(key, outputs=2)
+
+    @pytest.mark.parametrize("context", ["mix(a:1,b:1)", "a^1.5"])
+    def test_a_composed_context_registers_no_task(self, client: Client, context: str) -> None:
+        with pytest.raises(ValueError, match="is a composed context"):
+            client.task(context, outputs=2)
+
+    def test_a_key_that_is_no_text(self, client: Client) -> None:
+        with pytest.raises(TypeError, match=r"a task key is text, not int: client\.task\('42'\)"):
+            client.task(42, outputs=2)  # type: ignore[arg-type]
+
+    def test_forgotten_labels(self, client: Client) -> None:
+        with pytest.raises(ApiError, match=r"client\.task\('forgotten', labels=\[…\]\) or outputs=n"):
+            client.task("forgotten").partial_fit(ROWS, Y)
+
+    def test_another_schema_says_what_differs(self, client: Client) -> None:
+        client.task("twice", labels=["cat", "dog"]).partial_fit(ROWS, ["cat", "dog", "cat", "dog"])
+        with pytest.raises(ApiError) as refused:
+            client.task("twice", labels=["cat", "cow"]).partial_fit(ROWS, ["cat", "cow", "cat", "cow"])
+        assert refused.value.expected != refused.value.received or "at place 1" in str(refused.value)
+        assert "at place 1" in str(refused.value)
+
+    def test_a_wrong_label_and_its_row(self, client: Client) -> None:
+        task = client.task("wrong", labels=["cat", "dog"])
+        with pytest.raises(ApiError, match="the first is 'kangaroo!' at row 2"):
+            task.partial_fit(ROWS, ["cat", "dog", "kangaroo!", "cat"])
+        with pytest.raises(ApiError, match="the first is 7 at row 1"):
+            client.task("wrong", outputs=2).partial_fit(ROWS, [0, 7, 1, 0])
+
+    def test_no_server(self) -> None:
+        with (
+            Client("http://127.0.0.1:9", retries=RetryPolicy(retries=0)) as nobody,
+            pytest.raises(ConnectionFailed, match=r"superposed serve DIR") as failed,
+        ):
+            nobody.store()
+        assert failed.value.__cause__ is None
+        assert failed.value.__suppress_context__
+
+
+def test_the_bench_without_a_server_is_one_line() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from superposed_service.entry import main; main()",
+            "bench",
+            "http://127.0.0.1:9",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    assert "no answer from http://127.0.0.1:9" in run.stderr

@@ -100,3 +100,22 @@ class TestAddresses:
         result = CliRunner().invoke(command_line, ["serve", str(tmp_path / "store")])
         assert isinstance(result.exception, ConfigError)
         assert result.exception.received == "0.0.0.0:18533"
+
+
+def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERPOSED_MAX_ROW", "10")
+    with pytest.raises(
+        ConfigError, match="no such setting in the environment: SUPERPOSED_MAX_ROW"
+    ) as refused:
+        configure(None)
+    assert refused.value.expected == "perhaps SUPERPOSED_MAX_ROWS"
+    monkeypatch.delenv("SUPERPOSED_MAX_ROW")
+    monkeypatch.setenv("SUPERPOSED_API_KEY", "sp-x")  # the client's own
+    configure(None)
+
+
+def test_a_module_needs_the_shape_of_a_row(tmp_path: Path) -> None:
+    found = CliRunner().invoke(command_line, ["init", str(tmp_path / "store"), "--module", "package:factory"])
+    assert isinstance(found.exception, ConfigError)
+    assert "--input-shape, for example 1,28,28" in str(found.exception)
+    assert not (tmp_path / "store" / "journal.db").exists()

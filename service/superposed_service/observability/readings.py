@@ -113,7 +113,7 @@ class Readings(Collector):
             "Response energy to a stranger's context over that to a task's own; mean of the newest samples.",
             labels=["layer", "kind"],
         )
-        for layer in layer_crosstalk(self._writer.store):
+        for layer in layer_crosstalk(self._writer.store.tasks.all()):
             family.add_metric([layer.name, "measured"], layer.crosstalk_measured)
             family.add_metric([layer.name, "predicted"], layer.crosstalk_predicted)
         return family

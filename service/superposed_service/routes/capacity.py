@@ -19,8 +19,13 @@ _MOST_TASKS = 24
 
 @router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
 async def get_capacity(request: Request) -> Response:
-    """Crosstalk by layer, predicted and measured, and what this store's own evaluations say."""
-    return json_response(await running(request).engine.call(capacity_body))
+    """Crosstalk by layer, predicted and measured, and what this store's own evaluations say.
+
+    An API key with a pattern of tasks is shown those of its own tasks.
+    """
+    asker = principal(request)
+    wanted = None if asker.sees_all else asker.may_name
+    return json_response(await running(request).engine.call(lambda store: capacity_body(store, wanted)))
 
 
 @router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")

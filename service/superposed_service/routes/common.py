@@ -11,9 +11,9 @@ from starlette.requests import ClientDisconnect
 
 from superposed_service import codec
 from superposed_service.changes import Change, JsonObject
-from superposed_service.describe import check_member, task_name
+from superposed_service.describe import check_member, explain_quarantine, task_name
 from superposed_service.errands import Errand
-from superposed_service.errors import InvalidRequest, Unauthenticated
+from superposed_service.errors import InvalidRequest, Quarantined, Unauthenticated
 from superposed_service.observability.requests import header
 from superposed_service.origin import Origin
 from superposed_service.running import Running
@@ -23,6 +23,7 @@ from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 __all__ = [
     "documented_body",
     "errand",
+    "explained",
     "json_response",
     "origin",
     "plain_body",
@@ -81,6 +82,15 @@ async def errand(request: Request) -> Errand:
             raise ClientDisconnect
 
     return Errand(await origin(request), asker.author, check)
+
+
+async def explained(request: Request, error: Quarantined) -> Quarantined:
+    """The refusal of a quarantined source's update, with why, since when, and how it is released."""
+    source, may_name = str(error.received), principal(request).may_name
+    why = await running(request).engine.call_writer(
+        lambda writer: explain_quarantine(writer, source, may_name)
+    )
+    return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
 
 
 async def task_key(request: Request, text: str) -> str:

@@ -8,9 +8,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
+from superposed_service.errors import Quarantined
 from superposed_service.locating import AUTO
 from superposed_service.routes.common import (
     documented_body,
+    explained,
     json_response,
     origin,
     principal,
@@ -85,13 +87,16 @@ async def update(request: Request) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = await read(request, UpdateBody)
-    answer = await running(request).engine.update(
-        _rows(request, body, updates=1),
-        body.targets,
-        body.steps,
-        await origin(request),
-        principal(request).author,
-    )
+    try:
+        answer = await running(request).engine.update(
+            _rows(request, body, updates=1),
+            body.targets,
+            body.steps,
+            await origin(request),
+            principal(request).author,
+        )
+    except Quarantined as error:
+        raise await explained(request, error) from None
     return json_response(answer)
 
 

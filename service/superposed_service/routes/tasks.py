@@ -48,8 +48,9 @@ async def register(request: Request) -> Response:
         principal(request).check_task(body.group)
     if body.composition is not None:
         principal(request).check_contexts([body.composition])
-    most = running(request).settings.max_tasks
-    answer = await submit(request, Register(partial(task_schema, body, most)))
+    settings = running(request).settings
+    change = Register(partial(task_schema, body, settings.max_tasks), settings.max_tasks_per_key)
+    answer = await submit(request, change)
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 

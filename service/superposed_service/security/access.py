@@ -124,6 +124,11 @@ class Principal:
         return None if self.key is None else self.key.id
 
     @property
+    def sees_all(self) -> bool:
+        """Whether it may name every task; one that may not is a tenant, and is shown its own."""
+        return self.key is None or self.key.tasks == "*"
+
+    @property
     def is_admin(self) -> bool:
         """Whether it may do everything: scope admin, or a server without API keys."""
         return self.key is None or self.key.scope == "admin"
