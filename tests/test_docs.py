@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
+import httpx
 import pytest
 from benchmarks import report
+from typer.testing import CliRunner
 
+from superposed_service.cli import app
 from superposed_service.demo.server import Server
 from superposed_service.problems import PROBLEMS
 from superposed_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNNER = CliRunner()
 EXPERIMENTS = ROOT / "docs" / "experiments"
 
 
@@ -32,6 +37,22 @@ def test_the_readme_runs(server: Server) -> None:
     [block] = blocks("README.md", "python")
     assert "http://127.0.0.1:8000" in block
     exec(compile(block.replace("http://127.0.0.1:8000", server.url), "README.md", "exec"), {})
+
+
+def test_the_readmes_curl_lines_teach_what_they_ask(tmp_path: Path) -> None:
+    """On a store made as the README makes one, from the lines as they stand."""
+    lines = (ROOT / "README.md").read_text().splitlines()
+    [made] = [line for line in lines if line.startswith(".venv/bin/superposed init my-store ")]
+    arguments = shlex.split(made.partition(" my-store ")[2])
+    RUNNER.invoke(app, ["init", str(tmp_path / "my-store"), *arguments], catch_exceptions=False)
+    asked = [line for line in lines if line.startswith("curl ")]
+    assert len(asked) == 3
+    with Server(tmp_path / "my-store") as server:
+        for line in asked:
+            _, _, url, _, _, _, body = shlex.split(line)
+            answer = httpx.post(f"{server.url}/{url.partition('/')[2]}", content=body)
+            assert answer.is_success, answer.text
+    assert answer.json()["labels"] == [0, 1, 1, 0]
 
 
 def test_links_lead_somewhere() -> None:

@@ -109,7 +109,12 @@ def init(
     directory: Directory,
     network: Annotated[str, typer.Option(help="What the store holds: mlp, convnet or resnet18.")] = "mlp",
     module: Annotated[
-        str | None, typer.Option(help="Anybody's network instead: package:function, which returns a module.")
+        str | None,
+        typer.Option(
+            help="A network of your own instead: package:function, which returns a torch module of Linear and"
+            " Conv2d layers, activations, GroupNorm and LayerNorm. Recurrent, attention and embedding layers,"
+            " BatchNorm and dropout are refused."
+        ),
     ] = None,
     input_shape: Annotated[
         str | None, typer.Option(help="Of a row, for networks of images: 1,28,28 (and for --module).")

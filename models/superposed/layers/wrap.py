@@ -209,14 +209,26 @@ def _refuse_unsteady(layer: nn.Module, path: str) -> None:
         raise ConfigError(
             "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
             expected="GroupNorm or LayerNorm, or InstanceNorm without running statistics",
-            received=path,
+            received=f"{type(layer).__name__} at {path}",
         )
     if isinstance(layer, _DropoutNd):
         raise ConfigError(
             "dropout makes an update depend on chance, and replay could not repeat it",
             expected="a network without dropout",
-            received=path,
+            received=f"{type(layer).__name__} at {path}",
         )
+
+
+# Layers whose products no context could bind: their weights would be every task's alike.
+_NOT_SUPERPOSED = (
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+)
 
 
 def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
@@ -229,7 +241,7 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
         return linear
     if isinstance(layer, nn.Conv2d):
         return _convolution(layer, family)
-    if isinstance(layer, nn.modules.conv._ConvNd | nn.MultiheadAttention | nn.Embedding | nn.RNNBase):
+    if isinstance(layer, _NOT_SUPERPOSED):
         raise ConfigError(
             "this layer cannot be superposed",
             expected="Linear and Conv2d layers",
