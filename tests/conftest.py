@@ -32,6 +32,14 @@ CONFIG = StoreConfig(
 )
 
 
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Wait for a condition, however slow the machine is."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        time.sleep(0.01)
+
+
 def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
     with DataDirectory(path) as directory:
         begin(directory, WeightStore(config, secret=seeded_secret(7)))

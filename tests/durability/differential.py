@@ -342,6 +342,7 @@ class Campaign:
             for group in together(by_sequence):
                 if machine.store.sequence + 1 != group[0]:  # nobody's record stands between
                     self.outcome.applied_twice += 1
+                    self.outcome.failures.append(self.around(by_sequence, machine.store.sequence))
                     break
                 sent = [by_sequence[sequence] for sequence in group]
                 changes = [self.change_of(one, machine) for one in sent]
@@ -356,6 +357,18 @@ class Campaign:
             self.outcome.other_digests += machine.store.digest() != digest
         finally:
             machine.close()
+
+    def around(self, by_sequence: dict[int, Sent], sequence: int) -> str:
+        """What the journal and the requests have where the reference is elsewhere."""
+        with DataDirectory(self.path) as directory:
+            journal = directory.ledger().journal
+            after = max(journal.horizon, sequence - 6)
+            records = [
+                (one.sequence, one.kind, one.head.get("sequence")) for one in journal.summaries(after, 16)
+            ]
+        near = {number: by_sequence.get(number) for number in range(sequence - 5, sequence + 10)}
+        asked = {number: (one.kind, one.status) for number, one in near.items() if one is not None}
+        return f"{self.config.family}: the reference is at {sequence}; journal {records}; requests {asked}"
 
     def change_of(self, sent: Sent, machine: Machine) -> Change:
         body = sent.body

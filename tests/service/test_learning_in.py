@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from superposed_service.errors import Unauthenticated
 from superposed_service.learning_in import learn_model
 from superposed_service.origin import Origin
 from superposed_service.settings import Settings
-from tests.conftest import make_directory, serving
+from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_access import make
 from tests.service.test_api import problem
 from tests.service.test_engine import make_store, running
@@ -127,11 +126,8 @@ class TestWhatEndsIt:
             http.post("/v1/tasks", json={"key": "copy", "outputs": 3})
             with httpx.Client(base_url=http.base_url, timeout=0.5) as other, pytest.raises(httpx.ReadTimeout):
                 other.put(URL, params={"passes": 300}, content=network(6, 99))
-            counts = []
-            for _ in range(2):
-                time.sleep(0.3)
-                counts.append(http.get("/v1/tasks/copy").json()["updates"])
-            assert 0 < counts[0] == counts[1] < 300
+            left = 'path="/v1/tasks/{key}/model",status_code="499"'
+            wait_for(lambda: left in http.get("/metrics").text)
+            assert 0 < http.get("/v1/tasks/copy").json()["updates"] < 300
             counted = http.get("/metrics").text
-            assert 'path="/v1/tasks/{key}/model",status_code="499"' in counted
             assert 'status_code="500"' not in counted

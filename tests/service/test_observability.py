@@ -8,7 +8,6 @@ import logging
 import logging.config
 import socket
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from superposed_service.observability.tracing import OtelTracing
 from superposed_service.security import ACCESS_RULES
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
-from tests.conftest import make_directory, serving
+from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_api import ROW, problem, register
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -235,14 +234,8 @@ class TestMetrics:
         url = httpx.URL(str(http.base_url))
         with socket.create_connection((url.host, url.port)) as leaving:
             leaving.sendall(b"POST /v1/tasks HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
-            time.sleep(0.1)
-        for _ in range(50):
-            counted = http.get("/metrics").text
-            if 'path="/v1/tasks",status_code="499"' in counted:
-                break
-            time.sleep(0.05)
-        assert 'path="/v1/tasks",status_code="499"' in counted
-        assert 'status_code="500"' not in counted
+        wait_for(lambda: 'path="/v1/tasks",status_code="499"' in http.get("/metrics").text)
+        assert 'status_code="500"' not in http.get("/metrics").text
 
     def test_every_route_has_its_template(self) -> None:
         templates = Templates(path for _, path in ACCESS_RULES)
