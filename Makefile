@@ -67,17 +67,19 @@ experiments: $(SETUP)
 	$(BIN)/superposed experiment capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
 	for name in locate intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
 
-## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits (an hour)
+## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits, kills under random work (two hours)
 durability: $(SETUP)
 	$(BIN)/python -m tests.durability.crash --rounds 1000 --signal KILL --results docs/results/durability
 	$(BIN)/python -m tests.durability.crash --rounds 100 --signal TERM --results docs/results/durability
 	for kind in power errors kills flips; do $(BIN)/python -m tests.durability.faults $$kind --results docs/results/durability; done
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
+	$(BIN)/python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
 
 ## benchmarks: the committed measurements and their page (half an hour; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
 	for name in forward separate serving service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	$(BIN)/python -m benchmarks.detector --results docs/results/detector
 	$(BIN)/python -m benchmarks.report
 
 ## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)

@@ -158,8 +158,18 @@ class WeightStore:
         self.reservoir.forget(key)
         self.sequence += 1
 
-    def forget_rows(self, key: str) -> int:
-        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were."""
+    def forget_rows(self, key: str, *, missing_ok: bool = False) -> int:
+        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were.
+
+        Args:
+            key: The task.
+            missing_ok: Whether the task may have been deleted.
+
+        Raises:
+            UnknownTask: There is no such task.
+        """
+        if not missing_ok:
+            self.tasks.get(key)
         self.sequence += 1
         return self.reservoir.forget(key)
 

@@ -140,7 +140,7 @@ class ForgetRows(Change):
 
     def apply(self, store: WeightStore) -> JsonObject:
         """Answers how many there were."""
-        return {"rows": store.forget_rows(self._key)}
+        return {"rows": store.forget_rows(self._key, missing_ok=True)}
 
     @classmethod
     def from_record(cls, record: Record) -> Self:

@@ -51,7 +51,7 @@ def verify(directory: DataDirectory) -> list[Finding]:
     findings.append(_finding("journal", lambda: _check_journal(directory.ledger()), _TAKE_OUT))
     if findings[-1].remedy is None:
         findings += [
-            _finding(f"snapshot {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
+            _finding(f"origin of {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
             for snapshot in directory.snapshots.list()
         ]
         findings.append(_finding("recovery", lambda: _check_recovery(directory), _TAKE_OUT))

@@ -48,6 +48,7 @@ from superposed_service.schemas import TaskRegistration
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 from superposed_service.updates import Update
+from superposed_service.writer import Write
 from tests.durability.crash import ForkServer
 from tests.durability.machine import Machine
 
@@ -339,24 +340,43 @@ class Campaign:
             self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9
         )
         try:
-            for group in together(by_sequence):
-                if machine.store.sequence + 1 != group[0]:  # nobody's record stands between
-                    self.outcome.applied_twice += 1
-                    self.outcome.failures.append(self.around(by_sequence, machine.store.sequence))
-                    break
-                sent = [by_sequence[sequence] for sequence in group]
-                changes = [self.change_of(one, machine) for one in sent]
-                answers = machine.do_together(changes, [Origin(one.key, b"0" * 32) for one in sent])
-                for one, answer in zip(sent, answers, strict=True):
-                    self.outcome.other_answers += isinstance(answer, SuperposedError) != (one.status == 422)
-                if group[-1] // 150 > (group[0] - 1) // 150:
-                    machine.snapshot()
+            writes = self.make_again(by_sequence, machine)
+            for sequence, write in writes.items():
+                refused = isinstance(write.future.exception(), SuperposedError)
+                self.outcome.other_answers += refused != (by_sequence[sequence].status == 422)
             self.outcome.records += machine.store.sequence
             self.outcome.lost += max(0, machine.store.sequence - last)
             self.outcome.applied_twice += max(0, last - machine.store.sequence)
             self.outcome.other_digests += machine.store.digest() != digest
         finally:
             machine.close()
+
+    def make_again(self, by_sequence: dict[int, Sent], machine: Machine) -> dict[int, Write]:
+        """Commit and apply the requests in their places.
+
+        A place without a request is the record that refuses an update before it: which updates had been
+        committed by then follows from the places.
+        """
+        writer, writes = machine.writer, dict[int, Write]()
+        while writer.pending or writer.ledger.journal.sequence < max(by_sequence, default=0):
+            place = writer.ledger.journal.sequence + 1
+            sent = by_sequence.get(place)
+            if sent is None or not writer.may_begin(sent.kind == "update"):
+                if not writer.pending:
+                    self.outcome.applied_twice += 1  # nobody's record
+                    self.outcome.failures.append(self.around(by_sequence, place - 1))
+                    break
+                writer.apply_next()
+                continue
+            writes[place] = Write(self.change_of(sent, machine), Origin(sent.key, b"0" * 32))
+            writer.commit([writes[place]])
+            if writer.ledger.journal.sequence != place:
+                self.outcome.other_answers += 1  # it is judged otherwise than on the server
+                self.outcome.failures.append(self.around(by_sequence, place - 1))
+                break
+            if place % 150 == 0 and not writer.pending:
+                machine.snapshot()
+        return writes
 
     def around(self, by_sequence: dict[int, Sent], sequence: int) -> str:
         """What the journal and the requests have where the reference is elsewhere."""
@@ -393,23 +413,6 @@ def is_recorded(sent: Sent) -> bool:
     if sent.kind == "register":
         return sent.status == 201  # 200: it was there already
     return sent.kind != "rollback" or bool(sent.answer["excluded"])
-
-
-def together(by_sequence: dict[int, Sent]) -> Iterator[list[int]]:
-    """Sequence numbers of requests, updates in runs without a gap.
-
-    The record that refuses an update comes after all that were committed by then: so the requests of a run
-    are committed before the first of them is applied.
-    """
-    group: list[int] = []
-    for sequence in sorted(by_sequence):
-        alone = by_sequence[sequence].kind != "update"
-        if group and (alone or sequence != group[-1] + 1 or by_sequence[group[-1]].kind != "update"):
-            yield group
-            group = []
-        group.append(sequence)
-    if group:
-        yield group
 
 
 def run(minutes: float, seed: int, results: Path | None, *, at_least: int = 0) -> Outcome:

@@ -126,7 +126,7 @@ def test_a_snapshot_of_another_history_is_passed_over_and_named(tmp_path: Path) 
     machine.close()
     with DataDirectory(machine.path) as directory:
         bad = [one for one in verify(directory) if one.remedy is not None]
-    assert [one.subject for one in bad] == [f"snapshot {foreign.id}"]
+    assert [one.subject for one in bad] == [f"origin of {foreign.id}"]
 
 
 def test_a_journal_of_another_store_is_refused(tmp_path: Path) -> None:
