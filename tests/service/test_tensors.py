@@ -16,7 +16,14 @@ from hypothesis.extra import numpy as npst
 from superposed.errors import SuperposedError
 from superposed_service.codec import read_body
 from superposed_service.schemas import UpdateBody
-from superposed_service.tensors import DATATYPES, TENSORS_MEDIA_TYPE, TensorReader, dump_bytes, split
+from superposed_service.tensors import (
+    DATATYPES,
+    HEAD_LENGTH,
+    TENSORS_MEDIA_TYPE,
+    TensorReader,
+    dump_bytes,
+    split,
+)
 from tests.service.test_api import ROW, problem, register
 
 ROWS = np.array([ROW, ROW[::-1]], dtype=np.float32)
@@ -158,3 +165,27 @@ def test_bytes_tensors() -> None:
     ):  # fmt: skip
         with pytest.raises(SuperposedError):
             TensorReader(memoryview(data)).take("x", "BYTES", shape, size)
+
+
+def test_booleans_are_one_and_zero_in_every_form(http: httpx.Client) -> None:
+    register(http)
+    truth = [number % 3 == 0 for number in range(64)]
+    numbers = {"context": "digits", "inputs": [[int(one) for one in truth]]}
+    expected = http.post("/v1/infer", json=numbers).json()
+    assert http.post("/v1/infer", json=numbers | {"inputs": [truth]}).json() == expected
+    assert http.post("/v1/infer", json=numbers | {"inputs": [[*truth[:-1], 1]]}).json() == expected
+    head = json.dumps({"context": "digits", "inputs": {"datatype": "BOOL", "shape": [1, 64]}}).encode()
+    headers = {
+        "Content-Type": "application/vnd.superposed.tensors",
+        HEAD_LENGTH: str(len(head)),
+    }
+    answer = http.post("/v1/infer", content=head + bytes(truth), headers=headers)
+    assert answer.json() == expected
+    update = {"context": "digits", "inputs": {"datatype": "BOOL", "shape": [1, 64]}, "targets": ["1"]}
+    head = json.dumps(update).encode()
+    answer = http.post(
+        "/v1/update",
+        content=head + bytes(truth),
+        headers=headers | {HEAD_LENGTH: str(len(head))},
+    )
+    assert answer.status_code == 200, answer.text

@@ -1,0 +1,12 @@
+"""A short form of the random differential kill run; `tests.durability.differential` is the long one."""
+
+from __future__ import annotations
+
+from tests.durability.differential import run
+
+
+def test_a_store_that_was_killed_is_the_store_that_was_not() -> None:
+    outcome = run(minutes=0, seed=7, results=None, at_least=2)
+    assert outcome.good, vars(outcome)
+    assert outcome.kills_serving >= 16
+    assert outcome.records > 50
