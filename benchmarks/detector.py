@@ -30,6 +30,7 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
 from superposed.experiments.report import machine, write_json
+from superposed.task_schema import Loss
 from superposed_service.changes import Register
 from superposed_service.errors import Quarantined
 from superposed_service.rows import Rows
@@ -48,9 +49,10 @@ Data = tuple[NDArray[Any], NDArray[Any], TaskSchema]
 
 def data(kind: str, key: str, seed: int) -> Data:
     """Rows, targets and the schema of a task."""
+    loss: Loss = "cross_entropy"
     if kind == "digits":
         digits, order = sklearn_dataset("digits"), np.random.default_rng(seed).permutation(64)
-        x, y, outputs, loss = digits.train_x[:, order] / 16.0, digits.train_y, 10, "cross_entropy"
+        x, y, outputs = digits.train_x[:, order] / 16.0, digits.train_y, 10
     elif kind in {"diabetes", "sensor"}:
         found = datasets.load_diabetes()
         y = (found.target - found.target.mean()) / found.target.std()
@@ -62,8 +64,8 @@ def data(kind: str, key: str, seed: int) -> Data:
             "wine": datasets.load_wine,
             "cancer": datasets.load_breast_cancer,
         }[kind]()
-        x, y, outputs, loss = _standard(found.data), found.target, len(found.target_names), "cross_entropy"
-    return x, y, TaskSchema(key=key, inputs=x.shape[1], outputs=outputs, loss=loss)  # type: ignore[arg-type]
+        x, y, outputs = _standard(found.data), found.target, len(found.target_names)
+    return x, y, TaskSchema(key=key, inputs=x.shape[1], outputs=outputs, loss=loss)
 
 
 def _standard(x: NDArray[Any]) -> NDArray[Any]:

@@ -82,7 +82,7 @@ class Response:
 
 
 def unreachable(url: str, request: Request, error: Exception) -> str:
-    """What to say where no answer came: where it was sent, what went wrong, and what to do."""
+    """Describe a request that got no answer: its server, the failure, and what to do."""
     why = str(error) or type(error).__name__
     return (
         f"no answer from {url} to {request.method} {request.path}: {why}."

@@ -232,7 +232,7 @@ class Rollback(_Answer):
 
 
 class Erasure(_Answer):
-    """What an erasure removed: rows of journalled records, and rows kept for rehearsal.
+    """The outcome of an erasure: records whose rows were removed, and forgotten rows kept for rehearsal.
 
     `snapshots_until` is the time (Unix seconds) until which older snapshots, which may hold such rows, stay
     for rollbacks; None where there are none, or they are gone.

@@ -157,7 +157,7 @@ class TaskRegistry:
         return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
     def registered_by(self, author: str) -> int:
-        """How many tasks an author has registered."""
+        """Count the tasks that an author has registered."""
         return sum(state.author == author for state in self._tasks.values())
 
     def all(self) -> list[TaskState]:

@@ -55,12 +55,12 @@ def sample(
 
 
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
-    """How badly each task answers its canaries: a mean over rows, 0 for right and 1 for as good as chance.
+    """Measure how badly each task answers its canaries: 0 for right, 1 for no better than chance.
 
-    Of a cross-entropy row it is the probability that the answer leaves to other classes, over that of a
-    uniform answer. Of an mse row it is the squared error over the spread of the task's targets, which has a
-    floor: a network's answers move by some hundredths anyway, and targets that hardly differ would make that
-    look like harm. No row counts more than 1. Nothing is learned, and nothing remembered.
+    It is a mean over rows. A cross-entropy row counts the probability left to other classes, over that of a
+    uniform answer. An mse row counts the squared error over the spread of the task's targets. The spread has
+    a floor: a network's answers move by some hundredths anyway, and targets that hardly differ would make
+    that look like harm. No row counts more than 1. Nothing is learned, and nothing remembered.
 
     Raises:
         SuperposedError: A row does not fit its task.

@@ -230,7 +230,8 @@ def serve(
             timeout_keep_alive=math.ceil(settings.keep_alive_s),
         )
         server = HttpServer(config, end_streams)
-        signal.signal(signal.SIGTERM, lambda *_: None)  # the server passes it on once it has stopped
+        # The server passes the signal on once it has stopped; before it listens, the process just ends.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
             server.run()
         if not server.started:

@@ -130,7 +130,7 @@ class _Bounded(HttpToolsProtocol):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether it has sent nothing since it was opened, or since its last answer."""
+        """True if the client has sent nothing since it connected or since its last answer."""
         answered = self.cycle is None or self.cycle.response_complete
         return answered and (self._phase == "rest" or self._bytes == 0)
 

@@ -94,7 +94,7 @@ def tenants_view(body: dict[str, Any], store: WeightStore, may_name: Callable[[s
 
 
 def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bool]) -> str:
-    """Why a source is in quarantine, since when, and how to release it; other tenants' tasks are counted."""
+    """Explain a quarantine: its reason, its time and its end; tasks of other tenants are only counted."""
     [entry] = [one for one in quarantine_list(writer) if one["source"] == source] or [{}]
     reason = entry.get("reason") or {}
     said = [f"since record {entry['since']}"] if entry else []

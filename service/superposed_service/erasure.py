@@ -33,7 +33,7 @@ class Erased:
 
 @dataclass(frozen=True)
 class Erasable:
-    """What there is to erase of a task.
+    """The rows of a task that can be erased, and where they are.
 
     Args:
         rows: Whether rows of it stand in the journal, or are kept for rehearsal.
@@ -64,14 +64,16 @@ def find_rows(writer: Writer, key: str) -> Erasable:
     )
 
 
-def erased_before(journal: Journal, now: float) -> int:
-    """Return the sequence number before which snapshots are to be removed by now; 0 for none.
+def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
+    """Find which snapshots hold erased rows and have had their time.
 
-    Snapshots from before an erasure hold rows that were kept for rehearsal, and have their time.
+    Returns:
+        The sequence number before which snapshots are to be removed by now, 0 for none; and the exclusions,
+        which tell the snapshots that recovery can start from.
     """
     erasures = journal.rare({FORGET_ROWS})
     due = [sequence for sequence, _, head in erasures if (head.get("snapshots_until") or math.inf) <= now]
-    return max(due, default=0)
+    return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
 
 
 def erase_rows(writer: Writer, key: str, through: int) -> int:

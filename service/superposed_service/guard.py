@@ -37,8 +37,8 @@ _log = logging.getLogger("superposed.guard")
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
 _Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
 
-# A task is a witness once so many rows of it are kept and it answers them this well; so many must be harmed.
-_WITNESS_ROWS, _WITNESS_KNOWS, _WITNESSES = 4, 0.8, 2
+# A task can be a witness once so many rows of it are kept; so many witnesses must be harmed.
+_WITNESS_ROWS, _WITNESSES = 4, 2
 # A source is judged by the harm of its worst so many steps, against so many times the ordinary.
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
 # A refused update counts as so many steps, so that the next measurement comes soon.
@@ -68,7 +68,7 @@ class _Interval:
 
 @dataclass
 class _Harm:
-    """What a source has done to other tasks: its newest steps, and the worst few of all."""
+    """The harm of a source's newest steps, and of its worst few steps."""
 
     worst: float = 0.0
     recent: deque[tuple[int, float]] = field(default_factory=deque)
@@ -183,13 +183,16 @@ class Guard:
                     self._canaries.put(key, slot, canary)
 
     def _begin(self, store: WeightStore) -> _Interval | None:
-        """Starts an interval over the next few tasks in turn; None while there are too few to judge by."""
+        """Starts an interval over the next few tasks in turn; None while there are too few witnesses.
+
+        A task that answers its canaries hardly better than chance cannot be harmed by the limit any more.
+        """
         chosen = self._chosen(store)
         canaries = {key: tuple(self._canaries[key].values()) for key in chosen}
         before = {
             key: badness
             for key, badness in self._measured(store, canaries).items()
-            if badness <= _WITNESS_KNOWS
+            if badness <= 1.0 - self._limit()
         }
         if len(before) < _WITNESSES:
             return None
@@ -202,15 +205,12 @@ class Guard:
         owned: dict[str, list[str]] = defaultdict(list)
         for key in known:
             if len(self._canaries[key]) >= fewest:
-                owned[self._owner(key)].append(key)
+                owned[next(iter(self._canaries[key].values())).owner].append(key)
         rotated = [keys[self._turn % len(keys) :] + keys[: self._turn % len(keys)] for keys in owned.values()]
         in_turn = [key for key in chain.from_iterable(zip_longest(*rotated)) if key is not None]
         most = min(self._settings.canary_tasks, store.contexts.capacity)
         self._turn += max(1, most // max(1, len(owned)))
         return in_turn[:most]
-
-    def _owner(self, key: str) -> str:
-        return next(iter(self._canaries[key].values())).owner
 
     def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
         """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
@@ -267,16 +267,15 @@ class Guard:
     def _attribute(
         self, interval: _Interval, harmed: Sequence[str], store: WeightStore
     ) -> Generator[None, None, Mapping[str, _Harm]]:
-        """What each source's updates did to the harmed tasks that are neither its own nor of its API key.
+        """Replay the interval aside and measure each source's harm.
 
-        A source is a task, and an API key, whose updates may be spread over many tasks.
-
-        Of an update of several tasks each has an equal share. Where the replay does not arrive at the store
-        that is, it was another computation and tells nothing.
+        A source is a task, or an API key, whose updates may be spread over many tasks. Its harm is what its
+        updates did to the harmed tasks that are neither its own nor of its API key. The tasks of one update
+        share its harm equally. A replay that does not arrive at the live store attributes nothing.
         """
         harms: dict[str, _Harm] = defaultdict(_Harm)
         watched = {key: interval.canaries[key] for key in harmed}
-        owners = {key: self._owner(key) for key in harmed}
+        owners = {key: interval.canaries[key][0].owner for key in harmed}
         aside = WeightStore.from_bytes(interval.image, device=store.device)
         before, last = measure(aside, watched), store.sequence
         try:
@@ -304,7 +303,7 @@ class Guard:
 
 
 def _accused(harms: Mapping[str, _Harm], limit: float) -> dict[str, float]:
-    """The tasks that did too much harm; where none did by itself, the API keys."""
+    """The sources that did too much harm; only the task, where an API key did it with one task."""
     found = {source: harm.worst for source, harm in harms.items() if harm.worst >= limit}
     tasks = {source: worst for source, worst in found.items() if not source.startswith(AUTHOR)}
     return tasks if len(tasks) == 1 else found

@@ -182,14 +182,18 @@ class Running:
         return any(one.sequence < sequence for one in listed)
 
     async def _remove_erased_snapshots(self) -> None:
-        """Remove the snapshots from before erasures whose time is over."""
+        """Remove the snapshots from before erasures whose time is over; a start for recovery always stays."""
         now = time.time()
-        first = await self.engine.call_writer(lambda writer: erased_before(writer.ledger.journal, now))
+        first, exclusions = await self.engine.call_writer(
+            lambda writer: erased_before(writer.ledger.journal, now)
+        )
+        if not first:
+            return
         listed = await asyncio.to_thread(self.directory.snapshots.list)
         old = {one.id for one in listed if one.sequence < first}
         if not old:
             return
-        if all(one.id in old for one in listed):
+        if not any(exclusions.allows_start(one.sequence) for one in listed if one.id not in old):
             await self._snapshot()
         await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one in old)
         _log.info("snapshots from before an erasure removed", extra={"sequence": first})

@@ -80,6 +80,18 @@ class ForkServer:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
+    def start(self, path: Path, http: httpx.Client, settings: dict[str, Any]) -> int:
+        """Start a server on the port of a client, wait until it is ready, and return its process id."""
+        pid = self.ask(serve=str(path), port=http.base_url.port, settings=settings)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            try:
+                if http.get("/health/ready").status_code == 200:
+                    return pid
+            except httpx.TransportError:
+                time.sleep(0.01)
+        raise AssertionError(path.with_suffix(".log").read_text()[-3000:])
+
     def close(self) -> None:
         assert self._process.stdin is not None
         with self._process:
@@ -107,9 +119,8 @@ class Crashes:
 
     def __init__(self, directory: Path, seed: int) -> None:
         self.directory, self.random = directory, random.Random(seed)
-        self.port = free_port()
         # Shared by all threads; without TLS, whose set-up would take longer than a round.
-        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=10, verify=False)
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{free_port()}", timeout=10, verify=False)
         self.seeds = iter(range(1, 10**9))
         self.acknowledged: dict[int, int] = {}  # sequence -> seed
         self.refused: list[Sent] = []
@@ -117,17 +128,6 @@ class Crashes:
         self.lock = threading.Lock()
         self.outcome = Outcome()
         self.seen = 0
-
-    def start(self, forks: ForkServer) -> int:
-        pid = forks.ask(serve=str(self.directory), port=self.port, settings=SETTINGS)
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                if self.http.get("/health/ready").status_code == 200:
-                    return pid
-            except httpx.TransportError:
-                time.sleep(0.01)
-        raise AssertionError(self.directory.with_suffix(".log").read_text()[-3000:])
 
     def send(self, sent: Sent) -> None:
         """Sends an update; what is not answered is pending."""
@@ -174,7 +174,7 @@ class Crashes:
                 return
 
     def round(self, forks: ForkServer, ending: signal.Signals) -> None:
-        pid = self.start(forks)
+        pid = forks.start(self.directory, self.http, SETTINGS)
         self.settle_pending()
         stop = threading.Event()
         work = [self.update] * 4 + [self.infer, self.snapshot]
@@ -210,7 +210,7 @@ class Crashes:
         try:
             for _ in range(rounds):
                 self.round(forks, ending)
-            pid = self.start(forks)
+            pid = forks.start(self.directory, self.http, SETTINGS)
             self.settle_pending()
             os.kill(pid, signal.SIGTERM)
             assert forks.ask(wait=pid) == -signal.SIGTERM  # uvicorn passes it on once all is done

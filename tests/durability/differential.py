@@ -231,15 +231,7 @@ class Campaign:
             os.kill(pid, signal.SIGKILL)
             forks.ask(wait=pid)
             self.outcome.kills_starting += 1
-        pid = forks.ask(serve=str(self.path), port=self.port, settings=SETTINGS)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            try:
-                if self.http.get("/health/ready").status_code == 200:
-                    return pid
-            except httpx.TransportError:
-                time.sleep(0.02)
-        raise AssertionError(self.path.with_suffix(".log").read_text()[-3000:])
+        return forks.start(self.path, self.http, SETTINGS)
 
     def round(self, forks: ForkServer) -> None:
         pid = self.start(forks)

@@ -14,10 +14,13 @@ import pytest
 from superposed import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.config import RehearsalConfig
 from superposed_client import BeyondHorizon, Client
+from superposed_service import running
+from superposed_service.errors import StorageUnavailable
 from superposed_service.recovery import recover
 from superposed_service.storage import DataDirectory
 from superposed_service.verification import verify
-from tests.conftest import make_directory, serving
+from tests.conftest import make_directory, serving, wait_for
+from tests.service.test_api import problem
 
 REHEARSING = StoreConfig(
     network=MLPConfig(inputs=6, hidden=(9,), outputs=3),
@@ -160,3 +163,35 @@ def test_records_after_an_erasure_can_be_taken_out(tmp_path: Path) -> None:
         made.admin.roll_back(sequences=(after + 1, made.admin.store().sequence))
         assert made.answer("other") == before
         assert made.admin.roll_back(api_key=made.id).excluded  # what was erased is taken out itself
+
+
+def test_snapshots_that_a_recovery_still_needs_are_not_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a rollback to before the erasure, only older snapshots are starts until a new one is taken."""
+    path = tmp_path / "store"
+    for name in ("_RETRY_S", "_WATCH_S"):
+        monkeypatch.setattr(running, name, 0.05)
+    with site(path) as made:
+        made.teach("other")
+        held = made.admin.take_snapshot()
+        made.teach("private")
+        made.updater.erase_rows("private")
+        tried: list[int] = []
+        now = time.time()
+
+        def fail(*_: object) -> None:
+            tried.append(1)
+            raise StorageUnavailable("no room")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(running, "keep", fail)
+            gone_back = {"to_sequence": held.sequence}
+            problem(made.admin._http.post("/v1/rollback", json=gone_back), 503, "storage-unavailable")
+            broken.setattr(running.time, "time", lambda: now + 48 * 3600)
+            wait_for(lambda: len(tried) >= 3)  # each removal wants a start first
+            assert held.id in {one.id for one in made.admin.list_snapshots()}
+        monkeypatch.setattr(running.time, "time", lambda: now + 48 * 3600)
+        wait_for(lambda: held.id not in {one.id for one in made.admin.list_snapshots()})
+    with DataDirectory(path) as directory:
+        assert [one for one in verify(directory) if one.remedy] == []

@@ -131,3 +131,13 @@ class TestWhatEndsIt:
             assert 0 < http.get("/v1/tasks/copy").json()["updates"] < 300
             counted = http.get("/metrics").text
             assert 'status_code="500"' not in counted
+
+
+def test_a_quarantined_task_is_told_why(tmp_path: Path) -> None:
+    with serving(make_directory(tmp_path / "store", CONFIG)) as http:
+        http.post("/v1/tasks", json={"key": "copy", "outputs": 3})
+        http.post("/v1/quarantine", json={"source": "copy", "reason": "flipped labels"})
+        answer = http.put(URL, params={"passes": 1}, content=network(6, 99))
+        detail = str(problem(answer, 423, "quarantined")["detail"])
+        assert "flipped labels" in detail
+        assert "client.release('copy')" in detail

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -23,7 +25,7 @@ from superposed_service.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 __all__ = [
     "documented_body",
     "errand",
-    "explained",
+    "explaining_quarantine",
     "json_response",
     "origin",
     "plain_body",
@@ -84,13 +86,19 @@ async def errand(request: Request) -> Errand:
     return Errand(await origin(request), asker.author, check)
 
 
-async def explained(request: Request, error: Quarantined) -> Quarantined:
-    """The refusal of a quarantined source's update, with why, since when, and how it is released."""
-    source, may_name = str(error.received), principal(request).may_name
-    why = await running(request).engine.call_writer(
-        lambda writer: explain_quarantine(writer, source, may_name)
-    )
-    return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
+@asynccontextmanager
+async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
+    """Add to the rejection of a quarantined source the reason, the time, and the way out."""
+    try:
+        yield
+    except Quarantined as error:
+        source, may_name = str(error.received), principal(request).may_name
+        why = await running(request).engine.call_writer(
+            lambda writer: explain_quarantine(writer, source, may_name)
+        )
+        raise Quarantined(
+            f"{error.message} ({why})", expected=error.expected, received=error.received
+        ) from None
 
 
 async def task_key(request: Request, text: str) -> str:

@@ -10,7 +10,15 @@ from fastapi.responses import Response
 from superposed_service import codec
 from superposed_service.describe import model_bytes
 from superposed_service.learning_in import learn_model
-from superposed_service.routes.common import errand, json_response, plain_body, principal, running, task_key
+from superposed_service.routes.common import (
+    errand,
+    explaining_quarantine,
+    json_response,
+    plain_body,
+    principal,
+    running,
+    task_key,
+)
 from superposed_service.schemas import LearnModelAnswer
 
 __all__ = ["router"]
@@ -27,15 +35,16 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
     """
     asker, service = principal(request), running(request)
     key = await task_key(request, key)
-    answer = await learn_model(
-        service.engine,
-        service.settings,
-        key,
-        await plain_body(request),
-        passes,
-        lambda rows, updates: asker.spend(rows=rows, updates=updates),
-        await errand(request),
-    )
+    async with explaining_quarantine(request):
+        answer = await learn_model(
+            service.engine,
+            service.settings,
+            key,
+            await plain_body(request),
+            passes,
+            lambda rows, updates: asker.spend(rows=rows, updates=updates),
+            await errand(request),
+        )
     return json_response(answer)
 
 

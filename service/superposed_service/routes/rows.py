@@ -8,11 +8,10 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service import codec
-from superposed_service.errors import Quarantined
 from superposed_service.locating import AUTO
 from superposed_service.routes.common import (
     documented_body,
-    explained,
+    explaining_quarantine,
     json_response,
     origin,
     principal,
@@ -87,7 +86,7 @@ async def update(request: Request) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = await read(request, UpdateBody)
-    try:
+    async with explaining_quarantine(request):
         answer = await running(request).engine.update(
             _rows(request, body, updates=1),
             body.targets,
@@ -95,8 +94,6 @@ async def update(request: Request) -> Response:
             await origin(request),
             principal(request).author,
         )
-    except Quarantined as error:
-        raise await explained(request, error) from None
     return json_response(answer)
 
 

@@ -125,12 +125,12 @@ class Principal:
 
     @property
     def sees_all(self) -> bool:
-        """Whether it may name every task; one that may not is a tenant, and is shown its own."""
+        """True if it may name every task; a principal that may not is a tenant and is shown its own."""
         return self.key is None or self.key.tasks == "*"
 
     @property
     def is_admin(self) -> bool:
-        """Whether it may do everything: scope admin, or a server without API keys."""
+        """True for scope admin, and on a server without API keys."""
         return self.key is None or self.key.scope == "admin"
 
     def is_still_good(self, keys: ApiKeys) -> bool:

@@ -63,7 +63,7 @@ class Canaries:
 
     @property
     def baseline(self) -> tuple[float, ...]:
-        """What ordinary intervals have shown, oldest first."""
+        """The worst harm of each ordinary interval with an alarm, oldest first."""
         return self._baseline
 
     @baseline.setter

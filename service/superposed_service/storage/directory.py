@@ -80,7 +80,7 @@ class DataDirectory:
 
     @property
     def replaced(self) -> bool:
-        """Whether another directory stands at the path by now."""
+        """True once other files than the opened ones stand at the directory's path."""
         return any(_identity(path) != held for path, held in self._place.items())
 
     @classmethod

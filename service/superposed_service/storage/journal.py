@@ -303,7 +303,7 @@ class Journal:
 
     @property
     def is_witnessed(self) -> bool:
-        """Whether a `HEAD` stands beside the journal for sure."""
+        """True once a `HEAD` is known to stand beside the journal."""
         return self._noted("witnessed") is not None
 
     def set_witnessed(self) -> None:
@@ -313,7 +313,7 @@ class Journal:
 
     @property
     def incarnation(self) -> str | None:
-        """What the process that last served the directory called itself."""
+        """The random name of the process that last served the directory."""
         return self._noted("incarnation")
 
     def set_identity(self, lineage: str, incarnation: str) -> None:
