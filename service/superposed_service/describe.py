@@ -105,7 +105,7 @@ def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bo
         first, last = reason["sequences"]
         said.append(
             f"its updates within records {first} to {last} harmed {', '.join(named)}"
-            f" by {reason['rise']:.2f} on a scale from 0 to 1 (limit {reason['limit']:.2f})"
+            f" by {float(reason['rise']):.2f} (limit {float(reason['limit']):.2f})"
         )
     elif reason.get("text"):
         said.append(f"an administrator gave the reason: {reason['text']}")

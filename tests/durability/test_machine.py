@@ -27,6 +27,7 @@ from superposed_service.origin import Origin
 from superposed_service.rehearsing import ForgetRows
 from superposed_service.rollback import RollBack, Selection
 from superposed_service.rows import Rows
+from superposed_service.settings import Settings
 from superposed_service.storage import Snapshots, answers
 from superposed_service.updates import Update
 from superposed_service.writer import Write
@@ -96,7 +97,7 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
     machine.register("a")
     machine.writer.commit([Write(Update(Rows("a", None, HUGE), [1], 1), Origin("key", b"0" * 32))])
     now = time.time()
-    monkeypatch.setattr(answers.time, "time", lambda: now + 2 * answers.KEPT_S)
+    monkeypatch.setattr(answers.time, "time", lambda: now + 2 * Settings().idempotency_s)
     machine.crash()
     with pytest.raises(UpdateError):
         machine.update("a", HUGE, [1], key="key")

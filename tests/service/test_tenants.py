@@ -126,4 +126,6 @@ def test_the_detectors_evidence_names_only_tasks_that_one_may_name(tmp_path: Pat
     assert "harmed mine, 1 of other API keys by 0.62" in said
     assert "within records 4 to 40" in said
     assert "theirs" not in said
+    machine.do(Quarantine("mine", evidence | {"rise": "inf"}))  # as release 0.1.0 wrote it
+    assert "by inf (limit 0.30)" in explain_quarantine(machine.writer, "mine", lambda _: True)
     machine.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 import time
 from collections import Counter
@@ -16,9 +17,6 @@ from superposed_service.storage.database import Database, Statement
 
 __all__ = ["Answers", "Kept"]
 
-# How long a response is kept, and how many of one owner at once, where the settings do not say so.
-KEPT_S = 3600.0
-KEPT_MOST = 250_000
 _RETRY_S = 60.0
 
 
@@ -61,7 +59,7 @@ class Answers:
         self._kept: dict[str, Kept] = {}
         self._settled: dict[str, Kept] = {}
         self._owned: Counter[str] = Counter()
-        self._kept_s, self._most = KEPT_S, KEPT_MOST
+        self._kept_s = self._most = math.inf
         for *row, checksum in database.query(
             "SELECT key, request, sequence, created, answer, owner, checksum FROM answers ORDER BY sequence"
         ):
@@ -73,7 +71,7 @@ class Answers:
             self._owned[owner] += 1
 
     def limit(self, *, kept_s: float, most: int) -> None:
-        """Set how long a response is kept, in seconds, and how many one owner may have."""
+        """Set how long a response is kept, in seconds, and how many one owner may have; default: no limit."""
         self._kept_s, self._most = kept_s, most
 
     def check_room(self, owner: str, entering: int = 0) -> None:

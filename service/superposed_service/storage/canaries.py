@@ -59,7 +59,8 @@ class Canaries:
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a canary is not what was written", received=f"of task {key}")
             self._kept.setdefault(key, {})[slot] = Canary(sequence, payload, owner)
-        self._baseline = self._written = _read_baseline(database)
+        self._baseline: tuple[float, ...] = tuple(json.loads(database.noted(_BASELINE) or "[]"))
+        self._written = self._baseline
 
     @property
     def baseline(self) -> tuple[float, ...]:
@@ -108,25 +109,9 @@ class Canaries:
             statements.append((_PUT, (*row, _checksum(*row))))
         self._changed.clear()
         if self._baseline != self._written:
-            text = json.dumps(self._baseline)
-            values = (_BASELINE, f"{text} {_mark(text)}")
-            statements.append(("INSERT OR REPLACE INTO meta VALUES (?, ?)", values))
+            statements.append(self._database.noting(_BASELINE, json.dumps(self._baseline)))
             self._written = self._baseline
         return statements
-
-
-def _read_baseline(database: Database) -> tuple[float, ...]:
-    found = database.query("SELECT value FROM meta WHERE name = ?", (_BASELINE,))
-    if not found:
-        return ()
-    text, _, mark = str(found[0][0]).rpartition(" ")
-    if _mark(text) != mark:
-        raise JournalCorrupt("the detector's baseline is not what was written")
-    return tuple(json.loads(text))
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _checksum(key: str, slot: int, sequence: int, payload: bytes, owner: str) -> bytes:

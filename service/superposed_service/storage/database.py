@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -220,6 +221,25 @@ class Database:
                 raise StorageUnavailable("the journal could not be written", received=str(error)) from error
             raise
 
+    def noted(self, name: str) -> str | None:
+        """Return the text of a note in `meta`; None where there is none.
+
+        Raises:
+            JournalCorrupt: It is not what was written.
+        """
+        found = self.query("SELECT value FROM meta WHERE name = ?", (name,))
+        if not found:
+            return None
+        text, _, checksum = str(found[0][0]).rpartition(" ")
+        if _checksum(text) != checksum:
+            raise JournalCorrupt(f"the journal's note of its {name} is not what was written")
+        return text
+
+    @staticmethod
+    def noting(name: str, text: str) -> Statement:
+        """Return the statement that writes a note with its checksum."""
+        return "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, f"{text} {_checksum(text)}")
+
     def execute(self, sql: str, values: tuple[Any, ...]) -> None:
         """One writing statement, inside `transaction`."""
         self._connection.execute(sql, values)
@@ -252,6 +272,10 @@ class Database:
             self._connection.close()
         except apsw.Error as error:
             self.failure = str(error)
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _check_sqlite() -> None:

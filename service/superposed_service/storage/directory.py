@@ -65,8 +65,7 @@ class DataDirectory:
         Raises:
             StorageUnavailable: Another file or none stands at one of the paths; nothing is written any more.
         """
-        changed = [str(path) for path, held in self._place.items() if _identity(path) != held]
-        if not changed:
+        if not (changed := self._changed()):
             return
         error = StorageUnavailable(
             "the data directory was moved or replaced under this process: stop it, and start it on the"
@@ -81,7 +80,10 @@ class DataDirectory:
     @property
     def replaced(self) -> bool:
         """True once other files than the opened ones stand at the directory's path."""
-        return any(_identity(path) != held for path, held in self._place.items())
+        return bool(self._changed())
+
+    def _changed(self) -> list[str]:
+        return [str(path) for path, held in self._place.items() if _identity(path) != held]
 
     @classmethod
     def existing(cls, path: Path) -> Self:

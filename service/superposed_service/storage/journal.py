@@ -280,7 +280,7 @@ class Journal:
 
     def fingerprint(self) -> dict[str, Any] | None:
         """The execution fingerprint of the process that last owned the journal."""
-        text = self._noted("fingerprint")
+        text = self._database.noted("fingerprint")
         if text is None:
             return None
         noted: dict[str, Any] = json.loads(text)
@@ -297,24 +297,26 @@ class Journal:
         with self._database.transaction():
             if noted is not None:
                 self._database.execute("DELETE FROM digests", ())
-            self._note("fingerprint", json.dumps(fingerprint, sort_keys=True))
+            self._database.execute(
+                *self._database.noting("fingerprint", json.dumps(fingerprint, sort_keys=True))
+            )
 
     # Who writes it
 
     @property
     def is_witnessed(self) -> bool:
         """True once a `HEAD` is known to stand beside the journal."""
-        return self._noted("witnessed") is not None
+        return self._database.noted("witnessed") is not None
 
     def set_witnessed(self) -> None:
         """Note that a `HEAD` stands beside the journal, on the disk."""
         with self._database.transaction():
-            self._note("witnessed", "HEAD")
+            self._database.execute(*self._database.noting("witnessed", "HEAD"))
 
     @property
     def incarnation(self) -> str | None:
         """The random name of the process that last served the directory."""
-        return self._noted("incarnation")
+        return self._database.noted("incarnation")
 
     def set_identity(self, lineage: str, incarnation: str) -> None:
         """Note at each start whose journal this is, and which process writes it.
@@ -327,34 +329,15 @@ class Journal:
             JournalCorrupt: The journal is another store's.
             StorageUnavailable: The disk refused.
         """
-        if (noted := self._noted("lineage")) not in (None, lineage):
+        if (noted := self._database.noted("lineage")) not in (None, lineage):
             raise JournalCorrupt(
                 "the journal belongs to another store than the snapshots",
                 expected=f"lineage {noted}",
                 received=lineage,
             )
         with self._database.transaction():
-            self._note("lineage", lineage)
-            self._note("incarnation", incarnation)
-
-    def _noted(self, name: str) -> str | None:
-        found = self._database.query("SELECT value FROM meta WHERE name = ?", (name,))
-        if not found:
-            return None
-        text, _, checksum = str(found[0][0]).rpartition(" ")
-        if _checksum(text) != checksum:
-            raise JournalCorrupt(f"the journal's note of its {name} is not what was written")
-        return text
-
-    def _note(self, name: str, text: str) -> None:
-        """Write a note with its checksum, inside a transaction."""
-        self._database.execute(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, f"{text} {_checksum(text)}")
-        )
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+            self._database.execute(*self._database.noting("lineage", lineage))
+            self._database.execute(*self._database.noting("incarnation", incarnation))
 
 
 def _link(previous: bytes, sequence: int, kind: str, head: str, digest: bytes) -> bytes:
