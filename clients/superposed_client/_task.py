@@ -168,7 +168,7 @@ class TaskCore:
         return new
 
     def _unregister(self) -> Operation[None]:
-        """Undo a registration whose first rows were refused, unless somebody taught the task since."""
+        """Undo a registration whose first rows were refused, unless the task was taught since."""
         self._registered = False
         with suppress(ApiError):
             yield from operations.delete_task(str(self._key), untaught=True)
@@ -208,12 +208,12 @@ class TaskCore:
         except ApiError as error:
             if new:
                 yield from self._unregister()
-            if isinstance(error, LabelOutOfRange) and (found := self._first_stranger(targets)) is not None:
+            if isinstance(error, LabelOutOfRange) and (found := self._first_unknown(targets)) is not None:
                 raise error.explained(f"the first is {found[1]!r} at row {found[0]}") from None
             raise
         return self.last_update
 
-    def _first_stranger(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
+    def _first_unknown(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
         """The first target that is none of the task's labels, and its row."""
         written = self.schema.labels if self.schema.labels is not None else self._known_labels
         outputs = self.schema.outputs
@@ -221,12 +221,12 @@ class TaskCore:
         if known is None and outputs is not None:
             known = {str(number) for number in range(outputs)}
         sent = self._targets(targets)
-        strangers = (
+        unknown = (
             (row, value)
             for row, value in enumerate(targets.tolist())
             if known is not None and str(sent[row]) not in known
         )
-        return next(strangers, None)
+        return next(unknown, None)
 
     def fit(
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool

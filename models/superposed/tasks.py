@@ -268,7 +268,7 @@ def _check_group(schema: TaskSchema) -> None:
 
 
 def _shown(name: str, value: object, other: object) -> object:
-    """A field as an error shows it: without what comes from somebody's data, but told from the other."""
+    """Describe a field in an error: data of a user is not shown, only that the two values differ."""
     if name not in {"labels", "offset", "scale", "description"}:
         return value
     if outline(value) != outline(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):

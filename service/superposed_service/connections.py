@@ -92,7 +92,7 @@ class _Bounded(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Refuses what is beyond the reserve; of what is in it, only probes are answered.
 
-        A connection without a request in progress is in nobody's way: the oldest one makes room.
+        The oldest connection without a request in progress is closed to make room.
         """
         super().connection_made(transport)
         self.transport = _Corked(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
@@ -114,7 +114,7 @@ class _Bounded(HttpToolsProtocol):
         """Close the oldest idle connection where there are too many.
 
         Returns:
-            How many connections there are above the limit.
+            The number of connections above the limit.
         """
         surplus = len(self.connections) - self.settings.max_connections
         if surplus <= 0:

@@ -37,13 +37,13 @@ _log = logging.getLogger("superposed.guard")
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
 _Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
 
-# A task can be a witness once so many rows of it are kept; so many witnesses must be harmed.
+# Rows kept of a task before it can be a witness, and the number of harmed witnesses an accusation needs.
 _WITNESS_ROWS, _WITNESSES = 4, 2
-# A source is judged by the harm of its worst so many steps, against so many times the ordinary.
+# Worst steps a source is judged by, the multiple of ordinary harm it may do, and steps remembered a source.
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
-# A refused update counts as so many steps, so that the next measurement comes soon.
+# Steps a refused update counts as, so that the next measurement comes soon.
 _REFUSED_COUNTS = 8
-# An image of a larger store is taken less often: so many bytes an interval.
+# Bytes of a store's image for each interval: an image of a larger store is taken less often.
 _IMAGE_BYTES = 64 * 2**20
 
 
@@ -107,7 +107,7 @@ class Guard:
 
     @property
     def due(self) -> bool:
-        """Whether the next update may be followed by a measurement, which may read the journal."""
+        """True where the next update may be followed by a measurement, which may read the journal."""
         return self._interval is not None
 
     def applied(self, store: WeightStore, record: Record, change: Change) -> None:
@@ -297,7 +297,7 @@ class Guard:
             _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
             return {}
         if aside.digest() != store.digest():
-            _log.error("the replay aside arrived at another store: nobody is blamed")
+            _log.error("the replay aside arrived at another store: no source is quarantined")
             return {}
         return harms
 

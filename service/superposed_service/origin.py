@@ -20,7 +20,7 @@ class Origin:
     Args:
         key: Its idempotency key.
         request: SHA-256 of what was asked, 32 bytes.
-        owner: Whose kept responses it counts among: `key:<id>` of an API key; without one a task key.
+        owner: The owner of the kept response: `key:<id>` of an API key; without one a task key.
     """
 
     key: str

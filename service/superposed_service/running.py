@@ -154,7 +154,7 @@ class Running:
             at_once: Whether older snapshots are removed at once.
 
         Returns:
-            What was erased; nothing is recorded where there was nothing.
+            The erased numbers of rows; nothing is recorded where there was nothing to erase.
 
         Raises:
             UnknownTask: No task has or had the key.

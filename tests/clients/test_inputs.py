@@ -28,7 +28,7 @@ Y = [0, 1, 1, 0]
 
 
 class Frame:
-    """What pandas' objects look like from outside: `to_numpy` and a number of dimensions."""
+    """Stand in for a pandas object: `to_numpy` and a number of dimensions."""
 
     def __init__(self, values: Any) -> None:
         self.values = np.asarray(values, dtype=object)

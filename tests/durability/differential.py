@@ -170,7 +170,7 @@ class Work:
 
 @dataclass
 class Outcome:
-    """What a run found."""
+    """The outcome of a run."""
 
     configurations: Counter[str] = field(default_factory=Counter)
     kills_serving: int = 0
@@ -371,7 +371,7 @@ class Campaign:
         return writes
 
     def around(self, by_sequence: dict[int, Sent], sequence: int) -> str:
-        """What the journal and the requests have where the reference is elsewhere."""
+        """List the journal's records and the requests around the first difference from the reference."""
         with DataDirectory(self.path) as directory:
             journal = directory.ledger().journal
             after = max(journal.horizon, sequence - 6)
@@ -399,7 +399,7 @@ class Campaign:
 
 
 def is_recorded(sent: Sent) -> bool:
-    """Whether a request was acknowledged and has changed something, so that it must be in the journal."""
+    """Tell if a request was acknowledged and changed something, so that it must be in the journal."""
     if not 0 < sent.status < 300:
         return False
     if sent.kind == "register":

@@ -1,4 +1,4 @@
-"""What every HTTP client expects of a server: HEAD, a root, documents that need no internet, encodings."""
+"""Expectations of every HTTP client: HEAD, a root, documents that need no internet, encodings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What one tenant may take, and what it is shown of the others."""
+"""Limits of one tenant, and the parts of other tenants that stay hidden from it."""
 
 from __future__ import annotations
 

@@ -88,6 +88,6 @@ def test_a_proxy_request_is_refused(http: httpx.Client) -> None:
 
 
 def test_the_web_servers_protocol_is_the_one_that_is_subclassed() -> None:
-    """Where this fails, read the release's changes, see that the tests above hold, and note its new hash."""
+    """Pin uvicorn's parser by hash. On failure: read the changes, rerun the tests above, note its hash."""
     source = inspect.getsource(HttpToolsProtocol)
     assert hashlib.sha256(source.encode()).hexdigest()[:16] == "18fdf324b11bf160"

@@ -35,8 +35,8 @@ _ALLOWED = {
 # stores, where an exponent turns a context and does not scale it, that of weight².
 _SMALLEST_DISTANCE = 0.499
 
-# What each route needs; None for nothing. A route that is not here is for nobody. A name may have slashes in
-# it (`group/task`), so the longer paths come first.
+# The scope each route needs; None for none. A route that is missing here is denied. A name may have slashes
+# in it (`group/task`), so the longer paths come first.
 ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/health/live"): None,
     ("GET", "/health/ready"): None,

@@ -68,7 +68,7 @@ CREATE TABLE api_keys (id TEXT PRIMARY KEY, value TEXT NOT NULL, checksum BLOB N
     """
 CREATE INDEX rare_records ON records (kind) WHERE kind <> 'update';
 """,
-    # Whose kept response it is: each API key has a bound of its own.
+    # The owner of a kept response: each API key has a bound of its own.
     """
 ALTER TABLE answers ADD COLUMN owner TEXT NOT NULL DEFAULT '';
 ALTER TABLE canaries ADD COLUMN owner TEXT NOT NULL DEFAULT '';

@@ -301,7 +301,7 @@ class Journal:
                 *self._database.noting("fingerprint", json.dumps(fingerprint, sort_keys=True))
             )
 
-    # Who writes it
+    # The lineage and the incarnation that write
 
     @property
     def is_witnessed(self) -> bool:

@@ -68,7 +68,7 @@ class Ledger:
         """Check the journal's end against the witness, and from now on require that there is one.
 
         The journal's `witnessed` mark is the durable marker: once it is set, and in the file itself, a
-        missing or empty `HEAD` means that somebody removed it. Directories of the first release have no
+        missing or empty `HEAD` means that the file was removed. Directories of the first release have no
         mark until this process has synced their `HEAD`.
         """
         self._witness.check(self.journal)

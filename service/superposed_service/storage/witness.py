@@ -73,9 +73,9 @@ class Witness:
         noted = self.newest()
         if noted is None and journal.is_witnessed:
             raise JournalCorrupt(
-                f"{self._path} is missing or empty: without it nobody can tell whether acknowledged updates"
-                " are missing from the journal. Restore the directory from a copy; or `superposed export DIR"
-                " FILE --snapshot` and import that",
+                f"{self._path} is missing or empty: without it the server cannot tell whether acknowledged"
+                " updates are missing from the journal. Restore the directory from a copy; or run"
+                " `superposed export DIR FILE --snapshot` and import that",
                 expected="the file that was written beside journal.db",
                 received="no record noted in it",
             )
