@@ -1,9 +1,13 @@
 """The guard: detect sources whose updates harm other tasks far beyond ordinary crosstalk.
 
 A few rows of every task are kept as canaries. How badly a task answers them is a number from 0 to 1, measured
-every few optimizer steps. Where it rises in at least two tasks, the interval is replayed aside, from an image
-taken at its beginning, with a measurement after each update. Harm is what a source does to tasks that are
-neither its own nor of its API key; what a task does to itself is its own affair.
+every few optimizer steps. Where it rises in at least two tasks, these steps are replayed aside, from an image
+taken before them, with a measurement after each update. Harm is what a source does to tasks that are neither
+its own nor of its API key; what a task does to itself is its own affair.
+
+Two windows of two intervals each overlap by one. Harm that begins at the end of a window, and has ruined the
+tasks by the end of the next interval, would otherwise be split: too small in the first, and in the second
+there would be no task left that it could make worse.
 
 Interference between ordinary tasks builds up over many steps, also at high learning rates. A poisoned stream
 ruins others within a few. So a source is accused for the harm of its worst few steps, and only where that
@@ -41,29 +45,31 @@ _Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
 _WITNESS_ROWS, _WITNESSES = 4, 2
 # Worst steps a source is judged by, the multiple of ordinary harm it may do, and steps remembered a source.
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
+# Intervals a window lasts.
+_INTERVALS = 2
 # Steps a refused update counts as, so that the next measurement comes soon.
 _REFUSED_COUNTS = 8
-# Bytes of a store's image for each interval: an image of a larger store is taken less often.
+# Bytes of a store's image for each interval: of a larger store it is taken less often.
 _IMAGE_BYTES = 64 * 2**20
 
 
 @dataclass
-class _Interval:
-    """What is known about the time since the last measurement.
+class _Window:
+    """The steps since one measurement, watched for two intervals.
 
     Args:
         image: The store at its beginning.
         sequence: The store's sequence number then.
         canaries: Those that are watched, by task: the same rows at both ends.
         before: How badly each task answered them at the beginning.
-        steps: How many optimizer steps there were since.
+        intervals: How many intervals have passed since.
     """
 
     image: bytes
     sequence: int
     canaries: dict[str, tuple[Canary, ...]]
     before: dict[str, float]
-    steps: int = 0
+    intervals: int = 0
 
 
 @dataclass
@@ -94,7 +100,8 @@ class Guard:
         self._canaries = ledger.canaries
         self._settings = settings
         self._turn = 0
-        self._interval: _Interval | None = None
+        self._steps = 0  # since the last measurement
+        self._windows: deque[_Window] = deque()  # the oldest first
         self._inquiry: _Inquiry | None = None
 
     def start(self, store: WeightStore) -> None:
@@ -103,12 +110,12 @@ class Guard:
             if key not in store.tasks:
                 self._canaries.drop(key)
         if self._settings.canary_rows:  # before the first update: it may be the harmful one
-            self._interval = self._begin(store)
+            self._begin(store)
 
     @property
     def due(self) -> bool:
         """True where the next update may be followed by a measurement, which may read the journal."""
-        return self._interval is not None
+        return bool(self._windows)
 
     def applied(self, store: WeightStore, record: Record, change: Change) -> None:
         """Takes notice of a change that was just applied; at the end of an interval begins to inquire."""
@@ -118,24 +125,26 @@ class Guard:
             self._forget(record)
             return
         self._keep(store, record.sequence, change)
-        if (interval := self._interval) is None:
-            self._interval = self._begin(store)
-            return
-        self._pass(store, interval, change.steps)
+        if self._windows:
+            self._pass(store, change.steps)
+        else:
+            self._begin(store)
 
     def refused(self, store: WeightStore, change: Change) -> None:
         """Takes notice of an update that the arithmetic refused: ruined weights refuse ordinary ones too."""
-        if (interval := self._interval) is not None and isinstance(change, Update):
-            self._pass(store, interval, _REFUSED_COUNTS)
+        if self._windows and isinstance(change, Update):
+            self._pass(store, _REFUSED_COUNTS)
 
-    def _pass(self, store: WeightStore, interval: _Interval, steps: int) -> None:
-        interval.steps += steps
-        if interval.steps >= self._length(interval):
-            self._interval = None  # should this fail, the next update starts anew
-            self._inquiry = self._inquire(store, interval)
+    def _pass(self, store: WeightStore, steps: int) -> None:
+        self._steps += steps
+        if self._steps >= self._interval(self._windows[0]):
+            for window in self._windows:
+                window.intervals += 1
+            windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
+            self._inquiry = self._inquire(store, windows)
 
-    def _length(self, interval: _Interval) -> int:
-        return self._settings.guard_interval * (1 + len(interval.image) // _IMAGE_BYTES)
+    def _interval(self, window: _Window) -> int:
+        return self._settings.guard_interval * (1 + len(window.image) // _IMAGE_BYTES)
 
     @property
     def inquiring(self) -> bool:
@@ -157,9 +166,11 @@ class Guard:
         self._inquiry = inquiry
         return []
 
-    def _inquire(self, store: WeightStore, interval: _Interval) -> _Inquiry:
-        decisions = yield from self._judge(store, interval)
-        self._interval = self._begin(store)
+    def _inquire(self, store: WeightStore, windows: deque[_Window]) -> _Inquiry:
+        decisions = yield from self._judge(store, windows[0])
+        if not decisions:  # a source is accused of the same harm once
+            self._windows.extend(window for window in windows if window.intervals < _INTERVALS)
+        self._begin(store)
         return decisions
 
     def _forget(self, record: Record) -> None:
@@ -167,12 +178,12 @@ class Guard:
         if record.kind == Delete.kind:
             key = record.head["key"]
             self._canaries.drop(key)
-            if self._interval is not None:
-                self._interval.canaries.pop(key, None)
+            for window in self._windows:
+                window.canaries.pop(key, None)
         elif record.kind == ROLLBACK:
             out = record.head["excluded"]
             self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
-            self._interval = None  # the store is another one now
+            self._windows.clear()  # the store is another one now
 
     def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
         for key in change.tasks:
@@ -182,8 +193,8 @@ class Guard:
                 for slot, canary in sample(change, key, sequence, seen, free, most):
                     self._canaries.put(key, slot, canary)
 
-    def _begin(self, store: WeightStore) -> _Interval | None:
-        """Starts an interval over the next few tasks in turn; None while there are too few witnesses.
+    def _begin(self, store: WeightStore) -> None:
+        """Begin a window over the next few tasks in turn, unless there are too few witnesses.
 
         A task that answers its canaries hardly better than chance cannot be harmed by the limit any more.
         """
@@ -194,9 +205,9 @@ class Guard:
             for key, badness in self._measured(store, canaries).items()
             if badness <= 1.0 - self._limit()
         }
-        if len(before) < _WITNESSES:
-            return None
-        return _Interval(store.to_bytes(), store.sequence, canaries, before)
+        self._steps = 0
+        if len(before) >= _WITNESSES:
+            self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
 
     def _chosen(self, store: WeightStore) -> list[str]:
         """The next tasks in turn that could be witnesses, of each API key as many as of any other."""
@@ -228,18 +239,18 @@ class Guard:
                     del canaries[key]
             return found
 
-    def _judge(self, store: WeightStore, interval: _Interval) -> _Inquiry:
-        after = self._measured(store, interval.canaries)
-        rises = {key: after[key] - badness for key, badness in interval.before.items() if key in after}
+    def _judge(self, store: WeightStore, window: _Window) -> _Inquiry:
+        after = self._measured(store, window.canaries)
+        rises = {key: after[key] - badness for key, badness in window.before.items() if key in after}
         limit = self._limit()
         harmed = [key for key, rise in rises.items() if rise >= limit]
         if len(harmed) < _WITNESSES:
             return []
-        harms = yield from self._attribute(interval, harmed, store)
+        harms = yield from self._attribute(window, harmed, store)
         accused = _accused(harms, limit)
         known = {
             "sequence": store.sequence,
-            "since": interval.sequence,
+            "since": window.sequence,
             "limit": round(limit, 3),
             "rises": {key: round(rises[key], 3) for key in harmed[:5]},
             "because_of": sorted(accused),
@@ -251,7 +262,7 @@ class Guard:
             self._canaries.baseline = [*self._canaries.baseline, ordinary][-_REMEMBERED:]
         evidence = {
             "by": "guard",
-            "sequences": [interval.sequence + 1, store.sequence],
+            "sequences": [window.sequence + 1, store.sequence],
             "limit": limit,
             "tasks": harmed[:20],
         }
@@ -265,18 +276,18 @@ class Guard:
         return min(0.9, max(self._settings.guard_rise, _TIMES_ORDINARY * ordinary))
 
     def _attribute(
-        self, interval: _Interval, harmed: Sequence[str], store: WeightStore
+        self, window: _Window, harmed: Sequence[str], store: WeightStore
     ) -> Generator[None, None, Mapping[str, _Harm]]:
-        """Replay the interval aside and measure each source's harm.
+        """Replay the window aside and measure each source's harm.
 
         A source is a task, or an API key, whose updates may be spread over many tasks. Its harm is what its
         updates did to the harmed tasks that are neither its own nor of its API key. The tasks of one update
         share its harm equally. A replay that does not arrive at the live store attributes nothing.
         """
         harms: dict[str, _Harm] = defaultdict(_Harm)
-        watched = {key: interval.canaries[key] for key in harmed}
-        owners = {key: interval.canaries[key][0].owner for key in harmed}
-        aside = WeightStore.from_bytes(interval.image, device=store.device)
+        watched = {key: window.canaries[key] for key in harmed}
+        owners = {key: window.canaries[key][0].owner for key in harmed}
+        aside = WeightStore.from_bytes(window.image, device=store.device)
         before, last = measure(aside, watched), store.sequence
         try:
             for record, _ in replay(aside, self._journal, Exclusions.look_up(self._journal, last), last):

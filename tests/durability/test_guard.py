@@ -236,6 +236,20 @@ def test_a_cold_server_stops_what_begins_at_once(ready: Path) -> None:
     streams.machine.close()
 
 
+@pytest.mark.parametrize("before", range(0, 24, 2))
+def test_harm_is_found_wherever_in_an_interval_it_begins(ready: Path, before: int) -> None:
+    streams = Streams(ready)
+    streams.register("bad")
+    streams.ordinary(before)
+    for _ in range(60):
+        if streams.quarantined:
+            break
+        with contextlib.suppress(UpdateError):
+            streams.teach("bad", scale=100.0)
+    assert set(streams.quarantined) == {"bad"}
+    streams.machine.close()
+
+
 def test_with_rehearsal_the_replay_aside_is_the_live_computation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -311,9 +325,8 @@ def test_steps_count_and_not_updates(ready: Path) -> None:
     streams = Streams(ready)
     watched = streams.machine.writer._guard
     assert watched is not None
-    assert watched._interval is not None
-    before = watched._interval.sequence
+    before = watched._windows[-1].sequence
     rows = Rows("t0", None, DIGITS.train_x[:16] * 1.0)
     streams.machine.do(Update(rows, DIGITS.train_y[:16].tolist(), 24))  # an interval's steps at once
-    assert watched._interval.sequence > before
+    assert watched._windows[-1].sequence > before
     streams.machine.close()
