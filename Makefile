@@ -46,26 +46,26 @@ REHEARSED := --family phase --store-defaults --optimizer adam --learning-rate 1e
 
 ## experiments: every committed result of docs/experiments (needs SUPERPOSED_DATA_DIR; hours on two cores)
 experiments: $(SETUP)
-	$(BIN)/superposed experiment permuted-mnist --family binary --standard --ewc --synaptic-intelligence --separate
-	for bias in bound shared; do $(BIN)/superposed experiment permuted-mnist --store-defaults --family phase --bias $$bias; done
-	for family in phase complex rotation; do $(BIN)/superposed experiment permuted-mnist --family $$family; done
-	for seed in 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --seed $$seed; done
-	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --family binary --decay 0.9 --epsilon 1e-10 --seed $$seed; done
-	for units in 128 512 1024 2048; do $(BIN)/superposed experiment permuted-mnist --family binary --units $$units; done
-	for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --tasks 100 --consolidation 2000 --seed $$seed; done
-	$(BIN)/superposed experiment permuted-mnist --no-superposed --rehearsed $(REHEARSED) --units 1024 --hidden-layers 2 --tasks 250
-	for tasks in 25 50 100; do for seed in 0 1 2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks $$tasks --steps 2000 --evaluate-every 25 --results docs/results/rehearsal --seed $$seed; done; done
-	for rate in 1e-3 3e-3 1e-2; do $(BIN)/superposed experiment permuted-mnist --no-superposed --batch-ensemble $(REHEARSED) --steps 2000 --tasks 25 --learning-rate $$rate; done
-	$(BIN)/superposed experiment permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks 5 --budget 6110000 --steps 2000 --evaluate-every 25 --results docs/results/rehearsal
-	$(BIN)/superposed experiment permuted-mnist --no-superposed --standard-rehearsed $(REHEARSED) --tasks 50
-	$(BIN)/superposed experiment rotating-mnist
-	$(BIN)/superposed experiment rotating-mnist --gaps
-	for drift in permuted turned; do $(BIN)/superposed experiment personalisation --drift $$drift; done
-	for dataset in mnist cifar10; do $(BIN)/superposed experiment incremental --dataset $$dataset; done
-	$(BIN)/superposed experiment incremental --dataset cifar10 --steps 2000 --seeds 0
-	$(BIN)/superposed experiment capacity --units 128,256,512,1024
-	$(BIN)/superposed experiment capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
-	for name in locate intrinsic-dimension variants; do $(BIN)/superposed experiment $$name; done
+	$(BIN)/python -m experiments permuted-mnist --family binary --standard --ewc --synaptic-intelligence --separate
+	for bias in bound shared; do $(BIN)/python -m experiments permuted-mnist --store-defaults --family phase --bias $$bias; done
+	for family in phase complex rotation; do $(BIN)/python -m experiments permuted-mnist --family $$family; done
+	for seed in 1 2; do $(BIN)/python -m experiments permuted-mnist --family binary --seed $$seed; done
+	for seed in 0 1 2; do $(BIN)/python -m experiments permuted-mnist --family binary --decay 0.9 --epsilon 1e-10 --seed $$seed; done
+	for units in 128 512 1024 2048; do $(BIN)/python -m experiments permuted-mnist --family binary --units $$units; done
+	for seed in 0 1 2; do $(BIN)/python -m experiments permuted-mnist --no-superposed --rehearsed $(REHEARSED) --tasks 100 --consolidation 2000 --seed $$seed; done
+	$(BIN)/python -m experiments permuted-mnist --no-superposed --rehearsed $(REHEARSED) --units 1024 --hidden-layers 2 --tasks 250
+	for tasks in 25 50 100; do for seed in 0 1 2; do $(BIN)/python -m experiments permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks $$tasks --steps 2000 --evaluate-every 25 --results docs/results/rehearsal --seed $$seed; done; done
+	for rate in 1e-3 3e-3 1e-2; do $(BIN)/python -m experiments permuted-mnist --no-superposed --batch-ensemble $(REHEARSED) --steps 2000 --tasks 25 --learning-rate $$rate; done
+	$(BIN)/python -m experiments permuted-mnist --no-superposed --separate --store-defaults --family phase --tasks 5 --budget 6110000 --steps 2000 --evaluate-every 25 --results docs/results/rehearsal
+	$(BIN)/python -m experiments permuted-mnist --no-superposed --standard-rehearsed $(REHEARSED) --tasks 50
+	$(BIN)/python -m experiments rotating-mnist
+	$(BIN)/python -m experiments rotating-mnist --gaps
+	for drift in permuted turned; do $(BIN)/python -m experiments personalisation --drift $$drift; done
+	for dataset in mnist cifar10; do $(BIN)/python -m experiments incremental --dataset $$dataset; done
+	$(BIN)/python -m experiments incremental --dataset cifar10 --steps 2000 --seeds 0
+	$(BIN)/python -m experiments capacity --units 128,256,512,1024
+	$(BIN)/python -m experiments capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
+	for name in locate intrinsic-dimension variants; do $(BIN)/python -m experiments $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits, kills under random work (two hours)
 durability: $(SETUP)

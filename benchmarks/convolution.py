@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks.forward import pairs
+from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.config import ConvNetConfig
-from superposed.experiments.report import machine, write_json
 
 NETWORK = ConvNetConfig(input_shape=(1, 28, 28), channels=(16, 32), hidden=(128,))
 

@@ -23,18 +23,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sklearn import datasets
-from tests.durability.machine import Machine
 
+from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
-from superposed.experiments.report import machine, write_json
-from superposed.task_schema import Loss
+from superposed.tasks.schema import Loss
 from superposed_service.changes import Register
 from superposed_service.errors import Quarantined
 from superposed_service.rows import Rows
 from superposed_service.updates import Update
+from tests.durability.machine import Machine
 
 ROWS, UPDATES, ATTACK = 16, 1200, 64
 RATES = [("rmsprop", 3e-5), ("rmsprop", 3e-4), ("rmsprop", 1e-3), ("rmsprop", 3e-3), ("adam", 1e-3),

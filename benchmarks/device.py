@@ -24,12 +24,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.forward import mixed_batch, plain_network, store_of
+from experiments.report import machine, write_json
 from superposed import WeightStore
 from superposed.contexts import Binding
-from superposed.experiments.report import machine, write_json
-from superposed.layers import SuperposedLinear
-from superposed.networks import MLP, SIZES, RecordedMLP
-from superposed.networks.recorded import Work, compile_for_all_sizes, record_graph
+from superposed.nn import MLP, SIZES, RecordedMLP
+from superposed.nn.cuda_graph_runtime import Work, compile_for_all_sizes, record_graph
+from superposed.nn.layers import SuperposedLinear
 
 PRECISION = torch.bfloat16
 TASKS = 1000

@@ -25,9 +25,9 @@ import numpy as np
 import torch
 import uvicorn
 
+from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
 from superposed.config import MLPConfig, StoreConfig
-from superposed.experiments.report import machine, write_json
 from superposed_service.app import create_app, open_store
 from superposed_service.changes import Register
 from superposed_service.demo.server import free_port

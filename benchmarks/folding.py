@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.forward import INPUTS, pairs, store_of
+from experiments.report import machine, write_json
 from superposed import WeightStore
-from superposed.experiments.report import machine, write_json
 
 
 def fold(store: WeightStore, key: str) -> dict[str, tuple[Tensor, Tensor]]:

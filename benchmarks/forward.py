@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.report import machine, write_json
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.batch import Batch
-from superposed.experiments.report import machine, write_json
+from superposed.tasks.batch import Batch
 
 INPUTS, OUTPUTS = 784, 10
 

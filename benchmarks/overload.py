@@ -29,8 +29,8 @@ from typing import Any
 import httpx
 import numpy as np
 
+from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.experiments.report import machine, write_json
 from superposed_service.bench import Load, Outcome, run
 from superposed_service.demo.server import free_port
 from superposed_service.snapshotting import begin

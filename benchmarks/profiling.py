@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.service import INPUTS, TASKS, running
-from superposed.experiments.report import machine, write_json
+from experiments.report import machine, write_json
 from superposed_service.bench import Load, run
 
 # The first of these that is in a stack says what was being done; inner ones stand first.

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state
 
 from benchmarks.forward import INPUTS, OUTPUTS, check, mixed_batch, plain_network, store_of
-from superposed.experiments.report import machine, write_json
+from experiments.report import machine, write_json
 
 ROWS, WIDTH = 256, 256
 

@@ -30,9 +30,9 @@ import uvicorn
 
 from benchmarks.durability import Forgetful
 from benchmarks.forward import mixed_batch
+from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
-from superposed.batch import Batch
-from superposed.experiments.report import machine, write_json
+from superposed.tasks.batch import Batch
 from superposed_service.app import create_app
 from superposed_service.bench import Load, run
 from superposed_service.demo.server import free_port

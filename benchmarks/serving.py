@@ -31,8 +31,8 @@ import numpy as np
 import torch
 
 from benchmarks.peers.networks import networks
+from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.experiments.report import machine, write_json
 from superposed_service.demo.server import free_port
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory

@@ -21,8 +21,8 @@ from typing import Any
 import torch
 import uvicorn
 
-from superposed.experiments.report import machine, write_json
-from superposed.store import WeightStore
+from experiments.report import machine, write_json
+from superposed.store.store import WeightStore
 from superposed_service.app import create_app
 from superposed_service.middleware import Entrance
 from superposed_service.observability.http import Observed

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving import SERVERS, Server, check, drive, script_of, started
-from superposed.experiments.report import machine, write_json
+from experiments.report import machine, write_json
 
 CONNECTIONS = 64
 _TICKS = os.sysconf("SC_CLK_TCK")

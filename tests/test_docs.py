@@ -8,9 +8,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from benchmarks import report
 from typer.testing import CliRunner
 
+from benchmarks import report
 from superposed_service.cli import app
 from superposed_service.demo.server import Server
 from superposed_service.problems import PROBLEMS

@@ -10,16 +10,17 @@ Example:
     2
 """
 
-from superposed.batch import Batch, ResolvedContext
-from superposed.capacity import Capacity, capacity
+from superposed.analysis.capacity import Capacity, capacity
+from superposed.analysis.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
 from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.contexts import Mixture, Power, Task, family_named, parse, seeded_secret
-from superposed.learning import Measured, UpdateResult, apply, evaluate, learn
-from superposed.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
-from superposed.store import WeightStore
-from superposed.targets import Targets
-from superposed.task_schema import TaskSchema
-from superposed.tasks import TaskState
+from superposed.learning.online import UpdateResult, apply, evaluate, learn
+from superposed.store.losses import Measured
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch, ResolvedContext
+from superposed.tasks.registry import TaskState
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import Targets
 
 __all__ = [
     "Batch",

@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from superposed.errors import ConfigError, SuperposedError
-from superposed.outlines import outline
+from superposed.errors import ConfigError, SuperposedError, outline
 
 __all__ = [
     "Activation",

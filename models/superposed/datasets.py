@@ -172,7 +172,7 @@ def sklearn_dataset(name: str, *, test_share: float = 0.25, seed: int = 0) -> Da
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
         raise DataUnavailable(
-            "this data set comes with scikit-learn", expected="pip install 'superposed[experiments]'"
+            "this data set comes with scikit-learn", expected="pip install 'superposed[demo]'"
         ) from error
     names: Sequence[str] = ("digits", "breast_cancer", "wine", "iris")
     if name not in names:

@@ -22,6 +22,8 @@ SuperposedError
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 __all__ = [
     "CapacityExceeded",
     "CompositionNotSupported",
@@ -41,6 +43,7 @@ __all__ = [
     "UnknownTask",
     "UpdateError",
     "UpdateTooLarge",
+    "outline",
 ]
 
 
@@ -134,3 +137,14 @@ class UpdateTooLarge(UpdateError):
 
 class CapacityExceeded(SuperposedError):
     """More of something than a stated limit allows."""
+
+
+def outline(value: object) -> str:
+    """What kind of value it is, without showing it: rows and labels do not belong in errors."""
+    if isinstance(value, str):
+        return f"text of {len(value)} characters"
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)} fields"
+    if isinstance(value, Sequence):
+        return f"a list of {len(value)}"
+    return type(value).__name__

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from superposed.batch import Batch, ResolvedContext, merge
 from superposed.errors import NonFiniteInput, SuperposedError
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch, ResolvedContext, merge
 from superposed_service.rows import Answer, Rows
 
 __all__ = ["answer_rows"]

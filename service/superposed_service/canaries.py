@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.learning import row_losses
-from superposed.store import WeightStore
-from superposed.targets import read_targets
-from superposed.task_schema import TaskSchema
+from superposed.store.losses import row_losses
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import read_targets
 from superposed_service.arrays import pack, unpack
 from superposed_service.storage import Canary
 from superposed_service.updates import Update

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, Self
 from superposed.config import validated
 from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError, TaskInUse
-from superposed.store import WeightStore
-from superposed.task_schema import TaskSchema
-from superposed.tasks import TaskState
+from superposed.store.store import WeightStore
+from superposed.tasks.registry import TaskState
+from superposed.tasks.schema import TaskSchema
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 

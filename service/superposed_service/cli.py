@@ -19,7 +19,7 @@ from rich.console import Console
 from superposed.config import MLPConfig, RehearsalConfig, StoreConfig, validated
 from superposed.contexts import seeded_secret
 from superposed.errors import ConfigError, SuperposedError
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_client import SuperposedError as ClientError
 from superposed_service.addresses import check_addresses, joined
 from superposed_service.app import create_api, guarded
@@ -28,7 +28,6 @@ from superposed_service.config_commands import ConfigFile, config
 from superposed_service.configuration import configure
 from superposed_service.connections import allow_connections, bounded_protocol
 from superposed_service.directory_commands import add_commands
-from superposed_service.experiment_commands import experiments
 from superposed_service.key_commands import keys
 from superposed_service.observability.logs import logging_config
 from superposed_service.serving import HttpServer
@@ -39,7 +38,6 @@ from superposed_service.workers.supervisor import Front
 __all__ = ["app", "run"]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(experiments, name="experiment")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.command("bench")(bench)

@@ -14,9 +14,8 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from superposed.errors import NonFiniteInput
-from superposed.outlines import outline
-from superposed.task_schema import TaskSchema
+from superposed.errors import NonFiniteInput, outline
+from superposed.tasks.schema import TaskSchema
 from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 from superposed_service.rows import Answer
 from superposed_service.schemas import ReturnField

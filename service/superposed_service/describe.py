@@ -6,13 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from superposed.capacity import capacity
+from superposed.analysis.capacity import capacity
+from superposed.analysis.interference import measure_interference
+from superposed.analysis.retrieval import retrieve_model
 from superposed.config import validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
-from superposed.interference import measure_interference
-from superposed.retrieval import retrieve_model
-from superposed.store import WeightStore
-from superposed.task_schema import TaskSchema
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
 from superposed_service.arrays import unpack
 from superposed_service.changes import AUTHOR, task_body
 from superposed_service.errors import LimitReached, UnknownApiKey

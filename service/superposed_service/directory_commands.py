@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from superposed import tensorfile
 from superposed.errors import ConfigError, SuperposedError
-from superposed.store import WeightStore
+from superposed.store import tensorfile
+from superposed.store.store import WeightStore
 from superposed_service.changes import Quarantine, Release, keys_of, sources_of
 from superposed_service.errors import SnapshotMismatch
 from superposed_service.exclusions import LASTING, Exclusions

@@ -22,9 +22,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 from superposed.errors import CapacityExceeded
-from superposed.learning import Measured, measure_batch
-from superposed.store import WeightStore
-from superposed.targets import Target, read_targets
+from superposed.learning.online import measure_batch
+from superposed.store.losses import Measured
+from superposed.store.store import WeightStore
+from superposed.tasks.targets import Target, read_targets
 from superposed_service.answering import Answering
 from superposed_service.callers import current_caller
 from superposed_service.changes import Change, JsonObject

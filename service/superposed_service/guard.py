@@ -24,7 +24,7 @@ from itertools import chain, zip_longest
 from typing import TypeAlias
 
 from superposed.errors import SuperposedError
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service.canaries import measure, sample
 from superposed_service.changes import AUTHOR, Change, Delete, Quarantine, keys_of
 from superposed_service.errors import BeyondHorizon

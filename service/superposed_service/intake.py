@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from superposed import errors as library
 from superposed.errors import SuperposedError
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service import errors as service
 from superposed_service.changes import AUTHOR, Change, JsonObject
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from superposed.distillation import Lessons, held_out, lessons
-from superposed.retrieval import RetrievedModel
-from superposed.store import WeightStore
-from superposed.task_schema import TaskSchema
+from superposed.analysis.retrieval import RetrievedModel
+from superposed.learning.distillation import Lessons, held_out, lessons
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
 from superposed_service.changes import JsonObject
 from superposed_service.engine import Engine
 from superposed_service.errands import Errand, check_steps

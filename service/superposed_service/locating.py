@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from superposed.analysis.task_inference import EXPONENT_TRIES, check_tries, locate, locate_exponent
 from superposed.contexts import as_expression
-from superposed.locating import EXPONENT_TRIES, check_tries, locate, locate_exponent
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service.rows import Rows
 from superposed_service.schemas import LocateBody
 
@@ -67,7 +67,7 @@ def find_context(
         most: How many answers, rows times candidates, may be computed.
 
     Raises:
-        SuperposedError: As `superposed.locating.locate`.
+        SuperposedError: As `superposed.analysis.task_inference.locate`.
     """
     if body.exponent_of is not None:
         cyclic = store.config.family == "cyclic"

@@ -14,9 +14,9 @@ import torch
 from tqdm import tqdm
 
 from superposed.errors import ConfigError, SuperposedError, TaskExists
-from superposed.learning import APPLY_VERSION
-from superposed.rehearsal import RULES_VERSION
-from superposed.store import WeightStore
+from superposed.learning.online import APPLY_VERSION
+from superposed.store.replay_buffer import RULES_VERSION
+from superposed.store.store import WeightStore
 from superposed_service.changes import JsonObject, refusal
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
 from superposed_service.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions

@@ -6,12 +6,12 @@ from typing import Self
 
 from torch import Tensor
 
-from superposed import optimizers
-from superposed.batch import Batch
-from superposed.consolidation import consolidate, judge
-from superposed.shares import Share
-from superposed.store import WeightStore
-from superposed.targets import Targets
+from superposed.learning.consolidation import consolidate, judge
+from superposed.nn import optimizers
+from superposed.store.holdout import Share
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+from superposed.tasks.targets import Targets
 from superposed_service.changes import Change, JsonObject
 from superposed_service.errors import InvalidRequest
 from superposed_service.exclusions import FORGET_ROWS

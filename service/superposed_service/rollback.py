@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from superposed.errors import SuperposedError, UnknownTask
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service.changes import Change, JsonObject, Register, keys_of
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.exclusions import ROLLBACK, Exclusions, Rollback, ranges

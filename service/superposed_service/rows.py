@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.batch import Batch
 from superposed.errors import CapacityExceeded
-from superposed.store import WeightStore
-from superposed.task_schema import TaskSchema
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+from superposed.tasks.schema import TaskSchema
 
 __all__ = ["Answer", "Rows"]
 

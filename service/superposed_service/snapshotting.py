@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
 from superposed_service.writer import Image, Writer

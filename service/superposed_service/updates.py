@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from superposed.batch import Batch
 from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
-from superposed.learning import apply
-from superposed.store import WeightStore
-from superposed.targets import Target, Targets, read_targets
-from superposed.task_schema import TaskSchema
+from superposed.learning.online import apply
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.arrays import narrowed, pack, unpack
 from superposed_service.changes import Change, JsonObject, refusal, sources_of
 from superposed_service.errors import BeyondHorizon, Quarantined

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from superposed.errors import SuperposedError, UpdateError
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service.changes import JsonObject
 from superposed_service.errors import StorageUnavailable
 from superposed_service.exclusions import Exclusions

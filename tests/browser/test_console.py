@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from playwright.sync_api import Page, expect
 
 from superposed import WeightStore
-from superposed.task_schema import TaskSchema
+from superposed.tasks.schema import TaskSchema
 from superposed_service.events import Event
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory

@@ -27,9 +27,9 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from experiments.report import machine, write_json
 from superposed.errors import SuperposedError
-from superposed.experiments.report import machine, write_json
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_service import codec
 from superposed_service.protocol_v2 import messages
 from superposed_service.schemas import EvaluateBody, InferBody, UpdateBody

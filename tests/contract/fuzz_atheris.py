@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from superposed.experiments.report import machine, write_json
+from experiments.report import machine, write_json
 
 KINDS = ("application/json", "application/vnd.superposed.tensors")
 WIDTH = 64

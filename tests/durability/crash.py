@@ -27,8 +27,8 @@ from typing import Any
 import httpx
 import numpy as np
 
+from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
-from superposed.experiments.report import machine, write_json
 from superposed_service.demo.server import free_port
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory, Snapshots

@@ -32,11 +32,11 @@ import httpx
 import numpy as np
 import torch
 
+from experiments.report import machine as this_machine
+from experiments.report import write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed.config import ModuleConfig, RehearsalConfig
 from superposed.errors import SuperposedError
-from superposed.experiments.report import machine as this_machine
-from superposed.experiments.report import write_json
 from superposed_service.changes import Change, Delete, Register
 from superposed_service.demo.server import free_port
 from superposed_service.describe import task_schema

@@ -1,6 +1,6 @@
 """A disk that remembers what was written and what was synced, and that can fail.
 
-SQLite writes through an apsw VFS; the witness and the snapshots through `os` and `superposed.tensorfile`.
+SQLite writes through an apsw VFS; the witness and the snapshots through `os` and the tensor file.
 All of it is recorded as one trace, from which every state that a power cut may leave can be made.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 import apsw
 import pytest
 
-from superposed import tensorfile
+from superposed.store import tensorfile
 from superposed_service.storage.database import CHECKSUM_VFS, load_checksums
 
 SECTORS = (512, 4096)

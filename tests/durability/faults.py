@@ -27,8 +27,8 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.report import machine, write_json
 from superposed.errors import SuperposedError, UpdateError
-from superposed.experiments.report import machine, write_json
 from superposed_service.errors import StorageError
 from superposed_service.storage import DataDirectory, database
 from superposed_service.verification import verify

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from superposed.experiments.report import machine, write_json
+from experiments.report import machine, write_json
 from tests.durability.faults import Life, Lived, batch, check, scratch
 from tests.durability.machine import Machine
 

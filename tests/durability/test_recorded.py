@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from superposed import TaskSchema
-from superposed.learning import APPLY_VERSION
+from superposed.learning.online import APPLY_VERSION
 from superposed_service.changes import Register
 from superposed_service.errors import BeyondHorizon
 from superposed_service.storage import DataDirectory

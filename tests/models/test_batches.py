@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superposed import TaskSchema, WeightStore
-from superposed.batch import merge
+from superposed.tasks.batch import merge
 from tests.models.small import store_of
 
 STORE = store_of(tasks=4)

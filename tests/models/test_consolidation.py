@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import TaskSchema, WeightStore, distillation, evaluate, learn
-from superposed.consolidation import Judged, consolidate, judge
-from superposed.distillation import Lessons, lessons
+from superposed import TaskSchema, WeightStore, evaluate, learn
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError
-from superposed.retrieval import RetrievedModel, retrieve_model
+from superposed.learning import distillation
+from superposed.learning.consolidation import Judged, consolidate, judge
+from superposed.learning.distillation import Lessons, lessons
 from tests.models.test_rehearsal import new_store, rows
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from superposed import MLPConfig, StoreConfig, WeightStore, learn, seeded_secret
+from superposed.analysis.interference import measure_interference
 from superposed.contexts import FAMILIES
 from superposed.errors import UnknownTask
-from superposed.interference import measure_interference
-from superposed.task_schema import TaskSchema
+from superposed.tasks.schema import TaskSchema
 
 KEYS = ("a", "b", "c")
 

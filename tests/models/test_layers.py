@@ -7,8 +7,8 @@ import torch
 from superposed import MLPConfig
 from superposed.contexts import FAMILIES, Binding, Context, ContextSource, TaskId, family_named, seeded_secret
 from superposed.errors import ConfigError
-from superposed.layers import SuperposedLinear
-from superposed.networks import MLP
+from superposed.nn import MLP
+from superposed.nn.layers import SuperposedLinear
 from tests.models import oracle
 
 ALL = sorted(FAMILIES)

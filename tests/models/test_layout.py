@@ -25,9 +25,9 @@ from superposed import (
     seeded_secret,
 )
 from superposed.config import ModuleConfig, NetworkConfig, RehearsalConfig
-from superposed.consolidation import consolidate
-from superposed.learning import apply
-from superposed.targets import read_targets
+from superposed.learning.consolidation import consolidate
+from superposed.learning.online import apply
+from superposed.tasks.targets import read_targets
 
 FAMILIES = ["phase", "binary", "complex", "cyclic", "rotation"]
 TASKS = [f"t{number}" for number in range(6)]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+from superposed.analysis.task_inference import locate, locate_exponent
 from superposed.datasets import Dataset, sklearn_dataset
 from superposed.errors import (
     CapacityExceeded,
@@ -15,7 +16,6 @@ from superposed.errors import (
     ShapeError,
     UnknownTask,
 )
-from superposed.locating import locate, locate_exponent
 
 TASKS = 6
 

@@ -11,14 +11,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
-from superposed.capacity import capacity
+from superposed.analysis.capacity import capacity
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig, validated
 from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
 from superposed.datasets import sklearn_dataset
 from superposed.errors import ConfigError
-from superposed.layers import SuperposedConv2d, superpose
-from superposed.networks import convnet, resnet18
-from superposed.retrieval import RetrievedModel, retrieve_model
+from superposed.nn import convnet, resnet18
+from superposed.nn.layers import SuperposedConv2d, superpose
 from tests.models import oracle
 
 REAL = ("phase", "binary", "cyclic", "rotation")

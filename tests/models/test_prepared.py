@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superposed import WeightStore, learn
-from superposed.layers import fused
-from superposed.networks import PreparedMLP
+from superposed.nn import PreparedMLP
+from superposed.nn.layers import fused_kernels as fused
 from tests.models.small import store_of
 
 FAMILIES = ("phase", "complex", "cyclic", "binary")

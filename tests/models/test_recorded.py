@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from benchmarks import device
 
-from superposed import WeightStore, answering, learn
-from superposed.answering import Answerer
+from benchmarks import device
+from superposed import WeightStore, learn
 from superposed.contexts import FAMILIES
-from superposed.networks import MLP, RecordedMLP, recorded
+from superposed.nn import MLP, RecordedMLP
+from superposed.nn import cuda_graph_runtime as recorded
+from superposed.store import inference as answering
+from superposed.store.inference import Answerer
 from tests.models.small import store_of
 
 RECORDABLE = sorted(set(FAMILIES) - {"rotation"})

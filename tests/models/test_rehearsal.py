@@ -14,17 +14,17 @@ from superposed import (
     WeightStore,
     evaluate,
     learn,
-    optimizers,
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
-from superposed.consolidation import consolidate
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
-from superposed.learning import _rows_to_rehearse
-from superposed.pools import Pools
-from superposed.shares import Share
-from superposed.targets import Targets
+from superposed.learning.consolidation import consolidate
+from superposed.learning.online import _rows_to_rehearse
+from superposed.nn import optimizers
+from superposed.store.holdout import Share
+from superposed.store.reservoir import Pools
+from superposed.tasks.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
 BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4 + 8

@@ -19,12 +19,12 @@ from superposed import (
     seeded_secret,
     superpose,
 )
+from superposed.analysis.crosstalk import measure
+from superposed.analysis.retrieval import residual_variance
 from superposed.config import validated
 from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
-from superposed.crosstalk import measure
 from superposed.errors import ConfigError
-from superposed.evaluations import Evaluation, Evaluations
-from superposed.retrieval import residual_variance
+from superposed.store.evaluations import Evaluation, Evaluations
 
 ALL = sorted(FAMILIES)
 

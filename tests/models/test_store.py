@@ -17,7 +17,6 @@ from superposed import (
     learn,
     seeded_secret,
 )
-from superposed.batch import merge
 from superposed.config import validated
 from superposed.contexts import FAMILIES
 from superposed.errors import (
@@ -34,6 +33,7 @@ from superposed.errors import (
     UnknownTask,
     UpdateTooLarge,
 )
+from superposed.tasks.batch import merge
 
 SMALL = MLPConfig(inputs=12, hidden=(24, 16), outputs=5)
 
@@ -254,8 +254,8 @@ class TestLearning:
         inputs = [data(1, width)[0] for width in (12, 4, 6)]
         targets: list[object] = [2, "z", [0.5, -0.5]]
         batch = store.batch_per_row(contexts, inputs)
-        from superposed.learning import measure_batch
-        from superposed.targets import read_targets
+        from superposed.learning.online import measure_batch
+        from superposed.tasks.targets import read_targets
 
         measured = measure_batch(store, batch, read_targets(batch, targets, 5))  # type: ignore[arg-type]
         alone = [

@@ -12,8 +12,8 @@ from hypothesis.extra import numpy as hnp
 
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import SuperposedError
-from superposed.learning import apply
-from superposed.targets import read_targets
+from superposed.learning.online import apply
+from superposed.tasks.targets import read_targets
 from superposed_service.arrays import narrowed, pack, unpack
 from superposed_service.changes import keys_of
 from superposed_service.errors import BeyondHorizon, JournalCorrupt

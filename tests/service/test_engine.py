@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed.batch import Batch
 from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownTask
+from superposed.tasks.batch import Batch
 from superposed_service import updates as updates_module
 from superposed_service.changes import Delete
 from superposed_service.engine import Engine

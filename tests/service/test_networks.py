@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from superposed import RetrievedModel
 from superposed.config import ConvNetConfig
-from superposed.networks import convnet
+from superposed.nn import convnet
 from superposed_client import Client, InvalidRequest
 from superposed_service.cli import app
 from tests.conftest import serving

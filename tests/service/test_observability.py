@@ -435,7 +435,10 @@ class TestTraces:
         [server] = self.spans(exporter, "POST /v1/infer")
         [batch] = self.spans(exporter, "batch")
         assert batch.context.trace_id == server.context.trace_id
-        assert dict(batch.attributes or {}) == {"superposed.batch.rows": 3, "superposed.batch.requests": 1}
+        assert dict(batch.attributes or {}) == {
+            "superposed.batch.rows": 3,
+            "superposed.batch.requests": 1,
+        }
         assert len(self.spans(exporter, "queue")) == 1
 
     def test_a_trace_that_is_not_sampled_has_no_spans(self, traced: Traced) -> None:

@@ -22,7 +22,7 @@ from superposed import (
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
-from superposed.rehearsal import RULES_VERSION
+from superposed.store.replay_buffer import RULES_VERSION
 from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
 from superposed_client._safetensors import dump
 from superposed_service import consolidating, running

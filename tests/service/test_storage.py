@@ -123,7 +123,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("superposed.tensorfile.os.fsync", full)
+    monkeypatch.setattr("superposed.store.tensorfile.os.fsync", full)
     for sequence in (1, 2):
         with pytest.raises(StorageUnavailable, match="No space"):
             write(snapshots, b"new", sequence)

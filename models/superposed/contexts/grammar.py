@@ -27,8 +27,7 @@ from superposed.contexts.expression import (
     check_number,
 )
 from superposed.contexts.keys import KEY_PATTERN
-from superposed.errors import ExpressionInvalid
-from superposed.outlines import outline
+from superposed.errors import ExpressionInvalid, outline
 
 __all__ = ["as_expression", "parse"]
 

@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from superposed.experiments.plots import style_axes
 from superposed_service.demo.baselines import Curves
 
 __all__ = ["save_report", "show_table"]
@@ -55,8 +54,11 @@ def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves,
         for place, key in enumerate(keys):
             axes.plot(learned, curves[place], marker=".", linewidth=1.4, label=key)
         axes.plot(learned, np.nanmean(curves, axis=0), color="black", linewidth=2.4, label="mean")
-        style_axes(axes, f"One {name}", "tasks learned", "test accuracy" if axes is panels[0] else "")
+        axes.set_title(f"One {name}", loc="left", fontsize=11)
+        axes.set_xlabel("tasks learned")
+        axes.grid(visible=True, alpha=0.25, linewidth=0.6)
         axes.set_ylim(0, 1.02)
+    panels[0].set_ylabel("test accuracy")
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     path = output / "forgetting.png"
     figure.savefig(path, dpi=130)

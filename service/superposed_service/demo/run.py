@@ -17,7 +17,7 @@ from rich.console import Console
 from tqdm import tqdm
 
 from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
-from superposed.store import WeightStore
+from superposed.store.store import WeightStore
 from superposed_client import Client, mixture, power
 from superposed_service.demo.baselines import Curves, plain_network, separate_networks
 from superposed_service.demo.report import save_report, show_table

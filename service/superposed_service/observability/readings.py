@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from superposed.capacity import layer_crosstalk
+from superposed.analysis.capacity import layer_crosstalk
 from superposed_service.running import Running
 from superposed_service.writer import Writer
 

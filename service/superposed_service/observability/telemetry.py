@@ -81,7 +81,10 @@ class Telemetry:
         if total:
             metrics.batch_rows.observe(total)
         if self.tracing is not None:
-            attributes = {"superposed.batch.rows": total, "superposed.batch.requests": len(tickets)}
+            attributes = {
+                "superposed.batch.rows": total,
+                "superposed.batch.requests": len(tickets),
+            }
             for ticket in tickets:
                 self._span(ticket, "queue", ticket.asked, began, {})
                 self._span(ticket, "batch", began, ended, attributes)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.outlines import outline
+from superposed.errors import outline
 from superposed_service import codec
 from superposed_service.errors import InvalidRequest
 from superposed_service.protocol_v2.metadata import CONTEXT, INPUT, outputs_of

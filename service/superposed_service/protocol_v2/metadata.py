@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from superposed.store import WeightStore
-from superposed.task_schema import TaskSchema
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
 
 __all__ = [
     "CONTEXT",

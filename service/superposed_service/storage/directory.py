@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from superposed import tensorfile
 from superposed.errors import ConfigError
+from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.ledger import Ledger

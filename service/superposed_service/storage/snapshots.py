@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from superposed import tensorfile
+from superposed.store import tensorfile
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable
 
 __all__ = ["Snapshot", "Snapshots"]

@@ -12,7 +12,7 @@ import os
 import struct
 from pathlib import Path
 
-from superposed import tensorfile
+from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 from superposed_service.storage.journal import Journal
 

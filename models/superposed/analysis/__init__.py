@@ -1,0 +1,1 @@
+"""Measurements of a store: crosstalk, interference, capacity, task inference, retrieval."""

@@ -1,0 +1,231 @@
+"""Taking a task's model out of a store as an ordinary network; the algebra of superposing matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from superposed.config import MLPConfig, NetworkConfig
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError, outline
+from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward
+from superposed.nn.layers import SuperposedModule
+from superposed.store import tensorfile
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
+
+__all__ = ["RetrievedModel", "residual_variance", "retrieve", "retrieve_model", "superpose"]
+
+# The names of a network's state stand behind it in a file, apart from those of the task's own tensors.
+_STATE = "network."
+
+
+def superpose(family: Family[Any], weights: Tensor, contexts: Tensor) -> Tensor:
+    """`W = Σ_k W(k) C(k)⁻¹`.
+
+    Args:
+        family: The context family.
+        weights: (K, D_out, width).
+        contexts: (K, ...), materialised, in the weights' dtype.
+
+    Returns:
+        (D_out, width).
+    """
+    return family.superpose(weights, contexts)
+
+
+def retrieve(family: Family[Any], weight: Tensor, context: Tensor) -> Tensor:
+    """`Ŵ(k) = W C(k)`, which is W(k) and a residual: (D_out, width)."""
+    return family.retrieve(weight, context)
+
+
+def residual_variance(family: Family[Any], others: Tensor, x: Tensor) -> Tensor:
+    """The law: `Var ε` of the response to `x` from the other tasks' weights, over random contexts.
+
+    Args:
+        family: The context family.
+        others: (K - 1, D_out, width), the weights W(s) of the other tasks.
+        x: (B, width).
+
+    Returns:
+        (B, D_out): for the diagonal families `Σ_s Σ_i w_si² x_i²` (a pair counts half its product of
+        energies), for rotations `Σ_s ‖w_s‖² ‖x‖² / D_in`.
+    """
+    none = x.new_zeros(len(x), others.shape[1])
+    return sum((family.response_energy(weight, x) for weight in others), start=none)
+
+
+@dataclass(frozen=True)
+class RetrievedModel:
+    """A task's model as an ordinary network with no trace of the store.
+
+    Args:
+        tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what
+            is left of it. Of an mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the
+            context folded in, cut to the task's own inputs and outputs. Of another network `network.{name}`,
+            its state, the context folded into every linear and convolution layer.
+        metadata: labels, loss, sequence; of an mlp activation and normalisation (kind, epsilon, where), of
+            another the store's network configuration, and the task's inputs and outputs.
+    """
+
+    tensors: Mapping[str, Tensor]
+    metadata: Mapping[str, Any]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Answers rows (B, inputs) with (B, outputs), from an mlp's tensors and metadata alone.
+
+        Raises:
+            ConfigError: Another network's: it answers once it is in a module, see `load_into`.
+        """
+        if "layers.0.weight" not in self.tensors:
+            raise ConfigError(
+                "the network is no mlp",
+                expected="load_into(module), then the module's answer",
+                received=outline(self.metadata.get("network")),
+            )
+        offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
+        signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
+        count = sum(name.endswith(".weight") for name in self.tensors)
+        layers = [
+            (self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)
+        ]
+        normalisation = self.metadata["normalisation"]
+
+        def between(signal: Tensor) -> Tensor:
+            return activate(
+                signal,
+                self.metadata["activation"],
+                normalisation["kind"],
+                normalisation.get("epsilon", LAYER_NORM_EPSILON),
+            )
+
+        return plain_forward(signal, layers, between)
+
+    def load_into(self, module: nn.Module) -> nn.Module:
+        """Gives an ordinary module of the store's architecture these weights.
+
+        What it then takes is (B, *input_shape) of (rows - `input.offset`) / `input.scale` in its own dtype,
+        padded by zeros where the task is narrower; of its answers the task's are the first.
+
+        Args:
+            module: As the store's factory makes it; changed in place, on its own device and in its own
+                dtype. Layers without a bias are given one, and it is in evaluation mode afterwards.
+
+        Raises:
+            ConfigError: Another architecture, or an mlp's tensors, which need no module; nothing is changed.
+        """
+        state = {
+            name.removeprefix(_STATE): tensor
+            for name, tensor in self.tensors.items()
+            if name.startswith(_STATE)
+        }
+        places = dict(module.named_parameters()) | dict(module.named_buffers())
+        new = _missing_biases(module, set(state) - set(places))
+        here, there = (
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+            for tensors in (places | new, state)
+        )
+        if here != there or not state:
+            raise ConfigError(
+                "the module is of another architecture",
+                expected=self.metadata.get("network", "no module: an mlp's tensors answer by themselves"),
+                received=sorted(name for name in here | there if here.get(name) != there.get(name))[:20],
+            )
+        for name, bias in new.items():
+            module.get_submodule(name.rpartition(".")[0]).bias = bias
+        with torch.no_grad():
+            for name, place in (places | new).items():
+                place.copy_(state[name])
+        return module.eval()
+
+    def to_bytes(self) -> bytes:
+        """A safetensors file; the same store, secret and sequence give the same tensors."""
+        return tensorfile.dump(self.tensors, self.metadata)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RetrievedModel:
+        """The inverse of `to_bytes`.
+
+        Raises:
+            ConfigError: Not such a file.
+        """
+        tensors, metadata = tensorfile.parse(data)
+        return cls(tensors, metadata)
+
+
+def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
+    """Takes a context's model out of the store: the same logits, to rounding, as the store serves.
+
+    For complex contexts the network has both real and imaginary parts as ordinary units.
+
+    Raises:
+        ContextError: A context that cannot be addressed.
+    """
+    resolved = store.resolve(context)
+    schema = resolved.task.schema
+    bindings = store.contexts.bind_all(resolved.context)
+    with torch.no_grad():
+        if isinstance(store.network, SuperposedModule):
+            state = store.network.retrieve(bindings)
+            tensors = {f"{_STATE}{name}": tensor for name, tensor in state.items()}
+        else:
+            tensors = _layers(store.network, bindings, schema)
+    tensors["input.offset"] = _or(schema.offset, 0.0, schema.inputs)
+    tensors["input.scale"] = _or(schema.scale, 1.0, schema.inputs)
+    metadata = {
+        **_architecture(store.config.network, schema),
+        "labels": list(schema.labels) if schema.labels else None,
+        "loss": schema.loss,
+        "sequence": store.sequence,
+    }
+    return RetrievedModel({name: _copied(tensor) for name, tensor in tensors.items()}, metadata)
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
+    """Biases, by these names, for layers that have none."""
+    layers = {f"{name}.bias": layer for name, layer in module.named_modules()}
+    return {
+        name: nn.Parameter(layer.weight.new_empty(len(layer.weight)))
+        for name in names
+        if isinstance(layer := layers.get(name), nn.Linear | nn.Conv2d) and layer.bias is None
+    }
+
+
+def _layers(network: MLP, bindings: Mapping[str, Binding], schema: TaskSchema) -> dict[str, Tensor]:
+    """An mlp's layers with a context folded in, cut to a task's own width."""
+    tensors: dict[str, Tensor] = {}
+    layers = network.superposed_layers()
+    for place, (name, layer) in enumerate(layers.items()):
+        weight, bias = layer.retrieve(bindings[name].contexts)
+        if place == 0:
+            weight = weight[:, : schema.inputs]  # padded inputs are 0, and so are imaginary ones
+        if place == len(layers) - 1:
+            weight, bias = weight[: schema.outputs], bias[: schema.outputs]
+        tensors[f"layers.{place}.weight"], tensors[f"layers.{place}.bias"] = weight, bias
+    return tensors
+
+
+def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
+    """What the tensors do not say about the network that they belong to."""
+    if not isinstance(network, MLPConfig):
+        sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
+        # A file that names somebody's code invites whoever opens it to run that.
+        return {"network": network.model_dump(mode="json", exclude={"factory"}), **sizes}
+    normalisation = {
+        "kind": network.normalisation,
+        "epsilon": LAYER_NORM_EPSILON,
+        "where": "after the activation of every hidden layer",
+    }
+    return {"activation": network.activation, "normalisation": normalisation}
+
+
+def _or(values: Sequence[float] | None, default: float, count: int) -> Tensor:
+    return torch.tensor(values or [default] * count, dtype=torch.float64)

@@ -1,0 +1,218 @@
+"""Which task is this? Finding the context that rows belong to, among many, from the rows themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, SuperposedError
+from superposed.store.losses import row_losses
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch, merge, read_rows
+from superposed.tasks.targets import Target, read_targets
+
+__all__ = ["EXPONENT_TRIES", "Located", "Score", "check_tries", "locate", "locate_exponent"]
+
+# So many rows are answered at once, whatever contexts they are tried under.
+_ROWS_AT_ONCE = 4096
+_MOST_SHOWN = 100
+# Exponents: a grid over the whole range, then finer ones around the best.
+_GRID, _FINER, _ROUNDS = 65, 9, 4
+# So many powers it tries at most for each row.
+EXPONENT_TRIES = _GRID + (_ROUNDS - 1) * _FINER
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely rows are to belong to a context, among those that were tried; probabilities sum to 1."""
+
+    context: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Located:
+    """Which context fits rows best.
+
+    Args:
+        best: Its text.
+        scores: The likeliest contexts, best first; at most 100.
+        rows: How many rows it was judged by.
+    """
+
+    best: str
+    scores: tuple[Score, ...]
+    rows: int
+
+
+def locate(
+    store: WeightStore,
+    inputs: object,
+    targets: Sequence[Target] | None = None,
+    *,
+    candidates: Sequence[str],
+    most: int = 2**20,
+) -> Located:
+    """Tries rows under every candidate context, all of one stream, as mixed batches.
+
+    Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
+    answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
+    no target says anything about it, and the log of the number of outputs, so that a task that answers alike
+    with all its outputs has none, however many they are.) With targets it fits by its loss, less that log too
+    where they are classes. Evidence adds up over rows.
+
+    Args:
+        store: Answers; nothing is learned.
+        inputs: (B, features), rows of one unknown context.
+        targets: (B,) what they should have answered, if that is known.
+        candidates: Contexts as text. Passed over are those whose task has another number of features or
+            cannot have such targets; and mse tasks, unless there are targets that no other can have: the
+            two kinds of losses do not compare.
+        most: How many answers, rows times candidates, may be computed.
+
+    Raises:
+        ShapeError: They are no rows, or no candidate takes rows of this width, or none is of cross-entropy
+            where there are no targets.
+        CapacityExceeded: Too many rows and candidates.
+        ContextError, InputError: Contexts, rows or targets cannot be used.
+
+    Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4;
+    neither mean nor number of outputs is taken off there.
+    """
+    rows = read_rows(inputs)
+    names = _of_one_loss(store, _fitting(store, rows, candidates, most), len(rows), targets)
+    return _ranked(names, _evidence(store, rows, targets, names), len(rows))
+
+
+def locate_exponent(
+    store: WeightStore,
+    inputs: object,
+    targets: Sequence[Target] | None = None,
+    *,
+    key: str,
+    exponents: tuple[float, float],
+    most: int = 2**20,
+) -> Located:
+    """Finds the real power of a task's context that rows fit best; arguments as `locate`.
+
+    Args:
+        store: Answers; nothing is learned.
+        inputs: (B, features).
+        targets: (B,) targets, or None.
+        key: The context whose powers are tried.
+        exponents: From where to where they are searched.
+        most: How many answers, rows times exponents, may be computed.
+
+    Raises:
+        CompositionNotSupported: The family has no powers.
+        SuperposedError: As `locate`.
+    """
+    low, high = exponents
+    rows = read_rows(inputs)
+    check_tries(len(rows) * EXPONENT_TRIES, most)
+    _of_one_loss(store, [key], len(rows), targets)  # refuses what says nothing about an exponent
+    tried: dict[float, float] = {}
+    grid = np.linspace(low, high, _GRID)
+    for _ in range(_ROUNDS):
+        fresh = [float(exponent) for exponent in grid if float(exponent) not in tried]
+        names = [f"{key}^{exponent!r}" for exponent in fresh]
+        tried |= dict(zip(fresh, _evidence(store, rows, targets, names).tolist(), strict=True))
+        best = max(tried, key=lambda exponent: tried[exponent])
+        reach = float(grid[1] - grid[0])
+        grid = np.linspace(max(low, best - reach), min(high, best + reach), _FINER)
+    names = [f"{key}^{exponent!r}" for exponent in tried]
+    return _ranked(names, np.asarray(list(tried.values())), len(rows))
+
+
+def check_tries(tries: int, most: int) -> None:
+    """Raises `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
+    if tries > most:
+        raise CapacityExceeded(
+            "too many rows and candidates to try them all",
+            expected=f"{most} rows times candidates at most",
+            received=tries,
+        )
+
+
+def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], most: int) -> list[str]:
+    """The candidates that take such rows; counted before they are resolved, which takes its time."""
+    width, tasks = rows.shape[1], store.tasks
+    names = [
+        name
+        for name in dict.fromkeys(candidates)
+        if name not in tasks or tasks.get(name).schema.inputs == width
+    ]
+    check_tries(len(rows) * len(names), most)
+    names = [name for name in names if store.resolve(name).task.schema.inputs == width]
+    if not names:
+        raise ShapeError(
+            "no candidate takes such rows",
+            expected="rows as wide as a registered task's",
+            received=f"shape {rows.shape}",
+        )
+    return names
+
+
+def _of_one_loss(
+    store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None
+) -> list[str]:
+    """The contexts that can have such targets, of cross-entropy tasks if there are any."""
+    by_loss: dict[str, list[str]] = {"cross_entropy": [], "mse": []}
+    failure: SuperposedError | None = None
+    for name in names:
+        part = store.resolve(name)
+        if targets is not None:
+            try:
+                batch = Batch((part,), None, torch.empty(rows, 0))
+                read_targets(batch, targets, store.config.network.outputs)
+            except InputError as error:
+                failure = failure or error
+                continue
+        by_loss[part.task.schema.loss].append(name)
+    found = by_loss["cross_entropy"] or (by_loss["mse"] if targets is not None else [])
+    if not found:
+        raise failure or ShapeError(
+            "without targets only cross-entropy tasks can be told apart", expected="targets", received="none"
+        )
+    return found
+
+
+def _evidence(
+    store: WeightStore, inputs: NDArray[Any], targets: Sequence[Target] | None, names: Sequence[str]
+) -> NDArray[np.float64]:
+    """For each context the sum over rows of its energy, or of minus its loss: (candidates,), float64."""
+    found: list[float] = []
+    rows = len(inputs)
+    at_once = max(1, min(_ROWS_AT_ONCE // rows, store.contexts.capacity))
+    for start in range(0, len(names), at_once):
+        batches = [store.batch(name, inputs) for name in names[start : start + at_once]]
+        logits = store.logits(merge(batches)).view(len(batches), rows, -1)  # (candidates, B, store outputs)
+        found += [_fit(store, *one, targets) for one in zip(batches, logits, strict=True)]
+    return np.asarray(found)
+
+
+def _fit(store: WeightStore, batch: Batch, logits: Tensor, targets: Sequence[Target] | None) -> float:
+    schema = batch.parts[0].task.schema
+    chance = math.log(schema.outputs) if schema.loss == "cross_entropy" else 0.0
+    if targets is not None:
+        aims = read_targets(batch, targets, store.config.network.outputs)
+        return float((chance - row_losses(logits, batch.outputs(), aims).losses.double()).sum())
+    own = logits[:, : schema.outputs].double()
+    return float((torch.logsumexp(own, dim=1) - own.mean(1) - chance).sum())
+
+
+def _ranked(names: Sequence[str], evidence: NDArray[np.float64], rows: int) -> Located:
+    if not np.isfinite(evidence).all():
+        raise NonFiniteInput("the answers are not finite: inputs or targets are too large")
+    weights = np.exp(evidence - evidence.max())
+    shares = weights / weights.sum()
+    order = np.argsort(-evidence, kind="stable")[:_MOST_SHOWN]
+    scores = tuple(Score(names[place], float(shares[place])) for place in order)
+    return Located(scores[0].context, scores, rows)

@@ -1,0 +1,1 @@
+"""Changes of the weights: online steps, consolidation, distillation."""

@@ -1,0 +1,119 @@
+"""Consolidation: learning kept rows of all tasks again, with nothing new beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from statistics import fmean
+
+from superposed.errors import ConfigError, UpdateError
+from superposed.learning.online import descend, measure_losses, whole
+from superposed.store.holdout import Share
+from superposed.store.losses import row_losses
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+from superposed.tasks.targets import Targets
+
+__all__ = ["CONSOLIDATION_ROWS", "Judged", "consolidate", "judge"]
+
+# Rows of one step, drawn from all tasks.
+CONSOLIDATION_ROWS = 256
+# A loss that falls by less is no gain: it may fall a little for ever.
+_GAIN = 0.01
+
+
+def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> int:
+    """Takes rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
+
+    One change of the store, whole or not at all: the rows drawn follow from its sequence number.
+
+    Args:
+        store: What learns; changed in place.
+        steps: How many.
+        share: Which of the kept rows are learned; those held out can tell what it did.
+
+    Returns:
+        How many rows were learned again; 0 where none are kept. A step whose rows the arithmetic refuses is
+        left out.
+
+    Raises:
+        ConfigError: Fewer than one step.
+    """
+    if steps < 1:
+        raise ConfigError("a consolidation has at least one step", expected="1 or more", received=steps)
+    groups = store.optimizer.param_groups
+    rates = [group["lr"] for group in groups]
+    rows = 0
+    try:
+        with whole(store):
+            for step in range(steps):
+                for group, rate in zip(groups, rates, strict=True):
+                    group["lr"] = rate * (1.0 - step / steps)
+                rows += _step(store, step, share)
+    finally:
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+    store.sequence += 1
+    return rows
+
+
+def _step(store: WeightStore, step: int, share: Share) -> int:
+    drawn = store.draw(CONSOLIDATION_ROWS, step=step, share=share)
+    if drawn is None:
+        return 0
+    batch, targets = drawn
+    try:
+        descend(store, measure_losses(store, batch, targets).mean())
+    except UpdateError:
+        return 0
+    return len(batch)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """How all tasks do on some of their kept rows.
+
+    Args:
+        accuracy: Share of its rows that each cross-entropy task answers right, by key.
+        loss: Mean over all mse tasks of each one's mean loss; None where there are none.
+    """
+
+    accuracy: dict[str, float]
+    loss: float | None
+
+    def is_no_worse_than(self, before: Judged) -> bool:
+        """Whether neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
+        return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
+
+    def is_better_than(self, before: Judged) -> bool:
+        """Whether the mean accuracy has risen, or the loss fell by a hundredth, and the other is no worse."""
+        gained = self._accuracy() > before._accuracy() or self._loss() < before._loss() * (1.0 - _GAIN)
+        return gained and self.is_no_worse_than(before)
+
+    def _accuracy(self) -> float:
+        return fmean(self.accuracy.values()) if self.accuracy else 0.0
+
+    def _loss(self) -> float:
+        return 0.0 if self.loss is None else self.loss
+
+
+def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
+    """Measures each task on its rows of a drawn batch; nothing is learned."""
+    outcome = row_losses(store.logits(batch), batch.outputs(), targets)
+    keys = [part.task.schema.key for part in batch.parts]
+    losses: dict[str, list[float]] = {}
+    right: dict[str, list[bool]] = {}
+    for place, loss, correct, classified in zip(
+        batch.places().tolist(),
+        outcome.losses.double().tolist(),
+        outcome.correct.tolist(),
+        outcome.classified.tolist(),
+        strict=True,
+    ):
+        if classified:
+            right.setdefault(keys[place], []).append(correct)
+        else:
+            losses.setdefault(keys[place], []).append(loss)
+    return Judged(
+        {key: fmean(answers) for key, answers in right.items()},
+        fmean(fmean(own) for own in losses.values()) if losses else None,
+    )

@@ -1,0 +1,255 @@
+"""One online step: test, then train; guarded, deterministic, whole or not at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from superposed.analysis.crosstalk import measure
+from superposed.contexts import Stream
+from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateError, UpdateTooLarge
+from superposed.store.evaluations import Evaluation
+from superposed.store.losses import Measured, _Forward, row_losses
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch, foreign, merge
+from superposed.tasks.targets import Target, Targets, join_targets, read_targets
+
+__all__ = [
+    "APPLY_VERSION",
+    "CROSSTALK_INTERVAL",
+    "UpdateResult",
+    "apply",
+    "descend",
+    "evaluate",
+    "learn",
+    "measure_batch",
+    "measure_losses",
+    "whole",
+]
+
+# The version of the arithmetic: raised by every change after which the same updates make other bits.
+# 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
+APPLY_VERSION = 2
+# A task's crosstalk is measured at its first update and at every so many after it.
+CROSSTALK_INTERVAL = 64
+
+
+@dataclass(frozen=True)
+class UpdateResult(Measured):
+    """What an update found before it learned.
+
+    Args:
+        sequence: The update's place in the store's one order of changes.
+    """
+
+    sequence: int
+
+
+def learn(
+    store: WeightStore, context: object, inputs: object, targets: Sequence[Target], *, steps: int = 1
+) -> UpdateResult:
+    """Teaches one context a batch of rows: the store's one way to learn.
+
+    Args:
+        store: What learns; changed in place.
+        context: A context expression, its text, or its JSON form.
+        inputs: (B, task inputs).
+        targets: B labels, class indexes, or numbers.
+        steps: Optimizer steps on this batch, applied whole or not at all.
+
+    Returns:
+        Loss and accuracy before the first step, and the sequence number.
+
+    Raises:
+        ContextError: A context that cannot be addressed.
+        InputError: Rows or targets that cannot be used.
+        UpdateError: The update was refused; every bit of the store is as it was.
+    """
+    batch = store.batch(context, inputs)
+    return apply(store, batch, read_targets(batch, targets, store.config.network.outputs), steps=steps)
+
+
+def evaluate(store: WeightStore, context: object, inputs: object, targets: Sequence[Target]) -> Measured:
+    """Measures loss and accuracy on rows of one context; nothing is learned. Arguments as `learn`."""
+    batch = store.batch(context, inputs)
+    return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
+
+
+def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measured:
+    """`evaluate` for a batch that is already prepared; remembers a bare task's accuracy for `capacity`."""
+    bindings = store.bindings(batch)
+    with torch.inference_mode():
+        measured = _forward(store, batch, bindings, targets).measured()
+    if not math.isfinite(measured.loss):
+        raise NonFiniteInput(
+            "the loss is not finite: inputs or targets are too large", received=measured.loss
+        )
+    if len(batch.parts) == 1 and batch.parts[0].is_bare and measured.accuracy is not None:
+        store.evaluations.remember(
+            batch.parts[0].task.schema.key,
+            Evaluation(store.tasks_taught(), store.sequence, measured.rows, measured.accuracy),
+        )
+    return measured
+
+
+def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1) -> UpdateResult:
+    """Applies one update to the store: the same path for a new update and for a replayed one.
+
+    Raises:
+        UpdateError: The update was refused; every bit of the store is as it was.
+        ConfigError: Fewer than one step.
+    """
+    if steps < 1:
+        raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
+    before: _Forward | None = None
+    outcome: _Forward | None = None
+    # A single step is checked before it moves anything; only later steps can fail half-way.
+    with whole(store) if steps > 1 else nullcontext():
+        for step in range(steps):
+            outcome = _rehearsing_step(store, batch, targets, step)
+            before = before or outcome
+    assert before is not None  # noqa: S101 - steps >= 1
+    assert outcome is not None  # noqa: S101 - likewise
+    store.sequence += 1
+    _count(store, batch, before)
+    if store.config.rehearsal.logit_share:
+        targets = replace(targets, logits=outcome.logits.detach().cpu())
+    store.reservoir.keep(batch, targets, store.sequence)
+    return UpdateResult(sequence=store.sequence, **vars(before.measured()))
+
+
+def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
+    """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome.
+
+    Raises:
+        UpdateError: The batch itself is refused.
+    """
+    rows = len(batch)
+    drawn = store.draw(_rows_to_rehearse(store, rows, step), step=step, besides=batch)
+    # A kept row that nobody could learn from must not have everybody's updates refused: then without.
+    with suppress(UpdateError):
+        if drawn is not None:
+            return _step_together(store, batch, targets, *drawn)
+    outcome = _forward(store, batch, store.bindings(batch), targets)
+    descend(store, outcome.losses.mean())
+    return outcome
+
+
+def _step_together(
+    store: WeightStore, batch: Batch, targets: Targets, kept_batch: Batch, kept_targets: Targets
+) -> _Forward:
+    """One step on a batch and on kept rows; the batch's outcome."""
+    rows, drawn = len(batch), (kept_batch, kept_targets)
+    together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
+    both = _forward(store, together, store.bindings(together), aims)
+    new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
+    descend(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
+    return new
+
+
+def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
+    """The ratio's share of so many rows; a part of a row is one row in that part of all updates."""
+    wanted = store.config.rehearsal.ratio * rows
+    count = math.floor(wanted)
+    if wanted == count:
+        return count
+    names = ("ratio", str(store.sequence + 1), str(step))
+    return count + int(Stream(store.secret, names).uniforms(1)[0] < wanted - count)
+
+
+@contextmanager
+def whole(store: WeightStore) -> Iterator[None]:
+    """Several steps that count all together or not at all: where one fails, weights are as they were."""
+    backup = {name: tensor.clone() for name, tensor in store.state().items()}
+    try:
+        yield
+    except Exception:
+        _restore(store, backup)
+        raise
+
+
+def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
+    logits = store.network(batch.inputs.to(store.device), bindings)  # (B, store outputs)
+    return row_losses(logits, batch.outputs().to(store.device), targets)
+
+
+def measure_losses(store: WeightStore, batch: Batch, targets: Targets) -> Tensor:
+    """Each kept row's own loss under the weights as they are, (B,), ready to descend."""
+    return _kept_losses(store, _forward(store, batch, store.bindings(batch), targets), batch, targets)
+
+
+def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: Targets) -> Tensor:
+    """Losses of kept rows, (B,): where logits were kept, the distance from them is a share of each.
+
+    Source: DER++ (Buzzega et al., NeurIPS 2020), with the mean over a task's own outputs.
+    """
+    if targets.logits is None:
+        return outcome.losses
+    share, outputs = store.config.rehearsal.logit_share, batch.outputs().to(store.device)
+    difference = outcome.logits - targets.logits.to(store.device)
+    distance = difference.masked_fill(foreign(outcome.logits, outputs), 0.0).square().sum(1) / outputs
+    return (1.0 - share) * outcome.losses + share * distance
+
+
+def descend(store: WeightStore, loss: Tensor) -> None:
+    """One optimizer step down a loss, checked before it moves anything.
+
+    Raises:
+        UpdateError: Loss or gradient is not finite, or the gradient is too long.
+    """
+    store.optimizer.zero_grad(set_to_none=True)
+    try:
+        loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        _check_gradient(store, loss)
+        store.optimizer.step()
+    finally:
+        store.optimizer.zero_grad(set_to_none=True)
+
+
+def _check_gradient(store: WeightStore, loss: Tensor) -> None:
+    gradients = [parameter.grad for parameter in store.network.parameters() if parameter.grad is not None]
+    norm = float(torch.nn.utils.get_total_norm(gradients))
+    if not (bool(torch.isfinite(loss)) and norm < float("inf")):
+        raise NonFiniteUpdate(
+            "the update has no finite loss and gradient",
+            expected="finite numbers",
+            received=f"gradient norm {norm}",
+        )
+    if norm > store.config.gradient_norm_cap:
+        raise UpdateTooLarge(
+            "the update's gradient is too long: scale the inputs or targets, or check the rows",
+            expected=f"a norm of {store.config.gradient_norm_cap:g} at most",
+            received=f"{norm:g}",
+        )
+
+
+def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
+    if not any(name.startswith("optimizer.") for name in backup):
+        store.optimizer.state.clear()  # the optimizer had taken no step before this update
+    with torch.no_grad():
+        for name, tensor in store.state().items():
+            tensor.copy_(backup[name])
+
+
+def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
+    """Adds the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
+    places = batch.places()
+    losses = before.losses.detach().double().cpu()
+    correct = before.correct.cpu()
+    touched = {id(part.task): part.task for part in batch.parts}
+    for place, part in enumerate(batch.parts):
+        mine = places == place
+        seen = part.task.prequential
+        seen.rows += int(mine.sum())
+        seen.loss_sum += float(losses[mine].sum())
+        seen.correct += int(correct[mine].sum())
+    for task in touched.values():
+        task.updates += 1
+        task.last_sequence = store.sequence
+    if len(batch.parts) == 1 and batch.parts[0].is_bare and task.updates % CROSSTALK_INTERVAL == 1:
+        task.crosstalk = measure(store, batch) or task.crosstalk

@@ -1,0 +1,114 @@
+"""From a configuration to the network of a store."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from superposed.config import ConvNetConfig, MLPConfig, ModuleConfig, NetworkConfig, ResNetConfig
+from superposed.contexts import Family
+from superposed.errors import ConfigError
+from superposed.nn.convnet import convnet, resnet18
+from superposed.nn.layers import FORWARD_ERRORS, SuperposedModule, superpose
+from superposed.nn.mlp import MLP
+
+__all__ = ["Network", "build"]
+
+Network: TypeAlias = MLP | SuperposedModule
+
+
+def build(
+    config: NetworkConfig, family: Family[Any], seed: int, dtype: torch.dtype, *, drawn: bool = True
+) -> Network:
+    """The network of a configuration, with initial weights.
+
+    Whatever a module draws besides its weights is drawn again from the seed wherever its store is loaded, so
+    buffers are not saved: a new store's must come out the same twice.
+
+    Args:
+        config: Which network.
+        family: The context family.
+        seed: Of the initial weights, and of a module's buffers.
+        dtype: Of the weights.
+        drawn: Whether initial weights are needed; else they are loaded afterwards.
+
+    Raises:
+        ConfigError: It cannot be built, or not in this family.
+    """
+    if isinstance(config, MLPConfig):
+        generator = torch.Generator().manual_seed(seed) if drawn else None
+        return MLP(config, family, generator=generator, dtype=dtype)
+    module = _seeded(config, seed)
+    if drawn and any(True for _ in module.buffers()):
+        _check_buffers(module, _seeded(config, seed))
+    return superpose(module.to(dtype), family, config.input_shape)
+
+
+def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed % 2**63)
+        return _plain(config)
+
+
+def _check_buffers(module: nn.Module, again: nn.Module) -> None:
+    """Refuses a module whose buffers could not be made again."""
+    others = dict(again.named_buffers())
+    for name, buffer in module.named_buffers():
+        other = others.get(name)
+        if other is None or not torch.equal(buffer, other):
+            raise ConfigError(
+                "the network's factory makes other buffers each time, and they are not saved",
+                expected="buffers that follow from torch.manual_seed, or parameters",
+                received=name,
+            )
+
+
+def _plain(config: ConvNetConfig | ResNetConfig | ModuleConfig) -> nn.Module:
+    if isinstance(config, ConvNetConfig):
+        return convnet(config)
+    if isinstance(config, ResNetConfig):
+        return resnet18(config)
+    return _imported(config)
+
+
+def _imported(config: ModuleConfig) -> nn.Module:
+    package, _, name = config.factory.partition(":")
+    try:
+        module = getattr(importlib.import_module(package), name)()
+    except (ImportError, *FORWARD_ERRORS) as error:
+        raise ConfigError(
+            "the network's factory cannot be called",
+            expected="package:function, which takes nothing and returns a torch.nn.Module",
+            received=f"{config.factory}: {error}",
+        ) from error
+    if not isinstance(module, nn.Module):
+        raise ConfigError(
+            "the factory made no network", expected="a torch.nn.Module", received=type(module).__name__
+        )
+    _check_answers(module.eval(), config)
+    return module
+
+
+def _check_answers(module: nn.Module, config: ModuleConfig) -> None:
+    """Refuses a network whose answers have another shape than configured, or differ from time to time."""
+    expected = f"(rows, {config.outputs}) for rows of {config.input_shape}"
+    rows = torch.randn(1, *config.input_shape, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            first, second = module(rows), module(rows)
+    except FORWARD_ERRORS as error:
+        raise ConfigError(
+            "the network does not answer such rows", expected=expected, received=str(error)
+        ) from error
+    if not isinstance(first, Tensor) or tuple(first.shape) != (1, config.outputs):
+        received = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
+        raise ConfigError("the network does not answer as configured", expected=expected, received=received)
+    if not torch.equal(first, second):
+        raise ConfigError(
+            "the network answers the same row differently each time",
+            expected="answers that follow from the row and the weights",
+            received=config.factory,
+        )

@@ -1,0 +1,298 @@
+"""Any network, superposed: its linear and convolution layers bind each row's context."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError
+from superposed.nn.layers.conv import SuperposedConv2d
+from superposed.nn.layers.linear import SuperposedLinear
+
+__all__ = ["FORWARD_ERRORS", "SuperposedModule", "superpose"]
+
+# What torch and somebody's `forward` raise at rows that do not fit.
+FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+
+# The contexts, of two, of the rows that a network is tried with.
+_TRIED = (0, 1, 0)
+
+
+class _Bound(nn.Module):
+    """Stands where a layer stood in somebody's network, and gives the superposed one its binding."""
+
+    def __init__(
+        self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: SuperposedModule
+    ) -> None:
+        super().__init__()
+        self.name, self.layer = name, layer
+        self._owner = (owner,)  # in a tuple: a module would become a child, and its own ancestor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) as the layer that it stands for."""
+        owner = self._owner[0]
+        if owner.observe is not None:
+            inner = self.layer if isinstance(self.layer, SuperposedLinear) else self.layer.patches
+            seen = x if isinstance(self.layer, SuperposedLinear) else self.layer.unfold(x)
+            owner.observe(self.name, inner, seen)
+        answer: Tensor = self.layer(x, owner.bindings[self.name])
+        return answer
+
+
+class SuperposedModule(nn.Module):
+    """A network whose linear and convolution layers were replaced by superposed ones.
+
+    Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. It is in
+    evaluation mode and stays there: learning and answering compute the same. Not thread-safe: the bindings of
+    a batch are what all its layers look at. The last layers, which a member of a group binds as its own, are
+    those that the network registered last, whatever its `forward` calls last.
+
+    Args:
+        module: The network; changed in place. It takes (B, *input_shape).
+        family: A context family of real features.
+        input_shape: What the rows of a batch, (B, features), are reshaped to.
+
+    Raises:
+        ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
+            rows, weights that two layers share, or nothing to superpose; or it does not take such rows.
+    """
+
+    def __init__(self, module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.family = family
+        self._input_shape = input_shape
+        self.bindings: Mapping[str, Binding] = {}
+        self.observe: Any = None
+        self._layers: dict[str, SuperposedLinear] = {}
+        self.module = module
+        _refuse_ties(module)
+        self._replace(module, "")
+        if not self._layers:
+            raise ConfigError("the network has no linear or convolution layer to superpose")
+        self.train(False)
+        self._try()
+
+    def train(self, mode: bool = True) -> SuperposedModule:
+        """Evaluation mode, whatever is asked for."""
+        del mode
+        return super().train(False)
+
+    def _try(self) -> None:
+        """Refuses a network that cannot be bound, or whose answer to a row depends on the rows beside it."""
+        dtype = next(iter(self._layers.values())).weight.dtype
+        random = torch.Generator().manual_seed(0)
+        rows = torch.randn(len(_TRIED), math.prod(self._input_shape), generator=random, dtype=dtype)
+        contexts = {
+            name: torch.randn(2, *self.family.context_shape(count), generator=random, dtype=dtype)
+            for name, count in self.bound_features().items()
+        }
+        try:
+            with torch.inference_mode():
+                slots = torch.tensor(_TRIED)
+                together = self(rows, {name: Binding(both, slots) for name, both in contexts.items()})
+                alone = [
+                    self(row[None], {name: Binding(both[slot]) for name, both in contexts.items()})
+                    for row, slot in zip(rows, _TRIED, strict=True)
+                ]
+        except FORWARD_ERRORS as error:
+            raise ConfigError(
+                "the network does not run once its layers are bound",
+                expected=f"rows of {self._input_shape}, and (rows, features) at every linear layer",
+                received=str(error),
+            ) from error
+        if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != len(rows):
+            raise ConfigError(
+                "the network does not answer row by row",
+                expected="(rows, outputs)",
+                received=tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__,
+            )
+        reach = float(together.nan_to_num().abs().max())
+        if not torch.allclose(together, torch.cat(alone), rtol=0.0, atol=1e-2 * reach, equal_nan=True):
+            raise ConfigError(
+                "the network's answer to a row depends on the rows beside it",
+                expected="each row answered as it is alone, whatever context the others have",
+                received="other answers together than alone",
+            )
+
+    def _replace(self, parent: nn.Module, prefix: str) -> None:
+        for name, child in list(parent.named_children()):
+            path = f"{prefix}{name}"
+            _refuse_unsteady(child, path)
+            layer = _superposed(child, self.family)
+            if layer is None:
+                self._replace(child, f"{path}.")
+                continue
+            setattr(parent, name, _Bound(path, layer, self))
+            self._layers[path] = layer if isinstance(layer, SuperposedLinear) else layer.patches
+
+    def superposed_layers(self) -> dict[str, SuperposedLinear]:
+        """What binds, by the names that contexts are derived from; of a convolution, its patches' product."""
+        return dict(self._layers)
+
+    def bound_features(self) -> dict[str, int]:
+        """How many features each layer binds (inputs and the constant)."""
+        return {name: layer.bound_features for name, layer in self._layers.items()}
+
+    def forward(self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Any = None) -> Tensor:
+        """Logits of a batch whose rows may belong to different contexts; arguments as `MLP.forward`."""
+        self.bindings, self.observe = bindings, observe
+        try:
+            answer: Tensor = self.module(inputs.view(len(inputs), *self._input_shape))
+            return answer
+        finally:
+            self.bindings, self.observe = {}, None
+
+    def retrieve(self, bindings: Mapping[str, Binding]) -> dict[str, Tensor]:
+        """The state of an ordinary network that answers as this one does under one context.
+
+        Args:
+            bindings: Every layer's context, one for all rows.
+
+        Returns:
+            Parameters and buffers of the network that was wrapped, by its names; each layer that was
+            superposed has a bias, also where it had none.
+        """
+        bound = {layer.name: layer.layer for layer in self.module.modules() if isinstance(layer, _Bound)}
+        state: dict[str, Tensor] = {
+            name: tensor
+            for name, tensor in chain(self.module.named_parameters(), self.module.named_buffers())
+            if name.rpartition(".layer.")[0] not in bound
+        }
+        for name, layer in bound.items():
+            state[f"{name}.weight"], state[f"{name}.bias"] = layer.retrieve(bindings[name].contexts)
+        return state
+
+
+def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> SuperposedModule:
+    """Turns an ordinary network into a superposed one; see `SuperposedModule`.
+
+    Its weights become the initial weights, as drawn ones would be: to have a *trained* network answer under a
+    key, it is learned in (`superposed.learning.distillation`).
+
+    Args:
+        module: Changed in place.
+        family: The context family.
+        input_shape: Of one row.
+
+    Example:
+        >>> from superposed.contexts import family_named
+        >>> net = superpose(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), family_named("phase"), (1, 2, 2))
+        >>> sorted(net.bound_features().items())
+        [('1', 5)]
+    """
+    return SuperposedModule(module, family, input_shape)
+
+
+def _refuse_ties(module: nn.Module) -> None:
+    owners: dict[int, str] = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        first = owners.setdefault(id(parameter), name)
+        if first != name:
+            raise ConfigError(
+                "weights that stand in two places of a network cannot be superposed",
+                expected="layers with weights of their own",
+                received=f"{first} and {name} are one",
+            )
+
+
+def _refuse_unsteady(layer: nn.Module, path: str) -> None:
+    """Refuses layers whose answer to a row does not follow from the row and the weights."""
+    if isinstance(layer, _BatchNorm) or (isinstance(layer, _NormBase) and layer.track_running_stats):
+        raise ConfigError(
+            "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
+            expected="GroupNorm or LayerNorm, or InstanceNorm without running statistics",
+            received=f"{type(layer).__name__} at {path}",
+        )
+    if isinstance(layer, _DropoutNd):
+        raise ConfigError(
+            "dropout makes an update depend on chance, and replay could not repeat it",
+            expected="a network without dropout",
+            received=f"{type(layer).__name__} at {path}",
+        )
+
+
+# Layers whose products no context could bind: their weights would be every task's alike.
+_NOT_SUPERPOSED = (
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    nn.Bilinear,
+)
+
+
+def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
+    """The superposed layer that takes the place of another; None for what is none."""
+    if isinstance(layer, nn.Linear | nn.Conv2d):
+        _refuse_own_ways(layer)
+    if isinstance(layer, nn.Linear):
+        linear = SuperposedLinear(layer.in_features, layer.out_features, family, dtype=layer.weight.dtype)
+        _start_from(linear, layer.weight, layer.bias)
+        return linear
+    if isinstance(layer, nn.Conv2d):
+        return _convolution(layer, family)
+    if isinstance(layer, _NOT_SUPERPOSED):
+        raise ConfigError(
+            "this layer cannot be superposed",
+            expected="Linear and Conv2d layers",
+            received=type(layer).__name__,
+        )
+    return None
+
+
+def _refuse_own_ways(layer: nn.Linear | nn.Conv2d) -> None:
+    """Refuses a layer that computes something else than its class: a plain one would stand in its place."""
+    hooked = layer._forward_hooks or layer._forward_pre_hooks
+    if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:
+        raise ConfigError(
+            "a layer that computes something of its own cannot be superposed",
+            expected="torch.nn.Linear and Conv2d themselves, without hooks or parametrisations",
+            received=f"{type(layer).__name__}{', with hooks' if hooked else ''}",
+        )
+
+
+def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
+    plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
+    if not plain or not isinstance(layer.padding, tuple):
+        raise ConfigError(
+            "this convolution cannot be superposed",
+            expected="groups 1, dilation 1, padding as numbers, with zeros",
+            received=str(layer),
+        )
+    kernel, stride, padding = (
+        (sizes[0], sizes[1]) for sizes in (layer.kernel_size, layer.stride, layer.padding)
+    )
+    conv = SuperposedConv2d(
+        layer.in_channels,
+        layer.out_channels,
+        kernel,
+        family,
+        stride=stride,
+        padding=padding,
+        dtype=layer.weight.dtype,
+    )
+    _start_from(conv.patches, layer.weight.flatten(1), layer.bias)
+    return conv
+
+
+def _start_from(linear: SuperposedLinear, weight: Tensor, bias: Tensor | None) -> None:
+    if linear.family.lanes != 1:
+        raise ConfigError(
+            "a wrapped network has real features",
+            expected="a family on real features (phase, binary, cyclic, rotation)",
+            received=linear.family.name,
+        )
+    with torch.no_grad():
+        linear.weight[:, : linear.in_features] = weight
+        if bias is not None:
+            linear.weight[:, linear.in_features] = bias

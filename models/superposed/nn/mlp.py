@@ -1,0 +1,144 @@
+"""The multi-layer perceptron, with a context at every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from superposed.config import MLPConfig
+from superposed.contexts import Binding, Family
+from superposed.errors import ConfigError
+from superposed.nn.layers import SuperposedLinear
+
+__all__ = ["LAYER_NORM_EPSILON", "MLP", "Observer", "activate", "plain_forward"]
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+LAYER_NORM_EPSILON = 1e-5
+
+Observer = Callable[[str, SuperposedLinear, Tensor], None]
+
+
+class MLP(nn.Module):
+    """`x⁽ˡ⁺¹⁾ = norm(g(W⁽ˡ⁾ (C(k)⁽ˡ⁾ [x⁽ˡ⁾, 1])))`, the last layer without g and norm.
+
+    For complex contexts the activation acts on real and imaginary parts separately and the output is
+    the real part.
+
+    Args:
+        config: Sizes, activation, normalisation.
+        family: The context family.
+        generator: Draws the initial weights; without one they are 0 until they are loaded.
+        dtype: Of the weights.
+    """
+
+    def __init__(
+        self,
+        config: MLPConfig,
+        family: Family[Any],
+        *,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if min(config.hidden, default=1) < 1:
+            raise ConfigError("a hidden layer has no units", expected="1 or more", received=config.hidden)
+        self.config = config
+        self.family = family
+        sizes = (config.inputs, *config.hidden, config.outputs)
+        self.layers = nn.ModuleList(
+            SuperposedLinear(
+                sizes[place],
+                sizes[place + 1],
+                family,
+                bias=config.bias,
+                real_output=place == len(sizes) - 2,
+                # Normalised signals keep their scale by themselves, and small weights are learned over
+                # faster (docs/decisions/0004-learning-rate.md).
+                gain=1.0 if config.normalisation == "layer" else 6.0**0.5,
+                generator=generator,
+                dtype=dtype,
+            )
+            for place in range(len(sizes) - 1)
+        )
+
+    def superposed_layers(self) -> dict[str, SuperposedLinear]:
+        """The layers that bind, by the names that their contexts are derived from."""
+        return {
+            f"layers.{place}": layer
+            for place, layer in enumerate(self.layers)
+            if isinstance(layer, SuperposedLinear)
+        }
+
+    def bound_features(self) -> dict[str, int]:
+        """How many features each layer binds (inputs and the constant)."""
+        return {name: layer.bound_features for name, layer in self.superposed_layers().items()}
+
+    def forward(
+        self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Observer | None = None
+    ) -> Tensor:
+        """Logits of a batch whose rows may belong to different contexts.
+
+        Args:
+            inputs: (B, inputs).
+            bindings: Every layer's binding.
+            observe: Called before each layer with its name, itself and its input (B, lanes x D_in).
+
+        Returns:
+            (B, outputs).
+        """
+        signal = inputs
+        if self.family.lanes == 2:
+            signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
+        last = len(self.layers) - 1
+        for place, (name, layer) in enumerate(self.superposed_layers().items()):
+            if observe is not None:
+                observe(name, layer, signal)
+            signal = layer(signal, bindings[name])
+            if place < last:
+                signal = self.between(signal)
+        return signal
+
+    def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
+        """Logits from each layer's retrieved weight and bias (`SuperposedLinear.retrieve`), one context."""
+        return plain_forward(inputs, list(layers.values()), self.between)
+
+    def between(self, signal: Tensor) -> Tensor:
+        """What stands between two layers."""
+        return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)
+
+
+def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float) -> Tensor:
+    """What stands between two layers: the activation, and where asked for the normalisation."""
+    active = ACTIVATIONS[activation](signal)
+    return active if normalisation == "none" else F.layer_norm(active, active.shape[-1:], eps=epsilon)
+
+
+def plain_forward(
+    inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], between: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """An ordinary network: each layer's weight and bias, and what stands between them.
+
+    Args:
+        inputs: (B, inputs).
+        layers: Weight (D_out, D_in) and bias (D_out,) of each; a first weight may have further columns
+            for imaginary parts, which real inputs do not have.
+        between: Applied after every layer but the last.
+
+    Returns:
+        (B, outputs).
+    """
+    signal = inputs
+    for place, (weight, bias) in enumerate(layers):
+        signal = F.linear(signal, weight[:, : signal.shape[1]], bias)
+        if place < len(layers) - 1:
+            signal = between(signal)
+    return signal

@@ -1,0 +1,68 @@
+"""Losses of a batch, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from superposed.tasks.batch import foreign
+from superposed.tasks.targets import Targets
+
+__all__ = ["Measured", "row_losses"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How well a batch was answered.
+
+    Args:
+        rows: B.
+        loss: Mean over rows of each row's own loss.
+        accuracy: Share of the cross-entropy rows answered right; None without such rows.
+    """
+
+    rows: int
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class _Forward:
+    losses: Tensor  # (B,)
+    correct: Tensor  # (B,) bool, False in mse rows
+    classified: Tensor  # (B,) bool, True in cross-entropy rows
+    logits: Tensor  # (B, store outputs)
+
+    def part(self, rows: slice) -> _Forward:
+        return _Forward(self.losses[rows], self.correct[rows], self.classified[rows], self.logits[rows])
+
+    def measured(self) -> Measured:
+        rated = int(self.classified.sum())
+        return Measured(
+            rows=len(self.losses),
+            loss=float(self.losses.detach().double().mean()),
+            accuracy=int(self.correct.sum()) / rated if rated else None,
+        )
+
+
+def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
+    """Each row's own loss: cross-entropy or mean squared error over its own task's outputs.
+
+    Args:
+        logits: (B, store outputs).
+        outputs: (B,) how many outputs each row's task has.
+        targets: Classes and values of the rows.
+    """
+    beyond = foreign(logits, outputs)  # (B, store outputs)
+    classes = targets.classes.to(logits.device)
+    classified = classes >= 0
+    masked = logits.masked_fill(beyond, float("-inf"))
+    losses = F.cross_entropy(masked, classes.clamp(min=0), reduction="none")  # (B,)
+    if targets.values is not None:
+        difference = (logits - targets.values.to(logits.device)).masked_fill(beyond, 0.0)
+        losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
+    correct = (masked.detach().argmax(1) == classes) & classified
+    return _Forward(losses, correct, classified, logits)

@@ -1,0 +1,1 @@
+"""Tasks: schema, registry, resolved contexts, batches of rows, targets."""

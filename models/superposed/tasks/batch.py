@@ -1,0 +1,324 @@
+"""From contexts and rows, as a caller gives them, to the tensors of one mixed batch, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from superposed.contexts import Context
+from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
+from superposed.tasks.registry import TaskState
+
+__all__ = [
+    "Batch",
+    "ResolvedContext",
+    "check_finite",
+    "foreign",
+    "merge",
+    "one_context",
+    "one_context_each",
+    "per_row",
+    "read_rows",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedContext:
+    """A context expression whose keys are known: its canonical form and the task that gives it a face.
+
+    Args:
+        context: The canonical form.
+        task: The task of its heaviest part (ties: the first), which gives inputs, offset, scale, labels.
+        keep_rows: Whether all its tasks allow their rows to be kept.
+    """
+
+    context: Context
+    task: TaskState
+    keep_rows: bool = True
+
+    @property
+    def text(self) -> str:
+        """An expression of the context, which resolves to it for as long as its tasks are registered."""
+        if self.task.schema.composition is not None:
+            return self.task.schema.key
+        parts = [
+            (task.key if exponent is None else f"{task.key}^{exponent!r}", weight)
+            for task, weight, exponent in self.context.shares
+        ]
+        if len(parts) == 1:
+            return parts[0][0]
+        return "mix(" + ",".join(f"{part}:{weight!r}" for part, weight in parts) + ")"
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys of all tasks in it, and of the one that gives it a face."""
+        return {task.key for task, _, _ in self.context.shares} | {self.task.schema.key}
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it is addressed by one task's key, not composed by whoever asks."""
+        return self.task.schema.composition is not None or self.context.shares == ((self.task.id, 1.0, None),)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one or of many contexts, ready for the network.
+
+    Args:
+        parts: The K distinct contexts.
+        index: (B,) int64, each row's place in `parts`; None where there is one context.
+        inputs: (B, store inputs), scaled and padded, the store's dtype, on the CPU.
+    """
+
+    parts: tuple[ResolvedContext, ...]
+    index: Tensor | None
+    inputs: Tensor
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def places(self) -> Tensor:
+        """(B,) int64: each row's place in `parts`, also where there is only one."""
+        return torch.zeros(len(self), dtype=torch.int64) if self.index is None else self.index
+
+    def outputs(self) -> Tensor:
+        """(B,) int64: how many outputs each row's task has."""
+        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
+
+
+_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
+_KINDS = {
+    "U": "text",
+    "S": "text",
+    "O": "something else than numbers",
+    "c": "complex numbers",
+}
+
+
+def read_rows(values: object) -> NDArray[Any]:
+    """A float or integer array (B, n) from nested lists, an array or a tensor; true and false are 1 and 0.
+
+    Raises:
+        InputError: They are no rows of equal length, no numbers, or none at all.
+    """
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().numpy()
+    try:
+        rows = np.asarray(values)
+    except (ValueError, OverflowError):
+        raise ShapeError("inputs are not rows of equal length", expected="shape (rows, features)") from None
+    if rows.size == 0 and rows.ndim in {1, 2}:
+        raise EmptyBatch("a batch without rows or features", expected="at least one row", received=rows.shape)
+    if rows.ndim != 2:
+        raise ShapeError(
+            "inputs are not a list of rows", expected="shape (rows, features)", received=rows.shape
+        )
+    if rows.dtype.kind == "b":
+        return rows.astype(np.uint8)
+    if rows.dtype.kind not in "fiu":
+        received = _KINDS.get(rows.dtype.kind, str(rows.dtype))
+        raise ShapeError("inputs are not numbers", expected="numbers", received=received)
+    return rows
+
+
+def check_finite(rows: NDArray[Any], what: str) -> None:
+    """Raises `NonFiniteInput` where one of (B, n) numbers is not finite, and says which."""
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        row, column = np.argwhere(~np.isfinite(rows))[0]
+        raise NonFiniteInput(
+            f"{what} hold a number that is not finite",
+            expected="finite numbers",
+            received=f"{rows[row, column]} at row {row}, place {column}",
+        )
+
+
+def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -> Tensor:
+    """Checks rows against a task, applies its offset and scale, and pads them to the store's width."""
+    schema = task.schema
+    if rows.shape[1] != schema.inputs:
+        raise ShapeError(
+            f"rows of the wrong width for task {schema.key}",
+            expected=f"{schema.inputs} features",
+            received=rows.shape[1],
+        )
+    check_finite(rows, "inputs")
+    values = rows
+    if schema.offset is not None or schema.scale is not None:
+        values = rows.astype(np.float64)
+        if schema.offset is not None:
+            values -= np.asarray(schema.offset)
+        if schema.scale is not None:
+            values /= np.asarray(schema.scale)
+    scaled = torch.zeros(len(rows), width, dtype=dtype)
+    with np.errstate(over="ignore"):  # what is then too large is found below
+        scaled.numpy()[:, : schema.inputs] = values
+    if not np.isfinite(scaled.numpy()).all():
+        raise NonFiniteInput(
+            "inputs are too large once the task's offset and scale are applied",
+            expected=f"numbers that fit {dtype}",
+        )
+    return scaled
+
+
+def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.dtype) -> Batch:
+    """A batch whose rows all belong to one context.
+
+    Args:
+        part: The context.
+        inputs: (B, task inputs): nested lists, array or tensor.
+        width: The store's number of inputs.
+        dtype: The store's dtype.
+
+    Raises:
+        InputError: No rows, rows of the wrong shape, or a number that is not finite.
+    """
+    return Batch((part,), None, _face(part.task, read_rows(inputs), width, dtype))
+
+
+def one_context_each(
+    parts: Sequence[ResolvedContext], inputs: Sequence[object], width: int, dtype: torch.dtype
+) -> Batch | None:
+    """One batch of several callers' rows, each caller's of one context, in a few operations on all of them.
+
+    Numpy and torch let other threads go first at each operation on a row: where others are busy, to prepare
+    each caller's rows by themselves takes longer than to answer them.
+
+    Whole numbers beyond 2^53 beside another caller's fractions are rounded twice.
+
+    Args:
+        parts: Each caller's context.
+        inputs: Each caller's rows, as for `one_context`.
+        width: The store's number of inputs.
+        dtype: The store's dtype.
+
+    Returns:
+        The rows in order; None where some need `one_context`: they are alone, no numbers, not finite, of
+        another form or width than the others', or their task has an offset or a scale.
+    """
+    if len(parts) < 2:
+        return None
+    schemas = [part.task.schema for part in parts]
+    features = schemas[0].inputs
+    if any(one.inputs != features or one.offset is not None or one.scale is not None for one in schemas):
+        return None
+    values = (
+        _join_arrays(inputs, features) if isinstance(inputs[0], np.ndarray) else _join_lists(inputs, features)
+    )
+    if values is None:
+        return None
+    rows = np.zeros((len(values), width), dtype=_NUMPY[dtype])
+    with np.errstate(over="ignore"):  # what is too large is found below
+        rows[:, :features] = values
+    if not np.isfinite(rows).all():
+        return None
+    distinct, places = _distinct(parts)
+    lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
+    index = torch.from_numpy(np.repeat(places, lengths)) if len(distinct) > 1 else None
+    return Batch(distinct, index, torch.from_numpy(rows))
+
+
+def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
+    """Of equal contexts the first, and each part's place among those."""
+    known: dict[str, int] = {}
+    first: list[ResolvedContext] = []
+    places = np.empty(len(parts), dtype=np.int64)
+    for number, part in enumerate(parts):
+        places[number] = place = known.setdefault(part.context.text, len(first))
+        if place == len(first):
+            first.append(part)
+    return tuple(first), places
+
+
+def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
+    """(ΣB, features) of several arrays, where all are alike."""
+    first = several[0]
+    for one in several:
+        alike = isinstance(one, np.ndarray) and one.dtype == first.dtype and one.flags.c_contiguous
+        if not (alike and one.ndim == 2 and one.shape[1] == features and len(one)):
+            return None
+    if first.dtype.kind not in "fiu":
+        return None
+    return np.frombuffer(b"".join([one.data for one in several]), first.dtype).reshape(-1, features)
+
+
+def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
+    """(ΣB, features) of several lists of rows, where all of them are numbers."""
+    rows: list[Any] = []
+    for one in several:
+        if not (isinstance(one, list) and one):
+            return None
+        rows += one
+    if not all(isinstance(row, list) and len(row) == features for row in rows):
+        return None
+    try:
+        values = np.asarray(rows)
+    except (ValueError, OverflowError):
+        return None
+    return values if values.dtype.kind in "fiu" and values.ndim == 2 else None
+
+
+def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype) -> Batch:
+    """A batch whose rows have a context each, and may differ in width.
+
+    Args:
+        parts: (B,) contexts.
+        inputs: B rows, each of its own task's width.
+        width: The store's number of inputs.
+        dtype: The store's dtype.
+
+    Raises:
+        InputError: As `one_context`; also where contexts and rows are not equally many.
+    """
+    if not isinstance(inputs, list | tuple | np.ndarray | Tensor):
+        raise ShapeError(
+            "inputs are not a list of rows", expected=f"{len(parts)} rows", received=type(inputs).__name__
+        )
+    if len(parts) != len(inputs):
+        raise ShapeError(
+            "contexts and rows do not match", expected=f"{len(parts)} rows", received=len(inputs)
+        )
+    if not len(inputs):
+        raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
+    distinct: dict[tuple[str, str], int] = {}
+    faces: list[ResolvedContext] = []
+    members: list[list[int]] = []
+    for row, part in enumerate(parts):
+        # Two mixtures of the same parts may differ in which of them gives the row its face.
+        place = distinct.setdefault((part.context.text, part.task.schema.key), len(faces))
+        if place == len(faces):
+            faces.append(part)
+            members.append([])
+        members[place].append(row)
+    result = torch.empty(len(inputs), width, dtype=dtype)
+    index = torch.empty(len(inputs), dtype=torch.int64)
+    for place, (face, rows) in enumerate(zip(faces, members, strict=True)):
+        result[rows] = _face(face.task, read_rows([inputs[row] for row in rows]), width, dtype)
+        index[rows] = place
+    return Batch(tuple(faces), index if len(faces) > 1 else None, result)
+
+
+def merge(batches: Sequence[Batch]) -> Batch:
+    """One mixed batch from several, rows in order; equal contexts share a place."""
+    if len(batches) == 1:
+        return batches[0]
+    parts, places = _distinct([part for batch in batches for part in batch.parts])
+    first = np.cumsum([0] + [len(batch.parts) for batch in batches])  # of each batch's parts, among all
+    index = np.concatenate(
+        [places[start + batch.places().numpy()] for start, batch in zip(first[:-1], batches, strict=True)]
+    )
+    return Batch(
+        parts,
+        torch.from_numpy(index) if len(parts) > 1 else None,
+        torch.cat([batch.inputs for batch in batches]),
+    )
+
+
+def foreign(numbers: Tensor, widths: Tensor) -> Tensor:
+    """(B, N) bool: what is padding in rows of inputs or outputs, each as wide as its task: `widths` (B,)."""
+    return torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None]

@@ -1,0 +1,278 @@
+"""The task registry: what each key means, and what its stream has shown so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from superposed.config import validated
+from superposed.contexts import TaskId
+from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask, outline
+from superposed.tasks.schema import Loss, TaskSchema
+
+__all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
+
+
+@dataclass(frozen=True)
+class CrosstalkSample:
+    """One measurement of crosstalk at a task's own rows (see `superposed.analysis.crosstalk`).
+
+    Args:
+        sequence: When it was taken.
+        tasks: How many tasks had been taught by then.
+        measured: Each layer's ratio, measured.
+        predicted: Each layer's ratio, from the law.
+    """
+
+    sequence: int
+    tasks: int
+    measured: dict[str, float]
+    predicted: dict[str, float]
+
+
+@dataclass
+class Prequential:
+    """Test-then-train: what the model answered to each row before it learned from it.
+
+    `accuracy` and `loss` are means over all rows of the stream so far.
+    """
+
+    rows: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss over the stream; None before the first row."""
+        return self.loss_sum / self.rows if self.rows else None
+
+    def accuracy(self, loss: Loss) -> float | None:
+        """Share of rows answered right, for a cross-entropy task that has seen rows."""
+        return self.correct / self.rows if self.rows and loss == "cross_entropy" else None
+
+
+@dataclass
+class TaskState:
+    """A registered task: its schema, its generation, its counters, and who registered it."""
+
+    schema: TaskSchema
+    generation: int = 0
+    updates: int = 0
+    last_sequence: int = 0
+    prequential: Prequential = field(default_factory=Prequential)
+    crosstalk: CrosstalkSample | None = None
+    group_generation: int = 0
+    author: str = ""
+
+    @property
+    def id(self) -> TaskId:
+        """What the task's contexts are derived from."""
+        schema, own_layers = self.schema, self.schema.own_layers or 0
+        return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
+        author = {"author": self.author} if self.author else {}
+        return (
+            (in_group if self.schema.group else {})
+            | author
+            | {
+                "schema": self.schema.to_json(),
+                "generation": self.generation,
+                "updates": self.updates,
+                "last_sequence": self.last_sequence,
+                "prequential": vars(self.prequential).copy(),
+                "crosstalk": vars(self.crosstalk).copy() if self.crosstalk else None,
+            }
+        )
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TaskState:
+        """The inverse of `to_json`."""
+        sample = values["crosstalk"]
+        # The first release resolved the default of `own_layers` beside the schema, and not in it.
+        own_layers = {"own_layers": values["own_layers"]} if "own_layers" in values else {}
+        return cls(
+            schema=validated(TaskSchema, values["schema"] | own_layers),
+            generation=values["generation"],
+            updates=values["updates"],
+            last_sequence=values["last_sequence"],
+            prequential=Prequential(**values["prequential"]),
+            crosstalk=CrosstalkSample(**sample) if sample else None,
+            group_generation=values.get("group_generation", 0),
+            author=values.get("author", ""),
+        )
+
+
+class TaskRegistry:
+    """The tasks of one store, by key, and the generation that each deleted key would get next.
+
+    Attributes:
+        quarantined: Whose updates are not applied: names of sources (task keys among them), and the
+            sequence number since when.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: dict[str, TaskState] = {}
+        self._next_generation: dict[str, int] = {}
+        self.quarantined: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._tasks
+
+    def get(self, key: str) -> TaskState:
+        """The task of that key.
+
+        Raises:
+            UnknownTask: There is none.
+        """
+        if key not in self._tasks:
+            raise UnknownTask("no task has this key", expected="a registered task", received=key)
+        return self._tasks[key]
+
+    def member(self, key: str, group: str | None) -> TaskState:
+        """The task of that key; where a group is named, it must be the task's.
+
+        Raises:
+            UnknownTask: There is none.
+        """
+        state = self.get(key)
+        if group not in (None, state.schema.group):
+            raise UnknownTask(
+                "no task has this key in this group",
+                expected=f"{state.schema.group}/{key}" if state.schema.group else key,
+                received=f"{group}/{key}",
+            )
+        return state
+
+    def dependents(self, key: str) -> list[str]:
+        """The keys of the tasks whose group a task is, or that are composed of it."""
+        schemas = [state.schema for state in self._tasks.values()]
+        return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
+
+    def registered_by(self, author: str) -> int:
+        """Count the tasks that an author has registered."""
+        return sum(state.author == author for state in self._tasks.values())
+
+    def all(self) -> list[TaskState]:
+        """Every task, in the order of registration."""
+        return list(self._tasks.values())
+
+    def page(
+        self, prefix: str, after: str, limit: int, wanted: Callable[[str], bool] = lambda _: True
+    ) -> tuple[list[TaskState], str | None]:
+        """Tasks in the order of their keys, for listing.
+
+        Args:
+            prefix: Only keys that start with it.
+            after: Only keys that come after it.
+            limit: At most so many.
+            wanted: Only keys of which that is so.
+
+        Returns:
+            The tasks, and the last key where more follow.
+        """
+        keys = sorted(key for key in self._tasks if key.startswith(prefix) and key > after and wanted(key))
+        shown = keys[:limit]
+        return [self._tasks[key] for key in shown], shown[-1] if len(keys) > limit else None
+
+    def find_same(self, schema: TaskSchema) -> TaskState | None:
+        """The task that is registered with exactly this schema, or None where the key is free.
+
+        Raises:
+            TaskExists: The key is registered with another schema.
+            UnknownTask: Its group is not registered.
+            CompositionNotSupported: Its group is in a group itself, or is a composition.
+        """
+        existing = self._tasks.get(schema.key)
+        if existing is None and schema.group is not None:
+            _check_group(self.get(schema.group).schema)
+        if existing is None or existing.schema == schema:
+            return existing
+        there, wanted = existing.schema.model_dump(), schema.model_dump()
+        fields = [name for name in there if there[name] != wanted[name]]
+        raise TaskExists(
+            f"task {schema.key} is registered with another schema",
+            expected={name: _shown(name, there[name], wanted[name]) for name in fields},
+            received={name: _shown(name, wanted[name], there[name]) for name in fields},
+        )
+
+    def next_generation(self, key: str) -> int:
+        """How often a key was deleted, and so the generation that it would be registered with now."""
+        return self._next_generation.get(key, 0)
+
+    def add(self, schema: TaskSchema, author: str = "") -> TaskState:
+        """Registers a free key; a key that was deleted before gets a new generation."""
+        state = TaskState(schema, self._next_generation.pop(schema.key, 0), author=author)
+        if schema.group is not None:
+            state.group_generation = self.get(schema.group).generation
+        self._tasks[schema.key] = state
+        return state
+
+    def check_removable(self, key: str) -> TaskState:
+        """The task of a key, if nothing else depends on it.
+
+        Raises:
+            UnknownTask: There is none.
+            TaskInUse: It is the group of other tasks, or they are composed of it.
+        """
+        state = self.get(key)
+        if dependents := self.dependents(key):
+            raise TaskInUse(
+                f"task {key} is the group of others, or others are composed of it: delete those first",
+                expected="a task that no other needs",
+                received=f"{len(dependents)} tasks that need it",
+            )
+        return state
+
+    def remove(self, key: str) -> None:
+        """Forgets a task; its key's next generation is remembered. Raises as `check_removable`."""
+        state = self.check_removable(key)
+        self._next_generation[key] = state.generation + 1
+        del self._tasks[key]
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON values."""
+        values = {
+            "tasks": [state.to_json() for state in self._tasks.values()],
+            "next_generation": self._next_generation.copy(),
+        }
+        return values | ({"quarantined": self.quarantined.copy()} if self.quarantined else {})
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> TaskRegistry:
+        """The inverse of `to_json`."""
+        registry = cls()
+        for entry in values["tasks"]:
+            state = TaskState.from_json(entry)
+            registry._tasks[state.schema.key] = state
+        registry._next_generation = dict(values["next_generation"])
+        registry.quarantined = dict(values.get("quarantined", {}))
+        return registry
+
+
+def _check_group(schema: TaskSchema) -> None:
+    """Refuses a group without a context of its own to share."""
+    if schema.group is not None or schema.composition is not None:
+        raise CompositionNotSupported(
+            "a group is a task of its own, not one of another group and no composition",
+            expected="a task without a group and a composition",
+            received=f"{schema.key}, which is {schema.composition or f'in {schema.group}'}",
+        )
+
+
+def _shown(name: str, value: object, other: object) -> object:
+    """Describe a field in an error: data of a user is not shown, only that the two values differ."""
+    if name not in {"labels", "offset", "scale", "description"}:
+        return value
+    if outline(value) != outline(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):
+        return outline(value)
+    place = next(
+        (place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0
+    )
+    return f"{outline(value)}, another one at place {place}"

@@ -1,0 +1,97 @@
+"""From context expressions to what they stand for among the registered tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from superposed.contexts import Context, Leaf, Task, as_expression, flatten, parse
+from superposed.errors import CapacityExceeded, CompositionNotSupported
+from superposed.tasks.batch import ResolvedContext
+from superposed.tasks.registry import TaskRegistry
+
+__all__ = ["Resolver"]
+
+# Texts whose meaning is kept: so many, and none longer.
+_MOST_KEPT, _LONGEST_KEPT = 65_536, 256
+# Each share is a generator to draw and add up: what one batch may make the store derive.
+_MOST_SHARES = 8192
+
+
+class Resolver:
+    """Resolves contexts against a registry; what a text means is kept until the registry changes.
+
+    Args:
+        tasks: The registry.
+    """
+
+    def __init__(self, tasks: TaskRegistry) -> None:
+        self._tasks = tasks
+        self._kept: dict[str, ResolvedContext] = {}
+
+    def forget(self) -> None:
+        """After a task was registered or deleted."""
+        self._kept.clear()
+
+    def kept(self, context: object) -> ResolvedContext | None:
+        """What a context's text was found to stand for; None where nobody asked lately. From any thread."""
+        return self._kept.get(context) if isinstance(context, str) else None
+
+    def resolve(self, context: object) -> ResolvedContext:
+        """See `WeightStore.resolve`."""
+        if not isinstance(context, str) or len(context) > _LONGEST_KEPT:
+            return self._resolve(context)
+        if (known := self._kept.get(context)) is None:
+            known = self._resolve(context)
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[context] = known
+        return known
+
+    def resolve_each(self, contexts: Sequence[object]) -> list[ResolvedContext]:
+        """What each row's context stands for; equal ones are resolved once.
+
+        Raises:
+            CapacityExceeded: They name too many tasks in all. Raises too as `WeightStore.resolve`.
+        """
+        known: dict[str, ResolvedContext] = {}
+        names: list[str] = []
+        shares = 0
+        for context in contexts:
+            name = context if isinstance(context, str) else str(as_expression(context))
+            names.append(name)
+            if name not in known:
+                known[name] = self.resolve(context)
+                shares += max(1, name.count(":"))  # as often as it names them
+            if shares > _MOST_SHARES:
+                raise CapacityExceeded(
+                    "the contexts of one batch name too many tasks", expected=f"{_MOST_SHARES} in all at most"
+                )
+        return [known[name] for name in names]
+
+    def _resolve(self, context: object) -> ResolvedContext:
+        expression = as_expression(context)
+        leaves = flatten(expression)
+        tasks = [self._tasks.member(leaf.key, leaf.group) for leaf in leaves]
+        declared = next((task for task in tasks if task.schema.composition is not None), None)
+        if declared is None:
+            return self._composed(leaves)
+        if not isinstance(expression, Task):
+            raise CompositionNotSupported(
+                "a task that is a composition is addressed by its key alone",
+                expected="tasks with contexts of their own",
+                received=declared.schema.key,
+            )
+        parts = self._composed(flatten(parse(declared.schema.composition or "")))
+        return ResolvedContext(parts.context, declared, parts.keep_rows and declared.schema.keep_rows)
+
+    def _composed(self, leaves: Sequence[Leaf]) -> ResolvedContext:
+        states = {leaf.key: self._tasks.member(leaf.key, leaf.group) for leaf in leaves}
+        weight = dict.fromkeys(states, 0.0)  # in the order of the text, so that ties go to the first
+        for leaf in leaves:
+            weight[leaf.key] += leaf.weight
+        task = states[max(weight, key=lambda key: weight[key])]
+        for other in states.values():
+            task.schema.check_composable(other.schema)
+        ids = {key: state.id for key, state in states.items()}
+        keep_rows = all(state.schema.keep_rows for state in states.values())
+        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows)
