@@ -33,7 +33,6 @@ from superposed_service.observability.logs import logging_config
 from superposed_service.serving import HttpServer
 from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
-from superposed_service.workers.supervisor import Front
 
 __all__ = ["app", "run"]
 
@@ -189,15 +188,12 @@ def serve(
     grpc_port: Annotated[
         int | None, typer.Option(help="Speaks the Open Inference Protocol over gRPC too, on this port.")
     ] = None,
-    http_workers: Annotated[
-        int | None, typer.Option(help="Processes that read HTTP and JSON for the engine's; default: 0.")
-    ] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
     ] = False,
 ) -> None:
     """Serves the store in DIR; makes one with the defaults where there is none."""
-    given = {"host": host, "port": port, "device": device, "http_workers": http_workers}
+    given = {"host": host, "port": port, "device": device}
     settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
@@ -212,9 +208,6 @@ def serve(
         sys.setswitchinterval(_SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
         application, end_streams = guarded(api, settings, opened), api.state.events.close
-        if settings.http_workers:
-            Front(application, settings, settings.host, settings.port, end_streams).run()
-            return
         config = uvicorn.Config(
             application,
             host=settings.host,

@@ -259,9 +259,7 @@ def allow_connections(settings: Settings) -> None:
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    connections = settings.max_connections + _RESERVED
-    # Of the same connection a worker has two ends, and the workers' limit is this process's.
-    wanted = (2 if settings.http_workers else 1) * connections + _OTHER_FILES
+    wanted = settings.max_connections + _RESERVED + _OTHER_FILES
     if resource.RLIM_INFINITY not in {soft, hard} and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 

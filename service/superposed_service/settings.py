@@ -32,9 +32,6 @@ class Settings(BaseSettings):
         "", description="Where the Open Inference Protocol is spoken over gRPC (host:port); empty: nowhere."
     )
 
-    http_workers: int = Field(
-        0, ge=0, le=256, description="Processes that accept connections and read JSON rows for the engine's."
-    )
     max_body_bytes: int = Field(32 * 2**20, ge=1024, description="A larger request body is refused (413).")
     max_held_bytes: int = Field(
         512 * 2**20, ge=1024, description="Bodies of all requests at once; while there are more: 503."
