@@ -30,10 +30,10 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
 from superposed.tasks.schema import Loss
-from superposed_service.changes import Register
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
 from superposed_service.errors import Quarantined
-from superposed_service.rows import Rows
-from superposed_service.updates import Update
 from tests.durability.machine import Machine
 
 ROWS, UPDATES, ATTACK = 16, 1200, 64

@@ -28,16 +28,17 @@ import uvicorn
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
 from superposed.config import MLPConfig, StoreConfig
-from superposed_service.app import create_app, open_store
-from superposed_service.changes import Register
-from superposed_service.demo.server import free_port
-from superposed_service.rows import Rows
+from superposed_service.api.app import create_app, open_store
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.snapshot import begin
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
+from superposed_service.cli.demo.server import free_port
+from superposed_service.engine.writer import Write
+from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin, take
 from superposed_service.storage import DataDirectory, Ledger, Record
 from superposed_service.storage import directory as directory_module
-from superposed_service.updates import Update
-from superposed_service.writer import Write
 
 ROWS, TASKS = 32, 16
 

@@ -31,9 +31,9 @@ import numpy as np
 
 from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed_service.bench import Load, Outcome, run
-from superposed_service.demo.server import free_port
-from superposed_service.snapshotting import begin
+from superposed_service.changes.snapshot import begin
+from superposed_service.cli.bench import Load, Outcome, run
+from superposed_service.cli.demo.server import free_port
 from superposed_service.storage import DataDirectory
 
 TASKS, INPUTS = 20, 784
@@ -57,7 +57,7 @@ class Pinned:
             store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
         with DataDirectory(path) as directory:
             begin(directory, store)
-        entry = "from superposed_service.entry import main; main()"
+        entry = "from superposed_service.cli.main import main; main()"
         python = [sys.executable, "-c", entry]
         made = subprocess.run(
             [*python, "keys", "create", str(path), "--scope", "admin"], capture_output=True, check=True

@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks.service import INPUTS, TASKS, running
 from experiments.report import machine, write_json
-from superposed_service.bench import Load, run
+from superposed_service.cli.bench import Load, run
 
 # The first of these that is in a stack says what was being done; inner ones stand first.
 DOINGS = {

@@ -33,11 +33,11 @@ from benchmarks.forward import mixed_batch
 from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.tasks.batch import Batch
-from superposed_service.app import create_app
-from superposed_service.bench import Load, run
-from superposed_service.demo.server import free_port
+from superposed_service.api.app import create_app
+from superposed_service.changes.snapshot import begin
+from superposed_service.cli.bench import Load, run
+from superposed_service.cli.demo.server import free_port
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 from superposed_service.storage import directory as directory_module
 

@@ -23,12 +23,12 @@ import uvicorn
 
 from experiments.report import machine, write_json
 from superposed.store.store import WeightStore
-from superposed_service.app import create_app
-from superposed_service.middleware import Entrance
-from superposed_service.observability.http import Observed
-from superposed_service.observability.telemetry import Telemetry, Ticket
+from superposed_service.api.app import create_app
+from superposed_service.api.middleware.gateway import Entrance
+from superposed_service.api.middleware.metrics import Observed
+from superposed_service.changes.snapshot import begin
+from superposed_service.engine.telemetry import Telemetry, Ticket
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 
 CONNECTIONS, SLICE_S = 16, 0.2
@@ -75,7 +75,7 @@ def measure(seconds: float) -> dict[str, list[float]]:
 
 
 def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
-    code = "from superposed_service.entry import main; main()"
+    code = "from superposed_service.cli.main import main; main()"
     options = ["--connections", str(CONNECTIONS), "--seconds", str(seconds), "--tasks", "10"]
     return subprocess.Popen(
         [sys.executable, "-c", code, "bench", f"http://127.0.0.1:{port}", *options], stdout=subprocess.DEVNULL

@@ -15,12 +15,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
-from superposed_service.app import create_api, guarded
-from superposed_service.connections import bounded_protocol
-from superposed_service.demo.server import Server
-from superposed_service.serving import HttpServer
+from superposed_service.api.app import create_api, guarded
+from superposed_service.api.server.connections import bounded_protocol
+from superposed_service.api.server.server import HttpServer
+from superposed_service.changes.snapshot import begin
+from superposed_service.cli.demo.server import Server
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory
 
 # Small products on a machine that runs servers beside the tests: one thread is faster than two.

@@ -12,8 +12,8 @@ from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, see
 from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
 from superposed.errors import DataUnavailable
 from superposed_client import Client
-from superposed_service.demo.server import Server
-from superposed_service.snapshotting import begin
+from superposed_service.changes.snapshot import begin
+from superposed_service.cli.demo.server import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
 

@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 
 from superposed import WeightStore
 from superposed.tasks.schema import TaskSchema
-from superposed_service.events import Event
-from superposed_service.snapshotting import begin
+from superposed_service.changes.snapshot import begin
+from superposed_service.runtime.events import Event
 from superposed_service.storage import DataDirectory
 from tests.browser.conftest import Taught
 from tests.browser.drawing import draw

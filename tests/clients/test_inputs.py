@@ -244,7 +244,7 @@ def test_the_bench_without_a_server_is_one_line() -> None:
         [
             sys.executable,
             "-c",
-            "from superposed_service.entry import main; main()",
+            "from superposed_service.cli.main import main; main()",
             "bench",
             "http://127.0.0.1:9",
         ],

@@ -30,10 +30,10 @@ from hypothesis import strategies as st
 from experiments.report import machine, write_json
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service import codec
-from superposed_service.protocol_v2 import messages
-from superposed_service.schemas import EvaluateBody, InferBody, UpdateBody
-from superposed_service.tensors import DATATYPES, HEAD_LENGTH, TENSORS_MEDIA_TYPE
+from superposed_service.api.tensors import DATATYPES, HEAD_LENGTH, TENSORS_MEDIA_TYPE
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.schemas import EvaluateBody, InferBody, UpdateBody
+from superposed_service.api.v2 import messages
 from tests.conftest import make_directory, serving
 
 WIDTH = 64

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from superposed_service.app import create_api
+from superposed_service.api.app import create_api
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory

@@ -10,7 +10,7 @@ from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed_client import _errors as client_errors
 from superposed_service import errors as service
-from superposed_service.problems import PROBLEMS, problem_of, problem_response
+from superposed_service.api.problems import PROBLEMS, problem_of, problem_response
 
 # docs/http-api.md, the contract.
 SLUGS = {

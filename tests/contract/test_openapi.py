@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from superposed_service.security import ACCESS_RULES
+from superposed_service.api.auth import ACCESS_RULES
 from tests.contract.openapi import FILE, breaking, served
 
 COMMITTED: dict[str, Any] = json.loads(FILE.read_text())

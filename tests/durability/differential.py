@@ -37,18 +37,19 @@ from experiments.report import write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed.config import ModuleConfig, RehearsalConfig
 from superposed.errors import SuperposedError
-from superposed_service.changes import Change, Delete, Register
-from superposed_service.demo.server import free_port
-from superposed_service.describe import task_schema
-from superposed_service.origin import Origin
-from superposed_service.rehearsing import Consolidate
-from superposed_service.rollback import RollBack, Selection
-from superposed_service.rows import Rows
-from superposed_service.schemas import TaskRegistration
-from superposed_service.snapshotting import begin
+from superposed_service.api.v1.schemas import TaskRegistration
+from superposed_service.api.v1.serializers import task_schema
+from superposed_service.changes.base import Change
+from superposed_service.changes.rehearsal import Consolidate
+from superposed_service.changes.rollback import RollBack, Selection
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.snapshot import begin
+from superposed_service.changes.tasks import Delete, Register
+from superposed_service.changes.update import Update
+from superposed_service.cli.demo.server import free_port
+from superposed_service.engine.writer import Write
 from superposed_service.storage import DataDirectory
-from superposed_service.updates import Update
-from superposed_service.writer import Write
+from superposed_service.storage.idempotency import Origin
 from tests.durability.crash import ForkServer
 from tests.durability.machine import Machine
 

@@ -29,9 +29,9 @@ import torch
 
 from experiments.report import machine, write_json
 from superposed.errors import SuperposedError, UpdateError
+from superposed_service.changes.verify import verify
 from superposed_service.errors import StorageError
 from superposed_service.storage import DataDirectory, database
-from superposed_service.verification import verify
 from tests.durability.disk import Crash, Disk, Operation, files_of, lay_out, recording
 from tests.durability.machine import Machine
 

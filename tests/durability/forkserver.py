@@ -16,7 +16,7 @@ import torch
 import uvicorn
 
 from superposed import WeightStore
-from superposed_service.app import create_app
+from superposed_service.api.app import create_app
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 

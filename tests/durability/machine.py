@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
-from superposed_service.app import open_store
-from superposed_service.changes import Change, Delete, JsonObject, Quarantine, Register, Release
-from superposed_service.origin import Origin
-from superposed_service.recovery import Recovery
-from superposed_service.rollback import RollBack, Selection
-from superposed_service.rows import Rows
+from superposed_service.api.app import open_store
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.quarantine import Quarantine, Release
+from superposed_service.changes.replay import Recovery
+from superposed_service.changes.rollback import RollBack, Selection
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.snapshot import begin
+from superposed_service.changes.tasks import Delete, Register
+from superposed_service.changes.update import Update
+from superposed_service.engine.writer import Write, Writer
+from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin, take
 from superposed_service.storage import DataDirectory, Snapshot
-from superposed_service.updates import Update
-from superposed_service.writer import Write, Writer
+from superposed_service.storage.idempotency import Origin
 
 CONFIG = StoreConfig(
     network=MLPConfig(inputs=4, hidden=(6,), outputs=2), optimizer=OptimizerConfig(learning_rate=1e-2)

@@ -15,14 +15,14 @@ from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, Weig
 from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UpdateError
-from superposed_service import guard
-from superposed_service.arrays import pack
-from superposed_service.changes import Register
+from superposed_service.changes.array_codec import pack
+from superposed_service.changes.replay import replay
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
+from superposed_service.engine import poison_detector
 from superposed_service.errors import Quarantined
-from superposed_service.recovery import replay
-from superposed_service.rows import Rows
 from superposed_service.storage import Canary
-from superposed_service.updates import Update
 from tests.durability.machine import Machine
 
 # Plain gradient descent without normalisation: here large rows really hurt the others.
@@ -171,7 +171,7 @@ def test_a_guard_that_fails_does_not_stop_anything(
     def broken(*_: object) -> None:
         raise ArithmeticError("no measure")
 
-    monkeypatch.setattr(guard, "measure", broken)
+    monkeypatch.setattr(poison_detector, "measure", broken)
     streams.ordinary(30)
     assert "the guard failed" in caplog.text
     assert streams.machine.store.sequence == TASKS + 31
@@ -274,7 +274,7 @@ def test_a_replay_that_arrives_elsewhere_blames_nobody(
             next(store.network.parameters()).add_(1e-6)
         return replay(store, *arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(guard, "replay", elsewhere)
+    monkeypatch.setattr(poison_detector, "replay", elsewhere)
     assert attack(streams, "bad") == 100
     assert "arrived at another store" in caplog.text
     streams.machine.close()

@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from superposed import WeightStore, learn
 from superposed.errors import SuperposedError, UnknownTask, UpdateError
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.update import Update
+from superposed_service.engine.writer import Write
 from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
-from superposed_service.origin import Origin
-from superposed_service.rows import Rows
-from superposed_service.updates import Update
-from superposed_service.writer import Write
+from superposed_service.storage.idempotency import Origin
 from tests.durability.machine import Machine, new_store, schema
 
 KEYS = st.sampled_from(["a", "b", "c"])

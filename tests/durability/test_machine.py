@@ -13,9 +13,14 @@ import pytest
 from superposed import TaskSchema, WeightStore
 from superposed.config import RehearsalConfig
 from superposed.errors import CompositionNotSupported, UpdateError
-from superposed_service import recovery
-from superposed_service.changes import Register
-from superposed_service.erasure import erase_rows
+from superposed_service.changes import replay
+from superposed_service.changes.erasure import erase_rows
+from superposed_service.changes.rehearsal import ForgetRows
+from superposed_service.changes.rollback import RollBack, Selection
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
+from superposed_service.engine.writer import Write
 from superposed_service.errors import (
     BeyondHorizon,
     DigestMismatch,
@@ -23,14 +28,9 @@ from superposed_service.errors import (
     NotReady,
     StorageUnavailable,
 )
-from superposed_service.origin import Origin
-from superposed_service.rehearsing import ForgetRows
-from superposed_service.rollback import RollBack, Selection
-from superposed_service.rows import Rows
 from superposed_service.settings import Settings
-from superposed_service.storage import Snapshots, answers
-from superposed_service.updates import Update
-from superposed_service.writer import Write
+from superposed_service.storage import Snapshots, idempotency
+from superposed_service.storage.idempotency import Origin
 from tests.durability.machine import CONFIG, Machine
 
 INPUTS: list[list[float]] = [[1, 2, 3, 4]]
@@ -97,7 +97,7 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
     machine.register("a")
     machine.writer.commit([Write(Update(Rows("a", None, HUGE), [1], 1), Origin("key", b"0" * 32))])
     now = time.time()
-    monkeypatch.setattr(answers.time, "time", lambda: now + 2 * Settings().idempotency_s)
+    monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_s)
     machine.crash()
     with pytest.raises(UpdateError):
         machine.update("a", HUGE, [1], key="key")
@@ -135,7 +135,7 @@ def test_after_a_rollback_two_snapshots_can_still_be_started_from(tmp_path: Path
 def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("superposed_service.writer.DIGEST_INTERVAL", 2)
+    monkeypatch.setattr("superposed_service.engine.writer.DIGEST_INTERVAL", 2)
     machine = Machine(tmp_path / "store")
     machine.register("a")
     for _ in range(6):
@@ -147,7 +147,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     shutil.copytree(machine.path, crashed)
     with pytest.raises(DigestMismatch):
         machine.crash()
-    plain = recovery.fingerprint
+    plain = replay.fingerprint
     for module in ("recovery", "app"):
         monkeypatch.setattr(
             f"superposed_service.{module}.fingerprint", lambda device: plain(device) | {"cpu": "another"}
@@ -175,7 +175,7 @@ def test_trimmed_rows_are_gone_too(tmp_path: Path) -> None:
         machine.update("a", INPUTS, [1])
         machine.snapshot()
     assert machine.writer.ledger.journal.horizon > 2
-    assert erase_rows(machine.writer, "a", machine.store.sequence) > 0
+    assert erase_rows(machine.writer.ledger, "a", machine.store.sequence) > 0
     assert not any(needle in file.read_bytes() for file in files)
     machine.close()
 
@@ -188,7 +188,7 @@ def test_rows_that_a_recovery_needs_are_not_erased(tmp_path: Path) -> None:
     snapshot = machine.snapshot()
     machine.roll_back(sequences=(3, 3))
     with pytest.raises(NotReady):
-        erase_rows(machine.writer, "a", snapshot.sequence)
+        erase_rows(machine.writer.ledger, "a", snapshot.sequence)
     machine.crash()
     assert machine.store.tasks.get("a").updates == 1
     machine.close()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from superposed_service.changes.replay import check_history
+from superposed_service.changes.verify import verify
 from superposed_service.errors import JournalCorrupt, SnapshotMismatch, StorageUnavailable
-from superposed_service.recovery import check_history
 from superposed_service.storage import DataDirectory
-from superposed_service.verification import verify
 from tests.durability.machine import Machine
 from tests.durability.record import RECORDINGS, RUN, running
 from tests.durability.test_recorded import RECORDED

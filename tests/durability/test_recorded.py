@@ -13,11 +13,11 @@ import pytest
 
 from superposed import TaskSchema
 from superposed.learning.online import APPLY_VERSION
-from superposed_service.changes import Register
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import _mark
+from superposed_service.changes.verify import verify
 from superposed_service.errors import BeyondHorizon
 from superposed_service.storage import DataDirectory
-from superposed_service.updates import _mark
-from superposed_service.verification import verify
 from tests.conftest import serving
 from tests.durability.machine import Machine
 
@@ -96,7 +96,7 @@ def test_an_upgrade_with_other_rules_keeps_every_acknowledged_record(
         machine.update("b", [[4, 3, 2, 1]], [0], key=f"before-{_}")
     answer = machine.update("b", [[4, 3, 2, 1]], [0], key="sent-before")
     digest = machine.store.digest()
-    monkeypatch.setattr("superposed_service.recovery.APPLY_VERSION", APPLY_VERSION + 1)
+    monkeypatch.setattr("superposed_service.changes.replay.APPLY_VERSION", APPLY_VERSION + 1)
     machine.crash()
     assert machine.recovery.rules_changed
     assert machine.recovery.replayed == 4
@@ -119,9 +119,9 @@ def test_an_upgrade_that_is_interrupted_is_finished_at_the_next_start(
     machine = Machine(tmp_path / "store")
     machine.register("a")
     machine.update("a", [[1, 2, 3, 4]], [1])
-    monkeypatch.setattr("superposed_service.recovery.APPLY_VERSION", APPLY_VERSION + 1)
+    monkeypatch.setattr("superposed_service.changes.replay.APPLY_VERSION", APPLY_VERSION + 1)
     with monkeypatch.context() as patch:
-        patch.setattr("superposed_service.app.start_history", _interrupted)
+        patch.setattr("superposed_service.api.app.start_history", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             machine.crash()
     machine.open()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from superposed import WeightStore, learn
 from superposed.nn import PreparedMLP
-from superposed.nn.layers import fused_kernels as fused
+from superposed.nn.layers import fused_kernels
 from tests.models.small import store_of
 
 FAMILIES = ("phase", "complex", "cyclic", "binary")
@@ -68,7 +68,7 @@ def test_what_is_learned_is_answered(family: str, bias: str) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("family", ["phase", "binary"])
 def test_many_rows_and_threads(family: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused, "_PARALLEL_FROM", 1)
+    monkeypatch.setattr(fused_kernels, "_PARALLEL_FROM", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     for rows in (1, 33, 256, 700):
         compare(store_of(family, hidden=(32,)), rows, mixed=True)
@@ -83,7 +83,7 @@ def test_what_is_not_finite_stays_so() -> None:
 def test_without_numba_and_for_rotations_there_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert store_of("rotation")._answerer.plain is not None
     assert not isinstance(store_of("rotation")._answerer.plain, PreparedMLP)
-    monkeypatch.setattr(fused, "numba", None)
+    monkeypatch.setattr(fused_kernels, "numba", None)
     store = store_of("phase")
     assert store._answerer.plain is store.network
     compare(store, 5, mixed=True)

@@ -12,9 +12,8 @@ import torch
 from benchmarks import device
 from superposed import WeightStore, learn
 from superposed.contexts import FAMILIES
-from superposed.nn import MLP, RecordedMLP
-from superposed.nn import cuda_graph_runtime as recorded
-from superposed.store import inference as answering
+from superposed.nn import MLP, RecordedMLP, cuda_graph_runtime
+from superposed.store import inference
 from superposed.store.inference import Answerer
 from tests.models.small import store_of
 
@@ -61,7 +60,7 @@ def compare(store: WeightStore, ready: RecordedMLP, rows: int, tasks: int, toler
 def test_of_every_family_and_many_sizes(
     family: str, bias: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recorded, "SIZES", (1, 4, 16))
+    monkeypatch.setattr(cuda_graph_runtime, "SIZES", (1, 4, 16))
     store = store_of(family, dtype, bias=bias, activation="gelu")
     ready, recorder = recording(store)
     tolerance = 1e-5 if dtype == "float32" else 1e-12
@@ -112,7 +111,7 @@ class TestPreparing:
         def make(network: MLP, precision: torch.dtype) -> RecordedMLP:
             return RecordedMLP(network, precision, record=record, compile_=uncompiled)
 
-        monkeypatch.setattr(answering, "record_network", make)
+        monkeypatch.setattr(inference, "record_network", make)
         assert isinstance(store.network, MLP)
         answerer = Answerer(store.network, store.contexts, torch.device("cpu"))
         return answerer, answerer._record(store.network, 7, store.dtype, store.dtype)
@@ -121,7 +120,7 @@ class TestPreparing:
         store, recorder = store_of(), Recorder()
         answerer, reason = self.record(monkeypatch, store, recorder)
         assert reason is None
-        assert recorder.recorded == len(recorded.SIZES)
+        assert recorder.recorded == len(cuda_graph_runtime.SIZES)
         one, mixed = store.batch("t3", np.ones((2, 7))), store.batch_per_row(["t1", "t2"], np.ones((2, 7)))
         for batch in (one, mixed):
             torch.testing.assert_close(answerer.logits(batch), store.logits(batch), rtol=1e-5, atol=1e-5)

@@ -21,11 +21,11 @@ from superposed import MLPConfig, StoreConfig
 from superposed.errors import UnknownTask
 from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
-from superposed_service.app import create_api
-from superposed_service.cli import app as command_line
+from superposed_service.api.app import create_api
+from superposed_service.api.auth import Principal
+from superposed_service.api.auth.authorization import ACCESS_RULES
+from superposed_service.cli.app import app as command_line
 from superposed_service.errors import Forbidden as ServiceForbidden
-from superposed_service.security import Principal
-from superposed_service.security.access import ACCESS_RULES
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving

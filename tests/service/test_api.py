@@ -415,7 +415,7 @@ def test_rows_so_large_that_nothing_finite_can_be_said_of_them(http: httpx.Clien
 
 
 def test_a_bug_is_a_problem_with_a_request_id(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("superposed_service.routes.rows.codec.render_answer", lambda *_: 1 / 0)
+    monkeypatch.setattr("superposed_service.api.v1.routes.inference.codec.render_answer", lambda *_: 1 / 0)
     register(http)
     answer = http.post(
         "/v1/infer", json={"context": "digits", "inputs": [ROW]}, headers={"X-Request-Id": "bug-7"}

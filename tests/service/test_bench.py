@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed_client import Client
-from superposed_service.bench import Load, Outcome, as_json, run
-from superposed_service.cli import app
-from superposed_service.demo.server import Server, free_port
+from superposed_service.cli.app import app
+from superposed_service.cli.bench import Load, Outcome, as_json, run
+from superposed_service.cli.demo.server import Server, free_port
 from superposed_service.errors import NotReady
 from tests.conftest import make_directory
 

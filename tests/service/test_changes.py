@@ -14,13 +14,13 @@ from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_s
 from superposed.errors import SuperposedError
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
-from superposed_service.arrays import narrowed, pack, unpack
-from superposed_service.changes import keys_of
+from superposed_service.changes.array_codec import narrowed, pack, unpack
+from superposed_service.changes.base import keys_of
+from superposed_service.changes.decode import change_of
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.update import Update
 from superposed_service.errors import BeyondHorizon, JournalCorrupt
-from superposed_service.records import change_of
-from superposed_service.rows import Rows
 from superposed_service.storage import Record
-from superposed_service.updates import Update
 
 WIDTHS = {"a": 3, "b": 5, "line": 2}
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]

@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed.errors import ConfigError
-from superposed_service.addresses import check_addresses, joined
-from superposed_service.cli import app as command_line
-from superposed_service.configuration import configure
+from superposed_service.api.server.bind_address import check_addresses, joined
+from superposed_service.cli.app import app as command_line
+from superposed_service.cli.settings_loader import configure
 from superposed_service.settings import Settings
 
 

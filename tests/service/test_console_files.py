@@ -8,7 +8,7 @@ from pathlib import Path
 
 import httpx
 
-from superposed_service.console import console_files
+from superposed_service.api.console import console_files
 from tests.service.test_access import make
 from tests.service.test_api import problem
 

@@ -16,17 +16,17 @@ import pytest
 from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownTask
 from superposed.tasks.batch import Batch
-from superposed_service import updates as updates_module
-from superposed_service.changes import Delete
-from superposed_service.engine import Engine
+from superposed_service.changes import update
+from superposed_service.changes.exclusions import REFUSAL
+from superposed_service.changes.replay import recover
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.snapshot import begin
+from superposed_service.changes.tasks import Delete
+from superposed_service.engine.engine import Engine
+from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
-from superposed_service.exclusions import REFUSAL
-from superposed_service.recovery import recover
-from superposed_service.rows import Rows
 from superposed_service.settings import Settings
-from superposed_service.snapshotting import begin
 from superposed_service.storage import DataDirectory, Ledger
-from superposed_service.writer import Writer
 
 X = np.random.default_rng(0).normal(size=(6, 8))
 
@@ -159,7 +159,7 @@ def learning(engine: Engine, key: str, count: int) -> list[asyncio.Task[dict[str
 def test_reads_and_updates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         store, order = make_store(), []
-        apply, logits = updates_module.apply, store.logits
+        apply, logits = update.apply, store.logits
 
         def applied(*args: Any, **kwargs: Any) -> object:
             order.append("update")
@@ -169,9 +169,9 @@ def test_reads_and_updates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             order.append("read")
             return logits(batch)
 
-        monkeypatch.setattr(updates_module, "apply", applied)
+        monkeypatch.setattr(update, "apply", applied)
         monkeypatch.setattr(store, "logits", answered)
-        first = Held(monkeypatch, updates_module, "apply")
+        first = Held(monkeypatch, update, "apply")
         async with running(store, batch_rows=1) as engine:
             gate, holding = await held(engine)
             updates = learning(engine, "a", 4)
@@ -191,7 +191,7 @@ def test_while_one_group_is_journalled_the_one_before_is_applied_and_reads_are_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        apply = Held(monkeypatch, updates_module, "apply")
+        apply = Held(monkeypatch, update, "apply")
         commit = Held(monkeypatch, Ledger, "write", number=2)
         async with running(make_store()) as engine:
             gate, holding = await held(engine)
@@ -222,7 +222,7 @@ def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_be
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario() -> None:
-        apply = Held(monkeypatch, updates_module, "apply")
+        apply = Held(monkeypatch, update, "apply")
         async with running(make_store()) as engine:
             gate, holding = await held(engine)
             first = learning(engine, "a", 3)
@@ -245,7 +245,7 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
     """Replayed, the journal gives the same store, whatever was refused while the next group was written."""
 
     async def scenario(path: Path) -> tuple[str, list[int]]:
-        apply = Held(monkeypatch, updates_module, "apply")
+        apply = Held(monkeypatch, update, "apply")
         with DataDirectory(path) as directory:
             begin(directory, make_store())
             engine = Engine(Writer(make_store(), directory.ledger()), Settings())

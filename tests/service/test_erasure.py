@@ -14,11 +14,11 @@ import pytest
 from superposed import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.config import RehearsalConfig
 from superposed_client import BeyondHorizon, Client
-from superposed_service import running
+from superposed_service.changes.replay import recover
+from superposed_service.changes.verify import verify
 from superposed_service.errors import StorageUnavailable
-from superposed_service.recovery import recover
+from superposed_service.runtime import runtime
 from superposed_service.storage import DataDirectory
-from superposed_service.verification import verify
 from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_api import problem
 
@@ -171,7 +171,7 @@ def test_snapshots_that_a_recovery_still_needs_are_not_removed(
     """After a rollback to before the erasure, only older snapshots are starts until a new one is taken."""
     path = tmp_path / "store"
     for name in ("_RETRY_S", "_WATCH_S"):
-        monkeypatch.setattr(running, name, 0.05)
+        monkeypatch.setattr(runtime, name, 0.05)
     with site(path) as made:
         made.teach("other")
         held = made.admin.take_snapshot()
@@ -185,13 +185,13 @@ def test_snapshots_that_a_recovery_still_needs_are_not_removed(
             raise StorageUnavailable("no room")
 
         with monkeypatch.context() as broken:
-            broken.setattr(running, "keep", fail)
+            broken.setattr(runtime, "keep", fail)
             gone_back = {"to_sequence": held.sequence}
             problem(made.admin._http.post("/v1/rollback", json=gone_back), 503, "storage-unavailable")
-            broken.setattr(running.time, "time", lambda: now + 48 * 3600)
+            broken.setattr(runtime.time, "time", lambda: now + 48 * 3600)
             wait_for(lambda: len(tried) >= 3)  # each removal wants a start first
             assert held.id in {one.id for one in made.admin.list_snapshots()}
-        monkeypatch.setattr(running.time, "time", lambda: now + 48 * 3600)
+        monkeypatch.setattr(runtime.time, "time", lambda: now + 48 * 3600)
         wait_for(lambda: held.id not in {one.id for one in made.admin.list_snapshots()})
     with DataDirectory(path) as directory:
         assert [one for one in verify(directory) if one.remedy] == []

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from superposed.errors import UnknownTask
 from superposed_client import AsyncClient, Client, Event, Overloaded
 from superposed_service.errors import Overloaded as ServiceOverloaded
-from superposed_service.events import REMEMBERED, Events
-from superposed_service.events import Event as ServiceEvent
+from superposed_service.runtime.events import REMEMBERED, Events
+from superposed_service.runtime.events import Event as ServiceEvent
 from superposed_service.settings import Settings
 from superposed_service.storage import Record
 from tests.conftest import make_directory, serving
@@ -241,7 +241,7 @@ class TestBounds:
     def test_a_client_that_does_not_read_is_dropped_and_holds_nothing_up(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("superposed_service.routes.events._STALLED_S", 0.5)
+        monkeypatch.setattr("superposed_service.api.v1.routes.events._STALLED_S", 0.5)
         apis: list[FastAPI] = []
         with serving(make_directory(tmp_path / "store"), change=apis.append, event_queue=4) as http:
             register(http)

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
-from superposed_service.demo.server import Server
-from superposed_service.origin import Origin
+from superposed_service.cli.demo.server import Server
+from superposed_service.storage.idempotency import Origin
 from tests.conftest import make_directory
 from tests.service.test_api import ROW, problem, register
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from superposed_service.security import ACCESS_RULES
+from superposed_service.api.auth import ACCESS_RULES
 from tests.conftest import make_directory, serving
 from tests.service.test_api import ROW, problem, register
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from superposed_service.changes import Register
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
+from superposed_service.engine.writer import Write
 from superposed_service.errors import QuotaExceeded
-from superposed_service.origin import Origin
-from superposed_service.rows import Rows
-from superposed_service.storage import answers
-from superposed_service.updates import Update
-from superposed_service.writer import Write
+from superposed_service.storage import idempotency
+from superposed_service.storage.idempotency import Origin
 from tests.durability.machine import Machine, schema
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
@@ -76,11 +76,11 @@ def test_a_response_is_kept_for_its_time_and_makes_room_after_it(
     machine = machine_of(tmp_path / "store", idempotency_responses=2)
     [first] = settle(machine, write("a", "first"))
     now = time.time()
-    monkeypatch.setattr(answers.time, "time", lambda: now + 3000)
+    monkeypatch.setattr(idempotency.time, "time", lambda: now + 3000)
     settle(machine, write("a", "second"))
     assert isinstance(settle(machine, write("a", "third"))[0], QuotaExceeded)
     assert settle(machine, write("a", "first")) == [first]
-    monkeypatch.setattr(answers.time, "time", lambda: now + 3700)
+    monkeypatch.setattr(idempotency.time, "time", lambda: now + 3700)
     machine.writer.ledger.flush()
     assert isinstance(settle(machine, write("a", "third"))[0], dict)
     machine.close()

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from superposed_client._safetensors import dump
-from superposed_service import learning_in
-from superposed_service.errands import Errand
 from superposed_service.errors import Unauthenticated
-from superposed_service.learning_in import learn_model
-from superposed_service.origin import Origin
+from superposed_service.runtime import distillation
+from superposed_service.runtime.distillation import learn_model
+from superposed_service.runtime.resumable import Errand
 from superposed_service.settings import Settings
+from superposed_service.storage.idempotency import Origin
 from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_access import make
 from tests.service.test_api import problem
@@ -75,13 +75,13 @@ def test_whoever_may_not_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    lessons = learning_in.lessons
+    lessons = distillation.lessons
 
     def noted(*given: Any) -> Any:
         computed.append(threading.current_thread().name)
         return lessons(*given)
 
-    monkeypatch.setattr(learning_in, "lessons", noted)
+    monkeypatch.setattr(distillation, "lessons", noted)
     with serving(make_directory(tmp_path / "store", CONFIG), max_request_steps=8) as http:
         assert http.post("/v1/tasks", json={"key": "copy", "outputs": 3}).status_code == 201
         body = network(6, 200)
@@ -100,13 +100,13 @@ class TestWhatEndsIt:
     @pytest.fixture(autouse=True)
     def slowly(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """An update takes a moment: no test needs many of them."""
-        update = learning_in.Engine.update
+        update = distillation.Engine.update
 
         async def slow(*given: Any) -> Any:
             await asyncio.sleep(0.05)
             return await update(*given)
 
-        monkeypatch.setattr(learning_in.Engine, "update", slow)
+        monkeypatch.setattr(distillation.Engine, "update", slow)
 
     def test_a_revoked_key(self, tmp_path: Path) -> None:
         with serving(make_directory(tmp_path / "store", CONFIG)) as http:

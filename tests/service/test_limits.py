@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from superposed_service.connections import _Corked
-from superposed_service.demo.server import Server
+from superposed_service.api.server.connections import _Corked
+from superposed_service.cli.demo.server import Server
 from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_api import ROW, problem, register
 

@@ -22,13 +22,13 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from superposed.errors import ConfigError
-from superposed_service.app import create_api
-from superposed_service.observability.http import Templates
+from superposed_service.api.app import create_api
+from superposed_service.api.auth import ACCESS_RULES
+from superposed_service.api.middleware.metrics import Templates
 from superposed_service.observability.logs import logging_config
 from superposed_service.observability.metrics import OTHER_TASKS, Distribution, TaskRows
+from superposed_service.observability.opentelemetry import OtelTracing
 from superposed_service.observability.progress import Progress
-from superposed_service.observability.tracing import OtelTracing
-from superposed_service.security import ACCESS_RULES
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
@@ -130,7 +130,7 @@ class TestMetrics:
         def refuse(path: Path) -> None:
             raise OSError("input/output error")
 
-        monkeypatch.setattr("superposed_service.observability.readings.disk_usage", refuse)
+        monkeypatch.setattr("superposed_service.runtime.gauges.disk_usage", refuse)
         found = scrape(http)
         assert value(found, "ready") == 1
         assert value(found, "journal_bytes") > 0
@@ -450,7 +450,7 @@ class TestTraces:
     def test_without_the_extra_the_setting_is_refused(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setitem(sys.modules, "superposed_service.observability.tracing", None)
+        monkeypatch.setitem(sys.modules, "superposed_service.observability.opentelemetry", None)
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory, pytest.raises(ConfigError, match=r"superposed\[otel\]"):
             create_api(Settings(traces=True), directory)

@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
-from superposed_service.middleware import Entrance
-from superposed_service.pacing import Pacing
+from superposed_service.api.middleware.gateway import Entrance
+from superposed_service.api.middleware.rejection_delay import Pacing
 
 
 class Clock:

@@ -10,12 +10,13 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from superposed_service.callers import ANYONE, Caller, current_caller
+from superposed_service.changes.rows import Rows
+from superposed_service.engine.fair_queue import FairQueue
+from superposed_service.engine.request_metadata import ANYONE, Caller, current_caller
+from superposed_service.engine.request_queues import Job, Lines, Read
+from superposed_service.engine.service_time import Pace
+from superposed_service.engine.telemetry import Ticket
 from superposed_service.errors import DeadlineExceeded, Overloaded
-from superposed_service.lines import Job, Lines, Read
-from superposed_service.observability.telemetry import Ticket
-from superposed_service.queues import FairQueue, Pace
-from superposed_service.rows import Rows
 from superposed_service.settings import Settings
 
 

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed_client import Client, QuotaExceeded, RetryPolicy
-from superposed_service.cli import app as command_line
-from superposed_service.demo.server import free_port
+from superposed_service.api.auth.rate_limits import Quotas
+from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
+from superposed_service.cli.app import app as command_line
+from superposed_service.cli.demo.server import free_port
+from superposed_service.engine.request_queues import Job, Lines, Waiting
 from superposed_service.errors import QuotaExceeded as Refused
-from superposed_service.lines import Job, Lines, Waiting
-from superposed_service.protocol_v2.wire import MESSAGES, SERVICE
-from superposed_service.quotas import Quotas
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving

@@ -25,9 +25,9 @@ from superposed.config import RehearsalConfig
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
 from superposed_client._safetensors import dump
-from superposed_service import consolidating, running
-from superposed_service.recovery import fingerprint
-from superposed_service.rehearsing import Consolidate, ForgetRows
+from superposed_service.changes.rehearsal import Consolidate, ForgetRows
+from superposed_service.changes.replay import fingerprint
+from superposed_service.runtime import consolidation, runtime
 from tests.conftest import make_directory, serving, wait_for
 from tests.durability.machine import Machine
 from tests.service.test_api import problem
@@ -97,7 +97,7 @@ class TestErasureReachesSnapshots:
         teach(client, 0, 2)
         client.take_snapshot()
         with monkeypatch.context() as broken:
-            broken.setattr(running, "keep", lambda *_: 1 / 0)
+            broken.setattr(runtime, "keep", lambda *_: 1 / 0)
             assert client._http.delete("/v1/tasks/t0/data").status_code == 500
         assert client.get_task("t0").rows_kept == 0
         client.erase_rows("t0")
@@ -156,8 +156,8 @@ class TestConsolidation:
             tried.append(1)
             raise RuntimeError("a bug")
 
-        monkeypatch.setattr(consolidating, "consolidate", fail)
-        monkeypatch.setattr(running, "_WATCH_S", 0.02)
+        monkeypatch.setattr(consolidation, "consolidate", fail)
+        monkeypatch.setattr(runtime, "_WATCH_S", 0.02)
         path = make_directory(tmp_path / "store", CONFIG)
         with (
             serving(path, idle_consolidation_s=0.01, snapshot_records=3) as http,

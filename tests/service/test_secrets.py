@@ -17,8 +17,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from superposed_service.app import create_api
-from superposed_service.observability.tracing import OtelTracing
+from superposed_service.api.app import create_api
+from superposed_service.observability.opentelemetry import OtelTracing
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving

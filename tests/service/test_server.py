@@ -16,13 +16,13 @@ import torch
 
 from superposed.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
-from superposed_service.demo.server import Server
+from superposed_service.cli.demo.server import Server
 from tests.conftest import make_directory
 
 
 def superposed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", "from superposed_service.entry import main; main()", *arguments],
+        [sys.executable, "-c", "from superposed_service.cli.main import main; main()", *arguments],
         capture_output=True,
         text=True,
         timeout=120,

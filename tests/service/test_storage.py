@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from superposed.errors import ConfigError
-from superposed_service.app import open_store
+from superposed_service.api.app import open_store
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable, StoreLocked
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from superposed_client import Client, Quarantined
-from superposed_service.changes import Quarantine
-from superposed_service.describe import explain_quarantine
+from superposed_service.api.v1.serializers import explain_quarantine
+from superposed_service.changes.quarantine import Quarantine
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
 from tests.durability.machine import Machine

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from superposed.errors import SuperposedError
-from superposed_service.codec import read_body
-from superposed_service.schemas import UpdateBody
-from superposed_service.tensors import (
+from superposed_service.api.tensors import (
     DATATYPES,
     HEAD_LENGTH,
     TENSORS_MEDIA_TYPE,
@@ -24,6 +22,8 @@ from superposed_service.tensors import (
     dump_bytes,
     split,
 )
+from superposed_service.api.v1.codec import read_body
+from superposed_service.api.v1.schemas import UpdateBody
 from tests.service.test_api import ROW, problem, register
 
 ROWS = np.array([ROW, ROW[::-1]], dtype=np.float32)

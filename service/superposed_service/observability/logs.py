@@ -13,7 +13,7 @@ from typing import Any, TextIO
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from superposed_service.observability.requests import request_id
+from superposed_service.observability.request_ids import request_id
 from superposed_service.settings import Settings
 
 __all__ = ["logging_config"]

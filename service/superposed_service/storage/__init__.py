@@ -5,8 +5,8 @@ from superposed_service.storage.canaries import Canaries, Canary
 from superposed_service.storage.database import Statement, Synchronous
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
-from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshot, Snapshots
+from superposed_service.storage.transaction_log import Ledger
 
 __all__ = [
     "ApiKey",

@@ -12,8 +12,8 @@ from superposed.errors import ConfigError
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
 from superposed_service.storage.database import Synchronous
-from superposed_service.storage.ledger import Ledger
 from superposed_service.storage.snapshots import Snapshots
+from superposed_service.storage.transaction_log import Ledger
 
 __all__ = ["DataDirectory"]
 

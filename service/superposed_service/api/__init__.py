@@ -1,0 +1,1 @@
+"""Everything that knows a protocol: HTTP, gRPC, API keys, the web page."""

@@ -1,0 +1,265 @@
+"""Wiring: settings to a data directory, a store, an engine, and the routes in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import torch
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+from superposed.errors import ConfigError, SuperposedError
+from superposed_service.api import v2
+from superposed_service.api.auth import ACCESS_RULES, Access, check_site
+from superposed_service.api.auth.rate_limits import Quotas
+from superposed_service.api.middleware.admission import Admission
+from superposed_service.api.middleware.fast_routes import Direct
+from superposed_service.api.middleware.gateway import Entrance
+from superposed_service.api.middleware.metrics import Observed, Templates
+from superposed_service.api.middleware.rejection_delay import Pacing
+from superposed_service.api.openapi import describe_access
+from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
+from superposed_service.api.v1.routes import hot_endpoints, routers
+from superposed_service.changes.replay import Recovery, fingerprint, recover
+from superposed_service.changes.snapshot import start_history
+from superposed_service.engine.engine import Engine
+from superposed_service.engine.poison_detector import Guard
+from superposed_service.engine.telemetry import Telemetry
+from superposed_service.engine.writer import Writer
+from superposed_service.errors import InvalidRequest
+from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.request_ids import CLIENT_LEFT, PROBES
+from superposed_service.observability.tracing_protocol import Tracing
+from superposed_service.runtime.events import Events
+from superposed_service.runtime.gauges import observe
+from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.snapshots import take
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
+
+__all__ = ["create_api", "create_app", "guarded", "open_store"]
+
+_log = logging.getLogger("superposed")
+_PROBLEM: dict[str, Any] = {
+    "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
+    "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
+}
+
+
+def open_store(
+    directory: DataDirectory, settings: Settings, telemetry: Telemetry | None = None
+) -> tuple[Writer, Recovery]:
+    """Recovers the store of a directory: the newest good snapshot, and the journal after it.
+
+    Where the records were first applied by other arithmetic, a fresh snapshot is taken of what came out.
+
+    Raises:
+        ConfigError: The directory holds no store, or the device is not there.
+        StorageError: It cannot be recovered exactly as it was.
+    """
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("there is no CUDA device here", expected="--device cpu or auto", received=device)
+    if device == "cpu" and settings.inference_precision != "float32":
+        raise ConfigError(
+            "only a GPU answers in another precision than the weights'",
+            expected="SUPERPOSED_INFERENCE_PRECISION=float32, or a GPU",
+            received=settings.inference_precision,
+        )
+    if directory.untouched:
+        raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
+    ledger = directory.ledger()
+    ledger.answers.limit(kept_s=settings.idempotency_s, most=settings.idempotency_responses)
+    telemetry = telemetry or Telemetry(Metrics(0))
+    store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
+    guard = Guard(ledger, settings)
+    guard.start(store)
+    writer = Writer(store, ledger, guard=guard, telemetry=telemetry, replayed=recovery.replayed)
+    known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
+    _log.info("store recovered", extra=known)
+    if recovery.fingerprint_changed:
+        snapshot = take(writer, directory, settings)
+        if recovery.rules_changed:
+            _log.warning(
+                "an earlier release with other rules wrote this directory: no rollback reaches past now",
+                extra={"sequence": snapshot.sequence},
+            )
+            start_history(writer.ledger, directory, snapshot)
+    ledger.journal.set_fingerprint(fingerprint(store.device))
+    ledger.journal.set_identity(store.lineage, secrets.token_hex(16))
+    precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
+    if reason := store.prepare(precision):
+        _log.warning("the plain network answers", extra={"reason": reason})
+    return writer, recovery
+
+
+def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
+    """The ASGI application over a data directory that the caller owns; raises as `create_api`."""
+    return guarded(create_api(settings, directory), settings, directory)
+
+
+def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
+    """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
+    hot = hot_endpoints | v2.hot_patterns
+    state = api.state
+    access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
+    admission = Admission(api)
+    entrance = Entrance(
+        Direct(api, hot),
+        (check_site, access.check, admission.check),
+        admission.check_room,
+        max_bytes=settings.max_body_bytes,
+        most_held=settings.max_held_bytes,
+        pacing=Pacing(settings.refusal_pause_ms / 1000, settings.refusals_per_s),
+    )
+    telemetry: Telemetry = api.state.telemetry
+    return Observed(
+        entrance,
+        telemetry.metrics,
+        Templates(path for _, path in ACCESS_RULES),
+        tracing=telemetry.tracing,
+        log=settings.access_log,
+        hot={path.replace(":path}", "}") for _, path in hot} | PROBES,
+    )
+
+
+def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | None = None) -> FastAPI:
+    """The routes, and the engine that runs while they are served.
+
+    A clean stop finishes what was admitted and writes a snapshot.
+
+    Args:
+        settings: How it runs.
+        directory: The data directory, which the caller owns.
+        tracing: Where spans go; default as the settings say.
+
+    Raises:
+        ConfigError: The directory holds no store, or the device is not there.
+        StorageError: It cannot be recovered exactly as it was.
+    """
+    torch.set_num_threads(settings.threads or _spare_threads())
+    telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
+    writer, recovery = open_store(directory, settings, telemetry)
+    cyclic = writer.store.config.family == "cyclic"
+    quotas = Quotas(settings)
+    events = Events(settings)
+    writer.observe(events.applied)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        engine = Engine(writer, settings)
+        engine.start()
+        app.state.running = running = Running(
+            settings,
+            engine,
+            directory,
+            recovery,
+            str(directory.snapshots.list()[-1].sequence),
+            telemetry,
+            events,
+        )
+        observe(telemetry.metrics.registry, running, writer)
+        watching = [asyncio.create_task(running.watch()), asyncio.create_task(running.pulse())]
+        face = v2.GrpcFace(running, quotas, cyclic=cyclic) if settings.grpc_address else None
+        try:
+            if face is not None:
+                await face.start()
+            yield
+        finally:
+            if face is not None:
+                await face.stop()
+            running.stop_watching()
+            events.close()
+            await asyncio.wait(watching)
+            stopped = engine.stop()
+            _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
+            if directory.replaced:
+                _log.critical(
+                    "another directory stands at the path: nothing is written",
+                    extra={"path": str(directory.path)},
+                )
+            elif stopped.ledger.failure is None:
+                take(stopped, directory, settings)
+            if telemetry.tracing is not None:
+                await asyncio.to_thread(telemetry.tracing.shutdown)
+
+    app = FastAPI(
+        title="superposed",
+        version="1",
+        summary="Many task models in one set of weights, each served and taught by its key.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # the framework's own page loads its scripts from elsewhere
+        redoc_url=None,
+        # The framework's own 422 is not ours: every refusal is a problem document.
+        responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
+    )
+    app.state.cyclic = cyclic
+    app.state.quotas = quotas
+    app.state.telemetry = telemetry
+    app.state.events = events
+    for router in (*routers, v2.router):
+        app.include_router(router)
+    _handle_errors(app)
+    describe_access(app)
+    return app
+
+
+def _spare_threads() -> int:
+    """All cores but the event loop's: a product whose second thread waits for a busy core waits for long."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(torch.get_num_threads(), cores - 1))
+
+
+def _tracing(settings: Settings) -> Tracing | None:
+    """OpenTelemetry, which is imported only where it is wanted."""
+    if not settings.traces:
+        return None
+    try:
+        from superposed_service.observability.opentelemetry import OtelTracing, exporting
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "traces need OpenTelemetry", expected="pip install 'superposed[otel]'", received=error.name
+        ) from None
+    return OtelTracing(exporting())
+
+
+def _handle_errors(app: FastAPI) -> None:
+    @app.exception_handler(SuperposedError)
+    async def known(request: Request, error: SuperposedError) -> Response:
+        return problem_response(error, request.url.path)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        problem = InvalidRequest(f"{place}: {first['msg']}", received=repr(first.get("input"))[:100])
+        return problem_response(problem, request.url.path)
+
+    @app.exception_handler(ClientDisconnect)
+    async def left(request: Request, error: ClientDisconnect) -> Response:
+        del request, error
+        return Response(status_code=CLIENT_LEFT)  # to nobody; but it is counted so
+
+    @app.exception_handler(Exception)
+    async def unknown(request: Request, error: Exception) -> Response:
+        del error  # raised again by the framework, and logged by `Entrance`
+        return problem_response(500, request.url.path, INTERNAL)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        response = problem_response(error.status_code, request.url.path, str(error.detail))
+        response.headers.update(error.headers or {})
+        return response

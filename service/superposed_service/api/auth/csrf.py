@@ -1,0 +1,41 @@
+"""What other sites' pages may not do with the browser of somebody who reaches this server."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from starlette.types import Scope
+
+from superposed_service.errors import Forbidden
+from superposed_service.observability.request_ids import header
+
+__all__ = ["check_site"]
+
+_READING = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def check_site(scope: Scope) -> None:
+    """Refuses what changes or asks something on behalf of another site's page.
+
+    A browser sends such a request without asking this server where it looks like a form's, and then only the
+    answer is kept from the page. Programs that are no browsers say nothing of a site.
+
+    Raises:
+        Forbidden: The page is another site's.
+
+    Source: https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
+    """
+    if scope["method"] in _READING:
+        return
+    site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
+    own = site in {"same-origin", "none"} if site else origin is None or _is_host(scope, origin)
+    if not own:
+        raise Forbidden(
+            "the request comes from another site's page",
+            expected="a page of this server, or a program",
+            received=site or origin,
+        )
+
+
+def _is_host(scope: Scope, origin: str) -> bool:
+    return urlsplit(origin).netloc == header(scope, b"host")

@@ -1,0 +1,48 @@
+"""Before a body is read: until when an answer is of use, and whether there is room for the request."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.types import Scope
+
+from superposed_service.api.auth import principal_of
+from superposed_service.engine.request_metadata import ANYONE, enter, timeout_of
+from superposed_service.observability.request_ids import header
+from superposed_service.runtime.runtime import Running
+
+__all__ = ["Admission"]
+
+_ROWS = ("/infer", "/update", "/evaluate", "/locate")
+
+
+class Admission:
+    """Refuses requests about rows that could not be worked on in time, at the least possible cost.
+
+    Args:
+        api: The application whose engine is asked.
+    """
+
+    def __init__(self, api: Starlette) -> None:
+        self._api = api
+
+    def check(self, scope: Scope) -> None:
+        """Notes who asks, and until when, for all that works on the request; and asks for room.
+
+        Raises:
+            InvalidRequest: `Request-Timeout` is no number of seconds.
+            Overloaded: As `check_room`.
+        """
+        timeout_s = timeout_of(header(scope, b"request-timeout"))
+        enter(principal_of(scope).author or ANYONE, timeout_s)
+        self.check_room(scope)
+
+    def check_room(self, scope: Scope) -> None:
+        """Asks for room in the engine's lines, where the request is about rows.
+
+        Raises:
+            Overloaded: An answer would come too late.
+        """
+        path: str = scope["path"]
+        if scope["method"] == "POST" and path.endswith(_ROWS):
+            running: Running = self._api.state.running
+            running.engine.check_room(reads=path.endswith("/infer"))

@@ -1,0 +1,166 @@
+"""What every request passes first, in pure ASGI: the entrance, and a short way to the hot routes."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from superposed.errors import SuperposedError
+from superposed_service.api.middleware.rejection_delay import Pacing
+from superposed_service.api.problems import INTERNAL, problem_response
+from superposed_service.errors import Overloaded, PayloadTooLarge
+from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, header, request_id
+
+__all__ = ["Entrance"]
+
+_log = logging.getLogger("superposed")
+Check: TypeAlias = Callable[[Scope], None]
+# Statuses that tell whoever asks to come again later.
+_PACED = frozenset({429, 503})
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+
+
+class Entrance:
+    """Takes in every request: gives it an id, has it checked before its body is read, caps the body's bytes.
+
+    Every answer carries an `X-Request-Id`: the request's own where it is a plain token, else a new one. An
+    exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
+    of 429 and 503 leave later (`Pacing`): whoever does not wait cannot keep the event loop busy with them.
+
+    Args:
+        app: What comes after.
+        checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
+        check_room: Asks again for room once the body is here.
+        max_bytes: Of one body.
+        most_held: Bytes of all requests that are being worked on, together.
+        pacing: How much later 429 and 503 leave.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        checks: Sequence[Check],
+        check_room: Check,
+        *,
+        max_bytes: int,
+        most_held: int,
+        pacing: Pacing,
+    ) -> None:
+        self._app = app
+        self._checks = (*checks, self._check_length)
+        self.check_room = check_room
+        self.max_bytes = max_bytes
+        self.most_held = most_held
+        self.pacing = pacing
+        self.held = 0
+        self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
+        self._count = itertools.count(1)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers the request, or passes it on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = _Exchange(self, scope, receive, send, self._identifier(scope))
+        request_id.set(exchange.identifier)
+        try:
+            for check in self._checks:
+                check(scope)
+            await self._pass_on(scope, exchange)
+        except SuperposedError as error:
+            await problem_response(error, scope["path"])(scope, receive, exchange.send)
+        except ClientDisconnect:
+            _log.debug("request %s: the client left before its body was here", exchange.identifier)
+        except Exception:
+            # The last resort: a bug. Its trace is in the log under the id that the client gets.
+            known = {"method": scope["method"], "path": scope["path"], "request_id": exchange.identifier}
+            _log.exception("request failed", extra=known)
+            if exchange.started and not exchange.finished:
+                raise
+            if not exchange.started:
+                await problem_response(500, scope["path"], INTERNAL)(scope, receive, exchange.send)
+        finally:
+            exchange.give_back()
+
+    async def _pass_on(self, scope: Scope, exchange: _Exchange) -> None:
+        if scope["method"] == "HEAD":  # every GET route has one
+            await self._app({**scope, "method": "GET"}, exchange.receive, exchange.send_head)
+        else:
+            await self._app(scope, exchange.receive, exchange.send)
+
+    def _identifier(self, scope: Scope) -> str:
+        given = header(scope, b"x-request-id")
+        return given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._count):x}"
+
+    def _check_length(self, scope: Scope) -> None:
+        declared = header(scope, b"content-length") or "0"
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            raise _too_large(int(declared), self.max_bytes)
+
+
+class _Exchange:
+    """One request's messages on their way through `Entrance`."""
+
+    __slots__ = ("_entrance", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
+
+    def __init__(self, entrance: Entrance, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+        self._entrance, self._scope, self._receive, self._send = entrance, scope, receive, send
+        self.identifier = name
+        self.received = 0
+        self.started = self.finished = False
+
+    async def receive(self) -> Message:
+        """Counts the body's bytes."""
+        message = await self._receive()
+        entrance, more = self._entrance, len(message.get("body", b""))
+        self.received += more
+        entrance.held += more
+        if self.received > entrance.max_bytes:
+            raise _too_large(self.received, entrance.max_bytes)
+        if entrance.held > entrance.most_held:
+            raise Overloaded(
+                "too many bytes are coming in", expected=f"{entrance.most_held} at most, of all requests"
+            )
+        if not message.get("more_body", False):
+            entrance.check_room(self._scope)  # others came meanwhile: to read what is in it costs most
+        return message
+
+    def give_back(self) -> None:
+        """Its body's bytes no longer count."""
+        self._entrance.held -= self.received
+        self.received = 0
+
+    async def send_head(self, message: Message) -> None:
+        """Sends what a GET would be answered, without its body; a stream ends there."""
+        if message["type"] == "http.response.start":
+            await self.send(message)
+            await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        elif message.get("more_body"):
+            raise ClientDisconnect
+
+    async def send(self, message: Message) -> None:
+        """Adds the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
+        self.started = True
+        if message["type"] == "http.response.start":
+            status = self._scope[STATUS] = message["status"]
+            message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
+            if status in _PACED and self._scope["path"] not in PROBES:
+                self.give_back()  # what waits to be told so keeps nobody else's body out
+                await asyncio.sleep(self._entrance.pacing.wait_s(self._scope.get(AUTHOR)))
+        else:
+            self.finished = message["type"] == "http.response.body" and not message.get("more_body")
+        await self._send(message)
+
+
+def _too_large(received: int, most: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        "the request's body is too large", expected=f"{most} bytes at most", received=received
+    )

@@ -1,0 +1,1 @@
+"""The HTTP server: uvicorn, connection deadlines, the bind address."""

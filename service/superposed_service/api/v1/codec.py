@@ -1,0 +1,268 @@
+"""Bytes to values and back: JSON bodies in, checked; answers out, straight from arrays."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from superposed.errors import NonFiniteInput, outline
+from superposed.tasks.schema import TaskSchema
+from superposed_service.api.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
+from superposed_service.api.v1.schemas import ReturnField
+from superposed_service.engine.batcher import Answer
+from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+
+__all__ = [
+    "dump",
+    "dump_tensors",
+    "inflate",
+    "probabilities",
+    "read_body",
+    "read_context",
+    "read_object",
+    "render_answer",
+]
+
+M = TypeVar("M", bound=BaseModel)
+_JSON = "application/json"
+_WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+
+
+def read_body(model: type[M], body: bytes, content_type: str | None, head_length: str | None = None) -> M:
+    """Reads a body into a checked value: JSON, or JSON with binary tensors; of duplicate keys the last wins.
+
+    Raises:
+        UnsupportedMediaType: The body says that it is something else.
+        NonFiniteInput: It holds NaN or Infinity, which JSON does not have.
+        InvalidRequest: It is not JSON, or a field is missing, unknown or of the wrong kind.
+    """
+    kind = (content_type or _JSON).partition(";")[0].strip().lower()
+    if kind not in {_JSON, TENSORS_MEDIA_TYPE}:
+        raise UnsupportedMediaType(
+            "a body of the wrong kind", expected=f"{_JSON} or {TENSORS_MEDIA_TYPE}", received=kind
+        )
+    values = _parse(body) if kind == _JSON else _read_tensors(body, head_length)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "body"
+        message = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"{place}: {message}", received=_shown(first["input"], first["loc"])) from None
+
+
+def _read_tensors(body: bytes, head_length: str | None) -> Any:
+    """A JSON head whose `{"datatype", "shape"}` fields stand for the tensors that follow it, in order."""
+    head, data = split(body, head_length)
+    values, reader = _parse(head), TensorReader(data)
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if isinstance(value, dict) and "datatype" in value:
+                array = reader.take(name, value["datatype"], value.get("shape"))
+                array = array.astype(np.uint8) if array.dtype.kind == "b" and name == "inputs" else array
+                values[name] = array if name == "inputs" else array.tolist()
+    reader.finish()
+    return values
+
+
+def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
+    """A body without its `Content-Encoding`.
+
+    Args:
+        body: As it came.
+        encoding: The header's value; None without one.
+        most: How many bytes it may have.
+
+    Raises:
+        UnsupportedMediaType: The encoding is not read here.
+        InvalidRequest: It is not encoded so.
+        PayloadTooLarge: It would have more than `most` bytes.
+    """
+    if encoding in {None, "", "identity"}:
+        return body
+    if encoding not in _WINDOWS:
+        raise UnsupportedMediaType(
+            "a body in an encoding that is not read", expected=f"one of {list(_WINDOWS)}", received=encoding
+        )
+    reader = zlib.decompressobj(_WINDOWS[str(encoding)])
+    try:
+        plain = reader.decompress(body, most + 1)
+    except zlib.error as error:
+        raise InvalidRequest(f"the body is not {encoding}: {error}") from None
+    if len(plain) > most:
+        raise PayloadTooLarge("the request's body is too large", expected=f"{most} bytes at most, inflated")
+    if not reader.eof:
+        raise InvalidRequest(f"the {encoding} body ends too early")
+    return plain
+
+
+def read_object(body: bytes) -> dict[str, Any]:
+    """A JSON object; raises as `read_body`."""
+    values = _parse(body)
+    if not isinstance(values, dict):
+        raise InvalidRequest("the body is no JSON object", received=_shown(values))
+    return values
+
+
+# Fields that hold rows, labels, or what was made from them.
+_DATA = {"inputs", "targets", "labels", "offset", "scale", "description"}
+
+
+def _shown(value: object, place: Sequence[object] = ()) -> str:
+    """A value as an error shows it: short, never a whole body, and nothing of somebody's data."""
+    if _DATA & set(place):
+        return outline(value)
+    if isinstance(value, dict):
+        return f"an object with {sorted(str(key) for key in value)[:10]}"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return repr(value)[:100]
+
+
+def _parse(body: bytes) -> Any:
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        _refuse_non_finite(body)
+        raise InvalidRequest(f"the body is not JSON: {error}") from None
+
+
+# A second reading in Python of a larger body would hold everybody else up.
+_READ_AGAIN_BYTES = 2**20
+_CONSTANT = re.compile(rb"[\[,:\s](NaN|-?Infinity)\s*[\],}]")
+
+
+def read_context(text: str) -> object:
+    """A context in a query: text, or its JSON form where it starts with a brace.
+
+    Raises:
+        InvalidRequest: It starts with a brace and is not JSON.
+    """
+    return _parse(text.encode()) if text.startswith("{") else text
+
+
+def _refuse_non_finite(body: bytes) -> None:
+    """Tells NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
+
+    def refuse(constant: str) -> None:
+        raise NonFiniteInput(
+            "the body holds a number that is not finite", expected="finite numbers", received=constant
+        )
+
+    if len(body) > _READ_AGAIN_BYTES:
+        if found := _CONSTANT.search(body):
+            refuse(found.group(1).decode())
+        return
+
+    def check(text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            refuse(text[:100])
+        return number
+
+    try:
+        json.loads(body, parse_constant=refuse, parse_float=check)
+    except NonFiniteInput:
+        raise
+    except (ValueError, RecursionError):
+        return
+
+
+def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
+    """JSON in which columns of numbers are binary tensors behind it.
+
+    Returns:
+        The body, and how long its JSON head is.
+    """
+    head: dict[str, Any] = {}
+    tensors: list[bytes] = []
+    for name, value in values.items():
+        array = _as_array(value)
+        if array is None:
+            head[name] = value
+        else:
+            head[name] = {"datatype": datatype_of(array), "shape": array.shape}
+            tensors.append(array.tobytes())
+    text = dump(head)
+    return b"".join([text, *tensors]), len(text)
+
+
+def _as_array(column: Any) -> NDArray[Any] | None:
+    """A column of equally long rows of numbers, or of whole numbers, as an array; None for others."""
+    if not isinstance(column, list) or not column:
+        return None
+    if all(isinstance(row, np.ndarray) and row.shape == column[0].shape for row in column):
+        return np.stack(column)
+    return np.asarray(column, dtype="<i8") if all(type(row) is int for row in column) else None
+
+
+def dump(value: object) -> bytes:
+    """JSON of plain values and numpy arrays; numbers in their shortest exact form."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def render_answer(answer: Answer, wanted: list[ReturnField] | None) -> dict[str, Any]:
+    """The body of an inference answer.
+
+    Args:
+        answer: What the engine found.
+        wanted: Which fields; None for the defaults of the rows' tasks.
+
+    Raises:
+        InvalidRequest: A field that applies to none of the rows.
+    """
+    possible = {"logits"}
+    for task in answer.tasks:
+        possible |= {"values"} if task.loss == "mse" else {"labels", "probabilities"}
+    fields = list(wanted) if wanted is not None else sorted(possible - {"logits"})
+    for field in fields:
+        if field not in possible:
+            raise InvalidRequest(
+                "return: a field that these tasks do not have",
+                expected=f"some of {sorted(possible)}",
+                received=field,
+            )
+    columns = {field: _column(answer, field) for field in fields}
+    return {"sequence": answer.sequence, **columns}
+
+
+def _column(answer: Answer, field: str) -> list[Any]:
+    if len(answer.tasks) == 1:
+        task = answer.tasks[0]
+        return _values(answer.logits[:, : task.outputs], task, field)
+    column: list[Any] = [None] * len(answer.places)
+    for place, task in enumerate(answer.tasks):
+        if field in {"labels", "probabilities"} and task.loss == "mse":
+            continue
+        if field == "values" and task.loss != "mse":
+            continue
+        rows = np.flatnonzero(answer.places == place)
+        values = _values(answer.logits[rows, : task.outputs], task, field)
+        for row, value in zip(rows.tolist(), values, strict=True):
+            column[row] = value
+    return column
+
+
+def _values(logits: NDArray[Any], task: TaskSchema, field: str) -> list[Any]:
+    if field == "labels":
+        classes = logits.argmax(1).tolist()
+        return classes if task.labels is None else [task.labels[index] for index in classes]
+    if field == "probabilities":
+        return list(probabilities(logits))
+    return list(np.ascontiguousarray(logits))
+
+
+def probabilities(logits: NDArray[Any]) -> NDArray[Any]:
+    """Softmax of each row, (B, n)."""
+    raised = np.exp(logits - logits.max(1, keepdims=True))
+    shares: NDArray[Any] = raised / raised.sum(1, keepdims=True)
+    return shares

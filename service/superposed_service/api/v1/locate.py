@@ -1,0 +1,81 @@
+"""Finding the context of rows for a request: which candidates are tried, and what is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from superposed.analysis.task_inference import EXPONENT_TRIES, check_tries, locate, locate_exponent
+from superposed.contexts import as_expression
+from superposed.store.store import WeightStore
+from superposed_service.api.v1.schemas import LocateBody
+from superposed_service.changes.rows import Rows
+
+__all__ = ["AUTO", "all_tasks", "find_context", "named", "tries"]
+
+# The context of a request that leaves it to the service to find one.
+AUTO = "auto"
+
+
+def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool]) -> list[str]:
+    """The candidates of a body that names none: every task that may be named and takes such rows.
+
+    Without targets they are only those whose answers have an energy. The engine's thread only.
+    """
+    width = _width(body.inputs)
+    schemas = [state.schema for state in store.tasks.all()]
+    return [
+        schema.key
+        for schema in schemas
+        if schema.inputs == width
+        and may_name(schema.key)
+        and (body.targets is not None or schema.loss == "cross_entropy")
+    ]
+
+
+def named(body: LocateBody) -> list[str]:
+    """The candidates that a body names, each once; raises `ContextError` where one is no context."""
+    return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
+
+
+def _width(inputs: Any) -> int:
+    """How many numbers the first row has; -1 where it is no row."""
+    try:
+        return len(inputs[0])
+    except (TypeError, IndexError):
+        return -1
+
+
+def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
+    """How many answers, rows times candidates, a search computes; raises `CapacityExceeded` beyond `most`."""
+    count = EXPONENT_TRIES if body.exponent_of is not None else len(candidates)
+    wanted = len(Rows(None, None, body.inputs)) * count
+    check_tries(wanted, most)
+    return wanted
+
+
+def find_context(
+    body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int
+) -> dict[str, Any]:
+    """The body of `POST /v1/locate`'s answer. The engine's thread only.
+
+    Args:
+        body: What is asked.
+        candidates: The contexts to try, where it is not a task's powers.
+        store: Answers.
+        most: How many answers, rows times candidates, may be computed.
+
+    Raises:
+        SuperposedError: As `superposed.analysis.task_inference.locate`.
+    """
+    if body.exponent_of is not None:
+        cyclic = store.config.family == "cyclic"
+        exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
+        found = locate_exponent(
+            store, body.inputs, body.targets, key=body.exponent_of, exponents=exponents, most=most
+        )
+        return asdict(found)
+    if body.candidates is None:  # a task may have gone since they were listed
+        candidates = [key for key in candidates if key in store.tasks]
+    return asdict(locate(store, body.inputs, body.targets, candidates=candidates, most=most))

@@ -1,0 +1,48 @@
+"""The native API, one router a noun."""
+
+from fastapi import APIRouter
+
+from superposed_service.api.v1.routes import (
+    api_keys,
+    capacity,
+    console,
+    consolidation,
+    events,
+    health,
+    inference,
+    locate,
+    metrics,
+    models,
+    quarantine,
+    rollback,
+    snapshots,
+    store,
+    tasks,
+)
+
+__all__ = ["hot_endpoints", "routers"]
+
+_MODULES = (
+    health,
+    store,
+    tasks,
+    inference,
+    models,
+    capacity,
+    snapshots,
+    rollback,
+    quarantine,
+    api_keys,
+    locate,
+    consolidation,
+    metrics,
+    events,
+    console,
+)
+
+routers: list[APIRouter] = [module.router for module in _MODULES]
+hot_endpoints = {
+    ("POST", "/v1/infer"): inference.infer,
+    ("POST", "/v1/update"): inference.update,
+    ("POST", "/v1/evaluate"): inference.evaluate,
+}

@@ -1,0 +1,82 @@
+"""API keys: make, list, revoke, rotate."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.auth import create, keys_body, revoke, rotate
+from superposed_service.api.v1.routes.common import (
+    documented_body,
+    json_response,
+    principal,
+    read,
+    refuse_repeats,
+    running,
+)
+from superposed_service.api.v1.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/keys", tags=["keys"])
+_log = logging.getLogger("superposed.keys")
+
+
+def _note(request: Request, event: str, identifier: str, **known: str) -> None:
+    """Keys are not in the journal: what becomes of them is in the log, with whoever asked."""
+    _log.info(event, extra={"api_key_id": identifier, "by": principal(request).author, **known})
+
+
+def _new(made: tuple[Any, str]) -> Response:
+    key, text = made
+    return json_response({"id": key.id, "key": text}, 201)
+
+
+@router.get("", response_model=list[ApiKeyBody], summary="List API keys")
+async def list_all(request: Request) -> Response:
+    """Every key, the revoked ones too; never a secret."""
+    return json_response(
+        await running(request).engine.call_writer(lambda writer: keys_body(writer.ledger.api_keys))
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=NewApiKeyBody,
+    openapi_extra=documented_body(ApiKeyRequest),
+    summary="Make an API key",
+)
+async def make(request: Request) -> Response:
+    """The answer shows the key for the only time. From the first one on, every request needs one."""
+    refuse_repeats(request)
+    body = await read(request, ApiKeyRequest)
+    service = running(request)
+    most = service.settings.max_api_keys
+    made = await service.engine.call_writer(
+        lambda writer: create(writer.ledger, most=most, **body.model_dump())
+    )
+    _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
+    return _new(made)
+
+
+@router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
+async def end(request: Request, identifier: str) -> Response:
+    """At once; what it did stays on record under its id."""
+    await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
+    _note(request, "API key revoked", identifier)
+    return Response(status_code=204)
+
+
+@router.post(
+    "/{identifier}/rotate", status_code=201, response_model=NewApiKeyBody, summary="Give a key a new secret"
+)
+async def renew(request: Request, identifier: str) -> Response:
+    """The old secret is no good from now on; id, scope and pattern stay."""
+    refuse_repeats(request)
+    made = await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier))
+    _note(request, "API key rotated", identifier)
+    return _new(made)

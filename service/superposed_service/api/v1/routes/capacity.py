@@ -1,0 +1,41 @@
+"""How full the store is, and how its tasks stand to each other."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.routes.common import json_response, principal, running
+from superposed_service.api.v1.schemas import CapacityBody, InterferenceBody
+from superposed_service.api.v1.serializers import capacity_body, interference_body, task_keys
+from superposed_service.errors import InvalidRequest
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["capacity"])
+
+_MOST_TASKS = 24
+
+
+@router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
+async def get_capacity(request: Request) -> Response:
+    """Crosstalk by layer, predicted and measured, and what this store's own evaluations say.
+
+    An API key with a pattern of tasks is shown those of its own tasks.
+    """
+    asker = principal(request)
+    wanted = None if asker.sees_all else asker.may_name
+    return json_response(await running(request).engine.call(lambda store: capacity_body(store, wanted)))
+
+
+@router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
+async def get_interference(request: Request, tasks: str) -> Response:
+    """Overlap of the contexts of up to 24 tasks (`tasks=a,b,c`), and crosstalk at rows kept of them."""
+    keys = task_keys(tasks)
+    if len(keys) > _MOST_TASKS:
+        raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
+    for key in keys:
+        principal(request).check_task(key)
+    return json_response(
+        await running(request).engine.call_writer(lambda writer: interference_body(writer, keys))
+    )

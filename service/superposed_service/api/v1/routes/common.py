@@ -1,0 +1,181 @@
+"""What the routes share: the service behind a request, and bodies documented but read by the codec."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+from starlette.requests import ClientDisconnect
+
+from superposed_service.api.auth import Principal, principal_of
+from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.serializers import check_member, explain_quarantine, task_name
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.errors import InvalidRequest, Quarantined, Unauthenticated
+from superposed_service.observability.request_ids import header
+from superposed_service.runtime.resumable import Errand
+from superposed_service.runtime.runtime import Running
+from superposed_service.storage.idempotency import Origin
+
+__all__ = [
+    "documented_body",
+    "errand",
+    "explaining_quarantine",
+    "json_response",
+    "origin",
+    "plain_body",
+    "principal",
+    "read",
+    "refuse_repeats",
+    "rows_response",
+    "running",
+    "submit",
+    "task_key",
+]
+
+M = TypeVar("M", bound=BaseModel)
+_HEAD_LENGTH = HEAD_LENGTH.lower().encode()
+
+
+def running(request: Request) -> Running:
+    """The engine, settings and data directory that the request is served by."""
+    service: Running = request.app.state.running
+    return service
+
+
+async def origin(request: Request) -> Origin | None:
+    """What tells the request from others, where it has an `Idempotency-Key`.
+
+    Raises:
+        InvalidRequest: The key is no key.
+    """
+    key = request.headers.get("idempotency-key")
+    author, url = principal(request).author, request.url
+    target = f"{url.path}?{url.query}" if url.query else url.path
+    return Origin.of(key, author, request.method, target, await request.body())
+
+
+def refuse_repeats(request: Request) -> None:
+    """Refuses an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
+    if "idempotency-key" in request.headers:
+        raise InvalidRequest(
+            "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
+            expected="a request without one",
+        )
+
+
+async def errand(request: Request) -> Errand:
+    """What a request that makes several changes goes by.
+
+    Raises:
+        InvalidRequest: Its `Idempotency-Key` is no key.
+    """
+    asker, keys = principal(request), running(request).directory.ledger().api_keys
+
+    async def check() -> None:
+        if not asker.is_still_good(keys):
+            raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+        if await request.is_disconnected():
+            raise ClientDisconnect
+
+    return Errand(await origin(request), asker.author, check)
+
+
+@asynccontextmanager
+async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
+    """Add to the rejection of a quarantined source the reason, the time, and the way out."""
+    try:
+        yield
+    except Quarantined as error:
+        source, may_name = str(error.received), principal(request).may_name
+        why = await running(request).engine.call_writer(
+            lambda writer: explain_quarantine(writer, source, may_name)
+        )
+        raise Quarantined(
+            f"{error.message} ({why})", expected=error.expected, received=error.received
+        ) from None
+
+
+async def task_key(request: Request, text: str) -> str:
+    """The key of the task that a path names, by its key or as `group/key`, once the asker may name it.
+
+    Raises:
+        ExpressionInvalid: It is no task's name.
+        UnknownTask: The asker may not name it, or it is not in the group.
+    """
+    key, group = task_name(text)
+    principal(request).check_task(key)
+    if group is not None:
+        await running(request).engine.call(lambda store: check_member(store, key, group))
+    return key
+
+
+async def submit(request: Request, change: Change) -> JsonObject:
+    """Has a change made in the name of whoever asks."""
+    return await running(request).engine.change(change, await origin(request), principal(request).author)
+
+
+def principal(request: Request) -> Principal:
+    """Whoever asks."""
+    return principal_of(request.scope)
+
+
+def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
+    """The OpenAPI entry of a body that the route reads raw."""
+    schema = _inlined(model.model_json_schema(by_alias=True))
+    content: dict[str, Any] = {"application/json": {"schema": schema}}
+    if tensors:
+        binary = {"type": "string", "format": "binary", "description": "JSON head, then raw tensors."}
+        content[TENSORS_MEDIA_TYPE] = {"schema": binary}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without definitions of its own: references would be looked for in the whole document."""
+    definitions = schema.pop("$defs", {})
+
+    def resolve(value: Any) -> Any:
+        if isinstance(value, dict):
+            if (name := str(value.get("$ref", "")).removeprefix("#/$defs/")) in definitions:
+                return resolve(definitions[name])
+            return {key: resolve(one) for key, one in value.items()}
+        return [resolve(one) for one in value] if isinstance(value, list) else value
+
+    resolved: dict[str, Any] = resolve(schema)
+    return resolved
+
+
+async def plain_body(request: Request) -> bytes:
+    """The request's body without its `Content-Encoding`.
+
+    Raises:
+        UnsupportedMediaType: The encoding is not read here.
+        InvalidRequest: The body is not encoded so.
+        PayloadTooLarge: It would have more bytes than a body may.
+    """
+    body, encoding = await request.body(), header(request.scope, b"content-encoding")
+    return codec.inflate(body, encoding, running(request).settings.max_body_bytes) if encoding else body
+
+
+async def read(request: Request, model: type[M]) -> M:
+    """The request's body, JSON or binary tensors, checked."""
+    body, scope = await plain_body(request), request.scope
+    return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
+
+
+def rows_response(request: Request, value: dict[str, Any]) -> Response:
+    """An answer about rows: binary tensors where the request accepts them, else JSON."""
+    if TENSORS_MEDIA_TYPE not in (header(request.scope, b"accept") or ""):
+        return json_response(value)
+    body, head_length = codec.dump_tensors(value)
+    return Response(body, 200, {HEAD_LENGTH: str(head_length)}, TENSORS_MEDIA_TYPE)
+
+
+def json_response(value: object, status: int = 200) -> Response:
+    """A JSON answer."""
+    return Response(codec.dump(value), status, media_type="application/json")

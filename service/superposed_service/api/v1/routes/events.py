@@ -1,0 +1,108 @@
+"""What happens, as it happens: server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
+
+from superposed_service.api.auth import Principal
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.routes.common import principal, running
+from superposed_service.errors import InvalidRequest
+from superposed_service.runtime.events import Event, Subscription
+from superposed_service.runtime.runtime import Running
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["events"])
+
+# A client that takes nothing for so long is gone, or as good as gone.
+_STALLED_S = 30.0
+_EVENT_ID = re.compile(r"\d{1,19}", re.ASCII)
+_EVENT_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Server-sent events, until either side ends them.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
+
+
+class _EventStream(StreamingResponse):
+    """A stream that ends where the client does not take it.
+
+    Args:
+        content: The events' bytes.
+        ended: Called once it has ended, also where it never began.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, content: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(content, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Sends the events."""
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(_STALLED_S):
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, send_in_time)
+        except TimeoutError:
+            return  # the server closes the connection
+        finally:
+            self._ended()
+
+
+@router.get("/events", summary="Listen", response_class=Response, responses=_EVENT_STREAM)
+async def listen(
+    request: Request,
+    after: Annotated[int | None, Query(ge=0)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Every applied record as it is applied, and once a second (`load`) how busy the engine is.
+
+    A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
+    far as it is remembered. Whoever does not take its events in time is told `dropped`, and the stream ends.
+    """
+    service, asker = running(request), principal(request)
+    subscription = service.events.subscribe(_after(last_event_id, after), asker.author)
+    told = _told(service, asker, subscription)
+    return _EventStream(told, ended=lambda: service.events.unsubscribe(subscription))
+
+
+def _after(last_event_id: str | None, after: int | None) -> int | None:
+    if last_event_id is None:
+        return after
+    if not _EVENT_ID.fullmatch(last_event_id):
+        raise InvalidRequest(
+            "Last-Event-ID: not one that this service gave",
+            expected="a sequence number",
+            received=last_event_id[:100],
+        )
+    return int(last_event_id)
+
+
+async def _told(service: Running, asker: Principal, subscription: Subscription) -> AsyncIterator[bytes]:
+    keys = service.directory.ledger().api_keys
+    yield b"retry: 1000\n\n"
+    async for event in subscription:
+        if not asker.is_still_good(keys):
+            return
+        if event.is_for(asker.may_name):
+            yield _text(event)
+    if subscription.dropped:
+        yield b"event: dropped\ndata: {}\n\n"
+
+
+def _text(event: Event) -> bytes:
+    identifier = b"" if event.sequence is None else b"id: %d\n" % event.sequence
+    return b"event: %s\n%sdata: %s\n\n" % (event.kind.encode(), identifier, codec.dump(event.data))

@@ -1,0 +1,35 @@
+"""Liveness and readiness."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.routes.common import json_response, running
+from superposed_service.errors import NotReady
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/health", tags=["health"])
+
+
+@router.get("/live", summary="Is the process up?")
+async def live(request: Request) -> Response:
+    """200 while the process can answer and its engine runs or is stopping; does not ask the disk.
+
+    503 `not-ready` means that only a new start helps.
+    """
+    if running(request).engine.crashed:
+        raise NotReady("the engine has ended: start the service again")
+    return json_response({"status": "live"})
+
+
+@router.get("/ready", summary="Are requests admitted?")
+async def ready(request: Request) -> Response:
+    """200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
+
+    Also once the journal's disk has failed: inference goes on then, but nothing is learned.
+    """
+    if (refusal := running(request).refusal) is not None:
+        raise refusal
+    return json_response({"status": "ready"})

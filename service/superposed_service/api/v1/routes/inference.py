@@ -1,0 +1,109 @@
+"""Rows: infer, update, evaluate."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.locate import AUTO
+from superposed_service.api.v1.routes.common import (
+    documented_body,
+    explaining_quarantine,
+    json_response,
+    origin,
+    principal,
+    read,
+    rows_response,
+    running,
+)
+from superposed_service.api.v1.routes.locate import answer_locate
+from superposed_service.api.v1.schemas import (
+    EvaluateAnswer,
+    EvaluateBody,
+    InferAnswer,
+    InferBody,
+    LocateBody,
+    UpdateAnswer,
+    UpdateBody,
+)
+from superposed_service.changes.rows import Rows
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["rows"])
+
+
+def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> Rows:
+    """The rows of a body, once whoever asks may name their contexts and has quota for them."""
+    rows = Rows(body.context, body.contexts, body.inputs)
+    running(request).engine.check_rows(rows)
+    asker = principal(request)
+    asker.check_contexts([body.context] if body.contexts is None else body.contexts)
+    asker.spend(rows=len(rows), updates=updates)
+    return rows
+
+
+async def _located(request: Request, body: InferBody) -> tuple[Rows, dict[str, Any]]:
+    """The rows under the task that they fit best, and which that is and how sure it is."""
+    answered = len(Rows(None, None, body.inputs))
+    found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
+    return Rows(found["best"], None, body.inputs), {"located": found["scores"][0]}
+
+
+def _known(measured: object) -> dict[str, Any]:
+    return {name: value for name, value in vars(measured).items() if value is not None}
+
+
+@router.post(
+    "/infer",
+    response_model=InferAnswer,
+    openapi_extra=documented_body(InferBody, tensors=True),
+    summary="Answer rows",
+)
+async def infer(request: Request) -> Response:
+    """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
+    body = await read(request, InferBody)
+    if body.context == AUTO:
+        rows, located = await _located(request, body)
+    else:
+        rows, located = _rows(request, body), {}
+    answer = await running(request).engine.infer(rows)
+    return rows_response(request, codec.render_answer(answer, body.return_) | located)
+
+
+@router.post(
+    "/update",
+    response_model=UpdateAnswer,
+    openapi_extra=documented_body(UpdateBody, tensors=True),
+    summary="Learn rows",
+)
+async def update(request: Request) -> Response:
+    """One online step (or `steps` of them), applied whole or not at all, in one global sequence.
+
+    Loss and accuracy are those before the first step: test, then train.
+    """
+    body = await read(request, UpdateBody)
+    async with explaining_quarantine(request):
+        answer = await running(request).engine.update(
+            _rows(request, body, updates=1),
+            body.targets,
+            body.steps,
+            await origin(request),
+            principal(request).author,
+        )
+    return json_response(answer)
+
+
+@router.post(
+    "/evaluate",
+    response_model=EvaluateAnswer,
+    openapi_extra=documented_body(EvaluateBody, tensors=True),
+    summary="Measure rows",
+)
+async def evaluate(request: Request) -> Response:
+    """Loss and accuracy on labelled rows; nothing is learned."""
+    body = await read(request, EvaluateBody)
+    return json_response(_known(await running(request).engine.evaluate(_rows(request, body), body.targets)))

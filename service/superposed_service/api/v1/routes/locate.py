@@ -1,0 +1,57 @@
+"""Which task is this?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.locate import all_tasks, find_context, named, tries
+from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, running
+from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
+from superposed_service.changes.rows import Rows
+
+__all__ = ["answer_locate", "router"]
+
+router = APIRouter(prefix="/v1", tags=["rows"])
+
+
+@router.post(
+    "/locate",
+    response_model=LocateAnswer,
+    openapi_extra=documented_body(LocateBody, tensors=True),
+    summary="Find the context of rows",
+)
+async def locate(request: Request) -> Response:
+    """Tries the rows, all of one stream, under every candidate context; nothing is learned."""
+    return json_response(await answer_locate(request, await read(request, LocateBody)))
+
+
+async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> dict[str, Any]:
+    """What the store finds for the body of whoever asks.
+
+    Args:
+        request: Whoever asks has to have quota for every row under every candidate,
+        body: What is asked.
+        answered: and for so many rows that are answered afterwards.
+    """
+    service, asking = running(request), principal(request)
+    engine, most = service.engine, service.settings.max_tries
+    engine.check_rows(Rows(None, body.candidates, body.inputs))
+    asking.check_contexts(body.candidates or _powers(body))
+    candidates = named(body)
+    if body.candidates is None and body.exponent_of is None:
+        candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
+    count = tries(body, candidates, most)
+    asking.spend(rows=count + answered)
+    return await engine.call(partial(find_context, body, candidates, most=most), size=count)
+
+
+def _powers(body: LocateBody) -> list[str]:
+    """Of the powers that a search may try, the one nearest to the identity."""
+    if body.exponent_of is None:
+        return []
+    low, high = body.exponents or (0.0, 0.0)
+    return [f"{body.exponent_of}^{min(max(0.0, low), high)!r}"]

@@ -1,0 +1,69 @@
+"""Taking a model out, and learning one in."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.routes.common import (
+    errand,
+    explaining_quarantine,
+    json_response,
+    plain_body,
+    principal,
+    running,
+    task_key,
+)
+from superposed_service.api.v1.schemas import LearnModelAnswer
+from superposed_service.api.v1.serializers import model_bytes
+from superposed_service.runtime.distillation import learn_model
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1", tags=["model"])
+
+
+@router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
+async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
+    """Distils a network into a task, as ordinary updates: each is durable by itself.
+
+    The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
+    (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
+    """
+    asker, service = principal(request), running(request)
+    key = await task_key(request, key)
+    async with explaining_quarantine(request):
+        answer = await learn_model(
+            service.engine,
+            service.settings,
+            key,
+            await plain_body(request),
+            passes,
+            lambda rows, updates: asker.spend(rows=rows, updates=updates),
+            await errand(request),
+        )
+    return json_response(answer)
+
+
+@router.get(
+    "/model",
+    summary="Take a model out",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
+)
+async def get_model(request: Request, context: str) -> Response:
+    """A context's model as an ordinary network, the context folded into its weights (safetensors).
+
+    Of a store that holds another network than an mlp, the state for a module of the same architecture.
+    """
+    wanted = codec.read_context(context)
+    principal(request).check_contexts([wanted])
+    data = await running(request).engine.call(lambda store: model_bytes(store, wanted))
+    return Response(
+        data,
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": 'attachment; filename="model.safetensors"'},
+    )

@@ -1,0 +1,43 @@
+"""Whose updates are recorded and not learned from."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.routes.common import documented_body, json_response, read, running, submit
+from superposed_service.api.v1.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
+from superposed_service.api.v1.serializers import check_source, quarantine_list
+from superposed_service.changes.quarantine import Quarantine, Release
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
+
+
+@router.get("", response_model=list[QuarantineEntry], summary="Who is in quarantine")
+async def list_all(request: Request) -> Response:
+    """Sources, since which sequence number, and why; their updates are recorded and not learned from."""
+    return json_response(await running(request).engine.call_writer(quarantine_list))
+
+
+@router.post(
+    "",
+    response_model=QuarantineAnswer,
+    openapi_extra=documented_body(QuarantineBody),
+    summary="Put a source in quarantine",
+)
+async def quarantine(request: Request) -> Response:
+    """As the guard does by itself where updates push other tasks down."""
+    body = await read(request, QuarantineBody)
+    await running(request).engine.call_writer(lambda writer: check_source(writer, body.source))
+    change = Quarantine(body.source, {"by": "request", "text": body.reason})
+    return json_response(await submit(request, change))
+
+
+@router.delete("/{source}", status_code=204, summary="Release a source")
+async def release(request: Request, source: str) -> Response:
+    """Its updates are learned from again; those held back stay so, unless the quarantine is rolled back."""
+    if await running(request).engine.call(lambda store: source in store.tasks.quarantined):
+        await submit(request, Release(source))
+    return Response(status_code=204)

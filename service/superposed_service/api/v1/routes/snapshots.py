@@ -1,0 +1,36 @@
+"""Snapshots: take one, list them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.routes.common import json_response, origin, principal, running
+from superposed_service.api.v1.schemas import RollbackAnswer, SnapshotBody
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
+
+
+@router.post("", response_model=SnapshotBody, summary="Take a snapshot")
+async def take(request: Request) -> Response:
+    """When it answers, the snapshot is on the disk."""
+    snapshot = await running(request).snapshot()
+    return json_response(snapshot.model_dump())
+
+
+@router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
+async def restore(request: Request, identifier: str) -> Response:
+    """A rollback to the snapshot's sequence number; a later rollback can undo it."""
+    answer = await running(request).restore(identifier, await origin(request), principal(request).author)
+    return json_response(answer)
+
+
+@router.get("", response_model=list[SnapshotBody], summary="List snapshots")
+async def list_snapshots(request: Request) -> Response:
+    """Those on the disk, oldest first."""
+    snapshots = await asyncio.to_thread(running(request).directory.snapshots.list)
+    return json_response([snapshot.model_dump() for snapshot in snapshots])

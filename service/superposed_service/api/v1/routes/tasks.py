@@ -1,0 +1,137 @@
+"""Tasks: register, show, list, delete."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from superposed_service.api.v1.routes.common import (
+    documented_body,
+    json_response,
+    principal,
+    read,
+    running,
+    submit,
+    task_key,
+)
+from superposed_service.api.v1.schemas import (
+    ErasureAnswer,
+    EvaluationBody,
+    TaskBody,
+    TaskPage,
+    TaskRegistration,
+)
+from superposed_service.api.v1.serializers import evaluations_body, show_task, task_page, task_schema
+from superposed_service.changes.tasks import Delete, Register
+from superposed_service.errors import InvalidRequest
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+
+_LONG = {"labels", "offset", "scale"}
+
+
+@router.post(
+    "",
+    status_code=201,
+    response_model=TaskBody,
+    openapi_extra=documented_body(TaskRegistration),
+    summary="Register a task",
+    responses={200: {"model": TaskBody, "description": "The same task was registered before."}},
+)
+async def register(request: Request) -> Response:
+    """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
+    body = await read(request, TaskRegistration)
+    principal(request).check_task(body.key)
+    if body.group is not None:
+        principal(request).check_task(body.group)
+    if body.composition is not None:
+        principal(request).check_contexts([body.composition])
+    settings = running(request).settings
+    change = Register(partial(task_schema, body, settings.max_tasks), settings.max_tasks_per_key)
+    answer = await submit(request, change)
+    return json_response(answer["task"], 201 if answer["new"] else 200)
+
+
+@router.get("", response_model=TaskPage, summary="List tasks")
+async def list_all(
+    request: Request,
+    cursor: str = "",
+    limit: Annotated[int, Query(ge=1)] = 100,
+    prefix: str = "",
+    brief: bool = False,
+) -> Response:
+    """One page in the order of keys; `next_cursor` asks for the next one, null on the last.
+
+    `brief=true` leaves out what may be long: labels, offset and scale.
+    """
+    after = _read_cursor(cursor)
+    most = min(limit, running(request).settings.max_page)
+
+    may_name = principal(request).may_name
+    tasks, last = await running(request).engine.call(
+        lambda store: task_page(store, prefix, after, most, may_name)
+    )
+    if brief:
+        tasks = [{name: value for name, value in task.items() if name not in _LONG} for task in tasks]
+    return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
+
+
+def _cursor(key: str) -> str:
+    return base64.urlsafe_b64encode(key.encode()).decode()
+
+
+def _read_cursor(cursor: str) -> str:
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, UnicodeError) as error:
+        raise InvalidRequest(
+            "cursor: not one that this service gave", expected="a next_cursor", received=cursor[:100]
+        ) from error
+
+
+@router.get(
+    "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown"
+)
+async def evaluations(request: Request, key: str) -> Response:
+    """The task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
+    key = await task_key(request, key)
+    return json_response(await running(request).engine.call(lambda store: evaluations_body(store, key)))
+
+
+@router.delete("/{key:path}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
+async def erase(request: Request, key: str) -> Response:
+    """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
+
+    Older snapshots of a rehearsing store may hold such rows and are other tasks' way back: scope admin
+    removes them at once; after an erasure by scope update they stay for a stated time.
+    """
+    asker = principal(request)
+    key = await task_key(request, key)
+    erased = await running(request).erase_rows(key, asker.author, at_once=asker.is_admin)
+    return json_response(asdict(erased))
+
+
+@router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
+async def get(request: Request, key: str) -> Response:
+    """Its schema, counters, and test-then-train accuracy and loss."""
+    key = await task_key(request, key)
+    return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
+
+
+@router.delete("/{key:path}", status_code=204, summary="Delete a task")
+async def delete(request: Request, key: str, untaught: bool = False) -> Response:
+    """Registered again, the key gets a fresh context: the old model does not come back.
+
+    `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
+    """
+    key = await task_key(request, key)
+    await submit(request, Delete(key, untaught=untaught))
+    return Response(status_code=204)

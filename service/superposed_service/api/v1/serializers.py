@@ -1,0 +1,217 @@
+"""What routes ask of the store, on the engine's thread: API bodies from library values, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from superposed.analysis.capacity import capacity
+from superposed.analysis.interference import measure_interference
+from superposed.analysis.retrieval import retrieve_model
+from superposed.config import validated
+from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
+from superposed_service.api.v1.schemas import TaskRegistration
+from superposed_service.changes.array_codec import unpack
+from superposed_service.changes.quarantine import AUTHOR
+from superposed_service.changes.replay import Recovery, fingerprint
+from superposed_service.changes.tasks import task_body
+from superposed_service.engine.writer import Writer
+from superposed_service.errors import LimitReached, UnknownApiKey
+from superposed_service.settings import Settings
+
+__all__ = [
+    "capacity_body",
+    "check_member",
+    "check_source",
+    "evaluations_body",
+    "explain_quarantine",
+    "interference_body",
+    "model_bytes",
+    "quarantine_list",
+    "show_task",
+    "store_body",
+    "task_keys",
+    "task_name",
+    "task_page",
+    "task_schema",
+    "tenants_view",
+]
+
+
+def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
+    """The body of `GET /v1/store`."""
+    store, journal = writer.store, writer.ledger.journal
+    return {
+        "family": store.config.family,
+        "network": {"inputs": store.config.network.inputs} | store.config.network.model_dump(mode="json"),
+        "derivation_version": DERIVATION_VERSION,
+        "limits": {
+            "rows": settings.max_rows,
+            "steps": settings.max_steps,
+            "tries": settings.max_tries,
+            "body_bytes": settings.max_body_bytes,
+            "contexts": store.contexts.capacity,
+            "gradient_norm": store.config.gradient_norm_cap,
+        },
+        "optimizer": store.config.optimizer.model_dump(mode="json"),
+        "device": str(store.device),
+        "dtype": store.config.dtype,
+        "sequence": store.sequence,
+        "tasks": len(store.tasks),
+        "bytes": {
+            "weights": store.weight_bytes,
+            "optimizer": store.optimizer_bytes,
+            "contexts_cached": store.contexts.cached_bytes,
+            "kept_rows": store.reservoir.bytes,
+        },
+        "rehearsal": store.config.rehearsal.model_dump(mode="json"),
+        "fingerprint": fingerprint(store.device),
+        "journal": {
+            "horizon": journal.horizon,
+            "sequence": journal.sequence,
+            "records_since_snapshot": writer.records_since_snapshot,
+            "failure": writer.ledger.failure,
+            "lineage": store.lineage,
+            "incarnation": journal.incarnation,
+        },
+        "recovery": asdict(recovery),
+    }
+
+
+def tenants_view(body: dict[str, Any], store: WeightStore, may_name: Callable[[str], bool]) -> dict[str, Any]:
+    """The body of `GET /v1/store` for a tenant: how many tasks it has, and the newest record about them."""
+    own = [state for state in store.tasks.all() if may_name(state.schema.key)]
+    newest = max((state.last_sequence for state in own), default=0)
+    hidden = {"horizon": 0, "sequence": newest, "records_since_snapshot": 0}
+    return body | {
+        "tasks": len(own),
+        "sequence": newest,
+        "journal": body["journal"] | hidden,
+        "recovery": body["recovery"] | {"snapshot": "", "replayed": 0, "damaged": []},
+    }
+
+
+def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bool]) -> str:
+    """Explain a quarantine: its reason, its time and its end; tasks of other tenants are only counted."""
+    [entry] = [one for one in quarantine_list(writer) if one["source"] == source] or [{}]
+    reason = entry.get("reason") or {}
+    said = [f"since record {entry['since']}"] if entry else []
+    if harmed := reason.get("tasks"):
+        named = [key for key in harmed if may_name(key)]
+        others = len(harmed) - len(named)
+        named += [f"{others} of other API keys"] if others else []
+        first, last = reason["sequences"]
+        said.append(
+            f"its updates within records {first} to {last} harmed {', '.join(named)}"
+            f" by {float(reason['rise']):.2f} (limit {float(reason['limit']):.2f})"
+        )
+    elif reason.get("text"):
+        said.append(f"an administrator gave the reason: {reason['text']}")
+    said.append(f"scope admin releases it: DELETE /v1/quarantine/{source}, or client.release({source!r})")
+    return "; ".join(said)
+
+
+def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
+    """The schema that a registration asks for: what it leaves out is the store's.
+
+    Raises:
+        LimitReached: It is a new task, and there are as many as there may be.
+        ConfigError: There can be no such task.
+        ShapeError: The store's network takes images, and the task's rows are narrower.
+    """
+    if len(store.tasks) >= most and body.key not in store.tasks:
+        raise LimitReached("there are as many tasks as there may be", expected=most, received=most + 1)
+    values = body.model_dump()
+    values["inputs"] = body.inputs or store.config.network.inputs
+    values["outputs"] = body.outputs or len(body.labels or ())
+    if body.composition is not None:
+        values["composition"] = str(as_expression(body.composition))
+    schema = validated(TaskSchema, values)
+    store.check_image(schema)
+    return schema
+
+
+def task_page(
+    store: WeightStore, prefix: str, after: str, limit: int, may_name: Callable[[str], bool]
+) -> tuple[list[dict[str, Any]], str | None]:
+    """One page of the tasks that may be named, in the order of keys; the last key where more follow."""
+    states, last = store.tasks.page(prefix, after, limit, may_name)
+    return [task_body(store, state) for state in states], last
+
+
+def show_task(store: WeightStore, key: str) -> dict[str, Any]:
+    """One task."""
+    return task_body(store, store.tasks.get(key))
+
+
+def task_name(text: str) -> tuple[str, str | None]:
+    """The key, and the group where it is named too, of `key` or `group/key`.
+
+    Raises:
+        ExpressionInvalid: It is neither.
+    """
+    named = Task.named(text)
+    return named.key, named.group
+
+
+def check_member(store: WeightStore, key: str, group: str) -> None:
+    """Raises `UnknownTask` where no task of that key is in that group."""
+    store.tasks.member(key, group)
+
+
+def model_bytes(store: WeightStore, context: object) -> bytes:
+    """A context's model as a safetensors file."""
+    return retrieve_model(store, context).to_bytes()
+
+
+def capacity_body(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
+    """The body of `GET /v1/capacity`, of the wanted tasks; what is not known yet is left out."""
+    return {name: value for name, value in asdict(capacity(store, wanted)).items() if value is not None}
+
+
+def task_keys(text: str) -> list[str]:
+    """The task keys of a list with commas, each once.
+
+    Raises:
+        ExpressionInvalid: One is no key: a context of another form is no task.
+    """
+    return [check_key(key) for key in dict.fromkeys(text.split(","))]
+
+
+def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
+    """The body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
+    kept = {key: writer.ledger.canaries[key].values() for key in keys}
+    rows = {key: [unpack(one.payload)["inputs"] for one in canaries] for key, canaries in kept.items()}
+    return asdict(measure_interference(writer.store, keys, rows))
+
+
+def evaluations_body(store: WeightStore, key: str) -> list[dict[str, Any]]:
+    """The body of `GET /v1/tasks/{key}/evaluations`."""
+    store.tasks.get(key)
+    return [asdict(one) for one in store.evaluations.of(key)]
+
+
+def check_source(writer: Writer, source: str) -> None:
+    """Checks that a source may be quarantined.
+
+    Raises:
+        UnknownApiKey: It is an author, and no API key has the id.
+        UnknownTask: It is neither an author nor the key of a task.
+    """
+    if not source.startswith(AUTHOR):
+        writer.store.tasks.get(source)
+    elif writer.ledger.api_keys.get(source.removeprefix(AUTHOR)) is None:
+        raise UnknownApiKey("no API key has this id", received=source)
+
+
+def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
+    """The body of `GET /v1/quarantine`."""
+    found = []
+    for source, since in writer.store.tasks.quarantined.items():
+        records = writer.ledger.journal.summaries(since - 1, 1)
+        reason = records[0].head["reason"] if records and records[0].sequence == since else None
+        found.append({"source": source, "since": since, "reason": reason})
+    return found

@@ -1,0 +1,297 @@
+"""The protocol over gRPC: the same engine, contexts, versions, errors and API keys as over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+
+from superposed.errors import SuperposedError
+from superposed_service.api.auth import Principal, admit
+from superposed_service.api.auth.rate_limits import Quotas
+from superposed_service.api.problems import problem_of, retry_after
+from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
+from superposed_service.api.v2 import messages, metadata
+from superposed_service.api.v2.protobuf import CALLS, MESSAGES, SERVICE
+from superposed_service.engine.request_metadata import ANYONE, calling
+from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
+from superposed_service.runtime.runtime import Running
+
+__all__ = ["GrpcFace"]
+
+_CODES: Mapping[int, grpc.StatusCode] = {
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.INVALID_ARGUMENT,
+    422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+# Where a tensor's numbers stand that are not sent raw.
+_CONTENTS: Mapping[str, str] = {
+    "BOOL": "bool_contents",
+    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
+    "INT64": "int64_contents",
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+}
+# The values of Triton's DataType, in order.
+_DATA_TYPES = (
+    "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
+    "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
+)  # fmt: skip
+
+_PROBES = {"ServerLive", "ServerReady"}
+# Calls at once: each may hold a body of `max_body_bytes`.
+_MOST_CALLS = 128
+
+Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
+
+
+class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """Finds what answers a call, before its body is read.
+
+    Args:
+        handler: Given a call's name and its `authorization`.
+    """
+
+    def __init__(self, handler: Callable[[str, str | None], Any]) -> None:
+        self._handler = handler
+
+    def service(self, handler_call_details: Any) -> Any:
+        """None for calls that there are not."""
+        service, _, name = handler_call_details.method.lstrip("/").partition("/")
+        if service != SERVICE or name not in CALLS:
+            return None
+        return self._handler(name, dict(handler_call_details.invocation_metadata).get("authorization"))
+
+
+def _refusing(error: SuperposedError) -> Any:
+    """Answers with an error, whatever comes: of a stream only what is asked for is read."""
+
+    async def refuse(stream: Any, context: Any) -> None:
+        del stream
+        await _abort(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(refuse)
+
+
+async def _abort(context: Any, error: SuperposedError) -> None:
+    context.set_trailing_metadata((("retry-after", str(retry_after(error))),))
+    await context.abort(_CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL), str(error))
+
+
+class GrpcFace:
+    """A gRPC server on the event loop that it is started on.
+
+    Args:
+        running: The service behind it.
+        quotas: What API keys may ask for.
+        cyclic: Whether the store's family is the cyclic one.
+    """
+
+    def __init__(self, running: Running, quotas: Quotas, *, cyclic: bool = False) -> None:
+        self._running = running
+        self._quotas = quotas
+        self._cyclic = cyclic
+        self._held = 0
+        self._address = running.settings.grpc_address
+        most = running.settings.max_body_bytes
+        self._server = grpc.aio.server(
+            options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
+            maximum_concurrent_rpcs=min(_MOST_CALLS, running.settings.max_connections),
+        )
+        self._server.add_generic_rpc_handlers((_Calls(self._handler),))
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            StorageUnavailable: The address cannot be used.
+        """
+        try:
+            self._server.add_insecure_port(self._address)
+            await self._server.start()
+        except RuntimeError as error:
+            raise StorageUnavailable(f"cannot listen on {self._address}", received=str(error)) from error
+
+    async def stop(self) -> None:
+        """Finishes what was admitted."""
+        await self._server.stop(grace=5.0)
+
+    def _handler(self, name: str, header: str | None) -> Any:
+        """What answers a call, decided by its head: the body of one that is refused is not read."""
+        try:
+            principal = admit(
+                self._running.directory.ledger().api_keys,
+                header,
+                None if name in _PROBES else self._quotas,
+                cyclic=self._cyclic,
+            )
+        except SuperposedError as error:
+            return _refusing(error)
+        request, response = (MESSAGES[one] for one in CALLS[name])
+        answer: Handler = getattr(self, f"_{_snake(name)}")
+
+        async def behave(body: bytes, context: Any) -> Any:
+            try:
+                with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
+                    return response(**await answer(_message(request, body), principal))
+            except SuperposedError as error:
+                await _abort(context, error)
+
+        return grpc.unary_unary_rpc_method_handler(behave, response_serializer=response.SerializeToString)
+
+    @contextmanager
+    def _holding(self, body: bytes) -> Iterator[None]:
+        """Counts a body's bytes for as long as it is worked on."""
+        most = self._running.settings.max_held_bytes
+        self._held += len(body)
+        try:
+            if self._held > most:
+                raise Overloaded("too many bytes are coming in", expected=f"{most} at most, of all calls")
+            yield
+        finally:
+            self._held -= len(body)
+
+    def _checked(self, principal: Principal, model: str, version: str = "") -> str:
+        principal.check_contexts([model])
+        if version not in {"", self._running.version}:
+            raise UnknownVersion(
+                f"model {model} has no such version", expected=self._running.version, received=version
+            )
+        return model
+
+    async def _call(self, run: Callable[[Any], Any]) -> Any:
+        return await self._running.engine.call(run)
+
+    async def _server_live(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        del asked, principal
+        return {"live": True}
+
+    async def _server_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        del asked, principal
+        return {"ready": self._running.engine.ready}
+
+    async def _server_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        del asked, principal
+        return metadata.server()
+
+    async def _model_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.name, asked.version)
+        await self._call(lambda store: metadata.schema_of(store, model))
+        return {"ready": True}
+
+    async def _model_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.name, asked.version)
+        schema = await self._call(lambda store: metadata.schema_of(store, model))
+        found = metadata.metadata(schema, model, self._running.version)
+        for tensor in found["inputs"]:
+            tensor.pop("optional", None)
+        return found
+
+    async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.name, asked.version)
+        schema = await self._call(lambda store: metadata.schema_of(store, model))
+        found = metadata.config(schema, model, self._running.settings.max_rows)
+        for tensor in (*found["input"], *found["output"]):
+            tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
+            tensor.pop("optional", None)
+        return {"config": found}
+
+    async def _model_statistics(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        def wanted(name: str) -> bool:
+            return asked.name in {"", name} and principal.may_address(name)
+
+        return self._running.statistics.body(self._running.version, wanted)
+
+    async def _repository_index(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        del asked
+        found = await self._call(lambda store: metadata.index(store, self._running.version))
+        return {"models": [one for one in found if principal.may_name(one["name"])]}
+
+    async def _repository_model_load(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.model_name)
+        await self._call(lambda store: metadata.load(store, model))
+        return {}
+
+    async def _repository_model_unload(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.model_name)
+        await self._call(lambda store: metadata.unload(store, model))
+        return {}
+
+    async def _model_infer(self, asked: Any, principal: Principal) -> dict[str, Any]:
+        model = self._checked(principal, asked.model_name, asked.model_version)
+        names = {output.name: True for output in asked.outputs} or None
+        rows = messages.rows_of(model, _tensors(asked))
+        request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)
+        self._running.engine.check_rows(rows)
+        if rows.contexts is not None:
+            principal.check_contexts(rows.contexts)
+        principal.spend(rows=len(rows))
+        with self._running.statistics.measured(model, len(rows)):
+            answer = await self._running.engine.infer(rows)
+            columns = messages.columns_of(request, answer)
+        return {
+            "model_name": model,
+            "model_version": self._running.version,
+            "id": asked.id,
+            "outputs": [column.described() for column in columns],
+            "raw_output_contents": [column.raw() for column in columns],
+        }
+
+
+def _message(kind: Any, body: bytes) -> Any:
+    try:
+        return kind.FromString(body)
+    except DecodeError:
+        raise InvalidRequest("the body is not the call's message", expected=kind.DESCRIPTOR.name) from None
+
+
+def _tensors(asked: Any) -> dict[str, NDArray[Any]]:
+    """The inputs of a request by name, raw or in the field of their datatype."""
+    raw = list(asked.raw_input_contents)
+    if raw and len(raw) != len(asked.inputs):
+        wanted = len(asked.inputs)
+        raise InvalidRequest("raw contents for some inputs only", expected=wanted, received=len(raw))
+    tensors: dict[str, NDArray[Any]] = {}
+    for place, described in enumerate(asked.inputs):
+        messages.check_name(described.name, tensors)
+        shape = list(described.shape)
+        if raw:
+            reader = TensorReader(memoryview(raw[place]))
+            tensors[described.name] = reader.take(described.name, described.datatype, shape, len(raw[place]))
+        else:
+            tensors[described.name] = _from_contents(described, read_shape(described.name, shape))
+    return tensors
+
+
+def _from_contents(described: Any, shape: list[int]) -> NDArray[Any]:
+    name, datatype = described.name, described.datatype
+    if datatype == "BYTES":
+        elements: NDArray[Any] = np.asarray([*described.contents.bytes_contents, None], dtype=object)[:-1]
+    elif datatype in _CONTENTS:
+        numbers = np.asarray(getattr(described.contents, _CONTENTS[datatype]))
+        elements = numbers.astype(DATATYPES[datatype])
+        if (elements != numbers).any():
+            raise InvalidRequest(f"{name}: contents do not fit the datatype", expected=datatype)
+    else:
+        raise InvalidRequest(
+            f"{name}: not a datatype", expected=f"one of {list(_CONTENTS)}", received=datatype
+        )
+    if elements.size != int(np.prod(shape)):
+        raise InvalidRequest(f"{name}: contents and shape do not match", expected=str(shape))
+    return elements.reshape(shape)
+
+
+def _snake(name: str) -> str:
+    return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in name).lstrip("_")

@@ -1,0 +1,279 @@
+"""Inference requests and answers of the protocol, as bytes: JSON, and JSON with binary tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.errors import outline
+from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
+from superposed_service.api.v1 import codec
+from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
+from superposed_service.changes.rows import Rows
+from superposed_service.engine.batcher import Answer
+from superposed_service.errors import InvalidRequest
+
+__all__ = [
+    "Column",
+    "InferRequest",
+    "check_name",
+    "columns_of",
+    "read_request",
+    "render",
+    "rows_of",
+]
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """An inference request.
+
+    Args:
+        rows: The rows, and the context of all or of each.
+        wanted: The outputs that are asked for, each with whether it is wanted as binary; None for all
+            that the rows' tasks have.
+        binary: Whether outputs are binary that do not say.
+        identifier: The request's own id, to be echoed.
+    """
+
+    rows: Rows
+    wanted: Mapping[str, bool] | None
+    binary: bool
+    identifier: str
+
+
+def read_request(body: bytes, head_length: str | None, model: str, width: int) -> InferRequest:
+    """Reads an inference request.
+
+    Args:
+        body: The bytes.
+        head_length: The value of `Inference-Header-Content-Length`, if there is one; 0 means that the body
+            is one raw FP32 input.
+        model: The context that rows have where no input says otherwise.
+        width: Features of the model's rows.
+
+    Raises:
+        InvalidRequest: It is no such request.
+        InputError: A tensor in it is no rows.
+    """
+    if head_length is not None and head_length.strip() == "0":
+        return InferRequest(Rows(model, None, _raw(body, width)), None, binary=True, identifier="")
+    head_bytes, data = split(body, head_length)
+    head, reader = codec.read_object(head_bytes), TensorReader(data)
+    tensors: dict[str, NDArray[Any]] = {}
+    for described in _objects(head, "inputs"):
+        name = str(described.get("name"))
+        check_name(name, tensors)
+        tensors[name] = _tensor(described, reader)
+    reader.finish()
+    return InferRequest(
+        rows_of(model, tensors),
+        _wanted(head),
+        binary=_flag(head, "binary_data_output", default=False),
+        identifier="" if head.get("id") is None else str(head["id"])[:1024],
+    )
+
+
+def _raw(body: bytes, width: int) -> NDArray[Any]:
+    if not body or len(body) % (4 * width):
+        raise InvalidRequest(
+            "a raw body is rows of FP32", expected=f"{4 * width} bytes each", received=len(body)
+        )
+    return np.frombuffer(body, dtype="<f4").reshape(-1, width)
+
+
+def _objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    found = [] if head.get(name) is None else head[name]  # null is absent
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise InvalidRequest(f"{name}: not a list of objects", received=outline(found))
+    return found
+
+
+def _parameters(described: Mapping[str, Any]) -> dict[str, Any]:
+    found = {} if described.get("parameters") is None else described["parameters"]
+    if not isinstance(found, dict):
+        raise InvalidRequest("parameters: not an object", received=outline(found))
+    return found
+
+
+def _flag(described: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    given = _parameters(described).get(name)
+    found = default if given is None else given
+    if not isinstance(found, bool):
+        raise InvalidRequest(f"parameters.{name}: not true or false", received=outline(found))
+    return found
+
+
+def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
+    name, datatype, shape = str(described["name"]), described.get("datatype"), described.get("shape")
+    size = _parameters(described).get("binary_data_size")
+    if size is not None:
+        return reader.take(name, datatype, shape, size)
+    dimensions, data = read_shape(name, shape), described.get("data")
+    if datatype == "BYTES":
+        return _texts(name, data, dimensions)
+    if not isinstance(datatype, str) or datatype not in DATATYPES:
+        raise InvalidRequest(
+            f"{name}: not a datatype", expected=f"one of {list(DATATYPES)}", received=datatype
+        )
+    try:
+        numbers = np.asarray(data)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is then infinite is refused as rows are
+            whole = numbers.astype(DATATYPES[datatype])
+    except (ValueError, TypeError, OverflowError):
+        raise InvalidRequest(f"{name}: data is no list of numbers, nested or flat") from None
+    if whole.dtype.kind in "biu" and numbers.dtype.kind in "fiu" and (whole != numbers).any():
+        raise InvalidRequest(f"{name}: data does not fit its datatype", expected=str(datatype))
+    if numbers.dtype.kind not in "fiub" or numbers.size != math.prod(dimensions):
+        raise InvalidRequest(
+            f"{name}: data and shape do not match",
+            expected=f"{math.prod(dimensions)} numbers",
+            received=numbers.size,
+        )
+    return whole.reshape(dimensions)
+
+
+def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
+    elements = np.asarray(data, dtype=object).reshape(-1).tolist() if isinstance(data, list) else []
+    if len(elements) != math.prod(dimensions) or not all(isinstance(one, str) for one in elements):
+        raise InvalidRequest(
+            f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} texts"
+        )
+    return np.asarray([*(one.encode() for one in elements), None], dtype=object)[:-1].reshape(dimensions)
+
+
+def check_name(name: str, known: Mapping[str, object]) -> None:
+    """Checks the name of a further input.
+
+    Raises:
+        InvalidRequest: A model has no such input, or it came before.
+    """
+    if name not in {INPUT, CONTEXT} or name in known:
+        wanted = f"{INPUT}, and {CONTEXT} where each row has its own"
+        raise InvalidRequest("inputs: not a model's", expected=wanted, received=name[:100])
+
+
+def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> Rows:
+    """Rows, and the context of all or of each, from the inputs of a request.
+
+    Raises:
+        InvalidRequest: There are no rows, or contexts that are no text.
+    """
+    if INPUT not in tensors:
+        raise InvalidRequest("inputs: there are no rows", expected=f"an input named {INPUT}")
+    inputs, contexts = tensors[INPUT], tensors.get(CONTEXT)
+    if inputs.dtype == np.dtype("?"):
+        inputs = inputs.astype(np.uint8)
+    if contexts is None:
+        return Rows(model, None, inputs)
+    if contexts.dtype != object:
+        raise InvalidRequest(f"{CONTEXT}: not text", expected="datatype BYTES", received=str(contexts.dtype))
+    try:
+        return Rows(None, [text.decode() for text in contexts.reshape(-1)], inputs)
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{CONTEXT}: not UTF-8") from None
+
+
+def _wanted(head: Mapping[str, Any]) -> dict[str, bool] | None:
+    asked = _objects(head, "outputs")
+    default = _flag(head, "binary_data_output", default=False)
+    return {str(one.get("name")): _flag(one, "binary_data", default=default) for one in asked} or None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output of all rows.
+
+    Args:
+        name: Of the output.
+        values: (B, n) numbers, (B,) classes, or (B,) texts as bytes.
+        binary: Whether it is wanted as binary.
+    """
+
+    name: str
+    values: NDArray[Any]
+    binary: bool
+
+    @property
+    def _is_text(self) -> bool:
+        return self.values.dtype == object
+
+    def described(self) -> dict[str, Any]:
+        """Name, datatype and shape."""
+        datatype = "BYTES" if self._is_text else datatype_of(self.values)
+        return {"name": self.name, "datatype": datatype, "shape": self.values.shape}
+
+    def raw(self) -> bytes:
+        """Its bytes as a binary tensor."""
+        return dump_bytes(self.values.tolist()) if self._is_text else self.values.tobytes()
+
+    def plain(self) -> Any:
+        """Its values as JSON has them, flat."""
+        return [one.decode() for one in self.values] if self._is_text else self.values.reshape(-1)
+
+
+def columns_of(request: InferRequest, answer: Answer) -> list[Column]:
+    """The outputs that a request wants.
+
+    Raises:
+        InvalidRequest: An output that the rows' tasks do not have.
+    """
+    possible = set.intersection(*(set(outputs_of(task)) for task in answer.tasks))
+    default = [name for name in outputs_of(answer.tasks[0]) if name in possible]
+    columns = []
+    for name, binary in (request.wanted or dict.fromkeys(default, request.binary)).items():
+        if name not in possible:
+            some = f"some of {sorted(possible)}"
+            raise InvalidRequest("outputs: not a model's", expected=some, received=name)
+        columns.append(Column(name, _column(answer, name), binary))
+    return columns
+
+
+def render(request: InferRequest, answer: Answer, model: str, current: str) -> tuple[bytes, int | None]:
+    """The bytes of an answer, and how long their JSON head is where binary tensors follow it.
+
+    Raises:
+        InvalidRequest: An output that the rows' tasks do not have.
+    """
+    described, raw = [], []
+    for column in columns_of(request, answer):
+        if column.binary:
+            raw.append(column.raw())
+            described.append(column.described() | {"parameters": {"binary_data_size": len(raw[-1])}})
+        else:
+            described.append(column.described() | {"data": column.plain()})
+    head: dict[str, Any] = {"model_name": model, "model_version": current, "outputs": described}
+    if request.identifier:
+        head["id"] = request.identifier
+    text = codec.dump(head)
+    return b"".join([text, *raw]), len(text) if raw else None
+
+
+def _column(answer: Answer, name: str) -> NDArray[Any]:
+    """One output of all rows: (B, n), padded with zeros where tasks have fewer outputs, or (B,)."""
+    if name == "labels":
+        labels = [task.labels or () for task in answer.tasks]
+        numbers = _classes(answer)
+        found = [labels[place][number].encode() for place, number in zip(answer.places, numbers, strict=True)]
+        return np.asarray([*found, None], dtype=object)[:-1]
+    if name == "classes":
+        return _classes(answer)
+    width = max(task.outputs for task in answer.tasks)
+    column = np.zeros((len(answer.places), width), dtype="<f4")
+    for place, task in enumerate(answer.tasks):
+        rows = np.flatnonzero(answer.places == place)
+        logits = answer.logits[rows, : task.outputs]
+        column[rows, : task.outputs] = codec.probabilities(logits) if name == "probabilities" else logits
+    return column
+
+
+def _classes(answer: Answer) -> NDArray[np.int64]:
+    counts = np.asarray([task.outputs for task in answer.tasks])[answer.places]  # (B,)
+    foreign = np.arange(answer.logits.shape[1]) >= counts[:, None]  # (B, store outputs)
+    classes: NDArray[np.int64] = np.where(foreign, -np.inf, answer.logits).argmax(1).astype("<i8")
+    return classes

@@ -1,0 +1,145 @@
+"""The protocol's routes. A model's name is a context; its version is the newest snapshot's number."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_service.api.tensors import HEAD_LENGTH
+from superposed_service.api.v1.routes.common import json_response, plain_body, principal, running
+from superposed_service.api.v2 import messages, metadata
+from superposed_service.errors import NotReady, UnknownVersion
+
+__all__ = ["hot_patterns", "router"]
+
+router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+# A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
+_MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
+
+
+def _checked(request: Request) -> str:
+    """The model that the path names, once whoever asks may name it and the version is the current one."""
+    model: str = request.path_params["model"]
+    asked, current = request.path_params.get("version"), running(request).version
+    principal(request).check_contexts([model])
+    if asked is not None and asked != current:
+        raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
+    return model
+
+
+@router.get("", summary="The server")
+@router.get("/", include_in_schema=False)
+async def server(request: Request) -> Response:
+    """Its name, version and extensions."""
+    del request
+    return json_response(metadata.server())
+
+
+@router.get("/health/live", summary="Is the process up?")
+async def live(request: Request) -> Response:
+    """200 while the process can answer at all."""
+    del request
+    return json_response({"live": True})
+
+
+@router.get("/health/ready", summary="Are requests admitted?")
+async def ready(request: Request) -> Response:
+    """200 while inference is admitted."""
+    if not running(request).engine.ready:
+        raise NotReady("the service is starting or stopping")
+    return json_response({"ready": True})
+
+
+@router.get("/models/stats", summary="Statistics of all models")
+async def all_statistics(request: Request) -> Response:
+    """Of the models that were asked since the start."""
+    service = running(request)
+    return json_response(service.statistics.body(service.version, principal(request).may_address))
+
+
+@router.get(_MODEL + "/ready", summary="Is a model ready?")
+@router.get(_VERSION + "/ready", include_in_schema=False)
+async def model_ready(request: Request) -> Response:
+    """200 where every task in it is registered."""
+    name = _checked(request)
+    await running(request).engine.call(lambda store: metadata.schema_of(store, name))
+    return json_response({"name": name, "ready": True})
+
+
+@router.get(_MODEL + "/config", summary="A model's configuration")
+@router.get(_VERSION + "/config", include_in_schema=False)
+async def config(request: Request) -> Response:
+    """The fields of Triton's model configuration that apply."""
+    name, service = _checked(request), running(request)
+    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
+    return json_response(metadata.config(schema, name, service.settings.max_rows))
+
+
+@router.get(_MODEL + "/stats", summary="A model's statistics")
+@router.get(_VERSION + "/stats", include_in_schema=False)
+async def statistics(request: Request) -> Response:
+    """Since the start."""
+    name, service = _checked(request), running(request)
+    await service.engine.call(lambda store: metadata.schema_of(store, name))
+    return json_response(service.statistics.body(service.version, lambda other: other == name))
+
+
+@router.post("/repository/index", summary="All models")
+async def index(request: Request) -> Response:
+    """Every task; compositions are models too, and too many to list."""
+    service, may_name = running(request), principal(request).may_name
+    found = await service.engine.call(lambda store: metadata.index(store, service.version))
+    return json_response([one for one in found if may_name(one["name"])])
+
+
+@router.post("/repository/models/{model:path}/load", summary="Have a model ready")
+async def load(request: Request) -> Response:
+    """Derives its contexts, so that its first request need not."""
+    name = _checked(request)
+    await running(request).engine.call(lambda store: metadata.load(store, name))
+    return json_response({})
+
+
+@router.post("/repository/models/{model:path}/unload", summary="Give a model's memory back")
+async def unload(request: Request) -> Response:
+    """Evicts its contexts. The task stays, and its next request derives them again."""
+    name = _checked(request)
+    await running(request).engine.call(lambda store: metadata.unload(store, name))
+    return json_response({})
+
+
+@router.get(_MODEL, summary="A model")
+@router.get(_VERSION, include_in_schema=False)
+async def model(request: Request) -> Response:
+    """Inputs and outputs; -1 stands for the rows."""
+    name, service = _checked(request), running(request)
+    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
+    return json_response(metadata.metadata(schema, name, service.version))
+
+
+@router.post(_MODEL + "/infer", summary="Infer")
+@router.post(_VERSION + "/infer", include_in_schema=False)
+async def infer(request: Request) -> Response:
+    """Rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
+    name, service, headers = _checked(request), running(request), request.headers
+    body = await plain_body(request)
+    width = 1
+    if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
+        width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs
+    asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
+    service.engine.check_rows(asked.rows)
+    if asked.rows.contexts is not None:
+        principal(request).check_contexts(asked.rows.contexts)
+    principal(request).spend(rows=len(asked.rows))
+    with service.statistics.measured(name, len(asked.rows)):
+        answer = await service.engine.infer(asked.rows)
+        content, head_length = messages.render(asked, answer, name, service.version)
+    if head_length is None:
+        return Response(content, 200, media_type="application/json")
+    return Response(content, 200, {HEAD_LENGTH: str(head_length)}, "application/octet-stream")
+
+
+hot_patterns = {
+    ("POST", f"/v2{_VERSION}/infer"): infer,
+    ("POST", f"/v2{_MODEL}/infer"): infer,
+}

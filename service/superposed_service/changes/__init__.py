@@ -1,0 +1,1 @@
+"""Everything that changes a store, as records of the journal, and their replay."""

@@ -1,0 +1,103 @@
+"""Forgetting a task's rows: what was learned stays, the rows themselves are gone from the disk."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from superposed.errors import UnknownTask
+from superposed.store.store import WeightStore
+from superposed_service.changes.exclusions import FORGET_ROWS, Exclusions
+from superposed_service.changes.rollback import teaching
+from superposed_service.errors import NotReady
+from superposed_service.storage import Journal, Ledger
+
+__all__ = ["Erasable", "Erased", "erase_rows", "erased_before", "find_rows"]
+
+
+@dataclass(frozen=True)
+class Erased:
+    """The outcome of an erasure.
+
+    Args:
+        records: How many records' rows were removed from the journal.
+        rows: How many kept rows were forgotten.
+        snapshots_until: Unix seconds until when older snapshots, which may hold kept rows, stay for
+            rollbacks; None where there are none, or they are gone.
+    """
+
+    records: int = 0
+    rows: int = 0
+    snapshots_until: float | None = None
+
+
+@dataclass(frozen=True)
+class Erasable:
+    """The rows of a task that can be erased, and where they are.
+
+    Args:
+        rows: Whether rows of it stand in the journal, or are kept for rehearsal.
+        in_snapshots: Whether older snapshots may hold rows that are kept for rehearsal.
+        erased_at: The sequence number of its newest erasure; 0 for none.
+    """
+
+    rows: bool
+    in_snapshots: bool
+    erased_at: int
+
+
+def find_rows(ledger: Ledger, store: WeightStore, key: str) -> Erasable:
+    """Find what there is to erase of a task, on the journal's thread.
+
+    Raises:
+        UnknownTask: No task has or had the key.
+    """
+    journal, reservoir = ledger.journal, store.reservoir
+    begins, found = teaching(key, journal)
+    if not (begins or found or key in store.tasks):
+        raise UnknownTask("no task has or had this key", received=key)
+    erasures = [sequence for sequence, _, head in journal.rare({FORGET_ROWS}) if head["key"] == key]
+    return Erasable(
+        rows=bool(journal.with_payload(found)) or reservoir.names(key),
+        in_snapshots=reservoir.enabled,
+        erased_at=max(erasures, default=0),
+    )
+
+
+def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
+    """Find which snapshots hold erased rows and have had their time.
+
+    Returns:
+        The sequence number before which snapshots are to be removed by now, 0 for none; and the exclusions,
+        which tell the snapshots that recovery can start from.
+    """
+    erasures = journal.rare({FORGET_ROWS})
+    due = [sequence for sequence, _, head in erasures if (head.get("snapshots_until") or math.inf) <= now]
+    return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
+
+
+def erase_rows(ledger: Ledger, key: str, through: int) -> int:
+    """Erases the payloads of every update that teaches a task, and its canaries, on the journal's thread.
+
+    Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
+    replay one of them is refused from then on.
+
+    Args:
+        ledger: The transaction log.
+        key: The task.
+        through: A snapshot's sequence number: later records are still needed for recovery, and stay.
+
+    Returns:
+        How many payloads were erased.
+
+    Raises:
+        NotReady: The snapshot cannot be started from any more.
+        StorageUnavailable: The disk refused.
+    """
+    journal = ledger.journal
+    if not Exclusions.read(journal, journal.sequence).allows_start(through):
+        raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
+    found = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
+    chosen = journal.with_payload(found)
+    ledger.erase(key, chosen)
+    return len(chosen)

@@ -1,0 +1,81 @@
+"""Changes of the quarantine: hold a source, release it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from superposed.store.store import WeightStore
+from superposed_service.changes.base import Change, JsonObject, keys_of
+from superposed_service.storage import Entry, Record
+
+__all__ = ["AUTHOR", "Quarantine", "Release", "sources_of"]
+
+
+# Before an author's id, where a source may be a task key too.
+AUTHOR = "key:"
+
+
+class Quarantine(Change):
+    """From here on a source's updates are recorded and not applied: a decision, which replay repeats.
+
+    Args:
+        source: A task key, or an author (see `sources_of`).
+        reason: Who decided it and why: JSON values.
+    """
+
+    kind = "quarantine"
+
+    def __init__(self, source: str, reason: JsonObject) -> None:
+        self._source, self._reason = source, reason
+
+    def check(self, store: WeightStore) -> None:
+        """Always possible, also of a source that is in quarantine already: then nothing changes."""
+
+    def entry(self) -> Entry:
+        """Whom it meets, and why."""
+        return Entry(self.kind, {"source": self._source, "reason": self._reason})
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers since when the source is in quarantine."""
+        store.sequence += 1
+        since = store.tasks.quarantined.setdefault(self._source, store.sequence)
+        return {"source": self._source, "since": since}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the source."""
+        return cls(record.head["source"], record.head["reason"])
+
+
+class Release(Change):
+    """A source's updates are applied again from here on."""
+
+    kind = "release"
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def check(self, store: WeightStore) -> None:
+        """Always possible; where there was no quarantine nothing changes."""
+
+    def entry(self) -> Entry:
+        """Whom it meets."""
+        return Entry(self.kind, {"source": self._source})
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers with the source."""
+        store.sequence += 1
+        store.tasks.quarantined.pop(self._source, None)
+        return {"source": self._source}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the source."""
+        return cls(record.head["source"])
+
+
+def sources_of(head: Mapping[str, Any]) -> set[str]:
+    """Whom an update comes from: the task keys that it names, and its author (`key:<id>`), where known."""
+    author = head.get("author")
+    return keys_of(head) | ({AUTHOR + author} if author is not None else set())

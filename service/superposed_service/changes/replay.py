@@ -1,0 +1,318 @@
+"""From the disk to a store: the newest good snapshot, and the records after it through the same `apply`."""
+
+from __future__ import annotations
+
+import logging
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from superposed.errors import ConfigError, SuperposedError, TaskExists
+from superposed.learning.online import APPLY_VERSION
+from superposed.store.replay_buffer import RULES_VERSION
+from superposed.store.store import WeightStore
+from superposed_service.changes.base import JsonObject, refusal
+from superposed_service.changes.decode import change_of
+from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
+from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
+from superposed_service.observability.progress import Progress
+from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
+
+__all__ = [
+    "Recovery",
+    "Refused",
+    "check_history",
+    "fingerprint",
+    "newest_good",
+    "read_store",
+    "recover",
+    "refusal_entry",
+    "replay",
+    "use_noted_threads",
+]
+
+T = TypeVar("T")
+_log = logging.getLogger("superposed.recovery")
+
+
+def fingerprint(device: torch.device) -> dict[str, Any]:
+    """What bit-identical replay depends on: same fingerprint, same records, same bits."""
+    return {
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "apply": APPLY_VERSION,
+        "rehearsal_rules": RULES_VERSION,
+        "numpy": np.__version__,
+        "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]  # torch has no annotation there
+    }
+
+
+# The parts of the fingerprint that a release changes on purpose: past them the same records make another
+# store, not only to rounding.
+_RULES = ("apply", "rehearsal_rules")
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def use_noted_threads(journal: Journal) -> None:
+    """Computes with as many threads as the records were applied with, so that a replay is exact."""
+    if (noted := journal.fingerprint()) is not None:
+        torch.set_num_threads(noted["threads"])
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """How a store came back.
+
+    Args:
+        snapshot: The snapshot that it was read from.
+        replayed: How many records came after it.
+        fingerprint_changed: Whether the records were first applied by other arithmetic: then the store is
+            the same only to rounding.
+        rules_changed: Whether an earlier release with other rules of learning applied the records: the
+            replay followed this release's rules, and no rollback reaches past it.
+        damaged: Newer snapshots that could not be read.
+    """
+
+    snapshot: str
+    replayed: int
+    fingerprint_changed: bool
+    rules_changed: bool = False
+    damaged: tuple[str, ...] = ()
+
+
+def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
+    """Reads a snapshot's store.
+
+    Raises:
+        SnapshotMismatch: It is damaged.
+        StorageUnavailable: The file cannot be read.
+    """
+    store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
+    if store.sequence != snapshot.sequence:
+        raise SnapshotMismatch(
+            f"snapshot {snapshot.id} holds another store", expected=snapshot.sequence, received=store.sequence
+        )
+    return store
+
+
+def recover(
+    snapshots: Snapshots,
+    ledger: Ledger,
+    device: str,
+    *,
+    through: int | None = None,
+    from_oldest: bool = False,
+    progress: Progress | None = None,
+) -> tuple[WeightStore, Recovery]:
+    """Brings back the store that was: every acknowledged change, none twice.
+
+    Answers that were not yet kept for their idempotency keys are given again by the replay.
+
+    Args:
+        snapshots: Where to start.
+        ledger: Where to go on.
+        device: Where the weights will live.
+        through: The last record to apply; default all.
+        from_oldest: Whether to start from the oldest snapshot in reach: the replay then passes every digest
+            that was noted at later ones.
+        progress: Says how far it is.
+
+    Raises:
+        ConfigError: There is no snapshot.
+        JournalCorrupt: The journal does not continue a good snapshot, or a record is damaged.
+        SnapshotMismatch: No snapshot is good.
+        DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
+        StorageUnavailable: The disk refused.
+    """
+    journal = ledger.journal
+    last = journal.sequence if through is None else through
+    exclusions = Exclusions.read(journal, last)
+    store, start, damaged = newest_good(snapshots, journal, exclusions, device, last, from_oldest=from_oldest)
+    noted, now = journal.fingerprint(), fingerprint(store.device)
+    changed = noted is not None and noted != now
+    other_rules = noted is not None and any(noted.get(rule) != now[rule] for rule in _RULES)
+    if changed:
+        _log.warning("the records were applied by other arithmetic", extra={"noted": noted, "here": now})
+    answers = _Answers(ledger)
+    refused: list[tuple[Record, SuperposedError]] = []
+    digests = {} if changed else journal.digests(store.sequence)
+    walk, length = replay(store, journal, exclusions, last), last - start.sequence
+    for record, outcome in _watched((progress or Progress()).watch(walk, length), length):
+        if isinstance(outcome, Refused):
+            refused.append((record, outcome.error))  # the process ended before this could be journalled
+        elif isinstance(outcome, SuperposedError):
+            raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
+        else:
+            answers.settle(record.sequence, outcome)
+        if exclusions.allows_start(record.sequence):
+            _check_digest(store, digests.get(record.sequence))
+    for record, error in refused if through is None else ():
+        entry = refusal_entry(record.sequence, error)
+        ledger.commit([(entry, None)])
+        store.sequence += 1
+        answers.settle(record.sequence, entry.head["answer"])
+    return store, Recovery(start.id, last - start.sequence, changed, other_rules, tuple(damaged))
+
+
+def check_history(journal: Journal, snapshot: Snapshot) -> None:
+    """Check that a snapshot was taken of the records in this journal.
+
+    A snapshot of the first release names no chain, and one before the horizon cannot be compared.
+
+    Raises:
+        SnapshotMismatch: It was taken of other records.
+    """
+    if not snapshot.chain or not journal.horizon <= snapshot.sequence <= journal.sequence:
+        return
+    if (here := journal.link(snapshot.sequence).hex()) != snapshot.chain:
+        raise SnapshotMismatch(
+            f"snapshot {snapshot.id} is from another directory's history",
+            expected=f"chain {here}",
+            received=snapshot.chain,
+        )
+
+
+def newest_good(
+    snapshots: Snapshots,
+    journal: Journal,
+    exclusions: Exclusions,
+    device: str,
+    through: int,
+    *,
+    from_oldest: bool = False,
+) -> tuple[WeightStore, Snapshot, list[str]]:
+    """The newest snapshot (or the oldest) that replay can start from, and the damaged ones passed over.
+
+    Raises:
+        ConfigError: There is no snapshot.
+        JournalCorrupt: The journal ends before one.
+        SnapshotMismatch: None is good.
+        BeyondHorizon: The journal reaches back to none of them.
+        StorageUnavailable: The disk refused.
+    """
+    damaged: list[str] = []
+    found = snapshots.list()
+    if not found and not snapshots.untouched:
+        raise SnapshotMismatch("no snapshot has a good manifest: restore the directory from a copy")
+    if not found:
+        raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
+    if found[-1].sequence > journal.sequence:
+        raise JournalCorrupt(
+            "the journal ends before the newest snapshot: restore the directory from a copy, or move the"
+            " snapshot's two files away where they are from another directory",
+            expected=f"record {found[-1].sequence}",
+            received=f"record {journal.sequence} as its last",
+        )
+    failure: SuperposedError = BeyondHorizon("the journal reaches back to no snapshot that could be used")
+    for snapshot in found if from_oldest else reversed(found):
+        in_reach = journal.horizon <= snapshot.sequence <= through
+        if not (in_reach and exclusions.allows_start(snapshot.sequence)):
+            continue
+        try:
+            check_history(journal, snapshot)
+            return read_store(snapshots, snapshot, device), snapshot, damaged
+        except SuperposedError as error:
+            known = {"snapshot": snapshot.id, "sequence": snapshot.sequence, "reason": str(error)}
+            _log.error("snapshot passed over", extra=known)
+            damaged.append(snapshot.id)
+            failure = error
+    raise failure
+
+
+def replay(
+    store: WeightStore, journal: Journal, exclusions: Exclusions, through: int
+) -> Iterator[tuple[Record, JsonObject | Refused | SuperposedError]]:
+    """Applies the records that follow the store's sequence number, one for each step of the iterator.
+
+    Yields:
+        The record, and its answer, its refusal by the arithmetic, or why it does not fit the store; either
+        way its sequence number is used.
+
+    Raises:
+        JournalCorrupt: A record is damaged.
+        BeyondHorizon: The journal was trimmed past the store.
+    """
+    for record in journal.replay(store.sequence, through):
+        outcome = _apply(store, record, exclusions)
+        store.sequence = record.sequence
+        yield record, outcome
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A record that fits the store and that the arithmetic refused."""
+
+    error: SuperposedError
+
+
+def _apply(
+    store: WeightStore, record: Record, exclusions: Exclusions
+) -> JsonObject | Refused | SuperposedError:
+    if record.kind in DECISIONS:
+        return dict(record.head["answer"])
+    if record.sequence in exclusions and record.kind not in LASTING:
+        return {}
+    try:
+        change = change_of(record)
+        if change.check(store) is not None:
+            return TaskExists("the store is already as the record would make it")
+    except SuperposedError as error:
+        return error
+    try:
+        return change.apply(store)
+    except SuperposedError as error:
+        return Refused(error)
+    except Exception as error:
+        raise JournalCorrupt(f"record {record.sequence} cannot be applied", received=repr(error)) from error
+
+
+def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
+    """The record that says that another was refused."""
+    return Entry(REFUSAL, {"sequence": sequence, "answer": refusal(error)})
+
+
+class _Answers:
+    """The requests whose answers the replay gives again."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._kept = ledger.answers
+        self._waiting = ledger.answers.unanswered()
+        for _, _, head in ledger.journal.heads({REFUSAL}):
+            self.settle(head["sequence"], head["answer"])
+
+    def settle(self, sequence: int, answer: JsonObject) -> None:
+        """Keeps an answer, where a request waits for it."""
+        if (kept := self._waiting.pop(sequence, None)) is not None:
+            self._kept.settle(kept.origin.key, answer)
+
+
+def _watched(walk: Iterator[T], total: int) -> Iterator[T]:
+    """Shows a progress bar on a terminal where the replay takes longer than a second."""
+    return iter(tqdm(walk, total=total, desc="replaying the journal", unit="record", delay=1, disable=None))
+
+
+def _check_digest(store: WeightStore, expected: str | None) -> None:
+    if expected is not None and (received := store.digest()) != expected:
+        raise DigestMismatch(
+            f"replay arrived at another store at record {store.sequence}",
+            expected=expected,
+            received=received,
+        )

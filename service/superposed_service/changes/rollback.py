@@ -1,0 +1,162 @@
+"""Taking records out of a store's past: rebuilt from a snapshot and the journal without them.
+
+A rollback is a record itself. What it takes out keeps its sequence numbers, and a later rollback to before
+it undoes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superposed.errors import SuperposedError, UnknownTask
+from superposed.store.store import WeightStore
+from superposed_service.changes.base import Change, JsonObject, keys_of
+from superposed_service.changes.exclusions import ROLLBACK, Exclusions, Rollback, ranges
+from superposed_service.changes.replay import Refused, newest_good, replay
+from superposed_service.changes.tasks import Register
+from superposed_service.changes.update import Update
+from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
+from superposed_service.observability.progress import Progress
+from superposed_service.storage import Entry, Journal, Ledger, Snapshots
+
+__all__ = ["RollBack", "Selection", "teaching"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which records are to be taken out; one of the four.
+
+    Args:
+        to_sequence: All that came after this one.
+        task: The updates that teach this task, also inside compositions.
+        sequences: A range, both ends included.
+        api_key: The updates that this API key sent.
+    """
+
+    to_sequence: int | None = None
+    task: str | None = None
+    sequences: tuple[int, int] | None = None
+    api_key: str | None = None
+
+    def find(self, store: WeightStore, ledger: Ledger) -> list[tuple[int, int]]:
+        """The ranges of records that are meant.
+
+        Raises:
+            InvalidRequest: There is no such record.
+            UnknownTask: No task has or had the key.
+            UnknownApiKey: There was no such API key.
+            BeyondHorizon: The journal was trimmed past the beginning of the task or the key.
+        """
+        journal = ledger.journal
+        if self.api_key is not None:
+            return ranges(_sent_by(self.api_key, ledger))
+        if self.task is not None:
+            return ranges(_whole_stream(self.task, store, journal))
+        first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
+        if last > journal.sequence or first > journal.sequence + 1:
+            raise InvalidRequest(
+                "there is no such record yet",
+                expected=f"{journal.sequence} at most",
+                received=max(first - 1, last),
+            )
+        return [(first, last)] if first <= last else []
+
+
+def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
+    """Whether the journal has a key's first registration, and the updates that name the key, in order."""
+    begins, found = False, []
+    for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
+        if key in keys_of(head):
+            begins = begins or (kind == Register.kind and head["generation"] == 0)
+            found += [sequence] if kind == Update.kind else []
+    return begins, found
+
+
+def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
+    begins, found = teaching(key, journal)
+    if begins:
+        return found
+    if key in store.tasks or found:
+        raise BeyondHorizon(
+            f"the journal does not reach back to the beginning of task {key}",
+            expected=f"records after {journal.horizon}: name a range of sequences instead",
+        )
+    raise UnknownTask("no task has or had this key", received=key)
+
+
+def _sent_by(identifier: str, ledger: Ledger) -> list[int]:
+    journal = ledger.journal
+    if (key := ledger.api_keys.get(identifier)) is None:
+        raise UnknownApiKey("no API key has this id", received=identifier)
+    if journal.horizon > key.since:
+        raise BeyondHorizon(
+            f"the journal does not reach back to when API key {identifier} was made",
+            expected=f"records after {journal.horizon}: name a range of sequences instead",
+        )
+    updates = journal.heads({Update.kind})
+    return [sequence for sequence, _, head in updates if head.get("author") == identifier]
+
+
+class RollBack(Change):
+    """A rollback. Rebuilding happens in `check`, aside: only a store that could be rebuilt is replaced.
+
+    Args:
+        selection: What is taken out.
+        snapshots: Where to start from.
+        ledger: Where to go on.
+        progress: Says how far it is.
+    """
+
+    kind = ROLLBACK
+
+    def __init__(
+        self, selection: Selection, snapshots: Snapshots, ledger: Ledger, progress: Progress | None = None
+    ) -> None:
+        self._selection = selection
+        self._snapshots = snapshots
+        self._ledger = ledger
+        self._journal = ledger.journal
+        self._progress = progress or Progress()
+
+    def check(self, store: WeightStore) -> JsonObject | None:
+        """Rebuilds the store; a record that depends on one taken out is taken out with it.
+
+        Raises:
+            BeyondHorizon: No snapshot is old enough, or rows that are needed were erased.
+            StorageError: The disk refused, or a record is damaged.
+        """
+        chosen = self._selection.find(store, self._ledger)
+        if not chosen:
+            return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
+        last = self._journal.sequence
+        decision = Rollback(last + 1, chosen)
+        exclusions = Exclusions.read(self._journal, last).with_rollback(decision)
+        self._rebuilt, start, _ = newest_good(
+            self._snapshots, self._journal, exclusions, str(store.device), last
+        )
+        dependent: list[int] = []
+        walk = replay(self._rebuilt, self._journal, exclusions, last)
+        for record, outcome in self._progress.watch(walk, last - start.sequence):
+            if isinstance(outcome, StorageError | BeyondHorizon):
+                raise outcome
+            if isinstance(outcome, Refused | SuperposedError):
+                dependent.append(record.sequence)
+        numbers = [number for first, end in chosen for number in range(first, end + 1)]
+        self._answer: JsonObject = {
+            "sequence": decision.sequence,
+            "rebuilt_from": start.sequence,
+            "excluded": [list(one) for one in ranges({*numbers, *dependent})],
+        }
+        return None
+
+    def entry(self) -> Entry:
+        """What was asked, and the records taken out: replay does not decide again."""
+        head = {"asked": vars(self._selection), "excluded": self._answer["excluded"], "answer": self._answer}
+        return Entry(self.kind, head)
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """The rebuilt store takes the place of the one that was."""
+        self._rebuilt.sequence = store.sequence + 1
+        store.adopt(self._rebuilt)
+        del self._rebuilt
+        return self._answer

@@ -1,0 +1,70 @@
+"""What goes into the engine and what comes out: rows as a request brings them, and their answer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from superposed.errors import CapacityExceeded
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+
+__all__ = ["Rows"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows as they came in: one context for all of them, or one for each.
+
+    Args:
+        context: A context for all rows; None where `contexts` is given.
+        contexts: (B,) contexts; None where `context` is given.
+        inputs: (B, features): an array, or a list of rows.
+    """
+
+    context: object
+    contexts: Sequence[object] | None
+    inputs: Any
+
+    def __len__(self) -> int:
+        try:
+            return len(self.inputs)
+        except TypeError:
+            return 0
+
+    def check(self, most_rows: int, most_numbers: int) -> None:
+        """Checks how many there are, and how long, before anything looks at what is in them.
+
+        Raises:
+            CapacityExceeded: More rows, or contexts, or numbers in a row, than one request may have.
+        """
+        count = max(len(self), len(self.contexts or ()))
+        if count > most_rows:
+            raise CapacityExceeded(
+                "more rows than one request may have", expected=f"{most_rows} at most", received=count
+            )
+        shape = getattr(self.inputs, "shape", None)
+        if shape is None:
+            lists = self.inputs if isinstance(self.inputs, list) else []
+            longest = max((len(row) for row in lists if isinstance(row, list)), default=0)
+        else:
+            longest = math.prod(shape[1:])
+        if longest > most_numbers:
+            raise CapacityExceeded(
+                "more numbers in a row than there may be",
+                expected=f"{most_numbers} at most",
+                received=longest,
+            )
+
+    def batch(self, store: WeightStore) -> Batch:
+        """Checks the rows against the store's tasks.
+
+        Raises:
+            ContextError: A context that cannot be addressed.
+            InputError: Rows that cannot be used.
+        """
+        if self.contexts is None:
+            return store.batch(self.context, self.inputs)
+        return store.batch_per_row(self.contexts, self.inputs)

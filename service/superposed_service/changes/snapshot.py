@@ -1,0 +1,93 @@
+"""Taking snapshots: bytes from the store, to the disk, read back, and only then is the journal trimmed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from superposed.store.store import WeightStore
+from superposed_service.changes.exclusions import Exclusions
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
+
+__all__ = ["Image", "begin", "is_due", "keep", "start_history", "trim_some"]
+
+
+def begin(directory: DataDirectory, store: WeightStore) -> None:
+    """Makes a directory the home of a store.
+
+    Raises:
+        ConfigError: There is one already.
+        StorageUnavailable: The disk refused.
+    """
+    directory.initialise(
+        store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage
+    )
+
+
+def is_due(since: tuple[int, int], settings: Settings) -> bool:
+    """Whether a recovery would have to replay more records, or bytes of rows, than the settings allow."""
+    records, size = since
+    return records >= settings.snapshot_records or size >= settings.snapshot_bytes
+
+
+def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, int]:
+    """Writes a snapshot, reads it back, and removes those that it makes needless. Any thread, one at a time.
+
+    Returns:
+        The snapshot, and the sequence number from which on the journal is needed.
+
+    Raises:
+        SnapshotMismatch: It does not read back as it was written; older ones are still there.
+        StorageUnavailable: The disk refused; older ones are still there.
+    """
+    digest = WeightStore.from_bytes(image.data).digest()
+    snapshot = snapshots.write(
+        image.data, sequence=image.sequence, digest=digest, chain=image.chain, lineage=image.lineage
+    )
+    snapshots.read(snapshot)  # the same bytes, and so the same store
+    return snapshot, snapshots.trim(history, image.exclusions.allows_start)
+
+
+def trim_some(ledger: Ledger, through: int) -> bool:
+    """Trims the journal by some of its records, on the thread that owns it.
+
+    Returns:
+        Whether there is more to trim.
+
+    Raises:
+        StorageUnavailable: Another directory stands at the path, or the disk refused.
+    """
+    ledger.check_place()
+    return ledger.failure is None and ledger.journal.trim(through)
+
+
+def start_history(ledger: Ledger, directory: DataDirectory, snapshot: Snapshot) -> None:
+    """Make a snapshot the first state that a rollback can reach: older ones, and their records, go.
+
+    Raises:
+        StorageUnavailable: The disk refused.
+    """
+    directory.snapshots.remove(lambda identifier: identifier != snapshot.id)
+    while trim_some(ledger, snapshot.sequence):
+        pass
+
+
+@dataclass(frozen=True)
+class Image:
+    """A store at one moment, ready to become a snapshot.
+
+    Args:
+        data: The snapshot's bytes.
+        sequence: The store's sequence number.
+        exclusions: What was taken out of the past by then.
+        since: Records, and bytes of their payloads, that came after the snapshot before it.
+        chain: The journal's chain at the sequence number, 32 bytes.
+        lineage: The store's identity.
+    """
+
+    data: bytes
+    sequence: int
+    exclusions: Exclusions
+    since: tuple[int, int]
+    chain: bytes
+    lineage: str

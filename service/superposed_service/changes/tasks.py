@@ -1,0 +1,128 @@
+"""Changes of the task registry: register and delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Self
+
+from superposed.config import validated
+from superposed.errors import TaskInUse
+from superposed.store.store import WeightStore
+from superposed.tasks.registry import TaskState
+from superposed.tasks.schema import TaskSchema
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.errors import LimitReached
+from superposed_service.storage import Entry, Record
+
+__all__ = ["Delete", "Register", "task_body"]
+
+
+def task_body(store: WeightStore, state: TaskState) -> JsonObject:
+    """A task, as the service shows it."""
+    schema, seen = state.schema, state.prequential
+    return {
+        **schema.model_dump(mode="json"),
+        "rows_seen": seen.rows,
+        "updates": state.updates,
+        "prequential": {"accuracy": seen.accuracy(schema.loss), "loss": seen.loss},
+        "last_sequence": state.last_sequence,
+        "rows_kept": store.reservoir.rows_kept(schema.key),
+        "quarantined": store.tasks.quarantined.get(schema.key),
+    }
+
+
+class Register(Change):
+    """A task is registered.
+
+    Args:
+        schema: Gives the task's schema in a store.
+        most: How many tasks one author may have registered; None for any number.
+    """
+
+    kind = "register"
+
+    def __init__(self, schema: Callable[[WeightStore], TaskSchema], most: int | None = None) -> None:
+        self._schema_for, self._most = schema, most
+
+    @property
+    def task(self) -> str:
+        """Its key."""
+        return self._schema.key
+
+    def check(self, store: WeightStore) -> JsonObject | None:
+        """A task that is registered the same already is answered as it is."""
+        self._schema = store.completed(self._schema_for(store))
+        existing = store.find_same(self._schema)
+        self._generation = store.tasks.next_generation(self._schema.key)
+        if existing is None:
+            self._check_room(store)
+        return None if existing is None else {"new": False, "task": task_body(store, existing)}
+
+    def _check_room(self, store: WeightStore) -> None:
+        if self._most is None or self.author is None:
+            return
+        if (count := store.tasks.registered_by(self.author)) >= self._most:
+            raise LimitReached(
+                "this API key has registered as many tasks and compositions as it may: delete some first",
+                expected=f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)",
+                received=count + 1,
+            )
+
+    def entry(self) -> Entry:
+        """The schema, and how often the key was deleted before."""
+        head = {"schema": self._schema.to_json(), "generation": self._generation}
+        return Entry(self.kind, head)
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers with the task."""
+        state, new = store.register(self._schema, author=self.author or "", recorded=True)
+        return {"new": new, "task": task_body(store, state)}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the schema."""
+        schema = validated(TaskSchema, record.head["schema"])
+        return cls(lambda _: schema)
+
+
+class Delete(Change):
+    """A task is forgotten.
+
+    Args:
+        key: The task.
+        untaught: Whether only a task that no update has taught is: the way back from a registration.
+    """
+
+    kind = "delete"
+
+    def __init__(self, key: str, *, untaught: bool = False) -> None:
+        self._key, self._untaught = key, untaught
+
+    @property
+    def task(self) -> str:
+        """Its key."""
+        return self._key
+
+    def check(self, store: WeightStore) -> None:
+        """The task must be there, and no other's group."""
+        state = store.tasks.check_removable(self._key)
+        if self._untaught and state.updates:
+            raise TaskInUse(
+                f"task {self._key} was taught since it was registered",
+                expected="a task without updates",
+                received=f"{state.updates} updates",
+            )
+
+    def entry(self) -> Entry:
+        """The key."""
+        return Entry(self.kind, {"key": self._key})
+
+    def apply(self, store: WeightStore) -> JsonObject:
+        """Answers with nothing."""
+        store.delete(self._key)
+        return {}
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """From the key."""
+        return cls(record.head["key"])

@@ -1,0 +1,108 @@
+"""Checking a data directory that no server is using: what is wrong with it, and what can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from superposed.errors import SuperposedError
+from superposed_service.changes.exclusions import Exclusions
+from superposed_service.changes.replay import check_history, read_store, recover, use_noted_threads
+from superposed_service.errors import JournalCorrupt
+from superposed_service.storage import DataDirectory, Ledger, Snapshot
+
+__all__ = ["Finding", "verify"]
+
+_SET_ASIDE = "move its two files away; the line on recovery says whether the others are enough"
+_TAKE_OUT = (
+    "restore the directory from a copy; or `superposed export DIR FILE --snapshot` and import that:"
+    " it is the store of the newest good snapshot, without the records after it"
+)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Args:
+        subject: What it is.
+        detail: What it holds, or what is wrong with it.
+        remedy: What can be done; None where it is good.
+    """
+
+    subject: str
+    detail: str
+    remedy: str | None = None
+
+
+def verify(directory: DataDirectory) -> list[Finding]:
+    """Reads everything once, and replays the journal onto the newest good snapshot; changes nothing."""
+    findings = [
+        _finding(f"snapshot {snapshot.id}", partial(_check_snapshot, directory, snapshot), _SET_ASIDE)
+        for snapshot in directory.snapshots.list()
+    ]
+    findings += [
+        Finding(f"manifest {name}", "is not what was written", _SET_ASIDE)
+        for name in directory.snapshots.unreadable()
+    ]
+    if not findings:
+        findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
+    findings.append(_finding("journal", lambda: _check_journal(directory.ledger()), _TAKE_OUT))
+    if findings[-1].remedy is None:
+        findings += [
+            _finding(f"origin of {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
+            for snapshot in directory.snapshots.list()
+        ]
+        findings.append(_finding("recovery", lambda: _check_recovery(directory), _TAKE_OUT))
+        findings.append(_finding("history", lambda: _check_history(directory), _TAKE_OUT))
+    return findings
+
+
+def _finding(subject: str, check: Callable[[], str], remedy: str) -> Finding:
+    try:
+        return Finding(subject, check())
+    except SuperposedError as error:
+        return Finding(subject, str(error), remedy)
+
+
+def _check_snapshot(directory: DataDirectory, snapshot: Snapshot) -> str:
+    store = read_store(directory.snapshots, snapshot, "cpu")
+    return f"good: {len(store.tasks)} tasks after record {store.sequence}, {snapshot.bytes} bytes"
+
+
+def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
+    check_history(directory.ledger().journal, snapshot)
+    return "good: taken of this journal's records"
+
+
+def _check_journal(ledger: Ledger) -> str:
+    if damaged := ledger.damaged_pages():
+        raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
+    journal, erased = ledger.journal, 0
+    for record in journal.replay(journal.horizon):
+        erased += record.payload is None
+    first = journal.horizon + 1
+    notes = [f"good: records {first} to {journal.sequence}" if journal.has_records else "good: no records"]
+    notes += [f"{erased} payloads erased"] if erased else []
+    rollbacks = len(Exclusions.read(journal, journal.sequence).rollbacks)
+    notes += [f"{rollbacks} rollbacks"] if rollbacks else []
+    return ", ".join(notes)
+
+
+def _check_recovery(directory: DataDirectory) -> str:
+    ledger = directory.ledger()
+    use_noted_threads(ledger.journal)
+    store, recovery = recover(directory.snapshots, ledger, "cpu", through=ledger.journal.sequence)
+    other = ", by other arithmetic than before" if recovery.fingerprint_changed else ""
+    return f"good: {recovery.replayed} records replayed{other}; digest {store.digest()[:16]}"
+
+
+def _check_history(directory: DataDirectory) -> str:
+    """Replay from the oldest snapshot: the store must be the one that each later snapshot holds."""
+    ledger = directory.ledger()
+    use_noted_threads(ledger.journal)
+    last = ledger.journal.sequence
+    _, recovery = recover(directory.snapshots, ledger, "cpu", through=last, from_oldest=True)
+    compared = 0 if recovery.fingerprint_changed else len(ledger.journal.digests(last - recovery.replayed))
+    return f"good: {recovery.replayed} records replayed, {compared} digests compared"

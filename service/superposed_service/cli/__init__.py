@@ -1,0 +1,1 @@
+"""The `superposed` command, one module a group of commands."""

@@ -1,0 +1,97 @@
+"""`superposed keys create | list | revoke | rotate`: API keys of a data directory that no server is using."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from superposed_service.api.auth import create, keys_body, revoke, rotate
+from superposed_service.cli.init import Directory
+from superposed_service.storage import DataDirectory
+
+__all__ = ["keys"]
+
+keys = typer.Typer(no_args_is_help=True, help="API keys of a data directory (a running server: /v1/keys).")
+
+Identifier = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
+Quota = Annotated[float | None, typer.Option(help="Its own quota; 0 for none. Default: the server's.", min=0)]
+
+
+class _Scope(StrEnum):
+    monitor = "monitor"
+    infer = "infer"
+    update = "update"
+    admin = "admin"
+
+
+@keys.command("create")
+def create_key(
+    directory: Directory,
+    scope: Annotated[
+        _Scope, typer.Option(help="monitor (metrics); infer; update (infer, and learn); admin (all).")
+    ],
+    name: Annotated[str, typer.Option(help="Free text.")] = "",
+    tasks: Annotated[str, typer.Option(help="Pattern of task keys that it may name.")] = "*",
+    days: Annotated[float | None, typer.Option(help="How long it is good.", min=0)] = None,
+    requests_per_second: Quota = None,
+    rows_per_second: Quota = None,
+    updates_per_second: Quota = None,
+) -> None:
+    """Makes an API key and shows it, once. From the first one on, every request needs one."""
+    expires = None if days is None else time.time() + days * 86_400
+    with DataDirectory.existing(directory) as opened:
+        _, text = create(
+            opened.ledger(),
+            name=name,
+            scope=scope.value,
+            tasks=tasks,
+            expires=expires,
+            requests_per_second=requests_per_second,
+            rows_per_second=rows_per_second,
+            updates_per_second=updates_per_second,
+        )
+    typer.echo(text)
+
+
+@keys.command("list")
+def list_keys(directory: Directory) -> None:
+    """Lists the API keys of DIR."""
+    with DataDirectory.existing(directory) as opened:
+        found = keys_body(opened.ledger().api_keys)
+    table = Table()
+    for name in ("id", "name", "scope", "tasks", "created", "expires", "revoked", "a second"):
+        table.add_column(name, no_wrap=name == "id")
+    for key in found:
+        times = [_time(key[field]) for field in ("created", "expires", "revoked")]
+        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times, _quotas(key))
+    Console().print(table)
+
+
+@keys.command("revoke")
+def revoke_key(directory: Directory, identifier: Identifier) -> None:
+    """Ends an API key; what it did stays on record under its id."""
+    with DataDirectory.existing(directory) as opened:
+        revoke(opened.ledger(), identifier)
+
+
+@keys.command("rotate")
+def rotate_key(directory: Directory, identifier: Identifier) -> None:
+    """Gives an API key a new secret and shows it, once; the old one is no good from now on."""
+    with DataDirectory.existing(directory) as opened:
+        _, text = rotate(opened.ledger(), identifier)
+    typer.echo(text)
+
+
+def _quotas(key: dict[str, Any]) -> str:
+    own = {unit: key[f"{unit}_per_second"] for unit in ("requests", "rows", "updates")}
+    return ", ".join(f"{quota:g} {unit}" for unit, quota in own.items() if quota is not None)
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "minutes")

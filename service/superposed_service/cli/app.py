@@ -1,0 +1,74 @@
+"""The `superposed` command."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from superposed.errors import SuperposedError
+from superposed_client import SuperposedError as ClientError
+from superposed_service.cli.api_keys import keys
+from superposed_service.cli.bench.command import bench
+from superposed_service.cli.config import config
+from superposed_service.cli.data_directory import add_commands
+from superposed_service.cli.init import init
+from superposed_service.cli.serve import serve
+
+__all__ = ["app", "run"]
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(keys, name="keys")
+app.add_typer(config, name="config")
+app.command()(init)
+app.command()(serve)
+app.command()(bench)
+add_commands(app)
+_console = Console(stderr=True)
+
+
+def run() -> None:
+    """Runs the command line; an expected error is one line and exit code 1."""
+    try:
+        app()
+    except (SuperposedError, ClientError) as error:
+        _console.print(f"superposed: {error}", style="red", markup=False, highlight=False)
+        raise SystemExit(1) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version("superposed"))
+        raise typer.Exit
+
+
+@app.callback()
+def _superposed(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Many task models in one set of weights, each served and taught by its key."""
+
+
+@app.command()
+def demo(
+    data: Annotated[str, typer.Option(help="digits, or mnist where its files are present.")] = "digits",
+    output: Annotated[Path, typer.Option(help="Where the picture and the figures go.")] = Path(
+        "demo-results"
+    ),
+    keep: Annotated[
+        bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
+    ] = None,
+) -> None:
+    """Starts a server, teaches it real tasks one after another over HTTP, and shows what it remembers."""
+    # Ended from outside, it still stops the server that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    from superposed_service.cli.demo import run_demo
+
+    run_demo(data, output, keep=sys.stdout.isatty() if keep is None else keep)

@@ -1,0 +1,48 @@
+"""`superposed config show`: what a server started here and now would run with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from superposed_service.cli.settings_loader import configure
+
+__all__ = ["ConfigFile", "config"]
+
+config = typer.Typer(
+    no_args_is_help=True, help="Settings: a TOML file, over it the environment, over it flags."
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings in TOML; default: $SUPERPOSED_CONFIG."),
+]
+
+
+@config.callback()
+def _config() -> None:
+    """Keeps `show` a command of its own, though it is the only one."""
+
+
+@config.command()
+def show(
+    file: ConfigFile = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Shows every setting and where its value comes from."""
+    found = configure(file)
+    values = found.settings.model_dump(mode="json")
+    if as_json:
+        shown = {name: {"value": value, "from": found.origins[name]} for name, value in values.items()}
+        typer.echo(json.dumps(shown, indent=1))
+        return
+    table = Table("setting", "value", "from", "what")
+    for name, value in values.items():
+        described = type(found.settings).model_fields[name].description
+        table.add_row(name, json.dumps(value), found.origins[name], described)
+    Console().print(table)

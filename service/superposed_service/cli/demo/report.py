@@ -1,0 +1,66 @@
+"""The demo's table and picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from superposed_service.cli.demo.baselines import Curves
+
+__all__ = ["save_report", "show_table"]
+
+
+def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> None:
+    """Accuracy of every task right after learning it and at the end."""
+    table = Table(title="Test accuracy", title_justify="left")
+    table.add_column("task", no_wrap=True, min_width=17)
+    for heading in ("right after", "at the end", "plain network", "separate models"):
+        table.add_column(heading, justify="right")
+    columns = (np.diag(store), store[:, -1], plain[:, -1], separate[:, -1])
+    for place, key in enumerate(keys):
+        table.add_row(key, *(f"{column[place]:.3f}" for column in columns))
+    table.add_section()
+    table.add_row("mean", *(f"{column.mean():.3f}" for column in columns))
+    console.print(table)
+    console.print(
+        "right after, at the end: the superposed store, over HTTP. plain network: the same size, the same\n"
+        "updates, no contexts, at the end. separate models: one a task, together as many bytes as the store.",
+        style="dim",
+    )
+
+
+def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> Path:
+    """Writes the curves as JSON and PNG; returns the picture's path."""
+    named = {"superposed store": store, "plain network": plain, "separate models": separate}
+    values = {
+        name: [[None if np.isnan(cell) else cell for cell in row] for row in curves.tolist()]
+        for name, curves in named.items()
+    }
+    (output / "demo.json").write_text(json.dumps({"tasks": list(keys), "curves": values}, indent=1))
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    learned = np.arange(1, len(keys) + 1)
+    for axes, (name, curves) in zip(
+        panels, (("superposed store", store), ("plain network", plain)), strict=True
+    ):
+        for place, key in enumerate(keys):
+            axes.plot(learned, curves[place], marker=".", linewidth=1.4, label=key)
+        axes.plot(learned, np.nanmean(curves, axis=0), color="black", linewidth=2.4, label="mean")
+        axes.set_title(f"One {name}", loc="left", fontsize=11)
+        axes.set_xlabel("tasks learned")
+        axes.grid(visible=True, alpha=0.25, linewidth=0.6)
+        axes.set_ylim(0, 1.02)
+    panels[0].set_ylabel("test accuracy")
+    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    path = output / "forgetting.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path

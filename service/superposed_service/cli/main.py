@@ -1,0 +1,19 @@
+"""The `superposed` command's entry point: says what to install where a part is missing."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        from superposed_service.cli.app import run
+
+        run()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("superposed"):
+            raise
+        sys.exit(f"superposed: {error.name} is not installed; run: pip install 'superposed[demo]'")

@@ -1,0 +1,129 @@
+"""Changes at the door: whether each came before, can be written, and fits the store as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from superposed import errors as library
+from superposed.errors import SuperposedError
+from superposed.store.store import WeightStore
+from superposed_service import errors as service
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.quarantine import AUTHOR
+from superposed_service.engine.telemetry import Ticket
+from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
+from superposed_service.storage import Ledger, Record
+from superposed_service.storage.idempotency import Origin
+
+__all__ = ["Intake", "Observer", "Write", "raise_refusal"]
+
+# Gets a record and what came of it.
+Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
+_NOBODY: Mapping[str, Origin] = {}
+
+
+@dataclass(frozen=True)
+class Write:
+    """A change that waits for its turn.
+
+    Args:
+        change: What is asked.
+        origin: The request it came from, where that has an idempotency key.
+        ticket: Of the request that waits for it; None for a decision of the guard.
+        future: Where its answer goes.
+    """
+
+    change: Change
+    origin: Origin | None = None
+    ticket: Ticket | None = None
+    future: Future[JsonObject] = field(default_factory=Future)
+
+
+class Intake:
+    """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled.
+
+    Args:
+        ledger: What was answered before, and whether anything can be written.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def admit(self, writes: Sequence[Write], store: WeightStore) -> list[Write]:
+        """The changes of a group that may be journalled; the others are answered at once."""
+        entering: dict[str, Origin] = {}
+        found = (self._let_in(write, store, entering) for write in writes)
+        return [write for write in found if write is not None]
+
+    def _let_in(self, write: Write, store: WeightStore, entering: dict[str, Origin]) -> Write | None:
+        if not write.future.set_running_or_notify_cancel():
+            return None
+        try:
+            answer = self.settled(write.origin, entering)
+            if answer is None:
+                self.check_writable()
+                answer = write.change.check(store)
+            if answer is None and write.origin is not None:
+                write = replace(write, origin=self._owned(write.origin, write.change, entering))
+        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+            write.future.set_exception(error)
+            return None
+        if answer is not None:
+            write.future.set_result(answer)
+            return None
+        return write
+
+    def _owned(self, origin: Origin, change: Change, entering: dict[str, Origin]) -> Origin:
+        """The origin, counted among its owner's; raises `QuotaExceeded` where that one has too many."""
+        owner = AUTHOR + change.author if change.author is not None else change.task
+        waiting = sum(one.owner == owner for one in entering.values())
+        self._ledger.answers.check_room(owner, waiting)
+        entering[origin.key] = replace(origin, owner=owner)
+        return entering[origin.key]
+
+    def settled(self, origin: Origin | None, entering: Mapping[str, Origin] = _NOBODY) -> JsonObject | None:
+        """The answer that a request had when it came before; raises what it was refused with.
+
+        Args:
+            origin: The request.
+            entering: Requests of the same group, by key.
+
+        Raises:
+            IdempotencyMismatch: The key came with another request.
+            IdempotencyInFlight: The same request is being worked on.
+        """
+        if origin is None:
+            return None
+        kept = self._ledger.answers.find(origin)
+        twin = entering.get(origin.key)
+        if twin is not None and twin != origin:
+            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
+        if kept is not None and kept.answer is None:
+            self.check_writable()  # after a failed commit nobody works on it any more
+        if twin is not None or (kept is not None and kept.answer is None):
+            raise IdempotencyInFlight(
+                "the same request is being worked on: ask again for its answer", received=origin.key
+            )
+        if kept is None or kept.answer is None:
+            return None
+        raise_refusal(kept.answer)
+        return kept.answer
+
+    def check_writable(self) -> None:
+        """Raises `StorageUnavailable` where nothing can be written any more."""
+        if self._ledger.failure is not None:
+            raise StorageUnavailable(
+                "the journal failed: nothing is learned until the service is started again",
+                received=self._ledger.failure,
+            )
+
+
+def raise_refusal(answer: JsonObject) -> None:
+    """Raises what an answer says that a change was refused with, where it does."""
+    if (refused := answer.get("refused")) is not None:
+        name = refused["error"]
+        kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)
+        raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

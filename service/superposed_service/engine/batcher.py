@@ -1,0 +1,127 @@
+"""From rows that wait to one mixed batch, and from its logits back to an answer for each of them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.errors import NonFiniteInput, SuperposedError
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch, ResolvedContext, merge
+from superposed.tasks.schema import TaskSchema
+from superposed_service.changes.rows import Rows
+
+__all__ = ["Answer", "answer_rows"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What inference found.
+
+    Args:
+        sequence: Of the weights that answered.
+        tasks: The K tasks that the rows belong to.
+        places: (B,) each row's place in `tasks`.
+        logits: (B, store outputs); each row's task says how many of them are its own.
+    """
+
+    sequence: int
+    tasks: tuple[TaskSchema, ...]
+    places: NDArray[np.int64]
+    logits: NDArray[Any]
+
+
+Outcome = Answer | Exception
+
+
+@dataclass(frozen=True)
+class _Share:
+    """One request's rows in the mixed batch: as many as there are in `batch`, or in the request."""
+
+    place: int
+    rows: int
+    parts: tuple[ResolvedContext, ...]
+    batch: Batch | None = None
+
+
+def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
+    """Answers several requests' rows in one mixed batch. Whoever has the store calls it.
+
+    Returns:
+        For each request its answer, or what it is refused with; one that cannot be answered spoils no other.
+    """
+    outcomes: dict[int, Outcome] = {}
+    batches, shares = _prepare(store, several, outcomes)
+    try:
+        outcomes.update(_answered(store, batches, shares))
+    except SuperposedError as error:
+        if len(shares) == 1:
+            outcomes[shares[0].place] = error
+        else:
+            # One request's context may not exist in this family: then each answers for itself.
+            outcomes.update({one.place: answer_rows(store, [several[one.place]])[0] for one in shares})
+    except Exception as error:  # noqa: BLE001 - a bug must not end the engine
+        outcomes.update({one.place: error for one in shares})
+    return [outcomes[place] for place in range(len(several))]
+
+
+def _prepare(
+    store: WeightStore, several: Sequence[Rows], outcomes: dict[int, Outcome]
+) -> tuple[list[Batch], list[_Share]]:
+    """The rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
+    faces: dict[int, ResolvedContext] = {}
+    for place, rows in enumerate(several):
+        if rows.contexts is None:
+            try:
+                faces[place] = store.resolve(rows.context)
+            except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+                outcomes[place] = error
+    batches: list[Batch] = []
+    shares: list[_Share] = []
+    alike = _together(store, faces, several)
+    if alike is not None:
+        batches.append(alike)
+        shares += [_Share(place, len(several[place]), (face,)) for place, face in faces.items()]
+    done = outcomes.keys() | {share.place for share in shares}
+    for place in (place for place in range(len(several)) if place not in done):
+        try:
+            batch = several[place].batch(store)
+        except Exception as error:  # noqa: BLE001 - likewise
+            outcomes[place] = error
+        else:
+            batches.append(batch)
+            shares.append(_Share(place, len(batch), batch.parts, batch))
+    return batches, shares
+
+
+def _together(store: WeightStore, faces: dict[int, ResolvedContext], several: Sequence[Rows]) -> Batch | None:
+    with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
+        return store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
+    return None
+
+
+def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Share]) -> dict[int, Outcome]:
+    if not shares:
+        return {}
+    logits = store.logits(merge(batches)).numpy()
+    finite = bool(np.isfinite(logits).all())
+    outcomes: dict[int, Outcome] = {}
+    start = 0
+    for share in shares:
+        own = logits[start : start + share.rows]
+        start += share.rows
+        if not (finite or np.isfinite(own).all()):
+            outcomes[share.place] = NonFiniteInput(
+                "the answer is not finite: the inputs are too large for this store"
+            )
+            continue
+        index = None if share.batch is None else share.batch.index
+        places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
+        schemas = tuple(part.task.schema for part in share.parts)
+        outcomes[share.place] = Answer(store.sequence, schemas, places, own)
+    return outcomes

@@ -1,0 +1,106 @@
+"""Canary rows: sampled from a task's stream, and measured later to see how the task fares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.store.losses import row_losses
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import read_targets
+from superposed_service.changes.array_codec import pack, unpack
+from superposed_service.changes.update import Update
+from superposed_service.storage import Canary
+
+__all__ = ["measure", "sample"]
+
+# Floors of an mse task's variance: a tenth in the network's own units, and a tenth of the targets' size.
+_SPREAD, _RELATIVE_SPREAD = 0.01, 0.01
+
+
+def sample(
+    update: Update, key: str, sequence: int, seen: int, free: Sequence[int], most: int
+) -> Iterator[tuple[int, Canary]]:
+    """Which rows of an applied update are kept: a uniform sample of a task's whole stream.
+
+    Args:
+        update: What was learned.
+        key: The task.
+        sequence: Of the update's record; it also seeds the choice.
+        seen: How many rows of the task came before.
+        free: Places that nothing is kept in.
+        most: How many places there are.
+
+    Yields:
+        The place that a row takes, and the row.
+
+    Source: reservoir sampling, Vitter 1985, algorithm R.
+    """
+    places = update.places_of(key)
+    taken = min(len(free), len(places))
+    before = seen + np.arange(taken, len(places))  # rows of the task before each of the others
+    drawn = np.random.default_rng(sequence).integers(0, before + 1)
+    kept = np.flatnonzero(drawn < most)
+    for place, slot in [
+        *enumerate(free[:taken]),
+        *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
+    ]:
+        row, target = update.row(places[place])
+        yield slot, Canary(sequence, pack({"inputs": row, "target": target}), update.author or "")
+
+
+def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
+    """Measure how badly each task answers its canaries: 0 for right, 1 for no better than chance.
+
+    It is a mean over rows. A cross-entropy row counts the probability left to other classes, over that of a
+    uniform answer. An mse row counts the squared error over the spread of the task's targets. The spread has
+    a floor: a network's answers move by some hundredths anyway, and targets that hardly differ would make
+    that look like harm. No row counts more than 1. Nothing is learned, and nothing remembered.
+
+    Raises:
+        SuperposedError: A row does not fit its task.
+    """
+    names: list[str] = []
+    inputs: list[NDArray[Any]] = []
+    targets: list[Any] = []
+    scale: dict[str, float] = {}
+    for key, rows in canaries.items():
+        schema = store.tasks.get(key).schema
+        arrays = [unpack(canary.payload) for canary in rows]
+        names += [key] * len(rows)
+        inputs += [one["inputs"] for one in arrays]
+        targets += [_target(one["target"], schema) for one in arrays]
+        if schema.loss == "mse":
+            scale[key] = _spread(np.asarray([one["target"] for one in arrays], dtype=np.float64))
+    if not names:
+        return {}
+    batch = store.batch_per_row(names, inputs)
+    aims = read_targets(batch, targets, store.config.network.outputs)
+    losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
+    own: dict[str, list[float]] = {key: [] for key in canaries}
+    for name, loss in zip(names, losses, strict=True):
+        own[name].append(_badness(loss, scale.get(name), store.tasks.get(name).schema.outputs))
+    return {key: float(np.mean(values)) for key, values in own.items() if values}
+
+
+def _spread(targets: NDArray[np.float64]) -> float:
+    """The variance of a task's targets, with an absolute and a relative floor."""
+    return max(float(np.var(targets)), _SPREAD, _RELATIVE_SPREAD * float(np.mean(np.square(targets))))
+
+
+def _badness(loss: float, spread: float | None, outputs: int) -> float:
+    if not math.isfinite(loss):
+        return 1.0
+    if spread is not None:
+        return min(1.0, loss / spread)
+    chance = 1.0 - 1.0 / outputs
+    return min(1.0, (1.0 - math.exp(-loss)) / chance) if chance else 0.0
+
+
+def _target(values: NDArray[Any], schema: TaskSchema) -> int | list[float]:
+    return values.tolist() if schema.loss == "mse" else int(values[0])

@@ -1,0 +1,298 @@
+"""The sole owner of the store: queue in, batch out, journal, apply.
+
+One thread at a time touches torch: the engine's, or for a small batch the event loop's (`answering.py`).
+Requests wait in two lines, reads (inference) and the rest (updates, evaluations, registry changes,
+snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed batch of the waiting
+reads, as many as `batch_rows` allows, and then does one thing for the other line: applies one committed
+change, runs one job, or lets the guard take one step of an inquiry that the line waits for. So neither kind
+waits for more than one of the other. Updates that stand in line together are committed to the journal
+together, before the first of them is applied, by a second thread: meanwhile the engine's answers reads and
+applies the updates that were committed before. Reads never see half an update, because nothing else touches
+the store while one is applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, TypeVar
+
+from superposed.errors import CapacityExceeded
+from superposed.learning.online import measure_batch
+from superposed.store.losses import Measured
+from superposed.store.store import WeightStore
+from superposed.tasks.targets import Target, read_targets
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.rows import Rows
+from superposed_service.changes.update import Update
+from superposed_service.engine.batcher import Answer
+from superposed_service.engine.inference import Answering
+from superposed_service.engine.request_metadata import current_caller
+from superposed_service.engine.request_queues import Job, Lines, Read, Waiting
+from superposed_service.engine.writer import Write, Writer, resolve
+from superposed_service.errors import DeadlineExceeded, NotReady
+from superposed_service.settings import Settings
+from superposed_service.storage.idempotency import Origin
+
+__all__ = ["Engine"]
+
+T = TypeVar("T")
+
+
+class Engine:
+    """Runs a store on a thread of its own.
+
+    Args:
+        writer: The store and the way into it; its own from `start` to `stop`.
+        settings: Batch and queue limits.
+    """
+
+    def __init__(self, writer: Writer, settings: Settings) -> None:
+        self._writer = writer
+        self._telemetry = writer.telemetry
+        self._settings = settings
+        self._lines = Lines(settings)
+        self._wake = threading.Condition()
+        self._answering = Answering(writer, self._lines, self._wake, settings, self._is_idle)
+        self._stopping = False
+        self._journalling = ThreadPoolExecutor(1, "superposed-journal")
+        self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begins to work off the queues."""
+        self._answering.measure()
+        self._thread.start()
+
+    def stop(self) -> Writer:
+        """Stops admitting, finishes what was admitted, and gives the store back. Blocks until done."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        self._thread.join()
+        with self._answering.turn:  # a batch that the event loop has taken is answered
+            pass
+        self._journalling.shutdown()
+        return self._writer
+
+    @property
+    def ready(self) -> bool:
+        """Whether requests are admitted."""
+        return self._thread.is_alive() and not self._stopping
+
+    @property
+    def crashed(self) -> bool:
+        """Whether its thread ended though nobody stopped it: nothing is answered any more."""
+        return not (self._thread.is_alive() or self._stopping)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many reads, and how many other requests, stand in line."""
+        return len(self._lines.reads), len(self._lines.jobs)
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is learned until the next start, though inference goes on; or None."""
+        return self._writer.ledger.failure
+
+    @property
+    def since_snapshot(self) -> tuple[int, int]:
+        """How many records, and bytes of rows, came after the newest snapshot."""
+        return self._writer.records_since_snapshot, self._writer.bytes_since_snapshot
+
+    # Called on the event loop
+
+    async def infer(self, rows: Rows) -> Answer:
+        """Answers rows, in one mixed batch with whatever else is waiting.
+
+        Raises:
+            SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
+        """
+        self.check_rows(rows)
+        loop = asyncio.get_running_loop()
+        light = self._answering.is_light(rows)
+        read = Read(rows, loop.create_future(), loop, self._telemetry.ticket(), light)
+        limit_s = self._admit(read)
+        timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
+        try:
+            return await read.future
+        finally:
+            timer.cancel()
+
+    async def update(
+        self,
+        rows: Rows,
+        targets: Sequence[Target],
+        steps: int,
+        origin: Origin | None = None,
+        author: str | None = None,
+    ) -> JsonObject:
+        """Applies one update and answers what the model knew before it; raises as `change`."""
+        self.check_rows(rows)
+        if steps > self._settings.max_steps:
+            raise CapacityExceeded(
+                "more steps than one update may have",
+                expected=f"{self._settings.max_steps} at most",
+                received=steps,
+            )
+        return await self.change(Update(rows, targets, steps), origin, author)
+
+    async def change(
+        self,
+        change: Change,
+        origin: Origin | None = None,
+        author: str | None = None,
+        *,
+        limited: bool = True,
+    ) -> JsonObject:
+        """Journals a change and applies it. When it returns, the change is on the disk.
+
+        Args:
+            change: What is asked.
+            origin: The request it came from.
+            author: Who asks: an API key's id.
+            limited: Whether it may take no longer than a request may wait.
+
+        Raises:
+            UpdateError: Refused by the arithmetic; the store is as it was, and the refusal is recorded.
+            IdempotencyMismatch: The origin's key came with another request.
+            IdempotencyInFlight: The same request is being worked on.
+            StorageUnavailable: The disk refused; whether the change counts is known after the next start.
+            SuperposedError: As `infer`.
+        """
+        change.author = author
+        write = Write(change, origin, self._telemetry.ticket())
+        limit_s = self._admit(write)
+        return await _answer(write.future, limit_s if limited else None)
+
+    async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
+        """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
+        self.check_rows(rows)
+
+        def run(store: WeightStore) -> Measured:
+            batch = rows.batch(store)
+            return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
+
+        return await self.call(run, size=len(rows))
+
+    async def call(self, run: Callable[[WeightStore], T], *, size: int = 1) -> T:
+        """Runs what changes nothing on the engine's thread, in its turn among the updates.
+
+        Args:
+            run: Gets the store.
+            size: How many rows it answers, where it answers any: what its turn costs.
+        """
+        return await self.call_writer(lambda writer: run(writer.store), size=size)
+
+    async def call_writer(self, run: Callable[[Writer], T], *, size: int = 1) -> T:
+        """Runs anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
+        future: Future[T] = Future()
+        limit_s = self._admit(Job(run, future, size))
+        return await _answer(future, limit_s)
+
+    def check_room(self, *, reads: bool) -> None:
+        """Checks, before more is spent on a request, whether it could wait in line.
+
+        Args:
+            reads: In which.
+
+        Raises:
+            Overloaded: It could not.
+        """
+        self._lines.check_wait(current_caller(), self._writer.pending, reads=reads)
+
+    def check_rows(self, rows: Rows) -> None:
+        """Checks how many there are, and how long, as `Rows.check` does."""
+        rows.check(self._settings.max_rows, self._settings.max_row_numbers)
+
+    def _admit(self, work: Waiting) -> float:
+        """Puts work in its line, and says how many seconds it may take."""
+        caller = current_caller()
+        with self._wake:
+            if not self.ready:
+                raise NotReady("the service is starting or stopping")
+            self._lines.join(work, caller, self._writer.pending)
+            if not (isinstance(work, Read) and self._answering.soon(work.loop)):
+                self._wake.notify()
+        return caller.left_s(self._settings.request_timeout_s)
+
+    # On the engine's thread
+
+    def _loop(self) -> None:
+        while self._wait():
+            with self._answering.turn:
+                self._take_turn()
+
+    def _take_turn(self) -> None:
+        started = time.monotonic()
+        rows = self._answering.answer()
+        if self._writer.landed:
+            self._writer.finish()
+        applied = 0
+        if self._writer.inquiring:
+            self._writer.inquire()
+        else:
+            self._run_or_commit()
+            applied = self._writer.apply_next(inquire=False) if self._writer.pending else 0
+        self._note_turn(rows, applied, time.monotonic() - started)
+
+    def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
+        with self._wake:
+            if rows:
+                self._lines.reads.pace.note(rows, seconds)
+            if applied:
+                self._lines.jobs.pace.note(applied, seconds)
+
+    def _wait(self) -> bool:
+        """Waits for something to do; False once there is nothing left and will not be."""
+        with self._wake:
+            while not (busy := self._has_work()) and (self._writer.committing or not self._stopping):
+                self._wake.wait()
+            return busy
+
+    def _has_work(self) -> bool:
+        return bool(self._lines.reads) or self._has_other_work()
+
+    def _is_idle(self) -> bool:
+        return not (self._stopping or self._has_other_work())
+
+    def _has_other_work(self) -> bool:
+        ready = self._writer.pending or self._writer.landed or self._writer.inquiring
+        return bool(ready or (self._lines.jobs and not self._writer.committing))
+
+    def _landed(self, _: Future[Any]) -> None:
+        with self._wake:
+            self._wake.notify()
+
+    def _run_or_commit(self) -> None:
+        """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
+        with self._wake:
+            group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
+        writes = [work for work in group if isinstance(work, Write)]
+        if writes and (journalled := self._writer.begin(writes, self._journalling)) is not None:
+            journalled.add_done_callback(self._landed)
+        for work in group:
+            if isinstance(work, Job) and work.future.set_running_or_notify_cancel():
+                resolve(work.future, partial(work.run, self._writer))
+
+
+def _expire(read: Read, limit_s: float) -> None:
+    if not read.future.done():
+        read.future.set_exception(_late(limit_s, dropped=not read.begun))
+
+
+async def _answer(future: Future[T], limit_s: float | None) -> T:
+    try:
+        # A request that times out, or whose client left, is dropped if it has not begun.
+        async with asyncio.timeout(limit_s):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        raise _late(limit_s, dropped=future.cancelled()) from None
+
+
+def _late(limit_s: float | None, *, dropped: bool) -> DeadlineExceeded:
+    fate = "it was dropped" if dropped else "it had begun, and what it changes is changed"
+    return DeadlineExceeded(f"no answer in time; {fate}", expected=f"within {limit_s} s")

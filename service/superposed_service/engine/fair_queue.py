@@ -1,0 +1,153 @@
+"""Queues in which every source gets its share, and which know how long one would wait in them.
+
+Self-clocked fair queueing (Golestani, INFOCOM 1994): each request gets a tag, the source's last tag plus what
+the request costs, and the lowest tag is next. A source that sends more than its share waits behind itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from superposed_service.engine.service_time import Pace
+
+__all__ = ["FairQueue", "Place"]
+
+
+T = TypeVar("T")
+W = TypeVar("W")
+
+
+@dataclass(order=True)
+class Place(Generic[W]):
+    """A place in a queue.
+
+    Args:
+        tag: The lowest is next.
+        number: Of equal tags, the oldest is next.
+        work: What waits.
+        source: Whose it is.
+        size: What it costs: rows, or 1.
+        deadline: On the monotonic clock, seconds; nobody wants the answer any more after it.
+    """
+
+    tag: float
+    number: int
+    work: W = field(compare=False)
+    source: str = field(compare=False)
+    size: int = field(compare=False)
+    deadline: float = field(compare=False)
+
+
+class FairQueue(Generic[W]):
+    """Requests that wait, by source. Not thread-safe: whoever shares one holds a lock.
+
+    Args:
+        turn_size: How much one turn takes at most; None where each turn takes one request.
+    """
+
+    def __init__(self, turn_size: int | None = None) -> None:
+        self._turn_size = turn_size
+        self._heap: list[Place[W]] = []
+        self._numbers = itertools.count()
+        self._tag = 0.0  # of whoever went last
+        self._last: dict[str, float] = {}
+        self._sizes: dict[str, int] = {}
+        self._counts: dict[str, int] = {}
+        self.pace = Pace()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def __iter__(self) -> Iterator[Place[W]]:
+        return iter(self._heap)
+
+    @property
+    def size(self) -> int:
+        """What all that waits costs."""
+        return sum(self._sizes.values())
+
+    def push(self, work: W, source: str, size: int, deadline: float) -> None:
+        """Lets work wait for its turn."""
+        tag = max(self._tag, self._last.get(source, 0.0)) + size
+        heapq.heappush(self._heap, Place(tag, next(self._numbers), work, source, size, deadline))
+        self._last[source] = tag
+        self._sizes[source] = self._sizes.get(source, 0) + size
+        self._counts[source] = self._counts.get(source, 0) + 1
+
+    def peek(self) -> Place[W] | None:
+        """Who is next."""
+        return self._heap[0] if self._heap else None
+
+    def pop(self) -> Place[W]:
+        """Takes the next one out; there must be one."""
+        ticket = heapq.heappop(self._heap)
+        self._tag = ticket.tag
+        self._leave(ticket)
+        if not self._heap:
+            self._tag = 0.0
+            self._last.clear()
+        return ticket
+
+    def _leave(self, ticket: Place[W]) -> None:
+        source = ticket.source
+        self._sizes[source] -= ticket.size
+        self._counts[source] -= 1
+        if not self._counts[source]:
+            del self._sizes[source], self._counts[source]
+            if self._last[source] <= self._tag:
+                del self._last[source]
+
+    def count(self, source: str) -> int:
+        """How many requests of a source wait."""
+        return self._counts.get(source, 0)
+
+    def wait_s(self, source: str, size: int) -> float:
+        """How long so much more of a source would take to be answered, from what turns took lately.
+
+        Of other sources only as much goes first as this one has itself.
+        """
+        ahead = _ahead(self._sizes, source, size)
+        turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
+        return self.pace.seconds(turns, ahead)
+
+    def drop(self, gone: list[Place[W]]) -> None:
+        """Takes some out, wherever they stand."""
+        if not gone:
+            return
+        numbers, saved = {place.number for place in gone}, Counter[str]()
+        kept = []
+        for place in sorted(self._heap, key=lambda place: place.number):
+            if place.number in numbers:
+                saved[place.source] += place.size
+            else:  # nobody pays for work that is not done
+                place.tag -= saved[place.source]
+                kept.append(place)
+        heapq.heapify(kept)
+        self._heap = kept
+        for source, size in saved.items():
+            self._last[source] -= size
+        for place in gone:
+            self._leave(place)
+
+    def newest_of_largest(self, than: str) -> Place[W] | None:
+        """The last in line of the source with most requests, if those are more than another's would be."""
+        largest = max(self._counts, key=self._counts.__getitem__, default=than)
+        if self._counts.get(largest, 0) <= self.count(than) + 1:
+            return None
+        return max(ticket for ticket in self._heap if ticket.source == largest)
+
+
+def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:
+    mine = waiting.get(source)
+    own = (mine or 0) + more
+    if len(waiting) == (mine is not None):
+        return own  # nobody else waits
+    others = dict(waiting)  # a copy: another thread may be changing it
+    others.pop(source, None)
+    return own + sum(min(own, other) for other in others.values())

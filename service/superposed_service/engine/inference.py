@@ -1,0 +1,190 @@
+"""Waiting reads become answers: on the engine's thread, or at once on the event loop that they came in on.
+
+A batch of a few rows takes less time than to hand it to the engine's thread and its answers back: both
+threads need Python's lock, and each operation on the way lets the other one in. So while the engine has
+nothing to do, small batches are answered on the event loop, once a turn of it brought nothing more
+(docs/decisions/0031-answering-on-the-event-loop.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from superposed_service.changes.rows import Rows
+from superposed_service.engine.batcher import Answer, answer_rows
+from superposed_service.engine.request_queues import Lines, Read
+from superposed_service.engine.writer import Writer
+from superposed_service.settings import Settings
+
+__all__ = ["Answering"]
+
+_log = logging.getLogger("superposed")
+
+# So long may the arithmetic of one batch hold the event loop up.
+_LOOP_S = 0.001
+# How many rows are timed to find out how many take that long; with fewer than these there are none at all.
+_TIMED_ROWS = 64
+_FEWEST_ROWS = 8
+# More than one batch may wait for the event loop where the requests have no more rows than this, on average.
+_SMALL_REQUEST_ROWS = 4
+
+
+class Answering:
+    """Answers the reads in line.
+
+    Args:
+        writer: The store.
+        lines: Where reads wait.
+        wake: The lock of the lines; the engine's thread waits for it.
+        settings: Batch limits.
+        is_idle: Whether there is nothing else to do for the engine than to answer reads.
+    """
+
+    def __init__(
+        self,
+        writer: Writer,
+        lines: Lines,
+        wake: threading.Condition,
+        settings: Settings,
+        is_idle: Callable[[], bool],
+    ) -> None:
+        self._writer = writer
+        self._lines = lines
+        self._wake = wake
+        self._settings = settings
+        self._is_idle = is_idle
+        # Whoever touches the store holds it: the engine's thread for each turn, the event loop for a batch.
+        self.turn = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None  # where a batch is due
+        self._seen = 0  # reads in line when it was last looked
+        self._loop_rows = 0
+
+    def measure(self) -> None:
+        """Finds how many rows the event loop may answer: before anybody asks."""
+        if self._settings.batch_wait_ms or self._writer.store.device.type != "cpu":
+            return  # a GPU's work is for one thread
+        store = self._writer.store
+        rows = int(min(self._settings.batch_rows, _TIMED_ROWS * _LOOP_S / store.answer_seconds(_TIMED_ROWS)))
+        # A few rows of a wide network cost more than their part of many.
+        if rows >= _FEWEST_ROWS and store.answer_seconds(rows) <= 2 * _LOOP_S:
+            self._loop_rows = rows
+
+    def is_light(self, rows: Rows) -> bool:
+        """Whether rows may be answered on the event loop: few, of one context, and that one is at hand."""
+        few = rows.contexts is None and len(rows) <= self._loop_rows
+        return few and self._writer.store.has_at_hand(rows.context)
+
+    # On the engine's thread
+
+    def answer(self) -> int:
+        """Answers one mixed batch of what waits, in the engine's turn; how many rows that were."""
+        if self._lines.reads and self._settings.batch_wait_ms:
+            self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
+        return self._answer(self._take(self._settings.batch_rows), None)
+
+    def _wait_for_more(self, until: float) -> None:
+        with self._wake:
+            while (left := until - time.monotonic()) > 0 and self._is_idle():
+                if self._lines.reads.size >= self._settings.batch_rows:
+                    return
+                self._wake.wait(left)
+
+    def _take(self, most: int, *, light: bool = False) -> list[Read]:
+        taken: list[Read] = []
+        with self._wake:
+            while (read := self._lines.next_read(most, first=not taken, light=light)) is not None:
+                taken.append(read)
+                most -= len(read.rows)
+        return taken
+
+    def _answer(self, reads: Sequence[Read], here: asyncio.AbstractEventLoop | None) -> int:
+        if not reads:
+            return 0
+        began = time.perf_counter()
+        outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
+        self._writer.telemetry.answered([read.ticket for read in reads], outcomes, began)
+        answered = list(zip(reads, outcomes, strict=True))
+        for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
+            mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
+            if loop is here:
+                _deliver(mine)
+                continue
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+                loop.call_soon_threadsafe(_deliver, mine)
+        return sum(len(read.rows) for read in reads)
+
+    # On the event loop
+
+    def soon(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Has what waits answered by this event loop shortly, where it is few; False where it is not.
+
+        Whoever calls it, on that event loop, holds the lock of the lines, and has put a read there.
+        """
+        if self.turn.locked() or not self._suits_loop():
+            return False
+        if self._loop is not loop:
+            self._loop, self._seen = loop, len(self._lines.reads)
+            self._call_soon(loop)
+        return True
+
+    def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        # Not in the context of the request that happened to be first.
+        loop.call_soon(self._answer_here, loop, context=contextvars.Context())
+
+    def _suits_loop(self) -> bool:
+        reads = self._lines.reads
+        most = max(self._loop_rows, _SMALL_REQUEST_ROWS * len(reads))
+        head = reads.peek()
+        return head is not None and head.work.light and reads.size <= most and self._is_idle()
+
+    def _answer_here(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._has_come_more():
+            self._call_soon(loop)
+            return
+        self._loop = None
+        if self.turn.acquire(blocking=False):
+            try:
+                self._answer_few(loop)
+            finally:
+                self.turn.release()
+        with self._wake:
+            if self._lines.reads and not self.soon(loop):
+                self._wake.notify()
+
+    def _has_come_more(self) -> bool:
+        """Whether this turn of the event loop brought reads: the next one may bring more, for one batch."""
+        with self._wake:
+            seen, self._seen = self._seen, len(self._lines.reads)
+            return seen < self._seen and self._lines.reads.size < self._loop_rows
+
+    def _answer_few(self, loop: asyncio.AbstractEventLoop) -> None:
+        began = time.monotonic()
+        with self._wake:
+            few = self._suits_loop()
+        reads = self._take(self._loop_rows, light=True) if few else []
+        try:
+            rows = self._answer(reads, loop)
+        except Exception as error:  # noqa: BLE001 - a bug: nobody waits for ever for it, and the loop goes on
+            _log.exception("a batch failed on the event loop")
+            _deliver([(read.future, error) for read in reads])
+            return
+        if rows:
+            with self._wake:
+                self._lines.reads.pace.note(rows, time.monotonic() - began)
+
+
+def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
+    """Gives requests their answers, on their event loop."""
+    for future, outcome in outcomes:
+        if future.done():
+            continue  # the client has left, or waited too long
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

@@ -1,0 +1,322 @@
+"""The guard: detect sources whose updates harm other tasks far beyond ordinary crosstalk.
+
+A few rows of every task are kept as canaries. How badly a task answers them is a number from 0 to 1, measured
+every few optimizer steps. Where it rises in at least two tasks, these steps are replayed aside, from an image
+taken before them, with a measurement after each update. Harm is what a source does to tasks that are neither
+its own nor of its API key; what a task does to itself is its own affair.
+
+Two windows of two intervals each overlap by one. Harm that begins at the end of a window, and has ruined the
+tasks by the end of the next interval, would otherwise be split: too small in the first, and in the second
+there would be no task left that it could make worse.
+
+Interference between ordinary tasks builds up over many steps, also at high learning rates. A poisoned stream
+ruins others within a few. So a source is accused for the harm of its worst few steps, and only where that
+exceeds twice what sources that were found ordinary have ever done in this store.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict, deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, zip_longest
+from typing import TypeAlias
+
+from superposed.errors import SuperposedError
+from superposed.store.store import WeightStore
+from superposed_service.changes.base import Change, keys_of
+from superposed_service.changes.exclusions import ROLLBACK, Exclusions
+from superposed_service.changes.quarantine import AUTHOR, Quarantine
+from superposed_service.changes.replay import replay
+from superposed_service.changes.tasks import Delete
+from superposed_service.changes.update import Update
+from superposed_service.engine.canaries import measure, sample
+from superposed_service.errors import BeyondHorizon
+from superposed_service.settings import Settings
+from superposed_service.storage import Canary, Ledger, Record
+
+__all__ = ["Guard"]
+
+_log = logging.getLogger("superposed.guard")
+
+# Step by step, each about as long as an update, towards the sources that should be quarantined.
+_Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
+
+# Rows kept of a task before it can be a witness, and the number of harmed witnesses an accusation needs.
+_WITNESS_ROWS, _WITNESSES = 4, 2
+# Worst steps a source is judged by, the multiple of ordinary harm it may do, and steps remembered a source.
+_WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
+# Intervals a window lasts.
+_INTERVALS = 2
+# Steps a refused update counts as, so that the next measurement comes soon.
+_REFUSED_COUNTS = 8
+# Bytes of a store's image for each interval: of a larger store it is taken less often.
+_IMAGE_BYTES = 64 * 2**20
+
+
+@dataclass
+class _Window:
+    """The steps since one measurement, watched for two intervals.
+
+    Args:
+        image: The store at its beginning.
+        sequence: The store's sequence number then.
+        canaries: Those that are watched, by task: the same rows at both ends.
+        before: How badly each task answered them at the beginning.
+        intervals: How many intervals have passed since.
+    """
+
+    image: bytes
+    sequence: int
+    canaries: dict[str, tuple[Canary, ...]]
+    before: dict[str, float]
+    intervals: int = 0
+
+
+@dataclass
+class _Harm:
+    """The harm of a source's newest steps, and of its worst few steps."""
+
+    worst: float = 0.0
+    recent: deque[tuple[int, float]] = field(default_factory=deque)
+
+    def add(self, steps: int, harm: float) -> None:
+        """Count an update's harm; that of many steps in proportion."""
+        self.recent.append((min(steps, _WORST_STEPS), harm * min(1.0, _WORST_STEPS / steps)))
+        while sum(count for count, _ in self.recent) > _WORST_STEPS and len(self.recent) > 1:
+            self.recent.popleft()
+        self.worst = max(self.worst, sum(part for _, part in self.recent))
+
+
+class Guard:
+    """Keeps canaries and judges what updates do to them. The engine's thread only.
+
+    Args:
+        ledger: Where canaries and the baseline are kept, and records can be read again.
+        settings: How many rows, how often, and which harm never counts.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+        self._journal = ledger.journal
+        self._canaries = ledger.canaries
+        self._settings = settings
+        self._turn = 0
+        self._steps = 0  # since the last measurement
+        self._windows: deque[_Window] = deque()  # the oldest first
+        self._inquiry: _Inquiry | None = None
+
+    def start(self, store: WeightStore) -> None:
+        """Begins to watch; forgets canaries of tasks that a crash has left behind."""
+        for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
+            if key not in store.tasks:
+                self._canaries.drop(key)
+        if self._settings.canary_rows:  # before the first update: it may be the harmful one
+            self._begin(store)
+
+    @property
+    def due(self) -> bool:
+        """True where the next update may be followed by a measurement, which may read the journal."""
+        return bool(self._windows)
+
+    def applied(self, store: WeightStore, record: Record, change: Change) -> None:
+        """Takes notice of a change that was just applied; at the end of an interval begins to inquire."""
+        if not self._settings.canary_rows:
+            return
+        if not isinstance(change, Update):
+            self._forget(record)
+            return
+        self._keep(store, record.sequence, change)
+        if self._windows:
+            self._pass(store, change.steps)
+        else:
+            self._begin(store)
+
+    def refused(self, store: WeightStore, change: Change) -> None:
+        """Takes notice of an update that the arithmetic refused: ruined weights refuse ordinary ones too."""
+        if self._windows and isinstance(change, Update):
+            self._pass(store, _REFUSED_COUNTS)
+
+    def _pass(self, store: WeightStore, steps: int) -> None:
+        self._steps += steps
+        if self._steps >= self._interval(self._windows[0]):
+            for window in self._windows:
+                window.intervals += 1
+            windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
+            self._inquiry = self._inquire(store, windows)
+
+    def _interval(self, window: _Window) -> int:
+        return self._settings.guard_interval * (1 + len(window.image) // _IMAGE_BYTES)
+
+    @property
+    def inquiring(self) -> bool:
+        """Whether it finds out who did harm: until it has, store and journal stay as they are."""
+        return self._inquiry is not None
+
+    def step(self) -> list[Quarantine]:
+        """Inquires for about as long as an update takes.
+
+        Returns:
+            Which sources should be quarantined, once that is known.
+        """
+        inquiry, self._inquiry = self._inquiry, None  # should this fail, it is over
+        try:
+            if inquiry is not None:
+                next(inquiry)
+        except StopIteration as end:
+            return list(end.value)
+        self._inquiry = inquiry
+        return []
+
+    def _inquire(self, store: WeightStore, windows: deque[_Window]) -> _Inquiry:
+        decisions = yield from self._judge(store, windows[0])
+        if not decisions:  # a source is accused of the same harm once
+            self._windows.extend(window for window in windows if window.intervals < _INTERVALS)
+        self._begin(store)
+        return decisions
+
+    def _forget(self, record: Record) -> None:
+        """Canaries go with their task, and with the records that a rollback took out."""
+        if record.kind == Delete.kind:
+            key = record.head["key"]
+            self._canaries.drop(key)
+            for window in self._windows:
+                window.canaries.pop(key, None)
+        elif record.kind == ROLLBACK:
+            out = record.head["excluded"]
+            self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
+            self._windows.clear()  # the store is another one now
+
+    def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
+        for key in change.tasks:
+            if (task := store.tasks.get(key)).schema.keep_rows:
+                seen, most = task.prequential.rows - len(change.places_of(key)), self._settings.canary_rows
+                free = [slot for slot in range(most) if slot not in self._canaries[key]]
+                for slot, canary in sample(change, key, sequence, seen, free, most):
+                    self._canaries.put(key, slot, canary)
+
+    def _begin(self, store: WeightStore) -> None:
+        """Begin a window over the next few tasks in turn, unless there are too few witnesses.
+
+        A task that answers its canaries hardly better than chance cannot be harmed by the limit any more.
+        """
+        chosen = self._chosen(store)
+        canaries = {key: tuple(self._canaries[key].values()) for key in chosen}
+        before = {
+            key: badness
+            for key, badness in self._measured(store, canaries).items()
+            if badness <= 1.0 - self._limit()
+        }
+        self._steps = 0
+        if len(before) >= _WITNESSES:
+            self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
+
+    def _chosen(self, store: WeightStore) -> list[str]:
+        """The next tasks in turn that could be witnesses, of each API key as many as of any other."""
+        fewest = min(_WITNESS_ROWS, self._settings.canary_rows)
+        known = [key for key in self._canaries.keys() if key in store.tasks]  # noqa: SIM118 - not a mapping's
+        owned: dict[str, list[str]] = defaultdict(list)
+        for key in known:
+            if len(self._canaries[key]) >= fewest:
+                owned[next(iter(self._canaries[key].values())).owner].append(key)
+        rotated = [keys[self._turn % len(keys) :] + keys[: self._turn % len(keys)] for keys in owned.values()]
+        in_turn = [key for key in chain.from_iterable(zip_longest(*rotated)) if key is not None]
+        most = min(self._settings.canary_tasks, store.contexts.capacity)
+        self._turn += max(1, most // max(1, len(owned)))
+        return in_turn[:most]
+
+    def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
+        """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
+        try:
+            return measure(store, canaries)
+        except SuperposedError:
+            found: dict[str, float] = {}
+            for key, rows in list(canaries.items()):
+                try:
+                    found |= measure(store, {key: rows})
+                except SuperposedError as error:
+                    known = {"task": key, "sequence": store.sequence, "reason": str(error)}
+                    _log.warning("canaries dropped", extra=known)
+                    self._canaries.drop(key)
+                    del canaries[key]
+            return found
+
+    def _judge(self, store: WeightStore, window: _Window) -> _Inquiry:
+        after = self._measured(store, window.canaries)
+        rises = {key: after[key] - badness for key, badness in window.before.items() if key in after}
+        limit = self._limit()
+        harmed = [key for key, rise in rises.items() if rise >= limit]
+        if len(harmed) < _WITNESSES:
+            return []
+        harms = yield from self._attribute(window, harmed, store)
+        accused = _accused(harms, limit)
+        known = {
+            "sequence": store.sequence,
+            "since": window.sequence,
+            "limit": round(limit, 3),
+            "rises": {key: round(rises[key], 3) for key in harmed[:5]},
+            "because_of": sorted(accused),
+        }
+        level = logging.WARNING if accused else logging.INFO
+        _log.log(level, "canaries rose by more than crosstalk explains", extra=known)
+        if not accused and harms:
+            ordinary = max(harm.worst for harm in harms.values())
+            self._canaries.baseline = [*self._canaries.baseline, ordinary][-_REMEMBERED:]
+        evidence = {
+            "by": "guard",
+            "sequences": [window.sequence + 1, store.sequence],
+            "limit": limit,
+            "tasks": harmed[:20],
+        }
+        if self._settings.guard_action == "alert":
+            return []
+        return [Quarantine(source, evidence | {"rise": rise}) for source, rise in accused.items()]
+
+    def _limit(self) -> float:
+        """The harm that a source's worst steps may do: a floor, or twice the worst ordinary so far."""
+        ordinary = max(self._canaries.baseline, default=0.0)
+        return min(0.9, max(self._settings.guard_rise, _TIMES_ORDINARY * ordinary))
+
+    def _attribute(
+        self, window: _Window, harmed: Sequence[str], store: WeightStore
+    ) -> Generator[None, None, Mapping[str, _Harm]]:
+        """Replay the window aside and measure each source's harm.
+
+        A source is a task, or an API key, whose updates may be spread over many tasks. Its harm is what its
+        updates did to the harmed tasks that are neither its own nor of its API key. The tasks of one update
+        share its harm equally. A replay that does not arrive at the live store attributes nothing.
+        """
+        harms: dict[str, _Harm] = defaultdict(_Harm)
+        watched = {key: window.canaries[key] for key in harmed}
+        owners = {key: window.canaries[key][0].owner for key in harmed}
+        aside = WeightStore.from_bytes(window.image, device=store.device)
+        before, last = measure(aside, watched), store.sequence
+        try:
+            for record, _ in replay(aside, self._journal, Exclusions.look_up(self._journal, last), last):
+                yield
+                after = measure(aside, watched)
+                if record.kind == Update.kind:
+                    author, keys = record.head.get("author") or "", keys_of(record.head)
+                    own = {key for key in harmed if key in keys or (author and owners[key] == author)}
+                    others = [after[key] - before[key] for key in harmed if key not in own]
+                    # Several tasks testify, or none: one could have sent its own canaries to be harmed.
+                    rise = sum(others) / len(others) if len(others) >= _WITNESSES else 0.0
+                    for key in keys:
+                        harms[key].add(record.head["steps"], rise / len(keys))
+                    if author:
+                        harms[AUTHOR + author].add(record.head["steps"], rise)
+                before = after
+        except BeyondHorizon:
+            _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
+            return {}
+        if aside.digest() != store.digest():
+            _log.error("the replay aside arrived at another store: no source is quarantined")
+            return {}
+        return harms
+
+
+def _accused(harms: Mapping[str, _Harm], limit: float) -> dict[str, float]:
+    """The sources that did too much harm; only the task, where an API key did it with one task."""
+    found = {source: harm.worst for source, harm in harms.items() if harm.worst >= limit}
+    tasks = {source: worst for source, worst in found.items() if not source.startswith(AUTHOR)}
+    return tasks if len(tasks) == 1 else found

@@ -1,0 +1,218 @@
+"""The two lines before the engine, reads and the rest: who may join them, and who is sent away.
+
+Nobody waits in vain: a request that would wait longer than `queue_delay_ms`, or than its own deadline, is
+refused when it comes, while it has cost nothing yet. In a line that is full, the source with most requests
+gives way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from superposed_service.changes.rows import Rows
+from superposed_service.engine.batcher import Answer
+from superposed_service.engine.fair_queue import FairQueue, Place
+from superposed_service.engine.request_metadata import Caller
+from superposed_service.engine.telemetry import Ticket
+from superposed_service.engine.writer import Write, Writer
+from superposed_service.errors import DeadlineExceeded, Overloaded
+from superposed_service.settings import Settings
+
+__all__ = ["Job", "Lines", "Read", "Waiting"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job(Generic[T]):
+    """Anything that runs on the engine's thread in its turn.
+
+    Args:
+        run: What it does.
+        future: Gets what that returns.
+        size: How many rows it answers.
+    """
+
+    run: Callable[[Writer], T]
+    future: Future[T]
+    size: int = 1
+
+
+@dataclass
+class Read:
+    """Rows that wait for their answer; `light` ones may have it on the event loop."""
+
+    rows: Rows
+    future: asyncio.Future[Answer]
+    loop: asyncio.AbstractEventLoop
+    ticket: Ticket
+    light: bool = False
+    begun: bool = False
+
+
+Waiting: TypeAlias = Read | Job[Any] | Write
+
+
+class Lines:
+    """Both lines. Whoever shares them holds a lock, but for `check_wait`.
+
+    Args:
+        settings: How long they may become.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.reads: FairQueue[Read] = FairQueue(settings.batch_rows)
+        self.jobs: FairQueue[Job[Any] | Write] = FairQueue()
+
+    def __len__(self) -> int:
+        return len(self.reads) + len(self.jobs)
+
+    def join(self, work: Waiting, caller: Caller, committed: int) -> None:
+        """Lets work wait for its turn.
+
+        Args:
+            work: What waits.
+            caller: Whose it is.
+            committed: How many changes are past the line and not applied yet.
+
+        Raises:
+            Overloaded: There is no room, or its turn would come too late.
+        """
+        size = _size(work)
+        deadline = math.inf if caller.deadline is None else caller.deadline
+        self.check_wait(caller, committed, reads=isinstance(work, Read), size=size)
+        if len(self) >= self._settings.queue_requests:
+            self._make_room(caller)
+        if isinstance(work, Read):
+            self.reads.push(work, caller.source, size, deadline)
+        else:
+            self.jobs.push(work, caller.source, size, deadline)
+
+    def check_wait(self, caller: Caller, committed: int, *, reads: bool, size: int = 1) -> None:
+        """Checks whether a turn would come in time. Needs no lock. Raises as `join`."""
+        line: FairQueue[Any] = self.reads if reads else self.jobs
+        if not line.count(caller.source):
+            return  # whoever has nothing in line may always join it: nobody starves
+        wait_s = line.wait_s(caller.source, size)
+        if not reads:
+            wait_s += line.pace.seconds(committed, committed)
+        most_s = caller.left_s(self._settings.queue_delay_ms / 1000)
+        if wait_s > most_s:
+            raise Overloaded(
+                "too much is waiting: the answer would come too late",
+                expected=f"{most_s:.3g} s in line at most",
+                received=f"{wait_s:.3g} s",
+                retry_after_s=wait_s,
+            )
+
+    def _make_room(self, caller: Caller) -> None:
+        """Sends away who waits in vain, or else the newest of whoever has most in line."""
+        for line in (self.reads, self.jobs):
+            _drop_done(line)
+        if len(self) < self._settings.queue_requests:
+            return
+        lines: list[FairQueue[Any]] = sorted([self.reads, self.jobs], key=len, reverse=True)
+        if any(_send_away(line, caller.source) for line in lines):
+            return
+        raise _full(self._settings)
+
+    def next_read(self, rows_left: int, *, first: bool, light: bool = False) -> Read | None:
+        """Takes the next read out, if it has no more rows than that or is the first; None if not.
+
+        With `light` also only if it is a light one.
+        """
+        while (ticket := self.reads.peek()) is not None:
+            wanted = not ticket.work.future.done() and ticket.deadline > time.monotonic()
+            too_large = not first and ticket.size > rows_left
+            if wanted and (too_large or (light and not ticket.work.light)):
+                return None
+            self.reads.pop()
+            if wanted:
+                ticket.work.begun = True
+                return ticket.work
+        return None
+
+    def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Job[Any] | Write]:
+        """Takes the next job out; or the changes that stand in line together, as many as share a commit.
+
+        What is committed is past all sharing: it may take a quarter of what one may wait, no more.
+
+        Args:
+            most: Changes of one commit.
+            may_begin: Whether now is the time for a change that may share its commit, or for anything else.
+        """
+        taken: list[Job[Any] | Write] = []
+        size, most_s = 0, self._settings.queue_delay_ms / 4000
+        while (ticket := self._next_wanted_job()) is not None:
+            grouped = _is_grouped(ticket.work)
+            size += ticket.size
+            long = self.jobs.pace.seconds(len(taken) + 1, size) > most_s
+            enough = taken and (long or len(taken) >= most or not grouped)
+            if enough or not may_begin(grouped):
+                break
+            self.jobs.pop()
+            taken.append(ticket.work)
+            if not grouped:
+                break
+        return taken
+
+    def _next_wanted_job(self) -> Place[Job[Any] | Write] | None:
+        """Who is next, once those have left whose answer nobody wants any more."""
+        while (ticket := self.jobs.peek()) is not None:
+            late = ticket.deadline <= time.monotonic()
+            if not (late or ticket.work.future.cancelled()):
+                return ticket
+            self.jobs.pop()
+            if late:
+                _fail(ticket.work, DeadlineExceeded("no answer in time; it was dropped"))
+        return None
+
+
+def _is_grouped(work: Job[Any] | Write) -> bool:
+    return isinstance(work, Write) and work.change.grouped
+
+
+def _size(work: Waiting) -> int:
+    """What work costs: for rows, how many they are."""
+    if isinstance(work, Read):
+        return max(1, len(work.rows))
+    return max(1, work.change.size if isinstance(work, Write) else work.size)
+
+
+def _drop_done(line: FairQueue[Any]) -> None:
+    line.drop([ticket for ticket in line if ticket.work.future.done()])
+
+
+def _send_away(line: FairQueue[Any], source: str) -> bool:
+    ticket = line.newest_of_largest(than=source)
+    if ticket is None:
+        return False
+    line.drop([ticket])
+    _fail(ticket.work, Overloaded("sent away for others: too many of this API key's requests are waiting"))
+    return True
+
+
+def _fail(work: Waiting, error: Exception) -> None:
+    """Answers what will not have its turn, from any thread."""
+    if isinstance(work, Read):
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            work.loop.call_soon_threadsafe(_fail_read, work.future, error)
+    elif work.future.set_running_or_notify_cancel():  # from here on nobody can cancel it
+        work.future.set_exception(error)
+
+
+def _fail_read(future: asyncio.Future[Answer], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+def _full(settings: Settings) -> Overloaded:
+    return Overloaded("too many requests are waiting", expected=f"{settings.queue_requests} at most")

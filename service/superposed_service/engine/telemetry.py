@@ -1,0 +1,153 @@
+"""What the engine reports of its work: from a request's way through the queue to counts, times and spans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from superposed_service.changes.tasks import Delete
+from superposed_service.engine.batcher import Answer
+from superposed_service.observability.load import Load
+from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.progress import Progress
+from superposed_service.observability.request_ids import request_id
+from superposed_service.observability.tracing_protocol import Tracing
+from superposed_service.storage import Record
+
+__all__ = ["Telemetry", "Ticket"]
+
+_log = logging.getLogger("superposed.engine")
+
+
+@dataclass(slots=True)
+class Ticket:
+    """Of a request that waits for the engine.
+
+    Args:
+        asked: When it began to wait, on `perf_counter`'s clock.
+        request: The HTTP request's id; empty for work that no request asked for.
+        trace: The trace that it belongs to, where there is one.
+    """
+
+    asked: float
+    request: str
+    trace: object
+
+
+class Telemetry:
+    """Counts, times and traces what the engine does. `ticket` on any thread, the rest where the store is.
+
+    Args:
+        metrics: Where counts and times go.
+        tracing: Where spans go; None costs nothing.
+
+    Attributes:
+        replay: How far the newest replay is.
+        load: How busy the engine is.
+    """
+
+    def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
+        self.metrics = metrics
+        self.tracing = tracing
+        self.replay = Progress()
+        self.load = Load()
+
+    def ticket(self) -> Ticket:
+        """For a request that begins to wait now."""
+        trace = None if self.tracing is None else self.tracing.current()
+        return Ticket(perf_counter(), request_id.get(), trace)
+
+    def answered(
+        self, tickets: Sequence[Ticket], outcomes: Sequence[Answer | Exception], began: float
+    ) -> None:
+        """A mixed batch was computed; that began at `began` and has just ended."""
+        ended, metrics, total = perf_counter(), self.metrics, 0
+        for ticket, outcome in zip(tickets, outcomes, strict=True):
+            metrics.queue.observe(began - ticket.asked)
+            if isinstance(outcome, Answer):
+                metrics.answered += 1
+                total += len(outcome.places)
+                _count(metrics, outcome)
+            else:
+                metrics.failures[type(outcome).__name__] += 1
+        metrics.compute.observe(ended - began)
+        metrics.rows += total
+        self.load.batch(total, [ended - ticket.asked for ticket in tickets])
+        if total:
+            metrics.batch_rows.observe(total)
+        if self.tracing is not None:
+            attributes = {
+                "superposed.batch.rows": total,
+                "superposed.batch.requests": len(tickets),
+            }
+            for ticket in tickets:
+                self._span(ticket, "queue", ticket.asked, began, {})
+                self._span(ticket, "batch", began, ended, attributes)
+
+    def journalled(self, tickets: Sequence[Ticket | None], began: float, ended: float, last: int) -> None:
+        """Changes were committed in one transaction, the newest under the sequence number `last`."""
+        metrics = self.metrics
+        metrics.journal.observe(ended - began)
+        metrics.group_records.observe(len(tickets))
+        attributes = {"superposed.journal.records": len(tickets), "superposed.journal.last": last}
+        for ticket in tickets:
+            if ticket is not None:
+                metrics.change_queue.observe(began - ticket.asked)
+                self._span(ticket, "queue", ticket.asked, began, {})
+                self._span(ticket, "journal", began, ended, attributes)
+
+    def applied(
+        self,
+        ticket: Ticket | None,
+        record: Record,
+        rows: Mapping[str, int],
+        refused: BaseException | None,
+        began: float,
+    ) -> None:
+        """A journalled change was applied, or refused by the arithmetic.
+
+        Args:
+            ticket: Of its request.
+            record: What the journal keeps of it.
+            rows: How many rows it taught which task.
+            refused: Why it was not applied.
+            began: When its arithmetic began.
+        """
+        ended, metrics = perf_counter(), self.metrics
+        metrics.apply.observe(ended - began)
+        outcome = "applied" if refused is None else type(refused).__name__
+        metrics.changes[record.kind, outcome] += 1
+        if refused is None:
+            if ticket is not None:
+                self.load.change(ended - ticket.asked)
+            metrics.learned += sum(rows.values())
+            metrics.task_rows.learned(rows)
+            if record.kind == Delete.kind:
+                metrics.task_rows.forget(record.head["key"])
+        level = logging.DEBUG if refused is None else logging.INFO
+        if _log.isEnabledFor(level):
+            known = {"sequence": record.sequence, "kind": record.kind, "outcome": outcome}
+            _log.log(level, "change", extra=known | ({"request_id": ticket.request} if ticket else {}))
+        if ticket is not None:
+            self._span(ticket, "apply", began, ended, {"superposed.sequence": record.sequence})
+
+    def _span(
+        self, ticket: Ticket, name: str, began: float, ended: float, attributes: Mapping[str, Any]
+    ) -> None:
+        if self.tracing is not None and ticket.trace is not None:
+            self.tracing.span(ticket.trace, name, began, ended, attributes)
+
+
+def _count(metrics: Metrics, answer: Answer) -> None:
+    """Counts an answer's rows by task; a composition's belong to its heaviest part."""
+    if len(answer.tasks) == 1:
+        metrics.task_rows.inferred(answer.tasks[0].key, len(answer.places))
+        return
+    counts = np.bincount(answer.places, minlength=len(answer.tasks)).tolist()
+    for task, rows in zip(answer.tasks, counts, strict=True):
+        metrics.task_rows.inferred(task.key, rows)

@@ -1,0 +1,344 @@
+"""Changes on their way into the store: checked, committed to the journal in groups, applied in order.
+
+The order is the guarantee: a change is applied only once its record is on the disk, and answered only once
+it is applied. While one group is applied, the next may be on its way to the disk, on a thread of its own:
+its updates were checked against the same tasks, as no update changes any, and they are applied after it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass
+from time import perf_counter
+
+from superposed.errors import SuperposedError, UpdateError
+from superposed.store.store import WeightStore
+from superposed_service.changes.base import JsonObject
+from superposed_service.changes.exclusions import Exclusions
+from superposed_service.changes.replay import refusal_entry
+from superposed_service.changes.snapshot import Image
+from superposed_service.engine.admission_checks import Intake, Observer, Write, raise_refusal
+from superposed_service.engine.fair_queue import T
+from superposed_service.engine.poison_detector import Guard
+from superposed_service.engine.telemetry import Telemetry
+from superposed_service.errors import StorageUnavailable
+from superposed_service.observability.metrics import Metrics
+from superposed_service.storage import Entry, Ledger, Record, Statement
+from superposed_service.storage.idempotency import Origin
+
+__all__ = ["Write", "Writer", "resolve"]
+
+_log = logging.getLogger("superposed.engine")
+
+# The store's digest is noted after every so many records: what a later replay must arrive at.
+DIGEST_INTERVAL = 256
+
+
+@dataclass(frozen=True)
+class _Committed:
+    record: Record
+    write: Write | None  # None: a refusal's own record, which changes nothing
+
+
+@dataclass(frozen=True)
+class _Transaction:
+    """A group on its way to the disk.
+
+    Args:
+        writes: The group: checked, and not yet applied.
+        beside: What goes to the disk with it.
+        digest: The store's digest that is noted with it.
+        began: When, on the clock of `perf_counter`.
+    """
+
+    writes: Sequence[Write]
+    beside: Sequence[Statement]
+    digest: tuple[int, str] | None
+    began: float
+
+
+@dataclass(frozen=True)
+class _Journalled:
+    """A group that is on the disk, and since when on the clock of `perf_counter`."""
+
+    records: Sequence[Record]
+    ended: float
+
+
+class Writer:
+    """The one way into a store. The engine's thread only.
+
+    Args:
+        store: What is changed.
+        ledger: Where changes are journalled first.
+        guard: Judges what changes do to tasks that they are not about.
+        telemetry: Told what is done; default one that nobody reads.
+        replayed: How many records came after the newest snapshot.
+
+    Attributes:
+        store: The store; a rollback puts another in its place.
+        records_since_snapshot: How many records a recovery would have to replay.
+        bytes_since_snapshot: Their payloads' bytes.
+    """
+
+    def __init__(
+        self,
+        store: WeightStore,
+        ledger: Ledger,
+        *,
+        guard: Guard | None = None,
+        telemetry: Telemetry | None = None,
+        replayed: int = 0,
+    ) -> None:
+        self.store = store
+        self.telemetry = telemetry or Telemetry(Metrics(0))
+        self._guard = guard
+        self.ledger = ledger
+        self.records_since_snapshot = replayed
+        self.bytes_since_snapshot = 0
+        self._committed: deque[_Committed] = deque()
+        self._intake = Intake(ledger)
+        self._digest: tuple[int, str] | None = None
+        self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
+        self._observe: Observer | None = None
+        self._broken = False
+
+    def observe(self, observer: Observer) -> None:
+        """Has every applied change told, once it is answered; the observer must not wait nor raise."""
+        self._observe = observer
+
+    @property
+    def pending(self) -> int:
+        """How many committed changes wait to be applied."""
+        return len(self._committed)
+
+    @property
+    def committing(self) -> bool:
+        """Whether a group is on its way to the disk."""
+        return self._flight is not None
+
+    @property
+    def landed(self) -> bool:
+        """Whether that group has arrived, or failed to: `finish` would not wait."""
+        flight = self._flight  # the event loop asks too
+        return flight is not None and flight[1].done()
+
+    def may_begin(self, grouped: bool) -> bool:
+        """Whether a change may be checked now: what it is checked against stays so until its turn."""
+        if self.committing:
+            return False
+        waiting = [one.write.change for one in self._committed if one.write is not None]
+        return all(change.grouped for change in waiting) if grouped else not self.pending
+
+    def commit(self, writes: Sequence[Write]) -> None:
+        """Checks changes and journals the good ones in one transaction; the others are answered at once.
+
+        Only the first may be one that is not `grouped`.
+        """
+        if (transaction := self._prepare(writes)) is not None:
+            self._conclude(transaction, lambda: self._journal(transaction))
+
+    def begin(self, writes: Sequence[Write], elsewhere: Executor) -> Future[_Journalled] | None:
+        """`commit` without waiting for the disk: `finish` does, and nothing else is begun before.
+
+        Args:
+            writes: See `commit`.
+            elsewhere: Another thread, which then has the journal to itself.
+
+        Returns:
+            Is done once `finish` would not wait; None where there is nothing to journal.
+        """
+        if (transaction := self._prepare(writes)) is None:
+            return None
+        future = elsewhere.submit(self._journal, transaction)
+        self._flight = (transaction, future)
+        return future
+
+    def finish(self) -> None:
+        """Waits until what was begun is on the disk; then it may be applied."""
+        if self._flight is not None:
+            (transaction, future), self._flight = self._flight, None
+            self._conclude(transaction, future.result)
+
+    def _prepare(self, writes: Sequence[Write]) -> _Transaction | None:
+        good = self._intake.admit(writes, self.store)
+        return _Transaction(good, self.ledger.take_changes(), self._digest, perf_counter()) if good else None
+
+    def _journal(self, transaction: _Transaction) -> _Journalled:
+        entries = [(write.change.signed_entry(), write.origin) for write in transaction.writes]
+        records = self.ledger.write(entries, transaction.beside, digest=transaction.digest)
+        return _Journalled(records, perf_counter())
+
+    def _conclude(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
+        try:
+            journalled = landing()
+        except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
+            self.ledger.give_back(transaction.beside)
+            for write in transaction.writes:
+                write.future.set_exception(error)
+            return
+        if self._digest == transaction.digest:
+            self._digest = None
+        self._count(journalled.records)
+        self._committed.extend(map(_Committed, journalled.records, transaction.writes))
+        tickets = [write.ticket for write in transaction.writes]
+        last = journalled.records[-1].sequence
+        self.telemetry.journalled(tickets, transaction.began, journalled.ended, last)
+
+    def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
+        """Journals what follows from a change that was just applied; after the group that is on its way."""
+        self.finish()
+        records = self.ledger.commit([(entry, None) for entry in entries])
+        self._count(records)
+        return records
+
+    def _count(self, records: Sequence[Record]) -> None:
+        self.records_since_snapshot += len(records)
+        self.bytes_since_snapshot += sum(len(record.payload or b"") for record in records)
+
+    @property
+    def inquiring(self) -> bool:
+        """Whether the guard finds out who did harm: until it has, nothing is committed or applied."""
+        return self._guard is not None and self._guard.inquiring
+
+    def inquire(self) -> None:
+        """Lets the guard take a step; in the end what it decides is journalled, and applied in its turn."""
+        try:
+            if self._guard is not None and (decisions := self._guard.step()):
+                records = self._commit_decisions([decision.entry() for decision in decisions])
+                self._committed.extend(map(_Committed, records, map(Write, decisions)))
+        except Exception:  # noqa: BLE001 - the changes themselves are applied and answered
+            _log.exception("the guard failed", extra={"sequence": self.store.sequence})
+
+    def apply_next(self, *, inquire: bool = True) -> int:
+        """Applies the oldest committed change and answers it.
+
+        Args:
+            inquire: Whether to wait for what the guard may have to find out after it.
+
+        Returns:
+            What it cost, as `Change.size` counts; 0 where that says nothing.
+        """
+        committed = self._committed.popleft()
+        record, write = committed.record, committed.write
+        if write is None:
+            self.store.sequence += 1
+            return 0
+        if self._broken:
+            write.future.set_exception(StorageUnavailable("a record before this one could not be applied"))
+            return 0
+        resolve(write.future, lambda: self._apply_timed(record, write))
+        if self._guard is not None:
+            self._watch(self._guard, record, write)
+        if self._observe is not None:
+            self._observe(record, write.future)
+        while inquire and self.inquiring:
+            self.inquire()
+        return write.change.size if write.change.grouped else 0
+
+    def _watch(self, guard: Guard, record: Record, write: Write) -> None:
+        refused = write.future.exception()
+        try:
+            if guard.due:
+                self.finish()
+            if refused is None:
+                guard.applied(self.store, record, write.change)
+            elif isinstance(refused, UpdateError):
+                guard.refused(self.store, write.change)
+        except Exception:  # noqa: BLE001 - the change itself is applied and answered
+            _log.exception("the guard failed", extra={"sequence": record.sequence})
+
+    def _apply_timed(self, record: Record, write: Write) -> JsonObject:
+        """Applies a change, and reports it before it is answered."""
+        began = perf_counter()
+        refused: Exception | None = None
+        try:
+            return self._apply(record, write)
+        except Exception as error:
+            refused = error
+            raise
+        finally:
+            self.telemetry.applied(write.ticket, record, write.change.rows_by_task, refused, began)
+
+    def _apply(self, record: Record, write: Write) -> JsonObject:
+        try:
+            answer = write.change.apply(self.store)
+        except SuperposedError as error:
+            self.store.sequence = record.sequence
+            self._refuse(record, write, error)
+            raise
+        except BaseException as error:
+            # What it left of the store is not known: the next start builds it again from the journal.
+            self._broken = True
+            self.ledger.fail(f"record {record.sequence} could not be applied: {error!r}")
+            raise
+        if self.store.sequence != record.sequence:
+            self.ledger.fail(f"record {record.sequence} was applied as {self.store.sequence}")
+        self._settle(write.origin, answer)
+        if self.store.sequence % DIGEST_INTERVAL == 0:
+            self._digest = (self.store.sequence, self.store.digest())
+        raise_refusal(answer)
+        return answer
+
+    def _refuse(self, record: Record, write: Write, error: SuperposedError) -> None:
+        entry = refusal_entry(record.sequence, error)
+        [recorded] = self._commit_decisions([entry])
+        self._committed.append(_Committed(recorded, None))
+        self._settle(write.origin, dict(entry.head["answer"]))
+
+    def _settle(self, origin: Origin | None, answer: JsonObject) -> None:
+        if origin is not None:
+            self.ledger.answers.settle(origin.key, answer)
+
+    def answer_to(self, origin: Origin | None) -> JsonObject | None:
+        """The answer that a request had when it came before; raises what it was refused with."""
+        return self._intake.settled(origin)
+
+    def image(self) -> Image:
+        """The store as a snapshot's bytes; what was answered so far is kept first.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        self.finish()
+        while self.pending:  # a snapshot stands between records, never among committed ones
+            self.apply_next()
+        self._intake.check_writable()
+        self.ledger.flush()
+        journal, store = self.ledger.journal, self.store
+        return Image(
+            data=store.to_bytes(),
+            sequence=store.sequence,
+            exclusions=Exclusions.look_up(journal, journal.sequence),
+            since=(self.records_since_snapshot, self.bytes_since_snapshot),
+            chain=journal.link(store.sequence),
+            lineage=store.lineage,
+        )
+
+    def kept(self, image: Image, digest: str) -> None:
+        """Note that an image is a snapshot on the disk: a recovery begins there.
+
+        The digest goes to the journal too, so that a replay from an older snapshot must arrive at it.
+
+        Args:
+            image: What was written.
+            digest: Of the image's store.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        self.finish()
+        self.records_since_snapshot -= image.since[0]
+        self.bytes_since_snapshot -= image.since[1]
+        self.ledger.flush(digest=(image.sequence, digest))
+
+
+def resolve(future: Future[T], work: Callable[[], T]) -> None:
+    """Gives a future what the work returns or raises."""
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+        future.set_exception(error)

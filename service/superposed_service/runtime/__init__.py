@@ -1,0 +1,1 @@
+"""One running service: the engine, snapshots, events, background work."""

@@ -1,0 +1,119 @@
+"""Learning a trained model in: distilled into a task, as ordinary updates."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import torch
+
+from superposed.analysis.retrieval import RetrievedModel
+from superposed.learning.distillation import Lessons, held_out, lessons
+from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
+from superposed_service.changes.base import JsonObject
+from superposed_service.changes.rows import Rows
+from superposed_service.engine.engine import Engine
+from superposed_service.runtime.resumable import Errand, check_steps
+from superposed_service.settings import Settings
+
+__all__ = ["learn_model"]
+
+_BATCH_ROWS = 128
+# Strangers' networks answer their rows here, one at a time: the engine's thread has others to answer.
+_TEACHERS = ThreadPoolExecutor(1, "superposed-teacher")
+
+
+async def learn_model(
+    engine: Engine,
+    settings: Settings,
+    key: str,
+    data: bytes,
+    passes: int,
+    spend: Callable[[int, int], None],
+    errand: Errand,
+) -> JsonObject:
+    """Teaches a task what a network answers to its sample rows.
+
+    Args:
+        engine: Runs the updates, each in its turn.
+        settings: How many rows one update, and how many updates one request may have.
+        key: The task.
+        data: A safetensors file: the network and its rows.
+        passes: How often the rows are gone through.
+        spend: Told how many rows and updates it will take, before anything is computed; may refuse. What was
+            answered when the request came before is not counted again.
+        errand: The request.
+
+    Returns:
+        Sequence, number of updates, and agreement on the rows held out.
+
+    Raises:
+        CapacityExceeded: More updates than one request may make.
+        SuperposedError: The file cannot be used, or an update was refused; those before it stay.
+    """
+    loop, size = asyncio.get_running_loop(), min(_BATCH_ROWS, settings.max_rows)
+    schema = await engine.call(lambda store: store.tasks.get(key).schema)
+    model = await loop.run_in_executor(_TEACHERS, RetrievedModel.from_bytes, data)
+    plan = _Plan(_learned(model), passes, size)
+    check_steps(plan.updates, settings.max_request_steps)
+    answered = await engine.call_writer(lambda writer: errand.answered(writer, plan.updates))
+    spend(plan.rows_after(answered), plan.updates - answered)
+    taught = await loop.run_in_executor(_TEACHERS, lessons, model, schema)
+    updates, answer = 0, JsonObject()
+    for inputs, targets in taught.batches(passes, size):
+        await errand.check()
+        rows = Rows(key, None, inputs.numpy())
+        answer = await engine.update(rows, targets.tolist(), 1, errand.part(updates), errand.author)
+        updates += 1
+    agreement = await _agreement(engine, key, taught, settings.max_rows)
+    return {"sequence": answer["sequence"], "updates": updates, "agreement": agreement}
+
+
+class _Plan:
+    """What is going to be learned.
+
+    Args:
+        rows: Rows of one pass.
+        passes: How many there are.
+        size: Rows of one update.
+    """
+
+    def __init__(self, rows: int, passes: int, size: int) -> None:
+        self._rows, self._passes, self._size = rows, passes, size
+        self._updates = math.ceil(rows / size)  # of one pass
+
+    @property
+    def updates(self) -> int:
+        """How many there are in all."""
+        return self._passes * self._updates
+
+    def rows_after(self, updates: int) -> int:
+        """How many rows the updates after the first so many have."""
+        done, rest = divmod(updates, self._updates) if self._updates else (0, 0)
+        return (self._passes - done) * self._rows - rest * self._size
+
+
+def _learned(model: RetrievedModel) -> int:
+    """How many of a network's sample rows are learned."""
+    rows = model.tensors.get("rows")
+    count = len(rows) if rows is not None and rows.ndim else 0
+    return max(0, count - held_out(count))
+
+
+async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:
+    """How well the task answers as the network does, a few rows in each of the engine's turns."""
+    parts = torch.split(taught.held_inputs, size)
+    answers = [await engine.call(partial(_answers, key=key, rows=rows), size=len(rows)) for rows in parts]
+    return taught.agreement(torch.cat(answers))
+
+
+def _answers(store: WeightStore, *, key: str, rows: torch.Tensor) -> torch.Tensor:
+    batch: Any = store.batch(key, rows)
+    logits: torch.Tensor = store.logits(batch)
+    schema: TaskSchema = store.tasks.get(key).schema
+    return logits[:, : schema.outputs]

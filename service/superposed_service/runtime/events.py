@@ -1,0 +1,212 @@
+"""What happens to the store, told to whoever listens: bounded, and never waited for.
+
+The engine's thread publishes and goes on. Each listener has a queue of its own; one whose queue is full is
+too slow, and is dropped. The newest events are remembered, so that a listener that lost its connection
+catches up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
+
+from superposed.errors import SuperposedError
+from superposed_service.changes.base import JsonObject, keys_of
+from superposed_service.errors import NotReady, Overloaded
+from superposed_service.settings import Settings
+from superposed_service.storage import Record
+
+__all__ = ["Event", "Events", "Subscription", "event_of"]
+
+_log = logging.getLogger("superposed")
+
+# So many of the newest events are told again to a listener that asks for what it missed.
+REMEMBERED = 2048
+# Contexts that one event names at most, and how much it says of each.
+_NAMED, _LONGEST = 8, 256
+# What names more tasks is told and not remembered: so much less may memory hold.
+_REMEMBERED_KEYS = 64
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened.
+
+    Args:
+        kind: A record's kind (`update`, `register`, …), or `load`.
+        data: JSON values.
+        sequence: The record's; None for what is not in the journal, which is not remembered.
+        keys: Whoever may not name all of these does not learn of it.
+    """
+
+    kind: str
+    data: JsonObject
+    sequence: int | None = None
+    keys: frozenset[str] = frozenset()
+
+    def is_for(self, may_name: Callable[[str], bool]) -> bool:
+        """Whether somebody who may name those keys may learn of it."""
+        return all(map(may_name, self.keys))
+
+
+def event_of(record: Record, answer: Mapping[str, Any]) -> Event:
+    """The event of an applied record."""
+    head = record.head
+    data: JsonObject = {"sequence": record.sequence}
+    if "context" in head or "contexts" in head:
+        contexts = [head["context"]] if "context" in head else head["contexts"]
+        named = [text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…" for text in contexts[:_NAMED]]
+        data |= {"contexts": named, "more_contexts": len(contexts) - len(named)}
+        data |= {name: answer[name] for name in ("rows", "loss", "accuracy") if name in answer}
+    keys = frozenset(keys_of(head))
+    if "source" in head:
+        data["source"], keys = head["source"], frozenset({head["source"]})
+    elif len(keys) == 1 and "contexts" not in data:
+        [data["task"]] = keys
+    data |= {name: answer[name] for name in ("excluded", "accepted", "refused") if name in answer}
+    return Event(record.kind, data, record.sequence, keys)
+
+
+class Subscription:
+    """One listener's events, on its event loop: iterate until it ends.
+
+    Args:
+        most: How many events may wait, beside those that it begins with.
+        backlog: What it begins with.
+        source: The API key's id; None where there are no keys.
+
+    Attributes:
+        source: As given.
+        dropped: Whether it ended because events were not taken in time.
+    """
+
+    def __init__(self, most: int, backlog: list[Event], source: str | None = None) -> None:
+        self.source = source
+        self._loop = asyncio.get_running_loop()
+        self._most = most + len(backlog)
+        self._waiting = deque(backlog)
+        self._wake = asyncio.Event()
+        self._ended = False
+        self.dropped = False
+
+    def offer(self, event: Event) -> bool:
+        """Adds an event, from any thread; False where the queue is full and the listener is dropped."""
+        if self._ended:
+            return False
+        if len(self._waiting) >= self._most:
+            self.dropped = True
+            self.end()
+            return False
+        self._waiting.append(event)
+        self._rouse()
+        return True
+
+    def end(self) -> None:
+        """Ends it, from any thread."""
+        self._ended = True
+        self._rouse()
+
+    def _rouse(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody listens any more
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        """The events in order."""
+        while not self.dropped:
+            while self._waiting and not self.dropped:
+                yield self._waiting.popleft()
+            if self._ended:
+                return
+            await self._wake.wait()
+            self._wake.clear()
+
+
+class Events:
+    """Everybody who listens to one service.
+
+    Args:
+        settings: How many may listen, and how far each may fall behind.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._newest: deque[Event] = deque(maxlen=REMEMBERED)
+        self._subscriptions: set[Subscription] = set()
+        self._closed = False
+
+    @property
+    def listeners(self) -> int:
+        """How many listen."""
+        return len(self._subscriptions)
+
+    def applied(self, record: Record, outcome: Future[JsonObject]) -> None:
+        """Tells of a record and what came of it. From any thread; waits for nobody."""
+        try:
+            error = outcome.exception()
+            answer = outcome.result() if error is None else {"refused": _reason(error)}
+            self.publish(event_of(record, answer))
+        except Exception:  # noqa: BLE001 - the change itself is applied and answered
+            _log.exception("record %s could not be told of", record.sequence)
+
+    def publish(self, event: Event) -> None:
+        """Tells of an event. From any thread; waits for nobody."""
+        with self._lock:
+            if event.sequence is not None and len(event.keys) <= _REMEMBERED_KEYS:
+                self._newest.append(event)
+            self._subscriptions = {one for one in self._subscriptions if one.offer(event)}
+
+    def subscribe(self, after: int | None, source: str | None = None) -> Subscription:
+        """Begins to listen, on the running event loop.
+
+        Args:
+            after: Remembered events with greater sequence numbers come first; None for none of them.
+            source: The API key's id; None where there are no keys.
+
+        Raises:
+            Overloaded: As many listen as may, in all or by this API key.
+            NotReady: The service is stopping.
+        """
+        with self._lock:
+            if self._closed:
+                raise NotReady("the service is stopping")
+            self._check_room(source)
+            missed = [] if after is None else [one for one in self._newest if (one.sequence or 0) > after]
+            subscription = Subscription(self._settings.event_queue, missed, source)
+            self._subscriptions.add(subscription)
+            return subscription
+
+    def _check_room(self, source: str | None) -> None:
+        mine = sum(one.source == source for one in self._subscriptions) if source is not None else 0
+        settings = self._settings
+        for count, most, whose in (
+            (len(self._subscriptions), settings.event_subscribers, "in all"),
+            (mine, settings.event_subscribers_per_key, "by one API key"),
+        ):
+            if count >= most:
+                raise Overloaded("too many are listening to events", expected=f"{most} {whose} at most")
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Forgets a listener."""
+        with self._lock:
+            self._subscriptions.discard(subscription)
+
+    def close(self) -> None:
+        """Ends every subscription, and lets nobody begin another: the service is stopping."""
+        with self._lock:
+            self._closed = True
+            for subscription in self._subscriptions:
+                subscription.end()
+            self._subscriptions = set()
+
+
+def _reason(error: BaseException) -> str:
+    """Why nothing was learned, as whoever listens may know it: what a bug says stays inside."""
+    return str(error) if isinstance(error, SuperposedError) else "something went wrong inside the service"

@@ -1,0 +1,135 @@
+"""What is read whenever somebody looks: the store, its disk, its device, and readiness."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+from importlib.metadata import version
+from shutil import disk_usage
+
+import torch
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from superposed.analysis.capacity import layer_crosstalk
+from superposed_service.engine.writer import Writer
+from superposed_service.runtime.runtime import Running
+
+__all__ = ["Readings", "observe"]
+
+_JOURNAL_FILES = ("journal.db", "journal.db-wal")
+
+
+def observe(registry: CollectorRegistry, running: Running, writer: Writer) -> None:
+    """Adds what a service that is up has to show, and what the process itself has."""
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(Readings(running, writer))
+
+
+class Readings(Collector):
+    """Gauges of a running service.
+
+    Read on a thread that owns nothing: whole numbers and references are read as they are at that moment, and
+    nothing waits in the engine's queue for them, so that they are there when that is full.
+
+    Args:
+        running: The service.
+        writer: The way into its store.
+    """
+
+    def __init__(self, running: Running, writer: Writer) -> None:
+        self._running = running
+        self._writer = writer
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: names are not looked for before the service is up."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, read now."""
+        yield InfoMetricFamily(
+            "superposed_build", "The release that runs.", value={"version": version("superposed")}
+        )
+        for name, text, value in (*self._engine(), *self._store(), *self._disk()):
+            yield GaugeMetricFamily(f"superposed_{name}", text, value)
+        yield self._waiting()
+        yield self._crosstalk()
+        yield self._device()
+
+    def _engine(self) -> Iterator[tuple[str, str, float]]:
+        running, replay = self._running, self._running.telemetry.replay
+        yield (
+            "ready",
+            "1 while requests are admitted and the journal can be written.",
+            running.refusal is None,
+        )
+        yield "journal_failed", "1 once the journal could not be written.", running.engine.failure is not None
+        yield "replay_records", "Records of the newest replay.", replay.total
+        yield "replay_records_done", "How many of them are applied.", replay.done
+
+    def _store(self) -> Iterator[tuple[str, str, float]]:
+        store = self._writer.store
+        yield "store_sequence", "The newest record that is applied.", store.sequence
+        yield "store_tasks", "Registered tasks.", len(store.tasks)
+        yield "store_weights_bytes", "Bytes of the weights.", store.weight_bytes
+        yield "store_optimizer_bytes", "Bytes of the optimizer's state.", store.optimizer_bytes
+        yield "contexts_cached_bytes", "Bytes of materialised contexts.", store.contexts.cached_bytes
+        yield "quarantined_sources", "Task keys and API keys in quarantine.", len(store.tasks.quarantined)
+
+    def _disk(self) -> Iterator[tuple[str, str, float]]:
+        since = self._writer.records_since_snapshot
+        yield "snapshot_records_behind", "Records after the newest snapshot.", since
+        with contextlib.suppress(OSError):  # the rest is wanted most when a disk has failed
+            yield from self._files()
+
+    def _files(self) -> Iterator[tuple[str, str, float]]:
+        directory = self._running.directory
+        if snapshots := directory.snapshots.list():
+            newest = datetime.fromisoformat(snapshots[-1].created).timestamp()
+            yield "snapshot_timestamp_seconds", "When the newest snapshot was taken.", newest
+            yield "snapshot_age_seconds", "How long ago that was.", max(0.0, time.time() - newest)
+            yield "snapshots_bytes", "Bytes of all snapshots.", sum(one.bytes for one in snapshots)
+        files = [directory.path / name for name in _JOURNAL_FILES]
+        size = sum(file.stat().st_size for file in files if file.exists())
+        yield "journal_bytes", "Bytes of the journal's files.", size
+        yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
+
+    def _waiting(self) -> Metric:
+        reads, others = self._running.engine.waiting
+        family = GaugeMetricFamily(
+            "superposed_pending_request_count", "Requests that wait for the engine.", labels=["queue"]
+        )
+        family.add_metric(["inference"], reads)
+        family.add_metric(["other"], others)
+        return family
+
+    def _crosstalk(self) -> Metric:
+        family = GaugeMetricFamily(
+            "superposed_crosstalk_ratio",
+            "Response energy to a stranger's context over that to a task's own; mean of the newest samples.",
+            labels=["layer", "kind"],
+        )
+        for layer in layer_crosstalk(self._writer.store.tasks.all()):
+            family.add_metric([layer.name, "measured"], layer.crosstalk_measured)
+            family.add_metric([layer.name, "predicted"], layer.crosstalk_predicted)
+        return family
+
+    def _device(self) -> Metric:
+        family = GaugeMetricFamily(
+            "superposed_device_memory_bytes", "Memory of the CUDA device; none on a CPU.", labels=["kind"]
+        )
+        device = self._writer.store.device
+        if device.type == "cuda":
+            free, total = torch.cuda.mem_get_info(device)
+            for kind, value in (
+                ("allocated", torch.cuda.memory_allocated(device)),
+                ("reserved", torch.cuda.memory_reserved(device)),
+                ("free", free),
+                ("total", total),
+            ):
+                family.add_metric([kind], value)
+        return family

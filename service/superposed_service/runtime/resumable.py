@@ -1,0 +1,58 @@
+"""A request that makes several changes, one after another: whose it is, and whether it is still wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from superposed.errors import CapacityExceeded
+from superposed_service.engine.writer import Writer
+from superposed_service.storage.idempotency import Origin
+
+__all__ = ["Errand", "check_steps"]
+
+
+async def _always() -> None:
+    """The service's own errands end by themselves."""
+
+
+@dataclass(frozen=True)
+class Errand:
+    """What a request that makes several changes goes by.
+
+    Args:
+        origin: The request: sent again, it goes on where it stopped.
+        author: Who asks.
+        check: Called between two changes; raises where nobody waits for the answer any more, or whoever asks
+            may not ask any more.
+    """
+
+    origin: Origin | None = None
+    author: str | None = None
+    check: Callable[[], Awaitable[None]] = _always
+
+    def part(self, number: int) -> Origin | None:
+        """The origin of one of the changes."""
+        return self.origin and self.origin.part(number)
+
+    def answered(self, writer: Writer, most: int) -> int:
+        """How many of its first `most` changes were answered when the request came before.
+
+        Raises:
+            IdempotencyMismatch: The request's key came with another request.
+            SuperposedError: One of them was refused so.
+        """
+        if self.origin is None:
+            return 0
+        number = 0
+        while number < most and writer.answer_to(self.origin.part(number)) is not None:
+            number += 1
+        return number
+
+
+def check_steps(steps: int, most: int) -> None:
+    """Raises `CapacityExceeded` where one request would take more optimizer steps than it may, in all."""
+    if steps > most:
+        raise CapacityExceeded(
+            "more steps than one request may take", expected=f"{most} at most", received=steps
+        )

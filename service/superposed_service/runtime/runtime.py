@@ -1,0 +1,247 @@
+"""A service that is up: its settings, its engine, and its data directory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from superposed.errors import SuperposedError
+from superposed_service.changes.base import JsonObject
+from superposed_service.changes.erasure import Erased, erase_rows, erased_before, find_rows
+from superposed_service.changes.rehearsal import ForgetRows
+from superposed_service.changes.replay import Recovery
+from superposed_service.changes.rollback import RollBack, Selection
+from superposed_service.changes.snapshot import is_due, keep, trim_some
+from superposed_service.engine.engine import Engine
+from superposed_service.engine.request_metadata import calling, current_caller
+from superposed_service.engine.telemetry import Telemetry
+from superposed_service.errors import NotReady, UnknownSnapshot
+from superposed_service.runtime.consolidation import IdleConsolidation
+from superposed_service.runtime.events import Event, Events
+from superposed_service.runtime.model_statistics import Statistics
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Snapshot
+from superposed_service.storage.idempotency import Origin
+
+__all__ = ["Running"]
+
+T = TypeVar("T")
+_log = logging.getLogger("superposed.snapshots")
+_WATCH_S = 1.0
+_RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a copy of the store
+
+
+@dataclass
+class Running:
+    """What a request is served by.
+
+    Args:
+        settings: How this server runs.
+        engine: The sole owner of the store.
+        directory: Where the store is kept.
+        recovery: How the store came back when the service was started.
+        version: The newest snapshot's sequence number: the version of every model.
+        telemetry: Told what is done.
+        events: Who is told of changes.
+        statistics: What models were asked.
+    """
+
+    settings: Settings
+    engine: Engine
+    directory: DataDirectory
+    recovery: Recovery
+    version: str
+    telemetry: Telemetry
+    events: Events
+    statistics: Statistics = field(default_factory=Statistics)
+    # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
+    _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def refusal(self) -> NotReady | None:
+        """Why the service is not ready, or None.
+
+        That the store was recovered, and its digests were good, is so since before the engine was started.
+        """
+        if not self.engine.ready:
+            return NotReady("the service is starting or stopping")
+        if self.engine.failure is not None:
+            return NotReady(
+                "the journal failed: inference goes on, updates do not", received=self.engine.failure
+            )
+        return None
+
+    async def snapshot(self) -> Snapshot:
+        """Takes a snapshot; inference goes on while it is written to the disk.
+
+        When it returns, the snapshot is on the disk.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        return await self._in_turn(self._snapshot())
+
+    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs work on the past, one at a time, to its end, also if the client has left."""
+
+        async def run() -> T:
+            with calling(current_caller().source):  # to its end, also past the request's deadline
+                async with self._history_turn:
+                    return await work
+
+        return await asyncio.shield(asyncio.create_task(run()))
+
+    async def _snapshot(self) -> Snapshot:
+        image = await self.engine.call_writer(lambda writer: writer.image())
+        snapshot, needed = await asyncio.to_thread(
+            keep, self.directory.snapshots, image, self.settings.history_records
+        )
+        await self.engine.call_writer(lambda writer: writer.kept(image, snapshot.digest))
+        while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
+            pass
+        self.version = str(snapshot.sequence)
+        _log.info("snapshot taken", extra={"sequence": snapshot.sequence, "bytes": snapshot.bytes})
+        return snapshot
+
+    async def roll_back(
+        self, selection: Selection, origin: Origin | None, author: str | None = None
+    ) -> JsonObject:
+        """Takes records out of the store's past, and takes a snapshot of what came out.
+
+        Raises:
+            BeyondHorizon: The journal does not reach back far enough.
+            SuperposedError: As `Engine.change`.
+        """
+        return await self._in_turn(self._roll_back(selection, origin, author))
+
+    async def _roll_back(self, selection: Selection, origin: Origin | None, author: str | None) -> JsonObject:
+        replay = self.telemetry.replay
+        change = RollBack(selection, self.directory.snapshots, self.directory.ledger(), replay)
+        answer = await self.engine.change(change, origin, author, limited=False)
+        if answer["excluded"]:
+            await self._snapshot()  # so that a recovery need not rebuild it again
+        return answer
+
+    async def restore(self, identifier: str, origin: Origin | None, author: str | None = None) -> JsonObject:
+        """Goes back to a snapshot; raises as `roll_back`.
+
+        Raises:
+            UnknownSnapshot: There is none of this id.
+        """
+        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(origin))) is not None:
+            return known  # its own snapshot may have replaced the one that was asked for
+        for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
+            if snapshot.id == identifier:
+                return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
+        raise UnknownSnapshot("no snapshot has this id", received=identifier)
+
+    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> Erased:
+        """Erase a task's rows from the journal and from what is rehearsed; what they taught stays.
+
+        Older snapshots of a rehearsing store may hold such rows, and are other tasks' way back. They are
+        removed at once, or once their time is over; until then they serve rollbacks to before the erased
+        records.
+
+        Args:
+            key: The task.
+            author: The API key's id.
+            at_once: Whether older snapshots are removed at once.
+
+        Returns:
+            The erased numbers of rows; nothing is recorded where there was nothing to erase.
+
+        Raises:
+            UnknownTask: No task has or had the key.
+            StorageUnavailable: The disk refused.
+        """
+        return await self._in_turn(self._erase_rows(key, author, at_once))
+
+    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erased:
+        found = await self.engine.call_writer(lambda writer: find_rows(writer.ledger, writer.store, key))
+        older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
+        if not found.rows and not (older and at_once):
+            return Erased()
+        now = time.time()
+        until = now if at_once else now + self.settings.erased_snapshots_s
+        change = ForgetRows(key, until if found.in_snapshots else None)
+        forgotten = await self.engine.change(change, None, author, limited=False)
+        snapshot = await self._snapshot()  # what was learned from them must not need them again
+        records = await self.engine.call_writer(
+            lambda writer: erase_rows(writer.ledger, key, snapshot.sequence)
+        )
+        await self._remove_erased_snapshots()
+        stay = found.in_snapshots and not at_once
+        return Erased(records, forgotten["rows"], until if stay else None)
+
+    async def _has_snapshots_before(self, sequence: int) -> bool:
+        listed = await asyncio.to_thread(self.directory.snapshots.list)
+        return any(one.sequence < sequence for one in listed)
+
+    async def _remove_erased_snapshots(self) -> None:
+        """Remove the snapshots from before erasures whose time is over; a start for recovery always stays."""
+        now = time.time()
+        first, exclusions = await self.engine.call_writer(
+            lambda writer: erased_before(writer.ledger.journal, now)
+        )
+        if not first:
+            return
+        listed = await asyncio.to_thread(self.directory.snapshots.list)
+        old = {one.id for one in listed if one.sequence < first}
+        if not old:
+            return
+        if not any(exclusions.allows_start(one.sequence) for one in listed if one.id not in old):
+            await self._snapshot()
+        await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one in old)
+        _log.info("snapshots from before an erasure removed", extra={"sequence": first})
+
+    async def watch(self) -> None:
+        """Takes snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
+        settings = self.settings
+        idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
+        again, look = 0.0, 0.0
+        while not await self._stopped_within(_WATCH_S):
+            await _logged("no idle consolidation", idle.tick(_WATCH_S))
+            due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
+            if due and not await _logged("no snapshot was taken", self.snapshot()):
+                again = time.monotonic() + _RETRY_S
+            if time.monotonic() >= look:
+                look = time.monotonic() + _RETRY_S
+                await _logged("no snapshot was removed", self._in_turn(self._remove_erased_snapshots()))
+
+    async def pulse(self) -> None:
+        """Tells listeners once a second how busy the engine is, until `stop_watching`."""
+        while not await self._stopped_within(_WATCH_S):
+            waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
+            self.events.publish(Event("load", self.telemetry.load.summary() | waiting))
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), seconds)
+        return self._stop.is_set()
+
+    def stop_watching(self) -> None:
+        """Ends `pulse`, and `watch` once the snapshot that it is taking is taken."""
+        self._stop.set()
+
+
+async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
+    """Does what nobody waits for; that it fails, also by a bug, must not end what else is done so.
+
+    Returns:
+        Whether it was done.
+    """
+    try:
+        await work
+    except SuperposedError as error:
+        _log.error(failure, extra={"reason": str(error)})
+    except Exception:  # noqa: BLE001 - see above
+        _log.exception(failure)
+    else:
+        return True
+    return False

@@ -1,0 +1,24 @@
+"""Snapshots of a running service."""
+
+from __future__ import annotations
+
+from superposed_service.changes.snapshot import keep, trim_some
+from superposed_service.engine.writer import Writer
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Snapshot
+
+__all__ = ["take"]
+
+
+def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapshot:
+    """Takes a snapshot at once, on the thread that owns the store.
+
+    Raises:
+        StorageUnavailable: The disk refused.
+    """
+    image = writer.image()
+    snapshot, needed = keep(directory.snapshots, image, settings.history_records)
+    writer.kept(image, snapshot.digest)
+    while trim_some(writer.ledger, needed):
+        pass
+    return snapshot

@@ -1,0 +1,212 @@
+"""Answers kept by idempotency key, so that a request sent twice is applied once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import struct
+import time
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from superposed_service.errors import IdempotencyMismatch, InvalidRequest, JournalCorrupt, QuotaExceeded
+from superposed_service.storage.database import Database, Statement
+
+__all__ = ["Answers", "Kept", "Origin"]
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A request that changes something, and may be sent twice.
+
+    Args:
+        key: Its idempotency key.
+        request: SHA-256 of what was asked, 32 bytes.
+        owner: The owner of the kept response: `key:<id>` of an API key; without one a task key.
+    """
+
+    key: str
+    request: bytes
+    owner: str = field(default="", compare=False)
+
+    def part(self, number: int) -> Origin:
+        """The origin of one of several changes that the request makes, one after another."""
+        return Origin(f"{self.key} {number}", self.request)  # no key has a space
+
+    @classmethod
+    def of(cls, key: str | None, author: str | None, method: str, target: str, body: bytes) -> Origin | None:
+        """The origin that a request's `Idempotency-Key` gives it; None without one.
+
+        Authors do not see each other's keys. The target is the path, with the query where there is one.
+
+        Raises:
+            InvalidRequest: The key is no key.
+        """
+        if key is None:
+            return None
+        if not _KEY.fullmatch(key):
+            raise InvalidRequest(
+                "not an Idempotency-Key", expected="1 to 255 visible ASCII characters", received=key[:300]
+            )
+        own = key if author is None else f"{author} {key}"
+        return cls(own, hashlib.sha256(f"{method} {target}\n".encode() + body).digest())
+
+
+_RETRY_S = 60.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A journalled request and its answer.
+
+    Args:
+        origin: The request.
+        sequence: Of its record.
+        created: Unix seconds.
+        answer: JSON values; None until the record is applied.
+    """
+
+    origin: Origin
+    sequence: int
+    created: float
+    answer: dict[str, Any] | None = None
+
+
+class Answers:
+    """The kept answers of one database; in memory, and on the disk beside the records. One thread at a time.
+
+    The row of a key is committed with its record. Its answer follows with a later commit, and before a
+    snapshot that is past the record: until then replay gives it again.
+
+    A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task)
+    has a bound of its own, so that no owner can push out another's: at the bound its next request is
+    rejected.
+
+    Args:
+        database: Where they are.
+
+    Raises:
+        JournalCorrupt: A row is not what was written.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._kept: dict[str, Kept] = {}
+        self._settled: dict[str, Kept] = {}
+        self._owned: Counter[str] = Counter()
+        self._kept_s = self._most = math.inf
+        for *row, checksum in database.query(
+            "SELECT key, request, sequence, created, answer, owner, checksum FROM answers ORDER BY sequence"
+        ):
+            key, request, sequence, created, answer, owner = row
+            if _checksum(*row) != checksum:
+                raise JournalCorrupt("a kept answer is not what was written", received=f"record {sequence}")
+            origin = Origin(key, request, owner)
+            self._kept[key] = Kept(origin, sequence, created, json.loads(answer) if answer else None)
+            self._owned[owner] += 1
+
+    def limit(self, *, kept_s: float, most: int) -> None:
+        """Set how long a response is kept, in seconds, and how many one owner may have; default: no limit."""
+        self._kept_s, self._most = kept_s, most
+
+    def check_room(self, owner: str, entering: int = 0) -> None:
+        """Check that one more response of an owner may be kept.
+
+        Args:
+            owner: Whose.
+            entering: How many more of it are on their way.
+
+        Raises:
+            QuotaExceeded: It has as many as it may.
+        """
+        if (count := self._owned[owner] + entering) < self._most:
+            return
+        raise QuotaExceeded(
+            "too many responses are kept for idempotency keys: wait, or send updates without an"
+            " Idempotency-Key (they are then not safe to send again)",
+            expected=f"{self._most} within {self._kept_s:g} s (SUPERPOSED_IDEMPOTENCY_RESPONSES)",
+            received=count + 1,
+            retry_after_s=min(self._kept_s, _RETRY_S),
+        )
+
+    def find(self, origin: Origin) -> Kept | None:
+        """What was kept for a request, where it came before.
+
+        Raises:
+            IdempotencyMismatch: The key came with another request.
+        """
+        kept = self._kept.get(origin.key)
+        if kept is not None and kept.origin.request != origin.request:
+            raise IdempotencyMismatch(
+                "this Idempotency-Key came with another request before",
+                expected="a new key for a new request",
+                received=origin.key,
+            )
+        return kept
+
+    def unanswered(self) -> dict[int, Kept]:
+        """What replay will answer, by sequence."""
+        return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
+
+    def add(self, origin: Origin, sequence: int) -> Statement:
+        """Keeps a request; what writes it belongs in the transaction of its record.
+
+        The one thing that may be done on another thread while this one settles answers.
+        """
+        if (before := self._kept.get(origin.key)) is not None:
+            self._owned[before.origin.owner] -= 1
+        kept = self._kept[origin.key] = Kept(origin, sequence, time.time())
+        self._owned[origin.owner] += 1
+        return _writing(kept)
+
+    def settle(self, key: str, answer: dict[str, Any]) -> None:
+        """Keeps a request's answer, where its key is still kept; it goes to the disk with `take_changes`."""
+        if key in self._kept:
+            self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
+
+    def take_changes(self) -> list[Statement]:
+        """What writes the answers settled since the last time, for the next transaction.
+
+        Responses whose time is over are forgotten.
+        """
+        statements = [_writing(kept) for kept in self._settled.values()]
+        self._settled.clear()
+        for key in self._expired():
+            statements.append(("DELETE FROM answers WHERE key = ?", (key,)))
+            self._owned[self._kept.pop(key).origin.owner] -= 1
+        return statements
+
+    def _expired(self) -> list[str]:
+        oldest = time.time() - self._kept_s
+        expired = []
+        for key, kept in self._kept.items():  # oldest first
+            if kept.created >= oldest:
+                break
+            if kept.answer is not None:
+                expired.append(key)
+        return expired
+
+
+def _writing(kept: Kept) -> Statement:
+    answer = None if kept.answer is None else json.dumps(kept.answer)
+    origin = kept.origin
+    row = (origin.key, origin.request, kept.sequence, kept.created, answer, origin.owner)
+    return (
+        "INSERT OR REPLACE INTO answers (key, request, sequence, created, answer, owner, checksum)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*row, _checksum(*row)),
+    )
+
+
+def _checksum(
+    key: str, request: bytes, sequence: int, created: float, answer: str | None, owner: str
+) -> bytes:
+    hasher = hashlib.sha256(struct.pack("<qd", sequence, created) + request)
+    for part in (key, answer or "", *([owner] if owner else [])):  # the first release had no owners
+        hasher.update(struct.pack("<q", len(part)) + part.encode())
+    return hasher.digest()[:16]

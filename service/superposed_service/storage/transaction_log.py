@@ -1,0 +1,186 @@
+"""What is written together: records, their answers, canaries, and the witness of what was acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from superposed_service.errors import StorageUnavailable
+from superposed_service.storage.api_keys import ApiKeys
+from superposed_service.storage.canaries import Canaries
+from superposed_service.storage.database import Database, Statement, Synchronous
+from superposed_service.storage.high_water_mark import Witness
+from superposed_service.storage.idempotency import Answers, Origin
+from superposed_service.storage.journal import Entry, Journal, Record
+
+__all__ = ["Ledger"]
+
+
+class Ledger:
+    """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.
+
+    Every page is read when it is opened. For the process that owns the directory; one thread at a time.
+
+    Args:
+        folder: The data directory.
+        synchronous: See `Database`.
+        check_place: Raises where another directory stands at the path by now.
+
+    Attributes:
+        journal: The records.
+        answers: What was answered, by idempotency key.
+        canaries: A few rows of each task.
+        api_keys: Who may do what.
+
+    Raises:
+        JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
+        StorageUnavailable: The disk refused.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        synchronous: Synchronous = "FULL",
+        check_place: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.check_place = check_place
+        self._witness = Witness(folder / "HEAD")
+        self._unwritten: list[Statement] = []
+        try:
+            self._database = Database(folder / "journal.db", synchronous=synchronous)
+        except BaseException:
+            self._witness.close()
+            raise
+        try:
+            self._database.check()  # before a row of it is believed
+            self.journal = Journal(self._database)
+            self.answers = Answers(self._database)
+            self.canaries = Canaries(self._database)
+            self.api_keys = ApiKeys(self._database)
+            self._check_witness()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check_witness(self) -> None:
+        """Check the journal's end against the witness, and from now on require that there is one.
+
+        The journal's `witnessed` mark is the durable marker: once it is set, and in the file itself, a
+        missing or empty `HEAD` means that the file was removed. Directories of the first release have no
+        mark until this process has synced their `HEAD`.
+        """
+        self._witness.check(self.journal)
+        if self.journal.exists and not self.journal.is_witnessed:
+            self._witness.note(self.journal)
+            self._witness.sync()
+            self.journal.set_witnessed()
+            self._database.drop_log()
+
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is written any more, or None."""
+        return self._database.failure
+
+    def fail(self, reason: str) -> None:
+        """Ends all writing until the next start."""
+        self._database.fail(reason)
+
+    def damaged_pages(self) -> list[int]:
+        """The pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
+        return self._database.damaged_pages()
+
+    def begin(self, sequence: int) -> None:
+        """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
+        self.journal.begin(sequence)
+        self._check_witness()
+
+    def commit(
+        self, changes: Sequence[tuple[Entry, Origin | None]], *, digest: tuple[int, str] | None = None
+    ) -> list[Record]:
+        """Journals changes in one transaction. When it returns, they are on the disk.
+
+        Args:
+            changes: What is to be recorded, and the request that each came from.
+            digest: A sequence number and the store's digest after it, to be noted with them.
+
+        Raises:
+            StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
+                now on.
+        """
+        return self.write(changes, self.take_changes(), digest=digest)
+
+    def take_changes(self) -> list[Statement]:
+        """What writes the answers and canaries that changed since the last time, for the next `write`."""
+        unwritten, self._unwritten = self._unwritten, []
+        return [*unwritten, *self.answers.take_changes(), *self.canaries.take_changes()]
+
+    def give_back(self, beside: Sequence[Statement]) -> None:
+        """Keeps what `take_changes` gave for the next time: the `write` that it was for did not begin."""
+        self._unwritten = [*beside, *self._unwritten]
+
+    def write(
+        self,
+        changes: Sequence[tuple[Entry, Origin | None]],
+        beside: Sequence[Statement],
+        *,
+        digest: tuple[int, str] | None = None,
+    ) -> list[Record]:
+        """`commit`, with what `take_changes` has given before.
+
+        Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
+        canaries kept: they have their turn in the next transaction.
+        """
+        with self._database.transaction():
+            records = self.journal.append([entry for entry, _ in changes])
+            for record, (_, origin) in zip(records, changes, strict=True):
+                if origin is not None:
+                    self._database.execute(*self.answers.add(origin, record.sequence))
+            for statement in beside:
+                self._database.execute(*statement)
+            if digest is not None:
+                self.journal.note_digest(*digest)
+        try:
+            self._witness.note(self.journal)
+        except StorageUnavailable as error:
+            self.fail(str(error))
+            raise
+        return records
+
+    def flush(self, *, digest: tuple[int, str] | None = None) -> None:
+        """Brings answers and canaries to the disk: before a snapshot that is past their records.
+
+        Args:
+            digest: A sequence number and the store's digest after it, to be noted with them.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        beside = self.take_changes()
+        with self._database.transaction():
+            for statement in beside:
+                self._database.execute(*statement)
+            if digest is not None:
+                self.journal.note_digest(*digest)
+
+    def erase(self, key: str, sequences: Sequence[int]) -> None:
+        """Removes a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
+
+        Raises:
+            StorageUnavailable: The disk refused.
+        """
+        self.canaries.drop(key)
+        with self._database.transaction():
+            self.journal.erase(sequences)
+            for statement in self.take_changes():
+                self._database.execute(*statement)
+        self._database.drop_log()
+
+    def close(self, *, keep_log: bool = False) -> None:
+        """Closes both files.
+
+        Args:
+            keep_log: Whether the write-ahead log stays as it is: SQLite would remove it by its path.
+        """
+        self._database.close(keep_log=keep_log)
+        self._witness.close()
