@@ -30,7 +30,7 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
 from superposed.tasks.schema import Loss
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.errors import Quarantined
@@ -94,7 +94,7 @@ class Stream:
     def teach(self, key: str, x: Any, y: Any, author: str) -> bool:
         """Send one update; whether it was learned, or refused by the arithmetic."""
         number = float if self.tasks[key][2].loss == "mse" else int
-        change = Update(Rows(key, None, np.asarray(x)), [number(one) for one in y], 1)
+        change = Update(RowBatch(key, None, np.asarray(x)), [number(one) for one in y], 1)
         change.author = author
         try:
             self.machine.do(change)

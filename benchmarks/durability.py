@@ -29,21 +29,21 @@ from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
 from superposed.config import MLPConfig, StoreConfig
 from superposed_service.api.app import create_app, open_store
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.cli.demo.server import free_port
-from superposed_service.engine.writer import Write
+from superposed_service.engine.writer import PendingWrite
 from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Ledger, Record
+from superposed_service.storage import DataDirectory, Record, TransactionLog
 from superposed_service.storage import directory as directory_module
 
 ROWS, TASKS = 32, 16
 
 
-class Forgetful(Ledger):
+class Forgetful(TransactionLog):
     """What the journal costs is measured against this: it gives sequence numbers and writes nothing."""
 
     def write(self, changes: Any, beside: Any, *, digest: Any = None) -> list[Record]:
@@ -55,7 +55,7 @@ class Forgetful(Ledger):
 def serve(path: Path, port: int, durable: bool) -> None:
     torch.set_num_threads(1)
     if not durable:
-        directory_module.Ledger = Forgetful  # type: ignore[misc]  # nothing written
+        directory_module.TransactionLog = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
         settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")
@@ -232,11 +232,11 @@ def replay(records: int) -> dict[str, Any]:
         with DataDirectory(path) as directory:
             begin(directory, bare)
             writer, _ = open_store(directory, Settings(device="cpu"))
-            writer.commit([Write(Register(lambda _: schema))])
+            writer.commit([PendingWrite(Register(lambda _: schema))])
             writer.apply_next()
             for number in range(records):
                 inputs, targets = batches[number % len(batches)]
-                writer.commit([Write(Update(Rows("t", None, inputs), targets.tolist(), 1))])
+                writer.commit([PendingWrite(Update(RowBatch("t", None, inputs), targets.tolist(), 1))])
                 writer.apply_next()
         first, turns = bare.to_bytes(), []
         for _ in range(3):

@@ -25,10 +25,15 @@ from superposed_service.cli.bench import Load, run
 
 # The first of these that is in a stack says what was being done; inner ones stand first.
 DOINGS = {
-    "the batch: rows checked, bound, multiplied, handed back": ("Answering._answer_few", "Engine._loop"),
-    "sending answers": ("_Corked._flush", "Response.__call__"),
-    "reading bodies: bytes, JSON head, tensors, checks": ("read (superposed_service/routes/common.py",),
-    "the route: quota, queue, the answer's JSON": ("infer (superposed_service/routes/rows.py",),
+    "the batch: rows checked, bound, multiplied, handed back": (
+        "InferenceExecutor._answer_few",
+        "Engine._loop",
+    ),
+    "sending answers": ("_WriteBuffer._flush", "Response.__call__"),
+    "reading bodies: bytes, JSON head, tensors, checks": (
+        "read (superposed_service/api/v1/routes/common.py",
+    ),
+    "the route: quota, queue, the answer's JSON": ("infer (superposed_service/api/v1/routes/inference.py",),
     "before the route: id, key, room, counting": ("Observed.__call__",),
     "HTTP: heads, connections, tasks": ("data_received", "run_asgi"),
     "the event loop": ("",),

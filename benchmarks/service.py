@@ -69,7 +69,7 @@ def serve(path: Path, port: int, durable: bool, seen: Path) -> None:
 
     signal.signal(signal.SIGTERM, end)  # uvicorn hands the signal on once it has stopped
     if not durable:
-        directory_module.Ledger = Forgetful  # type: ignore[misc]  # nothing written
+        directory_module.TransactionLog = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
         settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")

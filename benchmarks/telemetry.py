@@ -24,17 +24,17 @@ import uvicorn
 from experiments.report import machine, write_json
 from superposed.store.store import WeightStore
 from superposed_service.api.app import create_app
-from superposed_service.api.middleware.gateway import Entrance
+from superposed_service.api.middleware.gateway import RequestGateway
 from superposed_service.api.middleware.metrics import Observed
 from superposed_service.changes.snapshot import begin
-from superposed_service.engine.telemetry import Telemetry, Ticket
+from superposed_service.engine.telemetry import RequestTiming, Telemetry
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
 CONNECTIONS, SLICE_S = 16, 0.2
 _COUNTED = (Observed.__call__, Telemetry.ticket, Telemetry.answered)
-_PASSED_ON = Entrance.__call__
-_NOBODY = Ticket(0.0, "", None)
+_PASSED_ON = RequestGateway.__call__
+_NOBODY = RequestTiming(0.0, "", None)
 served = 0
 
 
@@ -42,7 +42,7 @@ async def _pass_on(self: Observed, *request: Any) -> None:
     await self._app(*request)
 
 
-async def _count(self: Entrance, *request: Any) -> None:
+async def _count(self: RequestGateway, *request: Any) -> None:
     global served
     served += 1
     await _PASSED_ON(self, *request)
@@ -84,7 +84,7 @@ def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
 
 def run(seconds: float) -> dict[str, list[float]]:
     torch.set_num_threads(1)
-    Entrance.__call__ = _count  # type: ignore[method-assign]  # measured in place
+    RequestGateway.__call__ = _count  # type: ignore[method-assign]  # measured in place
     with (
         tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder,
         DataDirectory(Path(folder) / "store") as directory,

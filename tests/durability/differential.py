@@ -41,15 +41,15 @@ from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.api.v1.serializers import task_schema
 from superposed_service.changes.base import Change
 from superposed_service.changes.rehearsal import Consolidate
-from superposed_service.changes.rollback import RollBack, Selection
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
 from superposed_service.cli.demo.server import free_port
-from superposed_service.engine.writer import Write
+from superposed_service.engine.writer import PendingWrite
 from superposed_service.storage import DataDirectory
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer
 from tests.durability.machine import Machine
 
@@ -344,13 +344,13 @@ class Campaign:
         finally:
             machine.close()
 
-    def make_again(self, by_sequence: dict[int, Sent], machine: Machine) -> dict[int, Write]:
+    def make_again(self, by_sequence: dict[int, Sent], machine: Machine) -> dict[int, PendingWrite]:
         """Commit and apply the requests in their places.
 
         A place without a request is the record that refuses an update before it: which updates had been
         committed by then follows from the places.
         """
-        writer, writes = machine.writer, dict[int, Write]()
+        writer, writes = machine.writer, dict[int, PendingWrite]()
         while writer.pending or writer.ledger.journal.sequence < max(by_sequence, default=0):
             place = writer.ledger.journal.sequence + 1
             sent = by_sequence.get(place)
@@ -361,7 +361,7 @@ class Campaign:
                     break
                 writer.apply_next()
                 continue
-            writes[place] = Write(self.change_of(sent, machine), Origin(sent.key, b"0" * 32))
+            writes[place] = PendingWrite(self.change_of(sent, machine), IdempotencyKey(sent.key, b"0" * 32))
             writer.commit([writes[place]])
             if writer.ledger.journal.sequence != place:
                 self.outcome.other_answers += 1  # it is judged otherwise than on the server
@@ -394,8 +394,8 @@ class Campaign:
         if sent.kind == "rollback":
             chosen = body.get("without", body)
             chosen = {name: tuple(one) if isinstance(one, list) else one for name, one in chosen.items()}
-            return RollBack(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
-        rows = Rows(body.get("context"), body.get("contexts"), body["inputs"])
+            return RollbackChange(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
+        rows = RowBatch(body.get("context"), body.get("contexts"), body["inputs"])
         return Update(rows, body["targets"], body["steps"])
 
 

@@ -11,16 +11,16 @@ from superposed_service.api.app import open_store
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.quarantine import Quarantine, Release
 from superposed_service.changes.replay import Recovery
-from superposed_service.changes.rollback import RollBack, Selection
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import Write, Writer
+from superposed_service.engine.writer import PendingWrite, Writer
 from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 
 CONFIG = StoreConfig(
     network=MLPConfig(inputs=4, hidden=(6,), outputs=2), optimizer=OptimizerConfig(learning_rate=1e-2)
@@ -62,18 +62,18 @@ class Machine:
     def store(self) -> WeightStore:
         return self.writer.store
 
-    def do(self, change: Change, origin: Origin | None = None) -> JsonObject:
+    def do(self, change: Change, origin: IdempotencyKey | None = None) -> JsonObject:
         [answer] = self.do_together([change], [origin])
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
     def do_together(
-        self, changes: Sequence[Change], origins: Sequence[Origin | None] | None = None
+        self, changes: Sequence[Change], origins: Sequence[IdempotencyKey | None] | None = None
     ) -> list[JsonObject | BaseException]:
         """Changes that stand in line together, in one transaction."""
         origins = origins or [None] * len(changes)
-        writes = [Write(change, origin) for change, origin in zip(changes, origins, strict=True)]
+        writes = [PendingWrite(change, origin) for change, origin in zip(changes, origins, strict=True)]
         self.writer.commit(writes)
         while self.writer.pending:
             self.writer.apply_next()
@@ -86,8 +86,8 @@ class Machine:
         return self.do(Delete(key))
 
     def update(self, context: object, rows: object, targets: list[int], key: str | None = None) -> JsonObject:
-        origin = Origin(key, b"0" * 32) if key else None
-        return self.do(Update(Rows(context, None, rows), targets, 1), origin)
+        origin = IdempotencyKey(key, b"0" * 32) if key else None
+        return self.do(Update(RowBatch(context, None, rows), targets, 1), origin)
 
     def quarantine(self, source: str) -> JsonObject:
         return self.do(Quarantine(source, {"by": "test"}))
@@ -96,7 +96,7 @@ class Machine:
         return self.do(Release(source))
 
     def roll_back(self, **selection: object) -> JsonObject:
-        change = RollBack(Selection(**selection), self.directory.snapshots, self.writer.ledger)  # type: ignore[arg-type]
+        change = RollbackChange(Selection(**selection), self.directory.snapshots, self.writer.ledger)  # type: ignore[arg-type]
         return self.do(change)
 
     def snapshot(self) -> Snapshot:

@@ -17,7 +17,7 @@ from superposed.datasets import sklearn_dataset
 from superposed.errors import UpdateError
 from superposed_service.changes.array_codec import pack
 from superposed_service.changes.replay import replay
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.engine import poison_detector
@@ -52,7 +52,7 @@ class Streams:
         chosen = self.draw.integers(0, len(DIGITS.train_y), 16)
         order = np.random.default_rng(sum(key.encode())).permutation(64)
         labels = DIGITS.train_y[chosen] if scale == 1 else self.draw.integers(0, 10, 16)
-        rows = Rows(key, None, DIGITS.train_x[chosen][:, order] * scale)
+        rows = RowBatch(key, None, DIGITS.train_x[chosen][:, order] * scale)
         change = Update(rows, labels.tolist(), 1)
         change.author = author
         self.machine.do(change)
@@ -316,7 +316,7 @@ def test_a_task_with_tiny_targets_frames_nobody(ready: Path) -> None:
         streams.ordinary(1)
         targets = (0.0005 + 1e-4 * streams.draw.normal(size=(16, 1))).tolist()
         rows = DIGITS.train_x[streams.draw.integers(0, len(DIGITS.train_y), 16)] / 16.0
-        streams.machine.do(Update(Rows("sensor", None, rows), targets, 1))
+        streams.machine.do(Update(RowBatch("sensor", None, rows), targets, 1))
     assert streams.quarantined == {}
     streams.machine.close()
 
@@ -326,7 +326,7 @@ def test_steps_count_and_not_updates(ready: Path) -> None:
     watched = streams.machine.writer._guard
     assert watched is not None
     before = watched._windows[-1].sequence
-    rows = Rows("t0", None, DIGITS.train_x[:16] * 1.0)
+    rows = RowBatch("t0", None, DIGITS.train_x[:16] * 1.0)
     streams.machine.do(Update(rows, DIGITS.train_y[:16].tolist(), 24))  # an interval's steps at once
     assert watched._windows[-1].sequence > before
     streams.machine.close()

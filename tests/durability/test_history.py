@@ -15,11 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from superposed import WeightStore, learn
 from superposed.errors import SuperposedError, UnknownTask, UpdateError
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import Write
+from superposed_service.engine.writer import PendingWrite
 from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.machine import Machine, new_store, schema
 
 KEYS = st.sampled_from(["a", "b", "c"])
@@ -164,16 +164,16 @@ class History(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.sent)))
         context, seed, answer = self.sent[key]
         assert self.machine.update(context, *rows(seed), key=key) == answer
-        other = Origin(key, b"1" * 32)
+        other = IdempotencyKey(key, b"1" * 32)
         with pytest.raises(IdempotencyMismatch):
-            self.machine.do(Update(Rows(context, None, rows(seed)[0]), rows(seed)[1], 1), other)
+            self.machine.do(Update(RowBatch(context, None, rows(seed)[0]), rows(seed)[1], 1), other)
 
     @rule(contexts=st.lists(st.sampled_from(["a", "b", "c"]), min_size=2, max_size=3), crash=st.booleans())
     def together(self, contexts: list[str], crash: bool) -> None:
         """Updates in one transaction; with a crash before any of them is applied."""
         seeds = [next(self.seeds) for _ in contexts]
         writes = [
-            Write(Update(Rows(context, None, rows(seed)[0]), rows(seed)[1], 1))
+            PendingWrite(Update(RowBatch(context, None, rows(seed)[0]), rows(seed)[1], 1))
             for context, seed in zip(contexts, seeds, strict=True)
         ]
         known = [context in self.machine.store.tasks for context in contexts]

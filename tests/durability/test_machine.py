@@ -16,11 +16,11 @@ from superposed.errors import CompositionNotSupported, UpdateError
 from superposed_service.changes import replay
 from superposed_service.changes.erasure import erase_rows
 from superposed_service.changes.rehearsal import ForgetRows
-from superposed_service.changes.rollback import RollBack, Selection
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import Write
+from superposed_service.engine.writer import PendingWrite
 from superposed_service.errors import (
     BeyondHorizon,
     DigestMismatch,
@@ -30,7 +30,7 @@ from superposed_service.errors import (
 )
 from superposed_service.settings import Settings
 from superposed_service.storage import Snapshots, idempotency
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.machine import CONFIG, Machine
 
 INPUTS: list[list[float]] = [[1, 2, 3, 4]]
@@ -76,11 +76,13 @@ def test_a_bug_while_applying_ends_the_writing_and_not_the_store(
 def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[float]]) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    origins = [Origin(f"key-{number}", b"0" * 32) for number in range(3)]
-    machine.writer.commit([Write(Update(Rows("a", None, inputs), [1], 1), origin) for origin in origins])
+    origins = [IdempotencyKey(f"key-{number}", b"0" * 32) for number in range(3)]
+    machine.writer.commit(
+        [PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), origin) for origin in origins]
+    )
     machine.crash()
     for number, origin in enumerate(origins):
-        change = Update(Rows("a", None, inputs), [1], 1)
+        change = Update(RowBatch("a", None, inputs), [1], 1)
         if inputs is HUGE:
             with pytest.raises(UpdateError):
                 machine.do(change, origin)
@@ -95,7 +97,9 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
 def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.commit([Write(Update(Rows("a", None, HUGE), [1], 1), Origin("key", b"0" * 32))])
+    machine.writer.commit(
+        [PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))]
+    )
     now = time.time()
     monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_s)
     machine.crash()
@@ -107,7 +111,9 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_after_a_failed_commit_a_retry_is_not_in_flight(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.ledger.answers.add(Origin("key", b"0" * 32), 2)  # as a commit that failed leaves it
+    machine.writer.ledger.answers.add(
+        IdempotencyKey("key", b"0" * 32), 2
+    )  # as a commit that failed leaves it
     machine.writer.ledger.fail("the disk is full")
     with pytest.raises(StorageUnavailable):
         machine.update("a", INPUTS, [1], key="key")
@@ -205,7 +211,7 @@ def test_an_update_goes_with_the_schema_that_its_targets_were_read_with(tmp_path
     before = machine.store.digest()
     machine.delete("a")
     register(("y", "x"))
-    machine.do(Update(Rows("a", None, INPUTS), ["x"], 1))
+    machine.do(Update(RowBatch("a", None, INPUTS), ["x"], 1))
     assert machine.roll_back(sequences=(2, 3))["excluded"] == [[2, 4]]
     machine.store.sequence = 1
     assert machine.store.digest() == before
@@ -232,11 +238,12 @@ def test_a_rollback_sent_again_after_a_crash_is_answered(tmp_path: Path) -> None
     machine = Machine(tmp_path / "store")
     machine.register("a")
     machine.update("a", INPUTS, [1])
-    origin, selection = Origin("rollback", b"0" * 32), Selection(to_sequence=1)
-    first = machine.do(RollBack(selection, machine.directory.snapshots, machine.writer.ledger), origin)
+    origin, selection = IdempotencyKey("rollback", b"0" * 32), Selection(to_sequence=1)
+    first = machine.do(RollbackChange(selection, machine.directory.snapshots, machine.writer.ledger), origin)
     machine.crash()
     assert (
-        machine.do(RollBack(selection, machine.directory.snapshots, machine.writer.ledger), origin) == first
+        machine.do(RollbackChange(selection, machine.directory.snapshots, machine.writer.ledger), origin)
+        == first
     )
     machine.close()
 
@@ -275,7 +282,7 @@ def test_rows_are_learned_as_they_are_recorded(tmp_path: Path) -> None:
     machine.register("a")
     machine.register("b")
     rows = [[9007199791611905, 0, 0, 0], [0.5, 0.0, 0.0, 0.0]]
-    change = Update(Rows(None, ["a", "b"], rows), [0, 1], 1)
+    change = Update(RowBatch(None, ["a", "b"], rows), [0, 1], 1)
     change.check(machine.store)
     learned = change._batch.inputs
     again = Update.from_record(
@@ -299,7 +306,7 @@ def test_after_a_change_that_broke_off_nothing_more_is_applied(
         return whole(self, store)
 
     monkeypatch.setattr(Update, "apply", fail)
-    writes = [Write(Update(Rows("a", None, [[1, 2, 3, 4]]), [1], 1)) for _ in range(3)]
+    writes = [PendingWrite(Update(RowBatch("a", None, [[1, 2, 3, 4]]), [1], 1)) for _ in range(3)]
     machine.writer.commit(writes)
     while machine.writer.pending:
         machine.writer.apply_next()

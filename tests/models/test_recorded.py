@@ -14,7 +14,7 @@ from superposed import WeightStore, learn
 from superposed.contexts import FAMILIES
 from superposed.nn import MLP, RecordedMLP, cuda_graph_runtime
 from superposed.store import inference
-from superposed.store.inference import Answerer
+from superposed.store.inference import InferenceRunner
 from tests.models.small import store_of
 
 RECORDABLE = sorted(set(FAMILIES) - {"rotation"})
@@ -107,13 +107,13 @@ class TestPreparing:
 
     def record(
         self, monkeypatch: pytest.MonkeyPatch, store: WeightStore, record: Callable[..., Any]
-    ) -> tuple[Answerer, str | None]:
+    ) -> tuple[InferenceRunner, str | None]:
         def make(network: MLP, precision: torch.dtype) -> RecordedMLP:
             return RecordedMLP(network, precision, record=record, compile_=uncompiled)
 
         monkeypatch.setattr(inference, "record_network", make)
         assert isinstance(store.network, MLP)
-        answerer = Answerer(store.network, store.contexts, torch.device("cpu"))
+        answerer = InferenceRunner(store.network, store.contexts, torch.device("cpu"))
         return answerer, answerer._record(store.network, 7, store.dtype, store.dtype)
 
     def test_what_answers_alike_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:

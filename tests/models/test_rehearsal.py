@@ -22,8 +22,8 @@ from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import _rows_to_rehearse
 from superposed.nn import optimizers
-from superposed.store.holdout import Share
-from superposed.store.reservoir import Pools
+from superposed.store.holdout import Split
+from superposed.store.reservoir import ReservoirAllocator
 from superposed.tasks.targets import Targets
 
 NETWORK = MLPConfig(inputs=6, hidden=(16,), outputs=3)
@@ -226,21 +226,21 @@ class TestDrawing:
         x, y = rows(60)
         for number in (0, 1, 0, 1):
             learn(store, f"t{number}", x, y)
-        seen: dict[Share, set[bytes]] = {}
-        for share in Share:
+        seen: dict[Split, set[bytes]] = {}
+        for share in Split:
             drawn = store.draw(4000, share=share)
             assert drawn is not None
             assert 3000 < len(drawn[0]) <= 4000
             seen[share] = {row.tobytes() for row in drawn[0].inputs.numpy()}
-        assert not seen[Share.LEARNED] & seen[Share.HELD_OUT]
-        assert seen[Share.LEARNED] | seen[Share.HELD_OUT] == seen[Share.ALL]
-        assert len(seen[Share.ALL]) == 60
-        assert 2 <= len(seen[Share.HELD_OUT]) <= 15
+        assert not seen[Split.LEARNED] & seen[Split.HELD_OUT]
+        assert seen[Split.LEARNED] | seen[Split.HELD_OUT] == seen[Split.ALL]
+        assert len(seen[Split.ALL]) == 60
+        assert 2 <= len(seen[Split.HELD_OUT]) <= 15
 
     def test_of_few_rows_none_may_be_held_out(self) -> None:
         store = new_store(tasks=1)
         learn(store, "t0", *rows(1))
-        drawn = [store.draw(100, share=share) for share in (Share.LEARNED, Share.HELD_OUT)]
+        drawn = [store.draw(100, share=share) for share in (Split.LEARNED, Split.HELD_OUT)]
         assert sum(one is None for one in drawn) == 1
 
     def test_the_same_rows_are_drawn_for_the_same_sequence(self) -> None:
@@ -465,7 +465,7 @@ class TestPools:
     def test_a_late_place_is_taken_by_chance(self) -> None:
         """A task that was turned away for long does not fill free places with its latest rows."""
         chances = np.random.default_rng(0).uniform(size=(2, 3000)).T
-        pools = Pools(rows_per_task=100, capacity=100)
+        pools = ReservoirAllocator(rows_per_task=100, capacity=100)
         for chance, other in chances[:50]:
             pools.place_for("a", chance, other)
             pools.place_for("b", chance, other)
@@ -478,7 +478,7 @@ class TestPools:
         assert 60 < pools.kept("a") < 100  # about 50 x 1600/1000, and not at once
 
     def test_forgotten_rows_leave_room_for_new_ones(self) -> None:
-        pools = Pools(rows_per_task=10, capacity=100)
+        pools = ReservoirAllocator(rows_per_task=10, capacity=100)
         for place in range(1000):
             pools.place_for("a", (place % 97) / 97, 0.5)
         pools.forget("b", lambda place: True)
@@ -490,7 +490,7 @@ class TestPools:
     def test_the_largest_gives_up_a_place_also_among_many_and_after_a_file(self) -> None:
         """Against a plain search for the largest, in every step."""
         random = np.random.default_rng(3)
-        pools = Pools(rows_per_task=40, capacity=200)
+        pools = ReservoirAllocator(rows_per_task=40, capacity=200)
         for number in range(3000):
             key = f"k{int(random.integers(0, min(60, 2 + number // 20)))}"
             sizes = {one: len(places) for one, _, places in pools.to_json()["pools"]}
@@ -503,7 +503,7 @@ class TestPools:
             else:
                 assert not lost
             if number % 500 == 0:
-                saved, pools = pools.to_json(), Pools(rows_per_task=40, capacity=200)
+                saved, pools = pools.to_json(), ReservoirAllocator(rows_per_task=40, capacity=200)
                 pools.load(saved)
 
 

@@ -146,10 +146,10 @@ class TestKeys:
         ("headers", "status"),
         [
             ({"Sec-Fetch-Site": "cross-site"}, 403),
-            ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}, 403),
-            ({"Origin": "https://elsewhere.example"}, 403),
-            ({"Origin": "null"}, 403),
-            ({"Sec-Fetch-Site": "same-origin", "Origin": "https://in.front"}, 200),
+            ({"Sec-Fetch-Site": "same-site", "IdempotencyKey": "http://127.0.0.1:1"}, 403),
+            ({"IdempotencyKey": "https://elsewhere.example"}, 403),
+            ({"IdempotencyKey": "null"}, 403),
+            ({"Sec-Fetch-Site": "same-origin", "IdempotencyKey": "https://in.front"}, 200),
             ({"Sec-Fetch-Site": "none"}, 200),
             ({}, 200),
         ],
@@ -164,7 +164,7 @@ class TestKeys:
 
     def test_the_servers_own_page_may(self, http: httpx.Client) -> None:
         origin = str(http.base_url).rstrip("/")
-        assert http.post("/v1/snapshots", headers={"Origin": origin}).status_code == 200
+        assert http.post("/v1/snapshots", headers={"IdempotencyKey": origin}).status_code == 200
 
     def test_the_first_key_closes_the_server(self, http: httpx.Client) -> None:
         assert http.get("/v1/store").status_code == 200

@@ -17,7 +17,7 @@ from superposed.tasks.targets import read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import keys_of
 from superposed_service.changes.decode import change_of
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.errors import BeyondHorizon, JournalCorrupt
 from superposed_service.storage import Record
@@ -59,26 +59,28 @@ WEIGHT = st.floats(0.01, 100)
 
 
 @st.composite
-def one_context(draw: st.DrawFn) -> tuple[Rows, list[Any]]:
+def one_context(draw: st.DrawFn) -> tuple[RowBatch, list[Any]]:
     key, count = draw(st.sampled_from(sorted(WIDTHS))), draw(st.integers(1, 4))
     parts = [{"context": key, "weight": draw(WEIGHT)}, {"context": f"{key}^2", "weight": draw(WEIGHT)}]
     weights = {"mixture": parts}
     power = {"power": {"context": key, "exponent": draw(st.floats(-3, 3))}}
     context = draw(st.sampled_from([key, weights, power, f"{key}^0.3"]))
-    return Rows(context, None, draw(rows_of(WIDTHS[key], count))), [draw(TARGETS[key]) for _ in range(count)]
+    return RowBatch(context, None, draw(rows_of(WIDTHS[key], count))), [
+        draw(TARGETS[key]) for _ in range(count)
+    ]
 
 
 @st.composite
-def per_row(draw: st.DrawFn) -> tuple[Rows, list[Any]]:
+def per_row(draw: st.DrawFn) -> tuple[RowBatch, list[Any]]:
     keys = draw(st.lists(st.sampled_from(sorted(WIDTHS)), min_size=1, max_size=5))
     contexts = [draw(st.sampled_from([key, {"task": key}, f"{key}^2"])) for key in keys]
     inputs = [list(draw(rows_of(WIDTHS[key], 1))[0]) for key in keys]
-    return Rows(None, contexts, inputs), [draw(TARGETS[key]) for key in keys]
+    return RowBatch(None, contexts, inputs), [draw(TARGETS[key]) for key in keys]
 
 
 @settings(deadline=None, max_examples=150)
 @given(sent=st.one_of(one_context(), per_row()), steps=st.integers(1, 2))
-def test_applied_now_and_replayed_are_the_same(sent: tuple[Rows, list[Any]], steps: int) -> None:
+def test_applied_now_and_replayed_are_the_same(sent: tuple[RowBatch, list[Any]], steps: int) -> None:
     rows, targets = sent
     now, later = new_store(), new_store()
     change = Update(rows, targets, steps)
@@ -99,7 +101,7 @@ def test_applied_now_and_replayed_are_the_same(sent: tuple[Rows, list[Any]], ste
 
 @settings(deadline=None, max_examples=60)
 @given(sent=st.one_of(one_context(), per_row()))
-def test_it_is_what_the_library_does_with_the_rows_as_they_came(sent: tuple[Rows, list[Any]]) -> None:
+def test_it_is_what_the_library_does_with_the_rows_as_they_came(sent: tuple[RowBatch, list[Any]]) -> None:
     rows, targets = sent
     store, plain = new_store(), new_store()
     change = Update(rows, targets, 1)

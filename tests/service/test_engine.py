@@ -19,14 +19,14 @@ from superposed.tasks.batch import Batch
 from superposed_service.changes import update
 from superposed_service.changes.exclusions import REFUSAL
 from superposed_service.changes.replay import recover
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Ledger
+from superposed_service.storage import DataDirectory, TransactionLog
 
 X = np.random.default_rng(0).normal(size=(6, 8))
 
@@ -105,7 +105,7 @@ def test_what_waits_together_is_answered_in_one_mixed_batch(monkeypatch: pytest.
         monkeypatch.setattr(store, "logits", counted)
         async with running(store, batch_rows=8) as engine:
             gate, holding = await held(engine)
-            waiting = [asyncio.create_task(engine.infer(Rows(key, None, X[:2]))) for key in "abcdab"]
+            waiting = [asyncio.create_task(engine.infer(RowBatch(key, None, X[:2]))) for key in "abcdab"]
             await queued(engine, 6)
             gate.opened.set()
             answers = await asyncio.gather(*waiting)
@@ -123,13 +123,13 @@ def test_one_bad_request_does_not_spoil_the_batch_it_came_in() -> None:
         async with running(make_store("binary")) as engine:
             gate, holding = await held(engine)
             contexts = ["a", "nobody", "b^2", "mix(a:1,b:1)"]
-            waiting = [asyncio.create_task(engine.infer(Rows(text, None, X))) for text in contexts]
+            waiting = [asyncio.create_task(engine.infer(RowBatch(text, None, X))) for text in contexts]
             await queued(engine, 4)
             gate.opened.set()
             results = await asyncio.gather(*waiting, return_exceptions=True)
             await holding
         assert [type(result).__name__ for result in results] == [
-            "Answer", UnknownTask.__name__, CompositionNotSupported.__name__, "Answer",
+            "InferenceResult", UnknownTask.__name__, CompositionNotSupported.__name__, "InferenceResult",
         ]  # fmt: skip
 
     asyncio.run(scenario())
@@ -153,7 +153,7 @@ class Held:
 
 
 def learning(engine: Engine, key: str, count: int) -> list[asyncio.Task[dict[str, object]]]:
-    return [asyncio.create_task(engine.update(Rows(key, None, X[:1]), [0], 1)) for _ in range(count)]
+    return [asyncio.create_task(engine.update(RowBatch(key, None, X[:1]), [0], 1)) for _ in range(count)]
 
 
 def test_reads_and_updates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_reads_and_updates_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
             await queued(engine, 4)
             gate.opened.set()
             await asyncio.to_thread(first.entered.wait, 60)  # all of them are committed by now
-            reads = [asyncio.create_task(engine.infer(Rows("a", None, X[:1]))) for _ in range(3)]
+            reads = [asyncio.create_task(engine.infer(RowBatch("a", None, X[:1]))) for _ in range(3)]
             await queued(engine, 3)
             first.opened.set()
             await asyncio.gather(*reads, *updates, holding)
@@ -192,7 +192,7 @@ def test_while_one_group_is_journalled_the_one_before_is_applied_and_reads_are_a
 ) -> None:
     async def scenario() -> None:
         apply = Held(monkeypatch, update, "apply")
-        commit = Held(monkeypatch, Ledger, "write", number=2)
+        commit = Held(monkeypatch, TransactionLog, "write", number=2)
         async with running(make_store()) as engine:
             gate, holding = await held(engine)
             first = learning(engine, "a", 2)
@@ -207,7 +207,9 @@ def test_while_one_group_is_journalled_the_one_before_is_applied_and_reads_are_a
                 6,
             ]
             await asyncio.to_thread(commit.entered.wait, 60)
-            assert (await engine.infer(Rows("b", None, X))).sequence == 6  # not applied: not on the disk yet
+            assert (
+                await engine.infer(RowBatch("b", None, X))
+            ).sequence == 6  # not applied: not on the disk yet
             registering = asyncio.create_task(engine.change(Delete("b")))
             assert not any(task.done() for task in [*second, registering])
             commit.opened.set()
@@ -236,7 +238,7 @@ def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_be
             assert [answer["sequence"] for answer in await asyncio.gather(*first)] == [5, 6, 7]
             refused = await asyncio.gather(*second, holding, return_exceptions=True)
             assert [type(one).__name__ for one in refused] == ["StorageUnavailable"] * 2 + ["NoneType"]
-            assert (await engine.infer(Rows("b", None, X))).sequence == 7
+            assert (await engine.infer(RowBatch("b", None, X))).sequence == 7
 
     asyncio.run(scenario())
 
@@ -252,7 +254,7 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
             engine.start()
             gate, holding = await held(engine)
             first = learning(engine, "a", 1)
-            huge = asyncio.create_task(engine.update(Rows("a", None, np.full((1, 8), 3e38)), [0], 1))
+            huge = asyncio.create_task(engine.update(RowBatch("a", None, np.full((1, 8), 3e38)), [0], 1))
             await queued(engine, 2)
             gate.opened.set()
             await asyncio.to_thread(apply.entered.wait, 60)
@@ -293,12 +295,12 @@ def test_inference_sees_whole_updates_only() -> None:
 
             async def updates() -> None:
                 for _ in range(20):
-                    await engine.update(Rows("b", None, X), targets, 3)
+                    await engine.update(RowBatch("b", None, X), targets, 3)
 
             writing = asyncio.create_task(updates())
             answers = []
             while not writing.done():
-                answers.append(await engine.infer(Rows("a", None, X)))
+                answers.append(await engine.infer(RowBatch("a", None, X)))
             await writing
         assert len(answers) > 5
         by_sequence = dict(allowed)
@@ -316,14 +318,14 @@ def test_a_full_queue_refuses_and_a_timed_out_update_is_not_applied() -> None:
             waiting = learning(engine, "a", 2)
             await queued(engine, 2)
             with pytest.raises(Overloaded):
-                await engine.infer(Rows("a", None, X))
+                await engine.infer(RowBatch("a", None, X))
             results = await asyncio.gather(*waiting, holding, return_exceptions=True)
             assert [type(result) for result in results] == [DeadlineExceeded] * 3
             gate.opened.set()
             answer = None
             while answer is None:  # a slow machine may need longer than the limit
                 with contextlib.suppress(DeadlineExceeded, Overloaded):
-                    answer = await engine.infer(Rows("a", None, X))
+                    answer = await engine.infer(RowBatch("a", None, X))
             assert answer.sequence == 4
 
     asyncio.run(scenario())
@@ -333,14 +335,14 @@ def test_a_client_that_left_costs_nothing() -> None:
     async def scenario() -> None:
         async with running(make_store()) as engine:
             gate, holding = await held(engine)
-            left = asyncio.create_task(engine.update(Rows("a", None, X[:1]), [0], 1))
+            left = asyncio.create_task(engine.update(RowBatch("a", None, X[:1]), [0], 1))
             await queued(engine, 1)
             left.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await left
             gate.opened.set()
             await holding
-            assert (await engine.infer(Rows("a", None, X))).sequence == 4
+            assert (await engine.infer(RowBatch("a", None, X))).sequence == 4
 
     asyncio.run(scenario())
 
@@ -349,15 +351,17 @@ def test_stopping_finishes_what_was_admitted_and_admits_no_more() -> None:
     async def scenario() -> None:
         async with prepared(make_store()) as engine:
             with pytest.raises(NotReady):
-                await engine.infer(Rows("a", None, X))
+                await engine.infer(RowBatch("a", None, X))
             engine.start()
             gate, holding = await held(engine)
-            waiting = [asyncio.create_task(engine.update(Rows("a", None, X[:1]), [0], 1)) for _ in range(3)]
+            waiting = [
+                asyncio.create_task(engine.update(RowBatch("a", None, X[:1]), [0], 1)) for _ in range(3)
+            ]
             await queued(engine, 3)
             stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
             await until(lambda: not engine.ready)
             with pytest.raises(NotReady):
-                await engine.infer(Rows("a", None, X))
+                await engine.infer(RowBatch("a", None, X))
             gate.opened.set()
             assert (await stopping).store.sequence == 7
             assert [result["sequence"] for result in await asyncio.gather(*waiting)] == [5, 6, 7]
@@ -372,7 +376,7 @@ def test_a_bug_in_one_job_does_not_end_the_engine() -> None:
             with pytest.raises(ZeroDivisionError):
                 await engine.call(lambda store: 1 / 0)
             assert engine.ready
-            assert (await engine.infer(Rows("a", None, X))).sequence == 4
+            assert (await engine.infer(RowBatch("a", None, X))).sequence == 4
 
     asyncio.run(scenario())
 
@@ -380,9 +384,9 @@ def test_a_bug_in_one_job_does_not_end_the_engine() -> None:
 def test_a_batch_may_wait_to_fill_up() -> None:
     async def scenario() -> None:
         async with running(make_store(), batch_wait_ms=300, batch_rows=12) as engine:
-            await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "ab"))
+            await asyncio.gather(*(engine.infer(RowBatch(key, None, X)) for key in "ab"))
             started = time.monotonic()
-            await engine.infer(Rows("a", None, X))
+            await engine.infer(RowBatch("a", None, X))
             assert time.monotonic() - started >= 0.29
 
     asyncio.run(scenario())
@@ -413,7 +417,7 @@ def test_reads_are_answered_while_the_guard_inquires_and_updates_wait() -> None:
             engine = Engine(Writer(store, directory.ledger(), guard=guard), Settings())  # type: ignore[arg-type]
             engine.start()
             try:
-                rows = Rows("a", None, X)
+                rows = RowBatch("a", None, X)
                 await engine.update(rows, [0] * 6, 1)
                 for _ in range(3):
                     await engine.infer(rows)
@@ -450,7 +454,7 @@ class Answered:
 async def warmed(engine: Engine, keys: str = "abcd") -> None:
     """What nobody asked for before is answered on the engine's thread: its context is derived there."""
     for key in keys:
-        await engine.infer(Rows(key, None, X[:1]))
+        await engine.infer(RowBatch(key, None, X[:1]))
     await idle(engine)
 
 
@@ -469,12 +473,12 @@ def test_small_batches_are_answered_on_the_event_loop_together(monkeypatch: pyte
         expected = {key: store.logits(store.batch(key, X)).numpy() for key in "abcd"}
         async with running(store) as engine:
             answered = Answered(monkeypatch, store)
-            answers = await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "abcdab"))
+            answers = await asyncio.gather(*(engine.infer(RowBatch(key, None, X)) for key in "abcdab"))
             assert answered.batches == [("MainThread", 36)]
             for key, answer in zip("abcdab", answers, strict=True):
                 np.testing.assert_allclose(answer.logits, expected[key], rtol=1e-5, atol=1e-6)
             with pytest.raises(UnknownTask):
-                await engine.infer(Rows("nobody", None, X))
+                await engine.infer(RowBatch("nobody", None, X))
 
     asyncio.run(scenario())
 
@@ -491,19 +495,19 @@ def test_what_costs_more_or_comes_while_the_engine_works_is_answered_on_its_thre
             await warmed(engine)
             assert answered.batches == [(engines, 1)] * 4  # contexts that are derived
             answered.batches.clear()
-            await engine.infer(Rows("a", None, np.repeat(X, 3, axis=0)))
+            await engine.infer(RowBatch("a", None, np.repeat(X, 3, axis=0)))
             await idle(engine)
-            await engine.infer(Rows("a", None, X))
-            await engine.infer(Rows(None, ["a", "b"], X[:2]))
+            await engine.infer(RowBatch("a", None, X))
+            await engine.infer(RowBatch(None, ["a", "b"], X[:2]))
             await idle(engine)
             assert answered.batches == [(engines, 18), (loops, 6), (engines, 2)]
             answered.batches.clear()
-            small = [asyncio.create_task(engine.infer(Rows("b", None, X[:1]))) for _ in range(40)]
+            small = [asyncio.create_task(engine.infer(RowBatch("b", None, X[:1]))) for _ in range(40)]
             await asyncio.gather(*small)
             assert answered.batches == [(loops, 16), (loops, 16), (loops, 8)]
             answered.batches.clear()
-            ones = [Rows("b", None, X[:1])] * 20
-            among = [*ones, Rows("a", None, np.repeat(X, 4, axis=0)), *ones]
+            ones = [RowBatch("b", None, X[:1])] * 20
+            among = [*ones, RowBatch("a", None, np.repeat(X, 4, axis=0)), *ones]
             await asyncio.gather(*(engine.infer(rows) for rows in among))
             assert all(rows <= 16 for thread, rows in answered.batches if thread == loops)
             assert sum(rows for _, rows in answered.batches) == 64
@@ -522,7 +526,7 @@ def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
                 engine._answering, "_answer_here", lambda loop: (tried.append(loop), plain(loop))
             )
             gate, holding = await held(engine)
-            waiting = [asyncio.create_task(engine.infer(Rows("a", None, X))) for _ in range(3)]
+            waiting = [asyncio.create_task(engine.infer(RowBatch("a", None, X))) for _ in range(3)]
             await queued(engine, 3)
             assert len(tried) <= 3
             assert not any(task.done() for task in waiting)
@@ -541,10 +545,10 @@ def test_a_bug_in_a_batch_ends_neither_the_event_loop_nor_a_request_in_silence(
             with monkeypatch.context() as patch:
                 patch.setattr(engine._telemetry, "answered", lambda *_: 1 / 0)
                 with pytest.raises(ZeroDivisionError):
-                    await engine.infer(Rows("a", None, X))
+                    await engine.infer(RowBatch("a", None, X))
             with monkeypatch.context() as patch:
                 patch.setattr(store, "batch_each", lambda *_: 1 / 0)
-                both = await asyncio.gather(*(engine.infer(Rows(key, None, X)) for key in "ab"))
+                both = await asyncio.gather(*(engine.infer(RowBatch(key, None, X)) for key in "ab"))
             assert [answer.sequence for answer in both] == [4, 4]
 
     asyncio.run(scenario())
@@ -560,7 +564,7 @@ def test_a_slow_network_or_a_batch_that_waits_never_holds_the_event_loop_up(
         async with running(store, **settings) as engine:
             await warmed(engine, "a")
             answered = Answered(monkeypatch, store)
-            await engine.infer(Rows("a", None, X[:1]))
+            await engine.infer(RowBatch("a", None, X[:1]))
         assert answered.batches == [("superposed-engine", 1)]
 
     asyncio.run(scenario())

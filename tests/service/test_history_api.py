@@ -15,7 +15,7 @@ import pytest
 
 from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
 from superposed_service.cli.demo.server import Server
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
 from tests.service.test_api import ROW, problem, register
 
@@ -136,8 +136,8 @@ class TestIdempotency:
             answer = http.post(f"/v1/update{query}", json=UPDATE, headers=header)
             problem(answer, 422, "idempotency-mismatch")
         # As journals had it before the query counted.
-        plain = Origin.of("q", None, "POST", "/v1/update", b"{}")
-        assert plain == Origin("q", hashlib.sha256(b"POST /v1/update\n{}").digest())
+        plain = IdempotencyKey.of("q", None, "POST", "/v1/update", b"{}")
+        assert plain == IdempotencyKey("q", hashlib.sha256(b"POST /v1/update\n{}").digest())
 
     def test_secrets_are_not_kept_to_be_shown_again(self, http: httpx.Client) -> None:
         header = {"Idempotency-Key": "secret"}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import Write
+from superposed_service.engine.writer import PendingWrite
 from superposed_service.errors import QuotaExceeded
 from superposed_service.storage import idempotency
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.machine import Machine, schema
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
@@ -26,13 +26,13 @@ def machine_of(path: Path, **settings: int) -> Machine:
     return machine
 
 
-def write(task: str, key: str, author: str | None = None) -> Write:
-    change = Update(Rows(task, None, ROW), [1], 1)
+def write(task: str, key: str, author: str | None = None) -> PendingWrite:
+    change = Update(RowBatch(task, None, ROW), [1], 1)
     change.author = author
-    return Write(change, Origin(key, b"0" * 32))
+    return PendingWrite(change, IdempotencyKey(key, b"0" * 32))
 
 
-def settle(machine: Machine, *writes: Write) -> list[object]:
+def settle(machine: Machine, *writes: PendingWrite) -> list[object]:
     machine.writer.commit(writes)
     while machine.writer.pending:
         machine.writer.apply_next()
@@ -52,7 +52,7 @@ def test_an_owner_at_its_bound_is_rejected_and_the_other_is_not(
     sequence = machine.store.sequence
     assert settle(machine, write("b", "mine", authors[1])) == [kept]
     assert settle(machine, write("a", "key-0", authors[0])) == [found[0]]  # its own are kept too
-    [unkeyed] = settle(machine, Write(Update(Rows("a", None, ROW), [1], 1)))
+    [unkeyed] = settle(machine, PendingWrite(Update(RowBatch("a", None, ROW), [1], 1)))
     assert isinstance(unkeyed, dict)
     machine.crash()  # the bound and the owners hold after a restart
     assert isinstance(settle(machine, write("a", "new", authors[0]))[0], QuotaExceeded)
@@ -63,9 +63,9 @@ def test_an_owner_at_its_bound_is_rejected_and_the_other_is_not(
 
 def test_a_rejected_request_registers_and_learns_nothing(tmp_path: Path) -> None:
     machine = machine_of(tmp_path / "store", idempotency_responses=1)
-    machine.do(Register(lambda _: schema("c")), Origin("first", b"0" * 32))
+    machine.do(Register(lambda _: schema("c")), IdempotencyKey("first", b"0" * 32))
     with pytest.raises(QuotaExceeded, match="idempotency"):
-        machine.do(Update(Rows("c", None, ROW), [1], 1), Origin("second", b"0" * 32))
+        machine.do(Update(RowBatch("c", None, ROW), [1], 1), IdempotencyKey("second", b"0" * 32))
     assert machine.store.tasks.get("c").updates == 0
     machine.close()
 

@@ -15,9 +15,9 @@ from superposed_client._safetensors import dump
 from superposed_service.errors import Unauthenticated
 from superposed_service.runtime import distillation
 from superposed_service.runtime.distillation import learn_model
-from superposed_service.runtime.resumable import Errand
+from superposed_service.runtime.resumable import ResumableRequest
 from superposed_service.settings import Settings
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_access import make
 from tests.service.test_api import problem
@@ -53,7 +53,7 @@ def test_only_what_is_learned_is_charged_and_only_once() -> None:
         async with running(make_store()) as engine:
 
             async def learn(**more: Any) -> dict[str, Any]:
-                errand = Errand(Origin("k", b"r" * 32), None, **more)
+                errand = ResumableRequest(IdempotencyKey("k", b"r" * 32), None, **more)
                 data, settings = network(8, 250), Settings()
                 return await learn_model(
                     engine, settings, "a", data, 3, lambda *costs: spent.append(costs), errand

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from superposed_service.api.server.connections import _Corked
+from superposed_service.api.server.connections import _WriteBuffer
 from superposed_service.cli.demo.server import Server
 from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_api import ROW, problem, register
@@ -322,7 +322,7 @@ class TestCorked:
     def test_head_and_body_leave_together_and_nothing_is_lost(self) -> None:
         async def scenario() -> None:
             transport = self.Transport()
-            corked = _Corked(transport, asyncio.get_running_loop())  # type: ignore[arg-type]  # as much as is used
+            corked = _WriteBuffer(transport, asyncio.get_running_loop())  # type: ignore[arg-type]  # as much as is used
             corked.write(b"head")
             corked.write(b"body")
             assert transport.written == []

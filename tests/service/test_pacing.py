@@ -6,8 +6,8 @@ import asyncio
 
 from starlette.types import Message, Receive, Scope, Send
 
-from superposed_service.api.middleware.gateway import Entrance
-from superposed_service.api.middleware.rejection_delay import Pacing
+from superposed_service.api.middleware.gateway import RequestGateway
+from superposed_service.api.middleware.rejection_delay import RejectionDelay
 
 
 class Clock:
@@ -19,7 +19,7 @@ class Clock:
 
 def test_one_refusal_waits_a_pause_and_many_leave_one_after_another() -> None:
     clock = Clock()
-    pacing = Pacing(0.5, 10.0, clock)
+    pacing = RejectionDelay(0.5, 10.0, clock)
     assert pacing.wait_s("a") == 0.5
     waits = [pacing.wait_s("a") for _ in range(10)]
     assert all(abs(wait - (0.6 + 0.1 * place)) < 1e-9 for place, wait in enumerate(waits))
@@ -29,12 +29,12 @@ def test_one_refusal_waits_a_pause_and_many_leave_one_after_another() -> None:
 
 
 def test_nobody_is_held_back_for_more_than_twenty_pauses() -> None:
-    pacing = Pacing(0.5, 10.0, Clock())
+    pacing = RejectionDelay(0.5, 10.0, Clock())
     assert max(pacing.wait_s(None) for _ in range(1000)) == 10.0
 
 
 def test_without_a_pause_refusals_leave_at_once() -> None:
-    pacing = Pacing(0.0, 1.0, Clock())
+    pacing = RejectionDelay(0.0, 1.0, Clock())
     assert [pacing.wait_s("a") for _ in range(3)] == [0.0, 0.0, 0.0]
 
 
@@ -55,8 +55,8 @@ def test_a_refusal_that_waits_holds_no_bytes() -> None:
         sent.append(message)
 
     async def scenario() -> None:
-        entrance = Entrance(
-            refuse, (), lambda _: None, max_bytes=2000, most_held=2000, pacing=Pacing(0.2, 1000.0)
+        entrance = RequestGateway(
+            refuse, (), lambda _: None, max_bytes=2000, most_held=2000, pacing=RejectionDelay(0.2, 1000.0)
         )
         scope = {"type": "http", "method": "POST", "path": "/v1/infer", "headers": []}
         waiting = asyncio.create_task(entrance(scope, receive, send))

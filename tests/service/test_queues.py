@@ -10,12 +10,12 @@ from concurrent.futures import Future
 import numpy as np
 import pytest
 
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.fair_queue import FairQueue
-from superposed_service.engine.request_metadata import ANYONE, Caller, current_caller
-from superposed_service.engine.request_queues import Job, Lines, Read
-from superposed_service.engine.service_time import Pace
-from superposed_service.engine.telemetry import Ticket
+from superposed_service.engine.request_metadata import ANYONE, RequestMetadata, current_request
+from superposed_service.engine.request_queues import InferenceRequest, Job, RequestQueues
+from superposed_service.engine.service_time import ServiceTimeModel
+from superposed_service.engine.telemetry import RequestTiming
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
 
@@ -88,7 +88,7 @@ class TestFairQueue:
 
 class TestPace:
     def test_fixed_and_growing_parts_are_told_apart(self) -> None:
-        pace, draw = Pace(), np.random.default_rng(0)
+        pace, draw = ServiceTimeModel(), np.random.default_rng(0)
         for _ in range(200):
             size = int(draw.integers(1, 1000))
             pace.note(size, 0.003 + 2e-5 * size + draw.normal(scale=1e-4))
@@ -96,12 +96,12 @@ class TestPace:
         assert pace.seconds(10, 10_000) == pytest.approx(0.23, rel=0.05)
 
     def test_too_little_is_no_reason_to_refuse_anybody(self) -> None:
-        pace = Pace()
+        pace = ServiceTimeModel()
         pace.note(1, 5.0)  # a first turn that had to warm up
         assert pace.seconds(100, 100) == 0.0
 
     def test_one_long_turn_does_not_count_for_all(self) -> None:
-        pace = Pace()
+        pace = ServiceTimeModel()
         for _ in range(100):
             pace.note(1, 0.001)
         pace.note(1, 10.0)
@@ -113,8 +113,8 @@ class TestPace:
 
 class TestLines:
     @pytest.fixture
-    def lines(self) -> Lines:
-        lines = Lines(Settings(queue_requests=4, queue_delay_ms=100))
+    def lines(self) -> RequestQueues:
+        lines = RequestQueues(Settings(queue_requests=4, queue_delay_ms=100))
         for _ in range(30):
             lines.jobs.pace.note(1, 0.04)
         return lines
@@ -122,39 +122,39 @@ class TestLines:
     def job(self) -> Job[int]:
         return Job(lambda _: 1, Future())
 
-    def test_what_would_wait_too_long_is_refused_at_once(self, lines: Lines) -> None:
+    def test_what_would_wait_too_long_is_refused_at_once(self, lines: RequestQueues) -> None:
         for _ in range(2):
-            lines.join(self.job(), Caller("a"), 0)
+            lines.join(self.job(), RequestMetadata("a"), 0)
         with pytest.raises(Overloaded, match="too late") as caught:
-            lines.join(self.job(), Caller("a"), 0)
+            lines.join(self.job(), RequestMetadata("a"), 0)
         assert caught.value.retry_after_s == pytest.approx(0.12)
-        lines.join(self.job(), Caller("b"), 0)  # who has nothing in line may always join
+        lines.join(self.job(), RequestMetadata("b"), 0)  # who has nothing in line may always join
         with pytest.raises(Overloaded):
-            lines.join(self.job(), Caller("b"), 3)  # what is committed goes first as well
+            lines.join(self.job(), RequestMetadata("b"), 3)  # what is committed goes first as well
 
-    def test_the_service_itself_has_a_share(self, lines: Lines) -> None:
+    def test_the_service_itself_has_a_share(self, lines: RequestQueues) -> None:
         """A flood on a server without keys does not keep snapshots out of the line."""
         for _ in range(2):
-            lines.join(self.job(), Caller(ANYONE), 0)
+            lines.join(self.job(), RequestMetadata(ANYONE), 0)
         with pytest.raises(Overloaded):
-            lines.join(self.job(), Caller(ANYONE), 0)
-        lines.join(self.job(), current_caller(), 0)
+            lines.join(self.job(), RequestMetadata(ANYONE), 0)
+        lines.join(self.job(), current_request(), 0)
 
-    def test_a_deadline_that_cannot_be_met_is_refused_at_once(self, lines: Lines) -> None:
+    def test_a_deadline_that_cannot_be_met_is_refused_at_once(self, lines: RequestQueues) -> None:
         import time
 
-        lines.join(self.job(), Caller("a"), 0)
+        lines.join(self.job(), RequestMetadata("a"), 0)
         with pytest.raises(Overloaded, match="too late"):
-            lines.join(self.job(), Caller("a", time.monotonic() + 0.02), 0)
+            lines.join(self.job(), RequestMetadata("a", time.monotonic() + 0.02), 0)
 
     def test_the_source_with_most_gives_way(self) -> None:
-        lines = Lines(Settings(queue_requests=4))
+        lines = RequestQueues(Settings(queue_requests=4))
         jobs = [self.job() for _ in range(4)]
         for job in jobs:
-            lines.join(job, Caller("flood"), 0)
+            lines.join(job, RequestMetadata("flood"), 0)
         with pytest.raises(Overloaded, match="too many"):
-            lines.join(self.job(), Caller("flood"), 0)
-        lines.join(self.job(), Caller("b"), 0)
+            lines.join(self.job(), RequestMetadata("flood"), 0)
+        lines.join(self.job(), RequestMetadata("b"), 0)
         assert isinstance(jobs[-1].future.exception(), Overloaded)
         assert [job.future.done() for job in jobs] == [False, False, False, True]
         assert len(lines) == 4
@@ -162,12 +162,15 @@ class TestLines:
     def test_reads_give_way_on_their_own_loop(self) -> None:
         async def scenario() -> None:
             loop = asyncio.get_running_loop()
-            lines = Lines(Settings(queue_requests=2))
-            ticket = Ticket(0.0, "", None)
-            reads = [Read(Rows("a", None, [[1.0]]), loop.create_future(), loop, ticket) for _ in range(3)]
+            lines = RequestQueues(Settings(queue_requests=2))
+            ticket = RequestTiming(0.0, "", None)
+            reads = [
+                InferenceRequest(RowBatch("a", None, [[1.0]]), loop.create_future(), loop, ticket)
+                for _ in range(3)
+            ]
             for read in reads[:2]:
-                lines.join(read, Caller("flood"), 0)
-            lines.join(reads[2], Caller("b"), 0)
+                lines.join(read, RequestMetadata("flood"), 0)
+            lines.join(reads[2], RequestMetadata("b"), 0)
             with pytest.raises(Overloaded):
                 await reads[1].future
             assert lines.next_read(8, first=True) in (reads[0], reads[2])
@@ -175,10 +178,10 @@ class TestLines:
         asyncio.run(scenario())
 
     def test_what_is_late_is_told_so_and_not_done(self) -> None:
-        lines = Lines(Settings())
+        lines = RequestQueues(Settings())
         late, good = self.job(), self.job()
-        lines.join(late, Caller("a", 0.0), 0)
-        lines.join(good, Caller("a"), 0)
+        lines.join(late, RequestMetadata("a", 0.0), 0)
+        lines.join(good, RequestMetadata("a"), 0)
         assert lines.next_jobs(8, lambda _: True) == [good]
         assert isinstance(late.future.exception(), DeadlineExceeded)
 
@@ -191,10 +194,10 @@ class TestLines:
                 self.cancel()
                 return was_done
 
-        lines = Lines(Settings())
+        lines = RequestQueues(Settings())
         gone = self.job()
         gone.future.cancel()
         for job in (gone, raced := Job(lambda _: 1, Raced())):
-            lines.join(job, Caller("a", 0.0), 0)
+            lines.join(job, RequestMetadata("a", 0.0), 0)
         assert lines.next_jobs(8, lambda _: True) == []
         assert isinstance(raced.future.exception(), DeadlineExceeded)

@@ -16,7 +16,7 @@ from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.cli.app import app as command_line
 from superposed_service.cli.demo.server import free_port
-from superposed_service.engine.request_queues import Job, Lines, Waiting
+from superposed_service.engine.request_queues import Job, RequestQueues, Waiting
 from superposed_service.errors import QuotaExceeded as Refused
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
@@ -143,13 +143,13 @@ def test_both_faces_and_every_unit(tmp_path: Path) -> None:
 def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spent: list[int] = []
     sizes: list[int] = []
-    joined = Lines.join
+    joined = RequestQueues.join
 
-    def join(lines: Lines, work: Waiting, *more: Any) -> None:
+    def join(lines: RequestQueues, work: Waiting, *more: Any) -> None:
         sizes.append(work.size if isinstance(work, Job) else 0)
         joined(lines, work, *more)
 
-    monkeypatch.setattr(Lines, "join", join)
+    monkeypatch.setattr(RequestQueues, "join", join)
     monkeypatch.setattr(Quotas, "spend", lambda _, __, **costs: spent.append(costs.get("rows", 0)))
     rows = [ROW] * 2
     with serving(make_directory(tmp_path / "store"), max_tries=184) as http:

@@ -10,7 +10,7 @@ from superposed.errors import ConfigError
 from superposed_service.api.app import open_store
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable, StoreLocked
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
+from superposed_service.storage import DataDirectory, Snapshot, Snapshots, TransactionLog
 from superposed_service.storage import journal as journals
 from superposed_service.storage.journal import Entry
 from tests.conftest import make_directory
@@ -147,7 +147,7 @@ def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
 
 
 def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = TransactionLog(tmp_path)
     ledger.begin(4)
     kinds = ["update", "refusal", "update", "rollback", "register", "update", "refusal"]
     ledger.commit([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
@@ -166,7 +166,7 @@ def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(
 ) -> None:
     monkeypatch.setattr(journals, "_TRIMMED_BYTES", 1000)
     monkeypatch.setattr(journals, "_TRIMMED_RECORDS", 3)
-    ledger = Ledger(tmp_path)
+    ledger = TransactionLog(tmp_path)
     ledger.begin(0)
     sizes = [400, 500, 300, 5000, 10, 10, 10, 10, 10]
     ledger.commit([(Entry("update", {}, b"x" * size), None) for size in sizes])

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from superposed.errors import ConfigError, UpdateError
 from superposed.learning.online import descend, measure_losses, whole
-from superposed.store.holdout import Share
+from superposed.store.holdout import Split
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
@@ -21,7 +21,7 @@ CONSOLIDATION_ROWS = 256
 _GAIN = 0.01
 
 
-def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> int:
+def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> int:
     """Takes rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
 
     One change of the store, whole or not at all: the rows drawn follow from its sequence number.
@@ -56,7 +56,7 @@ def consolidate(store: WeightStore, steps: int, *, share: Share = Share.ALL) -> 
     return rows
 
 
-def _step(store: WeightStore, step: int, share: Share) -> int:
+def _step(store: WeightStore, step: int, share: Split) -> int:
     drawn = store.draw(CONSOLIDATION_ROWS, step=step, share=share)
     if drawn is None:
         return 0

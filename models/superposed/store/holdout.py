@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from zlib import crc32
 
-__all__ = ["Share"]
+__all__ = ["Split"]
 
 
-class Share(Enum):
+class Split(Enum):
     """Which kept rows are drawn: all, or one of two parts that have no row in common.
 
     What a row is decides: sent again it is in the same part. One in eight is held out.
@@ -21,8 +21,8 @@ class Share(Enum):
     @property
     def chance(self) -> float:
         """Of a row to belong to it."""
-        return {Share.ALL: 1.0, Share.LEARNED: 7 / 8, Share.HELD_OUT: 1 / 8}[self]
+        return {Split.ALL: 1.0, Split.LEARNED: 7 / 8, Split.HELD_OUT: 1 / 8}[self]
 
     def has(self, row: bytes) -> bool:
         """Whether a kept row belongs to it."""
-        return self is Share.ALL or (crc32(row) % 8 == 0) == (self is Share.HELD_OUT)
+        return self is Split.ALL or (crc32(row) % 8 == 0) == (self is Split.HELD_OUT)

@@ -14,7 +14,7 @@ from superposed.nn import MLP, SIZES, Network, RecordedMLP
 from superposed.nn.cpu_runtime import prepared
 from superposed.tasks.batch import Batch
 
-__all__ = ["Answerer"]
+__all__ = ["InferenceRunner"]
 
 _NOBODY = Context(((TaskId("~"), 1.0, None),))  # no key is written so
 # How far the answers of recorded work may lie from the plain network's, for each unit of its largest.
@@ -29,7 +29,7 @@ def record_network(network: MLP, precision: torch.dtype) -> RecordedMLP:
     return RecordedMLP(network, precision)
 
 
-class Answerer:
+class InferenceRunner:
     """Answers batches without learning. One thread at a time.
 
     Args:

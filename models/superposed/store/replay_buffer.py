@@ -16,13 +16,13 @@ from torch import Tensor
 
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.store.holdout import Share
-from superposed.store.reservoir import PLACE_BYTES, Pools
+from superposed.store.holdout import Split
+from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
 from superposed.tasks.batch import Batch, ResolvedContext, foreign
 from superposed.tasks.resolver import Resolver
 from superposed.tasks.targets import Targets
 
-__all__ = ["RULES_VERSION", "Reservoir"]
+__all__ = ["RULES_VERSION", "ReplayBuffer"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
 RULES_VERSION = 3
@@ -33,7 +33,7 @@ _LEVELS = 255
 _LARGEST = torch.finfo(torch.float32).max / 4
 
 
-class Reservoir:
+class ReplayBuffer:
     """Kept rows: a uniform sample of each task's stream, bounded in rows a task and in bytes for all.
 
     When the bytes are used up, a task that has more rows than another gives one up for it. Rows carry the
@@ -69,7 +69,7 @@ class Reservoir:
             self._rows["logits"] = torch.empty(0, outputs)
         bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
-        self._pools = Pools(config.rows_per_task, self._capacity)
+        self._pools = ReservoirAllocator(config.rows_per_task, self._capacity)
         self._names: list[str] = []
 
     def _empty_row(self) -> dict[str, Tensor]:
@@ -176,7 +176,7 @@ class Reservoir:
         rows: int,
         besides: Collection[str],
         contexts: int,
-        share: Share = Share.ALL,
+        share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
         """Draws a rehearsal batch: each row's task at random, and one of its rows.
 
@@ -195,7 +195,7 @@ class Reservoir:
         pools = self._pools.of_others(besides)
         if not pools or rows < 1 or contexts < 1:
             return None
-        tries = rows if share is Share.ALL else round(2 * rows / share.chance)
+        tries = rows if share is Split.ALL else round(2 * rows / share.chance)
         chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * tries)
         tasks = (chance[:tries] * len(pools)).astype(np.int64).tolist()
         chosen = [
@@ -210,9 +210,9 @@ class Reservoir:
         parts = tuple(resolver.resolve(self._names[place]) for place in known)
         return self._read(slots, parts, torch.from_numpy(index))
 
-    def _of_share(self, slots: Sequence[int], share: Share, rows: int) -> list[int]:
+    def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
         """The first so many rows that belong to a share, looked at one by one: rows may be wide."""
-        if share is Share.ALL:
+        if share is Split.ALL:
             return list(slots[:rows])
         parts = [self._rows[name].numpy() for name in ("inputs", "low", "step")]
         found = (slot for slot in slots if share.has(b"".join(part[slot].tobytes() for part in parts)))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["PLACE_BYTES", "Pools"]
+__all__ = ["PLACE_BYTES", "ReservoirAllocator"]
 
 # What it takes to remember one place, with the room that a growing array has to spare.
 PLACE_BYTES = 8
@@ -23,7 +23,7 @@ class _Pool:
     seen: int = 0
 
 
-class Pools:
+class ReservoirAllocator:
     """A uniform sample of each task's stream, bounded for each and for all together.
 
     When all places are used up, the task that has most (of equals the oldest) gives one up for a task

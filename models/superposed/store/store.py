@@ -25,9 +25,9 @@ from superposed.errors import ConfigError, ShapeError
 from superposed.nn import build, optimizers
 from superposed.store import tensorfile
 from superposed.store.evaluations import Evaluations
-from superposed.store.holdout import Share
-from superposed.store.inference import Answerer
-from superposed.store.replay_buffer import Reservoir
+from superposed.store.holdout import Split
+from superposed.store.inference import InferenceRunner
+from superposed.store.replay_buffer import ReplayBuffer
 from superposed.tasks.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
 from superposed.tasks.registry import TaskRegistry, TaskState
 from superposed.tasks.resolver import Resolver
@@ -76,10 +76,10 @@ class WeightStore:
         self.sequence = 0
         self.evaluations = Evaluations()
         self._resolver = Resolver(self.tasks)
-        self.reservoir = Reservoir(
+        self.reservoir = ReplayBuffer(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
-        self._answerer = Answerer(self.network, self.contexts, self.device)
+        self._answerer = InferenceRunner(self.network, self.contexts, self.device)
 
     # Tasks
 
@@ -180,7 +180,7 @@ class WeightStore:
         sequence: int | None = None,
         step: int = 0,
         besides: Batch | None = None,
-        share: Share = Share.ALL,
+        share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
         """Draws kept rows for a change of the store; see `superposed.store.replay_buffer`.
 
@@ -262,7 +262,7 @@ class WeightStore:
         return self._answerer.seconds(rows, self.config.network.inputs, self.dtype)
 
     def prepare(self, precision: torch.dtype | None = None) -> str | None:
-        """Prepare inference ahead of the first request; see `Answerer.prepare`."""
+        """Prepare inference ahead of the first request; see `InferenceRunner.prepare`."""
         return self._answerer.prepare(self.config.network.inputs, self.dtype, precision)
 
     # Bytes and state

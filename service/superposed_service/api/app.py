@@ -23,17 +23,17 @@ from superposed_service.api import v2
 from superposed_service.api.auth import ACCESS_RULES, Access, check_site
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import Admission
-from superposed_service.api.middleware.fast_routes import Direct
-from superposed_service.api.middleware.gateway import Entrance
+from superposed_service.api.middleware.fast_routes import FastRoutes
+from superposed_service.api.middleware.gateway import RequestGateway
 from superposed_service.api.middleware.metrics import Observed, Templates
-from superposed_service.api.middleware.rejection_delay import Pacing
+from superposed_service.api.middleware.rejection_delay import RejectionDelay
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.api.v1.routes import hot_endpoints, routers
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
 from superposed_service.engine.engine import Engine
-from superposed_service.engine.poison_detector import Guard
+from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
@@ -42,7 +42,7 @@ from superposed_service.observability.request_ids import CLIENT_LEFT, PROBES
 from superposed_service.observability.tracing_protocol import Tracing
 from superposed_service.runtime.events import Events
 from superposed_service.runtime.gauges import observe
-from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.runtime import Runtime
 from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -84,7 +84,7 @@ def open_store(
     ledger.answers.limit(kept_s=settings.idempotency_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
-    guard = Guard(ledger, settings)
+    guard = PoisonDetector(ledger, settings)
     guard.start(store)
     writer = Writer(store, ledger, guard=guard, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
@@ -116,13 +116,13 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
     state = api.state
     access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
     admission = Admission(api)
-    entrance = Entrance(
-        Direct(api, hot),
+    entrance = RequestGateway(
+        FastRoutes(api, hot),
         (check_site, access.check, admission.check),
         admission.check_room,
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_held_bytes,
-        pacing=Pacing(settings.refusal_pause_ms / 1000, settings.refusals_per_s),
+        pacing=RejectionDelay(settings.refusal_pause_ms / 1000, settings.refusals_per_s),
     )
     telemetry: Telemetry = api.state.telemetry
     return Observed(
@@ -161,7 +161,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = Engine(writer, settings)
         engine.start()
-        app.state.running = running = Running(
+        app.state.running = running = Runtime(
             settings,
             engine,
             directory,
@@ -255,7 +255,7 @@ def _handle_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:
-        del error  # raised again by the framework, and logged by `Entrance`
+        del error  # raised again by the framework, and logged by `RequestGateway`
         return problem_response(500, request.url.path, INTERNAL)
 
     @app.exception_handler(HTTPException)

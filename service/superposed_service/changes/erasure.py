@@ -10,13 +10,13 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import FORGET_ROWS, Exclusions
 from superposed_service.changes.rollback import teaching
 from superposed_service.errors import NotReady
-from superposed_service.storage import Journal, Ledger
+from superposed_service.storage import Journal, TransactionLog
 
-__all__ = ["Erasable", "Erased", "erase_rows", "erased_before", "find_rows"]
+__all__ = ["ErasureResult", "ErasureScope", "erase_rows", "erased_before", "find_rows"]
 
 
 @dataclass(frozen=True)
-class Erased:
+class ErasureResult:
     """The outcome of an erasure.
 
     Args:
@@ -32,7 +32,7 @@ class Erased:
 
 
 @dataclass(frozen=True)
-class Erasable:
+class ErasureScope:
     """The rows of a task that can be erased, and where they are.
 
     Args:
@@ -46,7 +46,7 @@ class Erasable:
     erased_at: int
 
 
-def find_rows(ledger: Ledger, store: WeightStore, key: str) -> Erasable:
+def find_rows(ledger: TransactionLog, store: WeightStore, key: str) -> ErasureScope:
     """Find what there is to erase of a task, on the journal's thread.
 
     Raises:
@@ -57,7 +57,7 @@ def find_rows(ledger: Ledger, store: WeightStore, key: str) -> Erasable:
     if not (begins or found or key in store.tasks):
         raise UnknownTask("no task has or had this key", received=key)
     erasures = [sequence for sequence, _, head in journal.rare({FORGET_ROWS}) if head["key"] == key]
-    return Erasable(
+    return ErasureScope(
         rows=bool(journal.with_payload(found)) or reservoir.names(key),
         in_snapshots=reservoir.enabled,
         erased_at=max(erasures, default=0),
@@ -76,7 +76,7 @@ def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
     return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
 
 
-def erase_rows(ledger: Ledger, key: str, through: int) -> int:
+def erase_rows(ledger: TransactionLog, key: str, through: int) -> int:
     """Erases the payloads of every update that teaches a task, and its canaries, on the journal's thread.
 
     Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to

@@ -11,7 +11,7 @@ from typing import Any
 
 from superposed_service.storage import Journal
 
-__all__ = ["DECISIONS", "LASTING", "Exclusions", "Rollback", "ranges"]
+__all__ = ["DECISIONS", "LASTING", "Exclusions", "RollbackDecision", "ranges"]
 
 # Records that say something about others: they take a sequence number and change nothing themselves.
 REFUSAL, ROLLBACK = "refusal", "rollback"
@@ -33,7 +33,7 @@ def ranges(sequences: Iterable[int]) -> list[tuple[int, int]]:
 
 
 @dataclass(frozen=True)
-class Rollback:
+class RollbackDecision:
     """A rollback's decision.
 
     Args:
@@ -57,10 +57,10 @@ class Exclusions:
         rollbacks: Every rollback, also those that later ones took out themselves.
     """
 
-    def __init__(self, refused: Iterable[int], rollbacks: Sequence[Rollback]) -> None:
+    def __init__(self, refused: Iterable[int], rollbacks: Sequence[RollbackDecision]) -> None:
         self._refused = frozenset(refused)
         self.rollbacks = tuple(rollbacks)
-        self._active: list[Rollback] = []
+        self._active: list[RollbackDecision] = []
         for rollback in sorted(rollbacks, key=lambda one: one.sequence, reverse=True):
             if not any(later.covers(rollback.sequence) for later in self._active):
                 self._active.append(rollback)
@@ -82,10 +82,12 @@ class Exclusions:
             if kind == REFUSAL:
                 refused.append(head["sequence"])
             elif sequence <= through:
-                rollbacks.append(Rollback(sequence, [(first, last) for first, last in head["excluded"]]))
+                rollbacks.append(
+                    RollbackDecision(sequence, [(first, last) for first, last in head["excluded"]])
+                )
         return cls(refused, rollbacks)
 
-    def with_rollback(self, rollback: Rollback) -> Exclusions:
+    def with_rollback(self, rollback: RollbackDecision) -> Exclusions:
         """The same, and one more rollback."""
         return Exclusions(self._refused, [*self.rollbacks, rollback])
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from superposed.learning.consolidation import consolidate, judge
 from superposed.nn import optimizers
-from superposed.store.holdout import Share
+from superposed.store.holdout import Split
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Targets
@@ -92,13 +92,13 @@ class Consolidate(Change):
         return change
 
 
-def _judges(store: WeightStore) -> tuple[Share, tuple[Batch, Targets]]:
+def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
     """Which kept rows a slice learns, and those that it is judged by: others, unless there are too few.
 
     Raises:
         InvalidRequest: No rows are kept.
     """
-    for learned, judging in ((Share.LEARNED, Share.HELD_OUT), (Share.ALL, Share.ALL)):
+    for learned, judging in ((Split.LEARNED, Split.HELD_OUT), (Split.ALL, Split.ALL)):
         drawn = store.draw(_JUDGED_ROWS, sequence=_JUDGES_SEQUENCE, share=judging)
         if drawn is not None:
             return learned, drawn

@@ -22,7 +22,7 @@ from superposed_service.changes.decode import change_of
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
 from superposed_service.observability.progress import Progress
-from superposed_service.storage import Entry, Journal, Ledger, Record, Snapshot, Snapshots
+from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
 __all__ = [
     "Recovery",
@@ -115,7 +115,7 @@ def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightS
 
 def recover(
     snapshots: Snapshots,
-    ledger: Ledger,
+    ledger: TransactionLog,
     device: str,
     *,
     through: int | None = None,
@@ -292,7 +292,7 @@ def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
 class _Answers:
     """The requests whose answers the replay gives again."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: TransactionLog) -> None:
         self._kept = ledger.answers
         self._waiting = ledger.answers.unanswered()
         for _, _, head in ledger.journal.heads({REFUSAL}):

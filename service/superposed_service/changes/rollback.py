@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, keys_of
-from superposed_service.changes.exclusions import ROLLBACK, Exclusions, Rollback, ranges
+from superposed_service.changes.exclusions import ROLLBACK, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.replay import Refused, newest_good, replay
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.observability.progress import Progress
-from superposed_service.storage import Entry, Journal, Ledger, Snapshots
+from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
-__all__ = ["RollBack", "Selection", "teaching"]
+__all__ = ["RollbackChange", "Selection", "teaching"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Selection:
     sequences: tuple[int, int] | None = None
     api_key: str | None = None
 
-    def find(self, store: WeightStore, ledger: Ledger) -> list[tuple[int, int]]:
+    def find(self, store: WeightStore, ledger: TransactionLog) -> list[tuple[int, int]]:
         """The ranges of records that are meant.
 
         Raises:
@@ -84,7 +84,7 @@ def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
     raise UnknownTask("no task has or had this key", received=key)
 
 
-def _sent_by(identifier: str, ledger: Ledger) -> list[int]:
+def _sent_by(identifier: str, ledger: TransactionLog) -> list[int]:
     journal = ledger.journal
     if (key := ledger.api_keys.get(identifier)) is None:
         raise UnknownApiKey("no API key has this id", received=identifier)
@@ -97,7 +97,7 @@ def _sent_by(identifier: str, ledger: Ledger) -> list[int]:
     return [sequence for sequence, _, head in updates if head.get("author") == identifier]
 
 
-class RollBack(Change):
+class RollbackChange(Change):
     """A rollback. Rebuilding happens in `check`, aside: only a store that could be rebuilt is replaced.
 
     Args:
@@ -110,7 +110,11 @@ class RollBack(Change):
     kind = ROLLBACK
 
     def __init__(
-        self, selection: Selection, snapshots: Snapshots, ledger: Ledger, progress: Progress | None = None
+        self,
+        selection: Selection,
+        snapshots: Snapshots,
+        ledger: TransactionLog,
+        progress: Progress | None = None,
     ) -> None:
         self._selection = selection
         self._snapshots = snapshots
@@ -129,7 +133,7 @@ class RollBack(Change):
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
         last = self._journal.sequence
-        decision = Rollback(last + 1, chosen)
+        decision = RollbackDecision(last + 1, chosen)
         exclusions = Exclusions.read(self._journal, last).with_rollback(decision)
         self._rebuilt, start, _ = newest_good(
             self._snapshots, self._journal, exclusions, str(store.device), last

@@ -11,11 +11,11 @@ from superposed.errors import CapacityExceeded
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 
-__all__ = ["Rows"]
+__all__ = ["RowBatch"]
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowBatch:
     """Rows as they came in: one context for all of them, or one for each.
 
     Args:

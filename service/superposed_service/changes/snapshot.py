@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Ledger, Snapshot, Snapshots
+from superposed_service.storage import DataDirectory, Snapshot, Snapshots, TransactionLog
 
-__all__ = ["Image", "begin", "is_due", "keep", "start_history", "trim_some"]
+__all__ = ["StoreImage", "begin", "is_due", "keep", "start_history", "trim_some"]
 
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
@@ -30,7 +30,7 @@ def is_due(since: tuple[int, int], settings: Settings) -> bool:
     return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 
 
-def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, int]:
+def keep(snapshots: Snapshots, image: StoreImage, history: int) -> tuple[Snapshot, int]:
     """Writes a snapshot, reads it back, and removes those that it makes needless. Any thread, one at a time.
 
     Returns:
@@ -48,7 +48,7 @@ def keep(snapshots: Snapshots, image: Image, history: int) -> tuple[Snapshot, in
     return snapshot, snapshots.trim(history, image.exclusions.allows_start)
 
 
-def trim_some(ledger: Ledger, through: int) -> bool:
+def trim_some(ledger: TransactionLog, through: int) -> bool:
     """Trims the journal by some of its records, on the thread that owns it.
 
     Returns:
@@ -61,7 +61,7 @@ def trim_some(ledger: Ledger, through: int) -> bool:
     return ledger.failure is None and ledger.journal.trim(through)
 
 
-def start_history(ledger: Ledger, directory: DataDirectory, snapshot: Snapshot) -> None:
+def start_history(ledger: TransactionLog, directory: DataDirectory, snapshot: Snapshot) -> None:
     """Make a snapshot the first state that a rollback can reach: older ones, and their records, go.
 
     Raises:
@@ -73,7 +73,7 @@ def start_history(ledger: Ledger, directory: DataDirectory, snapshot: Snapshot) 
 
 
 @dataclass(frozen=True)
-class Image:
+class StoreImage:
     """A store at one moment, ready to become a snapshot.
 
     Args:

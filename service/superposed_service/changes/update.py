@@ -22,7 +22,7 @@ from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import Change, JsonObject, refusal
 from superposed_service.changes.quarantine import sources_of
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import BeyondHorizon, Quarantined
 from superposed_service.storage import Entry, Record
 
@@ -37,7 +37,7 @@ class Update(Change):
 
     def __init__(
         self,
-        rows: Rows,
+        rows: RowBatch,
         targets: Sequence[Target] | Targets,
         steps: int,
         schemas: Mapping[str, str] | None = None,
@@ -158,10 +158,10 @@ class Update(Change):
             )
         arrays = unpack(record.payload)
         if "context" in record.head:
-            rows = Rows(record.head["context"], None, arrays["inputs"])
+            rows = RowBatch(record.head["context"], None, arrays["inputs"])
         else:
             contexts = [record.head["contexts"][place] for place in arrays["places"]]
-            rows = Rows(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
+            rows = RowBatch(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
         classes, values = arrays["classes"].astype(np.int64), arrays.get("values")
         targets = Targets(
             torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
@@ -187,10 +187,10 @@ def _bare(context: object) -> str | None:
     return expression.key if isinstance(expression, Task) else None
 
 
-def _plain(rows: Rows) -> Rows:
+def _plain(rows: RowBatch) -> RowBatch:
     """Contexts in their one text form, numbers in arrays; what cannot be read is left for the check."""
     if rows.contexts is None:
-        return Rows(str(as_expression(rows.context)), None, _array(rows.inputs))
+        return RowBatch(str(as_expression(rows.context)), None, _array(rows.inputs))
     text: dict[Any, str] = {}
     contexts = []
     for context in rows.contexts:
@@ -199,8 +199,8 @@ def _plain(rows: Rows) -> Rows:
             text[known] = str(as_expression(known))
         contexts.append(text[known])
     if not isinstance(rows.inputs, list | tuple):
-        return Rows(None, contexts, rows.inputs)
-    return Rows(None, contexts, _alike([_array(row) for row in rows.inputs]))
+        return RowBatch(None, contexts, rows.inputs)
+    return RowBatch(None, contexts, _alike([_array(row) for row in rows.inputs]))
 
 
 def _alike(rows: list[Any]) -> list[Any]:

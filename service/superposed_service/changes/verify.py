@@ -10,7 +10,7 @@ from superposed.errors import SuperposedError
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.changes.replay import check_history, read_store, recover, use_noted_threads
 from superposed_service.errors import JournalCorrupt
-from superposed_service.storage import DataDirectory, Ledger, Snapshot
+from superposed_service.storage import DataDirectory, Snapshot, TransactionLog
 
 __all__ = ["Finding", "verify"]
 
@@ -76,7 +76,7 @@ def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
     return "good: taken of this journal's records"
 
 
-def _check_journal(ledger: Ledger) -> str:
+def _check_journal(ledger: TransactionLog) -> str:
     if damaged := ledger.damaged_pages():
         raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
     journal, erased = ledger.journal, 0

@@ -13,20 +13,20 @@ from superposed.store.store import WeightStore
 from superposed_service import errors as service
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.quarantine import AUTHOR
-from superposed_service.engine.telemetry import Ticket
+from superposed_service.engine.telemetry import RequestTiming
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
-from superposed_service.storage import Ledger, Record
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage import Record, TransactionLog
+from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Intake", "Observer", "Write", "raise_refusal"]
+__all__ = ["AdmissionChecks", "Observer", "PendingWrite", "raise_refusal"]
 
 # Gets a record and what came of it.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
-_NOBODY: Mapping[str, Origin] = {}
+_NOBODY: Mapping[str, IdempotencyKey] = {}
 
 
 @dataclass(frozen=True)
-class Write:
+class PendingWrite:
     """A change that waits for its turn.
 
     Args:
@@ -37,28 +37,30 @@ class Write:
     """
 
     change: Change
-    origin: Origin | None = None
-    ticket: Ticket | None = None
+    origin: IdempotencyKey | None = None
+    ticket: RequestTiming | None = None
     future: Future[JsonObject] = field(default_factory=Future)
 
 
-class Intake:
+class AdmissionChecks:
     """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled.
 
     Args:
         ledger: What was answered before, and whether anything can be written.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: TransactionLog) -> None:
         self._ledger = ledger
 
-    def admit(self, writes: Sequence[Write], store: WeightStore) -> list[Write]:
+    def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PendingWrite]:
         """The changes of a group that may be journalled; the others are answered at once."""
-        entering: dict[str, Origin] = {}
+        entering: dict[str, IdempotencyKey] = {}
         found = (self._let_in(write, store, entering) for write in writes)
         return [write for write in found if write is not None]
 
-    def _let_in(self, write: Write, store: WeightStore, entering: dict[str, Origin]) -> Write | None:
+    def _let_in(
+        self, write: PendingWrite, store: WeightStore, entering: dict[str, IdempotencyKey]
+    ) -> PendingWrite | None:
         if not write.future.set_running_or_notify_cancel():
             return None
         try:
@@ -76,7 +78,9 @@ class Intake:
             return None
         return write
 
-    def _owned(self, origin: Origin, change: Change, entering: dict[str, Origin]) -> Origin:
+    def _owned(
+        self, origin: IdempotencyKey, change: Change, entering: dict[str, IdempotencyKey]
+    ) -> IdempotencyKey:
         """The origin, counted among its owner's; raises `QuotaExceeded` where that one has too many."""
         owner = AUTHOR + change.author if change.author is not None else change.task
         waiting = sum(one.owner == owner for one in entering.values())
@@ -84,7 +88,9 @@ class Intake:
         entering[origin.key] = replace(origin, owner=owner)
         return entering[origin.key]
 
-    def settled(self, origin: Origin | None, entering: Mapping[str, Origin] = _NOBODY) -> JsonObject | None:
+    def settled(
+        self, origin: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NOBODY
+    ) -> JsonObject | None:
         """The answer that a request had when it came before; raises what it was refused with.
 
         Args:

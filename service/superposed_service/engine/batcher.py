@@ -14,13 +14,13 @@ from superposed.errors import NonFiniteInput, SuperposedError
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, merge
 from superposed.tasks.schema import TaskSchema
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 
-__all__ = ["Answer", "answer_rows"]
+__all__ = ["InferenceResult", "answer_rows"]
 
 
 @dataclass(frozen=True)
-class Answer:
+class InferenceResult:
     """What inference found.
 
     Args:
@@ -36,7 +36,7 @@ class Answer:
     logits: NDArray[Any]
 
 
-Outcome = Answer | Exception
+Outcome = InferenceResult | Exception
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class _Share:
     batch: Batch | None = None
 
 
-def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
+def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome]:
     """Answers several requests' rows in one mixed batch. Whoever has the store calls it.
 
     Returns:
@@ -71,7 +71,7 @@ def answer_rows(store: WeightStore, several: Sequence[Rows]) -> list[Outcome]:
 
 
 def _prepare(
-    store: WeightStore, several: Sequence[Rows], outcomes: dict[int, Outcome]
+    store: WeightStore, several: Sequence[RowBatch], outcomes: dict[int, Outcome]
 ) -> tuple[list[Batch], list[_Share]]:
     """The rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
     faces: dict[int, ResolvedContext] = {}
@@ -99,7 +99,9 @@ def _prepare(
     return batches, shares
 
 
-def _together(store: WeightStore, faces: dict[int, ResolvedContext], several: Sequence[Rows]) -> Batch | None:
+def _together(
+    store: WeightStore, faces: dict[int, ResolvedContext], several: Sequence[RowBatch]
+) -> Batch | None:
     with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
         return store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
     return None
@@ -123,5 +125,5 @@ def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Sh
         index = None if share.batch is None else share.batch.index
         places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
         schemas = tuple(part.task.schema for part in share.parts)
-        outcomes[share.place] = Answer(store.sequence, schemas, places, own)
+        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own)
     return outcomes

@@ -27,16 +27,16 @@ from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
 from superposed.tasks.targets import Target, read_targets
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
-from superposed_service.engine.batcher import Answer
-from superposed_service.engine.inference import Answering
-from superposed_service.engine.request_metadata import current_caller
-from superposed_service.engine.request_queues import Job, Lines, Read, Waiting
-from superposed_service.engine.writer import Write, Writer, resolve
+from superposed_service.engine.batcher import InferenceResult
+from superposed_service.engine.inference import InferenceExecutor
+from superposed_service.engine.request_metadata import current_request
+from superposed_service.engine.request_queues import InferenceRequest, Job, RequestQueues, Waiting
+from superposed_service.engine.writer import PendingWrite, Writer, resolve
 from superposed_service.errors import DeadlineExceeded, NotReady
 from superposed_service.settings import Settings
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 
 __all__ = ["Engine"]
 
@@ -55,9 +55,9 @@ class Engine:
         self._writer = writer
         self._telemetry = writer.telemetry
         self._settings = settings
-        self._lines = Lines(settings)
+        self._lines = RequestQueues(settings)
         self._wake = threading.Condition()
-        self._answering = Answering(writer, self._lines, self._wake, settings, self._is_idle)
+        self._answering = InferenceExecutor(writer, self._lines, self._wake, settings, self._is_idle)
         self._stopping = False
         self._journalling = ThreadPoolExecutor(1, "superposed-journal")
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
@@ -105,7 +105,7 @@ class Engine:
 
     # Called on the event loop
 
-    async def infer(self, rows: Rows) -> Answer:
+    async def infer(self, rows: RowBatch) -> InferenceResult:
         """Answers rows, in one mixed batch with whatever else is waiting.
 
         Raises:
@@ -114,7 +114,7 @@ class Engine:
         self.check_rows(rows)
         loop = asyncio.get_running_loop()
         light = self._answering.is_light(rows)
-        read = Read(rows, loop.create_future(), loop, self._telemetry.ticket(), light)
+        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.ticket(), light)
         limit_s = self._admit(read)
         timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
         try:
@@ -124,10 +124,10 @@ class Engine:
 
     async def update(
         self,
-        rows: Rows,
+        rows: RowBatch,
         targets: Sequence[Target],
         steps: int,
-        origin: Origin | None = None,
+        origin: IdempotencyKey | None = None,
         author: str | None = None,
     ) -> JsonObject:
         """Applies one update and answers what the model knew before it; raises as `change`."""
@@ -143,7 +143,7 @@ class Engine:
     async def change(
         self,
         change: Change,
-        origin: Origin | None = None,
+        origin: IdempotencyKey | None = None,
         author: str | None = None,
         *,
         limited: bool = True,
@@ -164,11 +164,11 @@ class Engine:
             SuperposedError: As `infer`.
         """
         change.author = author
-        write = Write(change, origin, self._telemetry.ticket())
+        write = PendingWrite(change, origin, self._telemetry.ticket())
         limit_s = self._admit(write)
         return await _answer(write.future, limit_s if limited else None)
 
-    async def evaluate(self, rows: Rows, targets: Sequence[Target]) -> Measured:
+    async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
         self.check_rows(rows)
 
@@ -202,20 +202,20 @@ class Engine:
         Raises:
             Overloaded: It could not.
         """
-        self._lines.check_wait(current_caller(), self._writer.pending, reads=reads)
+        self._lines.check_wait(current_request(), self._writer.pending, reads=reads)
 
-    def check_rows(self, rows: Rows) -> None:
-        """Checks how many there are, and how long, as `Rows.check` does."""
+    def check_rows(self, rows: RowBatch) -> None:
+        """Checks how many there are, and how long, as `RowBatch.check` does."""
         rows.check(self._settings.max_rows, self._settings.max_row_numbers)
 
     def _admit(self, work: Waiting) -> float:
         """Puts work in its line, and says how many seconds it may take."""
-        caller = current_caller()
+        caller = current_request()
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
             self._lines.join(work, caller, self._writer.pending)
-            if not (isinstance(work, Read) and self._answering.soon(work.loop)):
+            if not (isinstance(work, InferenceRequest) and self._answering.soon(work.loop)):
                 self._wake.notify()
         return caller.left_s(self._settings.request_timeout_s)
 
@@ -271,7 +271,7 @@ class Engine:
         """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
         with self._wake:
             group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
-        writes = [work for work in group if isinstance(work, Write)]
+        writes = [work for work in group if isinstance(work, PendingWrite)]
         if writes and (journalled := self._writer.begin(writes, self._journalling)) is not None:
             journalled.add_done_callback(self._landed)
         for work in group:
@@ -279,7 +279,7 @@ class Engine:
                 resolve(work.future, partial(work.run, self._writer))
 
 
-def _expire(read: Read, limit_s: float) -> None:
+def _expire(read: InferenceRequest, limit_s: float) -> None:
     if not read.future.done():
         read.future.set_exception(_late(limit_s, dropped=not read.begun))
 

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from superposed_service.engine.service_time import Pace
+from superposed_service.engine.service_time import ServiceTimeModel
 
-__all__ = ["FairQueue", "Place"]
+__all__ = ["FairQueue", "QueueEntry"]
 
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ W = TypeVar("W")
 
 
 @dataclass(order=True)
-class Place(Generic[W]):
+class QueueEntry(Generic[W]):
     """A place in a queue.
 
     Args:
@@ -53,18 +53,18 @@ class FairQueue(Generic[W]):
 
     def __init__(self, turn_size: int | None = None) -> None:
         self._turn_size = turn_size
-        self._heap: list[Place[W]] = []
+        self._heap: list[QueueEntry[W]] = []
         self._numbers = itertools.count()
         self._tag = 0.0  # of whoever went last
         self._last: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
-        self.pace = Pace()
+        self.pace = ServiceTimeModel()
 
     def __len__(self) -> int:
         return len(self._heap)
 
-    def __iter__(self) -> Iterator[Place[W]]:
+    def __iter__(self) -> Iterator[QueueEntry[W]]:
         return iter(self._heap)
 
     @property
@@ -75,16 +75,16 @@ class FairQueue(Generic[W]):
     def push(self, work: W, source: str, size: int, deadline: float) -> None:
         """Lets work wait for its turn."""
         tag = max(self._tag, self._last.get(source, 0.0)) + size
-        heapq.heappush(self._heap, Place(tag, next(self._numbers), work, source, size, deadline))
+        heapq.heappush(self._heap, QueueEntry(tag, next(self._numbers), work, source, size, deadline))
         self._last[source] = tag
         self._sizes[source] = self._sizes.get(source, 0) + size
         self._counts[source] = self._counts.get(source, 0) + 1
 
-    def peek(self) -> Place[W] | None:
+    def peek(self) -> QueueEntry[W] | None:
         """Who is next."""
         return self._heap[0] if self._heap else None
 
-    def pop(self) -> Place[W]:
+    def pop(self) -> QueueEntry[W]:
         """Takes the next one out; there must be one."""
         ticket = heapq.heappop(self._heap)
         self._tag = ticket.tag
@@ -94,7 +94,7 @@ class FairQueue(Generic[W]):
             self._last.clear()
         return ticket
 
-    def _leave(self, ticket: Place[W]) -> None:
+    def _leave(self, ticket: QueueEntry[W]) -> None:
         source = ticket.source
         self._sizes[source] -= ticket.size
         self._counts[source] -= 1
@@ -116,7 +116,7 @@ class FairQueue(Generic[W]):
         turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
         return self.pace.seconds(turns, ahead)
 
-    def drop(self, gone: list[Place[W]]) -> None:
+    def drop(self, gone: list[QueueEntry[W]]) -> None:
         """Takes some out, wherever they stand."""
         if not gone:
             return
@@ -135,7 +135,7 @@ class FairQueue(Generic[W]):
         for place in gone:
             self._leave(place)
 
-    def newest_of_largest(self, than: str) -> Place[W] | None:
+    def newest_of_largest(self, than: str) -> QueueEntry[W] | None:
         """The last in line of the source with most requests, if those are more than another's would be."""
         largest = max(self._counts, key=self._counts.__getitem__, default=than)
         if self._counts.get(largest, 0) <= self.count(than) + 1:

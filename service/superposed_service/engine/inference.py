@@ -16,13 +16,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from superposed_service.changes.rows import Rows
-from superposed_service.engine.batcher import Answer, answer_rows
-from superposed_service.engine.request_queues import Lines, Read
+from superposed_service.changes.rows import RowBatch
+from superposed_service.engine.batcher import InferenceResult, answer_rows
+from superposed_service.engine.request_queues import InferenceRequest, RequestQueues
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 
-__all__ = ["Answering"]
+__all__ = ["InferenceExecutor"]
 
 _log = logging.getLogger("superposed")
 
@@ -35,7 +35,7 @@ _FEWEST_ROWS = 8
 _SMALL_REQUEST_ROWS = 4
 
 
-class Answering:
+class InferenceExecutor:
     """Answers the reads in line.
 
     Args:
@@ -49,7 +49,7 @@ class Answering:
     def __init__(
         self,
         writer: Writer,
-        lines: Lines,
+        lines: RequestQueues,
         wake: threading.Condition,
         settings: Settings,
         is_idle: Callable[[], bool],
@@ -75,7 +75,7 @@ class Answering:
         if rows >= _FEWEST_ROWS and store.answer_seconds(rows) <= 2 * _LOOP_S:
             self._loop_rows = rows
 
-    def is_light(self, rows: Rows) -> bool:
+    def is_light(self, rows: RowBatch) -> bool:
         """Whether rows may be answered on the event loop: few, of one context, and that one is at hand."""
         few = rows.contexts is None and len(rows) <= self._loop_rows
         return few and self._writer.store.has_at_hand(rows.context)
@@ -95,15 +95,15 @@ class Answering:
                     return
                 self._wake.wait(left)
 
-    def _take(self, most: int, *, light: bool = False) -> list[Read]:
-        taken: list[Read] = []
+    def _take(self, most: int, *, light: bool = False) -> list[InferenceRequest]:
+        taken: list[InferenceRequest] = []
         with self._wake:
             while (read := self._lines.next_read(most, first=not taken, light=light)) is not None:
                 taken.append(read)
                 most -= len(read.rows)
         return taken
 
-    def _answer(self, reads: Sequence[Read], here: asyncio.AbstractEventLoop | None) -> int:
+    def _answer(self, reads: Sequence[InferenceRequest], here: asyncio.AbstractEventLoop | None) -> int:
         if not reads:
             return 0
         began = time.perf_counter()
@@ -179,7 +179,7 @@ class Answering:
                 self._lines.reads.pace.note(rows, time.monotonic() - began)
 
 
-def _deliver(outcomes: Sequence[tuple[asyncio.Future[Answer], Answer | Exception]]) -> None:
+def _deliver(outcomes: Sequence[tuple[asyncio.Future[InferenceResult], InferenceResult | Exception]]) -> None:
     """Gives requests their answers, on their event loop."""
     for future, outcome in outcomes:
         if future.done():

@@ -34,9 +34,9 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.canaries import measure, sample
 from superposed_service.errors import BeyondHorizon
 from superposed_service.settings import Settings
-from superposed_service.storage import Canary, Ledger, Record
+from superposed_service.storage import Canary, Record, TransactionLog
 
-__all__ = ["Guard"]
+__all__ = ["PoisonDetector"]
 
 _log = logging.getLogger("superposed.guard")
 
@@ -89,7 +89,7 @@ class _Harm:
         self.worst = max(self.worst, sum(part for _, part in self.recent))
 
 
-class Guard:
+class PoisonDetector:
     """Keeps canaries and judges what updates do to them. The engine's thread only.
 
     Args:
@@ -97,7 +97,7 @@ class Guard:
         settings: How many rows, how often, and which harm never counts.
     """
 
-    def __init__(self, ledger: Ledger, settings: Settings) -> None:
+    def __init__(self, ledger: TransactionLog, settings: Settings) -> None:
         self._journal = ledger.journal
         self._canaries = ledger.canaries
         self._settings = settings

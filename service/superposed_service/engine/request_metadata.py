@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 from superposed_service.errors import InvalidRequest
 
-__all__ = ["ANYONE", "Caller", "calling", "current_caller", "enter", "timeout_of"]
+__all__ = ["ANYONE", "RequestMetadata", "calling", "current_request", "enter", "timeout_of"]
 
 ANYONE = "anyone"
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Caller:
+class RequestMetadata:
     """Who asks.
 
     Args:
@@ -38,11 +38,11 @@ class Caller:
         return most if self.deadline is None else min(most, max(0.0, self.deadline - time.monotonic()))
 
 
-_NOBODY = Caller()
-_caller: ContextVar[Caller] = ContextVar("superposed_caller", default=_NOBODY)
+_NOBODY = RequestMetadata()
+_caller: ContextVar[RequestMetadata] = ContextVar("superposed_caller", default=_NOBODY)
 
 
-def current_caller() -> Caller:
+def current_request() -> RequestMetadata:
     """Who sent the request that this task works on; the service itself where nobody did."""
     return _caller.get()
 
@@ -52,7 +52,7 @@ def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
     """Says who sent the request, for as long as it is worked on.
 
     Args:
-        source: See `Caller`.
+        source: See `RequestMetadata`.
         timeout_s: How long an answer is of use, where the request says so.
     """
     token = enter(source, timeout_s)
@@ -62,9 +62,9 @@ def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
         _caller.reset(token)
 
 
-def enter(source: str, timeout_s: float | None = None) -> Token[Caller]:
+def enter(source: str, timeout_s: float | None = None) -> Token[RequestMetadata]:
     """As `calling`, to the end of the task."""
-    return _caller.set(Caller(source, None if timeout_s is None else time.monotonic() + timeout_s))
+    return _caller.set(RequestMetadata(source, None if timeout_s is None else time.monotonic() + timeout_s))
 
 
 def timeout_of(header: str | None) -> float | None:

@@ -16,16 +16,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from superposed_service.changes.rows import Rows
-from superposed_service.engine.batcher import Answer
-from superposed_service.engine.fair_queue import FairQueue, Place
-from superposed_service.engine.request_metadata import Caller
-from superposed_service.engine.telemetry import Ticket
-from superposed_service.engine.writer import Write, Writer
+from superposed_service.changes.rows import RowBatch
+from superposed_service.engine.batcher import InferenceResult
+from superposed_service.engine.fair_queue import FairQueue, QueueEntry
+from superposed_service.engine.request_metadata import RequestMetadata
+from superposed_service.engine.telemetry import RequestTiming
+from superposed_service.engine.writer import PendingWrite, Writer
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
 
-__all__ = ["Job", "Lines", "Read", "Waiting"]
+__all__ = ["InferenceRequest", "Job", "RequestQueues", "Waiting"]
 
 T = TypeVar("T")
 
@@ -46,21 +46,21 @@ class Job(Generic[T]):
 
 
 @dataclass
-class Read:
+class InferenceRequest:
     """Rows that wait for their answer; `light` ones may have it on the event loop."""
 
-    rows: Rows
-    future: asyncio.Future[Answer]
+    rows: RowBatch
+    future: asyncio.Future[InferenceResult]
     loop: asyncio.AbstractEventLoop
-    ticket: Ticket
+    ticket: RequestTiming
     light: bool = False
     begun: bool = False
 
 
-Waiting: TypeAlias = Read | Job[Any] | Write
+Waiting: TypeAlias = InferenceRequest | Job[Any] | PendingWrite
 
 
-class Lines:
+class RequestQueues:
     """Both lines. Whoever shares them holds a lock, but for `check_wait`.
 
     Args:
@@ -69,13 +69,13 @@ class Lines:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.reads: FairQueue[Read] = FairQueue(settings.batch_rows)
-        self.jobs: FairQueue[Job[Any] | Write] = FairQueue()
+        self.reads: FairQueue[InferenceRequest] = FairQueue(settings.batch_rows)
+        self.jobs: FairQueue[Job[Any] | PendingWrite] = FairQueue()
 
     def __len__(self) -> int:
         return len(self.reads) + len(self.jobs)
 
-    def join(self, work: Waiting, caller: Caller, committed: int) -> None:
+    def join(self, work: Waiting, caller: RequestMetadata, committed: int) -> None:
         """Lets work wait for its turn.
 
         Args:
@@ -88,15 +88,15 @@ class Lines:
         """
         size = _size(work)
         deadline = math.inf if caller.deadline is None else caller.deadline
-        self.check_wait(caller, committed, reads=isinstance(work, Read), size=size)
+        self.check_wait(caller, committed, reads=isinstance(work, InferenceRequest), size=size)
         if len(self) >= self._settings.queue_requests:
             self._make_room(caller)
-        if isinstance(work, Read):
+        if isinstance(work, InferenceRequest):
             self.reads.push(work, caller.source, size, deadline)
         else:
             self.jobs.push(work, caller.source, size, deadline)
 
-    def check_wait(self, caller: Caller, committed: int, *, reads: bool, size: int = 1) -> None:
+    def check_wait(self, caller: RequestMetadata, committed: int, *, reads: bool, size: int = 1) -> None:
         """Checks whether a turn would come in time. Needs no lock. Raises as `join`."""
         line: FairQueue[Any] = self.reads if reads else self.jobs
         if not line.count(caller.source):
@@ -113,7 +113,7 @@ class Lines:
                 retry_after_s=wait_s,
             )
 
-    def _make_room(self, caller: Caller) -> None:
+    def _make_room(self, caller: RequestMetadata) -> None:
         """Sends away who waits in vain, or else the newest of whoever has most in line."""
         for line in (self.reads, self.jobs):
             _drop_done(line)
@@ -124,7 +124,7 @@ class Lines:
             return
         raise _full(self._settings)
 
-    def next_read(self, rows_left: int, *, first: bool, light: bool = False) -> Read | None:
+    def next_read(self, rows_left: int, *, first: bool, light: bool = False) -> InferenceRequest | None:
         """Takes the next read out, if it has no more rows than that or is the first; None if not.
 
         With `light` also only if it is a light one.
@@ -140,7 +140,7 @@ class Lines:
                 return ticket.work
         return None
 
-    def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Job[Any] | Write]:
+    def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Job[Any] | PendingWrite]:
         """Takes the next job out; or the changes that stand in line together, as many as share a commit.
 
         What is committed is past all sharing: it may take a quarter of what one may wait, no more.
@@ -149,7 +149,7 @@ class Lines:
             most: Changes of one commit.
             may_begin: Whether now is the time for a change that may share its commit, or for anything else.
         """
-        taken: list[Job[Any] | Write] = []
+        taken: list[Job[Any] | PendingWrite] = []
         size, most_s = 0, self._settings.queue_delay_ms / 4000
         while (ticket := self._next_wanted_job()) is not None:
             grouped = _is_grouped(ticket.work)
@@ -164,7 +164,7 @@ class Lines:
                 break
         return taken
 
-    def _next_wanted_job(self) -> Place[Job[Any] | Write] | None:
+    def _next_wanted_job(self) -> QueueEntry[Job[Any] | PendingWrite] | None:
         """Who is next, once those have left whose answer nobody wants any more."""
         while (ticket := self.jobs.peek()) is not None:
             late = ticket.deadline <= time.monotonic()
@@ -176,15 +176,15 @@ class Lines:
         return None
 
 
-def _is_grouped(work: Job[Any] | Write) -> bool:
-    return isinstance(work, Write) and work.change.grouped
+def _is_grouped(work: Job[Any] | PendingWrite) -> bool:
+    return isinstance(work, PendingWrite) and work.change.grouped
 
 
 def _size(work: Waiting) -> int:
     """What work costs: for rows, how many they are."""
-    if isinstance(work, Read):
+    if isinstance(work, InferenceRequest):
         return max(1, len(work.rows))
-    return max(1, work.change.size if isinstance(work, Write) else work.size)
+    return max(1, work.change.size if isinstance(work, PendingWrite) else work.size)
 
 
 def _drop_done(line: FairQueue[Any]) -> None:
@@ -202,14 +202,14 @@ def _send_away(line: FairQueue[Any], source: str) -> bool:
 
 def _fail(work: Waiting, error: Exception) -> None:
     """Answers what will not have its turn, from any thread."""
-    if isinstance(work, Read):
+    if isinstance(work, InferenceRequest):
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
             work.loop.call_soon_threadsafe(_fail_read, work.future, error)
     elif work.future.set_running_or_notify_cancel():  # from here on nobody can cancel it
         work.future.set_exception(error)
 
 
-def _fail_read(future: asyncio.Future[Answer], error: Exception) -> None:
+def _fail_read(future: asyncio.Future[InferenceResult], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["Pace"]
+__all__ = ["ServiceTimeModel"]
 
 
 # How much of what is known about the pace each new turn replaces.
@@ -15,7 +15,7 @@ _ENOUGH_TURNS = 20
 _UNUSUAL = 4.0
 
 
-class Pace:
+class ServiceTimeModel:
     """How long turns take: `fixed + size * each`, from what turns took lately (weighted least squares)."""
 
     def __init__(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from superposed_service.changes.tasks import Delete
-from superposed_service.engine.batcher import Answer
+from superposed_service.engine.batcher import InferenceResult
 from superposed_service.observability.load import Load
 from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.progress import Progress
@@ -19,13 +19,13 @@ from superposed_service.observability.request_ids import request_id
 from superposed_service.observability.tracing_protocol import Tracing
 from superposed_service.storage import Record
 
-__all__ = ["Telemetry", "Ticket"]
+__all__ = ["RequestTiming", "Telemetry"]
 
 _log = logging.getLogger("superposed.engine")
 
 
 @dataclass(slots=True)
-class Ticket:
+class RequestTiming:
     """Of a request that waits for the engine.
 
     Args:
@@ -57,19 +57,19 @@ class Telemetry:
         self.replay = Progress()
         self.load = Load()
 
-    def ticket(self) -> Ticket:
+    def ticket(self) -> RequestTiming:
         """For a request that begins to wait now."""
         trace = None if self.tracing is None else self.tracing.current()
-        return Ticket(perf_counter(), request_id.get(), trace)
+        return RequestTiming(perf_counter(), request_id.get(), trace)
 
     def answered(
-        self, tickets: Sequence[Ticket], outcomes: Sequence[Answer | Exception], began: float
+        self, tickets: Sequence[RequestTiming], outcomes: Sequence[InferenceResult | Exception], began: float
     ) -> None:
         """A mixed batch was computed; that began at `began` and has just ended."""
         ended, metrics, total = perf_counter(), self.metrics, 0
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             metrics.queue.observe(began - ticket.asked)
-            if isinstance(outcome, Answer):
+            if isinstance(outcome, InferenceResult):
                 metrics.answered += 1
                 total += len(outcome.places)
                 _count(metrics, outcome)
@@ -89,7 +89,9 @@ class Telemetry:
                 self._span(ticket, "queue", ticket.asked, began, {})
                 self._span(ticket, "batch", began, ended, attributes)
 
-    def journalled(self, tickets: Sequence[Ticket | None], began: float, ended: float, last: int) -> None:
+    def journalled(
+        self, tickets: Sequence[RequestTiming | None], began: float, ended: float, last: int
+    ) -> None:
         """Changes were committed in one transaction, the newest under the sequence number `last`."""
         metrics = self.metrics
         metrics.journal.observe(ended - began)
@@ -103,7 +105,7 @@ class Telemetry:
 
     def applied(
         self,
-        ticket: Ticket | None,
+        ticket: RequestTiming | None,
         record: Record,
         rows: Mapping[str, int],
         refused: BaseException | None,
@@ -137,13 +139,13 @@ class Telemetry:
             self._span(ticket, "apply", began, ended, {"superposed.sequence": record.sequence})
 
     def _span(
-        self, ticket: Ticket, name: str, began: float, ended: float, attributes: Mapping[str, Any]
+        self, ticket: RequestTiming, name: str, began: float, ended: float, attributes: Mapping[str, Any]
     ) -> None:
         if self.tracing is not None and ticket.trace is not None:
             self.tracing.span(ticket.trace, name, began, ended, attributes)
 
 
-def _count(metrics: Metrics, answer: Answer) -> None:
+def _count(metrics: Metrics, answer: InferenceResult) -> None:
     """Counts an answer's rows by task; a composition's belong to its heaviest part."""
     if len(answer.tasks) == 1:
         metrics.task_rows.inferred(answer.tasks[0].key, len(answer.places))

@@ -19,17 +19,17 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.changes.replay import refusal_entry
-from superposed_service.changes.snapshot import Image
-from superposed_service.engine.admission_checks import Intake, Observer, Write, raise_refusal
+from superposed_service.changes.snapshot import StoreImage
+from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PendingWrite, raise_refusal
 from superposed_service.engine.fair_queue import T
-from superposed_service.engine.poison_detector import Guard
+from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import StorageUnavailable
 from superposed_service.observability.metrics import Metrics
-from superposed_service.storage import Entry, Ledger, Record, Statement
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage import Entry, Record, Statement, TransactionLog
+from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Write", "Writer", "resolve"]
+__all__ = ["PendingWrite", "Writer", "resolve"]
 
 _log = logging.getLogger("superposed.engine")
 
@@ -40,7 +40,7 @@ DIGEST_INTERVAL = 256
 @dataclass(frozen=True)
 class _Committed:
     record: Record
-    write: Write | None  # None: a refusal's own record, which changes nothing
+    write: PendingWrite | None  # None: a refusal's own record, which changes nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Transaction:
         began: When, on the clock of `perf_counter`.
     """
 
-    writes: Sequence[Write]
+    writes: Sequence[PendingWrite]
     beside: Sequence[Statement]
     digest: tuple[int, str] | None
     began: float
@@ -87,9 +87,9 @@ class Writer:
     def __init__(
         self,
         store: WeightStore,
-        ledger: Ledger,
+        ledger: TransactionLog,
         *,
-        guard: Guard | None = None,
+        guard: PoisonDetector | None = None,
         telemetry: Telemetry | None = None,
         replayed: int = 0,
     ) -> None:
@@ -100,7 +100,7 @@ class Writer:
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
         self._committed: deque[_Committed] = deque()
-        self._intake = Intake(ledger)
+        self._intake = AdmissionChecks(ledger)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
         self._observe: Observer | None = None
@@ -133,7 +133,7 @@ class Writer:
         waiting = [one.write.change for one in self._committed if one.write is not None]
         return all(change.grouped for change in waiting) if grouped else not self.pending
 
-    def commit(self, writes: Sequence[Write]) -> None:
+    def commit(self, writes: Sequence[PendingWrite]) -> None:
         """Checks changes and journals the good ones in one transaction; the others are answered at once.
 
         Only the first may be one that is not `grouped`.
@@ -141,7 +141,7 @@ class Writer:
         if (transaction := self._prepare(writes)) is not None:
             self._conclude(transaction, lambda: self._journal(transaction))
 
-    def begin(self, writes: Sequence[Write], elsewhere: Executor) -> Future[_Journalled] | None:
+    def begin(self, writes: Sequence[PendingWrite], elsewhere: Executor) -> Future[_Journalled] | None:
         """`commit` without waiting for the disk: `finish` does, and nothing else is begun before.
 
         Args:
@@ -163,7 +163,7 @@ class Writer:
             (transaction, future), self._flight = self._flight, None
             self._conclude(transaction, future.result)
 
-    def _prepare(self, writes: Sequence[Write]) -> _Transaction | None:
+    def _prepare(self, writes: Sequence[PendingWrite]) -> _Transaction | None:
         good = self._intake.admit(writes, self.store)
         return _Transaction(good, self.ledger.take_changes(), self._digest, perf_counter()) if good else None
 
@@ -209,7 +209,7 @@ class Writer:
         try:
             if self._guard is not None and (decisions := self._guard.step()):
                 records = self._commit_decisions([decision.entry() for decision in decisions])
-                self._committed.extend(map(_Committed, records, map(Write, decisions)))
+                self._committed.extend(map(_Committed, records, map(PendingWrite, decisions)))
         except Exception:  # noqa: BLE001 - the changes themselves are applied and answered
             _log.exception("the guard failed", extra={"sequence": self.store.sequence})
 
@@ -239,7 +239,7 @@ class Writer:
             self.inquire()
         return write.change.size if write.change.grouped else 0
 
-    def _watch(self, guard: Guard, record: Record, write: Write) -> None:
+    def _watch(self, guard: PoisonDetector, record: Record, write: PendingWrite) -> None:
         refused = write.future.exception()
         try:
             if guard.due:
@@ -251,7 +251,7 @@ class Writer:
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("the guard failed", extra={"sequence": record.sequence})
 
-    def _apply_timed(self, record: Record, write: Write) -> JsonObject:
+    def _apply_timed(self, record: Record, write: PendingWrite) -> JsonObject:
         """Applies a change, and reports it before it is answered."""
         began = perf_counter()
         refused: Exception | None = None
@@ -263,7 +263,7 @@ class Writer:
         finally:
             self.telemetry.applied(write.ticket, record, write.change.rows_by_task, refused, began)
 
-    def _apply(self, record: Record, write: Write) -> JsonObject:
+    def _apply(self, record: Record, write: PendingWrite) -> JsonObject:
         try:
             answer = write.change.apply(self.store)
         except SuperposedError as error:
@@ -283,21 +283,21 @@ class Writer:
         raise_refusal(answer)
         return answer
 
-    def _refuse(self, record: Record, write: Write, error: SuperposedError) -> None:
+    def _refuse(self, record: Record, write: PendingWrite, error: SuperposedError) -> None:
         entry = refusal_entry(record.sequence, error)
         [recorded] = self._commit_decisions([entry])
         self._committed.append(_Committed(recorded, None))
         self._settle(write.origin, dict(entry.head["answer"]))
 
-    def _settle(self, origin: Origin | None, answer: JsonObject) -> None:
+    def _settle(self, origin: IdempotencyKey | None, answer: JsonObject) -> None:
         if origin is not None:
             self.ledger.answers.settle(origin.key, answer)
 
-    def answer_to(self, origin: Origin | None) -> JsonObject | None:
+    def answer_to(self, origin: IdempotencyKey | None) -> JsonObject | None:
         """The answer that a request had when it came before; raises what it was refused with."""
         return self._intake.settled(origin)
 
-    def image(self) -> Image:
+    def image(self) -> StoreImage:
         """The store as a snapshot's bytes; what was answered so far is kept first.
 
         Raises:
@@ -309,7 +309,7 @@ class Writer:
         self._intake.check_writable()
         self.ledger.flush()
         journal, store = self.ledger.journal, self.store
-        return Image(
+        return StoreImage(
             data=store.to_bytes(),
             sequence=store.sequence,
             exclusions=Exclusions.look_up(journal, journal.sequence),
@@ -318,7 +318,7 @@ class Writer:
             lineage=store.lineage,
         )
 
-    def kept(self, image: Image, digest: str) -> None:
+    def kept(self, image: StoreImage, digest: str) -> None:
         """Note that an image is a snapshot on the disk: a recovery begins there.
 
         The digest goes to the journal too, so that a replay from an older snapshot must arrive at it.

@@ -6,18 +6,18 @@ from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rehearsal import Consolidate
 from superposed_service.engine.engine import Engine
 from superposed_service.errors import InvalidRequest
-from superposed_service.runtime.resumable import Errand
+from superposed_service.runtime.resumable import ResumableRequest
 
 __all__ = ["IdleConsolidation", "consolidate"]
 
-_OWN_ERRAND = Errand()
+_OWN_ERRAND = ResumableRequest()
 
 
 async def consolidate(
     engine: Engine,
     steps: int,
     slice_steps: int,
-    errand: Errand = _OWN_ERRAND,
+    errand: ResumableRequest = _OWN_ERRAND,
     *,
     gaining: bool = False,
 ) -> JsonObject:

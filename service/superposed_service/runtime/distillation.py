@@ -16,9 +16,9 @@ from superposed.learning.distillation import Lessons, held_out, lessons
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.base import JsonObject
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.engine import Engine
-from superposed_service.runtime.resumable import Errand, check_steps
+from superposed_service.runtime.resumable import ResumableRequest, check_steps
 from superposed_service.settings import Settings
 
 __all__ = ["learn_model"]
@@ -35,7 +35,7 @@ async def learn_model(
     data: bytes,
     passes: int,
     spend: Callable[[int, int], None],
-    errand: Errand,
+    errand: ResumableRequest,
 ) -> JsonObject:
     """Teaches a task what a network answers to its sample rows.
 
@@ -67,7 +67,7 @@ async def learn_model(
     updates, answer = 0, JsonObject()
     for inputs, targets in taught.batches(passes, size):
         await errand.check()
-        rows = Rows(key, None, inputs.numpy())
+        rows = RowBatch(key, None, inputs.numpy())
         answer = await engine.update(rows, targets.tolist(), 1, errand.part(updates), errand.author)
         updates += 1
     agreement = await _agreement(engine, key, taught, settings.max_rows)

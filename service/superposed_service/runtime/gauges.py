@@ -16,14 +16,14 @@ from prometheus_client.registry import Collector
 
 from superposed.analysis.capacity import layer_crosstalk
 from superposed_service.engine.writer import Writer
-from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.runtime import Runtime
 
 __all__ = ["Readings", "observe"]
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
 
 
-def observe(registry: CollectorRegistry, running: Running, writer: Writer) -> None:
+def observe(registry: CollectorRegistry, running: Runtime, writer: Writer) -> None:
     """Adds what a service that is up has to show, and what the process itself has."""
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -41,7 +41,7 @@ class Readings(Collector):
         writer: The way into its store.
     """
 
-    def __init__(self, running: Running, writer: Writer) -> None:
+    def __init__(self, running: Runtime, writer: Writer) -> None:
         self._running = running
         self._writer = writer
 

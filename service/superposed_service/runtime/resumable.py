@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from superposed.errors import CapacityExceeded
 from superposed_service.engine.writer import Writer
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Errand", "check_steps"]
+__all__ = ["ResumableRequest", "check_steps"]
 
 
 async def _always() -> None:
@@ -17,7 +17,7 @@ async def _always() -> None:
 
 
 @dataclass(frozen=True)
-class Errand:
+class ResumableRequest:
     """What a request that makes several changes goes by.
 
     Args:
@@ -27,11 +27,11 @@ class Errand:
             may not ask any more.
     """
 
-    origin: Origin | None = None
+    origin: IdempotencyKey | None = None
     author: str | None = None
     check: Callable[[], Awaitable[None]] = _always
 
-    def part(self, number: int) -> Origin | None:
+    def part(self, number: int) -> IdempotencyKey | None:
         """The origin of one of the changes."""
         return self.origin and self.origin.part(number)
 

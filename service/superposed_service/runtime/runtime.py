@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from superposed.errors import SuperposedError
 from superposed_service.changes.base import JsonObject
-from superposed_service.changes.erasure import Erased, erase_rows, erased_before, find_rows
+from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.replay import Recovery
-from superposed_service.changes.rollback import RollBack, Selection
+from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.snapshot import is_due, keep, trim_some
 from superposed_service.engine.engine import Engine
-from superposed_service.engine.request_metadata import calling, current_caller
+from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotReady, UnknownSnapshot
 from superposed_service.runtime.consolidation import IdleConsolidation
@@ -26,9 +26,9 @@ from superposed_service.runtime.events import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
-from superposed_service.storage.idempotency import Origin
+from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Running"]
+__all__ = ["Runtime"]
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
@@ -37,7 +37,7 @@ _RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a co
 
 
 @dataclass
-class Running:
+class Runtime:
     """What a request is served by.
 
     Args:
@@ -91,7 +91,7 @@ class Running:
         """Runs work on the past, one at a time, to its end, also if the client has left."""
 
         async def run() -> T:
-            with calling(current_caller().source):  # to its end, also past the request's deadline
+            with calling(current_request().source):  # to its end, also past the request's deadline
                 async with self._history_turn:
                     return await work
 
@@ -110,7 +110,7 @@ class Running:
         return snapshot
 
     async def roll_back(
-        self, selection: Selection, origin: Origin | None, author: str | None = None
+        self, selection: Selection, origin: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
         """Takes records out of the store's past, and takes a snapshot of what came out.
 
@@ -120,15 +120,19 @@ class Running:
         """
         return await self._in_turn(self._roll_back(selection, origin, author))
 
-    async def _roll_back(self, selection: Selection, origin: Origin | None, author: str | None) -> JsonObject:
+    async def _roll_back(
+        self, selection: Selection, origin: IdempotencyKey | None, author: str | None
+    ) -> JsonObject:
         replay = self.telemetry.replay
-        change = RollBack(selection, self.directory.snapshots, self.directory.ledger(), replay)
+        change = RollbackChange(selection, self.directory.snapshots, self.directory.ledger(), replay)
         answer = await self.engine.change(change, origin, author, limited=False)
         if answer["excluded"]:
             await self._snapshot()  # so that a recovery need not rebuild it again
         return answer
 
-    async def restore(self, identifier: str, origin: Origin | None, author: str | None = None) -> JsonObject:
+    async def restore(
+        self, identifier: str, origin: IdempotencyKey | None, author: str | None = None
+    ) -> JsonObject:
         """Goes back to a snapshot; raises as `roll_back`.
 
         Raises:
@@ -141,7 +145,7 @@ class Running:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
-    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> Erased:
+    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> ErasureResult:
         """Erase a task's rows from the journal and from what is rehearsed; what they taught stays.
 
         Older snapshots of a rehearsing store may hold such rows, and are other tasks' way back. They are
@@ -162,11 +166,11 @@ class Running:
         """
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
-    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erased:
+    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
         found = await self.engine.call_writer(lambda writer: find_rows(writer.ledger, writer.store, key))
         older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
         if not found.rows and not (older and at_once):
-            return Erased()
+            return ErasureResult()
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshots_s
         change = ForgetRows(key, until if found.in_snapshots else None)
@@ -177,7 +181,7 @@ class Running:
         )
         await self._remove_erased_snapshots()
         stay = found.in_snapshots and not at_once
-        return Erased(records, forgotten["rows"], until if stay else None)
+        return ErasureResult(records, forgotten["rows"], until if stay else None)
 
     async def _has_snapshots_before(self, sequence: int) -> bool:
         listed = await asyncio.to_thread(self.directory.snapshots.list)

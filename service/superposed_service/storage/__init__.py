@@ -6,7 +6,7 @@ from superposed_service.storage.database import Statement, Synchronous
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
 from superposed_service.storage.snapshots import Snapshot, Snapshots
-from superposed_service.storage.transaction_log import Ledger
+from superposed_service.storage.transaction_log import TransactionLog
 
 __all__ = [
     "ApiKey",
@@ -16,11 +16,11 @@ __all__ = [
     "DataDirectory",
     "Entry",
     "Journal",
-    "Ledger",
     "Record",
     "Snapshot",
     "Snapshots",
     "Statement",
     "Summary",
     "Synchronous",
+    "TransactionLog",
 ]

@@ -13,7 +13,7 @@ from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.snapshots import Snapshots
-from superposed_service.storage.transaction_log import Ledger
+from superposed_service.storage.transaction_log import TransactionLog
 
 __all__ = ["DataDirectory"]
 
@@ -50,7 +50,7 @@ class DataDirectory:
             ) from error
         self._hold(path, path / "LOCK")
         self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
-        self._ledger: Ledger | None = None
+        self._ledger: TransactionLog | None = None
 
     def _hold(self, *paths: Path) -> None:
         """Remember which files stand at these paths now."""
@@ -115,7 +115,7 @@ class DataDirectory:
             self._ledger.close(keep_log=self.replaced)
         os.close(self._lock)
 
-    def ledger(self, *, synchronous: Synchronous = "FULL") -> Ledger:
+    def ledger(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
         """Opens the journal; it is closed with the directory.
 
         Raises:
@@ -127,7 +127,7 @@ class DataDirectory:
                 f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
             )
         if self._ledger is None:
-            self._ledger = Ledger(self.path, synchronous=synchronous, check_place=self.check_place)
+            self._ledger = TransactionLog(self.path, synchronous=synchronous, check_place=self.check_place)
             self._hold(self.path / "journal.db", self.path / "HEAD")
         if not self._ledger.journal.exists:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
@@ -152,7 +152,7 @@ class DataDirectory:
         for name in ("HEAD", "journal.db", "journal.db-wal"):
             (self.path / name).unlink(missing_ok=True)
         self.snapshots.remove(lambda _: True)
-        ledger = Ledger(self.path)
+        ledger = TransactionLog(self.path)
         try:
             ledger.begin(sequence)
             chain = ledger.journal.chain
@@ -169,7 +169,7 @@ class DataDirectory:
             return False
         if not (self.path / "journal.db").exists():
             return True
-        ledger = Ledger(self.path)
+        ledger = TransactionLog(self.path)
         try:
             return not ledger.journal.has_records
         finally:

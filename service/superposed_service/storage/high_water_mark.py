@@ -16,13 +16,13 @@ from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 from superposed_service.storage.journal import Journal
 
-__all__ = ["Witness"]
+__all__ = ["HighWaterMark"]
 
 _SLOT = struct.Struct("<q32s")
 _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the other
 
 
-class Witness:
+class HighWaterMark:
     """The file `HEAD` of a data directory.
 
     Once it is there, it needs no fsync of its own: after a power cut it may name an older record than the

@@ -15,13 +15,13 @@ from typing import Any
 from superposed_service.errors import IdempotencyMismatch, InvalidRequest, JournalCorrupt, QuotaExceeded
 from superposed_service.storage.database import Database, Statement
 
-__all__ = ["Answers", "Kept", "Origin"]
+__all__ = ["IdempotencyKey", "IdempotencyResponse", "IdempotencyStore"]
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
 @dataclass(frozen=True)
-class Origin:
+class IdempotencyKey:
     """A request that changes something, and may be sent twice.
 
     Args:
@@ -34,12 +34,14 @@ class Origin:
     request: bytes
     owner: str = field(default="", compare=False)
 
-    def part(self, number: int) -> Origin:
+    def part(self, number: int) -> IdempotencyKey:
         """The origin of one of several changes that the request makes, one after another."""
-        return Origin(f"{self.key} {number}", self.request)  # no key has a space
+        return IdempotencyKey(f"{self.key} {number}", self.request)  # no key has a space
 
     @classmethod
-    def of(cls, key: str | None, author: str | None, method: str, target: str, body: bytes) -> Origin | None:
+    def of(
+        cls, key: str | None, author: str | None, method: str, target: str, body: bytes
+    ) -> IdempotencyKey | None:
         """The origin that a request's `Idempotency-Key` gives it; None without one.
 
         Authors do not see each other's keys. The target is the path, with the query where there is one.
@@ -61,7 +63,7 @@ _RETRY_S = 60.0
 
 
 @dataclass(frozen=True)
-class Kept:
+class IdempotencyResponse:
     """A journalled request and its answer.
 
     Args:
@@ -71,13 +73,13 @@ class Kept:
         answer: JSON values; None until the record is applied.
     """
 
-    origin: Origin
+    origin: IdempotencyKey
     sequence: int
     created: float
     answer: dict[str, Any] | None = None
 
 
-class Answers:
+class IdempotencyStore:
     """The kept answers of one database; in memory, and on the disk beside the records. One thread at a time.
 
     The row of a key is committed with its record. Its answer follows with a later commit, and before a
@@ -96,8 +98,8 @@ class Answers:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._kept: dict[str, Kept] = {}
-        self._settled: dict[str, Kept] = {}
+        self._kept: dict[str, IdempotencyResponse] = {}
+        self._settled: dict[str, IdempotencyResponse] = {}
         self._owned: Counter[str] = Counter()
         self._kept_s = self._most = math.inf
         for *row, checksum in database.query(
@@ -106,8 +108,10 @@ class Answers:
             key, request, sequence, created, answer, owner = row
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a kept answer is not what was written", received=f"record {sequence}")
-            origin = Origin(key, request, owner)
-            self._kept[key] = Kept(origin, sequence, created, json.loads(answer) if answer else None)
+            origin = IdempotencyKey(key, request, owner)
+            self._kept[key] = IdempotencyResponse(
+                origin, sequence, created, json.loads(answer) if answer else None
+            )
             self._owned[owner] += 1
 
     def limit(self, *, kept_s: float, most: int) -> None:
@@ -134,7 +138,7 @@ class Answers:
             retry_after_s=min(self._kept_s, _RETRY_S),
         )
 
-    def find(self, origin: Origin) -> Kept | None:
+    def find(self, origin: IdempotencyKey) -> IdempotencyResponse | None:
         """What was kept for a request, where it came before.
 
         Raises:
@@ -149,18 +153,18 @@ class Answers:
             )
         return kept
 
-    def unanswered(self) -> dict[int, Kept]:
+    def unanswered(self) -> dict[int, IdempotencyResponse]:
         """What replay will answer, by sequence."""
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
-    def add(self, origin: Origin, sequence: int) -> Statement:
+    def add(self, origin: IdempotencyKey, sequence: int) -> Statement:
         """Keeps a request; what writes it belongs in the transaction of its record.
 
         The one thing that may be done on another thread while this one settles answers.
         """
         if (before := self._kept.get(origin.key)) is not None:
             self._owned[before.origin.owner] -= 1
-        kept = self._kept[origin.key] = Kept(origin, sequence, time.time())
+        kept = self._kept[origin.key] = IdempotencyResponse(origin, sequence, time.time())
         self._owned[origin.owner] += 1
         return _writing(kept)
 
@@ -192,7 +196,7 @@ class Answers:
         return expired
 
 
-def _writing(kept: Kept) -> Statement:
+def _writing(kept: IdempotencyResponse) -> Statement:
     answer = None if kept.answer is None else json.dumps(kept.answer)
     origin = kept.origin
     row = (origin.key, origin.request, kept.sequence, kept.created, answer, origin.owner)

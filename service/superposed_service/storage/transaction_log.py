@@ -9,14 +9,14 @@ from superposed_service.errors import StorageUnavailable
 from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
 from superposed_service.storage.database import Database, Statement, Synchronous
-from superposed_service.storage.high_water_mark import Witness
-from superposed_service.storage.idempotency import Answers, Origin
+from superposed_service.storage.high_water_mark import HighWaterMark
+from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
 from superposed_service.storage.journal import Entry, Journal, Record
 
-__all__ = ["Ledger"]
+__all__ = ["TransactionLog"]
 
 
-class Ledger:
+class TransactionLog:
     """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.
 
     Every page is read when it is opened. For the process that owns the directory; one thread at a time.
@@ -45,7 +45,7 @@ class Ledger:
         check_place: Callable[[], None] = lambda: None,
     ) -> None:
         self.check_place = check_place
-        self._witness = Witness(folder / "HEAD")
+        self._witness = HighWaterMark(folder / "HEAD")
         self._unwritten: list[Statement] = []
         try:
             self._database = Database(folder / "journal.db", synchronous=synchronous)
@@ -55,7 +55,7 @@ class Ledger:
         try:
             self._database.check()  # before a row of it is believed
             self.journal = Journal(self._database)
-            self.answers = Answers(self._database)
+            self.answers = IdempotencyStore(self._database)
             self.canaries = Canaries(self._database)
             self.api_keys = ApiKeys(self._database)
             self._check_witness()
@@ -96,7 +96,7 @@ class Ledger:
         self._check_witness()
 
     def commit(
-        self, changes: Sequence[tuple[Entry, Origin | None]], *, digest: tuple[int, str] | None = None
+        self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], *, digest: tuple[int, str] | None = None
     ) -> list[Record]:
         """Journals changes in one transaction. When it returns, they are on the disk.
 
@@ -121,7 +121,7 @@ class Ledger:
 
     def write(
         self,
-        changes: Sequence[tuple[Entry, Origin | None]],
+        changes: Sequence[tuple[Entry, IdempotencyKey | None]],
         beside: Sequence[Statement],
         *,
         digest: tuple[int, str] | None = None,

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from superposed_service.errors import InvalidRequest, LimitReached, Unauthenticated, UnknownApiKey
-from superposed_service.storage import ApiKey, ApiKeys, Ledger
+from superposed_service.storage import ApiKey, ApiKeys, TransactionLog
 from superposed_service.storage.api_keys import AccessScope
 
 __all__ = ["authenticate", "create", "keys_body", "revoke", "rotate"]
@@ -20,7 +20,7 @@ _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 
 def create(
-    ledger: Ledger,
+    ledger: TransactionLog,
     *,
     name: str,
     scope: AccessScope,
@@ -69,7 +69,7 @@ def create(
     return key, f"sp-{identifier}-{secret}"
 
 
-def revoke(ledger: Ledger, identifier: str) -> None:
+def revoke(ledger: TransactionLog, identifier: str) -> None:
     """Ends a key at once; what it did stays on record under its id.
 
     Raises:
@@ -81,7 +81,7 @@ def revoke(ledger: Ledger, identifier: str) -> None:
         ledger.api_keys.put(replace(key, revoked=time.time()))
 
 
-def rotate(ledger: Ledger, identifier: str) -> tuple[ApiKey, str]:
+def rotate(ledger: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
     """Gives a key a new secret; the old one is no good from now on.
 
     Raises:

@@ -8,7 +8,7 @@ from starlette.types import Scope
 from superposed_service.api.auth import principal_of
 from superposed_service.engine.request_metadata import ANYONE, enter, timeout_of
 from superposed_service.observability.request_ids import header
-from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.runtime import Runtime
 
 __all__ = ["Admission"]
 
@@ -44,5 +44,5 @@ class Admission:
         """
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith(_ROWS):
-            running: Running = self._api.state.running
+            running: Runtime = self._api.state.running
             running.engine.check_room(reads=path.endswith("/infer"))

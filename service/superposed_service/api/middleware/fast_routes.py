@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 from superposed.errors import SuperposedError
 from superposed_service.api.problems import problem_response
 
-__all__ = ["Direct"]
+__all__ = ["FastRoutes"]
 
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-class Direct:
+class FastRoutes:
     """Calls the endpoints of the hot routes without what the framework does around them.
 
     That they take nothing but the request is what makes this possible, and it is more than half of what a

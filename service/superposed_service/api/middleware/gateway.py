@@ -14,12 +14,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
-from superposed_service.api.middleware.rejection_delay import Pacing
+from superposed_service.api.middleware.rejection_delay import RejectionDelay
 from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
 from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, header, request_id
 
-__all__ = ["Entrance"]
+__all__ = ["RequestGateway"]
 
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
@@ -28,12 +28,12 @@ _PACED = frozenset({429, 503})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
-class Entrance:
+class RequestGateway:
     """Takes in every request: gives it an id, has it checked before its body is read, caps the body's bytes.
 
     Every answer carries an `X-Request-Id`: the request's own where it is a plain token, else a new one. An
     exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
-    of 429 and 503 leave later (`Pacing`): whoever does not wait cannot keep the event loop busy with them.
+    of 429 and 503 leave later (`RejectionDelay`), so that a client that does not wait cannot hold the loop.
 
     Args:
         app: What comes after.
@@ -52,7 +52,7 @@ class Entrance:
         *,
         max_bytes: int,
         most_held: int,
-        pacing: Pacing,
+        pacing: RejectionDelay,
     ) -> None:
         self._app = app
         self._checks = (*checks, self._check_length)
@@ -107,11 +107,13 @@ class Entrance:
 
 
 class _Exchange:
-    """One request's messages on their way through `Entrance`."""
+    """One request's messages on their way through `RequestGateway`."""
 
     __slots__ = ("_entrance", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
 
-    def __init__(self, entrance: Entrance, scope: Scope, receive: Receive, send: Send, name: str) -> None:
+    def __init__(
+        self, entrance: RequestGateway, scope: Scope, receive: Receive, send: Send, name: str
+    ) -> None:
         self._entrance, self._scope, self._receive, self._send = entrance, scope, receive, send
         self.identifier = name
         self.received = 0

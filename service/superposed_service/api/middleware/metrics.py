@@ -60,7 +60,7 @@ class Observed:
     A log line has the route's template and not the path, and nothing that a client wrote but the request id.
 
     Args:
-        app: What comes after; `Entrance` notes the answer's status.
+        app: What comes after; `RequestGateway` notes the answer's status.
         metrics: Where counts and times go.
         templates: The routes'.
         tracing: Where spans go; None costs nothing.

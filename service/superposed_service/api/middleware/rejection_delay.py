@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 
-__all__ = ["Pacing"]
+__all__ = ["RejectionDelay"]
 
 # Nobody waits longer for a refusal than so many pauses.
 _MOST_PAUSES = 20
 
 
-class Pacing:
+class RejectionDelay:
     """Spaces the refusals (429 and 503) that one source gets. On the event loop only.
 
     A client that asks again at once, whatever `Retry-After` says, or from hundreds of connections, gets its

@@ -39,7 +39,7 @@ class _RefusedError(Exception):
     """Ends the reading of a request."""
 
 
-class _Corked:
+class _WriteBuffer:
     """A transport that sends an answer's head and body together: one system call for both, not one each.
 
     What is written in one turn of the event loop leaves after it, or once there is much.
@@ -95,7 +95,7 @@ class _Bounded(HttpToolsProtocol):
         The oldest connection without a request in progress is closed to make room.
         """
         super().connection_made(transport)
-        self.transport = _Corked(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
+        self.transport = _WriteBuffer(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
         self._phase: Literal["head", "body", "rest"] = "rest"
         self._since = self._paused = 0.0
         self._bytes = 0

@@ -18,7 +18,7 @@ from superposed.errors import NonFiniteInput, outline
 from superposed.tasks.schema import TaskSchema
 from superposed_service.api.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
 from superposed_service.api.v1.schemas import ReturnField
-from superposed_service.engine.batcher import Answer
+from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 __all__ = [
@@ -210,7 +210,7 @@ def dump(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def render_answer(answer: Answer, wanted: list[ReturnField] | None) -> dict[str, Any]:
+def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None) -> dict[str, Any]:
     """The body of an inference answer.
 
     Args:
@@ -235,7 +235,7 @@ def render_answer(answer: Answer, wanted: list[ReturnField] | None) -> dict[str,
     return {"sequence": answer.sequence, **columns}
 
 
-def _column(answer: Answer, field: str) -> list[Any]:
+def _column(answer: InferenceResult, field: str) -> list[Any]:
     if len(answer.tasks) == 1:
         task = answer.tasks[0]
         return _values(answer.logits[:, : task.outputs], task, field)

@@ -10,7 +10,7 @@ from superposed.analysis.task_inference import EXPONENT_TRIES, check_tries, loca
 from superposed.contexts import as_expression
 from superposed.store.store import WeightStore
 from superposed_service.api.v1.schemas import LocateBody
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 
 __all__ = ["AUTO", "all_tasks", "find_context", "named", "tries"]
 
@@ -50,7 +50,7 @@ def _width(inputs: Any) -> int:
 def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
     """How many answers, rows times candidates, a search computes; raises `CapacityExceeded` beyond `most`."""
     count = EXPONENT_TRIES if body.exponent_of is not None else len(candidates)
-    wanted = len(Rows(None, None, body.inputs)) * count
+    wanted = len(RowBatch(None, None, body.inputs)) * count
     check_tries(wanted, most)
     return wanted
 

@@ -20,7 +20,7 @@ from superposed_service.api.v2 import messages, metadata
 from superposed_service.api.v2.protobuf import CALLS, MESSAGES, SERVICE
 from superposed_service.engine.request_metadata import ANYONE, calling
 from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
-from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.runtime import Runtime
 
 __all__ = ["GrpcFace"]
 
@@ -99,7 +99,7 @@ class GrpcFace:
         cyclic: Whether the store's family is the cyclic one.
     """
 
-    def __init__(self, running: Running, quotas: Quotas, *, cyclic: bool = False) -> None:
+    def __init__(self, running: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
         self._running = running
         self._quotas = quotas
         self._cyclic = cyclic

@@ -14,8 +14,8 @@ from superposed.errors import outline
 from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
-from superposed_service.changes.rows import Rows
-from superposed_service.engine.batcher import Answer
+from superposed_service.changes.rows import RowBatch
+from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest
 
 __all__ = [
@@ -41,7 +41,7 @@ class InferRequest:
         identifier: The request's own id, to be echoed.
     """
 
-    rows: Rows
+    rows: RowBatch
     wanted: Mapping[str, bool] | None
     binary: bool
     identifier: str
@@ -62,7 +62,7 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
         InputError: A tensor in it is no rows.
     """
     if head_length is not None and head_length.strip() == "0":
-        return InferRequest(Rows(model, None, _raw(body, width)), None, binary=True, identifier="")
+        return InferRequest(RowBatch(model, None, _raw(body, width)), None, binary=True, identifier="")
     head_bytes, data = split(body, head_length)
     head, reader = codec.read_object(head_bytes), TensorReader(data)
     tensors: dict[str, NDArray[Any]] = {}
@@ -158,7 +158,7 @@ def check_name(name: str, known: Mapping[str, object]) -> None:
         raise InvalidRequest("inputs: not a model's", expected=wanted, received=name[:100])
 
 
-def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> Rows:
+def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
     """Rows, and the context of all or of each, from the inputs of a request.
 
     Raises:
@@ -170,11 +170,11 @@ def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> Rows:
     if inputs.dtype == np.dtype("?"):
         inputs = inputs.astype(np.uint8)
     if contexts is None:
-        return Rows(model, None, inputs)
+        return RowBatch(model, None, inputs)
     if contexts.dtype != object:
         raise InvalidRequest(f"{CONTEXT}: not text", expected="datatype BYTES", received=str(contexts.dtype))
     try:
-        return Rows(None, [text.decode() for text in contexts.reshape(-1)], inputs)
+        return RowBatch(None, [text.decode() for text in contexts.reshape(-1)], inputs)
     except UnicodeDecodeError:
         raise InvalidRequest(f"{CONTEXT}: not UTF-8") from None
 
@@ -217,7 +217,7 @@ class Column:
         return [one.decode() for one in self.values] if self._is_text else self.values.reshape(-1)
 
 
-def columns_of(request: InferRequest, answer: Answer) -> list[Column]:
+def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
     """The outputs that a request wants.
 
     Raises:
@@ -234,7 +234,9 @@ def columns_of(request: InferRequest, answer: Answer) -> list[Column]:
     return columns
 
 
-def render(request: InferRequest, answer: Answer, model: str, current: str) -> tuple[bytes, int | None]:
+def render(
+    request: InferRequest, answer: InferenceResult, model: str, current: str
+) -> tuple[bytes, int | None]:
     """The bytes of an answer, and how long their JSON head is where binary tensors follow it.
 
     Raises:
@@ -254,7 +256,7 @@ def render(request: InferRequest, answer: Answer, model: str, current: str) -> t
     return b"".join([text, *raw]), len(text) if raw else None
 
 
-def _column(answer: Answer, name: str) -> NDArray[Any]:
+def _column(answer: InferenceResult, name: str) -> NDArray[Any]:
     """One output of all rows: (B, n), padded with zeros where tasks have fewer outputs, or (B,)."""
     if name == "labels":
         labels = [task.labels or () for task in answer.tasks]
@@ -272,7 +274,7 @@ def _column(answer: Answer, name: str) -> NDArray[Any]:
     return column
 
 
-def _classes(answer: Answer) -> NDArray[np.int64]:
+def _classes(answer: InferenceResult) -> NDArray[np.int64]:
     counts = np.asarray([task.outputs for task in answer.tasks])[answer.places]  # (B,)
     foreign = np.arange(answer.logits.shape[1]) >= counts[:, None]  # (B, store outputs)
     classes: NDArray[np.int64] = np.where(foreign, -np.inf, answer.logits).argmax(1).astype("<i8")

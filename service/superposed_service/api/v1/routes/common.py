@@ -18,9 +18,9 @@ from superposed_service.api.v1.serializers import check_member, explain_quaranti
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.errors import InvalidRequest, Quarantined, Unauthenticated
 from superposed_service.observability.request_ids import header
-from superposed_service.runtime.resumable import Errand
-from superposed_service.runtime.runtime import Running
-from superposed_service.storage.idempotency import Origin
+from superposed_service.runtime.resumable import ResumableRequest
+from superposed_service.runtime.runtime import Runtime
+from superposed_service.storage.idempotency import IdempotencyKey
 
 __all__ = [
     "documented_body",
@@ -42,13 +42,13 @@ M = TypeVar("M", bound=BaseModel)
 _HEAD_LENGTH = HEAD_LENGTH.lower().encode()
 
 
-def running(request: Request) -> Running:
+def running(request: Request) -> Runtime:
     """The engine, settings and data directory that the request is served by."""
-    service: Running = request.app.state.running
+    service: Runtime = request.app.state.running
     return service
 
 
-async def origin(request: Request) -> Origin | None:
+async def origin(request: Request) -> IdempotencyKey | None:
     """What tells the request from others, where it has an `Idempotency-Key`.
 
     Raises:
@@ -57,7 +57,7 @@ async def origin(request: Request) -> Origin | None:
     key = request.headers.get("idempotency-key")
     author, url = principal(request).author, request.url
     target = f"{url.path}?{url.query}" if url.query else url.path
-    return Origin.of(key, author, request.method, target, await request.body())
+    return IdempotencyKey.of(key, author, request.method, target, await request.body())
 
 
 def refuse_repeats(request: Request) -> None:
@@ -69,7 +69,7 @@ def refuse_repeats(request: Request) -> None:
         )
 
 
-async def errand(request: Request) -> Errand:
+async def errand(request: Request) -> ResumableRequest:
     """What a request that makes several changes goes by.
 
     Raises:
@@ -83,7 +83,7 @@ async def errand(request: Request) -> Errand:
         if await request.is_disconnected():
             raise ClientDisconnect
 
-    return Errand(await origin(request), asker.author, check)
+    return ResumableRequest(await origin(request), asker.author, check)
 
 
 @asynccontextmanager

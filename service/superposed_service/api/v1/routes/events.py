@@ -16,7 +16,7 @@ from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import principal, running
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.events import Event, Subscription
-from superposed_service.runtime.runtime import Running
+from superposed_service.runtime.runtime import Runtime
 
 __all__ = ["router"]
 
@@ -91,7 +91,7 @@ def _after(last_event_id: str | None, after: int | None) -> int | None:
     return int(last_event_id)
 
 
-async def _told(service: Running, asker: Principal, subscription: Subscription) -> AsyncIterator[bytes]:
+async def _told(service: Runtime, asker: Principal, subscription: Subscription) -> AsyncIterator[bytes]:
     keys = service.directory.ledger().api_keys
     yield b"retry: 1000\n\n"
     async for event in subscription:

@@ -29,16 +29,16 @@ from superposed_service.api.v1.schemas import (
     UpdateAnswer,
     UpdateBody,
 )
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 
-def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> Rows:
+def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
     """The rows of a body, once whoever asks may name their contexts and has quota for them."""
-    rows = Rows(body.context, body.contexts, body.inputs)
+    rows = RowBatch(body.context, body.contexts, body.inputs)
     running(request).engine.check_rows(rows)
     asker = principal(request)
     asker.check_contexts([body.context] if body.contexts is None else body.contexts)
@@ -46,11 +46,11 @@ def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) ->
     return rows
 
 
-async def _located(request: Request, body: InferBody) -> tuple[Rows, dict[str, Any]]:
+async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
     """The rows under the task that they fit best, and which that is and how sure it is."""
-    answered = len(Rows(None, None, body.inputs))
+    answered = len(RowBatch(None, None, body.inputs))
     found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
-    return Rows(found["best"], None, body.inputs), {"located": found["scores"][0]}
+    return RowBatch(found["best"], None, body.inputs), {"located": found["scores"][0]}
 
 
 def _known(measured: object) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from superposed_service.api.v1.locate import all_tasks, find_context, named, tries
 from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
-from superposed_service.changes.rows import Rows
+from superposed_service.changes.rows import RowBatch
 
 __all__ = ["answer_locate", "router"]
 
@@ -39,7 +39,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """
     service, asking = running(request), principal(request)
     engine, most = service.engine, service.settings.max_tries
-    engine.check_rows(Rows(None, body.candidates, body.inputs))
+    engine.check_rows(RowBatch(None, body.candidates, body.inputs))
     asking.check_contexts(body.candidates or _powers(body))
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
