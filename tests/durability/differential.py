@@ -47,7 +47,7 @@ from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
 from superposed_service.cli.demo.server import free_port
-from superposed_service.engine.writer import PendingWrite
+from superposed_service.engine.work import PendingWrite
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer

@@ -16,7 +16,8 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import PendingWrite, Writer
+from superposed_service.engine.work import PendingWrite
+from superposed_service.engine.writer import Writer
 from superposed_service.runtime.snapshots import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot

@@ -173,7 +173,7 @@ def test_a_guard_that_fails_does_not_stop_anything(
 
     monkeypatch.setattr(poison_detector, "measure", broken)
     streams.ordinary(30)
-    assert "the guard failed" in caplog.text
+    assert "the poison detector failed" in caplog.text
     assert streams.machine.store.sequence == TASKS + 31
     streams.machine.close()
 
@@ -186,7 +186,7 @@ def test_canaries_that_fit_no_more_are_dropped(tmp_path: Path, caplog: pytest.Lo
     canaries.put("t0", 0, Canary(1, wrong))
     streams.ordinary(60)
     assert [vars(one)["task"] for one in caplog.records if one.message == "canaries dropped"] == ["t0"]
-    assert "the guard failed" not in caplog.text
+    assert "the poison detector failed" not in caplog.text
     assert len(canaries["t1"]) == 8
     streams.machine.close()
 
@@ -195,7 +195,7 @@ def test_a_small_context_table_is_enough(tmp_path: Path, caplog: pytest.LogCaptu
     streams = Streams(tmp_path / "store", config=CONFIG.replace(context_table_bytes=1))
     assert streams.machine.store.contexts.capacity == 1
     streams.ordinary(60)
-    assert "the guard failed" not in caplog.text
+    assert "the poison detector failed" not in caplog.text
     streams.machine.close()
 
 
@@ -297,7 +297,7 @@ def test_many_tasks_of_one_key_do_not_hide_it(ready: Path) -> None:
     for key in decoys:
         streams.register(key)
         streams.teach(key, author="foe")
-    chosen = streams.machine.writer._guard._chosen(streams.machine.store)  # type: ignore[union-attr]
+    chosen = streams.machine.writer._detector._chosen(streams.machine.store)  # type: ignore[union-attr]
     assert len(chosen) == 16
     assert sum(key.startswith("t") for key in chosen) == TASKS  # all of them, beside as many decoys as fit
     assert attack(streams, *decoys, author="foe") < 60
@@ -323,7 +323,7 @@ def test_a_task_with_tiny_targets_frames_nobody(ready: Path) -> None:
 
 def test_steps_count_and_not_updates(ready: Path) -> None:
     streams = Streams(ready)
-    watched = streams.machine.writer._guard
+    watched = streams.machine.writer._detector
     assert watched is not None
     before = watched._windows[-1].sequence
     rows = RowBatch("t0", None, DIGITS.train_x[:16] * 1.0)

@@ -17,7 +17,7 @@ from superposed import WeightStore, learn
 from superposed.errors import SuperposedError, UnknownTask, UpdateError
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import PendingWrite
+from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.machine import Machine, new_store, schema

@@ -6,21 +6,22 @@ import shutil
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from superposed import TaskSchema, WeightStore
+from superposed import TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import CompositionNotSupported, UpdateError
-from superposed_service.changes import replay
+from superposed_service.changes import replay, update
 from superposed_service.changes.erasure import erase_rows
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import PendingWrite
+from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import (
     BeyondHorizon,
     DigestMismatch,
@@ -56,11 +57,11 @@ def test_a_bug_while_applying_ends_the_writing_and_not_the_store(
     machine = Machine(tmp_path / "store")
     machine.register("a")
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise MemoryError("no more")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Update, "apply", broken)
+        patch.setattr(update, "apply", broken)
         with pytest.raises(MemoryError):
             machine.update("a", INPUTS, [1])
     with pytest.raises(StorageUnavailable, match="no more"):
@@ -154,7 +155,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     with pytest.raises(DigestMismatch):
         machine.crash()
     plain = replay.fingerprint
-    for module in ("recovery", "app"):
+    for module in ("changes.replay", "api.app"):
         monkeypatch.setattr(
             f"superposed_service.{module}.fingerprint", lambda device: plain(device) | {"cpu": "another"}
         )
@@ -266,10 +267,10 @@ def test_a_record_that_cannot_be_applied_is_named(tmp_path: Path, monkeypatch: p
     machine = Machine(tmp_path / "store")
     machine.register("a")
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(Update, "apply", fail)
+    monkeypatch.setattr(update, "apply", fail)
     with pytest.raises(RuntimeError):
         machine.update("a", [[1, 2, 3, 4]], [1])
     with pytest.raises(JournalCorrupt, match="record 2 cannot be applied"):
@@ -282,14 +283,10 @@ def test_rows_are_learned_as_they_are_recorded(tmp_path: Path) -> None:
     machine.register("a")
     machine.register("b")
     rows = [[9007199791611905, 0, 0, 0], [0.5, 0.0, 0.0, 0.0]]
-    change = Update(RowBatch(None, ["a", "b"], rows), [0, 1], 1)
-    change.check(machine.store)
-    learned = change._batch.inputs
-    again = Update.from_record(
-        SimpleNamespace(head=change.entry().head, payload=change.entry().payload, sequence=3)
-    )
-    again.check(machine.store)
-    assert np.array_equal(learned.numpy(), again._batch.inputs.numpy())
+    change = Update(RowBatch(None, ["a", "b"], rows), [0, 1], 1).prepare(machine.store)
+    record = SimpleNamespace(head=change.entry().head, payload=change.entry().payload, sequence=3)
+    again = Update.from_record(record).prepare(machine.store)
+    assert np.array_equal(change.batch.inputs.numpy(), again.batch.inputs.numpy())
 
 
 def test_after_a_change_that_broke_off_nothing_more_is_applied(
@@ -297,15 +294,15 @@ def test_after_a_change_that_broke_off_nothing_more_is_applied(
 ) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    whole, calls = Update.apply, []
+    whole, calls = update.apply, []
 
-    def fail(self: Update, store: WeightStore) -> object:
+    def fail(*arguments: Any, **options: Any) -> object:
         calls.append(1)
         if len(calls) == 1:
             raise MemoryError
-        return whole(self, store)
+        return whole(*arguments, **options)
 
-    monkeypatch.setattr(Update, "apply", fail)
+    monkeypatch.setattr(update, "apply", fail)
     writes = [PendingWrite(Update(RowBatch("a", None, [[1, 2, 3, 4]]), [1], 1)) for _ in range(3)]
     machine.writer.commit(writes)
     while machine.writer.pending:

@@ -15,7 +15,7 @@ from superposed.errors import SuperposedError
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
-from superposed_service.changes.base import keys_of
+from superposed_service.changes.base import PreparedChange, keys_of
 from superposed_service.changes.decode import change_of
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
@@ -83,11 +83,10 @@ def per_row(draw: st.DrawFn) -> tuple[RowBatch, list[Any]]:
 def test_applied_now_and_replayed_are_the_same(sent: tuple[RowBatch, list[Any]], steps: int) -> None:
     rows, targets = sent
     now, later = new_store(), new_store()
-    change = Update(rows, targets, steps)
-    change.check(now)
+    change = Update(rows, targets, steps).prepare(now)
     entry = change.entry()
-    again = change_of(Record(4, entry.kind, entry.head, entry.payload))
-    again.check(later)
+    again = change_of(Record(4, entry.kind, entry.head, entry.payload)).prepare(later)
+    assert isinstance(again, PreparedChange)
     assert again.entry() == entry
     try:
         answer = change.apply(now)
@@ -104,8 +103,7 @@ def test_applied_now_and_replayed_are_the_same(sent: tuple[RowBatch, list[Any]],
 def test_it_is_what_the_library_does_with_the_rows_as_they_came(sent: tuple[RowBatch, list[Any]]) -> None:
     rows, targets = sent
     store, plain = new_store(), new_store()
-    change = Update(rows, targets, 1)
-    change.check(store)
+    change = Update(rows, targets, 1).prepare(store)
     try:
         change.apply(store)
     except SuperposedError:

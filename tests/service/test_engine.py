@@ -23,6 +23,7 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.tasks import Delete
 from superposed_service.engine.engine import Engine
+from superposed_service.engine.poison_detector import Observation, Verdict
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.settings import Settings
@@ -392,44 +393,38 @@ def test_a_batch_may_wait_to_fill_up() -> None:
     asyncio.run(scenario())
 
 
-class Inquirer:
-    """A guard that inquires after every update until it is told to stop."""
-
-    due = False
+class Attributing:
+    """A poison detector that attributes after every update until it is told to stop."""
 
     def __init__(self) -> None:
-        self.inquiring, self.steps, self.stop = False, 0, threading.Event()
+        self.steps, self.stop = 0, threading.Event()
 
-    def applied(self, *_: object) -> None:
-        self.inquiring = not self.stop.is_set()
-
-    def step(self) -> list[Any]:
-        self.steps += 1
-        self.inquiring = not self.stop.is_set()
-        return []
+    def observe(self, store: WeightStore, seen: Observation | None = None) -> Verdict:
+        self.steps += seen is None
+        return Verdict(attributing=not self.stop.is_set())
 
 
-def test_reads_are_answered_while_the_guard_inquires_and_updates_wait() -> None:
+def test_reads_are_answered_while_the_detector_attributes_and_updates_wait() -> None:
     async def scenario() -> None:
-        store, guard = make_store(), Inquirer()
+        store, detector = make_store(), Attributing()
         with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
             begin(directory, store)
-            engine = Engine(Writer(store, directory.ledger(), guard=guard), Settings())  # type: ignore[arg-type]
+            engine = Engine(Writer(store, directory.ledger(), detector=detector), Settings())  # type: ignore[arg-type]
             engine.start()
             try:
                 rows = RowBatch("a", None, X)
                 await engine.update(rows, [0] * 6, 1)
                 for _ in range(3):
                     await engine.infer(rows)
-                assert guard.inquiring
+                assert engine._writer.attributing
                 waiting = asyncio.create_task(engine.update(rows, [0] * 6, 1))
                 await engine.infer(rows)
-                steps = guard.steps
-                while guard.steps == steps:
+                steps = detector.steps
+                while detector.steps == steps:
                     await asyncio.sleep(0.001)
                 assert not waiting.done()
                 assert store.sequence == 5
-                guard.stop.set()
+                detector.stop.set()
                 assert (await waiting)["sequence"] == 6
             finally:
                 await asyncio.to_thread(engine.stop)

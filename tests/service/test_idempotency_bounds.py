@@ -10,7 +10,7 @@ import pytest
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
-from superposed_service.engine.writer import PendingWrite
+from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import QuotaExceeded
 from superposed_service.storage import idempotency
 from superposed_service.storage.idempotency import IdempotencyKey

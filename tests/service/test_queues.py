@@ -13,9 +13,10 @@ import pytest
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.fair_queue import FairQueue
 from superposed_service.engine.request_metadata import ANYONE, RequestMetadata, current_request
-from superposed_service.engine.request_queues import InferenceRequest, Job, RequestQueues
+from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.service_time import ServiceTimeModel
 from superposed_service.engine.telemetry import RequestTiming
+from superposed_service.engine.work import InferenceRequest, Job
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
 
@@ -120,7 +121,7 @@ class TestLines:
         return lines
 
     def job(self) -> Job[int]:
-        return Job(lambda _: 1, Future())
+        return Job(lambda _: 1)
 
     def test_what_would_wait_too_long_is_refused_at_once(self, lines: RequestQueues) -> None:
         for _ in range(2):
@@ -197,7 +198,7 @@ class TestLines:
         lines = RequestQueues(Settings())
         gone = self.job()
         gone.future.cancel()
-        for job in (gone, raced := Job(lambda _: 1, Raced())):
+        for job in (gone, raced := Job(lambda _: 1, future=Raced())):
             lines.join(job, RequestMetadata("a", 0.0), 0)
         assert lines.next_jobs(8, lambda _: True) == []
         assert isinstance(raced.future.exception(), DeadlineExceeded)

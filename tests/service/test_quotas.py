@@ -16,7 +16,8 @@ from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.cli.app import app as command_line
 from superposed_service.cli.demo.server import free_port
-from superposed_service.engine.request_queues import Job, RequestQueues, Waiting
+from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.work import Job, Work
 from superposed_service.errors import QuotaExceeded as Refused
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
@@ -145,7 +146,7 @@ def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.Mon
     sizes: list[int] = []
     joined = RequestQueues.join
 
-    def join(lines: RequestQueues, work: Waiting, *more: Any) -> None:
+    def join(lines: RequestQueues, work: Work, *more: Any) -> None:
         sizes.append(work.size if isinstance(work, Job) else 0)
         joined(lines, work, *more)
 

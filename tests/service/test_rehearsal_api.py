@@ -340,8 +340,7 @@ def test_a_slice_of_idle_time_must_make_tasks_better() -> None:
     learn(store, "a", np.random.default_rng(0).normal(size=(10, 5)), [n % 3 for n in range(10)], steps=100)
     accepted = []
     for gaining in (False, True):
-        change = Consolidate(2, gaining=gaining)
-        change.check(store)
+        change = Consolidate(2, gaining=gaining).prepare(store)
         answer = change.entry().head["answer"]
         assert answer["before"] == {"a": 1.0}
         accepted.append(answer["accepted"])
@@ -366,8 +365,7 @@ def test_a_slice_is_judged_by_rows_that_it_does_not_learn(monkeypatch: pytest.Mo
         return answer
 
     monkeypatch.setattr(WeightStore, "draw", noted)
-    live = Consolidate(3)
-    live.check(store)
+    live = Consolidate(3).prepare(store)
     judging, *learned = drawn
     assert len(drawn) == 1 + 3
     assert judging
@@ -375,7 +373,7 @@ def test_a_slice_is_judged_by_rows_that_it_does_not_learn(monkeypatch: pytest.Mo
     # Replayed from its record it learns the same.
     again = Consolidate.from_record(SimpleNamespace(head=live.entry().head))  # type: ignore[arg-type]
     live.apply(store)
-    again.apply(twin)
+    again.prepare(twin).apply(twin)
     assert store.digest() == twin.digest()
 
 

@@ -84,9 +84,8 @@ def open_store(
     ledger.answers.limit(kept_s=settings.idempotency_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
-    guard = PoisonDetector(ledger, settings)
-    guard.start(store)
-    writer = Writer(store, ledger, guard=guard, telemetry=telemetry, replayed=recovery.replayed)
+    detector = PoisonDetector(store, ledger, settings) if settings.canary_rows else None
+    writer = Writer(store, ledger, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
@@ -119,7 +118,6 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
     entrance = RequestGateway(
         FastRoutes(api, hot),
         (check_site, access.check, admission.check),
-        admission.check_room,
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_held_bytes,
         pacing=RejectionDelay(settings.refusal_pause_ms / 1000, settings.refusals_per_s),

@@ -7,7 +7,8 @@ the same computation.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from superposed.contexts import as_expression, flatten
@@ -15,7 +16,7 @@ from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.storage import Entry
 
-__all__ = ["Change", "JsonObject", "keys_of", "refusal"]
+__all__ = ["Change", "JsonObject", "PreparedChange", "keys_of", "refusal", "signed"]
 
 JsonObject = dict[str, Any]
 
@@ -32,62 +33,59 @@ def refusal(error: SuperposedError) -> JsonObject:
     }
 
 
+@dataclass(frozen=True)
+class PreparedChange:
+    """A change that was validated against a store. The store itself is as it was.
+
+    Args:
+        entry: Makes the journal entry; called on the journal thread.
+        apply: Applies the change to the store, which adds 1 to its sequence number, and returns the response:
+            JSON values. Raises `UpdateError` where the arithmetic rejects the change; the store is then as it
+            was, sequence number included.
+        task: Key of the task that the change is about; empty where it is about none.
+        rows_by_task: Rows that teach each task; a composition counts for its largest-weight component.
+    """
+
+    entry: Callable[[], Entry]
+    apply: Callable[[WeightStore], JsonObject]
+    task: str = ""
+    rows_by_task: Mapping[str, int] = field(default_factory=dict)
+
+
 class Change(ABC):
-    """One change of a store. In this order: `check`, `entry`, and once that is on the disk, `apply`."""
+    """A request to change a store.
+
+    Attributes:
+        kind: Stored name of its records.
+        author: Id of the API key that asks; None on a server without API keys.
+        grouped: True if several such changes may be prepared before the first is applied, because none of
+            them changes a task.
+    """
 
     kind: ClassVar[str]
-    # Who asked for it: an API key's id, where there are any.
     author: str | None = None
-    # Whether several of it may be checked before the first is applied: it leaves the tasks as they are.
     grouped: ClassVar[bool] = False
 
     @property
     def size(self) -> int:
-        """What it costs, against other changes."""
+        """Cost, relative to other changes."""
         return 1
 
-    @property
-    def task(self) -> str:
-        """The key of the task that a checked change is about; empty where it is about none."""
-        return ""
-
     @abstractmethod
-    def check(self, store: WeightStore) -> JsonObject | None:
-        """Checks the change against the store; changes nothing.
+    def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
+        """Validate the change against the store.
 
         Returns:
-            The answer, where the store is already as asked and nothing is to be recorded.
+            The prepared change; or the response, where the store is already as asked and nothing is recorded.
 
         Raises:
-            SuperposedError: It cannot be applied.
+            SuperposedError: The change cannot be applied.
         """
 
-    @property
-    def rows_by_task(self) -> Mapping[str, int]:
-        """How many rows a checked change teaches which task; a composition's count for its heaviest part."""
-        return {}
 
-    @abstractmethod
-    def entry(self) -> Entry:
-        """What the journal keeps of it."""
-
-    def signed_entry(self) -> Entry:
-        """The entry, with who asked for it."""
-        entry = self.entry()
-        if self.author is None:
-            return entry
-        return Entry(entry.kind, {**entry.head, "author": self.author}, entry.payload)
-
-    @abstractmethod
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Applies the checked change: the store's sequence number goes up by one.
-
-        Returns:
-            The answer: JSON values.
-
-        Raises:
-            UpdateError: The arithmetic refuses it; the store is as it was, sequence number included.
-        """
+def signed(entry: Entry, author: str | None) -> Entry:
+    """Return the entry with the id of the API key that asked for it."""
+    return entry if author is None else Entry(entry.kind, {**entry.head, "author": author}, entry.payload)
 
 
 def keys_of(head: Mapping[str, Any]) -> set[str]:

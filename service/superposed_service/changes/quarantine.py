@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import Change, JsonObject, keys_of
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
 from superposed_service.storage import Entry, Record
 
 __all__ = ["AUTHOR", "Quarantine", "Release", "sources_of"]
@@ -29,18 +29,16 @@ class Quarantine(Change):
     def __init__(self, source: str, reason: JsonObject) -> None:
         self._source, self._reason = source, reason
 
-    def check(self, store: WeightStore) -> None:
-        """Always possible, also of a source that is in quarantine already: then nothing changes."""
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Accept any source; one that is in quarantine already stays there."""
 
-    def entry(self) -> Entry:
-        """Whom it meets, and why."""
-        return Entry(self.kind, {"source": self._source, "reason": self._reason})
+        def apply(store: WeightStore) -> JsonObject:
+            store.sequence += 1
+            since = store.tasks.quarantined.setdefault(self._source, store.sequence)
+            return {"source": self._source, "since": since}
 
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers since when the source is in quarantine."""
-        store.sequence += 1
-        since = store.tasks.quarantined.setdefault(self._source, store.sequence)
-        return {"source": self._source, "since": since}
+        head = {"source": self._source, "reason": self._reason}
+        return PreparedChange(lambda: Entry(self.kind, head), apply)
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -56,18 +54,15 @@ class Release(Change):
     def __init__(self, source: str) -> None:
         self._source = source
 
-    def check(self, store: WeightStore) -> None:
-        """Always possible; where there was no quarantine nothing changes."""
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Accept any source; where there was no quarantine nothing changes."""
 
-    def entry(self) -> Entry:
-        """Whom it meets."""
-        return Entry(self.kind, {"source": self._source})
+        def apply(store: WeightStore) -> JsonObject:
+            store.sequence += 1
+            store.tasks.quarantined.pop(self._source, None)
+            return {"source": self._source}
 
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers with the source."""
-        store.sequence += 1
-        store.tasks.quarantined.pop(self._source, None)
-        return {"source": self._source}
+        return PreparedChange(lambda: Entry(self.kind, {"source": self._source}), apply)
 
     @classmethod
     def from_record(cls, record: Record) -> Self:

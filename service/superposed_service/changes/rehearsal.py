@@ -12,7 +12,7 @@ from superposed.store.holdout import Split
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Targets
-from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.base import Change, JsonObject, PreparedChange
 from superposed_service.changes.exclusions import FORGET_ROWS
 from superposed_service.errors import InvalidRequest
 from superposed_service.storage import Entry, Record
@@ -27,7 +27,7 @@ _MOST_SHOWN = 1000
 class Consolidate(Change):
     """One slice of rehearsal over all tasks, kept only where it does not make them worse.
 
-    It is tried in `check`, so that the record holds the decision and replay need not decide again.
+    `prepare` tries it, so that the record holds the decision and replay need not decide again.
 
     Args:
         steps: Rehearsal steps.
@@ -36,24 +36,31 @@ class Consolidate(Change):
 
     kind = "consolidate"
 
-    def __init__(self, steps: int, *, gaining: bool = False) -> None:
-        self._steps = steps
-        self._gaining = gaining
-        self._answer: JsonObject = {}
-        self._tried: dict[str, Tensor] | None = None
+    def __init__(self, steps: int, *, gaining: bool = False, decided: JsonObject | None = None) -> None:
+        self._steps, self._gaining, self._decided = steps, gaining, decided
 
-    def check(self, store: WeightStore) -> None:
-        """Decides, unless the record that this is made of holds the decision.
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Try the slice, unless the record holds the decision.
 
         Raises:
             InvalidRequest: No rows are kept.
-            UpdateError: The arithmetic refuses the slice.
+            UpdateError: The arithmetic rejects the slice.
         """
-        if not self._answer:
-            self._try(store)
+        decided, tried = (self._decided, None) if self._decided else self._try(store)
 
-    def _try(self, store: WeightStore) -> None:
-        """Tries the slice, measures all tasks before and after it, and puts everything back."""
+        def apply(store: WeightStore) -> JsonObject:
+            if decided["accepted"] and tried is None:  # a replayed slice is computed again
+                consolidate(store, self._steps, share=_judges(store)[0])
+            else:
+                if decided["accepted"] and tried is not None:
+                    optimizers.load_state(store.network, store.optimizer, tried)
+                store.sequence += 1
+            return {"sequence": store.sequence, **decided}
+
+        return PreparedChange(lambda: Entry(self.kind, {"steps": self._steps, "answer": decided}), apply)
+
+    def _try(self, store: WeightStore) -> tuple[JsonObject, dict[str, Tensor]]:
+        """Try the slice, measure all tasks before and after it, and put everything back."""
         share, drawn = _judges(store)
         before_state = {name: tensor.clone() for name, tensor in store.state().items()}
         sequence, before = store.sequence, judge(store, *drawn)
@@ -66,30 +73,12 @@ class Consolidate(Change):
             store.sequence = sequence
         shown = [dict(list(one.accuracy.items())[:_MOST_SHOWN]) for one in (before, after)]
         accepted = after.is_better_than(before) if self._gaining else after.is_no_worse_than(before)
-        self._answer = {"before": shown[0], "after": shown[1], "accepted": accepted}
-        self._tried = after_state
-
-    def entry(self) -> Entry:
-        """The decision, and what it rests on."""
-        return Entry(self.kind, {"steps": self._steps, "answer": self._answer})
-
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Takes the tried slice over where it was accepted; a replayed one is computed again."""
-        if self._answer["accepted"] and self._tried is None:
-            consolidate(store, self._steps, share=_judges(store)[0])
-        else:
-            if self._answer["accepted"] and self._tried is not None:
-                optimizers.load_state(store.network, store.optimizer, self._tried)
-            store.sequence += 1
-        self._tried = None
-        return {"sequence": store.sequence, **self._answer}
+        return {"before": shown[0], "after": shown[1], "accepted": accepted}, after_state
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
         """From the steps and the decision."""
-        change = cls(record.head["steps"])
-        change._answer = record.head["answer"]
-        return change
+        return cls(record.head["steps"], decided=record.head["answer"])
 
 
 def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
@@ -126,21 +115,14 @@ class ForgetRows(Change):
     def __init__(self, key: str, snapshots_until: float | None = None) -> None:
         self._key, self._until = key, snapshots_until
 
-    @property
-    def task(self) -> str:
-        """Its key."""
-        return self._key
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Accept any key, also of a task that was deleted."""
 
-    def check(self, store: WeightStore) -> None:
-        """Always possible."""
+        def apply(store: WeightStore) -> JsonObject:
+            return {"rows": store.forget_rows(self._key, missing_ok=True)}
 
-    def entry(self) -> Entry:
-        """The key, and until when older snapshots stay."""
-        return Entry(self.kind, {"key": self._key, "snapshots_until": self._until})
-
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers how many there were."""
-        return {"rows": store.forget_rows(self._key, missing_ok=True)}
+        head = {"key": self._key, "snapshots_until": self._until}
+        return PreparedChange(lambda: Entry(self.kind, head), apply, self._key)
 
     @classmethod
     def from_record(cls, record: Record) -> Self:

@@ -17,7 +17,7 @@ from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject, refusal
+from superposed_service.changes.base import JsonObject, PreparedChange, refusal
 from superposed_service.changes.decode import change_of
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
 from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
@@ -271,13 +271,13 @@ def _apply(
     if record.sequence in exclusions and record.kind not in LASTING:
         return {}
     try:
-        change = change_of(record)
-        if change.check(store) is not None:
+        prepared = change_of(record).prepare(store)
+        if not isinstance(prepared, PreparedChange):
             return TaskExists("the store is already as the record would make it")
     except SuperposedError as error:
         return error
     try:
-        return change.apply(store)
+        return prepared.apply(store)
     except SuperposedError as error:
         return Refused(error)
     except Exception as error:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import Change, JsonObject, keys_of
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
 from superposed_service.changes.exclusions import ROLLBACK, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.replay import Refused, newest_good, replay
 from superposed_service.changes.tasks import Register
@@ -98,7 +98,7 @@ def _sent_by(identifier: str, ledger: TransactionLog) -> list[int]:
 
 
 class RollbackChange(Change):
-    """A rollback. Rebuilding happens in `check`, aside: only a store that could be rebuilt is replaced.
+    """A rollback. `prepare` rebuilds another store aside: only a store that could be rebuilt is replaced.
 
     Args:
         selection: What is taken out.
@@ -122,8 +122,8 @@ class RollbackChange(Change):
         self._journal = ledger.journal
         self._progress = progress or Progress()
 
-    def check(self, store: WeightStore) -> JsonObject | None:
-        """Rebuilds the store; a record that depends on one taken out is taken out with it.
+    def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
+        """Rebuild the store; a record that depends on one taken out is taken out with it.
 
         Raises:
             BeyondHorizon: No snapshot is old enough, or rows that are needed were erased.
@@ -135,32 +135,26 @@ class RollbackChange(Change):
         last = self._journal.sequence
         decision = RollbackDecision(last + 1, chosen)
         exclusions = Exclusions.read(self._journal, last).with_rollback(decision)
-        self._rebuilt, start, _ = newest_good(
-            self._snapshots, self._journal, exclusions, str(store.device), last
-        )
+        rebuilt, start, _ = newest_good(self._snapshots, self._journal, exclusions, str(store.device), last)
         dependent: list[int] = []
-        walk = replay(self._rebuilt, self._journal, exclusions, last)
+        walk = replay(rebuilt, self._journal, exclusions, last)
         for record, outcome in self._progress.watch(walk, last - start.sequence):
             if isinstance(outcome, StorageError | BeyondHorizon):
                 raise outcome
             if isinstance(outcome, Refused | SuperposedError):
                 dependent.append(record.sequence)
         numbers = [number for first, end in chosen for number in range(first, end + 1)]
-        self._answer: JsonObject = {
+        answer: JsonObject = {
             "sequence": decision.sequence,
             "rebuilt_from": start.sequence,
             "excluded": [list(one) for one in ranges({*numbers, *dependent})],
         }
-        return None
+        # The record holds what was taken out: replay does not decide again.
+        head = {"asked": vars(self._selection), "excluded": answer["excluded"], "answer": answer}
 
-    def entry(self) -> Entry:
-        """What was asked, and the records taken out: replay does not decide again."""
-        head = {"asked": vars(self._selection), "excluded": self._answer["excluded"], "answer": self._answer}
-        return Entry(self.kind, head)
+        def apply(store: WeightStore) -> JsonObject:
+            rebuilt.sequence = store.sequence + 1
+            store.adopt(rebuilt)
+            return answer
 
-    def apply(self, store: WeightStore) -> JsonObject:
-        """The rebuilt store takes the place of the one that was."""
-        self._rebuilt.sequence = store.sequence + 1
-        store.adopt(self._rebuilt)
-        del self._rebuilt
-        return self._answer
+        return PreparedChange(lambda: Entry(self.kind, head), apply)

@@ -10,7 +10,7 @@ from superposed.errors import TaskInUse
 from superposed.store.store import WeightStore
 from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
-from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.base import Change, JsonObject, PreparedChange
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 
@@ -44,19 +44,19 @@ class Register(Change):
     def __init__(self, schema: Callable[[WeightStore], TaskSchema], most: int | None = None) -> None:
         self._schema_for, self._most = schema, most
 
-    @property
-    def task(self) -> str:
-        """Its key."""
-        return self._schema.key
+    def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
+        """Complete the schema; a task with the same schema is answered as it is."""
+        schema = store.completed(self._schema_for(store))
+        if (existing := store.find_same(schema)) is not None:
+            return {"new": False, "task": task_body(store, existing)}
+        self._check_room(store)
+        head = {"schema": schema.to_json(), "generation": store.tasks.next_generation(schema.key)}
 
-    def check(self, store: WeightStore) -> JsonObject | None:
-        """A task that is registered the same already is answered as it is."""
-        self._schema = store.completed(self._schema_for(store))
-        existing = store.find_same(self._schema)
-        self._generation = store.tasks.next_generation(self._schema.key)
-        if existing is None:
-            self._check_room(store)
-        return None if existing is None else {"new": False, "task": task_body(store, existing)}
+        def apply(store: WeightStore) -> JsonObject:
+            state, new = store.register(schema, author=self.author or "", recorded=True)
+            return {"new": new, "task": task_body(store, state)}
+
+        return PreparedChange(lambda: Entry(self.kind, head), apply, schema.key)
 
     def _check_room(self, store: WeightStore) -> None:
         if self._most is None or self.author is None:
@@ -67,16 +67,6 @@ class Register(Change):
                 expected=f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)",
                 received=count + 1,
             )
-
-    def entry(self) -> Entry:
-        """The schema, and how often the key was deleted before."""
-        head = {"schema": self._schema.to_json(), "generation": self._generation}
-        return Entry(self.kind, head)
-
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers with the task."""
-        state, new = store.register(self._schema, author=self.author or "", recorded=True)
-        return {"new": new, "task": task_body(store, state)}
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -98,13 +88,8 @@ class Delete(Change):
     def __init__(self, key: str, *, untaught: bool = False) -> None:
         self._key, self._untaught = key, untaught
 
-    @property
-    def task(self) -> str:
-        """Its key."""
-        return self._key
-
-    def check(self, store: WeightStore) -> None:
-        """The task must be there, and no other's group."""
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Reject a task that is not there, or is the group of other tasks."""
         state = store.tasks.check_removable(self._key)
         if self._untaught and state.updates:
             raise TaskInUse(
@@ -113,14 +98,11 @@ class Delete(Change):
                 received=f"{state.updates} updates",
             )
 
-    def entry(self) -> Entry:
-        """The key."""
-        return Entry(self.kind, {"key": self._key})
+        def apply(store: WeightStore) -> JsonObject:
+            store.delete(self._key)
+            return {}
 
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers with nothing."""
-        store.delete(self._key)
-        return {}
+        return PreparedChange(lambda: Entry(self.kind, {"key": self._key}), apply, self._key)
 
     @classmethod
     def from_record(cls, record: Record) -> Self:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from typing import Any, Self
 
 import numpy as np
@@ -20,17 +21,63 @@ from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
-from superposed_service.changes.base import Change, JsonObject, refusal
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, refusal
 from superposed_service.changes.quarantine import sources_of
 from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import BeyondHorizon, Quarantined
 from superposed_service.storage import Entry, Record
 
-__all__ = ["Update"]
+__all__ = ["PreparedUpdate", "Update"]
+
+
+@dataclass(frozen=True)
+class PreparedUpdate(PreparedChange):
+    """An update that was validated against the store's tasks.
+
+    Args:
+        rows: The rows as the record holds them: contexts as text, numbers in arrays.
+        batch: The rows as the store reads them.
+        targets: Classes or values of the rows.
+        steps: Optimizer steps.
+    """
+
+    rows: RowBatch = field(kw_only=True)
+    batch: Batch = field(kw_only=True)
+    targets: Targets = field(kw_only=True)
+    steps: int = field(kw_only=True)
+
+    @property
+    def tasks(self) -> list[str]:
+        """Keys of the single tasks that rows belong to; compositions are left out."""
+        single = [_bare(context) for context in self.rows.contexts or [self.rows.context]]
+        return list(dict.fromkeys(key for key in single if key is not None))
+
+    def places_of(self, key: str) -> Sequence[int]:
+        """Return the places of the rows that belong to a single task."""
+        if self.rows.contexts is None:
+            return range(len(self.rows) if _bare(self.rows.context) == key else 0)
+        return [place for place, context in enumerate(self.rows.contexts) if _bare(context) == key]
+
+    def row(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return a row with its class (1,), or with its values."""
+        number, values = self.targets.classes[place : place + 1].numpy(), self.targets.values
+        row = np.asarray(self.rows.inputs[place])
+        if values is None or number[0] >= 0:
+            return row, number
+        index = self.batch.index
+        part = self.batch.parts[0 if index is None else int(index[place])]
+        return row, values[place, : part.task.schema.outputs].numpy()
 
 
 class Update(Change):
-    """One online update: rows, and what they should have answered."""
+    """One online update: rows, and their targets.
+
+    Args:
+        rows: The rows.
+        targets: A class or values for each row.
+        steps: Optimizer steps.
+        schemas: Marks of the schemas that the targets were read with; None for an update that is new.
+    """
 
     kind = "update"
     grouped = True
@@ -42,111 +89,37 @@ class Update(Change):
         steps: int,
         schemas: Mapping[str, str] | None = None,
     ) -> None:
-        self._rows, self._given, self._steps = rows, targets, steps
-        self._schemas = schemas  # that its targets were read with, where they were
-
-    @property
-    def task(self) -> str:
-        """The task of its first row; of a composition the one of its heaviest part."""
-        return self._batch.parts[0].task.schema.key
+        self._rows, self._targets, self._steps, self._schemas = rows, targets, steps, schemas
 
     @property
     def size(self) -> int:
         """Rows, times the steps on them."""
         return len(self._rows) * self._steps
 
-    def check(self, store: WeightStore) -> None:
-        """Contexts, rows and targets must be the tasks'."""
-        # From here on it holds what the record will hold: contexts in their text form, numbers in arrays.
-        self._rows = _plain(self._rows)
-        self._batch: Batch = self._rows.batch(store)
-        if isinstance(self._given, Targets):
-            self._targets = self._given
-        else:
-            self._targets = read_targets(self._batch, self._given, store.config.network.outputs)
-        schemas = {part.task.schema.key: _mark(part.task.schema) for part in self._batch.parts}
+    def prepare(self, store: WeightStore) -> PreparedUpdate:
+        """Read contexts, rows and targets as the tasks' schemas say."""
+        rows = _plain(self._rows)
+        batch = rows.batch(store)
+        targets = self._targets
+        if not isinstance(targets, Targets):
+            targets = read_targets(batch, targets, store.config.network.outputs)
+        schemas = {part.task.schema.key: _mark(part.task.schema) for part in batch.parts}
         if self._schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")
-        self._schemas = schemas
-        store.bindings(self._batch)  # the family may not have such a composition
-
-    def entry(self) -> Entry:
-        """Contexts and steps; rows and targets as bytes."""
-        head: JsonObject = {"steps": self._steps, "rows": len(self._rows), "schemas": self._schemas}
-        arrays = {"classes": narrowed(self._targets.classes.numpy())}
-        if self._targets.values is not None:
-            arrays["values"] = self._targets.values.numpy()
-        if self._rows.contexts is None:
-            head["context"] = self._rows.context
-            arrays["inputs"] = narrowed(self._rows.inputs)
-        else:
-            distinct = list(dict.fromkeys(self._rows.contexts))
-            place = {text: number for number, text in enumerate(distinct)}
-            head["contexts"] = distinct
-            arrays["places"] = narrowed(np.asarray([place[text] for text in self._rows.contexts]))
-            arrays["widths"] = narrowed(np.asarray([len(row) for row in self._rows.inputs]))
-            arrays["inputs"] = narrowed(np.concatenate(self._rows.inputs))
-        return Entry(self.kind, head, pack(arrays))
-
-    def apply(self, store: WeightStore) -> JsonObject:
-        """Answers with what the model knew before; in quarantine, with its refusal."""
-        if (held := self._held(store)) is not None:
-            store.sequence += 1
-            return refusal(held)
-        result = apply(store, self._batch, self._targets, steps=self._steps)
-        return {name: value for name, value in vars(result).items() if value is not None}
-
-    def _held(self, store: WeightStore) -> Quarantined | None:
-        for source in sources_of({"contexts": self.contexts, "author": self.author}):
-            if source in store.tasks.quarantined:
-                return Quarantined(
-                    f"{source} is in quarantine: the update is recorded, and not learned from",
-                    expected="a source that was not quarantined, or was released",
-                    received=source,
-                )
-        return None
-
-    @property
-    def steps(self) -> int:
-        """Optimizer steps that it takes."""
-        return self._steps
-
-    @property
-    def contexts(self) -> list[str]:
-        """The distinct contexts that a checked update names, in their text form."""
-        return list(dict.fromkeys(str(one) for one in self._rows.contexts or [self._rows.context]))
-
-    @property
-    def tasks(self) -> list[str]:
-        """The keys of the tasks that a checked update has rows of that belong to nothing else."""
-        bare = [_bare(context) for context in self._rows.contexts or [self._rows.context]]
-        return list(dict.fromkeys(key for key in bare if key is not None))
-
-    @property
-    def rows_by_task(self) -> Mapping[str, int]:
-        """How many rows it teaches which task."""
-        keys = [part.task.schema.key for part in self._batch.parts]
-        counts = np.bincount(self._batch.places().numpy(), minlength=len(keys)).tolist()
-        rows: Counter[str] = Counter()
-        for key, count in zip(keys, counts, strict=True):
-            rows[key] += count
-        return rows
-
-    def places_of(self, key: str) -> Sequence[int]:
-        """Which rows of a checked update belong to a bare task."""
-        if self._rows.contexts is None:
-            return range(len(self._rows) if _bare(self._rows.context) == key else 0)
-        return [place for place, context in enumerate(self._rows.contexts) if _bare(context) == key]
-
-    def row(self, place: int) -> tuple[NDArray[Any], NDArray[Any]]:
-        """A row of a checked update with its class (1,), or with its values."""
-        number, values = self._targets.classes[place : place + 1].numpy(), self._targets.values
-        row = np.asarray(self._rows.inputs[place])
-        if values is None or number[0] >= 0:
-            return row, number
-        index = self._batch.index
-        part = self._batch.parts[0 if index is None else int(index[place])]
-        return row, values[place, : part.task.schema.outputs].numpy()
+        store.bindings(batch)  # the family may not have such a composition
+        contexts = [str(one) for one in rows.contexts or [rows.context]]
+        return PreparedUpdate(
+            entry=partial(_entry, rows, targets, self._steps, schemas),
+            apply=partial(
+                _learn, batch=batch, targets=targets, steps=self._steps, contexts=contexts, author=self.author
+            ),
+            task=batch.parts[0].task.schema.key,
+            rows_by_task=_rows_by_task(batch),
+            rows=rows,
+            batch=batch,
+            targets=targets,
+            steps=self._steps,
+        )
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -167,6 +140,53 @@ class Update(Change):
             torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
         )
         return cls(rows, targets, record.head["steps"], record.head["schemas"])
+
+
+def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, str]) -> Entry:
+    """Return the record: contexts and steps in the head; rows and targets as bytes."""
+    head: JsonObject = {"steps": steps, "rows": len(rows), "schemas": schemas}
+    arrays = {"classes": narrowed(targets.classes.numpy())}
+    if targets.values is not None:
+        arrays["values"] = targets.values.numpy()
+    if rows.contexts is None:
+        head["context"] = rows.context
+        arrays["inputs"] = narrowed(rows.inputs)
+    else:
+        distinct = list(dict.fromkeys(rows.contexts))
+        place = {text: number for number, text in enumerate(distinct)}
+        head["contexts"] = distinct
+        arrays["places"] = narrowed(np.asarray([place[text] for text in rows.contexts]))
+        arrays["widths"] = narrowed(np.asarray([len(row) for row in rows.inputs]))
+        arrays["inputs"] = narrowed(np.concatenate(rows.inputs))
+    return Entry(Update.kind, head, pack(arrays))
+
+
+def _learn(
+    store: WeightStore, *, batch: Batch, targets: Targets, steps: int, contexts: list[str], author: str | None
+) -> JsonObject:
+    """Learn from the rows and return the measurement before it; of a quarantined source, the rejection."""
+    for source in sources_of({"contexts": list(dict.fromkeys(contexts)), "author": author}):
+        if source in store.tasks.quarantined:
+            store.sequence += 1
+            return refusal(
+                Quarantined(
+                    f"{source} is in quarantine: the update is recorded, and not learned from",
+                    expected="a source that was not quarantined, or was released",
+                    received=source,
+                )
+            )
+    result = apply(store, batch, targets, steps=steps)
+    return {name: value for name, value in vars(result).items() if value is not None}
+
+
+def _rows_by_task(batch: Batch) -> Mapping[str, int]:
+    keys = [part.task.schema.key for part in batch.parts]
+    rows: Counter[str] = Counter()
+    for key, count in zip(
+        keys, np.bincount(batch.places().numpy(), minlength=len(keys)).tolist(), strict=True
+    ):
+        rows[key] += count
+    return rows
 
 
 # Fields that say nothing of what a row or a class number means.

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service import errors as service
-from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.base import JsonObject, PreparedChange
 from superposed_service.changes.quarantine import AUTHOR
-from superposed_service.engine.telemetry import RequestTiming
+from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
 from superposed_service.storage import Record, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["AdmissionChecks", "Observer", "PendingWrite", "raise_refusal"]
+__all__ = ["AdmissionChecks", "Observer", "PreparedWrite", "raise_refusal"]
 
 # Gets a record and what came of it.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
@@ -26,20 +26,18 @@ _NOBODY: Mapping[str, IdempotencyKey] = {}
 
 
 @dataclass(frozen=True)
-class PendingWrite:
-    """A change that waits for its turn.
+class PreparedWrite:
+    """A write whose change was prepared, and may be journalled.
 
     Args:
-        change: What is asked.
-        origin: The request it came from, where that has an idempotency key.
-        ticket: Of the request that waits for it; None for a decision of the guard.
-        future: Where its answer goes.
+        write: The write.
+        change: Its change, prepared.
+        origin: Its idempotency key with the owner, where there is one.
     """
 
-    change: Change
+    write: PendingWrite
+    change: PreparedChange
     origin: IdempotencyKey | None = None
-    ticket: RequestTiming | None = None
-    future: Future[JsonObject] = field(default_factory=Future)
 
 
 class AdmissionChecks:
@@ -52,7 +50,7 @@ class AdmissionChecks:
     def __init__(self, ledger: TransactionLog) -> None:
         self._ledger = ledger
 
-    def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PendingWrite]:
+    def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PreparedWrite]:
         """The changes of a group that may be journalled; the others are answered at once."""
         entering: dict[str, IdempotencyKey] = {}
         found = (self._let_in(write, store, entering) for write in writes)
@@ -60,29 +58,31 @@ class AdmissionChecks:
 
     def _let_in(
         self, write: PendingWrite, store: WeightStore, entering: dict[str, IdempotencyKey]
-    ) -> PendingWrite | None:
+    ) -> PreparedWrite | None:
         if not write.future.set_running_or_notify_cancel():
             return None
         try:
             answer = self.settled(write.origin, entering)
             if answer is None:
                 self.check_writable()
-                answer = write.change.check(store)
-            if answer is None and write.origin is not None:
-                write = replace(write, origin=self._owned(write.origin, write.change, entering))
+                prepared = write.change.prepare(store)
+                if isinstance(prepared, PreparedChange):
+                    return PreparedWrite(write, prepared, self._owned(write, prepared.task, entering))
+                answer = prepared
         except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
             write.future.set_exception(error)
             return None
-        if answer is not None:
-            write.future.set_result(answer)
-            return None
-        return write
+        write.future.set_result(answer)
+        return None
 
     def _owned(
-        self, origin: IdempotencyKey, change: Change, entering: dict[str, IdempotencyKey]
-    ) -> IdempotencyKey:
-        """The origin, counted among its owner's; raises `QuotaExceeded` where that one has too many."""
-        owner = AUTHOR + change.author if change.author is not None else change.task
+        self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]
+    ) -> IdempotencyKey | None:
+        """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
+        if (origin := write.origin) is None:
+            return None
+        author = write.change.author
+        owner = task if author is None else AUTHOR + author
         waiting = sum(one.owner == owner for one in entering.values())
         self._ledger.answers.check_room(owner, waiting)
         entering[origin.key] = replace(origin, owner=owner)

@@ -14,8 +14,8 @@ from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import read_targets
 from superposed_service.changes.array_codec import pack, unpack
-from superposed_service.changes.update import Update
-from superposed_service.storage import Canary
+from superposed_service.changes.update import PreparedUpdate
+from superposed_service.storage import Canary, Record
 
 __all__ = ["measure", "sample"]
 
@@ -24,14 +24,14 @@ _SPREAD, _RELATIVE_SPREAD = 0.01, 0.01
 
 
 def sample(
-    update: Update, key: str, sequence: int, seen: int, free: Sequence[int], most: int
+    update: PreparedUpdate, key: str, record: Record, seen: int, free: Sequence[int], most: int
 ) -> Iterator[tuple[int, Canary]]:
     """Which rows of an applied update are kept: a uniform sample of a task's whole stream.
 
     Args:
         update: What was learned.
         key: The task.
-        sequence: Of the update's record; it also seeds the choice.
+        record: Its record; the sequence number seeds the choice.
         seen: How many rows of the task came before.
         free: Places that nothing is kept in.
         most: How many places there are.
@@ -41,17 +41,17 @@ def sample(
 
     Source: reservoir sampling, Vitter 1985, algorithm R.
     """
-    places = update.places_of(key)
+    places, author = update.places_of(key), record.head.get("author") or ""
     taken = min(len(free), len(places))
     before = seen + np.arange(taken, len(places))  # rows of the task before each of the others
-    drawn = np.random.default_rng(sequence).integers(0, before + 1)
+    drawn = np.random.default_rng(record.sequence).integers(0, before + 1)
     kept = np.flatnonzero(drawn < most)
     for place, slot in [
         *enumerate(free[:taken]),
         *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
     ]:
         row, target = update.row(places[place])
-        yield slot, Canary(sequence, pack({"inputs": row, "target": target}), update.author or "")
+        yield slot, Canary(record.sequence, pack({"inputs": row, "target": target}), author)
 
 
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:

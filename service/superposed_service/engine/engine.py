@@ -32,8 +32,9 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.inference import InferenceExecutor
 from superposed_service.engine.request_metadata import current_request
-from superposed_service.engine.request_queues import InferenceRequest, Job, RequestQueues, Waiting
-from superposed_service.engine.writer import PendingWrite, Writer, resolve
+from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Work, resolve
+from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -111,10 +112,9 @@ class Engine:
         Raises:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
         """
-        self.check_rows(rows)
         loop = asyncio.get_running_loop()
-        light = self._answering.is_light(rows)
-        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.ticket(), light)
+        inline = self._answering.is_inline(rows)
+        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.ticket(), inline)
         limit_s = self._admit(read)
         timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
         try:
@@ -131,7 +131,6 @@ class Engine:
         author: str | None = None,
     ) -> JsonObject:
         """Applies one update and answers what the model knew before it; raises as `change`."""
-        self.check_rows(rows)
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
                 "more steps than one update may have",
@@ -170,7 +169,6 @@ class Engine:
 
     async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:
         """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
-        self.check_rows(rows)
 
         def run(store: WeightStore) -> Measured:
             batch = rows.batch(store)
@@ -189,9 +187,9 @@ class Engine:
 
     async def call_writer(self, run: Callable[[Writer], T], *, size: int = 1) -> T:
         """Runs anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
-        future: Future[T] = Future()
-        limit_s = self._admit(Job(run, future, size))
-        return await _answer(future, limit_s)
+        job = Job(run, size)
+        limit_s = self._admit(job)
+        return await _answer(job.future, limit_s)
 
     def check_room(self, *, reads: bool) -> None:
         """Checks, before more is spent on a request, whether it could wait in line.
@@ -204,11 +202,7 @@ class Engine:
         """
         self._lines.check_wait(current_request(), self._writer.pending, reads=reads)
 
-    def check_rows(self, rows: RowBatch) -> None:
-        """Checks how many there are, and how long, as `RowBatch.check` does."""
-        rows.check(self._settings.max_rows, self._settings.max_row_numbers)
-
-    def _admit(self, work: Waiting) -> float:
+    def _admit(self, work: Work) -> float:
         """Puts work in its line, and says how many seconds it may take."""
         caller = current_request()
         with self._wake:
@@ -232,11 +226,11 @@ class Engine:
         if self._writer.landed:
             self._writer.finish()
         applied = 0
-        if self._writer.inquiring:
-            self._writer.inquire()
+        if self._writer.attributing:
+            self._writer.attribute()
         else:
             self._run_or_commit()
-            applied = self._writer.apply_next(inquire=False) if self._writer.pending else 0
+            applied = self._writer.apply_next(attribute=False) if self._writer.pending else 0
         self._note_turn(rows, applied, time.monotonic() - started)
 
     def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
@@ -260,7 +254,7 @@ class Engine:
         return not (self._stopping or self._has_other_work())
 
     def _has_other_work(self) -> bool:
-        ready = self._writer.pending or self._writer.landed or self._writer.inquiring
+        ready = self._writer.pending or self._writer.landed or self._writer.attributing
         return bool(ready or (self._lines.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:

@@ -19,7 +19,6 @@ from superposed_service.engine.service_time import ServiceTimeModel
 __all__ = ["FairQueue", "QueueEntry"]
 
 
-T = TypeVar("T")
 W = TypeVar("W")
 
 

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult, answer_rows
-from superposed_service.engine.request_queues import InferenceRequest, RequestQueues
+from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.work import InferenceRequest
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 
@@ -75,7 +76,7 @@ class InferenceExecutor:
         if rows >= _FEWEST_ROWS and store.answer_seconds(rows) <= 2 * _LOOP_S:
             self._loop_rows = rows
 
-    def is_light(self, rows: RowBatch) -> bool:
+    def is_inline(self, rows: RowBatch) -> bool:
         """Whether rows may be answered on the event loop: few, of one context, and that one is at hand."""
         few = rows.contexts is None and len(rows) <= self._loop_rows
         return few and self._writer.store.has_at_hand(rows.context)
@@ -95,10 +96,10 @@ class InferenceExecutor:
                     return
                 self._wake.wait(left)
 
-    def _take(self, most: int, *, light: bool = False) -> list[InferenceRequest]:
+    def _take(self, most: int, *, inline: bool = False) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
         with self._wake:
-            while (read := self._lines.next_read(most, first=not taken, light=light)) is not None:
+            while (read := self._lines.next_read(most, first=not taken, inline=inline)) is not None:
                 taken.append(read)
                 most -= len(read.rows)
         return taken
@@ -108,7 +109,7 @@ class InferenceExecutor:
             return 0
         began = time.perf_counter()
         outcomes = answer_rows(self._writer.store, [read.rows for read in reads])
-        self._writer.telemetry.answered([read.ticket for read in reads], outcomes, began)
+        self._writer.telemetry.answered([read.timing for read in reads], outcomes, began)
         answered = list(zip(reads, outcomes, strict=True))
         for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
             mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
@@ -141,7 +142,7 @@ class InferenceExecutor:
         reads = self._lines.reads
         most = max(self._loop_rows, _SMALL_REQUEST_ROWS * len(reads))
         head = reads.peek()
-        return head is not None and head.work.light and reads.size <= most and self._is_idle()
+        return head is not None and head.work.inline and reads.size <= most and self._is_idle()
 
     def _answer_here(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._has_come_more():
@@ -167,7 +168,7 @@ class InferenceExecutor:
         began = time.monotonic()
         with self._wake:
             few = self._suits_loop()
-        reads = self._take(self._loop_rows, light=True) if few else []
+        reads = self._take(self._loop_rows, inline=True) if few else []
         try:
             rows = self._answer(reads, loop)
         except Exception as error:  # noqa: BLE001 - a bug: nobody waits for ever for it, and the loop goes on

@@ -23,25 +23,25 @@ from dataclasses import dataclass, field
 from itertools import chain, zip_longest
 from typing import TypeAlias
 
-from superposed.errors import SuperposedError
+from superposed.errors import SuperposedError, UpdateError
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import Change, keys_of
+from superposed_service.changes.base import PreparedChange, keys_of
 from superposed_service.changes.exclusions import ROLLBACK, Exclusions
 from superposed_service.changes.quarantine import AUTHOR, Quarantine
 from superposed_service.changes.replay import replay
 from superposed_service.changes.tasks import Delete
-from superposed_service.changes.update import Update
+from superposed_service.changes.update import PreparedUpdate, Update
 from superposed_service.engine.canaries import measure, sample
 from superposed_service.errors import BeyondHorizon
 from superposed_service.settings import Settings
 from superposed_service.storage import Canary, Record, TransactionLog
 
-__all__ = ["PoisonDetector"]
+__all__ = ["Observation", "PoisonDetector", "Verdict"]
 
 _log = logging.getLogger("superposed.guard")
 
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
-_Inquiry: TypeAlias = Generator[None, None, list[Quarantine]]
+_Attribution: TypeAlias = Generator[None, None, list[Quarantine]]
 
 # Rows kept of a task before it can be a witness, and the number of harmed witnesses an accusation needs.
 _WITNESS_ROWS, _WITNESSES = 4, 2
@@ -89,53 +89,84 @@ class _Harm:
         self.worst = max(self.worst, sum(part for _, part in self.recent))
 
 
-class PoisonDetector:
-    """Keeps canaries and judges what updates do to them. The engine's thread only.
+@dataclass(frozen=True)
+class Observation:
+    """A change that was applied, or rejected by the arithmetic.
 
     Args:
+        record: Its record.
+        change: The change.
+        error: The error that rejected it; None where it was applied.
+    """
+
+    record: Record
+    change: PreparedChange
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """State of the poison detector after an observation.
+
+    Args:
+        attributing: True while it attributes harm to a source: until it has, store and journal stay as they
+            are, and it is called again without an observation.
+        decisions: Sources to quarantine.
+    """
+
+    attributing: bool = False
+    decisions: Sequence[Quarantine] = ()
+
+
+class PoisonDetector:
+    """Detect sources whose updates degrade other tasks beyond normal crosstalk. The engine's thread only.
+
+    Args:
+        store: The store that it watches, as it is before the first change.
         ledger: Where canaries and the baseline are kept, and records can be read again.
         settings: How many rows, how often, and which harm never counts.
     """
 
-    def __init__(self, ledger: TransactionLog, settings: Settings) -> None:
+    def __init__(self, store: WeightStore, ledger: TransactionLog, settings: Settings) -> None:
         self._journal = ledger.journal
         self._canaries = ledger.canaries
         self._settings = settings
         self._turn = 0
         self._steps = 0  # since the last measurement
         self._windows: deque[_Window] = deque()  # the oldest first
-        self._inquiry: _Inquiry | None = None
-
-    def start(self, store: WeightStore) -> None:
-        """Begins to watch; forgets canaries of tasks that a crash has left behind."""
+        self._attribution: _Attribution | None = None
         for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
-            if key not in store.tasks:
+            if key not in store.tasks:  # a crash has left them behind
                 self._canaries.drop(key)
-        if self._settings.canary_rows:  # before the first update: it may be the harmful one
-            self._begin(store)
+        self._begin(store)  # before the first update: it may be the harmful one
 
-    @property
-    def due(self) -> bool:
-        """True where the next update may be followed by a measurement, which may read the journal."""
-        return bool(self._windows)
+    def observe(self, store: WeightStore, seen: Observation | None = None) -> Verdict:
+        """Take notice of a change, or take a step of the attribution, about as long as an update.
 
-    def applied(self, store: WeightStore, record: Record, change: Change) -> None:
-        """Takes notice of a change that was just applied; at the end of an interval begins to inquire."""
-        if not self._settings.canary_rows:
-            return
-        if not isinstance(change, Update):
+        Args:
+            store: The store, as the change has left it.
+            seen: The change; None for a step of the attribution.
+        """
+        decisions: list[Quarantine] = []
+        if seen is None:
+            decisions = self._step()
+        elif seen.error is None:
+            self._applied(store, seen.record, seen.change)
+        elif (
+            self._windows and isinstance(seen.error, UpdateError) and isinstance(seen.change, PreparedUpdate)
+        ):
+            self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
+        return Verdict(self._attribution is not None, decisions)
+
+    def _applied(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
+        if not isinstance(change, PreparedUpdate):
             self._forget(record)
             return
-        self._keep(store, record.sequence, change)
+        self._keep(store, record, change)
         if self._windows:
             self._pass(store, change.steps)
         else:
             self._begin(store)
-
-    def refused(self, store: WeightStore, change: Change) -> None:
-        """Takes notice of an update that the arithmetic refused: ruined weights refuse ordinary ones too."""
-        if self._windows and isinstance(change, Update):
-            self._pass(store, _REFUSED_COUNTS)
 
     def _pass(self, store: WeightStore, steps: int) -> None:
         self._steps += steps
@@ -143,32 +174,22 @@ class PoisonDetector:
             for window in self._windows:
                 window.intervals += 1
             windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
-            self._inquiry = self._inquire(store, windows)
+            self._attribution = self._inquire(store, windows)
 
     def _interval(self, window: _Window) -> int:
         return self._settings.guard_interval * (1 + len(window.image) // _IMAGE_BYTES)
 
-    @property
-    def inquiring(self) -> bool:
-        """Whether it finds out who did harm: until it has, store and journal stay as they are."""
-        return self._inquiry is not None
-
-    def step(self) -> list[Quarantine]:
-        """Inquires for about as long as an update takes.
-
-        Returns:
-            Which sources should be quarantined, once that is known.
-        """
-        inquiry, self._inquiry = self._inquiry, None  # should this fail, it is over
+    def _step(self) -> list[Quarantine]:
+        attribution, self._attribution = self._attribution, None  # should this fail, it is over
         try:
-            if inquiry is not None:
-                next(inquiry)
+            if attribution is not None:
+                next(attribution)
         except StopIteration as end:
             return list(end.value)
-        self._inquiry = inquiry
+        self._attribution = attribution
         return []
 
-    def _inquire(self, store: WeightStore, windows: deque[_Window]) -> _Inquiry:
+    def _inquire(self, store: WeightStore, windows: deque[_Window]) -> _Attribution:
         decisions = yield from self._judge(store, windows[0])
         if not decisions:  # a source is accused of the same harm once
             self._windows.extend(window for window in windows if window.intervals < _INTERVALS)
@@ -187,12 +208,12 @@ class PoisonDetector:
             self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
             self._windows.clear()  # the store is another one now
 
-    def _keep(self, store: WeightStore, sequence: int, change: Update) -> None:
+    def _keep(self, store: WeightStore, record: Record, change: PreparedUpdate) -> None:
         for key in change.tasks:
             if (task := store.tasks.get(key)).schema.keep_rows:
                 seen, most = task.prequential.rows - len(change.places_of(key)), self._settings.canary_rows
                 free = [slot for slot in range(most) if slot not in self._canaries[key]]
-                for slot, canary in sample(change, key, sequence, seen, free, most):
+                for slot, canary in sample(change, key, record, seen, free, most):
                     self._canaries.put(key, slot, canary)
 
     def _begin(self, store: WeightStore) -> None:
@@ -241,7 +262,7 @@ class PoisonDetector:
                     del canaries[key]
             return found
 
-    def _judge(self, store: WeightStore, window: _Window) -> _Inquiry:
+    def _judge(self, store: WeightStore, window: _Window) -> _Attribution:
         after = self._measured(store, window.canaries)
         rises = {key: after[key] - badness for key, badness in window.before.items() if key in after}
         limit = self._limit()

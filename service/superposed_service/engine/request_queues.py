@@ -7,57 +7,18 @@ gives way.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import math
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any
 
-from superposed_service.changes.rows import RowBatch
-from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.fair_queue import FairQueue, QueueEntry
 from superposed_service.engine.request_metadata import RequestMetadata
-from superposed_service.engine.telemetry import RequestTiming
-from superposed_service.engine.writer import PendingWrite, Writer
+from superposed_service.engine.work import InferenceRequest, Work
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
 
-__all__ = ["InferenceRequest", "Job", "RequestQueues", "Waiting"]
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Job(Generic[T]):
-    """Anything that runs on the engine's thread in its turn.
-
-    Args:
-        run: What it does.
-        future: Gets what that returns.
-        size: How many rows it answers.
-    """
-
-    run: Callable[[Writer], T]
-    future: Future[T]
-    size: int = 1
-
-
-@dataclass
-class InferenceRequest:
-    """Rows that wait for their answer; `light` ones may have it on the event loop."""
-
-    rows: RowBatch
-    future: asyncio.Future[InferenceResult]
-    loop: asyncio.AbstractEventLoop
-    ticket: RequestTiming
-    light: bool = False
-    begun: bool = False
-
-
-Waiting: TypeAlias = InferenceRequest | Job[Any] | PendingWrite
+__all__ = ["RequestQueues"]
 
 
 class RequestQueues:
@@ -70,12 +31,12 @@ class RequestQueues:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.reads: FairQueue[InferenceRequest] = FairQueue(settings.batch_rows)
-        self.jobs: FairQueue[Job[Any] | PendingWrite] = FairQueue()
+        self.jobs: FairQueue[Work] = FairQueue()
 
     def __len__(self) -> int:
         return len(self.reads) + len(self.jobs)
 
-    def join(self, work: Waiting, caller: RequestMetadata, committed: int) -> None:
+    def join(self, work: Work, caller: RequestMetadata, committed: int) -> None:
         """Lets work wait for its turn.
 
         Args:
@@ -86,7 +47,7 @@ class RequestQueues:
         Raises:
             Overloaded: There is no room, or its turn would come too late.
         """
-        size = _size(work)
+        size = work.cost
         deadline = math.inf if caller.deadline is None else caller.deadline
         self.check_wait(caller, committed, reads=isinstance(work, InferenceRequest), size=size)
         if len(self) >= self._settings.queue_requests:
@@ -124,15 +85,15 @@ class RequestQueues:
             return
         raise _full(self._settings)
 
-    def next_read(self, rows_left: int, *, first: bool, light: bool = False) -> InferenceRequest | None:
+    def next_read(self, rows_left: int, *, first: bool, inline: bool = False) -> InferenceRequest | None:
         """Takes the next read out, if it has no more rows than that or is the first; None if not.
 
-        With `light` also only if it is a light one.
+        With `inline` also only if it may be answered on the event loop.
         """
         while (ticket := self.reads.peek()) is not None:
-            wanted = not ticket.work.future.done() and ticket.deadline > time.monotonic()
+            wanted = not ticket.work.done and ticket.deadline > time.monotonic()
             too_large = not first and ticket.size > rows_left
-            if wanted and (too_large or (light and not ticket.work.light)):
+            if wanted and (too_large or (inline and not ticket.work.inline)):
                 return None
             self.reads.pop()
             if wanted:
@@ -140,7 +101,7 @@ class RequestQueues:
                 return ticket.work
         return None
 
-    def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Job[Any] | PendingWrite]:
+    def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Work]:
         """Takes the next job out; or the changes that stand in line together, as many as share a commit.
 
         What is committed is past all sharing: it may take a quarter of what one may wait, no more.
@@ -149,10 +110,10 @@ class RequestQueues:
             most: Changes of one commit.
             may_begin: Whether now is the time for a change that may share its commit, or for anything else.
         """
-        taken: list[Job[Any] | PendingWrite] = []
+        taken: list[Work] = []
         size, most_s = 0, self._settings.queue_delay_ms / 4000
         while (ticket := self._next_wanted_job()) is not None:
-            grouped = _is_grouped(ticket.work)
+            grouped = ticket.work.grouped
             size += ticket.size
             long = self.jobs.pace.seconds(len(taken) + 1, size) > most_s
             enough = taken and (long or len(taken) >= most or not grouped)
@@ -164,31 +125,20 @@ class RequestQueues:
                 break
         return taken
 
-    def _next_wanted_job(self) -> QueueEntry[Job[Any] | PendingWrite] | None:
+    def _next_wanted_job(self) -> QueueEntry[Work] | None:
         """Who is next, once those have left whose answer nobody wants any more."""
         while (ticket := self.jobs.peek()) is not None:
             late = ticket.deadline <= time.monotonic()
-            if not (late or ticket.work.future.cancelled()):
+            if not (late or ticket.work.done):
                 return ticket
             self.jobs.pop()
             if late:
-                _fail(ticket.work, DeadlineExceeded("no answer in time; it was dropped"))
+                ticket.work.reject(DeadlineExceeded("no answer in time; it was dropped"))
         return None
 
 
-def _is_grouped(work: Job[Any] | PendingWrite) -> bool:
-    return isinstance(work, PendingWrite) and work.change.grouped
-
-
-def _size(work: Waiting) -> int:
-    """What work costs: for rows, how many they are."""
-    if isinstance(work, InferenceRequest):
-        return max(1, len(work.rows))
-    return max(1, work.change.size if isinstance(work, PendingWrite) else work.size)
-
-
 def _drop_done(line: FairQueue[Any]) -> None:
-    line.drop([ticket for ticket in line if ticket.work.future.done()])
+    line.drop([ticket for ticket in line if ticket.work.done])
 
 
 def _send_away(line: FairQueue[Any], source: str) -> bool:
@@ -196,22 +146,8 @@ def _send_away(line: FairQueue[Any], source: str) -> bool:
     if ticket is None:
         return False
     line.drop([ticket])
-    _fail(ticket.work, Overloaded("sent away for others: too many of this API key's requests are waiting"))
+    ticket.work.reject(Overloaded("sent away for others: too many of this API key's requests are waiting"))
     return True
-
-
-def _fail(work: Waiting, error: Exception) -> None:
-    """Answers what will not have its turn, from any thread."""
-    if isinstance(work, InferenceRequest):
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
-            work.loop.call_soon_threadsafe(_fail_read, work.future, error)
-    elif work.future.set_running_or_notify_cancel():  # from here on nobody can cancel it
-        work.future.set_exception(error)
-
-
-def _fail_read(future: asyncio.Future[InferenceResult], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
 
 
 def _full(settings: Settings) -> Overloaded:

@@ -14,22 +14,22 @@ from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import perf_counter
 
-from superposed.errors import SuperposedError, UpdateError
+from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject
+from superposed_service.changes.base import JsonObject, PreparedChange, signed
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.changes.replay import refusal_entry
 from superposed_service.changes.snapshot import StoreImage
-from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PendingWrite, raise_refusal
-from superposed_service.engine.fair_queue import T
-from superposed_service.engine.poison_detector import PoisonDetector
+from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite, raise_refusal
+from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
 from superposed_service.engine.telemetry import Telemetry
+from superposed_service.engine.work import PendingWrite, resolve
 from superposed_service.errors import StorageUnavailable
 from superposed_service.observability.metrics import Metrics
 from superposed_service.storage import Entry, Record, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["PendingWrite", "Writer", "resolve"]
+__all__ = ["Writer"]
 
 _log = logging.getLogger("superposed.engine")
 
@@ -40,7 +40,7 @@ DIGEST_INTERVAL = 256
 @dataclass(frozen=True)
 class _Committed:
     record: Record
-    write: PendingWrite | None  # None: a refusal's own record, which changes nothing
+    write: PreparedWrite | None  # None: a refusal's own record, which changes nothing
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class _Transaction:
         began: When, on the clock of `perf_counter`.
     """
 
-    writes: Sequence[PendingWrite]
+    writes: Sequence[PreparedWrite]
     beside: Sequence[Statement]
     digest: tuple[int, str] | None
     began: float
@@ -74,7 +74,7 @@ class Writer:
     Args:
         store: What is changed.
         ledger: Where changes are journalled first.
-        guard: Judges what changes do to tasks that they are not about.
+        detector: Attributes harm to other tasks, and quarantines its source; None for none.
         telemetry: Told what is done; default one that nobody reads.
         replayed: How many records came after the newest snapshot.
 
@@ -89,13 +89,14 @@ class Writer:
         store: WeightStore,
         ledger: TransactionLog,
         *,
-        guard: PoisonDetector | None = None,
+        detector: PoisonDetector | None = None,
         telemetry: Telemetry | None = None,
         replayed: int = 0,
     ) -> None:
         self.store = store
         self.telemetry = telemetry or Telemetry(Metrics(0))
-        self._guard = guard
+        self._detector = detector
+        self._verdict = Verdict()
         self.ledger = ledger
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
@@ -130,8 +131,8 @@ class Writer:
         """Whether a change may be checked now: what it is checked against stays so until its turn."""
         if self.committing:
             return False
-        waiting = [one.write.change for one in self._committed if one.write is not None]
-        return all(change.grouped for change in waiting) if grouped else not self.pending
+        waiting = [one.write.write for one in self._committed if one.write is not None]
+        return all(write.grouped for write in waiting) if grouped else not self.pending
 
     def commit(self, writes: Sequence[PendingWrite]) -> None:
         """Checks changes and journals the good ones in one transaction; the others are answered at once.
@@ -168,7 +169,9 @@ class Writer:
         return _Transaction(good, self.ledger.take_changes(), self._digest, perf_counter()) if good else None
 
     def _journal(self, transaction: _Transaction) -> _Journalled:
-        entries = [(write.change.signed_entry(), write.origin) for write in transaction.writes]
+        entries = [
+            (signed(one.change.entry(), one.write.change.author), one.origin) for one in transaction.writes
+        ]
         records = self.ledger.write(entries, transaction.beside, digest=transaction.digest)
         return _Journalled(records, perf_counter())
 
@@ -177,14 +180,14 @@ class Writer:
             journalled = landing()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
             self.ledger.give_back(transaction.beside)
-            for write in transaction.writes:
-                write.future.set_exception(error)
+            for one in transaction.writes:
+                one.write.future.set_exception(error)
             return
         if self._digest == transaction.digest:
             self._digest = None
         self._count(journalled.records)
         self._committed.extend(map(_Committed, journalled.records, transaction.writes))
-        tickets = [write.ticket for write in transaction.writes]
+        tickets = [one.write.timing for one in transaction.writes]
         last = journalled.records[-1].sequence
         self.telemetry.journalled(tickets, transaction.began, journalled.ended, last)
 
@@ -200,75 +203,74 @@ class Writer:
         self.bytes_since_snapshot += sum(len(record.payload or b"") for record in records)
 
     @property
-    def inquiring(self) -> bool:
-        """Whether the guard finds out who did harm: until it has, nothing is committed or applied."""
-        return self._guard is not None and self._guard.inquiring
+    def attributing(self) -> bool:
+        """True while the poison detector attributes harm: until it has, nothing is committed or applied."""
+        return self._verdict.attributing
 
-    def inquire(self) -> None:
-        """Lets the guard take a step; in the end what it decides is journalled, and applied in its turn."""
+    def attribute(self) -> None:
+        """Let the poison detector take a step."""
+        self.finish()  # it reads the journal
+        self._detect(None)
+
+    def _detect(self, seen: Observation | None) -> None:
+        if self._detector is None:
+            return
         try:
-            if self._guard is not None and (decisions := self._guard.step()):
-                records = self._commit_decisions([decision.entry() for decision in decisions])
-                self._committed.extend(map(_Committed, records, map(PendingWrite, decisions)))
+            self._verdict = self._detector.observe(self.store, seen)
+            prepared = [decision.prepare(self.store) for decision in self._verdict.decisions]
+            if prepared:
+                records = self._commit_decisions([change.entry() for change in prepared])
+                writes = map(PreparedWrite, map(PendingWrite, self._verdict.decisions), prepared)
+                self._committed.extend(map(_Committed, records, writes))
         except Exception:  # noqa: BLE001 - the changes themselves are applied and answered
-            _log.exception("the guard failed", extra={"sequence": self.store.sequence})
+            self._verdict = Verdict()
+            _log.exception("the poison detector failed", extra={"sequence": self.store.sequence})
 
-    def apply_next(self, *, inquire: bool = True) -> int:
-        """Applies the oldest committed change and answers it.
+    def apply_next(self, *, attribute: bool = True) -> int:
+        """Apply the oldest committed change, and give its request the response.
 
         Args:
-            inquire: Whether to wait for what the guard may have to find out after it.
+            attribute: Whether to wait until the poison detector has attributed harm that it may have found.
 
         Returns:
-            What it cost, as `Change.size` counts; 0 where that says nothing.
+            Its cost, as `Change.size` counts; 0 where that says nothing of the time it took.
         """
         committed = self._committed.popleft()
-        record, write = committed.record, committed.write
-        if write is None:
+        record, prepared = committed.record, committed.write
+        if prepared is None:
             self.store.sequence += 1
             return 0
+        write = prepared.write
         if self._broken:
             write.future.set_exception(StorageUnavailable("a record before this one could not be applied"))
             return 0
-        resolve(write.future, lambda: self._apply_timed(record, write))
-        if self._guard is not None:
-            self._watch(self._guard, record, write)
+        resolve(write.future, lambda: self._apply_timed(record, prepared))
+        self._detect(Observation(record, prepared.change, write.future.exception()))
         if self._observe is not None:
             self._observe(record, write.future)
-        while inquire and self.inquiring:
-            self.inquire()
-        return write.change.size if write.change.grouped else 0
+        while attribute and self.attributing:
+            self.attribute()
+        return write.cost if write.grouped else 0
 
-    def _watch(self, guard: PoisonDetector, record: Record, write: PendingWrite) -> None:
-        refused = write.future.exception()
-        try:
-            if guard.due:
-                self.finish()
-            if refused is None:
-                guard.applied(self.store, record, write.change)
-            elif isinstance(refused, UpdateError):
-                guard.refused(self.store, write.change)
-        except Exception:  # noqa: BLE001 - the change itself is applied and answered
-            _log.exception("the guard failed", extra={"sequence": record.sequence})
-
-    def _apply_timed(self, record: Record, write: PendingWrite) -> JsonObject:
+    def _apply_timed(self, record: Record, prepared: PreparedWrite) -> JsonObject:
         """Applies a change, and reports it before it is answered."""
         began = perf_counter()
         refused: Exception | None = None
         try:
-            return self._apply(record, write)
+            return self._apply(record, prepared.change, prepared.origin)
         except Exception as error:
             refused = error
             raise
         finally:
-            self.telemetry.applied(write.ticket, record, write.change.rows_by_task, refused, began)
+            timing, rows = prepared.write.timing, prepared.change.rows_by_task
+            self.telemetry.applied(timing, record, rows, refused, began)
 
-    def _apply(self, record: Record, write: PendingWrite) -> JsonObject:
+    def _apply(self, record: Record, change: PreparedChange, origin: IdempotencyKey | None) -> JsonObject:
         try:
-            answer = write.change.apply(self.store)
+            answer = change.apply(self.store)
         except SuperposedError as error:
             self.store.sequence = record.sequence
-            self._refuse(record, write, error)
+            self._refuse(record, origin, error)
             raise
         except BaseException as error:
             # What it left of the store is not known: the next start builds it again from the journal.
@@ -277,17 +279,17 @@ class Writer:
             raise
         if self.store.sequence != record.sequence:
             self.ledger.fail(f"record {record.sequence} was applied as {self.store.sequence}")
-        self._settle(write.origin, answer)
+        self._settle(origin, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
         raise_refusal(answer)
         return answer
 
-    def _refuse(self, record: Record, write: PendingWrite, error: SuperposedError) -> None:
+    def _refuse(self, record: Record, origin: IdempotencyKey | None, error: SuperposedError) -> None:
         entry = refusal_entry(record.sequence, error)
         [recorded] = self._commit_decisions([entry])
         self._committed.append(_Committed(recorded, None))
-        self._settle(write.origin, dict(entry.head["answer"]))
+        self._settle(origin, dict(entry.head["answer"]))
 
     def _settle(self, origin: IdempotencyKey | None, answer: JsonObject) -> None:
         if origin is not None:
@@ -334,11 +336,3 @@ class Writer:
         self.records_since_snapshot -= image.since[0]
         self.bytes_since_snapshot -= image.since[1]
         self.ledger.flush(digest=(image.sequence, digest))
-
-
-def resolve(future: Future[T], work: Callable[[], T]) -> None:
-    """Gives a future what the work returns or raises."""
-    try:
-        future.set_result(work())
-    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-        future.set_exception(error)

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from superposed.errors import SuperposedError
 from superposed_service.changes.base import JsonObject
@@ -16,6 +16,7 @@ from superposed_service.changes.erasure import ErasureResult, erase_rows, erased
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import is_due, keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
@@ -28,12 +29,22 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Runtime"]
+__all__ = ["Principal", "Runtime"]
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0
 _RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a copy of the store
+
+
+class Principal(Protocol):
+    """The API key that asks, as far as admission needs it."""
+
+    def check_contexts(self, contexts: Iterable[object]) -> None:
+        """Raise where it may not name a task, or use a composition."""
+
+    def spend(self, *, rows: int, updates: int = 0) -> None:
+        """Raise `QuotaExceeded` where its quota is used up."""
 
 
 @dataclass
@@ -76,6 +87,34 @@ class Runtime:
                 "the journal failed: inference goes on, updates do not", received=self.engine.failure
             )
         return None
+
+    def admit(
+        self, rows: RowBatch, principal: Principal, *, updates: int = 0, spent: int | None = None
+    ) -> RowBatch:
+        """Check rows, authorize their contexts, and spend the principal's quota.
+
+        Every protocol calls it, once for each request, before anything is done with the rows.
+
+        Args:
+            rows: The rows as they came in.
+            principal: The API key that asks.
+            updates: Updates that the request is.
+            spent: Rows that count against the quota; default: those of the request.
+
+        Returns:
+            The rows.
+
+        Raises:
+            CapacityExceeded: There are too many rows, or numbers in a row.
+            UnknownTask: The principal may not name a task.
+            Forbidden: The principal may not use a composition.
+            QuotaExceeded: The quota is used up.
+        """
+        rows.check(self.settings.max_rows, self.settings.max_row_numbers)
+        if rows.contexts is not None or rows.context is not None:
+            principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
+        principal.spend(rows=len(rows) if spent is None else spent, updates=updates)
+        return rows
 
     async def snapshot(self) -> Snapshot:
         """Takes a snapshot; inference goes on while it is written to the disk.

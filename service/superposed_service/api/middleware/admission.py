@@ -26,22 +26,14 @@ class Admission:
         self._api = api
 
     def check(self, scope: Scope) -> None:
-        """Notes who asks, and until when, for all that works on the request; and asks for room.
+        """Note who asks, and until when; where the request is about rows, check its estimated wait.
 
         Raises:
             InvalidRequest: `Request-Timeout` is no number of seconds.
-            Overloaded: As `check_room`.
+            Overloaded: The response would come too late.
         """
         timeout_s = timeout_of(header(scope, b"request-timeout"))
         enter(principal_of(scope).author or ANYONE, timeout_s)
-        self.check_room(scope)
-
-    def check_room(self, scope: Scope) -> None:
-        """Asks for room in the engine's lines, where the request is about rows.
-
-        Raises:
-            Overloaded: An answer would come too late.
-        """
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith(_ROWS):
             running: Runtime = self._api.state.running

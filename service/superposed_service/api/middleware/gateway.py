@@ -38,7 +38,6 @@ class RequestGateway:
     Args:
         app: What comes after.
         checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
-        check_room: Asks again for room once the body is here.
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
         pacing: How much later 429 and 503 leave.
@@ -48,7 +47,6 @@ class RequestGateway:
         self,
         app: ASGIApp,
         checks: Sequence[Check],
-        check_room: Check,
         *,
         max_bytes: int,
         most_held: int,
@@ -56,7 +54,6 @@ class RequestGateway:
     ) -> None:
         self._app = app
         self._checks = (*checks, self._check_length)
-        self.check_room = check_room
         self.max_bytes = max_bytes
         self.most_held = most_held
         self.pacing = pacing
@@ -131,8 +128,6 @@ class _Exchange:
             raise Overloaded(
                 "too many bytes are coming in", expected=f"{entrance.most_held} at most, of all requests"
             )
-        if not message.get("more_body", False):
-            entrance.check_room(self._scope)  # others came meanwhile: to read what is in it costs most
         return message
 
     def give_back(self) -> None:

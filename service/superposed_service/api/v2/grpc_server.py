@@ -234,10 +234,7 @@ class GrpcFace:
         names = {output.name: True for output in asked.outputs} or None
         rows = messages.rows_of(model, _tensors(asked))
         request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)
-        self._running.engine.check_rows(rows)
-        if rows.contexts is not None:
-            principal.check_contexts(rows.contexts)
-        principal.spend(rows=len(rows))
+        self._running.admit(rows, principal)
         with self._running.statistics.measured(model, len(rows)):
             answer = await self._running.engine.infer(rows)
             columns = messages.columns_of(request, answer)

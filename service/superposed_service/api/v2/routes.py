@@ -127,10 +127,7 @@ async def infer(request: Request) -> Response:
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
         width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs
     asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
-    service.engine.check_rows(asked.rows)
-    if asked.rows.contexts is not None:
-        principal(request).check_contexts(asked.rows.contexts)
-    principal(request).spend(rows=len(asked.rows))
+    service.admit(asked.rows, principal(request))
     with service.statistics.measured(name, len(asked.rows)):
         answer = await service.engine.infer(asked.rows)
         content, head_length = messages.render(asked, answer, name, service.version)

@@ -37,13 +37,8 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 
 def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
-    """The rows of a body, once whoever asks may name their contexts and has quota for them."""
     rows = RowBatch(body.context, body.contexts, body.inputs)
-    running(request).engine.check_rows(rows)
-    asker = principal(request)
-    asker.check_contexts([body.context] if body.contexts is None else body.contexts)
-    asker.spend(rows=len(rows), updates=updates)
-    return rows
+    return running(request).admit(rows, principal(request), updates=updates)
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:

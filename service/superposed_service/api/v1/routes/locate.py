@@ -39,13 +39,12 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """
     service, asking = running(request), principal(request)
     engine, most = service.engine, service.settings.max_tries
-    engine.check_rows(RowBatch(None, body.candidates, body.inputs))
-    asking.check_contexts(body.candidates or _powers(body))
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
     count = tries(body, candidates, most)
-    asking.spend(rows=count + answered)
+    rows = RowBatch(None, body.candidates or _powers(body), body.inputs)
+    service.admit(rows, asking, spent=count + answered)
     return await engine.call(partial(find_context, body, candidates, most=most), size=count)
 
 
