@@ -247,7 +247,7 @@ def locate(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """How often the task of rows without a key is found, from 1, 4 and 16 rows."""
+    """Measure the share of tasks found from 1, 4 and 16 rows without a key."""
     from experiments.located import LocatedConfig, run
 
     configs = (LocatedConfig(tasks=tasks, steps=steps, seed=seed) for seed in _numbers(seeds))
@@ -265,7 +265,7 @@ def fill(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """How accuracy falls as a store fills, and whether the store's own forecast of it holds."""
+    """Measure the accuracy as a store fills, and the store's own forecast of it."""
     from experiments.filling import CapacityConfig, run
 
     configs = (
@@ -306,7 +306,7 @@ def intrinsic_dimension(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """How few directions of the weights a task needs, and how many weights can go after training."""
+    """Measure the directions of the weights that a task needs, and the weights that can go after training."""
     from experiments.intrinsic import IntrinsicConfig, run
 
     configs = (IntrinsicConfig(units=units, seed=seed) for seed in _numbers(seeds))

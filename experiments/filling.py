@@ -47,7 +47,7 @@ class CapacityConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         length = (
             "" if (self.tasks, self.steps) == (_TASKS, _STEPS) else f"-tasks{self.tasks}-steps{self.steps}"
         )
@@ -122,7 +122,7 @@ def _point(store: WeightStore, stream: _Stream, tasks: int) -> dict[str, Any]:
 
 
 def _fitted(points: list[dict[str, Any]]) -> float | None:
-    """How many more tasks there were until the mean had fallen by a point, between measurements linearly."""
+    """Return the number of further tasks until the mean had fallen by a point, linearly interpolated."""
     start = points[0]
     goal = start["mean"] - 1.0
     for before, after in pairwise(points):
@@ -133,7 +133,7 @@ def _fitted(points: list[dict[str, Any]]) -> float | None:
 
 
 def _summary(points: list[dict[str, Any]]) -> dict[str, Any]:
-    """How good the forecasts were, where the outcome is known."""
+    """Return the errors of the forecasts with a known outcome."""
     judged = [point for point in points if point["forecast"] and point["fitted"] is not None]
     if not judged:
         return {"judged": 0}

@@ -62,7 +62,7 @@ class IncrementalConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         length = "" if self.steps == _STEPS else f"-steps{self.steps}"
         return f"{self.dataset}-{self.method}{length}-seed{self.seed}"
 

@@ -47,7 +47,7 @@ class IntrinsicConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         return f"units{self.units}-seed{self.seed}"
 
 

@@ -1,4 +1,4 @@
-"""What the experiments compare: superposition, the standard network, and separate networks."""
+"""Learners that the experiments compare: superposition, the standard network, and separate networks."""
 
 from __future__ import annotations
 
@@ -94,20 +94,20 @@ class Learner(ABC):
     @property
     @abstractmethod
     def weights(self) -> int:
-        """How many trained numbers answer requests."""
+        """Number of trained numbers that answer requests."""
 
     @property
     def context_bytes(self) -> int:
-        """What materialised contexts take up beside the weights."""
+        """Bytes of materialised contexts beside the weights."""
         return 0
 
     @property
     def kept_bytes(self) -> int:
-        """What rows of earlier tasks take up on the disk."""
+        """Bytes on the disk of rows of earlier tasks."""
         return 0
 
     def bytes(self) -> dict[str, int]:
-        """What is resident to answer requests, weights and contexts apart, and what is kept on the disk."""
+        """Return the bytes that answer requests, weights and contexts apart, and those on the disk."""
         weights = 4 * self.weights
         return {
             "weights": weights,
@@ -196,7 +196,7 @@ class Superposed(Learner):
 
     @property
     def context_bytes(self) -> int:
-        """What the contexts of the tasks so far take up."""
+        """Bytes of the contexts of the tasks so far."""
         return self._contexts.cached_bytes
 
 

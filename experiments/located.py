@@ -1,4 +1,4 @@
-"""Which task is this? How often the context of rows without a key is found, by how many rows, and by what."""
+"""Task inference: the share of contexts found from rows without a key, by number of rows and by method."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class LocatedConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         return f"tasks{self.tasks}-seed{self.seed}"
 
 

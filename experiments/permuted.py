@@ -102,7 +102,7 @@ class PermutedConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         kinds = {"superposed": str(self.family), "rehearsed": f"{self.family}-rehearsed"}
         kind = kinds.get(self.method, self.method)
         default = type(self)()

@@ -70,7 +70,7 @@ class PersonalConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         return f"{self.drift}-{self.method}-seed{self.seed}"
 
 

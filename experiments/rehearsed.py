@@ -1,4 +1,4 @@
-"""What learns with the rows of earlier tasks beside the new ones: a store, and a standard network."""
+"""Learners that rehearse: a store, and a standard network."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ class Rehearsed(Learner):
 
     @property
     def context_bytes(self) -> int:
-        """What materialised contexts take up now."""
+        """Bytes of materialised contexts."""
         return self._store.contexts.cached_bytes
 
     @property
     def kept_bytes(self) -> int:
-        """What the kept rows take up, in memory and on the disk."""
+        """Bytes of the kept rows, in memory and on the disk."""
         return sum(rows.element_size() * rows.numel() for rows in self._store.reservoir.state().values())
 
 
@@ -126,5 +126,5 @@ class StandardRehearsed(Standard):
 
     @property
     def kept_bytes(self) -> int:
-        """What the kept rows would take up at 8 bits a number, as the store keeps them."""
+        """Bytes of the kept rows at 8 bits a number, as the store keeps them."""
         return sum(x.numel() + 20 * len(x) for x, _ in self._kept)

@@ -1,4 +1,4 @@
-"""What every result file says about how it was made, where it goes, and whose it is."""
+"""Provenance of every result file: how it was made, where it goes, and whose it is."""
 
 from __future__ import annotations
 

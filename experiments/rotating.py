@@ -64,7 +64,7 @@ class RotatingConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         return f"{self.method}{'-gaps' if self.gaps else ''}-seed{self.seed}"
 
     @property
@@ -92,7 +92,7 @@ _CONTEXT: dict[Method, Callable[[float], str]] = {
 
 
 def in_gap(turn: float) -> bool:
-    """Whether an angle is one of those that a run with gaps never sees in training."""
+    """Return True if a run with gaps never sees an angle in training."""
     return int(turn * 2 * SEGMENTS) % 2 == 1
 
 

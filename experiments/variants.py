@@ -72,7 +72,7 @@ class VariantConfig(Config):
 
     @property
     def name(self) -> str:
-        """What the result file is called."""
+        """Name of the result file."""
         return f"{self.label}-seed{self.seed}"
 
 
@@ -146,7 +146,7 @@ class _Network:
 
     @property
     def own_numbers(self) -> int:
-        """How many trained numbers each task has of its own."""
+        """Number of trained numbers that each task has of its own."""
         own = [*self._biases, *self._scales]
         return sum(rows[0].numel() for rows in own if rows.requires_grad and len(rows) > 1)
 

@@ -197,7 +197,7 @@ class AsyncClient:
         return await self._run(operations.list_tasks(prefix))
 
     async def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
-        """What evaluations of a task have shown at different numbers of tasks."""
+        """Return the evaluations of a task at different numbers of tasks."""
         return await self._run(operations.evaluations(key))
 
     async def interference(self, keys: Sequence[str]) -> Interference:
@@ -209,11 +209,11 @@ class AsyncClient:
         await self._run(operations.delete_task(key))
 
     async def store(self) -> StoreInfo:
-        """What the store is."""
+        """Return the store's description."""
         return await self._run(operations.store())
 
     async def capacity(self) -> Capacity:
-        """How full the store is."""
+        """Return the store's fill level."""
         return await self._run(operations.capacity())
 
     async def model(self, context: ContextLike) -> bytes:
@@ -294,11 +294,11 @@ class AsyncClient:
         await self._run(operations.release(source))
 
     async def list_quarantine(self) -> list[Quarantine]:
-        """Who is in quarantine, since when and why."""
+        """Return the sources in quarantine, since when, and why."""
         return await self._run(operations.list_quarantine())
 
     async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
-        """What happens from now on, until the server ends it; first what came after a sequence number."""
+        """Iterate over events, first those after a sequence number, until the server ends the stream."""
         reader = EventReader()
         try:
             async with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
@@ -311,5 +311,5 @@ class AsyncClient:
             raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
     async def ready(self) -> bool:
-        """Whether the server admits requests."""
+        """Return True if the server admits requests."""
         return await self._run(operations.ready())

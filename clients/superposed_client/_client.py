@@ -197,7 +197,7 @@ class Client:
         return self._run(operations.list_tasks(prefix))
 
     def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
-        """What evaluations of a task have shown at different numbers of tasks."""
+        """Return the evaluations of a task at different numbers of tasks."""
         return self._run(operations.evaluations(key))
 
     def interference(self, keys: Sequence[str]) -> Interference:
@@ -209,11 +209,11 @@ class Client:
         self._run(operations.delete_task(key))
 
     def store(self) -> StoreInfo:
-        """What the store is."""
+        """Return the store's description."""
         return self._run(operations.store())
 
     def capacity(self) -> Capacity:
-        """How full the store is."""
+        """Return the store's fill level."""
         return self._run(operations.capacity())
 
     def model(self, context: ContextLike) -> bytes:
@@ -294,11 +294,11 @@ class Client:
         self._run(operations.release(source))
 
     def list_quarantine(self) -> list[Quarantine]:
-        """Who is in quarantine, since when and why."""
+        """Return the sources in quarantine, since when, and why."""
         return self._run(operations.list_quarantine())
 
     def events(self, *, after: int | None = None) -> Iterator[Event]:
-        """What happens from now on, until the server ends it; first what came after a sequence number."""
+        """Iterate over events, first those after a sequence number, until the server ends the stream."""
         reader = EventReader()
         try:
             with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
@@ -310,5 +310,5 @@ class Client:
             raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
     def ready(self) -> bool:
-        """Whether the server admits requests."""
+        """Return True if the server admits requests."""
         return self._run(operations.ready())

@@ -26,7 +26,7 @@ ContextLike: TypeAlias = str | Context
 
 
 def context_form(context: ContextLike) -> Any:
-    """What goes on the wire: text as it is, a composed context in its JSON form."""
+    """Return the wire form of a context: text as it is, a composed context as JSON."""
     return context if isinstance(context, str) else context.form
 
 

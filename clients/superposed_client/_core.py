@@ -113,7 +113,7 @@ Operation: TypeAlias = Generator[Request, Response, T]
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """When a request is sent again, with growing, jittered pauses.
+    """Policy for sending a request again, with growing, jittered pauses.
 
     On 429 and 503, on connection errors, and while an earlier copy of the request is being worked on. What
     changes something carries an idempotency key, so that it is applied once however often it is sent.
@@ -141,7 +141,7 @@ class RetryPolicy:
 
     @staticmethod
     def again(response: Response) -> bool:
-        """Whether an answer asks to be asked again."""
+        """Return True if a response asks for another attempt."""
         in_flight = response.status == 409 and b":idempotency-in-flight" in response.body
         return response.status in {429, 503} or in_flight
 

@@ -35,7 +35,7 @@ class Task:
 
     @property
     def last_update(self) -> Update | None:
-        """What the newest update found, or None."""
+        """Result of the newest update, or None."""
         return self._core.last_update
 
     def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn

@@ -15,7 +15,7 @@ KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
 
 
 class Quotas(TypedDict, total=False):
-    """What a key may use a second; without one, the server's settings hold, and 0 is no quota."""
+    """Quotas of a key for each second; without one, the server's settings hold, and 0 is no quota."""
 
     requests_per_second: float
     rows_per_second: float

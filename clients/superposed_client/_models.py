@@ -1,4 +1,4 @@
-"""What the server answers, as typed values. Fields that this client does not know are ignored."""
+"""Responses of the server as typed values. Fields that this client does not know are ignored."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ class Evaluation(_Answer):
 
 
 class Update(Evaluation):
-    """What an update found before its first step, and its place in the store's one sequence."""
+    """Measurement of an update before its first step, and its place in the store's one sequence."""
 
     sequence: int
 
 
 class Score(_Answer):
-    """How likely rows belong to a context, among those that were tried."""
+    """Likelihood that rows belong to a context, among the candidates."""
 
     context: str
     probability: float
@@ -81,7 +81,7 @@ class EvaluatedAccuracy(_Answer):
 
 
 class Interference(_Answer):
-    """How tasks stand to each other, in the order asked for.
+    """Relations between tasks, in the order asked for.
 
     `overlap` is the cosine between their contexts; `crosstalk` the energy of the response to each task's
     rows under every context, relative to its own, None for a task of which the server keeps no rows.
@@ -116,7 +116,7 @@ class Located(_Answer):
 
 
 class Consolidation(_Answer):
-    """What rehearsing all tasks did: accuracies on kept rows, and how many steps count."""
+    """Result of rehearsing all tasks: accuracies on kept rows, and the number of accepted steps."""
 
     sequence: int
     before: dict[str, float]
@@ -126,7 +126,7 @@ class Consolidation(_Answer):
 
 
 class LearnedModel(_Answer):
-    """How well a task answers as the model that it learned, on rows held out."""
+    """Agreement of a task with the model that it learned, on rows held out."""
 
     sequence: int
     updates: int
@@ -157,7 +157,7 @@ class TaskInfo(_Answer):
 
 
 class StoreInfo(_Answer):
-    """What a store is: family, network, memory in bytes, sequence."""
+    """Description of a store: family, network, memory in bytes, sequence."""
 
     family: str
     network: dict[str, Any]
@@ -191,7 +191,7 @@ class LayerCrosstalk(_Answer):
 
 
 class TasksLeft(_Answer):
-    """How many more tasks like these fit before the mean accuracy falls by `for_drop`."""
+    """Number of further tasks like these that fit before the mean accuracy falls by `accuracy_drop`."""
 
     estimate: int
     low: int
@@ -200,7 +200,7 @@ class TasksLeft(_Answer):
 
 
 class Capacity(_Answer):
-    """How full a store is, from its own measurements."""
+    """Fill level of a store, from its own measurements."""
 
     tasks: int
     layers: list[LayerCrosstalk]
@@ -220,7 +220,7 @@ class Snapshot(_Answer):
 
 
 class Rollback(_Answer):
-    """What a rollback took out: ranges of sequence numbers, both ends included.
+    """Records that a rollback took out: ranges of sequence numbers, both ends included.
 
     `rebuilt_from` is the sequence number of the snapshot that the store was rebuilt from; None where there
     was nothing to take out.

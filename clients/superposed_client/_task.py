@@ -1,4 +1,4 @@
-"""What a task handle does, in scikit-learn's habit: the operations behind `Task` and `AsyncTask`."""
+"""Operations of a task handle with scikit-learn's method names, shared by `Task` and `AsyncTask`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
 
 
 class TaskFields(TypedDict, total=False):
-    """What a task can be registered with.
+    """Fields that a task can be registered with.
 
     Args:
         labels: The classes, in order; whole numbers come back as whole numbers.
@@ -61,7 +61,7 @@ class TaskFields(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class TaskSchema:
-    """What a handle registers its task with; `inputs` is taken from the first rows where not given."""
+    """Schema that a handle registers its task with; `inputs` is taken from the first rows where not given."""
 
     labels: Sequence[str | int] | None = None
     outputs: int | None = None
@@ -82,7 +82,7 @@ class TaskSchema:
 
     @property
     def given(self) -> bool:
-        """Whether it says enough to register a task."""
+        """True if it says enough to register a task."""
         return self.labels is not None or self.outputs is not None
 
     def body(self, key: str, features: int) -> dict[str, Any]:

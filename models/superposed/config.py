@@ -1,4 +1,4 @@
-"""What a store is made of, as small frozen values that are checked when they are built."""
+"""Configurations of a store: small frozen values that are validated when they are built."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class OptimizerConfig(Config):
 
 
 class RehearsalConfig(Config):
-    """What a store keeps of its tasks' rows, to learn them again while it learns others.
+    """Rehearsal: rows that a store keeps of its tasks, to learn them again while it learns other tasks.
 
     A row is kept in 8 bits a number, between its smallest and its largest: features of very different size
     lose the small ones. A task's `offset` and `scale` make them alike.

@@ -88,7 +88,7 @@ class Dataset:
 
 
 def data_dir() -> Path:
-    """Where data sets are looked for: `$SUPERPOSED_DATA_DIR`, or the user's cache."""
+    """Return the folder of the data sets: `$SUPERPOSED_DATA_DIR`, or the user's cache."""
     configured = os.environ.get(DATA_DIR_VARIABLE)
     return Path(configured) if configured else Path.home() / ".cache" / "superposed"
 

@@ -80,7 +80,7 @@ class DataUnavailable(ConfigError):
 
 
 class InputError(SuperposedError, ValueError):
-    """What came in cannot be used."""
+    """The input cannot be used."""
 
 
 class ShapeError(InputError):
@@ -140,7 +140,7 @@ class CapacityExceeded(SuperposedError):
 
 
 def outline(value: object) -> str:
-    """What kind of value it is, without showing it: rows and labels do not belong in errors."""
+    """Return a redacted description of a value: rows and labels do not belong in errors."""
     if isinstance(value, str):
         return f"text of {len(value)} characters"
     if isinstance(value, Mapping):

@@ -118,7 +118,7 @@ class BeyondHorizon(RequestError):
 
 
 class AccessError(SuperposedError):
-    """Whoever asks may not."""
+    """The API key may not do this."""
 
 
 class Unauthenticated(AccessError):

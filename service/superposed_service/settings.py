@@ -11,7 +11,7 @@ __all__ = ["Settings"]
 
 
 class Settings(BaseSettings):
-    """How one server runs. `configuration.configure` reads them: flags, environment, file, these defaults."""
+    """Settings of one server, from flags, environment, file and these defaults."""
 
     model_config = SettingsConfigDict(env_prefix="SUPERPOSED_", extra="ignore", frozen=True)
 

@@ -1,4 +1,4 @@
-"""How full a store is, from its own measurements: crosstalk, accuracy, and room for more tasks."""
+"""Fill level of a store, from its own measurements: crosstalk, accuracy, and room for more tasks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class LayerCrosstalk:
 
 @dataclass(frozen=True)
 class TasksLeft:
-    """How many more tasks like these fit before the mean accuracy falls by `for_drop`.
+    """Number of further tasks like these that fit before the mean accuracy falls by `accuracy_drop`.
 
     `low` and `high` are for a fall that is measured two standard deviations too large or too small, and a
     slope that is two standard errors steeper or gentler.
@@ -42,7 +42,7 @@ class TasksLeft:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a store knows about its own fullness.
+    """A store's own measurements of its fill level.
 
     Args:
         tasks: Registered tasks.

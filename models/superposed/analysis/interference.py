@@ -24,7 +24,7 @@ Matrix = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class Interference:
-    """How K tasks stand to each other.
+    """Relations between K tasks.
 
     Args:
         tasks: Their keys.

@@ -214,7 +214,7 @@ def _layers(network: MLP, bindings: Mapping[str, Binding], schema: TaskSchema) -
 
 
 def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
-    """What the tensors do not say about the network that they belong to."""
+    """Return what the tensors do not say about the network that they belong to."""
     if not isinstance(network, MLPConfig):
         sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
         # A file that names somebody's code invites whoever opens it to run that.

@@ -1,4 +1,4 @@
-"""Which task is this? Finding the context that rows belong to, among many, from the rows themselves."""
+"""Task inference: find the context that rows belong to, among many, from the rows alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EXPONENT_TRIES = _GRID + (_ROUNDS - 1) * _FINER
 
 @dataclass(frozen=True)
 class Score:
-    """How likely rows are to belong to a context, among those that were tried; probabilities sum to 1."""
+    """Likelihood that rows belong to a context, among the candidates; probabilities sum to 1."""
 
     context: str
     probability: float
@@ -39,7 +39,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Located:
-    """Which context fits rows best.
+    """The context that fits rows best.
 
     Args:
         best: Its text.

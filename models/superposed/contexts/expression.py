@@ -101,12 +101,12 @@ class Task:
 
     @property
     def depth(self) -> int:
-        """How deep compositions are nested: 0."""
+        """Nesting depth of compositions: 0."""
         return 0
 
     @property
     def leaves(self) -> int:
-        """How many tasks it names: 1."""
+        """Number of tasks that it names: 1."""
         return 1
 
     def to_json(self) -> dict[str, object]:
@@ -166,12 +166,12 @@ class Mixture:
 
     @property
     def leaves(self) -> int:
-        """How many tasks it names, each as often as it does."""
+        """Number of tasks that it names, counted with repetition."""
         return sum(part.leaves for part, _ in self.parts)
 
     @property
     def depth(self) -> int:
-        """How deep compositions are nested."""
+        """Nesting depth of compositions."""
         return 1 + max(part.depth for part, _ in self.parts)
 
     def to_json(self) -> dict[str, object]:
@@ -210,12 +210,12 @@ class Power:
 
     @property
     def depth(self) -> int:
-        """How deep compositions are nested."""
+        """Nesting depth of compositions."""
         return 1 + self.base.depth
 
     @property
     def leaves(self) -> int:
-        """How many tasks it names, each as often as it does."""
+        """Number of tasks that it names, counted with repetition."""
         return self.base.leaves
 
     def to_json(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""What a family of contexts has to be able to do, and what follows from that alone."""
+"""Interface of a family of contexts, and what follows from the interface alone."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Family(ABC, Generic[G]):
     lanes: ClassVar[int] = 1
 
     def padding(self, features: int) -> int:
-        """How many zero features are appended before binding, for families that act on pairs."""
+        """Return the number of zero features appended before binding, for families that act on pairs."""
         del features
         return 0
 
     def width(self, features: int) -> int:
-        """How many real numbers a bound vector of `features` features has."""
+        """Return the number of real numbers in a bound vector of `features` features."""
         return self.lanes * (features + self.padding(features))
 
     @abstractmethod
@@ -53,7 +53,7 @@ class Family(ABC, Generic[G]):
         """The shape of one materialised context for a layer of `features` inputs."""
 
     def generator_bytes(self, features: int) -> int:
-        """What one generator of `features` inputs takes up while it is kept: a float64 a number."""
+        """Return the bytes of one generator of `features` inputs while it is kept: a float64 a number."""
         return 8 * self.width(features)
 
     @abstractmethod

@@ -36,7 +36,7 @@ _DOMAIN = b"superposed.context"
 
 @dataclass(frozen=True, order=True)
 class TaskId:
-    """What a task's contexts are derived from.
+    """The identity that a task's contexts are derived from.
 
     Args:
         key: The task key.
@@ -53,7 +53,7 @@ class TaskId:
     own_layers: int = 0
 
     def bound_in(self, layers_left: int) -> TaskId:
-        """Whose context a layer binds: the task's own, or its group's in the layers that they share.
+        """Return the identity whose context a layer binds: the task's own, or its group's in shared layers.
 
         Args:
             layers_left: How many layers there are from this one to the last; 1 for the last.

@@ -41,7 +41,7 @@ class Phase(Family[Tensor]):
         return features % 2
 
     def pairs(self, features: int) -> int:
-        """How many pairs, and so phases, a vector of `features` features has."""
+        """Return the number of pairs, and so of phases, in a vector of `features` features."""
         return self.width(features) // 2
 
     def context_shape(self, features: int) -> tuple[int, ...]:

@@ -52,7 +52,7 @@ class Context:
 
 
 class Binding(NamedTuple):
-    """What one layer binds a batch with: contexts, and for a mixed batch each row's slot in them."""
+    """Contexts that one layer binds a batch with, and for a mixed batch each row's slot in them."""
 
     contexts: Tensor
     slots: Tensor | None = None
@@ -137,7 +137,7 @@ class ContextTable:
 
     @property
     def cached_bytes(self) -> int:
-        """What the table's rows and the kept generators take up now."""
+        """Bytes of the table's rows and of the kept generators."""
         rows = sum(rows.numel() * rows.element_size() for rows in self._rows.values())
         return rows + self.source.generator_bytes
 
@@ -208,7 +208,7 @@ class ContextTable:
         return slot
 
     def holds(self, context: Context) -> bool:
-        """Whether a context has a slot. From any thread."""
+        """Return True if a context has a slot. Any thread."""
         return context.text in self._slots
 
     def evict(self, context: Context) -> None:

@@ -70,7 +70,7 @@ def _step(store: WeightStore, step: int, share: Split) -> int:
 
 @dataclass(frozen=True)
 class Judged:
-    """How all tasks do on some of their kept rows.
+    """Measurement of all tasks on some of their kept rows.
 
     Args:
         accuracy: Share of its rows that each cross-entropy task answers right, by key.
@@ -81,11 +81,11 @@ class Judged:
     loss: float | None
 
     def is_no_worse_than(self, before: Judged) -> bool:
-        """Whether neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
+        """Return True if neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
         return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
 
     def is_better_than(self, before: Judged) -> bool:
-        """Whether the mean accuracy has risen, or the loss fell by a hundredth, and the other is no worse."""
+        """Return True if the mean accuracy rose, or the loss fell by 1 %, and the other is no worse."""
         gained = self._accuracy() > before._accuracy() or self._loss() < before._loss() * (1.0 - _GAIN)
         return gained and self.is_no_worse_than(before)
 

@@ -51,7 +51,7 @@ class Lessons:
                 yield self.inputs[rows], self.targets[rows]
 
     def agreement(self, answers: Tensor) -> float:
-        """How far answers agree with the teacher's on the rows held out.
+        """Return the agreement of logits with the teacher's on the rows held out.
 
         Args:
             answers: (B, outputs), what the task answers to `held_inputs`.
@@ -94,7 +94,7 @@ def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
 
 
 def held_out(rows: int) -> int:
-    """How many of so many sample rows are not learned."""
+    """Return the number of sample rows, out of `rows`, that are held out from learning."""
     return max(_LEAST_HELD, int(_HELD_OUT * rows))
 
 

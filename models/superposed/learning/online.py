@@ -41,7 +41,7 @@ CROSSTALK_INTERVAL = 64
 
 @dataclass(frozen=True)
 class UpdateResult(Measured):
-    """What an update found before it learned.
+    """Measurement of a task by an update, before it learned.
 
     Args:
         sequence: The update's place in the store's one order of changes.

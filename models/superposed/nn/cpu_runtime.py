@@ -36,7 +36,7 @@ class _Layer:
 
 
 class _Block(NamedTuple):
-    """What one layer writes for a block of so many rows, and the same memory as numpy's arrays."""
+    """Output buffer of one layer for a block of rows, as a tensor and as numpy arrays of the same memory."""
 
     bound: Tensor  # (rows, width)
     bound_array: NDArray[Any]
@@ -90,7 +90,7 @@ class PreparedMLP:
 
     @staticmethod
     def can_prepare(network: MLP) -> bool:
-        """Whether there are kernels for the network's family."""
+        """Return True if there are kernels for the network's family."""
         return kernel_for(network.family, Layout(0, 0, 0, -1), relu=False, normalise=False) is not None
 
     def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:

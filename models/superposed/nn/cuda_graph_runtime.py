@@ -69,7 +69,7 @@ class _Layer:
 
 @dataclass(frozen=True)
 class _Size:
-    """Where the rows of one size of batch stand, always the same places, and the work on them."""
+    """Fixed buffers for one batch size, and the recorded work on them."""
 
     staged: Tensor  # (rows, inputs), in pinned memory where the device is a GPU
     inputs: Tensor  # (rows, inputs)
@@ -115,7 +115,7 @@ class RecordedMLP:
 
     @staticmethod
     def can_record(network: Network) -> bool:
-        """Whether a network's work on some rows is always the same: a rotation's is not."""
+        """Return True if a network's work on a batch is always the same; a rotation's is not."""
         return isinstance(network, MLP) and network.family.name != "rotation"
 
     def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
@@ -201,7 +201,7 @@ def _bound(
     slots: Tensor,
     precision: torch.dtype,
 ) -> Tensor:
-    """What a layer's product takes: the signal before it, activated (but the inputs), extended and bound.
+    """Return the input of a layer's product: the signal, activated except for inputs, extended and bound.
 
     All of it is computed in the weights' own precision, and then brought to the product's.
     """

@@ -79,7 +79,7 @@ class MLP(nn.Module):
         }
 
     def bound_features(self) -> dict[str, int]:
-        """How many features each layer binds (inputs and the constant)."""
+        """Return the number of features that each layer binds (inputs and the constant)."""
         return {name: layer.bound_features for name, layer in self.superposed_layers().items()}
 
     def forward(
@@ -112,12 +112,12 @@ class MLP(nn.Module):
         return plain_forward(inputs, list(layers.values()), self.between)
 
     def between(self, signal: Tensor) -> Tensor:
-        """What stands between two layers."""
+        """Apply activation and normalisation between two layers."""
         return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)
 
 
 def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float) -> Tensor:
-    """What stands between two layers: the activation, and where asked for the normalisation."""
+    """Apply the activation, and where asked for the normalisation, that stand between two layers."""
     active = ACTIVATIONS[activation](signal)
     return active if normalisation == "none" else F.layer_norm(active, active.shape[-1:], eps=epsilon)
 

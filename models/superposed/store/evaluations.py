@@ -1,4 +1,4 @@
-"""What evaluations have shown: each task's accuracy at the numbers of tasks it was measured at."""
+"""Results of evaluations: each task's accuracy at the numbers of tasks it was measured at."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ __all__ = ["Split"]
 
 
 class Split(Enum):
-    """Which kept rows are drawn: all, or one of two parts that have no row in common.
+    """Split of kept rows: all of them, or one of two parts that have no row in common.
 
     What a row is decides: sent again it is in the same part. One in eight is held out.
     """
@@ -24,5 +24,5 @@ class Split(Enum):
         return {Split.ALL: 1.0, Split.LEARNED: 7 / 8, Split.HELD_OUT: 1 / 8}[self]
 
     def has(self, row: bytes) -> bool:
-        """Whether a kept row belongs to it."""
+        """Return True if a kept row belongs to the split."""
         return self is Split.ALL or (crc32(row) % 8 == 0) == (self is Split.HELD_OUT)

@@ -1,4 +1,4 @@
-"""How a store answers: with the network that learns, or with one that was made ready on its device."""
+"""Inference of a store: by the network that learns, or by one prepared for its device."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class InferenceRunner:
             return answer.cpu()
 
     def seconds(self, rows: int, inputs: int, dtype: torch.dtype) -> float:
-        """How long so many rows take: the least of a few times."""
+        """Return the seconds that a batch of `rows` rows takes: the least of a few times."""
         taken = []
         for _ in range(_TIMES):
             began = time.perf_counter()

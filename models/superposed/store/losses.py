@@ -16,7 +16,7 @@ __all__ = ["Measured", "row_losses"]
 
 @dataclass(frozen=True)
 class Measured:
-    """How well a batch was answered.
+    """Loss and accuracy of a batch.
 
     Args:
         rows: B.

@@ -77,17 +77,17 @@ class ReplayBuffer:
 
     @property
     def enabled(self) -> bool:
-        """Whether rows are kept at all."""
+        """True if rows are kept at all."""
         return self._config.rows_per_task > 0 and self._capacity > 0
 
     @property
     def bytes(self) -> int:
-        """What the kept rows take up."""
+        """Bytes of the kept rows."""
         numbers = sum(rows.element_size() * rows.numel() for rows in self._rows.values())
         return numbers + PLACE_BYTES * self._pools.used
 
     def rows_kept(self, key: str) -> int:
-        """How many rows are kept of a task."""
+        """Return the number of rows kept of a task."""
         return self._pools.kept(key)
 
     # Keeping
@@ -242,7 +242,7 @@ class ReplayBuffer:
     # Forgetting and saving
 
     def names(self, key: str) -> bool:
-        """Whether any row is kept of a task, or was learned under a composition with it."""
+        """Return True if any kept row belongs to a task, or to a composition with it."""
         naming, context = self._naming(key), self._rows["context"].tolist()
         placed = (place for places in self._pools.of_others(()) for place in places)
         return bool(self.rows_kept(key)) or any(context[place] in naming for place in placed)
@@ -270,7 +270,7 @@ class ReplayBuffer:
         return {f"rehearsal.{name}": rows[:used] for name, rows in self._rows.items() if len(rows)}
 
     def to_json(self) -> dict[str, Any]:
-        """What `state` does not say, as JSON values."""
+        """Return the JSON values that complete `state`."""
         return {"names": self._names, **self._pools.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Which places of a bounded store of rows belong to which task, and who gives one up for whom."""
+"""Allocation of a bounded store's slots to tasks, and the task that gives one up for another."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ReservoirAllocator:
         self._by_size: list[tuple[int, int, str]] | None = None
 
     def kept(self, key: str) -> int:
-        """How many places a task has."""
+        """Return the number of slots of a task."""
         return len(self._pools[key].places) if key in self._pools else 0
 
     def of_others(self, keys: Collection[str]) -> list[array[int]]:
@@ -54,7 +54,7 @@ class ReservoirAllocator:
         return [pool.places for key, pool in self._pools.items() if pool.places and key not in keys]
 
     def place_for(self, key: str, chance: float, other: float) -> int | None:
-        """Where the next row of a task goes; None where it is not kept.
+        """Return the slot of a task's next row; None where the row is not kept.
 
         Args:
             key: The task's.

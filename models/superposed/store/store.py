@@ -202,7 +202,7 @@ class WeightStore:
         return self.reservoir.draw(self._resolver, change, step, rows, keys, room, share)
 
     def tasks_taught(self) -> int:
-        """How many registered tasks have had at least one update."""
+        """Return the number of registered tasks that have had at least one update."""
         return sum(state.updates > 0 for state in self.tasks.all())
 
     # From contexts and rows to batches
@@ -222,7 +222,7 @@ class WeightStore:
         return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
 
     def has_at_hand(self, context: object) -> bool:
-        """Whether a context was resolved and materialised before, so that neither costs anything now."""
+        """Return True if a context is resolved and materialised, so that neither costs anything now."""
         known = self._resolver.kept(context)
         return known is not None and self.contexts.holds(known.context)
 
@@ -258,7 +258,7 @@ class WeightStore:
         return self._answerer.logits(batch)
 
     def answer_seconds(self, rows: int) -> float:
-        """How long so many rows take to answer now, once they are a batch: the least of a few times."""
+        """Return the seconds that a batch of `rows` rows takes now: the least of a few times."""
         return self._answerer.seconds(rows, self.config.network.inputs, self.dtype)
 
     def prepare(self, precision: torch.dtype | None = None) -> str | None:
@@ -277,12 +277,12 @@ class WeightStore:
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take up; the same for one task and for a thousand."""
+        """Bytes of the weights; the same for one task and for a thousand."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self.network.parameters())
 
     @property
     def optimizer_bytes(self) -> int:
-        """What the optimizer's state takes up now."""
+        """Bytes of the optimizer's state."""
         tensors = optimizers.optimizer_state(self.network, self.optimizer)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 

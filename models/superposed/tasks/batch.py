@@ -62,7 +62,7 @@ class ResolvedContext:
 
     @property
     def is_bare(self) -> bool:
-        """Whether it is addressed by one task's key, not composed by whoever asks."""
+        """True if one task's key addresses it, not a composition."""
         return self.task.schema.composition is not None or self.context.shares == ((self.task.id, 1.0, None),)
 
 

@@ -67,7 +67,7 @@ class TaskState:
 
     @property
     def id(self) -> TaskId:
-        """What the task's contexts are derived from."""
+        """Identity that the task's contexts are derived from."""
         schema, own_layers = self.schema, self.schema.own_layers or 0
         return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
 
@@ -203,7 +203,7 @@ class TaskRegistry:
         )
 
     def next_generation(self, key: str) -> int:
-        """How often a key was deleted, and so the generation that it would be registered with now."""
+        """Return the generation that a key would be registered with: the number of its deletions."""
         return self._next_generation.get(key, 0)
 
     def add(self, schema: TaskSchema, author: str = "") -> TaskState:

@@ -33,7 +33,7 @@ class Resolver:
         self._kept.clear()
 
     def kept(self, context: object) -> ResolvedContext | None:
-        """What a context's text was found to stand for; None where nobody asked lately. From any thread."""
+        """Return the cached meaning of a context's text; None where it is not cached. Any thread."""
         return self._kept.get(context) if isinstance(context, str) else None
 
     def resolve(self, context: object) -> ResolvedContext:
@@ -48,7 +48,7 @@ class Resolver:
         return known
 
     def resolve_each(self, contexts: Sequence[object]) -> list[ResolvedContext]:
-        """What each row's context stands for; equal ones are resolved once.
+        """Return the meaning of each row's context; equal contexts are resolved once.
 
         Raises:
             CapacityExceeded: They name too many tasks in all. Raises too as `WeightStore.resolve`.

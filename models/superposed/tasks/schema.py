@@ -1,4 +1,4 @@
-"""What a task's rows and targets look like, and what it shares with others."""
+"""Schema of a task: its rows, its targets, and what it shares with other tasks."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FIRST_FIELDS = frozenset({"key", "inputs", "outputs", "labels", "loss", "offset
 
 
 class TaskSchema(Config):
-    """What a task's rows and targets look like.
+    """Form of a task's rows and targets.
 
     Args:
         key: The task key.

@@ -1,4 +1,4 @@
-"""What a batch should have answered, as a caller gives it and as tensors, checked."""
+"""Targets of a batch, as a client gives them and as validated tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Target: TypeAlias = str | int | float | Sequence[float]
 
 @dataclass(frozen=True)
 class Targets:
-    """What a batch should have answered.
+    """Targets of a batch.
 
     Args:
         classes: (B,) int64, the class of every cross-entropy row; -1 in the rows of mse tasks.

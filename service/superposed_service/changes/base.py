@@ -1,4 +1,4 @@
-"""What changes a store: each change is checked, journalled, and applied from what was journalled.
+"""Changes of a store: each is prepared, journalled, and applied from its record.
 
 A change and the record made of it hold the same numbers, so applying it now and replaying it later are
 the same computation.

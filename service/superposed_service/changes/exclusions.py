@@ -1,4 +1,4 @@
-"""Which journalled records are not applied: those refused, and those that a rollback took out.
+"""Journalled records that are not applied: rejected ones, and those that a rollback took out.
 
 Both are decisions that stand in the journal themselves; replay reads them and never decides again.
 """
@@ -45,12 +45,12 @@ class RollbackDecision:
     excluded: Sequence[tuple[int, int]]
 
     def covers(self, sequence: int) -> bool:
-        """Whether it took a record out."""
+        """Return True if the rollback took a record out."""
         return any(first <= sequence <= last for first, last in self.excluded)
 
 
 class Exclusions:
-    """What is not applied, by the journal's own decisions.
+    """Records that are not applied, by the journal's own decisions.
 
     Args:
         refused: Records that were refused when they were applied.
@@ -95,7 +95,7 @@ class Exclusions:
         return sequence in self._refused or any(one.covers(sequence) for one in self._active)
 
     def allows_start(self, sequence: int) -> bool:
-        """Whether the store as it was after that record held nothing that was taken out later."""
+        """Return True if the store after that record held nothing that was taken out later."""
         return not any(
             one.sequence > sequence and any(first <= sequence for first, _ in one.excluded)
             for one in self._active

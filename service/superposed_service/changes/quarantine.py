@@ -71,6 +71,6 @@ class Release(Change):
 
 
 def sources_of(head: Mapping[str, Any]) -> set[str]:
-    """Whom an update comes from: the task keys that it names, and its author (`key:<id>`), where known."""
+    """Return the sources of an update: the task keys that it names, and its API key (`key:<id>`)."""
     author = head.get("author")
     return keys_of(head) | ({AUTHOR + author} if author is not None else set())

@@ -82,7 +82,7 @@ class Consolidate(Change):
 
 
 def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
-    """Which kept rows a slice learns, and those that it is judged by: others, unless there are too few.
+    """Return the split that a slice learns, and the kept rows that judge it: others, if there are enough.
 
     Raises:
         InvalidRequest: No rows are kept.

@@ -42,7 +42,7 @@ _log = logging.getLogger("superposed.recovery")
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
-    """What bit-identical replay depends on: same fingerprint, same records, same bits."""
+    """Return what bit-identical replay depends on: same fingerprint, same records, same bits."""
     return {
         "torch": torch.__version__,
         "machine": platform.machine(),
@@ -79,7 +79,7 @@ def use_noted_threads(journal: Journal) -> None:
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a store came back.
+    """Outcome of a recovery.
 
     Args:
         snapshot: The snapshot that it was read from.

@@ -24,7 +24,7 @@ __all__ = ["RollbackChange", "Selection", "teaching"]
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records are to be taken out; one of the four.
+    """Selection of the records to take out; exactly one field is given.
 
     Args:
         to_sequence: All that came after this one.
@@ -63,7 +63,7 @@ class Selection:
 
 
 def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
-    """Whether the journal has a key's first registration, and the updates that name the key, in order."""
+    """Return whether the journal has a key's first registration, and its updates in order."""
     begins, found = False, []
     for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
         if key in keys_of(head):

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: rows as a request brings them, and their answer."""
+"""Rows of a request, with their contexts."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
 
 
 def is_due(since: tuple[int, int], settings: Settings) -> bool:
-    """Whether a recovery would have to replay more records, or bytes of rows, than the settings allow."""
+    """Return True if a recovery would replay more records, or bytes of rows, than the settings allow."""
     records, size = since
     return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 

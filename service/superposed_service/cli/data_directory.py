@@ -83,7 +83,7 @@ def log(
 
 
 def _quarantined(directory: DataDirectory) -> dict[str, int]:
-    """Who was in quarantine at the newest snapshot that can be read; nobody where none can."""
+    """Return the sources in quarantine at the newest readable snapshot; empty without one."""
     try:
         return _newest_snapshot(directory).tasks.quarantined
     except SuperposedError:
@@ -91,7 +91,7 @@ def _quarantined(directory: DataDirectory) -> dict[str, int]:
 
 
 def _held(journal: Journal, exclusions: Exclusions, known: Mapping[str, int]) -> list[tuple[str, int, int]]:
-    """Who was in quarantine from when to when; `known` are those of the newest snapshot."""
+    """Return the quarantine periods of each source; `known` are those of the newest snapshot."""
     since = {source: start for source, start in known.items() if start <= journal.horizon}
     until: list[tuple[str, int, int]] = []
     named: set[str] = set()  # whose quarantine the journal knows of, be it rolled back

@@ -21,7 +21,7 @@ __all__ = ["InferenceResult", "answer_rows"]
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """What inference found.
+    """Result of inference.
 
     Args:
         sequence: Of the weights that answered.

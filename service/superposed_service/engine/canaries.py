@@ -26,7 +26,7 @@ _SPREAD, _RELATIVE_SPREAD = 0.01, 0.01
 def sample(
     update: PreparedUpdate, key: str, record: Record, seen: int, free: Sequence[int], most: int
 ) -> Iterator[tuple[int, Canary]]:
-    """Which rows of an applied update are kept: a uniform sample of a task's whole stream.
+    """Sample the rows of an applied update to keep: uniform over a task's whole stream.
 
     Args:
         update: What was learned.

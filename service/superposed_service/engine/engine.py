@@ -81,27 +81,27 @@ class Engine:
 
     @property
     def ready(self) -> bool:
-        """Whether requests are admitted."""
+        """True if requests are admitted."""
         return self._thread.is_alive() and not self._stopping
 
     @property
     def crashed(self) -> bool:
-        """Whether its thread ended though nobody stopped it: nothing is answered any more."""
+        """True if its thread ended without being stopped: nothing is answered any more."""
         return not (self._thread.is_alive() or self._stopping)
 
     @property
     def waiting(self) -> tuple[int, int]:
-        """How many reads, and how many other requests, stand in line."""
+        """Numbers of waiting inference requests, and of other requests."""
         return len(self._lines.reads), len(self._lines.jobs)
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is learned until the next start, though inference goes on; or None."""
+        """Reason why nothing is learned until the next start, though inference goes on; or None."""
         return self._writer.ledger.failure
 
     @property
     def since_snapshot(self) -> tuple[int, int]:
-        """How many records, and bytes of rows, came after the newest snapshot."""
+        """Number of records, and bytes of rows, after the newest snapshot."""
         return self._writer.records_since_snapshot, self._writer.bytes_since_snapshot
 
     # Called on the event loop

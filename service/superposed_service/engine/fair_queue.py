@@ -68,7 +68,7 @@ class FairQueue(Generic[W]):
 
     @property
     def size(self) -> int:
-        """What all that waits costs."""
+        """Total cost of all entries."""
         return sum(self._sizes.values())
 
     def push(self, work: W, source: str, size: int, deadline: float) -> None:
@@ -80,7 +80,7 @@ class FairQueue(Generic[W]):
         self._counts[source] = self._counts.get(source, 0) + 1
 
     def peek(self) -> QueueEntry[W] | None:
-        """Who is next."""
+        """Return the next entry."""
         return self._heap[0] if self._heap else None
 
     def pop(self) -> QueueEntry[W]:
@@ -103,11 +103,11 @@ class FairQueue(Generic[W]):
                 del self._last[source]
 
     def count(self, source: str) -> int:
-        """How many requests of a source wait."""
+        """Return the number of waiting requests of a source."""
         return self._counts.get(source, 0)
 
     def wait_s(self, source: str, size: int) -> float:
-        """How long so much more of a source would take to be answered, from what turns took lately.
+        """Return the estimated wait of `size` more rows of a source, in seconds.
 
         Of other sources only as much goes first as this one has itself.
         """

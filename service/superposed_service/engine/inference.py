@@ -77,7 +77,7 @@ class InferenceExecutor:
             self._loop_rows = rows
 
     def is_inline(self, rows: RowBatch) -> bool:
-        """Whether rows may be answered on the event loop: few, of one context, and that one is at hand."""
+        """Return True if the event loop may answer rows: few, of one context that is materialised."""
         few = rows.contexts is None and len(rows) <= self._loop_rows
         return few and self._writer.store.has_at_hand(rows.context)
 
@@ -159,7 +159,7 @@ class InferenceExecutor:
                 self._wake.notify()
 
     def _has_come_more(self) -> bool:
-        """Whether this turn of the event loop brought reads: the next one may bring more, for one batch."""
+        """Return True if this turn of the event loop brought requests: the next may bring more."""
         with self._wake:
             seen, self._seen = self._seen, len(self._lines.reads)
             return seen < self._seen and self._lines.reads.size < self._loop_rows

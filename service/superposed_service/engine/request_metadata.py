@@ -1,4 +1,4 @@
-"""Who asks, and until when an answer is of use: what the queues go by.
+"""Metadata of a request: its API key and its deadline, for the queues.
 
 It is set where a request comes in, HTTP or gRPC, and follows the request through its task: what lies between
 need not hand it on.
@@ -23,7 +23,7 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 @dataclass(frozen=True)
 class RequestMetadata:
-    """Who asks.
+    """API key and deadline of a request.
 
     Args:
         source: An API key's id, `ANYONE` on a server without keys; empty for the service itself.
@@ -43,7 +43,7 @@ _caller: ContextVar[RequestMetadata] = ContextVar("superposed_caller", default=_
 
 
 def current_request() -> RequestMetadata:
-    """Who sent the request that this task works on; the service itself where nobody did."""
+    """Return the metadata of the request that this task works on; of the service itself without a request."""
     return _caller.get()
 
 

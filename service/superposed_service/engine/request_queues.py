@@ -126,7 +126,7 @@ class RequestQueues:
         return taken
 
     def _next_wanted_job(self) -> QueueEntry[Work] | None:
-        """Who is next, once those have left whose answer nobody wants any more."""
+        """Return the next job whose client still waits."""
         while (ticket := self.jobs.peek()) is not None:
             late = ticket.deadline <= time.monotonic()
             if not (late or ticket.work.done):

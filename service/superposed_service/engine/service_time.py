@@ -16,7 +16,7 @@ _UNUSUAL = 4.0
 
 
 class ServiceTimeModel:
-    """How long turns take: `fixed + size * each`, from what turns took lately (weighted least squares)."""
+    """Service time of turns: `fixed + size * each`, by weighted least squares over recent turns."""
 
     def __init__(self) -> None:
         self._turns = 0
@@ -25,7 +25,7 @@ class ServiceTimeModel:
 
     @property
     def is_known(self) -> bool:
-        """Whether there were enough turns to go by."""
+        """True if there were enough turns to go by."""
         return self._turns >= _ENOUGH_TURNS
 
     def note(self, size: int, seconds: float) -> None:
@@ -51,5 +51,5 @@ class ServiceTimeModel:
         self._fixed_s = mean_seconds - self._each_s * mean_size
 
     def seconds(self, turns: int, size: int) -> float:
-        """How long so many turns take that answer so much together; 0 while too little is known."""
+        """Return the estimated seconds of `turns` turns over `size` rows in total; 0 while unknown."""
         return turns * self._fixed_s + size * self._each_s

@@ -1,4 +1,4 @@
-"""What the engine reports of its work: from a request's way through the queue to counts, times and spans."""
+"""Telemetry of the engine: a request's way through the queue as counts, times and spans."""
 
 from __future__ import annotations
 

@@ -113,22 +113,22 @@ class Writer:
 
     @property
     def pending(self) -> int:
-        """How many committed changes wait to be applied."""
+        """Number of committed changes that wait to be applied."""
         return len(self._committed)
 
     @property
     def committing(self) -> bool:
-        """Whether a group is on its way to the disk."""
+        """True while a group is being written to the journal."""
         return self._flight is not None
 
     @property
     def landed(self) -> bool:
-        """Whether that group has arrived, or failed to: `finish` would not wait."""
+        """True if that group was committed, or failed: `finish` would not wait."""
         flight = self._flight  # the event loop asks too
         return flight is not None and flight[1].done()
 
     def may_begin(self, grouped: bool) -> bool:
-        """Whether a change may be checked now: what it is checked against stays so until its turn."""
+        """Return True if a change may be prepared now: the tasks stay as they are until its turn."""
         if self.committing:
             return False
         waiting = [one.write.write for one in self._committed if one.write is not None]

@@ -1,1 +1,1 @@
-"""What the service tells of itself: metrics, logs, traces. Nothing here changes what it does."""
+"""Metrics, logs and traces. Nothing here changes what the service does."""

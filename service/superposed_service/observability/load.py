@@ -1,4 +1,4 @@
-"""How busy the engine is: counted as requests are answered, summed up once a second."""
+"""Load of the engine: counted with each response, summed up once a second."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Load:
             now.latencies_s.append(latency_s)
 
     def summary(self) -> dict[str, Any]:
-        """What happened since the last summary, as JSON values: rates a second, times in milliseconds.
+        """Return the load since the last summary as JSON values: rates a second, times in milliseconds.
 
         `batch_rows` and the latencies are null where nothing was answered.
         """

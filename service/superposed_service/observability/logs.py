@@ -22,7 +22,7 @@ _LOGGERS = ("superposed", "uvicorn", "uvicorn.error")
 
 
 def logging_config(settings: Settings) -> dict[str, Any]:
-    """What `logging.config.dictConfig` takes: to standard error, in the form and from the level set."""
+    """Return the value for `logging.config.dictConfig`: standard error, with the form and level set."""
     before: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,

@@ -55,7 +55,7 @@ class _Route:
 
 
 class Metrics(Collector):
-    """What is counted and timed while requests are served.
+    """Counts and times of a running service.
 
     HTTP requests are written by the event loop's thread, the rest by whoever has the store; read by any.
 

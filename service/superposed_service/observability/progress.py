@@ -1,4 +1,4 @@
-"""How far a replay has come."""
+"""Progress of a replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a request while it is served: for whatever is counted or logged meanwhile."""
+"""Ids of a request while it is served, for logs, metrics and traces."""
 
 from __future__ import annotations
 

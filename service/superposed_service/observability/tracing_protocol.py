@@ -1,4 +1,4 @@
-"""What the service asks of whoever keeps traces: `tracing.py` has the one that there is."""
+"""Protocol of a tracer: `opentelemetry.py` implements it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class RequestSpan(Protocol):
 
 
 class Tracing(Protocol):
-    """Where spans go. Any thread."""
+    """Receiver of spans. Any thread."""
 
     def request(
         self, method: str, path: str, headers: Mapping[str, str]

@@ -75,7 +75,7 @@ async def learn_model(
 
 
 class _Plan:
-    """What is going to be learned.
+    """Plan of a distillation.
 
     Args:
         rows: Rows of one pass.
@@ -89,24 +89,24 @@ class _Plan:
 
     @property
     def updates(self) -> int:
-        """How many there are in all."""
+        """Number of updates in all."""
         return self._passes * self._updates
 
     def rows_after(self, updates: int) -> int:
-        """How many rows the updates after the first so many have."""
+        """Return the number of rows in the updates after the first `updates`."""
         done, rest = divmod(updates, self._updates) if self._updates else (0, 0)
         return (self._passes - done) * self._rows - rest * self._size
 
 
 def _learned(model: RetrievedModel) -> int:
-    """How many of a network's sample rows are learned."""
+    """Return the number of a network's sample rows that are learned."""
     rows = model.tensors.get("rows")
     count = len(rows) if rows is not None and rows.ndim else 0
     return max(0, count - held_out(count))
 
 
 async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:
-    """How well the task answers as the network does, a few rows in each of the engine's turns."""
+    """Return the agreement of the task with the network, measured a few rows in each turn of the engine."""
     parts = torch.split(taught.held_inputs, size)
     answers = [await engine.call(partial(_answers, key=key, rows=rows), size=len(rows)) for rows in parts]
     return taught.agreement(torch.cat(answers))

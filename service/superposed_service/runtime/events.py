@@ -1,4 +1,4 @@
-"""What happens to the store, told to whoever listens: bounded, and never waited for.
+"""Events of the store for its listeners: bounded, and never waited for.
 
 The engine's thread publishes and goes on. Each listener has a queue of its own; one whose queue is full is
 too slow, and is dropped. The newest events are remembered, so that a listener that lost its connection
@@ -52,7 +52,7 @@ class Event:
     keys: frozenset[str] = frozenset()
 
     def is_for(self, may_name: Callable[[str], bool]) -> bool:
-        """Whether somebody who may name those keys may learn of it."""
+        """Return True if a listener that may name those keys may see the event."""
         return all(map(may_name, self.keys))
 
 
@@ -144,7 +144,7 @@ class Events:
 
     @property
     def listeners(self) -> int:
-        """How many listen."""
+        """Number of listeners."""
         return len(self._subscriptions)
 
     def applied(self, record: Record, outcome: Future[JsonObject]) -> None:
@@ -208,5 +208,5 @@ class Events:
 
 
 def _reason(error: BaseException) -> str:
-    """Why nothing was learned, as whoever listens may know it: what a bug says stays inside."""
+    """Return the public reason why nothing was learned; the message of a bug stays inside."""
     return str(error) if isinstance(error, SuperposedError) else "something went wrong inside the service"

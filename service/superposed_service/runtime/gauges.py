@@ -1,4 +1,4 @@
-"""What is read whenever somebody looks: the store, its disk, its device, and readiness."""
+"""Gauges that are read on demand: the store, its disk, its device, and readiness."""
 
 from __future__ import annotations
 

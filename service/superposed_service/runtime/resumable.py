@@ -18,7 +18,7 @@ async def _always() -> None:
 
 @dataclass(frozen=True)
 class ResumableRequest:
-    """What a request that makes several changes goes by.
+    """A request that makes several changes, and can be resumed after an interruption.
 
     Args:
         origin: The request: sent again, it goes on where it stopped.
@@ -36,7 +36,7 @@ class ResumableRequest:
         return self.origin and self.origin.part(number)
 
     def answered(self, writer: Writer, most: int) -> int:
-        """How many of its first `most` changes were answered when the request came before.
+        """Return the number of its first `most` changes that an earlier attempt has completed.
 
         Raises:
             IdempotencyMismatch: The request's key came with another request.

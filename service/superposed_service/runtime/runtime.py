@@ -49,7 +49,7 @@ class Principal(Protocol):
 
 @dataclass
 class Runtime:
-    """What a request is served by.
+    """A running service.
 
     Args:
         settings: How this server runs.
@@ -76,7 +76,7 @@ class Runtime:
 
     @property
     def refusal(self) -> NotReady | None:
-        """Why the service is not ready, or None.
+        """Reason why the service is not ready, or None.
 
         That the store was recovered, and its digests were good, is so since before the engine was started.
         """

@@ -1,4 +1,4 @@
-"""What is on the disk: the data directory, its snapshots, and its journal."""
+"""The data directory: snapshots, journal, idempotency responses, API keys."""
 
 from superposed_service.storage.api_keys import ApiKey, ApiKeys
 from superposed_service.storage.canaries import Canaries, Canary

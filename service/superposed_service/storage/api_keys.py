@@ -49,7 +49,7 @@ class ApiKey:
     updates_per_second: float | None = None
 
     def is_good(self, now: float) -> bool:
-        """Whether it was neither revoked nor has expired."""
+        """Return True if it was neither revoked nor has expired."""
         return self.revoked is None and (self.expires is None or now < self.expires)
 
 

@@ -98,7 +98,7 @@ class Canaries:
             self.drop(key, [slot for slot, canary in kept.items() if gone(canary)])
 
     def take_changes(self) -> list[Statement]:
-        """What writes the changes since the last time, for the next transaction."""
+        """Return the statements that write the changes since the last call, for the next transaction."""
         statements: list[Statement] = []
         for key, slot in self._changed:
             canary = self[key].get(slot)

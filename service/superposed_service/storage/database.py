@@ -133,7 +133,7 @@ class Database:
             )
 
     def _error(self, error: Exception, doing: str) -> JournalCorrupt | StorageUnavailable:
-        """What a read that failed means: damage, or a disk that refuses."""
+        """Return the error of a read that failed: damage, or a disk that refuses."""
         wrong = getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA
         if wrong or isinstance(error, _DAMAGE):
             return self.corrupt("a page's checksum is wrong" if wrong else error)
@@ -201,7 +201,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """What is executed inside is on the disk, all of it, when this ends; or else none of it counts.
+        """Commit everything that is executed inside, or nothing of it.
 
         Raises:
             StorageUnavailable: The disk refused, now or before.

@@ -164,7 +164,7 @@ class DataDirectory:
 
     @property
     def untouched(self) -> bool:
-        """Whether no store was ever here: neither a whole snapshot nor a journal with records."""
+        """True if no store was ever here: neither a whole snapshot nor a journal with records."""
         if not self.snapshots.untouched:
             return False
         if not (self.path / "journal.db").exists():

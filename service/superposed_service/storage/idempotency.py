@@ -139,7 +139,7 @@ class IdempotencyStore:
         )
 
     def find(self, origin: IdempotencyKey) -> IdempotencyResponse | None:
-        """What was kept for a request, where it came before.
+        """Return the stored response of a request that was seen before.
 
         Raises:
             IdempotencyMismatch: The key came with another request.
@@ -154,7 +154,7 @@ class IdempotencyStore:
         return kept
 
     def unanswered(self) -> dict[int, IdempotencyResponse]:
-        """What replay will answer, by sequence."""
+        """Return the requests that replay will answer, by sequence."""
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
     def add(self, origin: IdempotencyKey, sequence: int) -> Statement:
@@ -174,7 +174,7 @@ class IdempotencyStore:
             self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
 
     def take_changes(self) -> list[Statement]:
-        """What writes the answers settled since the last time, for the next transaction.
+        """Return the statements that write the responses settled since the last call.
 
         Responses whose time is over are forgotten.
         """

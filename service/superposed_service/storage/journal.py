@@ -105,7 +105,7 @@ class Journal:
 
     @property
     def has_records(self) -> bool:
-        """Whether there is any record."""
+        """True if there is any record."""
         return self.sequence > self.horizon
 
     def begin(self, sequence: int) -> None:

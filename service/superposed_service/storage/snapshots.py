@@ -17,7 +17,7 @@ __all__ = ["Snapshot", "Snapshots"]
 
 
 class Snapshot(BaseModel):
-    """What the manifest says of one snapshot.
+    """The manifest of one snapshot.
 
     Args:
         id: Its name.
@@ -69,7 +69,7 @@ class Snapshots:
 
     @property
     def untouched(self) -> bool:
-        """Whether no snapshot was ever written here; one that was only begun does not count."""
+        """True if no snapshot was ever written here; one that was only begun does not count."""
         return all(path.name.startswith(".") for path in self._folder.iterdir())
 
     def list(self) -> list[Snapshot]:

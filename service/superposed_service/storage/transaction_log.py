@@ -1,4 +1,4 @@
-"""What is written together: records, their answers, canaries, and the witness of what was acknowledged."""
+"""The transaction log: records, responses, canaries and the high-water mark, written together."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TransactionLog:
 
     @property
     def failure(self) -> str | None:
-        """Why nothing is written any more, or None."""
+        """Reason why nothing is written any more, or None."""
         return self._database.failure
 
     def fail(self, reason: str) -> None:
@@ -111,7 +111,7 @@ class TransactionLog:
         return self.write(changes, self.take_changes(), digest=digest)
 
     def take_changes(self) -> list[Statement]:
-        """What writes the answers and canaries that changed since the last time, for the next `write`."""
+        """Return the statements for responses and canaries that changed since the last call."""
         unwritten, self._unwritten = self._unwritten, []
         return [*unwritten, *self.answers.take_changes(), *self.canaries.take_changes()]
 

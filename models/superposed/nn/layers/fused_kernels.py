@@ -37,7 +37,7 @@ _PARALLEL_ROWS = 32
 
 
 class Layout(NamedTuple):
-    """Where a bound row's numbers come from.
+    """Sources of a bound row's numbers.
 
     For a family that turns pairs, number j of the first half is turned with number j of the second half;
     `first` and `second` of them come from the row, the second half's from `offset` on. For one that flips
@@ -100,7 +100,7 @@ def _compiled(parallel: bool = False) -> Callable[[Any], Any]:
 
 @_compiled()
 def _scale(row: Any, known: Any) -> Any:
-    """What a row's numbers are shifted and multiplied by (layer normalisation, no learned scale)."""
+    """Return the shift and the factor of a row's numbers (layer normalisation, no learned scale)."""
     zero, one, count, epsilon, relu, normalise = known
     if not normalise:
         return zero, one

@@ -134,11 +134,11 @@ class SuperposedModule(nn.Module):
             self._layers[path] = layer if isinstance(layer, SuperposedLinear) else layer.patches
 
     def superposed_layers(self) -> dict[str, SuperposedLinear]:
-        """What binds, by the names that contexts are derived from; of a convolution, its patches' product."""
+        """Return the binding layers by name; of a convolution, the product over its patches."""
         return dict(self._layers)
 
     def bound_features(self) -> dict[str, int]:
-        """How many features each layer binds (inputs and the constant)."""
+        """Return the number of features that each layer binds (inputs and the constant)."""
         return {name: layer.bound_features for name, layer in self._layers.items()}
 
     def forward(self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Any = None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Who may do what: API keys, scopes, task-key patterns."""
+"""API keys, scopes and task-key patterns; quotas and cross-site requests."""
 
 from superposed_service.api.auth.api_keys import create, keys_body, revoke, rotate
 from superposed_service.api.auth.authorization import ACCESS_RULES, Access, Principal, admit, principal_of

@@ -1,4 +1,4 @@
-"""Who may do what: checked before a body is read, and for every task that a context names."""
+"""Authorization: before a body is read, and for every task that a context names."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
 
 @dataclass(frozen=True)
 class Principal:
-    """Whoever sent a request.
+    """The API key that sent a request.
 
     Args:
         key: The API key; None on a server without keys, where anyone may do anything.
@@ -120,7 +120,7 @@ class Principal:
 
     @property
     def author(self) -> str | None:
-        """What the journal calls it by."""
+        """Its id in the journal."""
         return None if self.key is None else self.key.id
 
     @property
@@ -134,14 +134,14 @@ class Principal:
         return self.key is None or self.key.scope == "admin"
 
     def is_still_good(self, keys: ApiKeys) -> bool:
-        """Whether a request of its that began earlier may go on: the key is as it was, and not over."""
+        """Return True if its API key is unchanged and has not expired, so that a long request may go on."""
         if self.key is None:
             return len(keys) == 0
         now = keys.get(self.key.id)
         return now == self.key and now.is_good(time.time())
 
     def may_name(self, key: str) -> bool:
-        """Whether a task key is within what it may name."""
+        """Return True if it may name a task key."""
         return self.key is None or fnmatchcase(key, self.key.tasks)
 
     def check_task(self, key: str) -> None:
@@ -150,7 +150,7 @@ class Principal:
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
 
     def may_address(self, context: object) -> bool:
-        """Whether `check_contexts` lets a context pass."""
+        """Return True if `check_contexts` accepts a context."""
         try:
             self.check_contexts([context])
         except SuperposedError:
@@ -184,7 +184,7 @@ class Principal:
                 )
 
     def _distance(self, leaves: Iterable[Leaf]) -> float:
-        """How far from the identity a composition is."""
+        """Return the distance of a composition from the identity."""
         shares: dict[str, float] = defaultdict(float)
         for leaf in leaves:
             scale = 1.0 if self.cyclic or leaf.exponent is None else leaf.exponent
@@ -193,14 +193,14 @@ class Principal:
 
 
 def principal_of(scope: Mapping[str, object]) -> Principal:
-    """Whoever sent the request of an ASGI scope."""
+    """Return the principal that sent the request of an ASGI scope."""
     found = scope[_STATE]
     assert isinstance(found, Principal)  # noqa: S101 - `Access` has put it there
     return found
 
 
 def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None, *, cyclic: bool = False) -> Principal:
-    """Whoever carries an `Authorization` header, where scope infer is needed.
+    """Return the principal of an `Authorization` header, where scope infer is needed.
 
     Args:
         keys: The API keys.

@@ -1,4 +1,4 @@
-"""What other sites' pages may not do with the browser of somebody who reaches this server."""
+"""Protection against cross-site requests from a browser that reaches this server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much an API key may ask for in a second: requests, rows, updates."""
+"""Quotas of an API key for each second: requests, rows, updates."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Quotas:
         return bucket
 
     def _rate(self, key: ApiKey | None, unit: str) -> float:
-        """What a key may do in a second; 0 for as much as it likes."""
+        """Return a key's rate a second; 0 for no limit."""
         own: float | None = None if key is None else getattr(key, f"{unit}_per_second")
         default: float = getattr(self._settings, f"quota_{unit}_per_s")
         return default if own is None else own

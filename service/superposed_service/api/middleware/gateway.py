@@ -1,4 +1,4 @@
-"""What every request passes first, in pure ASGI: the entrance, and a short way to the hot routes."""
+"""The request gateway in pure ASGI: every request passes it first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When refusals leave: later, and one after another, so that refusing costs little however many ask."""
+"""Delayed rejection: rejections leave later, one after another, so that floods of them cost little."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class RejectionDelay:
         self._next: dict[Hashable, float] = {}  # sources are API keys: there are not many
 
     def wait_s(self, source: Hashable) -> float:
-        """How long the next refusal of a source is held back."""
+        """Return the seconds that the next rejection of a source is delayed."""
         now = self._clock()
         earliest = now + self._pause_s
         leaves = min(max(earliest, self._next.get(source, 0.0)), now + _MOST_PAUSES * self._pause_s)

@@ -1,4 +1,4 @@
-"""Where the service listens: on loopback only, unless somebody controls access."""
+"""Bind address of the service: loopback only, unless something controls access."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
 
 
 def _is_local(host: str) -> bool:
-    """Whether only this machine reaches what listens there; an empty host is every interface."""
+    """Return True if only this machine reaches the host; an empty host is every interface."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

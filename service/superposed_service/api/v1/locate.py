@@ -40,7 +40,7 @@ def named(body: LocateBody) -> list[str]:
 
 
 def _width(inputs: Any) -> int:
-    """How many numbers the first row has; -1 where it is no row."""
+    """Return the length of the first row; -1 where it is no row."""
     try:
         return len(inputs[0])
     except (TypeError, IndexError):
@@ -48,7 +48,7 @@ def _width(inputs: Any) -> int:
 
 
 def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
-    """How many answers, rows times candidates, a search computes; raises `CapacityExceeded` beyond `most`."""
+    """Return the number of candidate evaluations; raises `CapacityExceeded` where it is above `most`."""
     count = EXPONENT_TRIES if body.exponent_of is not None else len(candidates)
     wanted = len(RowBatch(None, None, body.inputs)) * count
     check_tries(wanted, most)

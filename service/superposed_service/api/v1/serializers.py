@@ -1,4 +1,4 @@
-"""What routes ask of the store, on the engine's thread: API bodies from library values, and back."""
+"""Serializers: API bodies from library values, and back, on the engine thread."""
 
 from __future__ import annotations
 

@@ -129,7 +129,7 @@ class GrpcFace:
         await self._server.stop(grace=5.0)
 
     def _handler(self, name: str, header: str | None) -> Any:
-        """What answers a call, decided by its head: the body of one that is refused is not read."""
+        """Return the handler of a call by its head: the body of a rejected call is not read."""
         try:
             principal = admit(
                 self._running.directory.ledger().api_keys,

@@ -1,4 +1,4 @@
-"""What the protocol asks about a server and its models: a model is a context, by its text."""
+"""Metadata of the server and its models for the protocol: a model is a context, by its text."""
 
 from __future__ import annotations
 

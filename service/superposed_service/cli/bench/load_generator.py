@@ -30,7 +30,7 @@ _PREPARED = 512
 
 @dataclass(frozen=True)
 class Load:
-    """What is sent.
+    """A load to send.
 
     Args:
         url: The server.
@@ -63,7 +63,7 @@ class Load:
 
 @dataclass
 class Outcome:
-    """How a load was served.
+    """Result of a load.
 
     Args:
         seconds: How long it took: until the last good answer, where there was one.
@@ -228,7 +228,7 @@ class _Connection(asyncio.Protocol):
         return found
 
     def data_received(self, data: bytes) -> None:
-        """How long an answer's body is stands in its head."""
+        """Read as many bytes of the body as the head's length says."""
         self._received += data
         head, end, body = self._received.partition(b"\r\n\r\n")
         head = head.lower()
@@ -244,7 +244,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def _next(load: Load, until: float, times: asyncio.Queue[float], outcome: Outcome) -> float | None:
-    """When the next request counts from: now, or its own time; None at the end."""
+    """Return the time that the next request counts from; None at the end."""
     now = time.perf_counter()
     if load.rate is None:
         return now if now < until else None

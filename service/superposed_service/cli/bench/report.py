@@ -1,4 +1,4 @@
-"""How a load was served: for people, and for programs."""
+"""Report of a load: for people, and for programs."""
 
 from __future__ import annotations
 

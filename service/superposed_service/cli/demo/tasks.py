@@ -1,4 +1,4 @@
-"""What the demo teaches: permuted images beside entirely different tasks."""
+"""Tasks of the demo: permuted images beside entirely different tasks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DemoTask:
 
     @property
     def scale(self) -> NDArray[np.float64]:
-        """What features are divided by, (features,): one number for images, each its own for tables."""
+        """Divisors of the features, (features,): one number for images, one for each feature of a table."""
         deviation = self.data.train_x.std(0, dtype=np.float64)
         if self.data.features > 32:
             return np.full_like(deviation, float(np.sqrt(np.square(deviation).mean())))

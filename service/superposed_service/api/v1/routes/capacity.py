@@ -1,4 +1,4 @@
-"""How full the store is, and how its tasks stand to each other."""
+"""Fill level of the store, and relations between its tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the routes share: the service behind a request, and bodies documented but read by the codec."""
+"""Helpers of the routes: the service behind a request, its principal, its body."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def running(request: Request) -> Runtime:
 
 
 async def origin(request: Request) -> IdempotencyKey | None:
-    """What tells the request from others, where it has an `Idempotency-Key`.
+    """Return the idempotency key of a request that has an `Idempotency-Key`.
 
     Raises:
         InvalidRequest: The key is no key.
@@ -70,7 +70,7 @@ def refuse_repeats(request: Request) -> None:
 
 
 async def errand(request: Request) -> ResumableRequest:
-    """What a request that makes several changes goes by.
+    """Return the resumable form of a request that makes several changes.
 
     Raises:
         InvalidRequest: Its `Idempotency-Key` is no key.
@@ -121,7 +121,7 @@ async def submit(request: Request, change: Change) -> JsonObject:
 
 
 def principal(request: Request) -> Principal:
-    """Whoever asks."""
+    """Return the principal of a request."""
     return principal_of(request.scope)
 
 

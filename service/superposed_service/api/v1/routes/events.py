@@ -1,4 +1,4 @@
-"""What happens, as it happens: server-sent events."""
+"""Server-sent events of the store."""
 
 from __future__ import annotations
 

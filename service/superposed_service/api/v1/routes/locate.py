@@ -1,4 +1,4 @@
-"""Which task is this?"""
+"""Routes of task inference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def locate(request: Request) -> Response:
 
 
 async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> dict[str, Any]:
-    """What the store finds for the body of whoever asks.
+    """Return the response of task inference for a body.
 
     Args:
         request: Whoever asks has to have quota for every row under every candidate,

@@ -1,4 +1,4 @@
-"""Whose updates are recorded and not learned from."""
+"""Routes of the quarantine."""
 
 from __future__ import annotations
 

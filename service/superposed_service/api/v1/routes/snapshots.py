@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
 
 @router.post("", response_model=SnapshotBody, summary="Take a snapshot")
 async def take(request: Request) -> Response:
-    """When it answers, the snapshot is on the disk."""
+    """Take a snapshot; it is on the disk when the response leaves."""
     snapshot = await running(request).snapshot()
     return json_response(snapshot.model_dump())
 

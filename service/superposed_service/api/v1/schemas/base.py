@@ -1,4 +1,4 @@
-"""What all bodies share."""
+"""Base classes of all bodies."""
 
 from __future__ import annotations
 

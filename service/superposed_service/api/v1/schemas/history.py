@@ -14,7 +14,7 @@ Sequence = Annotated[int, Field(ge=1, strict=True)]
 
 
 class WithoutBody(Body):
-    """Which records are taken out: all that teach a task, all that an API key sent, or a range."""
+    """Records to take out: all that teach a task, all that an API key sent, or a range."""
 
     task: str | None = Field(None, description="Its updates, also those of compositions that contain it.")
     api_key: str | None = Field(None, description="The updates that the API key of this id sent.")
@@ -45,7 +45,7 @@ class RollbackBody(Body):
 
 
 class RollbackAnswer(BaseModel):
-    """What `POST /v1/rollback` did."""
+    """Response of `POST /v1/rollback`."""
 
     sequence: int = Field(description="The rollback's own; those taken out are not used again.")
     rebuilt_from: int | None = Field(description="Sequence of the snapshot; null where nothing was to do.")

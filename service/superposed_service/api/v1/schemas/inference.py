@@ -101,7 +101,7 @@ class LocatedBody(BaseModel):
 
 
 class InferAnswer(BaseModel):
-    """What `POST /v1/infer` answers; row order kept, null where a field does not apply to a row's task."""
+    """Response of `POST /v1/infer`; row order kept, null where a field does not apply to a row's task."""
 
     sequence: int
     labels: list[str | int | None] | None = None
@@ -130,7 +130,7 @@ class UpdateBody(EvaluateBody):
 
 
 class EvaluateAnswer(BaseModel):
-    """What `POST /v1/evaluate` answers."""
+    """Response of `POST /v1/evaluate`."""
 
     rows: int
     loss: float
@@ -138,6 +138,6 @@ class EvaluateAnswer(BaseModel):
 
 
 class UpdateAnswer(EvaluateAnswer):
-    """What `POST /v1/update` answers: measured before the first step."""
+    """Response of `POST /v1/update`: measured before the first step."""
 
     sequence: int

@@ -42,7 +42,7 @@ class LocateBody(Body):
 
 
 class ScoreBody(BaseModel):
-    """How likely the rows belong to a context, among those that were tried."""
+    """Likelihood that the rows belong to a context, among the candidates."""
 
     context: str
     probability: float
@@ -63,7 +63,7 @@ class ConsolidateBody(Body):
 
 
 class ConsolidateAnswer(BaseModel):
-    """What consolidation did: slices up to the first one that would have made the tasks worse."""
+    """Response of consolidation: slices up to the first one that would have made the tasks worse."""
 
     sequence: int
     before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice;")
@@ -73,7 +73,7 @@ class ConsolidateAnswer(BaseModel):
 
 
 class LearnModelAnswer(BaseModel):
-    """What `PUT /v1/tasks/{key}/model` did."""
+    """Response of `PUT /v1/tasks/{key}/model`."""
 
     sequence: int
     updates: int

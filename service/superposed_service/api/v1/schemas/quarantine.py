@@ -21,7 +21,7 @@ class QuarantineBody(Body):
 
 
 class QuarantineAnswer(BaseModel):
-    """Who is in quarantine from when on."""
+    """A source in quarantine, and since when."""
 
     source: str = Field(description=_SOURCE)
     since: int = Field(description="Sequence number of the decision.")

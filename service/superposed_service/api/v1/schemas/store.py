@@ -30,7 +30,7 @@ class JournalBody(BaseModel):
 
 
 class RecoveryBody(BaseModel):
-    """How the store came back when the service was started."""
+    """Recovery of the store when the service was started."""
 
     snapshot: str
     replayed: int
@@ -72,7 +72,7 @@ class LayerBody(BaseModel):
 
 
 class TasksLeftBody(BaseModel):
-    """How many more tasks like these fit before the mean accuracy falls by `for_drop`."""
+    """Number of further tasks like these that fit before the mean accuracy falls by `accuracy_drop`."""
 
     estimate: int
     low: int
