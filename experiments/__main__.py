@@ -15,7 +15,7 @@ experiments = typer.Typer(no_args_is_help=True, help="The paper's experiments, w
 
 @experiments.callback()
 def _experiments() -> None:
-    """The paper's experiments: JSON and PNG under --results, resumable."""
+    """Run an experiment: JSON and PNG under --results, resumable."""
 
 
 @experiments.command("permuted-mnist")
@@ -70,7 +70,7 @@ def permuted_mnist(
         "docs/results/permuted-mnist"
     ),
 ) -> None:
-    """A new pixel permutation every 1,000 steps: how much of the first tasks is left?"""
+    """Learn a new pixel permutation every 1,000 steps, and measure what is left of the first tasks."""
     import torch
 
     from experiments.permuted import PAPERS_OPTIMIZER, PermutedConfig, run
@@ -142,7 +142,7 @@ def _run_all(
     threads: int,
     again: bool,
 ) -> None:
-    """Runs what has no result yet, and draws all that have one.
+    """Run what has no result yet, and draw all that have one.
 
     Raises:
         ConfigError: There is a result of that name with other settings.
@@ -179,7 +179,7 @@ def rotating_mnist(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """Digits that turn slowly: no context, one for each tenth of a turn, mixtures, powers, cyclic powers."""
+    """Learn digits that turn slowly: no context, one for each tenth of a turn, mixtures, powers."""
     from experiments.rotating import METHODS, RotatingConfig, run
 
     configs = (
@@ -202,7 +202,7 @@ def personalisation(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """Many related tasks with few rows each: what may they share?"""
+    """Learn many related tasks with few rows each, and compare what they share."""
     from experiments.personalisation import METHODS, PersonalConfig, run
 
     values = {"drift": drift, "users": users, "rows": rows}
@@ -227,7 +227,7 @@ def incremental(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """Five blocks of two classes under the same two outputs, one block after another, in a ConvNet."""
+    """Learn five blocks of two classes under the same two outputs, one block after another."""
     from experiments.incremental import METHODS, IncrementalConfig, run
 
     configs = (
@@ -284,7 +284,7 @@ def variants(
     threads: Threads = 0,
     again: Again = False,
 ) -> None:
-    """Other ways to more tasks in the same weights, each tried alone."""
+    """Try other ways to more tasks in the same weights, each alone."""
     from experiments.variants import VARIANTS, VariantConfig, run
 
     names = [name for name in only.split(",") if name] or list(VARIANTS)

@@ -37,12 +37,12 @@ class _Anchored(Standard):
             self._pull[name] += importance[name] * value.detach()
 
     def penalty_gradient(self, name: str) -> Tensor:
-        """Gradient of `strength / 2 Σ_k I_k (w - w_k)²`."""
+        """Return gradient of `strength / 2 Σ_k I_k (w - w_k)²`."""
         value = self._parameters[name].detach()
         return self._strength * (self._importance[name] * value - self._pull[name])
 
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
-        """One step on the task's loss and the penalty."""
+        """Take one step on the task's loss and the penalty."""
         self._optimizer.zero_grad(set_to_none=True)
         self.loss(task, x, y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._before_step()
@@ -53,10 +53,10 @@ class _Anchored(Standard):
         self._optimizer.step()
 
     def _before_step(self) -> None:
-        """Sees the loss's own gradients before the penalty is added."""
+        """See the loss's own gradients before the penalty is added."""
 
     def state(self) -> dict[str, Tensor]:
-        """The network's, and the anchors."""
+        """Return the network's, and the anchors."""
         state = super().state()
         for name in self._parameters:
             state[f"importance.{name}"] = self._importance[name]
@@ -64,7 +64,7 @@ class _Anchored(Standard):
         return state
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The network's, and the anchors."""
+        """Restore the network's state, and the anchors."""
         super().load_state(state)
         for name in self._parameters:
             self._importance[name] = state[f"importance.{name}"].clone()
@@ -80,7 +80,7 @@ class EWC(_Anchored):
     _ROWS = 1024
 
     def end(self, task: int, x: Tensor, y: Tensor) -> None:
-        """Estimates the importance of every weight for this task."""
+        """Estimate the importance of every weight for this task."""
         del y
         fisher = self._zeros()
         rows = min(self._ROWS, len(x))
@@ -100,7 +100,7 @@ class SynapticIntelligence(_Anchored):
     _DAMPING = 0.1
 
     def begin(self, task: int) -> None:
-        """A new path starts."""
+        """Begin a new path."""
         self._path = self._zeros()
         self._start = {name: value.detach().clone() for name, value in self._parameters.items()}
 
@@ -110,14 +110,14 @@ class SynapticIntelligence(_Anchored):
         }
 
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
-        """One step, and what each weight's move was worth."""
+        """Take one step, and note the gain of each weight's move."""
         before = {name: value.detach().clone() for name, value in self._parameters.items()}
         super().step(task, x, y)
         for name, value in self._parameters.items():
             self._path[name] -= self._gradient[name] * (value.detach() - before[name])
 
     def end(self, task: int, x: Tensor, y: Tensor) -> None:
-        """Turns the path into importance."""
+        """Turn the path into importance."""
         del x, y
         importance = {}
         for name, value in self._parameters.items():

@@ -29,7 +29,7 @@ class _Layer(nn.Module):
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(outputs)) for _ in range(tasks))
 
     def forward(self, x: Tensor, task: int) -> Tensor:
-        """(B, inputs) to (B, outputs)."""
+        """Map (B, inputs) to (B, outputs)."""
         inner, outer = self.scales[task].split([self.weight.shape[1], self.weight.shape[0]])
         answer: Tensor = F.linear(x * inner, self.weight) * outer + self.biases[task]
         return answer
@@ -70,7 +70,7 @@ class BatchEnsemble(Learner):
         return sum(a * b for a, b in pairs) + self._tasks * sum(a + 2 * b for a, b in pairs)
 
     def begin(self, task: int) -> None:
-        """The task's own vectors; with the first task the shared weights too."""
+        """Make the task's own vectors; with the first task the shared weights too."""
         own: list[nn.Parameter] = []
         for layer in self._layers:
             assert isinstance(layer, _Layer)  # noqa: S101 - made above
@@ -85,22 +85,22 @@ class BatchEnsemble(Learner):
         return x
 
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
-        """One step of the task's optimizer."""
+        """Take one step of the task's optimizer."""
         self._layers.zero_grad(set_to_none=True)
         F.cross_entropy(self._answer(task, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
 
     def logits(self, task: int, x: Tensor) -> Tensor:
-        """The task's answer."""
+        """Return the task's answer."""
         with torch.inference_mode():
             return self._answer(task, x)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and vectors."""
+        """Return weights and vectors."""
         return {name: value.detach() for name, value in self._layers.named_parameters()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Weights and vectors."""
+        """Restore weights and vectors."""
         self._layers.load_state_dict(dict(state))
 
     @property

@@ -76,7 +76,7 @@ class _Stream:
 
 
 def run(config: CapacityConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Fills a store and writes `results/<name>.json`.
+    """Fill a store and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, and at each number of tasks the mean accuracy (percent) over all of them, the

@@ -38,7 +38,7 @@ class Images:
 
 
 def load_images(name: str = "mnist") -> Images:
-    """Reads an IDX data set from `SUPERPOSED_DATA_DIR`, or `cifar10` from pictures in zip files there.
+    """Read an IDX data set from `SUPERPOSED_DATA_DIR`, or `cifar10` from pictures in zip files there.
 
     Raises:
         DataUnavailable: It is not there.
@@ -62,7 +62,7 @@ def load_images(name: str = "mnist") -> Images:
 
 
 def _pictures(path: Path) -> tuple[Tensor, Tensor]:
-    """Pictures `<class>/<id>` of a zip file as rows (N, channels x height x width), 0 to 1, and classes."""
+    """Read pictures `<class>/<id>` of a zip file as rows (N, channels x height x width) and classes."""
     if not path.exists():
         raise DataUnavailable(
             "no pictures there", expected="a zip file of <class>/<id>.jpg", received=str(path)
@@ -79,7 +79,7 @@ def _pictures(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def turned(rows: Tensor, turns: Tensor | float, mean: Tensor) -> Tensor:
-    """Rotates square images about their middle, bilinearly; what comes in from outside is black.
+    """Rotate square images about their middle, bilinearly; what comes in from outside is black.
 
     Args:
         rows: (B, side²), less the mean image.

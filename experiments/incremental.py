@@ -67,7 +67,7 @@ class IncrementalConfig(Config):
         return f"{self.dataset}-{self.method}{length}-seed{self.seed}"
 
     def network(self, images: Images, outputs: int) -> ConvNetConfig:
-        """The ConvNet."""
+        """Return the ConvNet."""
         return ConvNetConfig(input_shape=images.shape, channels=self.channels, outputs=outputs)
 
 
@@ -124,7 +124,7 @@ class _MultiHead:
 
 
 def run(config: IncrementalConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Runs one method and writes `results/<name>.json`.
+    """Run one method and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, and after each block the accuracy (percent) on every block so far.

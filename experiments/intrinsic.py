@@ -76,7 +76,7 @@ class _Subspace:
 
 
 def run(config: IntrinsicConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Trains one task along few directions, prunes it, and writes `results/<name>.json`.
+    """Train one task along few directions, prune it, and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, number of weights, and the accuracy (percent) by number of directions and by
@@ -122,7 +122,7 @@ def run(config: IntrinsicConfig, results: Path, *, progress: bool = True) -> dic
 def _train(
     net: MLP, bindings: Any, start: dict[str, Tensor], images: Images, config: IntrinsicConfig, dimension: int
 ) -> dict[str, Tensor]:
-    """The weights after training along random directions."""
+    """Return the weights after training along random directions."""
     space = _Subspace(start, dimension, config.seed)
     # One learning rate for all numbers of directions, and a smaller one along all weights.
     optimizer = torch.optim.Adam([space.theta], lr=1e-3 if not dimension else 3e-2)
@@ -139,7 +139,7 @@ def _train(
 
 
 def _pruned(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """All but the largest weights of each layer set to 0."""
+    """Return all but the largest weights of each layer set to 0."""
     kept = {}
     for name, value in weights.items():
         count = max(1, round(share * value.numel()))

@@ -36,32 +36,32 @@ class Identity(Family[None]):
     name: ClassVar[str] = "standard"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """Nothing to store."""
+        """Return nothing to store."""
         del features
         return (1,)
 
     def generator_bytes(self, features: int) -> int:
-        """Nothing."""
+        """Return nothing."""
         del features
         return 0
 
     def generate(self, stream: Stream, features: int) -> None:
-        """Nothing to draw."""
+        """Draw nothing."""
 
     def compose(self, terms: Sequence[Term[None]], picks: Stream) -> Tensor:
-        """The number 1."""
+        """Return the number 1."""
         return torch.ones(1)
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """The input itself."""
+        """Return the input itself."""
         return x
 
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """The input itself."""
+        """Return the input itself."""
         return x
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
-        """The response itself: there is no other context."""
+        """Return the response itself: there is no other context."""
         return (x @ weight.T).square()
 
 
@@ -70,26 +70,26 @@ class Learner(ABC):
 
     @abstractmethod
     def begin(self, task: int) -> None:
-        """A new task starts; earlier ones will not be seen again."""
+        """Begin a new task; earlier ones will not be seen again."""
 
     @abstractmethod
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
         """One step on rows (B, inputs) with classes (B,)."""
 
     def end(self, task: int, x: Tensor, y: Tensor) -> None:  # noqa: B027 - optional, not forgotten
-        """The task is over; some of its rows for methods that look back once."""
+        """End the task; some of its rows for methods that look back once."""
 
     @abstractmethod
     def logits(self, task: int, x: Tensor) -> Tensor:
-        """Answers rows (B, inputs) as `task`, (B, outputs)."""
+        """Answer rows (B, inputs) as `task`, (B, outputs)."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name."""
+        """Return everything that a resumed run needs, by name."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `state`."""
+        """Restore what `state` returned."""
 
     @property
     @abstractmethod
@@ -135,19 +135,19 @@ class Superposed(Learner):
         self._contexts = ContextTable(source, 2**30, torch.float32, torch.device("cpu"))
 
     def bindings(self, task: int) -> Mapping[str, Binding]:
-        """Every layer's context of a task."""
+        """Return every layer's context of a task."""
         return self._contexts.bind_all(Context(((TaskId(f"task-{task}"), 1.0, None),)))
 
     def begin(self, task: int) -> None:
         """Nothing: a task is its context."""
 
     def answers(self, task: int, x: Tensor) -> Tensor:
-        """Logits of a batch, to learn by."""
+        """Return logits of a batch, to learn by."""
         logits: Tensor = self._network(x, self.bindings(task))
         return logits
 
     def loss(self, task: int, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of a batch."""
+        """Return mean cross-entropy of a batch."""
         return F.cross_entropy(self.answers(task, x), y)
 
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
@@ -160,7 +160,7 @@ class Superposed(Learner):
         self._optimizer.step()
 
     def logits(self, task: int, x: Tensor) -> Tensor:
-        """Answers under the task's context, folded into the weights: cheaper than binding many rows."""
+        """Answer under the task's context, folded into the weights: cheaper than binding many rows."""
         bindings = self.bindings(task)
         with torch.inference_mode():
             folded = {
@@ -170,7 +170,7 @@ class Superposed(Learner):
             return self._network.forward_retrieved(x, folded)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimizer state."""
+        """Return weights and optimizer state."""
         state = {f"network.{name}": value.detach() for name, value in self._network.named_parameters()}
         for name, parameter in self._network.named_parameters():
             for field, value in self._optimizer.state[parameter].items():
@@ -247,7 +247,7 @@ class Separate(Learner):
         return MLP(config, Identity(), generator=generator)
 
     def begin(self, task: int) -> None:
-        """A fresh network and optimizer."""
+        """Make a fresh network and optimizer."""
         generator = torch.Generator().manual_seed(self._seed * 100_003 + task)
         network = self._network(task, generator)
         self._networks.append(network)
@@ -267,12 +267,12 @@ class Separate(Learner):
         self._schedule.step()
 
     def logits(self, task: int, x: Tensor) -> Tensor:
-        """The task's own network's answer."""
+        """Return the task's own network's answer."""
         with torch.inference_mode():
             return self._answer(task, x)
 
     def state(self) -> dict[str, Tensor]:
-        """Every network's weights."""
+        """Return every network's weights."""
         return {
             f"{task}.{name}": value.detach()
             for task, network in enumerate(self._networks)

@@ -49,7 +49,7 @@ class LocatedConfig(Config):
 
 
 def statistics(logits: Tensor) -> dict[str, Tensor]:
-    """By what a context may be told, (K, B) each, from logits (K, B, outputs): the larger the likelier."""
+    """Return the statistics that may tell a context, (K, B) each, from logits (K, B, outputs)."""
     logits = logits.double()
     energy = torch.logsumexp(logits, dim=2)
     shares = logits.softmax(2)
@@ -62,7 +62,7 @@ def statistics(logits: Tensor) -> dict[str, Tensor]:
 
 
 def run(config: LocatedConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Teaches a store, tries rows of every task under every context, and writes `results/<name>.json`.
+    """Teach a store, try rows of every task under every context, and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, mean accuracy with the key given, and by statistic and number of rows how

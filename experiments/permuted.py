@@ -135,7 +135,7 @@ class PermutedConfig(Config):
         return name
 
     def network(self, data: Dataset) -> MLPConfig:
-        """The network that all tasks share."""
+        """Return the network that all tasks share."""
         return MLPConfig(
             inputs=data.features,
             hidden=(self.units,) * self.hidden_layers,
@@ -202,7 +202,7 @@ class _Rows:
         return torch.Generator().manual_seed(4 * (self._config.seed * 1_000_003 + task) + offset)
 
     def batches(self, task: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The steps' rows: whole passes over the training set, shuffled, cut into batches."""
+        """Return the steps' rows: whole passes over the training set, shuffled, cut into batches."""
         order, generator = self._order(task), self._generator("batches", task)
         left = torch.empty(0, dtype=torch.int64)
         for _ in range(self._config.steps):
@@ -212,17 +212,17 @@ class _Rows:
             yield self._train_x[rows][:, order], self._train_y[rows]
 
     def sample(self, task: int, count: int = 2048) -> tuple[Tensor, Tensor]:
-        """Some of a task's training rows."""
+        """Return some of a task's training rows."""
         return self._train_x[:count][:, self._order(task)], self._train_y[:count]
 
     def accuracy(self, learner: Learner, task: int) -> float:
-        """Percent of the whole test set that is answered right as `task`."""
+        """Return percent of the whole test set that is answered right as `task`."""
         answers = learner.logits(task, self._test_x[:, self._order(task)]).argmax(1)
         return 100.0 * float((answers == self._test_y).double().mean())
 
 
 def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Runs one method, or goes on where an earlier run of the same configuration stopped.
+    """Run one method, or go on where an earlier run of the same configuration stopped.
 
     After every task the state and the figures so far are on disk in `results/.partial`; the finished
     result is `results/<name>.json`. Consolidation comes after that: more tasks may be added to a run as if it

@@ -95,7 +95,7 @@ class _Users:
         return turned(x, float(self._angles[user]), self._images.mean), y
 
     def updates(self, *, progress: bool) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Passes over everybody's rows: rows, classes and whose they are, of many users at once."""
+        """Pass over everybody's rows: rows, classes and whose they are, of many users at once."""
         x, y = (torch.cat([pair[part] for pair in self.train]) for part in (0, 1))
         owner = torch.arange(self._config.users).repeat_interleave(self._config.rows)
         order = torch.Generator().manual_seed(self._config.seed)
@@ -105,12 +105,12 @@ class _Users:
                 yield x[rows], y[rows], owner[rows]
 
     def test(self, user: int) -> tuple[Tensor, Tensor]:
-        """2,000 test rows as the user sees them."""
+        """Return 2,000 test rows as the user sees them."""
         return self._view(user, self._images.test_x[:_TEST_ROWS], self._images.test_y[:_TEST_ROWS])
 
 
 def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Runs one method and writes `results/<name>.json`: the accuracy (percent) of each user, and the mean."""
+    """Run one method and write `results/<name>.json`: the accuracy (percent) of each user, and the mean."""
     images = load_images()
     users = _Users(config, images)
     network = MLPConfig(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
@@ -132,7 +132,7 @@ def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict
 
 
 def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
-    """One store, taught by updates whose rows belong to many users at once."""
+    """Return one store, taught by updates whose rows belong to many users at once."""
     optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
     store = WeightStore(StoreConfig(network=network, optimizer=optimizer), secret=seeded_secret(config.seed))
     store.register(TaskSchema(key="group", inputs=network.inputs, outputs=10))
@@ -168,7 +168,7 @@ class _OwnOutputs(nn.Module):
         self._config = network
 
     def forward(self, x: Tensor, owners: Tensor) -> Tensor:
-        """Answers rows (B, inputs), each with the output layer of its user (B,)."""
+        """Answer rows (B, inputs), each with the output layer of its user (B,)."""
         for layer in self.layers:
             x = activate(layer(x), self._config.activation, self._config.normalisation, LAYER_NORM_EPSILON)
         weights = torch.stack([output.weight for output in self.outputs])[owners]  # type: ignore[misc]  # a Linear's
@@ -181,7 +181,7 @@ def _numbers(module: nn.Module) -> int:
 
 
 def _own_outputs(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
-    """The usual way to personalise; its hidden layers are narrower, so that all is as large as the store."""
+    """Run private output layers on hidden layers that are narrower, so that all is as large as the store."""
     torch.manual_seed(config.seed)
     budget = Standard(network, OptimizerConfig(), config.seed).weights
     units = config.units
@@ -202,7 +202,7 @@ def _own_outputs(config: PersonalConfig, network: MLPConfig, users: _Users, prog
 
 
 def _separate(config: PersonalConfig, network: MLPConfig, users: _Users) -> Any:
-    """A network for each user, of equal bytes in all or of eight times as many."""
+    """Return a network for each user, of equal bytes in all or of eight times as many."""
     budget = Standard(network, OptimizerConfig(), config.seed).weights
     budget *= 8 if config.method == "separate-8x" else 1
     steps = config.passes * -(-config.rows // _SEPARATE_BATCH)

@@ -16,7 +16,7 @@ __all__ = ["plot_permuted", "style_axes"]
 
 
 def style_axes(axes: Axes, title: str, x: str, y: str) -> None:
-    """One look for every picture: light grid, no box, labelled axes."""
+    """Give every picture one look: light grid, no box, labelled axes."""
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_xlabel(x)
     axes.set_ylabel(y)
@@ -26,7 +26,7 @@ def style_axes(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def plot_permuted(results: Path) -> Path:
-    """Accuracy on task 1 and mean accuracy against the number of tasks learned, every result in a folder.
+    """Plot accuracy on task 1 and mean accuracy against the number of tasks, for every result in a folder.
 
     Writes `permuted-mnist.png` and `table.md` beside the results; returns the picture's path.
     """
@@ -62,7 +62,7 @@ def plot_permuted(results: Path) -> Path:
 
 
 def _table(runs: dict[str, dict[str, Any]]) -> str:
-    """Percent of the test set answered right, and what it cost, as a Markdown table, best mean first."""
+    """Return accuracies on the test set, and their costs, as a Markdown table, best mean first."""
     headings = ["run", "weights", "tasks", "mean after 10", "after 25", "after 50", "after 100", "after 250"]
     headings += ["task 1 at the end", "MB resident", "MB on disk", "M rows of gradient", "minutes"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
@@ -78,7 +78,7 @@ def _table(runs: dict[str, dict[str, Any]]) -> str:
 
 
 def _costs(run: dict[str, Any]) -> list[str]:
-    """Bytes with the contexts, and with kept rows, both in MB (older results have none); rows and minutes.
+    """Return MB with contexts, MB with kept rows (older results have none), rows and minutes.
 
     All of it before any consolidation, as the means beside it are.
     """

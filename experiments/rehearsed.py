@@ -46,7 +46,7 @@ class Rehearsed(Learner):
         self._store = WeightStore(config, secret=seeded_secret(seed))
 
     def begin(self, task: int) -> None:
-        """Registers the task."""
+        """Register the task."""
         network = self._store.config.network
         self._store.register(TaskSchema(key=f"task-{task}", inputs=network.inputs, outputs=network.outputs))
 
@@ -56,19 +56,19 @@ class Rehearsed(Learner):
         apply(self._store, Batch((part,), None, x), Targets(y, None))
 
     def consolidate(self, steps: int) -> None:
-        """Rehearses all tasks."""
+        """Rehearse all tasks."""
         consolidate(self._store, steps)
 
     def logits(self, task: int, x: Tensor) -> Tensor:
-        """Answers under the task's context, folded into the weights: cheaper than binding many rows."""
+        """Answer under the task's context, folded into the weights: cheaper than binding many rows."""
         return retrieve_model(self._store, f"task-{task}")(x)
 
     def state(self) -> dict[str, Tensor]:
-        """The whole store."""
+        """Return the whole store."""
         return {"store": torch.frombuffer(bytearray(self._store.to_bytes()), dtype=torch.uint8)}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """The whole store."""
+        """Restore the whole store."""
         self._store = WeightStore.from_bytes(state["store"].numpy().tobytes())
 
     @property
@@ -118,7 +118,7 @@ class StandardRehearsed(Standard):
         self._descend(loss)
 
     def end(self, task: int, x: Tensor, y: Tensor) -> None:
-        """Keeps some of the rows that were seen."""
+        """Keep some of the rows that were seen."""
         seen_x, seen_y = (torch.cat([pair[part] for pair in self._seen]) for part in (0, 1))
         chosen = self._random.permutation(len(seen_x))[: self._rehearsal.rows_per_task]
         self._kept.append((seen_x[chosen], seen_y[chosen]))

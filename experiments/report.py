@@ -17,7 +17,7 @@ __all__ = ["check_settings", "machine", "write_json"]
 
 
 def machine() -> dict[str, Any]:
-    """The hardware and the versions that a figure was measured with."""
+    """Return the hardware and the versions that a figure was measured with."""
     return {
         "processor": _processor(),
         "threads": torch.get_num_threads(),
@@ -38,13 +38,13 @@ def _processor() -> str:
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Writes a result file that diffs well."""
+    """Write a result file that diffs well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n")
 
 
 def check_settings(path: Path, config: Config) -> None:
-    """Refuses a result that stands where a configuration's would go, but is another's.
+    """Refuse a result that stands where a configuration's would go, but is another's.
 
     Raises:
         ConfigError: It was made with other settings.

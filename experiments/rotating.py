@@ -97,7 +97,7 @@ def in_gap(turn: float) -> bool:
 
 
 def run(config: RotatingConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Runs one method and writes `results/<name>.json`.
+    """Run one method and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, and after each turn the accuracy (percent) at 60 angles of the turn.

@@ -32,7 +32,7 @@ _COLUMNS: dict[str, Sequence[tuple[str, str]]] = {
 
 
 def summarise(experiment: str, results: Path) -> Path:
-    """Writes `table.md` and `<experiment>.png` beside an experiment's results; returns the picture's path."""
+    """Write `table.md` and `<experiment>.png` beside an experiment's results; returns the picture's path."""
     runs = _by_name(results)
     tables: dict[str, Callable[[Runs], str]] = {
         "locate": _found_table,
@@ -58,7 +58,7 @@ def summarise(experiment: str, results: Path) -> Path:
 
 
 def _by_name(results: Path) -> Runs:
-    """Results by their name without the seed."""
+    """Return results by their name without the seed."""
     runs: Runs = {}
     for path in sorted(results.glob("*.json")):
         runs.setdefault(path.stem.rpartition("-seed")[0], []).append(json.loads(path.read_text()))
@@ -66,7 +66,7 @@ def _by_name(results: Path) -> Runs:
 
 
 def _statistics(values: Sequence[float]) -> tuple[float, float]:
-    """Mean over seeds, and two standard errors of it (0 for a single seed)."""
+    """Return mean over seeds, and two standard errors of it (0 for a single seed)."""
     error = 2 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else 0.0
     return float(np.mean(values)), error
 

@@ -105,7 +105,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _hadamard(order: int) -> Tensor:
-    """Sylvester's matrix of signs, (order, order), order a power of two: its rows are orthogonal."""
+    """Return Sylvester's matrix of signs, (order, order), order a power of two: its rows are orthogonal."""
     seed = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
     return reduce(torch.kron, [seed] * (order.bit_length() - 1), torch.ones(1, 1))
 
@@ -151,7 +151,7 @@ class _Network:
         return sum(rows[0].numel() for rows in own if rows.requires_grad and len(rows) > 1)
 
     def __call__(self, x: Tensor, tasks: Tensor) -> Tensor:
-        """Answers rows (B, inputs), each under its own task's contexts (B,)."""
+        """Answer rows (B, inputs), each under its own task's contexts (B,)."""
         last = len(self._weights) - 1
         for place, weight in enumerate(self._weights):
             if self._config.bias == "bound":
@@ -165,7 +165,7 @@ class _Network:
 
 
 def _signs(config: VariantConfig, width: int, random: torch.Generator) -> Tensor:
-    """Every task's signs for a layer of that width, (tasks, width)."""
+    """Return every task's signs for a layer of that width, (tasks, width)."""
     if config.contexts == "random":
         return _random_signs(config.tasks, width, random=random)
     order = 1 << (max(width, config.tasks) - 1).bit_length()
@@ -191,7 +191,7 @@ class _Memory:
         self._tasks.append((x, y, logits))
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rows, classes, logits, and the rows' tasks."""
+        """Return rows, classes, logits, and the rows' tasks."""
         tasks = torch.randint(len(self._tasks), (count,), generator=self._random)
         places = torch.randint(len(self._tasks[0][0]), (count,), generator=self._random)
         pairs = list(zip(tasks.tolist(), places.tolist(), strict=True))
@@ -214,7 +214,7 @@ class _Anchor:
         return self._strength * sum((much * (now - then).square()).sum() for much, now, then in terms)
 
     def end(self, loss_of: Callable[[int], Tensor]) -> None:
-        """Adds a task's importance: mean squared gradients of eight batches; and drops the anchor here."""
+        """Add a task's importance: mean squared gradients of eight batches; and drop the anchor here."""
         for batch in range(8):
             gradients = torch.autograd.grad(loss_of(batch), self._weights)
             for much, gradient in zip(self._importance, gradients, strict=True):
@@ -266,7 +266,7 @@ class _Run:
         return self._entropy(self.net(x, torch.full((len(x),), task)), y).mean()
 
     def _entropy(self, logits: Tensor, y: Tensor) -> Tensor:
-        """(B,), 0 for rows that are answered confidently."""
+        """Return the entropy (B,), 0 for rows that are answered confidently."""
         losses = F.cross_entropy(logits, y, reduction="none")
         return torch.where(losses.detach().neg().exp() <= self._config.confident, losses, 0.0)
 
@@ -287,7 +287,7 @@ class _Run:
             self._memory.keep(x[chosen], y[chosen], logits)
 
     def accuracy(self, task: int) -> float:
-        """Percent of the test set."""
+        """Return percent of the test set."""
         x = (self._images.test_x + self._shift)[:, self._orders[task]]
         with torch.no_grad():
             answers = self.net(x, torch.full((len(x),), task)).argmax(1)
@@ -295,7 +295,7 @@ class _Run:
 
 
 def run(config: VariantConfig, results: Path, *, progress: bool = True) -> dict[str, Any]:
-    """Learns task after task and writes `results/<name>.json`.
+    """Learn task after task and write `results/<name>.json`.
 
     Returns:
         Configuration, machine, how many weights all tasks share and how many numbers each has of its own, and

@@ -14,7 +14,7 @@ __all__ = ["plain_rows", "plain_value", "plain_values", "rows_of", "targets_of"]
 
 
 def plain_values(values: Any) -> Any:
-    """Nested lists of plain numbers and strings, from arrays, tensors, data frames and lists of them."""
+    """Return nested lists of plain numbers and strings from arrays, tensors, data frames and lists."""
     values = plain_rows(values)
     if isinstance(values, np.ndarray):
         values = values.tolist()
@@ -24,7 +24,7 @@ def plain_values(values: Any) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-    """One number, string, bool or None, as JSON has them.
+    """Return one number, string, bool or None, as JSON has them.
 
     Raises:
         ValueError: It is something else, such as a missing value or a date.
@@ -73,7 +73,7 @@ def _from_torch(tensor: Any) -> Any:
 
 
 def _sendable(array: NDArray[Any]) -> NDArray[Any]:
-    """An array of a dtype that goes over the wire."""
+    """Return an array of a dtype that goes over the wire."""
     if array.dtype == np.longdouble:
         return array.astype(np.float64)
     if array.dtype.kind in "mM":
@@ -96,7 +96,7 @@ def _where(place: tuple[int, ...]) -> str:
 
 
 def rows_of(inputs: Any) -> NDArray[Any]:
-    """Rows of numbers (B, features) as an array.
+    """Return rows of numbers (B, features) as an array.
 
     Raises:
         ValueError: They are no rows of equally many numbers; the message says what to pass instead.
@@ -129,7 +129,7 @@ def _is_list_of(values: Any, kind: type) -> bool:
 
 
 def targets_of(y: Any) -> NDArray[Any]:
-    """Targets (B,) or, of several values each, (B, n) as an array; one column (B, 1) is flattened.
+    """Return targets (B,) or, of several values each, (B, n) as an array; one column (B, 1) is flattened.
 
     Raises:
         ValueError: They hold something that is neither a number nor a string.

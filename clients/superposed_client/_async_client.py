@@ -97,7 +97,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._http.aclose()
 
     async def _run(self, operation: Operation[T]) -> T:
@@ -135,7 +135,7 @@ class AsyncClient:
         return Response(answer.status_code, answer.content, answer.headers)
 
     def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> AsyncTask:
-        """A handle on a task, or on any composed context, in scikit-learn's habit.
+        """Return a handle on a task, or on any composed context, in scikit-learn's habit.
 
         Nothing is sent yet: with labels or outputs the task is registered with its first rows.
 
@@ -153,7 +153,7 @@ class AsyncClient:
         contexts: Iterable[ContextLike] | None = None,
         fields: Sequence[str] | None = None,
     ) -> Inference:
-        """Answers rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
+        """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
         return await self._run(operations.infer(context, inputs, contexts, fields))
 
     async def update(
@@ -166,7 +166,7 @@ class AsyncClient:
         steps: int = 1,
         idempotency_key: str | None = None,
     ) -> Update:
-        """Learns rows; the answer is what the model knew before.
+        """Learn rows; the answer is what the model knew before.
 
         Sent again with the same idempotency key it is still learned once; each call has a new key unless
         it is given one.
@@ -181,19 +181,19 @@ class AsyncClient:
         *,
         contexts: Iterable[ContextLike] | None = None,
     ) -> Evaluation:
-        """Loss and accuracy on labelled rows."""
+        """Return loss and accuracy on labelled rows."""
         return await self._run(operations.evaluate(context, inputs, targets, contexts))
 
     async def register_task(self, key: str, **schema: Any) -> TaskInfo:
-        """Registers a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
+        """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
         return await self._run(operations.register({"key": key, **schema}))
 
     async def get_task(self, key: str) -> TaskInfo:
-        """A task's schema and counters."""
+        """Return a task's schema and counters."""
         return await self._run(operations.get_task(key))
 
     async def list_tasks(self, prefix: str = "") -> list[TaskInfo]:
-        """Every task whose key starts with `prefix`."""
+        """Return every task whose key starts with `prefix`."""
         return await self._run(operations.list_tasks(prefix))
 
     async def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
@@ -201,11 +201,11 @@ class AsyncClient:
         return await self._run(operations.evaluations(key))
 
     async def interference(self, keys: Sequence[str]) -> Interference:
-        """Overlap and crosstalk of up to 24 tasks."""
+        """Return overlap and crosstalk of up to 24 tasks."""
         return await self._run(operations.interference(keys))
 
     async def delete_task(self, key: str) -> None:
-        """Forgets a task."""
+        """Forget a task."""
         await self._run(operations.delete_task(key))
 
     async def store(self) -> StoreInfo:
@@ -217,13 +217,13 @@ class AsyncClient:
         return await self._run(operations.capacity())
 
     async def model(self, context: ContextLike) -> bytes:
-        """A context's model as an ordinary network: a safetensors file's bytes."""
+        """Return a context's model as an ordinary network: a safetensors file's bytes."""
         return await self._run(operations.model(context))
 
     async def learn_model(
         self, key: str, model: bytes | Mapping[str, Any], rows: Inputs, *, passes: int = 10, **facts: str
     ) -> LearnedModel:
-        """Has a task learn a trained network from what that answers to unlabelled rows.
+        """Have a task learn a trained network from what that answers to unlabelled rows.
 
         Args:
             key: The task.
@@ -244,23 +244,23 @@ class AsyncClient:
         exponent_of: str | None = None,
         exponents: tuple[float, float] | None = None,
     ) -> Located:
-        """Finds the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
+        """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
         return await self._run(operations.locate(inputs, targets, candidates, exponent_of, exponents))
 
     async def consolidate(self, steps: int) -> Consolidation:
-        """Has the server rehearse the rows that it keeps of all tasks."""
+        """Have the server rehearse the rows that it keeps of all tasks."""
         return await self._run(operations.consolidate(steps))
 
     async def take_snapshot(self) -> Snapshot:
-        """Has the server write a snapshot."""
+        """Have the server write a snapshot."""
         return await self._run(operations.take_snapshot())
 
     async def list_snapshots(self) -> list[Snapshot]:
-        """The snapshots on the server's disk, oldest first."""
+        """Return the snapshots on the server's disk, oldest first."""
         return await self._run(operations.list_snapshots())
 
     async def restore_snapshot(self, identifier: str) -> Rollback:
-        """Goes back to a snapshot: a rollback to its sequence number."""
+        """Go back to a snapshot: a rollback to its sequence number."""
         return await self._run(operations.restore_snapshot(identifier))
 
     async def roll_back(
@@ -271,7 +271,7 @@ class AsyncClient:
         sequences: tuple[int, int] | None = None,
         api_key: str | None = None,
     ) -> Rollback:
-        """Takes records out of the store's past; give exactly one.
+        """Take records out of the store's past; give exactly one.
 
         Args:
             to_sequence: All that came after this sequence number.
@@ -282,15 +282,15 @@ class AsyncClient:
         return await self._run(operations.roll_back(to_sequence, task, sequences, api_key))
 
     async def erase_rows(self, key: str) -> Erasure:
-        """Erases a task's rows from the server's disk; what they taught stays in the weights."""
+        """Erase a task's rows from the server's disk; what they taught stays in the weights."""
         return await self._run(operations.erase_rows(key))
 
     async def quarantine(self, source: str, *, reason: str = "") -> Quarantine:
-        """Has a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
+        """Have a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
         return await self._run(operations.quarantine(source, reason))
 
     async def release(self, source: str) -> None:
-        """Has a source's updates learned from again."""
+        """Have a source's updates learned from again."""
         await self._run(operations.release(source))
 
     async def list_quarantine(self) -> list[Quarantine]:

@@ -39,7 +39,7 @@ class AsyncTask:
         return self._core.last_update
 
     async def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
-        """One online update on rows (B, features) and B targets."""
+        """Return one online update on rows (B, features) and B targets."""
         await self._client._run(self._core.partial_fit(X, y, steps))
         return self
 
@@ -53,18 +53,18 @@ class AsyncTask:
         seed: int | None = None,
         progress: bool = False,
     ) -> Self:
-        """Updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
+        """Return updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
         await self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
         return self
 
     async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
-        """Labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
+        """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         return await self._client._run(self._core.predict(X))
 
     async def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
-        """Probabilities (rows, classes)."""
+        """Return probabilities (rows, classes)."""
         return await self._client._run(self._core.predict_proba(X))
 
     async def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
-        """Accuracy for cross-entropy, R² for mse."""
+        """Return accuracy for cross-entropy, R² for mse."""
         return await self._client._run(self._core.score(X, y))

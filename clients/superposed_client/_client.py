@@ -97,7 +97,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._http.close()
 
     def _run(self, operation: Operation[T]) -> T:
@@ -135,7 +135,7 @@ class Client:
         return Response(answer.status_code, answer.content, answer.headers)
 
     def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> Task:
-        """A handle on a task, or on any composed context, in scikit-learn's habit.
+        """Return a handle on a task, or on any composed context, in scikit-learn's habit.
 
         Nothing is sent yet: with labels or outputs the task is registered with its first rows.
 
@@ -153,7 +153,7 @@ class Client:
         contexts: Iterable[ContextLike] | None = None,
         fields: Sequence[str] | None = None,
     ) -> Inference:
-        """Answers rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
+        """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
         return self._run(operations.infer(context, inputs, contexts, fields))
 
     def update(
@@ -166,7 +166,7 @@ class Client:
         steps: int = 1,
         idempotency_key: str | None = None,
     ) -> Update:
-        """Learns rows; the answer is what the model knew before.
+        """Learn rows; the answer is what the model knew before.
 
         Sent again with the same idempotency key it is still learned once; each call has a new key unless
         it is given one.
@@ -181,19 +181,19 @@ class Client:
         *,
         contexts: Iterable[ContextLike] | None = None,
     ) -> Evaluation:
-        """Loss and accuracy on labelled rows."""
+        """Return loss and accuracy on labelled rows."""
         return self._run(operations.evaluate(context, inputs, targets, contexts))
 
     def register_task(self, key: str, **schema: Any) -> TaskInfo:
-        """Registers a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
+        """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
         return self._run(operations.register({"key": key, **schema}))
 
     def get_task(self, key: str) -> TaskInfo:
-        """A task's schema and counters."""
+        """Return a task's schema and counters."""
         return self._run(operations.get_task(key))
 
     def list_tasks(self, prefix: str = "") -> list[TaskInfo]:
-        """Every task whose key starts with `prefix`."""
+        """Return every task whose key starts with `prefix`."""
         return self._run(operations.list_tasks(prefix))
 
     def evaluations(self, key: str) -> list[EvaluatedAccuracy]:
@@ -201,11 +201,11 @@ class Client:
         return self._run(operations.evaluations(key))
 
     def interference(self, keys: Sequence[str]) -> Interference:
-        """Overlap and crosstalk of up to 24 tasks."""
+        """Return overlap and crosstalk of up to 24 tasks."""
         return self._run(operations.interference(keys))
 
     def delete_task(self, key: str) -> None:
-        """Forgets a task."""
+        """Forget a task."""
         self._run(operations.delete_task(key))
 
     def store(self) -> StoreInfo:
@@ -217,13 +217,13 @@ class Client:
         return self._run(operations.capacity())
 
     def model(self, context: ContextLike) -> bytes:
-        """A context's model as an ordinary network: a safetensors file's bytes."""
+        """Return a context's model as an ordinary network: a safetensors file's bytes."""
         return self._run(operations.model(context))
 
     def learn_model(
         self, key: str, model: bytes | Mapping[str, Any], rows: Inputs, *, passes: int = 10, **facts: str
     ) -> LearnedModel:
-        """Has a task learn a trained network from what that answers to unlabelled rows.
+        """Have a task learn a trained network from what that answers to unlabelled rows.
 
         Args:
             key: The task.
@@ -244,23 +244,23 @@ class Client:
         exponent_of: str | None = None,
         exponents: tuple[float, float] | None = None,
     ) -> Located:
-        """Finds the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
+        """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
         return self._run(operations.locate(inputs, targets, candidates, exponent_of, exponents))
 
     def consolidate(self, steps: int) -> Consolidation:
-        """Has the server rehearse the rows that it keeps of all tasks."""
+        """Have the server rehearse the rows that it keeps of all tasks."""
         return self._run(operations.consolidate(steps))
 
     def take_snapshot(self) -> Snapshot:
-        """Has the server write a snapshot."""
+        """Have the server write a snapshot."""
         return self._run(operations.take_snapshot())
 
     def list_snapshots(self) -> list[Snapshot]:
-        """The snapshots on the server's disk, oldest first."""
+        """Return the snapshots on the server's disk, oldest first."""
         return self._run(operations.list_snapshots())
 
     def restore_snapshot(self, identifier: str) -> Rollback:
-        """Goes back to a snapshot: a rollback to its sequence number."""
+        """Go back to a snapshot: a rollback to its sequence number."""
         return self._run(operations.restore_snapshot(identifier))
 
     def roll_back(
@@ -271,7 +271,7 @@ class Client:
         sequences: tuple[int, int] | None = None,
         api_key: str | None = None,
     ) -> Rollback:
-        """Takes records out of the store's past; give exactly one.
+        """Take records out of the store's past; give exactly one.
 
         Args:
             to_sequence: All that came after this sequence number.
@@ -282,15 +282,15 @@ class Client:
         return self._run(operations.roll_back(to_sequence, task, sequences, api_key))
 
     def erase_rows(self, key: str) -> Erasure:
-        """Erases a task's rows from the server's disk; what they taught stays in the weights."""
+        """Erase a task's rows from the server's disk; what they taught stays in the weights."""
         return self._run(operations.erase_rows(key))
 
     def quarantine(self, source: str, *, reason: str = "") -> Quarantine:
-        """Has a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
+        """Have a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
         return self._run(operations.quarantine(source, reason))
 
     def release(self, source: str) -> None:
-        """Has a source's updates learned from again."""
+        """Have a source's updates learned from again."""
         self._run(operations.release(source))
 
     def list_quarantine(self) -> list[Quarantine]:

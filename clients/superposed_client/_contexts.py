@@ -31,14 +31,14 @@ def context_form(context: ContextLike) -> Any:
 
 
 def task(key: str) -> Context:
-    """The context of one task."""
+    """Return the context of one task."""
     return Context({"task": key})
 
 
 def mixture(
     parts: Mapping[Any, float] | Sequence[tuple[ContextLike, float]],
 ) -> Context:
-    """A weighted mixture of contexts; the server normalises the weights.
+    """Return a weighted mixture of contexts; the server normalises the weights.
 
     Args:
         parts: Weights by task key, text expression or context; or pairs of a context and a weight.
@@ -54,7 +54,7 @@ def mixture(
 
 
 def power(context: ContextLike, exponent: float) -> Context:
-    """A real power of a context.
+    """Return a real power of a context.
 
     Example:
         >>> power("rot", 1.25).form

@@ -58,7 +58,7 @@ class Request:
     retry: bool = True
 
     def encoded(self) -> tuple[bytes | None, dict[str, str]]:
-        """The body's bytes, and the headers: what the body is, and the idempotency key."""
+        """Return the body's bytes, and the headers: what the body is, and the idempotency key."""
         headers = {} if self.key is None else {"Idempotency-Key": self.key}
         if self.body is None:
             return None, headers
@@ -91,7 +91,7 @@ def unreachable(url: str, request: Request, error: Exception) -> str:
 
 
 def credentials(api_key: str | None) -> dict[str, str]:
-    """The headers that carry an API key: the one given, or that of the environment, or none."""
+    """Return the headers that carry an API key: the one given, or that of the environment, or none."""
     key = os.environ.get("SUPERPOSED_API_KEY") if api_key is None else api_key
     return {"Authorization": f"Bearer {key}"} if key else {}
 
@@ -104,7 +104,7 @@ def changing(
     key: str | None = None,
     params: Mapping[str, str | int] | None = None,
 ) -> Request:
-    """A request that changes something, with an idempotency key: its own, or a new one."""
+    """Return a request that changes something, with an idempotency key: its own, or a new one."""
     return Request(method, path, body, params or {}, key=key or uuid.uuid4().hex)
 
 
@@ -133,7 +133,7 @@ class RetryPolicy:
     longest_wait_s: float = 60.0
 
     def pauses(self, request: Request) -> Iterator[float]:
-        """The pauses before each further try, in seconds."""
+        """Return the pauses before each further try, in seconds."""
         if not request.retry:
             return
         for attempt in range(self.retries):
@@ -146,13 +146,13 @@ class RetryPolicy:
         return response.status in {429, 503} or in_flight
 
     def after(self, response: Response, pause_s: float) -> float:
-        """The pause before a further try: no shorter than the `Retry-After`, up to the longest wait."""
+        """Return the pause before the next attempt: at least the `Retry-After`, up to the longest wait."""
         asked = response.headers.get("retry-after", "")
         return max(pause_s, min(float(asked), self.longest_wait_s)) if asked.isdecimal() else pause_s
 
 
 def refuse_errors(response: Response) -> Response:
-    """Returns a good answer, and raises the problem of another.
+    """Return a good answer, and raises the problem of another.
 
     Raises:
         ApiError: The class of the problem's type.
@@ -170,7 +170,7 @@ def refuse_errors(response: Response) -> Response:
 
 
 def parse(model: type[M], response: Response) -> M:
-    """Reads an answer.
+    """Read an answer.
 
     Raises:
         ApiError: The server refused.
@@ -187,7 +187,7 @@ def parse(model: type[M], response: Response) -> M:
 
 
 def parse_list(model: type[M], response: Response) -> list[M]:
-    """Reads an answer that is a list; raises as `parse`."""
+    """Read an answer that is a list; raises as `parse`."""
     body = refuse_errors(response).body
     try:
         return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]  # known at run time

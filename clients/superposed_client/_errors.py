@@ -102,7 +102,7 @@ class ApiError(SuperposedError):
         super().__init__("; ".join(parts))
 
     def explained(self, hint: str) -> Self:
-        """The same error, with what the caller knows beside what the server said."""
+        """Return the same error, with what the caller knows beside what the server said."""
         problem = self.problem | {"detail": f"{self.detail} ({hint})"}
         return type(self)(problem, self.status, self.request_id)
 

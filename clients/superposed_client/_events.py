@@ -12,7 +12,7 @@ __all__ = ["EventReader", "events_params"]
 
 
 def events_params(after: int | None) -> dict[str, int]:
-    """The query of `GET /v1/events`."""
+    """Return the query of `GET /v1/events`."""
     return {} if after is None else {"after": after}
 
 
@@ -24,7 +24,7 @@ class EventReader:
         self._data: list[str] = []
 
     def read(self, line: str) -> Iterator[Event]:
-        """Takes the next line, without its end; gives an event where one is complete."""
+        """Take the next line, without its end; gives an event where one is complete."""
         name, _, value = line.partition(": ")
         if name == "event":
             self._kind = value

@@ -25,23 +25,23 @@ class Quotas(TypedDict, total=False):
 def _create(
     scope: KeyScope, name: str, tasks: str, expires: float | None, quotas: Quotas
 ) -> Operation[NewApiKey]:
-    """`POST /v1/keys`; not sent again, as each time would make another key."""
+    """Build the request `POST /v1/keys`; not sent again, as each time would make another key."""
     body = {"scope": scope, "name": name, "tasks": tasks, "expires": expires, **quotas}
     return parse(NewApiKey, (yield Request("POST", "/v1/keys", body, retry=False)))
 
 
 def _list() -> Operation[list[ApiKey]]:
-    """`GET /v1/keys`."""
+    """Build the request `GET /v1/keys`."""
     return parse_list(ApiKey, (yield Request("GET", "/v1/keys")))
 
 
 def _revoke(identifier: str) -> Operation[None]:
-    """`DELETE /v1/keys/{id}`."""
+    """Build the request `DELETE /v1/keys/{id}`."""
     refuse_errors((yield Request("DELETE", f"/v1/keys/{quote(identifier, safe='')}")))
 
 
 def _rotate(identifier: str) -> Operation[NewApiKey]:
-    """`POST /v1/keys/{id}/rotate`; not sent again, as the answer's secret would be replaced."""
+    """Build the request `POST /v1/keys/{id}/rotate`; not sent again, as it would replace the secret."""
     path = f"/v1/keys/{quote(identifier, safe='')}/rotate"
     return parse(NewApiKey, (yield Request("POST", path, retry=False)))
 
@@ -65,7 +65,7 @@ class Keys:
         expires: float | None = None,
         **quotas: Unpack[Quotas],
     ) -> NewApiKey:
-        """Makes a key; the answer shows it for the only time. Never sent twice by itself.
+        """Make a key; the answer shows it for the only time. Never sent twice by itself.
 
         Args:
             scope: `monitor` (metrics), `infer`, `update` (infer, and learn) or `admin` (everything).
@@ -78,16 +78,16 @@ class Keys:
         return made
 
     def list(self) -> list[ApiKey]:
-        """Every key, the revoked ones too; never a secret."""
+        """Return every key, the revoked ones too; never a secret."""
         found: list[ApiKey] = self._run(_list())
         return found
 
     def revoke(self, identifier: str) -> None:
-        """Ends a key at once; what it did stays on record under its id."""
+        """End a key at once; what it did stays on record under its id."""
         self._run(_revoke(identifier))
 
     def rotate(self, identifier: str) -> NewApiKey:
-        """Gives a key a new secret; the old one is no good from now on."""
+        """Give a key a new secret; the old one is no good from now on."""
         made: NewApiKey = self._run(_rotate(identifier))
         return made
 
@@ -111,7 +111,7 @@ class AsyncKeys:
         expires: float | None = None,
         **quotas: Unpack[Quotas],
     ) -> NewApiKey:
-        """Makes a key; the answer shows it for the only time. Never sent twice by itself.
+        """Make a key; the answer shows it for the only time. Never sent twice by itself.
 
         Args:
             scope: `monitor` (metrics), `infer`, `update` (infer, and learn) or `admin` (everything).
@@ -124,15 +124,15 @@ class AsyncKeys:
         return made
 
     async def list(self) -> list[ApiKey]:
-        """Every key, the revoked ones too; never a secret."""
+        """Return every key, the revoked ones too; never a secret."""
         found: list[ApiKey] = await self._run(_list())
         return found
 
     async def revoke(self, identifier: str) -> None:
-        """Ends a key at once; what it did stays on record under its id."""
+        """End a key at once; what it did stays on record under its id."""
         await self._run(_revoke(identifier))
 
     async def rotate(self, identifier: str) -> NewApiKey:
-        """Gives a key a new secret; the old one is no good from now on."""
+        """Give a key a new secret; the old one is no good from now on."""
         made: NewApiKey = await self._run(_rotate(identifier))
         return made

@@ -43,12 +43,12 @@ CHUNK_ROWS = 1024
 
 
 def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
-    """Consecutive slices of at most `size` rows; one empty slice for no rows, so that the server judges."""
+    """Return consecutive slices of at most `size` rows; one empty slice for no rows."""
     yield from (slice(start, start + size) for start in range(0, max(count, 1), size))
 
 
 def _targets_form(targets: Targets) -> Any:
-    """Targets as they are sent: numbers as a tensor, labels as text."""
+    """Return targets as they are sent: numbers as a tensor, labels as text."""
     plain = plain_rows(targets)
     if isinstance(plain, np.ndarray) and plain.ndim == 2 and plain.shape[1] == 1:
         plain = plain[:, 0]
@@ -77,7 +77,7 @@ def infer(
     contexts: Iterable[ContextLike] | None = None,
     fields: Sequence[str] | None = None,
 ) -> Operation[Inference]:
-    """`POST /v1/infer`."""
+    """Build the request `POST /v1/infer`."""
     body = _rows_body(context, contexts, inputs)
     if fields is not None:
         body["return"] = list(fields)
@@ -92,7 +92,7 @@ def update(
     steps: int = 1,
     key: str | None = None,
 ) -> Operation[Update]:
-    """`POST /v1/update`."""
+    """Build the request `POST /v1/update`."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": int(steps)}
     return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
 
@@ -103,18 +103,18 @@ def evaluate(
     targets: Targets,
     contexts: Iterable[ContextLike] | None = None,
 ) -> Operation[Evaluation]:
-    """`POST /v1/evaluate`."""
+    """Build the request `POST /v1/evaluate`."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
     return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
 
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
-    """`POST /v1/tasks`; fields that are None are left out, labels are made text."""
+    """Build the request `POST /v1/tasks`; fields that are None are left out, labels are made text."""
     return (yield from register_new(schema))[0]
 
 
 def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
-    """`POST /v1/tasks`, and whether the task is new."""
+    """Build the request `POST /v1/tasks`; its result says whether the task is new."""
     body = {
         name: context_form(value) if isinstance(value, Context) else plain_values(value)
         for name, value in schema.items()
@@ -127,30 +127,30 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
 
 
 def get_task(key: str) -> Operation[TaskInfo]:
-    """`GET /v1/tasks/{key}`."""
+    """Build the request `GET /v1/tasks/{key}`."""
     return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
 
 
 def evaluations(key: str) -> Operation[list[EvaluatedAccuracy]]:
-    """`GET /v1/tasks/{key}/evaluations`."""
+    """Build the request `GET /v1/tasks/{key}/evaluations`."""
     path = f"/v1/tasks/{quote(key, safe='')}/evaluations"
     return parse_list(EvaluatedAccuracy, (yield Request("GET", path)))
 
 
 def interference(keys: Sequence[str]) -> Operation[Interference]:
-    """`GET /v1/interference`."""
+    """Build the request `GET /v1/interference`."""
     params = {"tasks": ",".join(keys)}
     return parse(Interference, (yield Request("GET", "/v1/interference", params=params)))
 
 
 def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
-    """`DELETE /v1/tasks/{key}`; `untaught` deletes it only if no update taught it."""
+    """Build the request `DELETE /v1/tasks/{key}`; `untaught` deletes it only if no update taught it."""
     params: dict[str, str | int] = {"untaught": "true"} if untaught else {}
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 
 def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInfo]]:
-    """`GET /v1/tasks`, page after page."""
+    """Build the requests `GET /v1/tasks`, page after page."""
     tasks: list[TaskInfo] = []
     cursor: str | None = ""
     while cursor is not None:
@@ -162,24 +162,24 @@ def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInf
 
 
 def store() -> Operation[StoreInfo]:
-    """`GET /v1/store`."""
+    """Build the request `GET /v1/store`."""
     return parse(StoreInfo, (yield Request("GET", "/v1/store")))
 
 
 def capacity() -> Operation[Capacity]:
-    """`GET /v1/capacity`."""
+    """Build the request `GET /v1/capacity`."""
     return parse(Capacity, (yield Request("GET", "/v1/capacity")))
 
 
 def model(context: ContextLike) -> Operation[bytes]:
-    """`GET /v1/model`."""
+    """Build the request `GET /v1/model`."""
     form = context_form(context)
     text = form if isinstance(form, str) else _text(form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
 
 
 def _of_one_dtype(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """A network's tensors as arrays; its layers all float64 where one of them is, else float32."""
+    """Return a network's tensors as arrays; its layers all float64 where one of them is, else float32."""
     arrays = {name: np.asarray(plain_rows(values)) for name, values in tensors.items()}
     layers = [array.dtype for name, array in arrays.items() if name.startswith("layers.")]
     dtype = np.float64 if np.dtype(np.float64) in layers else np.float32
@@ -196,7 +196,7 @@ def learn_model(
     activation: str = "relu",
     normalisation: str = "none",
 ) -> Operation[LearnedModel]:
-    """`PUT /v1/tasks/{key}/model`."""
+    """Build the request `PUT /v1/tasks/{key}/model`."""
     samples = np.asarray(plain_rows(rows))
     if isinstance(model, bytes):
         tensors, metadata = safetensors.parse(model)
@@ -217,7 +217,7 @@ def locate(
     exponent_of: str | None = None,
     exponents: tuple[float, float] | None = None,
 ) -> Operation[Located]:
-    """`POST /v1/locate`."""
+    """Build the request `POST /v1/locate`."""
     body = _rows_body(None, None, inputs)
     if targets is not None:
         body["targets"] = _targets_form(targets)
@@ -231,12 +231,12 @@ def locate(
 
 
 def consolidate(steps: int) -> Operation[Consolidation]:
-    """`POST /v1/consolidate`."""
+    """Build the request `POST /v1/consolidate`."""
     return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
 
 
 def _text(form: Any) -> str:
-    """The text form of a context, which a query can carry."""
+    """Return the text form of a context, which a query can carry."""
     if isinstance(form, str):
         return form
     [(kind, body)] = form.items()
@@ -248,12 +248,12 @@ def _text(form: Any) -> str:
 
 
 def take_snapshot() -> Operation[Snapshot]:
-    """`POST /v1/snapshots`."""
+    """Build the request `POST /v1/snapshots`."""
     return parse(Snapshot, (yield changing("POST", "/v1/snapshots")))
 
 
 def restore_snapshot(identifier: str) -> Operation[Rollback]:
-    """`POST /v1/snapshots/{id}/restore`."""
+    """Build the request `POST /v1/snapshots/{id}/restore`."""
     path = f"/v1/snapshots/{quote(identifier, safe='')}/restore"
     return parse(Rollback, (yield changing("POST", path)))
 
@@ -261,7 +261,7 @@ def restore_snapshot(identifier: str) -> Operation[Rollback]:
 def roll_back(
     to_sequence: int | None, task: str | None, sequences: tuple[int, int] | None, api_key: str | None
 ) -> Operation[Rollback]:
-    """`POST /v1/rollback`."""
+    """Build the request `POST /v1/rollback`."""
     without = {"task": task, "api_key": api_key, "sequences": sequences and list(sequences)}
     chosen = {name: value for name, value in without.items() if value is not None}
     body: dict[str, Any] = {"without": chosen} if chosen else {}
@@ -271,33 +271,33 @@ def roll_back(
 
 
 def erase_rows(key: str) -> Operation[Erasure]:
-    """`DELETE /v1/tasks/{key}/data`."""
+    """Build the request `DELETE /v1/tasks/{key}/data`."""
     path = f"/v1/tasks/{quote(key, safe='')}/data"
     return parse(Erasure, (yield changing("DELETE", path)))
 
 
 def quarantine(source: str, reason: str) -> Operation[Quarantine]:
-    """`POST /v1/quarantine`."""
+    """Build the request `POST /v1/quarantine`."""
     body = {"source": source, "reason": reason}
     return parse(Quarantine, (yield changing("POST", "/v1/quarantine", body)))
 
 
 def release(source: str) -> Operation[None]:
-    """`DELETE /v1/quarantine/{source}`."""
+    """Build the request `DELETE /v1/quarantine/{source}`."""
     refuse_errors((yield changing("DELETE", f"/v1/quarantine/{quote(source, safe='')}")))
 
 
 def list_quarantine() -> Operation[list[Quarantine]]:
-    """`GET /v1/quarantine`."""
+    """Build the request `GET /v1/quarantine`."""
     return parse_list(Quarantine, (yield Request("GET", "/v1/quarantine")))
 
 
 def list_snapshots() -> Operation[list[Snapshot]]:
-    """`GET /v1/snapshots`."""
+    """Build the request `GET /v1/snapshots`."""
     return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
 
 
 def ready() -> Operation[bool]:
-    """`GET /health/ready`: whether requests are admitted; a 503 is an answer here, not an error."""
+    """Build the request `GET /health/ready`; a 503 is a result here, not an error."""
     response = yield Request("GET", "/health/ready", retry=False)
     return response.status == 200

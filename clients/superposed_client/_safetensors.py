@@ -20,7 +20,7 @@ _METADATA = "superposed"
 
 
 def dump(tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
-    """Tensors (cast to float32 unless they are float64) and one metadata entry of canonical JSON."""
+    """Return tensors (cast to float32 unless they are float64) and one metadata entry of canonical JSON."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
     header: dict[str, Any] = {"__metadata__": {_METADATA: text}}
     parts: list[bytes] = []
@@ -42,7 +42,7 @@ def dump(tensors: Mapping[str, Any], metadata: Mapping[str, Any]) -> bytes:
 
 
 def parse(data: bytes) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    """The inverse of `dump`.
+    """Return the inverse of `dump`.
 
     Raises:
         ValueError: Not such a file.

@@ -76,7 +76,7 @@ class TaskSchema:
     composition: ContextLike | None = None
 
     def __post_init__(self) -> None:
-        """Labels as a list: arrays and the like have no truth value."""
+        """Make labels a list: arrays and the like have no truth value."""
         if self.labels is not None:
             object.__setattr__(self, "labels", plain_values(self.labels))
 
@@ -86,7 +86,7 @@ class TaskSchema:
         return self.labels is not None or self.outputs is not None
 
     def body(self, key: str, features: int) -> dict[str, Any]:
-        """The registration's body."""
+        """Return the registration's body."""
         return {
             "key": key,
             "labels": None if self.labels is None else [str(label) for label in self.labels],
@@ -148,7 +148,7 @@ class TaskCore:
         return self._name[1]
 
     def _prepare(self, features: int) -> Operation[bool]:
-        """Registers the task, or without a schema asks once what its labels are.
+        """Register the task, or without a schema asks once what its labels are.
 
         Returns:
             Whether the task is new.
@@ -174,7 +174,7 @@ class TaskCore:
             yield from operations.delete_task(str(self._key), untaught=True)
 
     def _targets(self, y: Targets) -> list[Any]:
-        """Targets as the API has them: values that are written like labels are sent as labels.
+        """Return targets as the API has them: values that are written like labels are sent as labels.
 
         Whole numbers beside labels given as text are class indexes, as in the API. Where all labels are whole
         numbers so is every target a label, one that is not among them too: the server refuses it.
@@ -195,7 +195,7 @@ class TaskCore:
         return texts if not by_index and (numbered or labels.issuperset(texts)) else values
 
     def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
-        """One online update; the first one registers the task, and one that is refused registers nothing."""
+        """Send one online update; the first registers the task, and a rejected one registers nothing."""
         rows, targets = _paired(inputs, y)
         new = yield from self._prepare(rows.shape[1])
         try:
@@ -214,7 +214,7 @@ class TaskCore:
         return self.last_update
 
     def _first_unknown(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
-        """The first target that is none of the task's labels, and its row."""
+        """Return the first target that is none of the task's labels, and its row."""
         written = self.schema.labels if self.schema.labels is not None else self._known_labels
         outputs = self.schema.outputs
         known = {str(label) for label in written} if written is not None else None
@@ -231,7 +231,7 @@ class TaskCore:
     def fit(
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool
     ) -> Operation[None]:
-        """Updates over shuffled rows, epoch after epoch."""
+        """Return updates over shuffled rows, epoch after epoch."""
         rows, targets = _paired(inputs, y)
         random = np.random.default_rng(seed)
         orders = [random.permutation(len(rows)) for _ in range(epochs)]
@@ -240,7 +240,7 @@ class TaskCore:
             yield from self.partial_fit(rows[chosen], targets[chosen])
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
-        """Labels (or class indexes) for cross-entropy, values for mse."""
+        """Return labels (or class indexes) for cross-entropy, values for mse."""
         rows, found = rows_of(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part])
@@ -252,7 +252,7 @@ class TaskCore:
         return np.asarray([written.get(str(label), label) for label in found])
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
-        """Probabilities (rows, classes)."""
+        """Return probabilities (rows, classes)."""
         rows, found = rows_of(inputs), list[Any]()
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part], fields=["probabilities"])
@@ -260,7 +260,7 @@ class TaskCore:
         return np.asarray(found)
 
     def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
-        """Accuracy for cross-entropy, the coefficient of determination R² for mse."""
+        """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
         rows, targets = _paired(inputs, y)
         if not self.schema.given:
             yield from self._prepare(rows.shape[-1])
@@ -281,7 +281,7 @@ def _paired(inputs: Inputs, y: Targets) -> tuple[NDArray[Any], NDArray[Any]]:
 
 
 def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:
-    """The coefficient of determination; a constant target gives 1 if it is met and 0 if not."""
+    """Return the coefficient of determination; a constant target gives 1 if it is met and 0 if not."""
     targets = targets.reshape(predicted.shape)
     residual = float(np.square(targets - predicted).sum())
     spread = float(np.square(targets - targets.mean(0)).sum())

@@ -26,7 +26,7 @@ _NARROWER = {"float64": ("<f4",), "int64": ("u1", "<i2", "<i4")}
 
 
 def as_tensor(values: Any) -> NDArray[Any] | None:
-    """Rows or numbers as an array that can be sent, in the narrowest dtype that holds all of them exactly.
+    """Return rows or numbers as an array in the narrowest dtype that holds all of them exactly.
 
     Returns:
         The array; None for what is no rectangle of numbers: the server then says what is wrong with it.
@@ -49,7 +49,7 @@ def as_tensor(values: Any) -> NDArray[Any] | None:
 
 
 def dump(body: Mapping[str, Any]) -> tuple[bytes, int]:
-    """The bytes of a body whose arrays are sent as tensors, and how long its JSON head is."""
+    """Return the bytes of a body whose arrays are sent as tensors, and how long its JSON head is."""
     arrays = {name: value for name, value in body.items() if isinstance(value, np.ndarray)}
     head = {
         name: {"datatype": _NAMES[arrays[name].dtype], "shape": arrays[name].shape}
@@ -62,7 +62,7 @@ def dump(body: Mapping[str, Any]) -> tuple[bytes, int]:
 
 
 def parse(body: bytes, head_length: int) -> dict[str, Any]:
-    """The inverse of `dump`, tensors as nested lists.
+    """Return the inverse of `dump`, tensors as nested lists.
 
     Raises:
         ValueError: The bytes are no such body.

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
 
-from superposed.errors import ConfigError, SuperposedError, outline
+from superposed.errors import ConfigError, SuperposedError, redacted
 
 __all__ = [
     "Activation",
@@ -34,7 +34,7 @@ C = TypeVar("C", bound="Config")
 
 
 def validated(model: type[C], values: Any) -> C:
-    """Builds a configuration value and says plainly what is wrong with it.
+    """Build a configuration value and say plainly what is wrong with it.
 
     Raises:
         ConfigError: A field is missing, unknown or out of range.
@@ -50,7 +50,7 @@ def validated(model: type[C], values: Any) -> C:
         place = ".".join(str(part) for part in first["loc"])
         message = first["msg"].removeprefix("Value error, ")
         given, data = first["input"], place.startswith(("labels", "description"))
-        shown = repr(given)[:200] if isinstance(given, int | float | str) and not data else outline(given)
+        shown = repr(given)[:200] if isinstance(given, int | float | str) and not data else redacted(given)
         received = shown if place else None
         raise ConfigError(f"{place}: {message}" if place else message, received=received) from error
 
@@ -61,7 +61,7 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def replace(self, **changes: Any) -> Self:
-        """A checked copy with some fields changed."""
+        """Return a checked copy with some fields changed."""
         return validated(type(self), self.model_dump() | changes)
 
 

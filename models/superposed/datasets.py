@@ -73,7 +73,7 @@ class Dataset:
         return int(self.train_x.shape[1])
 
     def permuted(self, seed: int) -> Dataset:
-        """The same data with its features in another order; seed 0 is the order as it is."""
+        """Return the same data with its features in another order; seed 0 is the order as it is."""
         if seed == 0:
             return self
         order = np.random.default_rng(seed).permutation(self.features)
@@ -94,7 +94,7 @@ def data_dir() -> Path:
 
 
 def read_idx(data: bytes) -> NDArray[Any]:
-    """Reads one uncompressed IDX file.
+    """Read one uncompressed IDX file.
 
     Raises:
         DataUnavailable: The header is not IDX, or the length does not match it.
@@ -129,7 +129,7 @@ def _idx_bytes(name: str, file: str) -> bytes:
 
 @lru_cache(maxsize=4)
 def idx_dataset(name: str = "mnist") -> Dataset:
-    """Loads a data set of images in IDX files; pixels are scaled to 0 ... 1.
+    """Load a data set of images in IDX files; pixels are scaled to 0 ... 1.
 
     Raises:
         DataUnavailable: Which files are missing, where they come from and where they go; or a file whose
@@ -160,7 +160,7 @@ def _pixels(images: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def sklearn_dataset(name: str, *, test_share: float = 0.25, seed: int = 0) -> Dataset:
-    """One of scikit-learn's bundled data sets: digits, breast_cancer, wine, iris.
+    """Return one of scikit-learn's bundled data sets: digits, breast_cancer, wine, iris.
 
     The split is stratified and drawn from the seed.
 

@@ -1,4 +1,4 @@
-"""The library's errors, in one tree. None of them knows an HTTP code.
+"""The library's errors, in one tree, and `redacted` descriptions for their messages. No HTTP codes.
 
 SuperposedError
 ├── ConfigError                  a store, network or data set that cannot be built as described
@@ -43,7 +43,7 @@ __all__ = [
     "UnknownTask",
     "UpdateError",
     "UpdateTooLarge",
-    "outline",
+    "redacted",
 ]
 
 
@@ -139,7 +139,7 @@ class CapacityExceeded(SuperposedError):
     """More of something than a stated limit allows."""
 
 
-def outline(value: object) -> str:
+def redacted(value: object) -> str:
     """Return a redacted description of a value: rows and labels do not belong in errors."""
     if isinstance(value, str):
         return f"text of {len(value)} characters"

@@ -12,7 +12,7 @@ from superposed_service.api.console import console_files
 from tests.service.test_access import make
 from tests.service.test_api import problem
 
-FOLDER = Path(__file__).resolve().parents[2] / "service" / "superposed_service" / "console"
+FOLDER = Path(__file__).resolve().parents[2] / "service" / "superposed_service" / "api" / "console"
 LIBRARY = "/console/vendor/echarts-6.1.0/echarts.esm.min.js"
 
 

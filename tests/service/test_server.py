@@ -66,7 +66,6 @@ def test_init_says_what_it_made(tmp_path: Path) -> None:
         (("serve", "X", "--host", "0.0.0.0"), "--allow-unauthenticated"),
         (("serve", "X", "--device", "tpu"), "'auto', 'cpu' or 'cuda'"),
         (("demo", "--data", "imagenet"), "digits or mnist"),
-        (("experiment", "permuted-mnist", "--dataset", "nothing", "--results", "X"), "SUPERPOSED_DATA_DIR"),
     ],
 )
 def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
@@ -79,7 +78,7 @@ def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...],
 def test_version_and_help() -> None:
     assert superposed("--version").stdout.strip() == "0.1.0"
     shown = superposed("--help").stdout
-    assert all(command in shown for command in ("init", "serve", "demo", "experiment"))
+    assert all(command in shown for command in ("init", "serve", "demo", "keys"))
 
 
 def test_a_second_owner_is_refused(server: Server) -> None:

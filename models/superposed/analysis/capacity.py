@@ -58,7 +58,7 @@ class Capacity:
 
 
 def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> Capacity:
-    """Summarises the store's own measurements; measures nothing anew and changes nothing.
+    """Summarise the store's own measurements; measures nothing anew and changes nothing.
 
     Args:
         store: Whose.
@@ -80,7 +80,7 @@ def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) ->
 
 
 def layer_crosstalk(tasks: Iterable[TaskState]) -> tuple[LayerCrosstalk, ...]:
-    """Crosstalk of each layer: a mean over the tasks' newest samples, which never change. Any thread."""
+    """Return the crosstalk of each layer: a mean over the tasks' newest samples. Any thread."""
     samples = [state.crosstalk for state in tasks if state.crosstalk is not None]
     if not samples:
         return ()
@@ -98,7 +98,7 @@ def layer_crosstalk(tasks: Iterable[TaskState]) -> tuple[LayerCrosstalk, ...]:
 
 
 def _tasks_left(store: WeightStore) -> TasksLeft | None:
-    """A straight line through mean accuracy against number of tasks, over the newer half of the points."""
+    """Fit a line through mean accuracy against number of tasks, over the newer half of the points."""
     by_tasks: dict[int, list[float]] = {}
     for evaluation in store.evaluations.all():
         by_tasks.setdefault(evaluation.tasks, []).append(evaluation.accuracy)

@@ -28,7 +28,7 @@ _ROWS = 64
 
 
 def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
-    """Measures crosstalk at up to 64 rows of a batch of one context.
+    """Measure crosstalk at up to 64 rows of a batch of one context.
 
     Every layer is measured at the input that it gets under the own context, so that a layer's figure
     is its own and not that of the layers before it.
@@ -59,7 +59,7 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
 
 
 def _bindings(store: WeightStore, context: Context) -> Mapping[str, Binding]:
-    """A context's bindings, copied: the table may give the slot to the next one."""
+    """Return a context's bindings, copied: the table may give the slot to the next one."""
     return {
         name: Binding(binding.contexts.clone()) for name, binding in store.contexts.bind_all(context).items()
     }

@@ -43,7 +43,7 @@ class Interference:
 def measure_interference(
     store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]
 ) -> Interference:
-    """Measures overlap and crosstalk of tasks; nothing is learned. Whoever owns the store may call it.
+    """Measure overlap and crosstalk of tasks; nothing is learned. Whoever owns the store may call it.
 
     Args:
         store: What is measured.
@@ -69,7 +69,7 @@ def measure_interference(
 
 
 def _overlap(stack: Tensor) -> Tensor:
-    """`tr(C(a)ᵀ C(b)) / D` of every two of K contexts, (K, K) float64.
+    """Return `tr(C(a)ᵀ C(b)) / D` of every two of K contexts, (K, K) float64.
 
     However a family lays its contexts out, that is the cosine between their rows of numbers: all C are
     orthogonal, and so their rows are equally long.

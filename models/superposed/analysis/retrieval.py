@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from superposed.config import MLPConfig, NetworkConfig
 from superposed.contexts import Binding, Family
-from superposed.errors import ConfigError, outline
+from superposed.errors import ConfigError, redacted
 from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 from superposed.nn.layers import SuperposedModule
 from superposed.store import tensorfile
@@ -25,7 +25,7 @@ _STATE = "network."
 
 
 def superpose(family: Family[Any], weights: Tensor, contexts: Tensor) -> Tensor:
-    """`W = Σ_k W(k) C(k)⁻¹`.
+    """Return `W = Σ_k W(k) C(k)⁻¹`.
 
     Args:
         family: The context family.
@@ -39,12 +39,12 @@ def superpose(family: Family[Any], weights: Tensor, contexts: Tensor) -> Tensor:
 
 
 def retrieve(family: Family[Any], weight: Tensor, context: Tensor) -> Tensor:
-    """`Ŵ(k) = W C(k)`, which is W(k) and a residual: (D_out, width)."""
+    """Return `Ŵ(k) = W C(k)`, which is W(k) and a residual: (D_out, width)."""
     return family.retrieve(weight, context)
 
 
 def residual_variance(family: Family[Any], others: Tensor, x: Tensor) -> Tensor:
-    """The law: `Var ε` of the response to `x` from the other tasks' weights, over random contexts.
+    """Return the law: `Var ε` of the response to `x` from the other tasks' weights, over random contexts.
 
     Args:
         family: The context family.
@@ -76,7 +76,7 @@ class RetrievedModel:
     metadata: Mapping[str, Any]
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Answers rows (B, inputs) with (B, outputs), from an mlp's tensors and metadata alone.
+        """Answer rows (B, inputs) with (B, outputs), from an mlp's tensors and metadata alone.
 
         Raises:
             ConfigError: Another network's: it answers once it is in a module, see `load_into`.
@@ -85,7 +85,7 @@ class RetrievedModel:
             raise ConfigError(
                 "the network is no mlp",
                 expected="load_into(module), then the module's answer",
-                received=outline(self.metadata.get("network")),
+                received=redacted(self.metadata.get("network")),
             )
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
         signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
@@ -106,7 +106,7 @@ class RetrievedModel:
         return plain_forward(signal, layers, between)
 
     def load_into(self, module: nn.Module) -> nn.Module:
-        """Gives an ordinary module of the store's architecture these weights.
+        """Give an ordinary module of the store's architecture these weights.
 
         What it then takes is (B, *input_shape) of (rows - `input.offset`) / `input.scale` in its own dtype,
         padded by zeros where the task is narrower; of its answers the task's are the first.
@@ -143,12 +143,12 @@ class RetrievedModel:
         return module.eval()
 
     def to_bytes(self) -> bytes:
-        """A safetensors file; the same store, secret and sequence give the same tensors."""
+        """Return a safetensors file; the same store, secret and sequence give the same tensors."""
         return tensorfile.dump(self.tensors, self.metadata)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RetrievedModel:
-        """The inverse of `to_bytes`.
+        """Return the inverse of `to_bytes`.
 
         Raises:
             ConfigError: Not such a file.
@@ -158,7 +158,7 @@ class RetrievedModel:
 
 
 def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
-    """Takes a context's model out of the store: the same logits, to rounding, as the store serves.
+    """Take a context's model out of the store: the same logits, to rounding, as the store serves.
 
     For complex contexts the network has both real and imaginary parts as ordinary units.
 
@@ -190,7 +190,7 @@ def _copied(tensor: Tensor) -> Tensor:
 
 
 def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
-    """Biases, by these names, for layers that have none."""
+    """Return biases, by these names, for layers that have none."""
     layers = {f"{name}.bias": layer for name, layer in module.named_modules()}
     return {
         name: nn.Parameter(layer.weight.new_empty(len(layer.weight)))
@@ -200,7 +200,7 @@ def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.P
 
 
 def _layers(network: MLP, bindings: Mapping[str, Binding], schema: TaskSchema) -> dict[str, Tensor]:
-    """An mlp's layers with a context folded in, cut to a task's own width."""
+    """Return an mlp's layers with a context folded in, cut to a task's own width."""
     tensors: dict[str, Tensor] = {}
     layers = network.superposed_layers()
     for place, (name, layer) in enumerate(layers.items()):

@@ -60,7 +60,7 @@ def locate(
     candidates: Sequence[str],
     most: int = 2**20,
 ) -> Located:
-    """Tries rows under every candidate context, all of one stream, as mixed batches.
+    """Try rows under every candidate context, all of one stream, as mixed batches.
 
     Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
     answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
@@ -100,7 +100,7 @@ def locate_exponent(
     exponents: tuple[float, float],
     most: int = 2**20,
 ) -> Located:
-    """Finds the real power of a task's context that rows fit best; arguments as `locate`.
+    """Find the real power of a task's context that rows fit best; arguments as `locate`.
 
     Args:
         store: Answers; nothing is learned.
@@ -132,7 +132,7 @@ def locate_exponent(
 
 
 def check_tries(tries: int, most: int) -> None:
-    """Raises `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
+    """Raise `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
     if tries > most:
         raise CapacityExceeded(
             "too many rows and candidates to try them all",
@@ -142,7 +142,7 @@ def check_tries(tries: int, most: int) -> None:
 
 
 def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], most: int) -> list[str]:
-    """The candidates that take such rows; counted before they are resolved, which takes its time."""
+    """Return the candidates that take such rows; counted before they are resolved, which takes its time."""
     width, tasks = rows.shape[1], store.tasks
     names = [
         name
@@ -163,7 +163,7 @@ def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], 
 def _of_one_loss(
     store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None
 ) -> list[str]:
-    """The contexts that can have such targets, of cross-entropy tasks if there are any."""
+    """Return the contexts that can have such targets, of cross-entropy tasks if there are any."""
     by_loss: dict[str, list[str]] = {"cross_entropy": [], "mse": []}
     failure: SuperposedError | None = None
     for name in names:
@@ -187,7 +187,7 @@ def _of_one_loss(
 def _evidence(
     store: WeightStore, inputs: NDArray[Any], targets: Sequence[Target] | None, names: Sequence[str]
 ) -> NDArray[np.float64]:
-    """For each context the sum over rows of its energy, or of minus its loss: (candidates,), float64."""
+    """Return each context's sum over rows of energy, or of minus the loss: (candidates,), float64."""
     found: list[float] = []
     rows = len(inputs)
     at_once = max(1, min(_ROWS_AT_ONCE // rows, store.contexts.capacity))

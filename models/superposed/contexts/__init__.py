@@ -56,7 +56,7 @@ FAMILIES: dict[str, type[Family[Any]]] = {
 
 
 def family_named(name: str) -> Family[Any]:
-    """The family of that name.
+    """Return the family of that name.
 
     Raises:
         ConfigError: There is none.

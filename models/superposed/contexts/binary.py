@@ -24,15 +24,15 @@ class Binary(Family[Tensor]):
     name: ClassVar[str] = "binary"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """One sign a feature: (features,)."""
+        """Return one sign a feature: (features,)."""
         return (features,)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
-        """Signs, float64 (features,)."""
+        """Return signs, float64 (features,)."""
         return torch.from_numpy(stream.signs(features))
 
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
-        """Every coordinate takes one part's sign, so that the overlap with each part is its weight.
+        """Return every coordinate takes one part's sign, so that the overlap with each part is its weight.
 
         A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves
         few signs.
@@ -45,14 +45,14 @@ class Binary(Family[Tensor]):
         return signs[torch.from_numpy(chosen), torch.arange(features)]  # (features,)
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Flips signs."""
+        """Flip signs."""
         self._check_width(x, contexts.shape[-1])
         return x * (contexts if index is None else contexts[index])  # (B, width)
 
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Flips the same signs back."""
+        """Flip the same signs back."""
         return self.bind(x, contexts, index)
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
-        """`Σ_i w_i² x_i²`."""
+        """Return `Σ_i w_i² x_i²`."""
         return x.square() @ weight.square().T  # (B, D_out)

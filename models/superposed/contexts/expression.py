@@ -35,7 +35,7 @@ RESERVED_KEYS = frozenset({"auto", "mix", "stats"})
 
 
 def check_key(key: str) -> str:
-    """Returns a task key unchanged if it may be one.
+    """Return a task key unchanged if it may be one.
 
     Raises:
         ExpressionInvalid: It has other characters, the wrong length, or is reserved.
@@ -52,7 +52,7 @@ def check_key(key: str) -> str:
 
 
 def check_number(value: object, name: str) -> float:
-    """Returns a value as a float if it is a finite number.
+    """Return a value as a float if it is a finite number.
 
     Raises:
         ExpressionInvalid: It is not.
@@ -91,7 +91,7 @@ class Task:
 
     @classmethod
     def named(cls, text: str) -> Task:
-        """The task of a key, or of `group/key`.
+        """Return the task of a key, or of `group/key`.
 
         Raises:
             ExpressionInvalid: A key that may not be one.
@@ -110,7 +110,7 @@ class Task:
         return 1
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"task": str(self)}
 
     def __str__(self) -> str:
@@ -175,7 +175,7 @@ class Mixture:
         return 1 + max(part.depth for part, _ in self.parts)
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"mixture": [{"context": part.to_json(), "weight": weight} for part, weight in self.parts]}
 
     def __str__(self) -> str:
@@ -219,7 +219,7 @@ class Power:
         return self.base.leaves
 
     def to_json(self) -> dict[str, object]:
-        """The JSON form."""
+        """Return the JSON form."""
         return {"power": {"context": self.base.to_json(), "exponent": self.exponent}}
 
     def __str__(self) -> str:
@@ -252,7 +252,7 @@ class Leaf:
 
 
 def flatten(expression: Expression) -> tuple[Leaf, ...]:
-    """Pushes mixtures and powers down to the tasks: the linear form that every family evaluates.
+    """Push mixtures and powers down to the tasks: the linear form that every family evaluates.
 
     Mixing averages generators and a power multiplies them, so an expression *is* the sum over its
     tasks of weight x exponent x generator. Nothing is wrapped or re-logged between operations, and two

@@ -50,7 +50,7 @@ class Family(ABC, Generic[G]):
 
     @abstractmethod
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """The shape of one materialised context for a layer of `features` inputs."""
+        """Return the shape of one materialised context for a layer of `features` inputs."""
 
     def generator_bytes(self, features: int) -> int:
         """Return the bytes of one generator of `features` inputs while it is kept: a float64 a number."""
@@ -58,11 +58,11 @@ class Family(ABC, Generic[G]):
 
     @abstractmethod
     def generate(self, stream: Stream, features: int) -> G:
-        """Draws one task's generator for a layer of `features` inputs from a derived stream."""
+        """Draw one task's generator for a layer of `features` inputs from a derived stream."""
 
     @abstractmethod
     def compose(self, terms: Sequence[Term[G]], picks: Stream) -> Tensor:
-        """Evaluates a composition whose mixtures and powers have been pushed down to its tasks.
+        """Evaluate a composition whose mixtures and powers have been pushed down to its tasks.
 
         Args:
             terms: The tasks' shares; their weights sum to 1.
@@ -77,7 +77,7 @@ class Family(ABC, Generic[G]):
 
     @abstractmethod
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Applies contexts to rows: `C(k) x`.
+        """Apply contexts to rows: `C(k) x`.
 
         Args:
             x: (B, width) rows, any float dtype.
@@ -90,11 +90,11 @@ class Family(ABC, Generic[G]):
 
     @abstractmethod
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Applies inverse contexts to rows: `C(k)⁻¹ x`; arguments as for `bind`."""
+        """Apply inverse contexts to rows: `C(k)⁻¹ x`; arguments as for `bind`."""
 
     @abstractmethod
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
-        """The expected squared response `E (w C x)²` over contexts drawn at random.
+        """Return the expected squared response `E (w C x)²` over contexts drawn at random.
 
         This is the variance of the residual (METHOD.md): what a vector answers to a weight row whose
         context is independent of its own.
@@ -108,22 +108,22 @@ class Family(ABC, Generic[G]):
         """
 
     def mixture(self, generators: Sequence[G], weights: Sequence[float], picks: Stream) -> Tensor:
-        """The context of a mixture of generators, with weights that sum to 1."""
+        """Return the context of a mixture of generators, with weights that sum to 1."""
         terms = [Term(generator, weight) for generator, weight in zip(generators, weights, strict=True)]
         return self.compose(terms, picks)
 
     def power(self, generator: G, exponent: float, picks: Stream) -> Tensor:
-        """The context of a real power of one generator."""
+        """Return the context of a real power of one generator."""
         return self.compose([Term(generator, 1.0, exponent)], picks)
 
     def superpose(self, weights: Tensor, contexts: Tensor) -> Tensor:
-        """The store equation: `W = Σ_k W(k) C(k)⁻¹` from weights (K, D_out, width), contexts (K, ...)."""
+        """Return `W = Σ_k W(k) C(k)⁻¹` from weights (K, D_out, width) and contexts (K, ...)."""
         # C is orthogonal, so a row of W(k) C(k)⁻¹ is C(k) applied to that row.
         bound = [self.bind(weight, context) for weight, context in zip(weights, contexts, strict=True)]
         return torch.stack(bound).sum(0)  # (D_out, width)
 
     def retrieve(self, weight: Tensor, context: Tensor) -> Tensor:
-        """The retrieval equation: `W C(k)`, (D_out, width), from one store matrix and one context."""
+        """Return the retrieval equation: `W C(k)`, (D_out, width), from one store matrix and one context."""
         return self.unbind(weight, context)
 
     def _check_width(self, x: Tensor, expected: int) -> None:

@@ -27,7 +27,7 @@ from superposed.contexts.expression import (
     check_number,
 )
 from superposed.contexts.keys import KEY_PATTERN
-from superposed.errors import ExpressionInvalid, outline
+from superposed.errors import ExpressionInvalid, redacted
 
 __all__ = ["as_expression", "parse"]
 
@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def as_expression(value: object) -> Expression:
-    """Reads a context in any accepted form: an expression, text, or the JSON form.
+    """Read a context in any accepted form: an expression, text, or the JSON form.
 
     Raises:
         ExpressionInvalid: It is none of them.
@@ -67,7 +67,7 @@ def _from_json(value: object, depth_left: int) -> Expression:
     raise ExpressionInvalid(
         "not a context",
         expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
-        received=outline(value),
+        received=redacted(value),
     )
 
 
@@ -81,13 +81,13 @@ def _fields(body: object, *names: str) -> tuple[object, ...]:
         raise ExpressionInvalid(
             "part of a context has the wrong fields",
             expected=f"exactly {list(names)}",
-            received=outline(body),
+            received=redacted(body),
         )
     return tuple(body[name] for name in names)
 
 
 def parse(text: str) -> Expression:
-    """Reads the text grammar.
+    """Read the text grammar.
 
     Raises:
         ExpressionInvalid: Where the text stops being an expression, and what was expected there.

@@ -64,12 +64,12 @@ class TaskId:
 
 
 def new_secret() -> bytes:
-    """Draws a 256-bit secret from the operating system."""
+    """Draw a 256-bit secret from the operating system."""
     return secrets.token_bytes(SECRET_BYTES)
 
 
 def seeded_secret(seed: int) -> bytes:
-    """Makes a secret from a number, for tests and experiments: it protects nothing.
+    """Make a secret from a number, for tests and experiments: it protects nothing.
 
     Raises:
         ConfigError: The seed is negative.
@@ -108,17 +108,17 @@ class Stream:
 
     @classmethod
     def for_task(cls, secret: bytes, layer: str, task: TaskId) -> Stream:
-        """The stream that a task's context in one layer is drawn from."""
+        """Return the stream that a task's context in one layer is drawn from."""
         return cls(secret, ("context", layer, task.key, str(task.generation)))
 
     @classmethod
     def for_mixture(cls, secret: bytes, layer: str, tasks: tuple[TaskId, ...]) -> Stream:
-        """The stream that decides which part of a mixture gives a coordinate (binary contexts)."""
+        """Return the stream that decides which part of a mixture gives a coordinate (binary contexts)."""
         names = tuple(f"{task.key}#{task.generation}" for task in tasks)
         return cls(secret, ("mixture", layer, *names))
 
     def bytes(self, count: int, purpose: str) -> bytes:
-        """The first `count` bytes drawn for `purpose`."""
+        """Return the first `count` bytes drawn for `purpose`."""
         message = b"".join(
             _prefixed(part)
             for part in (
@@ -132,18 +132,18 @@ class Stream:
         return hashlib.shake_256(message).digest(count)
 
     def signs(self, count: int) -> NDArray[np.float64]:
-        """`count` independent numbers, each -1 or +1 with equal probability, float64 (count,)."""
+        """Draw `count` independent numbers, each -1 or +1 with equal probability, float64 (count,)."""
         raw = np.frombuffer(self.bytes((count + 7) // 8, "signs"), dtype=np.uint8)
         bits = np.unpackbits(raw, bitorder="little")[:count]
         return bits.astype(np.float64) * 2.0 - 1.0
 
     def uniforms(self, count: int, purpose: str = "uniforms") -> NDArray[np.float64]:
-        """`count` independent numbers uniform on [0, 1), 53 bits each, float64 (count,)."""
+        """Draw `count` independent numbers uniform on [0, 1), 53 bits each, float64 (count,)."""
         raw = np.frombuffer(self.bytes(8 * count, purpose), dtype="<u8")
         return (raw >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def normals(self, count: int, purpose: str = "normals") -> NDArray[np.float64]:
-        """`count` independent standard normal numbers by the Box-Muller method, float64 (count,)."""
+        """Draw `count` independent standard normal numbers by the Box-Muller method, float64 (count,)."""
         half = (count + 1) // 2
         uniform = self.uniforms(2 * half, purpose).reshape(2, half)
         radius = np.sqrt(-2.0 * np.log1p(-uniform[0]))

@@ -37,7 +37,7 @@ class Phase(Family[Tensor]):
     name: ClassVar[str] = "phase"
 
     def padding(self, features: int) -> int:
-        """One zero feature where the number of features is odd."""
+        """Return 0: every complex feature is a pair by itself."""
         return features % 2
 
     def pairs(self, features: int) -> int:
@@ -45,19 +45,19 @@ class Phase(Family[Tensor]):
         return self.width(features) // 2
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """Cosines and sines: (2, pairs)."""
+        """Return cosines and sines: (2, pairs)."""
         return (2, self.pairs(features))
 
     def generator_bytes(self, features: int) -> int:
-        """A float64 for each pair."""
+        """Return a float64 for each pair."""
         return 8 * self.pairs(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
-        """Phases, float64 (pairs,)."""
+        """Draw anchor and turns, float64 (2, pairs)."""
         return torch.from_numpy((2.0 * stream.uniforms(self.pairs(features), "phases") - 1.0) * np.pi)
 
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
-        """`φ = Σ α p φ(k)` over the terms, then its cosine and sine."""
+        """Return cosine and sine of `φ = Σ α p φ(k)` over the terms."""
         del picks
         return self._materialise(
             torch.stack([term.weight * self._phases(term.generator, term.exponent) for term in terms]).sum(0)
@@ -72,19 +72,19 @@ class Phase(Family[Tensor]):
         return torch.stack([phases.cos(), phases.sin()])  # (2, pairs)
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Turns every pair by its phase."""
+        """Turn every pair by its phase."""
         self._check_width(x, 2 * contexts.shape[-1])
         chosen = contexts if index is None else contexts[index]  # (2, pairs) or (B, 2, pairs)
         return _rotate(x, chosen[..., 0, :], chosen[..., 1, :])
 
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Turns every pair back."""
+        """Turn every pair back."""
         self._check_width(x, 2 * contexts.shape[-1])
         chosen = contexts if index is None else contexts[index]
         return _rotate(x, chosen[..., 0, :], -chosen[..., 1, :])
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
-        """`Σ_pairs |w|² |x|² / 2`: a uniformly turned pair answers with half its energy."""
+        """Return `Σ_pairs |w|² |x|² / 2`: a uniformly turned pair answers with half its energy."""
         pair_energy = [sum(half.square() for half in tensor.chunk(2, dim=-1)) for tensor in (x, weight)]
         return torch.as_tensor(pair_energy[0]) @ torch.as_tensor(pair_energy[1]).T / 2  # (B, D_out)
 
@@ -99,7 +99,7 @@ class Complex(Phase):
     lanes: ClassVar[int] = 2
 
     def padding(self, features: int) -> int:
-        """None: every complex feature is a pair by itself."""
+        """Return 0: every complex feature is a pair by itself."""
         del features
         return 0
 
@@ -120,11 +120,11 @@ class Cyclic(Phase):
         self.frequency_scale = frequency_scale
 
     def generator_bytes(self, features: int) -> int:
-        """Two float64 for each pair."""
+        """Return two float64 for each pair."""
         return 2 * super().generator_bytes(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
-        """Anchors and turns, float64 (2, pairs)."""
+        """Draw anchor and turns, float64 (2, pairs)."""
         anchor = super().generate(stream, features)
         frequency = np.rint(self.frequency_scale * stream.normals(self.pairs(features), "frequencies"))
         return torch.stack([anchor, torch.from_numpy(2.0 * np.pi * frequency)])

@@ -52,18 +52,18 @@ class RotationGenerator:
         return 2 * torch.atan(values), vectors
 
     def logarithm(self) -> Tensor:
-        """The real skew-symmetric A with `exp(A) = C`, float64 (D, D)."""
+        """Return the real skew-symmetric A with `exp(A) = C`, float64 (D, D)."""
         angles, vectors = self.spectrum
         return _real(vectors, 1j * angles)
 
     def power(self, exponent: float) -> Tensor:
-        """`exp(p A)`, float64 (D, D)."""
+        """Return `exp(p A)`, float64 (D, D)."""
         angles, vectors = self.spectrum
         return _real(vectors, torch.exp(1j * exponent * angles))
 
 
 def _real(vectors: Tensor, values: Tensor) -> Tensor:
-    """`V diag(values) Vᴴ` of a matrix that is known to be real, (D, D)."""
+    """Return `V diag(values) Vᴴ` of a matrix that is known to be real, (D, D)."""
     product: Tensor = (vectors * values) @ vectors.conj().T
     return product.real.contiguous()
 
@@ -77,15 +77,15 @@ class Rotation(Family[RotationGenerator]):
     name: ClassVar[str] = "rotation"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """A dense matrix: (features, features)."""
+        """Return a dense matrix: (features, features)."""
         return (features, features)
 
     def generator_bytes(self, features: int) -> int:
-        """The matrix and its complex eigenvectors."""
+        """Return the bytes of the matrix and its complex eigenvectors."""
         return 3 * 8 * features**2
 
     def generate(self, stream: Stream, features: int) -> RotationGenerator:
-        """QR of a normal matrix in float64 with the sign fix; one column flipped where det = -1."""
+        """Return QR of a normal matrix in float64 with the sign fix; one column flipped where det = -1."""
         normal = torch.from_numpy(stream.normals(features * features)).view(features, features)
         q, r = torch.linalg.qr(normal)
         q = q * torch.where(r.diagonal() < 0, -1.0, 1.0)
@@ -94,7 +94,7 @@ class Rotation(Family[RotationGenerator]):
         return RotationGenerator(q)
 
     def compose(self, terms: Sequence[Term[RotationGenerator]], picks: Stream) -> Tensor:
-        """`exp(Σ α p A(k))`; a bare task is its matrix, and a power of one task needs no exponential."""
+        """Return `exp(Σ α p A(k))`; a single task, or a power of one, needs no exponential."""
         del picks
         if len(terms) == 1 and terms[0].exponent is None:
             return terms[0].generator.matrix
@@ -111,11 +111,11 @@ class Rotation(Family[RotationGenerator]):
         return term.weight * exponent * term.generator.logarithm()
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Multiplies every row by its matrix, one product for each context present."""
+        """Multiply every row by its matrix, one product for each context present."""
         return self._multiply(x, contexts.transpose(-1, -2), index)
 
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Multiplies every row by its matrix transposed."""
+        """Multiply every row by its matrix transposed."""
         return self._multiply(x, contexts, index)
 
     def _multiply(self, x: Tensor, matrices: Tensor, index: Tensor | None) -> Tensor:
@@ -131,6 +131,6 @@ class Rotation(Family[RotationGenerator]):
         return product[order.argsort()]  # (B, width), row order restored
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
-        """`‖w‖² ‖x‖² / D`."""
+        """Return `‖w‖² ‖x‖² / D`."""
         width = weight.shape[-1]
         return x.square().sum(-1, keepdim=True) * weight.square().sum(-1) / width  # (B, D_out)

@@ -42,7 +42,7 @@ class Context:
 
     @classmethod
     def from_leaves(cls, leaves: Sequence[Leaf], ids: Mapping[str, TaskId]) -> Context:
-        """Canonical form of a flattened expression, given what every key stands for."""
+        """Return canonical form of a flattened expression, given what every key stands for."""
         merged: dict[tuple[TaskId, float | None], float] = {}
         for leaf in leaves:
             place = (ids[leaf.key], leaf.exponent)
@@ -76,7 +76,7 @@ class ContextSource:
         self.generator_bytes = 0
 
     def _generator(self, layer: str, task: TaskId) -> Any:
-        """Draws a task's generator, or takes it from the least-recently-used ones that are kept."""
+        """Draw a task's generator, or take it from the least-recently-used ones that are kept."""
         place = (layer, task)
         if place in self._generators:
             self._generators.move_to_end(place)
@@ -90,7 +90,7 @@ class ContextSource:
         return generator
 
     def derive(self, context: Context, layer: str) -> Tensor:
-        """One layer's context, float64, of the family's `context_shape`.
+        """Return one layer's context, float64, of the family's `context_shape`.
 
         Raises:
             CompositionNotSupported: The family has no such composition.
@@ -142,12 +142,12 @@ class ContextTable:
         return rows + self.source.generator_bytes
 
     def bind_all(self, context: Context) -> dict[str, Binding]:
-        """Every layer's binding for a batch of one context."""
+        """Return every layer's binding for a batch of one context."""
         slot = int(self._load([context])[0])
         return {name: Binding(rows[slot]) for name, rows in self._rows.items()}
 
     def bind_rows(self, contexts: Sequence[Context], index: Tensor) -> dict[str, Binding]:
-        """Every layer's binding for a mixed batch.
+        """Return every layer's binding for a mixed batch.
 
         Args:
             contexts: The K distinct contexts.
@@ -181,7 +181,7 @@ class ContextTable:
         return {name: Binding(copy, places) for name, copy in copies.items()}
 
     def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
-        """Every context's slot, (K,); what is not there yet is derived."""
+        """Return every context's slot, (K,); what is not there yet is derived."""
         if len(contexts) > self.capacity:
             raise CapacityExceeded(
                 "a batch names more contexts than the context table holds",
@@ -212,7 +212,7 @@ class ContextTable:
         return context.text in self._slots
 
     def evict(self, context: Context) -> None:
-        """Gives a context's slot to the next one that needs one; it is derived again when it is needed."""
+        """Give a context's slot to the next one that needs one; it is derived again when it is needed."""
         if (slot := self._slots.pop(context.text, None)) is not None:
             self._names[slot] = None
             self._free.append(slot)

@@ -22,7 +22,7 @@ _GAIN = 0.01
 
 
 def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> int:
-    """Takes rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
+    """Take rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
 
     One change of the store, whole or not at all: the rows drawn follow from its sequence number.
 
@@ -97,7 +97,7 @@ class Judged:
 
 
 def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
-    """Measures each task on its rows of a drawn batch; nothing is learned."""
+    """Measure each task on its rows of a drawn batch; nothing is learned."""
     outcome = row_losses(store.logits(batch), batch.outputs(), targets)
     keys = [part.task.schema.key for part in batch.parts]
     losses: dict[str, list[float]] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from superposed.analysis.retrieval import RetrievedModel
-from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError, outline
+from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError, redacted
 from superposed.nn.mlp import ACTIVATIONS
 from superposed.tasks.schema import TaskSchema
 
@@ -42,7 +42,7 @@ class Lessons:
     held_targets: Tensor
 
     def batches(self, passes: int, size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
-        """All rows `passes` times, in another order each time, in batches of at most `size`."""
+        """Return all rows `passes` times, in another order each time, in batches of at most `size`."""
         order = torch.Generator().manual_seed(0)
         for _ in range(passes):
             shuffled = torch.randperm(len(self.inputs), generator=order)
@@ -68,7 +68,7 @@ class Lessons:
 
 
 def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
-    """Has a trained network answer its sample rows.
+    """Have a trained network answer its sample rows.
 
     Args:
         model: As `GET /v1/model` gives it, and one more tensor `rows` (B, inputs) of unlabelled rows.
@@ -99,7 +99,7 @@ def held_out(rows: int) -> int:
 
 
 def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:
-    """The sample rows of a network that fits the task, float32 or float64."""
+    """Return the sample rows of a network that fits the task, float32 or float64."""
     layers = sum(name.endswith(".weight") for name in model.tensors)
     needed = {"rows", "input.offset", "input.scale"}
     needed |= {f"layers.{place}.{part}" for place in range(layers) for part in ("weight", "bias")}
@@ -143,7 +143,7 @@ def _checked(model: RetrievedModel, schema: TaskSchema) -> Tensor:
 
 
 def _check_work(rows: int, widths: Sequence[int]) -> None:
-    """Refuses what would take too much memory at once, or too long: a deep network of narrow layers."""
+    """Refuse what would take too much memory at once, or too long: a deep network of narrow layers."""
     products = rows * sum(before * after for before, after in pairwise(widths))
     if rows * max(widths) > _MOST_NUMBERS or products > _MOST_PRODUCTS:
         raise CapacityExceeded(
@@ -162,13 +162,13 @@ def _check_facts(model: RetrievedModel) -> None:
         raise ConfigError(
             "not a network of this library",
             expected=f"activation one of {sorted(ACTIVATIONS)}, normalisation layer or none",
-            received=f"{outline(activation)}, {outline(kind)}",
+            received=f"{redacted(activation)}, {redacted(kind)}",
         )
     if kind == "layer" and not _is_epsilon(facts.get("epsilon")):
         raise ConfigError(
             "the network's normalisation has no epsilon",
             expected="a finite number above 0",
-            received=outline(facts.get("epsilon")),
+            received=redacted(facts.get("epsilon")),
         )
     _check_numbers(model)
 

@@ -53,7 +53,7 @@ class UpdateResult(Measured):
 def learn(
     store: WeightStore, context: object, inputs: object, targets: Sequence[Target], *, steps: int = 1
 ) -> UpdateResult:
-    """Teaches one context a batch of rows: the store's one way to learn.
+    """Teach one context a batch of rows: the store's one way to learn.
 
     Args:
         store: What learns; changed in place.
@@ -75,13 +75,13 @@ def learn(
 
 
 def evaluate(store: WeightStore, context: object, inputs: object, targets: Sequence[Target]) -> Measured:
-    """Measures loss and accuracy on rows of one context; nothing is learned. Arguments as `learn`."""
+    """Measure loss and accuracy on rows of one context; nothing is learned. Arguments as `learn`."""
     batch = store.batch(context, inputs)
     return measure_batch(store, batch, read_targets(batch, targets, store.config.network.outputs))
 
 
 def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measured:
-    """`evaluate` for a batch that is already prepared; remembers a bare task's accuracy for `capacity`."""
+    """Evaluate a batch that is already prepared; remember a single task's accuracy for `capacity`."""
     bindings = store.bindings(batch)
     with torch.inference_mode():
         measured = _forward(store, batch, bindings, targets).measured()
@@ -98,7 +98,7 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
 
 
 def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1) -> UpdateResult:
-    """Applies one update to the store: the same path for a new update and for a replayed one.
+    """Apply one update to the store: the same path for a new update and for a replayed one.
 
     Raises:
         UpdateError: The update was refused; every bit of the store is as it was.
@@ -124,7 +124,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
-    """One step on the batch, and on kept rows of other tasks where there are any; the batch's outcome.
+    """Return one step on the batch, and on kept rows of other tasks where there are any; the batch's outcome.
 
     Raises:
         UpdateError: The batch itself is refused.
@@ -143,7 +143,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
 def _step_together(
     store: WeightStore, batch: Batch, targets: Targets, kept_batch: Batch, kept_targets: Targets
 ) -> _Forward:
-    """One step on a batch and on kept rows; the batch's outcome."""
+    """Return one step on a batch and on kept rows; the batch's outcome."""
     rows, drawn = len(batch), (kept_batch, kept_targets)
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
@@ -153,7 +153,7 @@ def _step_together(
 
 
 def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
-    """The ratio's share of so many rows; a part of a row is one row in that part of all updates."""
+    """Return the ratio's share of so many rows; a part of a row is one row in that part of all updates."""
     wanted = store.config.rehearsal.ratio * rows
     count = math.floor(wanted)
     if wanted == count:
@@ -164,7 +164,7 @@ def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
 
 @contextmanager
 def whole(store: WeightStore) -> Iterator[None]:
-    """Several steps that count all together or not at all: where one fails, weights are as they were."""
+    """Make several steps atomic: where one fails, the weights are as they were."""
     backup = {name: tensor.clone() for name, tensor in store.state().items()}
     try:
         yield
@@ -179,12 +179,12 @@ def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Target
 
 
 def measure_losses(store: WeightStore, batch: Batch, targets: Targets) -> Tensor:
-    """Each kept row's own loss under the weights as they are, (B,), ready to descend."""
+    """Return each kept row's own loss under the weights as they are, (B,), ready to descend."""
     return _kept_losses(store, _forward(store, batch, store.bindings(batch), targets), batch, targets)
 
 
 def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: Targets) -> Tensor:
-    """Losses of kept rows, (B,): where logits were kept, the distance from them is a share of each.
+    """Return losses of kept rows, (B,): where logits were kept, the distance from them is a share of each.
 
     Source: DER++ (Buzzega et al., NeurIPS 2020), with the mean over a task's own outputs.
     """
@@ -197,7 +197,7 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
 
 
 def descend(store: WeightStore, loss: Tensor) -> None:
-    """One optimizer step down a loss, checked before it moves anything.
+    """Take one optimizer step down a loss, checked before it moves anything.
 
     Raises:
         UpdateError: Loss or gradient is not finite, or the gradient is too long.
@@ -237,7 +237,7 @@ def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
 
 
 def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
-    """Adds the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
+    """Add the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
     places = batch.places()
     losses = before.losses.detach().double().cpu()
     correct = before.correct.cpu()

@@ -23,7 +23,7 @@ Network: TypeAlias = MLP | SuperposedModule
 def build(
     config: NetworkConfig, family: Family[Any], seed: int, dtype: torch.dtype, *, drawn: bool = True
 ) -> Network:
-    """The network of a configuration, with initial weights.
+    """Return the network of a configuration, with initial weights.
 
     Whatever a module draws besides its weights is drawn again from the seed wherever its store is loaded, so
     buffers are not saved: a new store's must come out the same twice.
@@ -54,7 +54,7 @@ def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> n
 
 
 def _check_buffers(module: nn.Module, again: nn.Module) -> None:
-    """Refuses a module whose buffers could not be made again."""
+    """Refuse a module whose buffers could not be made again."""
     others = dict(again.named_buffers())
     for name, buffer in module.named_buffers():
         other = others.get(name)
@@ -93,7 +93,7 @@ def _imported(config: ModuleConfig) -> nn.Module:
 
 
 def _check_answers(module: nn.Module, config: ModuleConfig) -> None:
-    """Refuses a network whose answers have another shape than configured, or differ from time to time."""
+    """Refuse a network whose answers have another shape than configured, or differ from time to time."""
     expected = f"(rows, {config.outputs}) for rows of {config.input_shape}"
     rows = torch.randn(1, *config.input_shape, generator=torch.Generator().manual_seed(0))
     try:

@@ -15,7 +15,7 @@ _GROUPS = 8
 
 
 def convnet(config: ConvNetConfig) -> nn.Module:
-    """Convolutions of 3 x 3 with stride 2, then linear layers; each normalised without batch statistics."""
+    """Build convolutions of 3 x 3 with stride 2, then linear layers; none uses batch statistics."""
     channels, height, width = config.input_shape
     layers: list[nn.Module] = []
     for before, after in pairwise((channels, *config.channels)):
@@ -46,14 +46,14 @@ class _Block(nn.Module):
         self.shortcut = nn.Identity() if plain else nn.Conv2d(before, after, 1, stride=stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, before, H, W) to (B, after, H', W')."""
+        """Map (B, before, H, W) to (B, after, H', W')."""
         inner = F.relu(self.norm(self.first(x)))
         answer: Tensor = F.relu(self.norm(self.second(inner)) + self.shortcut(x))
         return answer
 
 
 def resnet18(config: ResNetConfig) -> nn.Module:
-    """ResNet-18 for small images (a first convolution of 3 x 3 without pooling), with group normalisation.
+    """Build ResNet-18 for small images (a first convolution of 3 x 3, no pooling), with group normalisation.
 
     Source: He et al. 2016, table 1; Wu and He 2018 for the normalisation, which needs no batch statistics.
     """

@@ -45,7 +45,7 @@ class _Block(NamedTuple):
 
 
 def prepared(network: Network) -> PreparedMLP | Network:
-    """A network made ready to answer on the CPU; itself where there are no kernels for it."""
+    """Return a network made ready to answer on the CPU; itself where there are no kernels for it."""
     if isinstance(network, MLP) and PreparedMLP.can_prepare(network):
         return PreparedMLP(network)
     return network
@@ -94,7 +94,7 @@ class PreparedMLP:
         return kernel_for(network.family, Layout(0, 0, 0, -1), relu=False, normalise=False) is not None
 
     def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
-        """Logits of a batch whose rows may belong to different contexts; as `MLP.forward`.
+        """Return logits of a batch whose rows may belong to different contexts; as `MLP.forward`.
 
         Args:
             inputs: (B, inputs), on the CPU.
@@ -115,7 +115,7 @@ class PreparedMLP:
         return torch.from_numpy(answers)
 
     def _block(self, rows: int) -> list[_Block]:
-        """Every layer's block of so many rows: to cut it out of the larger one costs more than to keep it."""
+        """Return every layer's buffers for `rows` rows; they are kept, because slicing costs more."""
         if rows not in self._blocks:
             cut = [(layer.bound[:rows], layer.product[:rows]) for layer in self._layers]
             self._blocks[rows] = [
@@ -124,7 +124,7 @@ class PreparedMLP:
         return self._blocks[rows]
 
     def _refresh(self) -> None:
-        """Copies what is not the weights themselves: complex ones are multiplied as a block matrix."""
+        """Copy what is not the weights themselves: complex ones are multiplied as a block matrix."""
         if self._lanes == 1:
             return
         versions = tuple(parameter._version for parameter in self._network.parameters())
@@ -140,7 +140,7 @@ class PreparedMLP:
     def _tables(
         bindings: Mapping[str, Binding], rows: int
     ) -> tuple[dict[str, NDArray[np.floating[Any]]], NDArray[np.int64]]:
-        """Every layer's contexts, (K, ...), and each row's slot in them."""
+        """Return every layer's contexts, (K, ...), and each row's slot in them."""
         tables, slots = {}, np.zeros(rows, dtype=np.int64)
         for name, (contexts, mine) in bindings.items():
             tables[name] = (contexts[None] if mine is None else contexts).numpy()

@@ -32,7 +32,7 @@ Work = Callable[[], None]
 
 
 def record_graph(work: Work) -> Work:
-    """Records what some work launches on the GPU, as a CUDA graph; gives what launches it again."""
+    """Return records what some work launches on the GPU, as a CUDA graph; gives what launches it again."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no annotation there
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -46,7 +46,7 @@ def record_graph(work: Work) -> Work:
 
 
 def compile_for_all_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One kernel for any number of rows."""
+    """Return one kernel for any number of rows."""
     return torch.compile(function, dynamic=True)
 
 
@@ -60,7 +60,7 @@ class _Layer:
     bias: Tensor | None
 
     def refresh(self) -> None:
-        """Copies what is not the weights themselves, to where it was."""
+        """Copy what is not the weights themselves, to where it was."""
         if self.matrix.data_ptr() != self.layer.weight.data_ptr():
             self.matrix.copy_(self.layer.matrix().detach())
         if self.bias is not None:
@@ -119,7 +119,7 @@ class RecordedMLP:
         return isinstance(network, MLP) and network.family.name != "rotation"
 
     def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
-        """Logits of a batch whose rows may belong to different contexts.
+        """Return logits of a batch whose rows may belong to different contexts.
 
         Args:
             inputs: (B, inputs), on the CPU.
@@ -138,7 +138,7 @@ class RecordedMLP:
         )
 
     def launch(self, rows: int) -> None:
-        """Does the work of one size again, on the rows that stand there: what a batch costs the device alone.
+        """Do the work of one size again, on the rows that stand there: what a batch costs the device alone.
 
         Args:
             rows: One of `SIZES`, of which rows were answered before.
@@ -146,7 +146,7 @@ class RecordedMLP:
         self._sizes[rows].run()
 
     def _refresh(self) -> None:
-        """Copies the weights anew where they have changed, to where they were."""
+        """Copy the weights anew where they have changed, to where they were."""
         versions = tuple(parameter._version for parameter in self._network.parameters())
         if versions == self._versions:
             return
@@ -155,7 +155,7 @@ class RecordedMLP:
             own.refresh()
 
     def _point_at(self, tables: list[Tensor]) -> None:
-        """Forgets what was recorded where the context table has moved: it grows with its contexts."""
+        """Forget what was recorded where the context table has moved: it grows with its contexts."""
         if [table.data_ptr() for table in tables] != [table.data_ptr() for table in self._tables]:
             self._sizes.clear()
         self._tables = tables

@@ -71,7 +71,7 @@ class MLP(nn.Module):
         )
 
     def superposed_layers(self) -> dict[str, SuperposedLinear]:
-        """The layers that bind, by the names that their contexts are derived from."""
+        """Return the layers that bind, by the names that their contexts are derived from."""
         return {
             f"layers.{place}": layer
             for place, layer in enumerate(self.layers)
@@ -85,7 +85,7 @@ class MLP(nn.Module):
     def forward(
         self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Observer | None = None
     ) -> Tensor:
-        """Logits of a batch whose rows may belong to different contexts.
+        """Return logits of a batch whose rows may belong to different contexts.
 
         Args:
             inputs: (B, inputs).
@@ -108,7 +108,7 @@ class MLP(nn.Module):
         return signal
 
     def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """Logits from each layer's retrieved weight and bias (`SuperposedLinear.retrieve`), one context."""
+        """Return logits of one context from each layer's retrieved weight and bias."""
         return plain_forward(inputs, list(layers.values()), self.between)
 
     def between(self, signal: Tensor) -> Tensor:
@@ -125,7 +125,7 @@ def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float
 def plain_forward(
     inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], between: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """An ordinary network: each layer's weight and bias, and what stands between them.
+    """Run an ordinary network of each layer's weight and bias.
 
     Args:
         inputs: (B, inputs).

@@ -14,7 +14,7 @@ __all__ = ["load_state", "make_optimizer", "optimizer_state", "state"]
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """The configured optimizer over these weights, everything else as torch has it by default."""
+    """Return the configured optimizer over these weights, everything else as torch has it by default."""
     match config.name:
         case "rmsprop":
             return torch.optim.RMSprop(
@@ -27,7 +27,7 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
 
 
 def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's tensors by the weights' names, sharing memory."""
+    """Return the optimizer's tensors by the weights' names, sharing memory."""
     return {
         f"optimizer.{name}.{field}": value
         for name, parameter in network.named_parameters()
@@ -37,13 +37,13 @@ def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 
 
 def state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Weights and optimizer state by name, sharing memory."""
+    """Return weights and optimizer state by name, sharing memory."""
     weights = {f"network.{name}": value.detach() for name, value in network.named_parameters()}
     return weights | optimizer_state(network, optimizer)
 
 
 def load_state(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """The inverse of `state`; what the optimizer knew before is forgotten.
+    """Restore what `state` returned; the optimizer's former state is lost.
 
     Raises:
         ConfigError: Other weights than the network's.

@@ -28,7 +28,7 @@ class Evaluation:
     accuracy: float
 
     def joined(self, other: Evaluation) -> Evaluation:
-        """Both as one measurement, of the same weights."""
+        """Return both as one measurement, of the same weights."""
         rows = self.rows + other.rows
         correct = self.rows * self.accuracy + other.rows * other.accuracy
         return Evaluation(other.tasks, other.sequence, rows, correct / rows)
@@ -41,7 +41,7 @@ class Evaluations:
         self._by_task: dict[str, dict[int, Evaluation]] = {}
 
     def remember(self, key: str, evaluation: Evaluation) -> None:
-        """Adds a measurement: rows measured on the same weights count together, newer weights replace."""
+        """Add a measurement: rows measured on the same weights count together, newer weights replace."""
         history = self._by_task.setdefault(key, {})
         before = history.pop(evaluation.tasks, None)
         if before is not None and before.sequence == evaluation.sequence:
@@ -51,28 +51,28 @@ class Evaluations:
             del history[min(history, key=lambda tasks: history[tasks].sequence)]
 
     def forget(self, key: str) -> None:
-        """Drops a task's evaluations."""
+        """Drop a task's evaluations."""
         self._by_task.pop(key, None)
 
     def newest(self) -> list[Evaluation]:
-        """Each task's newest."""
+        """Return each task's newest."""
         return [max(history.values(), key=lambda one: one.sequence) for history in self._by_task.values()]
 
     def of(self, key: str) -> list[Evaluation]:
-        """A task's, from the oldest weights to the newest."""
+        """Return a task's, from the oldest weights to the newest."""
         return sorted(self._by_task.get(key, {}).values(), key=lambda one: one.sequence)
 
     def all(self) -> list[Evaluation]:
-        """Every one of every task."""
+        """Return every one of every task."""
         return [evaluation for history in self._by_task.values() for evaluation in history.values()]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return everything, as JSON values."""
         return {key: [asdict(one) for one in history.values()] for key, history in self._by_task.items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Evaluations:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         evaluations = cls()
         for key, history in values.items():
             for one in history:

@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def record_network(network: MLP, precision: torch.dtype) -> RecordedMLP:
-    """A network whose work will be recorded on the GPU that it is on."""
+    """Return a network whose work will be recorded on the GPU that it is on."""
     return RecordedMLP(network, precision)
 
 
@@ -52,7 +52,7 @@ class InferenceRunner:
         return self._contexts.bind_rows([part.context for part in batch.parts], batch.places())
 
     def logits(self, batch: Batch) -> Tensor:
-        """Answers a batch: (B, store outputs), on the CPU.
+        """Answer a batch: (B, store outputs), on the CPU.
 
         Raises:
             CapacityExceeded: More distinct contexts than the table holds.
@@ -79,7 +79,7 @@ class InferenceRunner:
         return min(taken)
 
     def prepare(self, inputs: int, dtype: torch.dtype, precision: torch.dtype | None = None) -> str | None:
-        """Compiles what is compiled at its first use, and on a GPU records the network's work.
+        """Compile what is compiled at its first use, and on a GPU records the network's work.
 
         Args:
             inputs: Of a row.
@@ -103,7 +103,7 @@ class InferenceRunner:
             return answer.cpu()
 
     def _record(self, network: MLP, inputs: int, dtype: torch.dtype, precision: torch.dtype) -> str | None:
-        """Records the work of every size, and uses it where all answer as the plain network does."""
+        """Record the work of every size, and use it where all answer as the plain network does."""
         if not RecordedMLP.can_record(network):
             return f"the work of {network.family.name} contexts cannot be recorded"
         try:

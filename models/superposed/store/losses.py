@@ -49,7 +49,7 @@ class _Forward:
 
 
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
-    """Each row's own loss: cross-entropy or mean squared error over its own task's outputs.
+    """Return each row's own loss: cross-entropy or mean squared error over its own task's outputs.
 
     Args:
         logits: (B, store outputs).

@@ -93,7 +93,7 @@ class ReplayBuffer:
     # Keeping
 
     def keep(self, batch: Batch, targets: Targets, sequence: int) -> None:
-        """Keeps some rows of a batch that was just learned, in the place of others where there is no room.
+        """Keep some rows of a batch that was just learned, in the place of others where there is no room.
 
         Args:
             batch: The rows.
@@ -147,7 +147,7 @@ class ReplayBuffer:
         return torch.tensor([known[part.text] for part in parts], dtype=torch.int32)
 
     def _compact_names(self) -> None:
-        """Forgets contexts that no row was learned under any more, once they are most of them."""
+        """Forget contexts that no row was learned under any more, once they are most of them."""
         if len(self._names) <= 1024 + 2 * self._pools.used:
             return
         kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
@@ -178,7 +178,7 @@ class ReplayBuffer:
         contexts: int,
         share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
-        """Draws a rehearsal batch: each row's task at random, and one of its rows.
+        """Draw a rehearsal batch: each row's task at random, and one of its rows.
 
         Args:
             resolver: Finds the rows' contexts.
@@ -211,7 +211,7 @@ class ReplayBuffer:
         return self._read(slots, parts, torch.from_numpy(index))
 
     def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
-        """The first so many rows that belong to a share, looked at one by one: rows may be wide."""
+        """Return the first so many rows that belong to a share, looked at one by one: rows may be wide."""
         if share is Split.ALL:
             return list(slots[:rows])
         parts = [self._rows[name].numpy() for name in ("inputs", "low", "step")]
@@ -219,7 +219,7 @@ class ReplayBuffer:
         return list(islice(found, rows))
 
     def _of_few_contexts(self, slots: Tensor, contexts: int) -> Tensor:
-        """The drawn rows of the contexts that were drawn first: chance decides which, not their age."""
+        """Return the drawn rows of the contexts that were drawn first."""
         ids = self._rows["context"][slots].numpy()
         first = np.sort(np.unique(ids, return_index=True)[1])[:contexts]
         return slots[torch.from_numpy(np.isin(ids, ids[first]))]
@@ -248,7 +248,7 @@ class ReplayBuffer:
         return bool(self.rows_kept(key)) or any(context[place] in naming for place in placed)
 
     def _naming(self, key: str) -> set[int]:
-        """The places in `_names` of contexts that a task is a part of."""
+        """Return the places in `_names` of contexts that a task is a part of."""
         return {
             place
             for place, name in enumerate(self._names)
@@ -256,7 +256,7 @@ class ReplayBuffer:
         }
 
     def forget(self, key: str) -> int:
-        """Forgets all rows of a task, also those learned under compositions with it; returns how many."""
+        """Forget all rows of a task, also those learned under compositions with it; returns how many."""
         naming, context = self._naming(key), self._rows["context"].tolist()
         gone = self._pools.forget(key, lambda place: context[place] in naming)
         for rows in self._rows.values():
@@ -265,7 +265,7 @@ class ReplayBuffer:
         return len(gone)
 
     def state(self) -> dict[str, Tensor]:
-        """The kept rows by name, sharing memory."""
+        """Return the kept rows by name, sharing memory."""
         used = self._pools.used
         return {f"rehearsal.{name}": rows[:used] for name, rows in self._rows.items() if len(rows)}
 
@@ -274,7 +274,7 @@ class ReplayBuffer:
         return {"names": self._names, **self._pools.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """The inverse of `state` and `to_json`."""
+        """Restore what `state` and `to_json` returned."""
         self._names = list(values["names"])
         self._pools.load(values)
         for name in self._rows:
@@ -283,14 +283,14 @@ class ReplayBuffer:
 
 
 def _keepable(batch: Batch, targets: Targets) -> Tensor:
-    """(B,) bool: whether a row's numbers and targets can be kept in float32, and its logits squared in it."""
+    """Return (B,) bool: True if a row's numbers, targets and squared logits fit in float32."""
     several = ((batch.inputs, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5))
     small = [numbers.abs().amax(1) <= most for numbers, most in several if numbers is not None]
     return torch.stack(small).all(0)
 
 
 def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
-    """Rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
+    """Return rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
     padding = foreign(inputs, widths)
     low = inputs.masked_fill(padding, float("inf")).amin(1)  # (B,)
     high = inputs.masked_fill(padding, float("-inf")).amax(1)  # (B,)

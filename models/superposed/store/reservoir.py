@@ -50,7 +50,7 @@ class ReservoirAllocator:
         return len(self._pools[key].places) if key in self._pools else 0
 
     def of_others(self, keys: Collection[str]) -> list[array[int]]:
-        """The places of every task that has some, but not of these."""
+        """Return the places of every task that has some, but not of these."""
         return [pool.places for key, pool in self._pools.items() if pool.places and key not in keys]
 
     def place_for(self, key: str, chance: float, other: float) -> int | None:
@@ -74,7 +74,7 @@ class ReservoirAllocator:
         return pool.places[taken] if taken < len(pool.places) else None
 
     def forget(self, key: str, gone: Callable[[int], bool]) -> list[int]:
-        """Forgets a task, and of all others the places that are gone; returns what is free now."""
+        """Forget a task, and of all others the places that are gone; returns what is free now."""
         free: list[int] = []
         for pool in self._pools.values():
             lost = {place for place in pool.places if gone(place)}
@@ -89,12 +89,12 @@ class ReservoirAllocator:
         return free
 
     def to_json(self) -> dict[str, Any]:
-        """All of it as JSON values, the tasks in their order: draws go by it."""
+        """Return all of it as JSON values, the tasks in their order: draws go by it."""
         pools = [[key, pool.seen, pool.places.tolist()] for key, pool in self._pools.items()]
         return {"pools": pools, "free": self._free, "used": self.used}
 
     def load(self, values: Mapping[str, Any]) -> None:
-        """The inverse of `to_json`; the pools may also be an object, as earlier releases wrote them."""
+        """Restore what `to_json` returned; earlier releases wrote the pools as an object."""
         pools = values["pools"]
         if isinstance(pools, dict):
             pools = [[key, *facts] for key, facts in pools.items()]
@@ -125,7 +125,7 @@ class ReservoirAllocator:
         return given
 
     def _largest(self) -> tuple[str, _Pool]:
-        """The task with most places (ties: the oldest), without a look at all of them."""
+        """Return the task with most places (ties: the oldest), without a look at all of them."""
         if self._by_size is None or len(self._by_size) > 64 + 4 * len(self._pools):
             self._by_size = [(-len(pool.places), pool.age, key) for key, pool in self._pools.items()]
             heapq.heapify(self._by_size)

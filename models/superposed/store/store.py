@@ -84,11 +84,11 @@ class WeightStore:
     # Tasks
 
     def completed(self, schema: TaskSchema) -> TaskSchema:
-        """The schema with what it leaves to the store filled in; see `TaskSchema.completed`."""
+        """Return the schema with what it leaves to the store filled in; see `TaskSchema.completed`."""
         return schema.completed(len(self.contexts.source.features))
 
     def find_same(self, schema: TaskSchema) -> TaskState | None:
-        """The task that is registered with exactly this schema; None where it could be registered.
+        """Return the task that is registered with exactly this schema; None where it could be registered.
 
         Raises:
             TaskExists: The key is registered with another schema.
@@ -124,7 +124,7 @@ class WeightStore:
     def register(
         self, schema: TaskSchema, *, author: str = "", recorded: bool = False
     ) -> tuple[TaskState, bool]:
-        """Registers a task; costs no weight memory.
+        """Register a task; costs no weight memory.
 
         Args:
             schema: The task.
@@ -146,7 +146,7 @@ class WeightStore:
         return state, True
 
     def delete(self, key: str) -> None:
-        """Forgets a task. Registered again, its key gets a fresh context: the old model does not come back.
+        """Forget a task. Registered again, its key gets a fresh context: the old model does not come back.
 
         Raises:
             UnknownTask: There is none.
@@ -159,7 +159,7 @@ class WeightStore:
         self.sequence += 1
 
     def forget_rows(self, key: str, *, missing_ok: bool = False) -> int:
-        """Forgets the rows that are kept of a task; what they taught stays. Returns how many there were.
+        """Forget the rows that are kept of a task; what they taught stays. Returns how many there were.
 
         Args:
             key: The task.
@@ -182,7 +182,7 @@ class WeightStore:
         besides: Batch | None = None,
         share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
-        """Draws kept rows for a change of the store; see `superposed.store.replay_buffer`.
+        """Draw kept rows for a change of the store; see `superposed.store.replay_buffer`.
 
         Args:
             rows: How many, at most.
@@ -208,7 +208,7 @@ class WeightStore:
     # From contexts and rows to batches
 
     def resolve(self, context: object) -> ResolvedContext:
-        """Finds what a context expression (or its text or JSON form) stands for.
+        """Find what a context expression (or its text or JSON form) stands for.
 
         Raises:
             ExpressionInvalid: It is no expression.
@@ -218,7 +218,7 @@ class WeightStore:
         return self._resolver.resolve(context)
 
     def batch(self, context: object, inputs: object) -> Batch:
-        """Rows that all belong to one context; see `superposed.tasks.batch.one_context`."""
+        """Return rows that all belong to one context; see `superposed.tasks.batch.one_context`."""
         return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
 
     def has_at_hand(self, context: object) -> bool:
@@ -231,7 +231,7 @@ class WeightStore:
         return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)
 
     def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any]) -> Batch:
-        """Rows that have a context each; see `superposed.tasks.batch.per_row`.
+        """Return rows that have a context each; see `superposed.tasks.batch.per_row`.
 
         Raises:
             CapacityExceeded: The contexts name too many tasks in all.
@@ -242,7 +242,7 @@ class WeightStore:
     # Answers
 
     def bindings(self, batch: Batch) -> Mapping[str, Binding]:
-        """Every layer's binding for a batch, independent of requests before it; see `ContextTable.gather`.
+        """Return every layer's binding for a batch, independent of earlier requests.
 
         Raises:
             CapacityExceeded: More distinct contexts than the table holds.
@@ -251,7 +251,7 @@ class WeightStore:
         return self.contexts.gather([part.context for part in batch.parts], batch.index)
 
     def logits(self, batch: Batch) -> Tensor:
-        """Answers a batch without learning: (B, store outputs), on the CPU.
+        """Answer a batch without learning: (B, store outputs), on the CPU.
 
         Each row's answer is its task's first outputs; what stands beyond them means nothing.
         """
@@ -287,11 +287,11 @@ class WeightStore:
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
     def state(self) -> dict[str, Tensor]:
-        """Weights and optimizer state by name, sharing memory with the store."""
+        """Return weights and optimizer state by name, sharing memory with the store."""
         return optimizers.state(self.network, self.optimizer)
 
     def digest(self) -> str:
-        """SHA-256 over weights, optimizer state, kept rows (and whose they are), sequence and registry."""
+        """Return SHA-256 over weights, optimizer state, kept rows with their tasks, sequence and registry."""
         hasher = hashlib.sha256()
         for name, tensor in sorted((self.state() | self.reservoir.state()).items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -302,7 +302,7 @@ class WeightStore:
         return hasher.hexdigest()
 
     def to_bytes(self, *, kept_rows: bool = True) -> bytes:
-        """The whole store, secret included, as one safetensors file with JSON metadata.
+        """Return the whole store, secret included, as one safetensors file with JSON metadata.
 
         The registry is JSON in a byte tensor: it grows with the tasks, and a header is bounded.
 
@@ -324,12 +324,12 @@ class WeightStore:
         return tensorfile.dump(tensors | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
-        """Writes the store durably to a file that only its owner may read, whole or not at all."""
+        """Write the store durably to a file that only its owner may read, whole or not at all."""
         tensorfile.write(path, self.to_bytes())
 
     @classmethod
     def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> WeightStore:
-        """Reads what `to_bytes` gave.
+        """Read what `to_bytes` gave.
 
         Raises:
             ConfigError: Not a store, or one of a format or derivation that this release cannot read.
@@ -358,11 +358,11 @@ class WeightStore:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> WeightStore:
-        """Reads a file that `save` wrote."""
+        """Read a file that `save` wrote."""
         return cls.from_bytes(Path(path).read_bytes(), device=device)
 
     def adopt(self, other: WeightStore) -> None:
-        """Takes over the whole state of another store of the same configuration and secret."""
+        """Take over the whole state of another store of the same configuration and secret."""
         optimizers.load_state(self.network, self.optimizer, other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
         self.reservoir = other.reservoir

@@ -22,7 +22,7 @@ METADATA_KEY = "superposed"
 
 
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
-    """Serialises tensors with one metadata entry, `superposed`, in canonical JSON."""
+    """Serialise tensors with one metadata entry, `superposed`, in canonical JSON."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: text}
@@ -30,7 +30,7 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 
 
 def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `dump`.
+    """Return the inverse of `dump`.
 
     Raises:
         ConfigError: The bytes are no such file.
@@ -53,19 +53,19 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def json_tensor(values: Mapping[str, Any]) -> Tensor:
-    """Canonical JSON as bytes in a tensor, (length,) uint8: for values that may outgrow a file's header."""
+    """Return canonical JSON as a tensor (length,) uint8, for values that may outgrow a file's header."""
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
 def read_json_tensor(tensor: Tensor) -> dict[str, Any]:
-    """The inverse of `json_tensor`."""
+    """Return the inverse of `json_tensor`."""
     values: dict[str, Any] = json.loads(tensor.numpy().tobytes())
     return values
 
 
 def write(path: str | Path, data: bytes) -> None:
-    """Replaces a file durably: temporary file, fsync, rename, fsync of the directory; mode 0600."""
+    """Replace a file durably: temporary file, fsync, rename, fsync of the directory; mode 0600."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -82,7 +82,7 @@ def write(path: str | Path, data: bytes) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Brings the names in a directory to the disk (fsync)."""
+    """Bring the names in a directory to the disk (fsync)."""
     directory = os.open(path, os.O_RDONLY)
     try:
         os.fsync(directory)

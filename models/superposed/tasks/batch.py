@@ -84,11 +84,11 @@ class Batch:
         return len(self.inputs)
 
     def places(self) -> Tensor:
-        """(B,) int64: each row's place in `parts`, also where there is only one."""
+        """Return (B,) int64: each row's place in `parts`, also where there is only one."""
         return torch.zeros(len(self), dtype=torch.int64) if self.index is None else self.index
 
     def outputs(self) -> Tensor:
-        """(B,) int64: how many outputs each row's task has."""
+        """Return (B,) int64: the number of outputs of each row's task."""
         return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
 
 
@@ -102,7 +102,7 @@ _KINDS = {
 
 
 def read_rows(values: object) -> NDArray[Any]:
-    """A float or integer array (B, n) from nested lists, an array or a tensor; true and false are 1 and 0.
+    """Return a float or integer array (B, n) from nested lists, an array or a tensor.
 
     Raises:
         InputError: They are no rows of equal length, no numbers, or none at all.
@@ -128,7 +128,7 @@ def read_rows(values: object) -> NDArray[Any]:
 
 
 def check_finite(rows: NDArray[Any], what: str) -> None:
-    """Raises `NonFiniteInput` where one of (B, n) numbers is not finite, and says which."""
+    """Raise `NonFiniteInput` where one of (B, n) numbers is not finite, and name it."""
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
         raise NonFiniteInput(
@@ -139,7 +139,7 @@ def check_finite(rows: NDArray[Any], what: str) -> None:
 
 
 def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -> Tensor:
-    """Checks rows against a task, applies its offset and scale, and pads them to the store's width."""
+    """Check rows against a task, apply its offset and scale, and pad them to the store's width."""
     schema = task.schema
     if rows.shape[1] != schema.inputs:
         raise ShapeError(
@@ -167,7 +167,7 @@ def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -
 
 
 def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.dtype) -> Batch:
-    """A batch whose rows all belong to one context.
+    """Return a batch whose rows all belong to one context.
 
     Args:
         part: The context.
@@ -184,7 +184,7 @@ def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.
 def one_context_each(
     parts: Sequence[ResolvedContext], inputs: Sequence[object], width: int, dtype: torch.dtype
 ) -> Batch | None:
-    """One batch of several callers' rows, each caller's of one context, in a few operations on all of them.
+    """Join the rows of several requests, each of one context, in a few operations on all of them.
 
     Numpy and torch let other threads go first at each operation on a row: where others are busy, to prepare
     each caller's rows by themselves takes longer than to answer them.
@@ -224,7 +224,7 @@ def one_context_each(
 
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
-    """Of equal contexts the first, and each part's place among those."""
+    """Return the distinct contexts, and each part's place among them."""
     known: dict[str, int] = {}
     first: list[ResolvedContext] = []
     places = np.empty(len(parts), dtype=np.int64)
@@ -236,7 +236,7 @@ def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, 
 
 
 def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
-    """(ΣB, features) of several arrays, where all are alike."""
+    """Join several arrays to (ΣB, features), where all are alike."""
     first = several[0]
     for one in several:
         alike = isinstance(one, np.ndarray) and one.dtype == first.dtype and one.flags.c_contiguous
@@ -248,7 +248,7 @@ def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
 
 
 def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
-    """(ΣB, features) of several lists of rows, where all of them are numbers."""
+    """Join several lists of rows to (ΣB, features), where all of them are numbers."""
     rows: list[Any] = []
     for one in several:
         if not (isinstance(one, list) and one):
@@ -264,7 +264,7 @@ def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
 
 
 def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype) -> Batch:
-    """A batch whose rows have a context each, and may differ in width.
+    """Return a batch whose rows have a context each, and may differ in width.
 
     Args:
         parts: (B,) contexts.
@@ -304,7 +304,7 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
 
 
 def merge(batches: Sequence[Batch]) -> Batch:
-    """One mixed batch from several, rows in order; equal contexts share a place."""
+    """Return one mixed batch from several, rows in order; equal contexts share a place."""
     if len(batches) == 1:
         return batches[0]
     parts, places = _distinct([part for batch in batches for part in batch.parts])
@@ -320,5 +320,5 @@ def merge(batches: Sequence[Batch]) -> Batch:
 
 
 def foreign(numbers: Tensor, widths: Tensor) -> Tensor:
-    """(B, N) bool: what is padding in rows of inputs or outputs, each as wide as its task: `widths` (B,)."""
+    """Return the padding mask (B, N) bool of rows as wide as their tasks: `widths` (B,)."""
     return torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None]

@@ -8,7 +8,7 @@ from typing import Any
 
 from superposed.config import validated
 from superposed.contexts import TaskId
-from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask, outline
+from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask, redacted
 from superposed.tasks.schema import Loss, TaskSchema
 
 __all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
@@ -48,7 +48,7 @@ class Prequential:
         return self.loss_sum / self.rows if self.rows else None
 
     def accuracy(self, loss: Loss) -> float | None:
-        """Share of rows answered right, for a cross-entropy task that has seen rows."""
+        """Return share of rows answered right, for a cross-entropy task that has seen rows."""
         return self.correct / self.rows if self.rows and loss == "cross_entropy" else None
 
 
@@ -72,7 +72,7 @@ class TaskState:
         return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return everything, as JSON values."""
         in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
         author = {"author": self.author} if self.author else {}
         return (
@@ -90,7 +90,7 @@ class TaskState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TaskState:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         sample = values["crosstalk"]
         # The first release resolved the default of `own_layers` beside the schema, and not in it.
         own_layers = {"own_layers": values["own_layers"]} if "own_layers" in values else {}
@@ -126,7 +126,7 @@ class TaskRegistry:
         return key in self._tasks
 
     def get(self, key: str) -> TaskState:
-        """The task of that key.
+        """Return the task of that key.
 
         Raises:
             UnknownTask: There is none.
@@ -136,7 +136,7 @@ class TaskRegistry:
         return self._tasks[key]
 
     def member(self, key: str, group: str | None) -> TaskState:
-        """The task of that key; where a group is named, it must be the task's.
+        """Return the task of that key; where a group is named, it must be the task's.
 
         Raises:
             UnknownTask: There is none.
@@ -151,7 +151,7 @@ class TaskRegistry:
         return state
 
     def dependents(self, key: str) -> list[str]:
-        """The keys of the tasks whose group a task is, or that are composed of it."""
+        """Return the keys of the tasks whose group a task is, or that are composed of it."""
         schemas = [state.schema for state in self._tasks.values()]
         return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
@@ -160,13 +160,13 @@ class TaskRegistry:
         return sum(state.author == author for state in self._tasks.values())
 
     def all(self) -> list[TaskState]:
-        """Every task, in the order of registration."""
+        """Return every task, in the order of registration."""
         return list(self._tasks.values())
 
     def page(
         self, prefix: str, after: str, limit: int, wanted: Callable[[str], bool] = lambda _: True
     ) -> tuple[list[TaskState], str | None]:
-        """Tasks in the order of their keys, for listing.
+        """Return tasks in the order of their keys, for listing.
 
         Args:
             prefix: Only keys that start with it.
@@ -182,7 +182,7 @@ class TaskRegistry:
         return [self._tasks[key] for key in shown], shown[-1] if len(keys) > limit else None
 
     def find_same(self, schema: TaskSchema) -> TaskState | None:
-        """The task that is registered with exactly this schema, or None where the key is free.
+        """Return the task that is registered with exactly this schema, or None where the key is free.
 
         Raises:
             TaskExists: The key is registered with another schema.
@@ -207,7 +207,7 @@ class TaskRegistry:
         return self._next_generation.get(key, 0)
 
     def add(self, schema: TaskSchema, author: str = "") -> TaskState:
-        """Registers a free key; a key that was deleted before gets a new generation."""
+        """Register a free key; a key that was deleted before gets a new generation."""
         state = TaskState(schema, self._next_generation.pop(schema.key, 0), author=author)
         if schema.group is not None:
             state.group_generation = self.get(schema.group).generation
@@ -215,7 +215,7 @@ class TaskRegistry:
         return state
 
     def check_removable(self, key: str) -> TaskState:
-        """The task of a key, if nothing else depends on it.
+        """Return the task of a key, if nothing else depends on it.
 
         Raises:
             UnknownTask: There is none.
@@ -231,13 +231,13 @@ class TaskRegistry:
         return state
 
     def remove(self, key: str) -> None:
-        """Forgets a task; its key's next generation is remembered. Raises as `check_removable`."""
+        """Forget a task; its key's next generation is remembered. Raises as `check_removable`."""
         state = self.check_removable(key)
         self._next_generation[key] = state.generation + 1
         del self._tasks[key]
 
     def to_json(self) -> dict[str, Any]:
-        """Everything, as JSON values."""
+        """Return everything, as JSON values."""
         values = {
             "tasks": [state.to_json() for state in self._tasks.values()],
             "next_generation": self._next_generation.copy(),
@@ -246,7 +246,7 @@ class TaskRegistry:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TaskRegistry:
-        """The inverse of `to_json`."""
+        """Return the inverse of `to_json`."""
         registry = cls()
         for entry in values["tasks"]:
             state = TaskState.from_json(entry)
@@ -257,7 +257,7 @@ class TaskRegistry:
 
 
 def _check_group(schema: TaskSchema) -> None:
-    """Refuses a group without a context of its own to share."""
+    """Refuse a group without a context of its own to share."""
     if schema.group is not None or schema.composition is not None:
         raise CompositionNotSupported(
             "a group is a task of its own, not one of another group and no composition",
@@ -270,9 +270,13 @@ def _shown(name: str, value: object, other: object) -> object:
     """Describe a field in an error: data of a user is not shown, only that the two values differ."""
     if name not in {"labels", "offset", "scale", "description"}:
         return value
-    if outline(value) != outline(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):
-        return outline(value)
+    if (
+        redacted(value) != redacted(other)
+        or not isinstance(value, Sequence)
+        or not isinstance(other, Sequence)
+    ):
+        return redacted(value)
     place = next(
         (place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0
     )
-    return f"{outline(value)}, another one at place {place}"
+    return f"{redacted(value)}, another one at place {place}"

@@ -29,7 +29,7 @@ class Resolver:
         self._kept: dict[str, ResolvedContext] = {}
 
     def forget(self) -> None:
-        """After a task was registered or deleted."""
+        """Clear what was cached, after a task was registered or deleted."""
         self._kept.clear()
 
     def kept(self, context: object) -> ResolvedContext | None:

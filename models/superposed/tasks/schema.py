@@ -136,11 +136,11 @@ class TaskSchema(Config):
         return {name for name, field in later.items() if getattr(self, name) == field.default}
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values; what is as it was before a field existed is written as it was then."""
+        """Return JSON values; fields that did not exist yet are left out where they have their defaults."""
         return self.model_dump(mode="json", exclude=self.defaults)
 
     def check_composable(self, other: Self) -> None:
-        """Checks that a composition can have this task and another in it.
+        """Check that a composition can have this task and another in it.
 
         Raises:
             CompositionNotSupported: They differ in outputs or loss.
@@ -153,7 +153,7 @@ class TaskSchema(Config):
             )
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
-        """Checks the task against a store's numbers of inputs, outputs and layers.
+        """Check the task against a store's numbers of inputs, outputs and layers.
 
         Raises:
             ShapeError: It has more of one of them.

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from superposed.errors import LabelOutOfRange, ShapeError, outline
+from superposed.errors import LabelOutOfRange, ShapeError, redacted
 from superposed.tasks.batch import Batch, check_finite
 from superposed.tasks.registry import TaskState
 
@@ -36,7 +36,7 @@ class Targets:
 
 
 def join_targets(several: Sequence[Targets]) -> Targets:
-    """The targets of a merged batch, rows in order; no logits."""
+    """Return the targets of a merged batch, rows in order; no logits."""
     values = None
     widths = [targets.values for targets in several if targets.values is not None]
     if widths:
@@ -52,7 +52,7 @@ def join_targets(several: Sequence[Targets]) -> Targets:
 
 
 def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets:
-    """Reads targets against each row's task: labels, class indexes, or numbers.
+    """Read targets against each row's task: labels, class indexes, or numbers.
 
     Args:
         batch: The rows.
@@ -66,7 +66,7 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
         NonFiniteInput: A value that is not finite.
     """
     if isinstance(targets, str) or not hasattr(targets, "__len__"):
-        raise ShapeError("targets are no list", expected=f"{len(batch)} targets", received=outline(targets))
+        raise ShapeError("targets are no list", expected=f"{len(batch)} targets", received=redacted(targets))
     if len(targets) != len(batch):
         raise ShapeError(
             "targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets)
@@ -91,7 +91,7 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
 
 
 def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64] | None:
-    """Targets that are nothing but good class indexes, (B,), without a look at each; None for others."""
+    """Return targets that are all valid class indexes as (B,), in one operation; None for others."""
     if any(part.task.schema.loss != "cross_entropy" for part in batch.parts):
         return None
     if not isinstance(targets, np.ndarray) and set(map(type, targets)) != {int}:
@@ -122,7 +122,7 @@ def _class_of(task: TaskState, numbers: dict[str, int], target: Target) -> int:
         raise LabelOutOfRange(
             f"not a class of task {schema.key}",
             expected=f"{'one of its labels, or ' if schema.labels else ''}0 to {schema.outputs - 1}",
-            received=found if isinstance(target, int) else outline(target),
+            received=found if isinstance(target, int) else redacted(target),
         )
     return found
 
@@ -137,7 +137,7 @@ def _values_of(task: TaskState, target: Target) -> list[float]:
         raise ShapeError(
             f"not a target of mse task {schema.key}",
             expected=f"{schema.outputs} number{'s' if schema.outputs > 1 else ''}",
-            received=outline(target),
+            received=redacted(target),
         )
     check_finite(numbers[None], "targets")
     return [float(number) for number in numbers]

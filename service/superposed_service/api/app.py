@@ -59,7 +59,7 @@ _PROBLEM: dict[str, Any] = {
 def open_store(
     directory: DataDirectory, settings: Settings, telemetry: Telemetry | None = None
 ) -> tuple[Writer, Recovery]:
-    """Recovers the store of a directory: the newest good snapshot, and the journal after it.
+    """Recover the store of a directory: the newest good snapshot, and the journal after it.
 
     Where the records were first applied by other arithmetic, a fresh snapshot is taken of what came out.
 
@@ -105,12 +105,12 @@ def open_store(
 
 
 def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
-    """The ASGI application over a data directory that the caller owns; raises as `create_api`."""
+    """Return the ASGI application over a data directory that the caller owns; raises as `create_api`."""
     return guarded(create_api(settings, directory), settings, directory)
 
 
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
-    """An API behind what every request passes first: counting, request id, API key, quota, room, body cap."""
+    """Wrap an API in its middleware: metrics, request id, API key, quota, admission, body limit."""
     hot = hot_endpoints | v2.hot_patterns
     state = api.state
     access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
@@ -134,7 +134,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
 
 
 def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | None = None) -> FastAPI:
-    """The routes, and the engine that runs while they are served.
+    """Return the routes, and the engine that runs while they are served.
 
     A clean stop finishes what was admitted and writes a snapshot.
 
@@ -216,13 +216,13 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
 
 
 def _spare_threads() -> int:
-    """All cores but the event loop's: a product whose second thread waits for a busy core waits for long."""
+    """Return the number of cores but one, which is the event loop's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), cores - 1))
 
 
 def _tracing(settings: Settings) -> Tracing | None:
-    """OpenTelemetry, which is imported only where it is wanted."""
+    """Return the OpenTelemetry tracer, imported only where traces are on."""
     if not settings.traces:
         return None
     try:

@@ -23,7 +23,7 @@ _TIMEOUT = {
 
 
 def describe_access(app: FastAPI) -> None:
-    """Has the document say which routes need an API key, with which scope, and what every route reads."""
+    """Have the document say which routes need an API key, with which scope, and what every route reads."""
     plain: Callable[[], dict[str, Any]] = app.openapi
 
     def document() -> dict[str, Any]:

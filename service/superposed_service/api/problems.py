@@ -90,12 +90,12 @@ _ASK_AGAIN = {429, 503, 504}
 
 
 def problem_of(error: SuperposedError) -> Problem:
-    """The row of an error's class, or of the nearest class above it."""
+    """Return the row of an error's class, or of the nearest class above it."""
     return next(PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS)
 
 
 def retry_after(error: SuperposedError | int) -> int:
-    """After how many seconds it makes sense to ask again."""
+    """Return the seconds after which another attempt makes sense."""
     return math.ceil(min(max(getattr(error, "retry_after_s", 1.0), 1.0), 3600.0))
 
 
@@ -106,7 +106,7 @@ def _headers(error: SuperposedError | int, status: int) -> dict[str, str]:
 
 
 def problem_response(error: SuperposedError | int, instance: str, detail: str = "") -> Response:
-    """A problem document.
+    """Return a problem document.
 
     Args:
         error: An error of the tree, or an HTTP status that no error stands for.
@@ -141,7 +141,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
 def _protocol_error(
     status: int, detail: str, expected: object, received: object, headers: dict[str, str]
 ) -> Response:
-    """An error as the Open Inference Protocol has it."""
+    """Return an error as the Open Inference Protocol has it."""
     parts = [detail]
     parts += [] if expected is None else [f"expected {expected}"]
     parts += [] if received is None else [f"received {received}"]

@@ -51,12 +51,12 @@ _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 
 
 def datatype_of(array: NDArray[Any]) -> str:
-    """The protocol's name of an array's dtype."""
+    """Return the protocol's name of an array's dtype."""
     return _NAMES[array.dtype]
 
 
 def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
-    """The JSON head and what follows it.
+    """Return the JSON head and what follows it.
 
     Args:
         body: The whole body.
@@ -89,7 +89,7 @@ class TensorReader:
         self._place = 0
 
     def take(self, name: str, datatype: object, shape: object, size: object = None) -> NDArray[Any]:
-        """The next tensor, sharing memory with the body; BYTES as an object array of bytes.
+        """Return the next tensor, sharing memory with the body; BYTES as an object array of bytes.
 
         Args:
             name: What it is called where it is wrong.
@@ -127,7 +127,7 @@ class TensorReader:
     def _take_bytes(
         self, name: str, dimensions: Sequence[int], count: int, size: object
     ) -> NDArray[np.object_]:
-        """Elements with a length of 4 bytes before each."""
+        """Return elements with a length of 4 bytes before each."""
         if count > _MOST_TEXTS:
             raise CapacityExceeded(
                 f"{name}: too many texts", expected=f"{_MOST_TEXTS} at most", received=count
@@ -152,7 +152,7 @@ class TensorReader:
         return np.asarray([*elements, None], dtype=object)[:-1].reshape(dimensions)
 
     def finish(self) -> None:
-        """Checks that nothing is left over.
+        """Check that nothing is left over.
 
         Raises:
             InvalidRequest: Something is.
@@ -162,7 +162,7 @@ class TensorReader:
 
 
 def read_shape(name: str, shape: object) -> list[int]:
-    """Dimensions, checked.
+    """Return dimensions, checked.
 
     Raises:
         ShapeError: They are no shape.
@@ -175,5 +175,5 @@ def read_shape(name: str, shape: object) -> list[int]:
 
 
 def dump_bytes(elements: Sequence[bytes]) -> bytes:
-    """A BYTES tensor's bytes: each element behind its length."""
+    """Return a BYTES tensor's bytes: each element behind its length."""
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)

@@ -27,7 +27,7 @@ _NARROWER: Mapping[str, tuple[type[np.generic], ...]] = {
 
 
 def narrowed(array: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers, every one of them, in a narrower dtype where there is one."""
+    """Return the same numbers, every one of them, in a narrower dtype where there is one."""
     for dtype in _NARROWER.get(array.dtype.name, ()):
         with np.errstate(over="ignore", invalid="ignore"):
             candidate = array.astype(dtype)
@@ -37,7 +37,7 @@ def narrowed(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
-    """Arrays by name as bytes: safetensors, compressed with zstd where that saves a tenth."""
+    """Return arrays by name as bytes: safetensors, compressed with zstd where that saves a tenth."""
     plain = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     compress = zstandard.ZstdCompressor(level=_COMPRESSOR_LEVEL).compress
     middle = len(plain) // 2
@@ -49,7 +49,7 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpack(payload: bytes) -> dict[str, NDArray[Any]]:
-    """The inverse of `pack`.
+    """Return the inverse of `pack`.
 
     Raises:
         JournalCorrupt: The bytes are no such arrays.

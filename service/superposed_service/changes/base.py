@@ -22,7 +22,7 @@ JsonObject = dict[str, Any]
 
 
 def refusal(error: SuperposedError) -> JsonObject:
-    """The answer of a change that is recorded and was not applied."""
+    """Return the answer of a change that is recorded and was not applied."""
     return {
         "refused": {
             "error": type(error).__name__,
@@ -89,7 +89,7 @@ def signed(entry: Entry, author: str | None) -> Entry:
 
 
 def keys_of(head: Mapping[str, Any]) -> set[str]:
-    """The task keys that a record's head names, those inside compositions too."""
+    """Return the task keys that a record's head names, those inside compositions too."""
     if "schema" in head:
         return {head["schema"]["key"]}
     if "key" in head:

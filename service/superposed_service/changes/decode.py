@@ -21,7 +21,7 @@ _KINDS: Mapping[str, Callable[[Record], Change]] = {
 
 
 def change_of(record: Record) -> Change:
-    """The change that a record was made of.
+    """Return the change that a record was made of.
 
     Raises:
         JournalCorrupt: No release of this service made such a record.

@@ -77,7 +77,7 @@ def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
 
 
 def erase_rows(ledger: TransactionLog, key: str, through: int) -> int:
-    """Erases the payloads of every update that teaches a task, and its canaries, on the journal's thread.
+    """Erase the payloads of every update that teaches a task, and its canaries, on the journal's thread.
 
     Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
     replay one of them is refused from then on.

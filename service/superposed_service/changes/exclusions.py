@@ -22,7 +22,7 @@ LASTING = frozenset({FORGET_ROWS})
 
 
 def ranges(sequences: Iterable[int]) -> list[tuple[int, int]]:
-    """Sequence numbers as the fewest ranges, both ends included."""
+    """Return sequence numbers as the fewest ranges, both ends included."""
     found: list[tuple[int, int]] = []
     for sequence in sorted(sequences):
         if found and found[-1][1] == sequence - 1:
@@ -67,12 +67,12 @@ class Exclusions:
 
     @classmethod
     def read(cls, journal: Journal, through: int) -> Exclusions:
-        """The decisions in a journal, as they stood after the record `through`; its chain is checked."""
+        """Return the decisions of a journal up to the record `through`; the hash chain is checked."""
         return cls._of(journal.heads(DECISIONS), through)
 
     @classmethod
     def look_up(cls, journal: Journal, through: int) -> Exclusions:
-        """The same at once, for a journal that this process has checked and writes."""
+        """Return the same at once, for a journal that this process has checked and writes."""
         return cls._of(journal.rare(DECISIONS), through)
 
     @classmethod
@@ -88,7 +88,7 @@ class Exclusions:
         return cls(refused, rollbacks)
 
     def with_rollback(self, rollback: RollbackDecision) -> Exclusions:
-        """The same, and one more rollback."""
+        """Return the same, and one more rollback."""
         return Exclusions(self._refused, [*self.rollbacks, rollback])
 
     def __contains__(self, sequence: int) -> bool:

@@ -42,7 +42,7 @@ class Quarantine(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the source."""
+        """Make the change of its record."""
         return cls(record.head["source"], record.head["reason"])
 
 
@@ -66,7 +66,7 @@ class Release(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the source."""
+        """Make the change of its record."""
         return cls(record.head["source"])
 
 

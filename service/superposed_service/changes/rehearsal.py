@@ -77,7 +77,7 @@ class Consolidate(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the steps and the decision."""
+        """Make the change of its record."""
         return cls(record.head["steps"], decided=record.head["answer"])
 
 
@@ -126,5 +126,5 @@ class ForgetRows(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the key."""
+        """Make the change of its record."""
         return cls(record.head["key"], record.head.get("snapshots_until"))

@@ -72,7 +72,7 @@ def _cpu_model() -> str:
 
 
 def use_noted_threads(journal: Journal) -> None:
-    """Computes with as many threads as the records were applied with, so that a replay is exact."""
+    """Compute with as many threads as the records were applied with, so that a replay is exact."""
     if (noted := journal.fingerprint()) is not None:
         torch.set_num_threads(noted["threads"])
 
@@ -99,7 +99,7 @@ class Recovery:
 
 
 def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
-    """Reads a snapshot's store.
+    """Read a snapshot's store.
 
     Raises:
         SnapshotMismatch: It is damaged.
@@ -122,7 +122,7 @@ def recover(
     from_oldest: bool = False,
     progress: Progress | None = None,
 ) -> tuple[WeightStore, Recovery]:
-    """Brings back the store that was: every acknowledged change, none twice.
+    """Bring back the store that was: every acknowledged change, none twice.
 
     Answers that were not yet kept for their idempotency keys are given again by the replay.
 
@@ -199,7 +199,7 @@ def newest_good(
     *,
     from_oldest: bool = False,
 ) -> tuple[WeightStore, Snapshot, list[str]]:
-    """The newest snapshot (or the oldest) that replay can start from, and the damaged ones passed over.
+    """Return the newest (or oldest) snapshot that replay can start from, and the damaged ones.
 
     Raises:
         ConfigError: There is no snapshot.
@@ -240,7 +240,7 @@ def newest_good(
 def replay(
     store: WeightStore, journal: Journal, exclusions: Exclusions, through: int
 ) -> Iterator[tuple[Record, JsonObject | Refused | SuperposedError]]:
-    """Applies the records that follow the store's sequence number, one for each step of the iterator.
+    """Apply the records that follow the store's sequence number, one for each step of the iterator.
 
     Yields:
         The record, and its answer, its refusal by the arithmetic, or why it does not fit the store; either
@@ -285,7 +285,7 @@ def _apply(
 
 
 def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
-    """The record that says that another was refused."""
+    """Return the record that says that another was refused."""
     return Entry(REFUSAL, {"sequence": sequence, "answer": refusal(error)})
 
 
@@ -299,13 +299,13 @@ class _Answers:
             self.settle(head["sequence"], head["answer"])
 
     def settle(self, sequence: int, answer: JsonObject) -> None:
-        """Keeps an answer, where a request waits for it."""
+        """Keep an answer, where a request waits for it."""
         if (kept := self._waiting.pop(sequence, None)) is not None:
             self._kept.settle(kept.origin.key, answer)
 
 
 def _watched(walk: Iterator[T], total: int) -> Iterator[T]:
-    """Shows a progress bar on a terminal where the replay takes longer than a second."""
+    """Show a progress bar on a terminal where the replay takes longer than a second."""
     return iter(tqdm(walk, total=total, desc="replaying the journal", unit="record", delay=1, disable=None))
 
 

@@ -39,7 +39,7 @@ class Selection:
     api_key: str | None = None
 
     def find(self, store: WeightStore, ledger: TransactionLog) -> list[tuple[int, int]]:
-        """The ranges of records that are meant.
+        """Return the ranges of records that are meant.
 
         Raises:
             InvalidRequest: There is no such record.

@@ -35,7 +35,7 @@ class RowBatch:
             return 0
 
     def check(self, most_rows: int, most_numbers: int) -> None:
-        """Checks how many there are, and how long, before anything looks at what is in them.
+        """Check how many there are, and how long, before anything looks at what is in them.
 
         Raises:
             CapacityExceeded: More rows, or contexts, or numbers in a row, than one request may have.
@@ -59,7 +59,7 @@ class RowBatch:
             )
 
     def batch(self, store: WeightStore) -> Batch:
-        """Checks the rows against the store's tasks.
+        """Check the rows against the store's tasks.
 
         Raises:
             ContextError: A context that cannot be addressed.

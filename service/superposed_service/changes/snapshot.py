@@ -13,7 +13,7 @@ __all__ = ["StoreImage", "begin", "is_due", "keep", "start_history", "trim_some"
 
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
-    """Makes a directory the home of a store.
+    """Make a directory the home of a store.
 
     Raises:
         ConfigError: There is one already.
@@ -31,7 +31,7 @@ def is_due(since: tuple[int, int], settings: Settings) -> bool:
 
 
 def keep(snapshots: Snapshots, image: StoreImage, history: int) -> tuple[Snapshot, int]:
-    """Writes a snapshot, reads it back, and removes those that it makes needless. Any thread, one at a time.
+    """Write a snapshot, read it back, and remove those that it makes needless. Any thread, one at a time.
 
     Returns:
         The snapshot, and the sequence number from which on the journal is needed.
@@ -49,7 +49,7 @@ def keep(snapshots: Snapshots, image: StoreImage, history: int) -> tuple[Snapsho
 
 
 def trim_some(ledger: TransactionLog, through: int) -> bool:
-    """Trims the journal by some of its records, on the thread that owns it.
+    """Trim the journal by some of its records, on the thread that owns it.
 
     Returns:
         Whether there is more to trim.

@@ -18,7 +18,7 @@ __all__ = ["Delete", "Register", "task_body"]
 
 
 def task_body(store: WeightStore, state: TaskState) -> JsonObject:
-    """A task, as the service shows it."""
+    """Return a task, as the service shows it."""
     schema, seen = state.schema, state.prequential
     return {
         **schema.model_dump(mode="json"),
@@ -70,7 +70,7 @@ class Register(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the schema."""
+        """Make the change of its record."""
         schema = validated(TaskSchema, record.head["schema"])
         return cls(lambda _: schema)
 
@@ -106,5 +106,5 @@ class Delete(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From the key."""
+        """Make the change of its record."""
         return cls(record.head["key"])

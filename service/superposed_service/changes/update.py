@@ -123,7 +123,7 @@ class Update(Change):
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
-        """From contexts, rows and targets."""
+        """Make the change of its record."""
         if record.payload is None:
             raise BeyondHorizon(
                 f"the rows of record {record.sequence} were erased, and nothing is replayed past it",
@@ -195,20 +195,20 @@ _WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition"}
 
 @lru_cache(maxsize=4096)
 def _mark(schema: TaskSchema) -> str:
-    """Tells a schema from others: class numbers mean something only with the labels they were read with."""
+    """Tell a schema from others: class numbers mean something only with the labels they were read with."""
     meaning = schema.model_dump_json(exclude=schema.defaults | _WITHOUT_MEANING)
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
 
 @lru_cache(maxsize=4096)
 def _bare(context: object) -> str | None:
-    """The key of a context that is one task's and not a composition."""
+    """Return the key of a context that is one task's and not a composition."""
     expression = as_expression(context)
     return expression.key if isinstance(expression, Task) else None
 
 
 def _plain(rows: RowBatch) -> RowBatch:
-    """Contexts in their one text form, numbers in arrays; what cannot be read is left for the check."""
+    """Return rows with contexts in canonical text and numbers in arrays, as far as they can be read."""
     if rows.contexts is None:
         return RowBatch(str(as_expression(rows.context)), None, _array(rows.inputs))
     text: dict[Any, str] = {}
@@ -224,7 +224,7 @@ def _plain(rows: RowBatch) -> RowBatch:
 
 
 def _alike(rows: list[Any]) -> list[Any]:
-    """Rows of numbers in one dtype, as the record will hold them: what is learned is what is replayed."""
+    """Return rows of numbers in one dtype, as the record will hold them."""
     if not all(isinstance(row, np.ndarray) and row.dtype.kind in "biuf" for row in rows):
         return rows  # left for the check
     common = np.result_type(*{row.dtype for row in rows}) if rows else None

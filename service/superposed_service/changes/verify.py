@@ -37,7 +37,7 @@ class Finding:
 
 
 def verify(directory: DataDirectory) -> list[Finding]:
-    """Reads everything once, and replays the journal onto the newest good snapshot; changes nothing."""
+    """Read everything once, and replay the journal onto the newest good snapshot; changes nothing."""
     findings = [
         _finding(f"snapshot {snapshot.id}", partial(_check_snapshot, directory, snapshot), _SET_ASIDE)
         for snapshot in directory.snapshots.list()

@@ -43,7 +43,7 @@ def create_key(
     rows_per_second: Quota = None,
     updates_per_second: Quota = None,
 ) -> None:
-    """Makes an API key and shows it, once. From the first one on, every request needs one."""
+    """Make an API key and show it, once. From the first one on, every request needs one."""
     expires = None if days is None else time.time() + days * 86_400
     with DataDirectory.existing(directory) as opened:
         _, text = create(
@@ -61,7 +61,7 @@ def create_key(
 
 @keys.command("list")
 def list_keys(directory: Directory) -> None:
-    """Lists the API keys of DIR."""
+    """List the API keys of DIR."""
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.ledger().api_keys)
     table = Table()
@@ -75,14 +75,14 @@ def list_keys(directory: Directory) -> None:
 
 @keys.command("revoke")
 def revoke_key(directory: Directory, identifier: Identifier) -> None:
-    """Ends an API key; what it did stays on record under its id."""
+    """End an API key; what it did stays on record under its id."""
     with DataDirectory.existing(directory) as opened:
         revoke(opened.ledger(), identifier)
 
 
 @keys.command("rotate")
 def rotate_key(directory: Directory, identifier: Identifier) -> None:
-    """Gives an API key a new secret and shows it, once; the old one is no good from now on."""
+    """Give an API key a new secret and show it, once; the old one is no good from now on."""
     with DataDirectory.existing(directory) as opened:
         _, text = rotate(opened.ledger(), identifier)
     typer.echo(text)

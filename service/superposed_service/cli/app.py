@@ -33,7 +33,7 @@ _console = Console(stderr=True)
 
 
 def run() -> None:
-    """Runs the command line; an expected error is one line and exit code 1."""
+    """Run the command line; an expected error is one line and exit code 1."""
     try:
         app()
     except (SuperposedError, ClientError) as error:
@@ -66,7 +66,7 @@ def demo(
         bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
     ] = None,
 ) -> None:
-    """Starts a server, teaches it real tasks one after another over HTTP, and shows what it remembers."""
+    """Start a server, teach it real tasks one after another over HTTP, and show what it remembers."""
     # Ended from outside, it still stops the server that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     from superposed_service.cli.demo import run_demo

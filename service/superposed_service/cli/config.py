@@ -26,7 +26,7 @@ ConfigFile = Annotated[
 
 @config.callback()
 def _config() -> None:
-    """Keeps `show` a command of its own, though it is the only one."""
+    """Keep `show` a command of its own, though it is the only one."""
 
 
 @config.command()
@@ -34,7 +34,7 @@ def show(
     file: ConfigFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Shows every setting and where its value comes from."""
+    """Show every setting and where its value comes from."""
     found = configure(file)
     values = found.settings.model_dump(mode="json")
     if as_json:

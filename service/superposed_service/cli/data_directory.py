@@ -33,7 +33,7 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one fil
 
 
 def add_commands(app: typer.Typer) -> None:
-    """Adds the commands to the command line."""
+    """Add the commands to the command line."""
     app.command("verify")(verify_directory)
     app.command("log")(log)
     app.command("export")(export)
@@ -41,7 +41,7 @@ def add_commands(app: typer.Typer) -> None:
 
 
 def verify_directory(directory: Directory) -> None:
-    """Checks DIR: every snapshot, every record, and that they recover; exit code 1 if anything is wrong."""
+    """Check DIR: every snapshot, every record, and that they recover; exit code 1 if anything is wrong."""
     with DataDirectory.existing(directory) as opened:
         findings = verify(opened)
     for finding in findings:
@@ -61,7 +61,7 @@ def log(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Lists the journal's records in DIR."""
+    """List the journal's records in DIR."""
     with DataDirectory.existing(directory) as opened:
         journal = opened.ledger().journal
         exclusions = Exclusions.read(journal, journal.sequence)
@@ -137,7 +137,7 @@ def export(
         bool, typer.Option("--snapshot", help="The newest good snapshot, without reading the journal.")
     ] = False,
 ) -> None:
-    """Writes the store of DIR to one FILE, which `superposed import` reads on any machine.
+    """Write the store of DIR to one FILE, which `superposed import` reads on any machine.
 
     The file holds the store's secret, as the directory does.
     """
@@ -173,7 +173,7 @@ def _newest_snapshot(directory: DataDirectory) -> WeightStore:
 
 
 def import_store(directory: Directory, file: File) -> None:
-    """Makes DIR, which must be empty, the home of the store in FILE; its journal begins there."""
+    """Make DIR, which must be empty, the home of the store in FILE; its journal begins there."""
     try:
         store = WeightStore.load(file)
     except OSError as error:

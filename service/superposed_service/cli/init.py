@@ -32,7 +32,7 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
 def _network(
     kind: str, mlp: dict[str, Any], outputs: int, module: str | None, input_shape: str | None
 ) -> dict[str, Any]:
-    """The network's configuration, from the flags that its kind has."""
+    """Return the network's configuration, from the flags that its kind has."""
     values: dict[str, Any] = {"kind": kind, "outputs": outputs}
     if kind == "mlp":
         return values | mlp
@@ -92,7 +92,7 @@ def init(
         int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
     ] = None,
 ) -> None:
-    """Makes a new store in DIR. The defaults make a good store for MNIST-sized tasks."""
+    """Make a new store in DIR. The defaults make a good store for MNIST-sized tasks."""
     mlp = {
         "inputs": inputs,
         "hidden": _numbers(hidden, "--hidden"),

@@ -8,7 +8,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Runs the command line."""
+    """Run the command line."""
     try:
         from superposed_service.cli.app import run
 

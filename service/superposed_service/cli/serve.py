@@ -46,7 +46,7 @@ def serve(
         bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
     ] = False,
 ) -> None:
-    """Serves the store in DIR; makes one with the defaults where there is none."""
+    """Serve the store in DIR; makes one with the defaults where there is none."""
     given = {"host": host, "port": port, "device": device}
     settings = configure(file, **given).settings
     if grpc_port is not None:

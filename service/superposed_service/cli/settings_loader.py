@@ -37,7 +37,7 @@ class Configuration:
 
 
 def configure(file: Path | None = None, **flags: object) -> Configuration:
-    """Defaults, over them a TOML file, over it the environment, over it the flags.
+    """Return defaults, over them a TOML file, over it the environment, over it the flags.
 
     Args:
         file: The file; default what `SUPERPOSED_CONFIG` names, if anything.

@@ -51,7 +51,7 @@ class AdmissionChecks:
         self._ledger = ledger
 
     def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PreparedWrite]:
-        """The changes of a group that may be journalled; the others are answered at once."""
+        """Return the changes of a group that may be journalled; the others are answered at once."""
         entering: dict[str, IdempotencyKey] = {}
         found = (self._let_in(write, store, entering) for write in writes)
         return [write for write in found if write is not None]
@@ -91,7 +91,7 @@ class AdmissionChecks:
     def settled(
         self, origin: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NOBODY
     ) -> JsonObject | None:
-        """The answer that a request had when it came before; raises what it was refused with.
+        """Return the answer that a request had when it came before; raises what it was refused with.
 
         Args:
             origin: The request.
@@ -119,7 +119,7 @@ class AdmissionChecks:
         return kept.answer
 
     def check_writable(self) -> None:
-        """Raises `StorageUnavailable` where nothing can be written any more."""
+        """Raise `StorageUnavailable` where nothing can be written any more."""
         if self._ledger.failure is not None:
             raise StorageUnavailable(
                 "the journal failed: nothing is learned until the service is started again",
@@ -128,7 +128,7 @@ class AdmissionChecks:
 
 
 def raise_refusal(answer: JsonObject) -> None:
-    """Raises what an answer says that a change was refused with, where it does."""
+    """Raise what an answer says that a change was refused with, where it does."""
     if (refused := answer.get("refused")) is not None:
         name = refused["error"]
         kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)

@@ -50,7 +50,7 @@ class _Share:
 
 
 def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome]:
-    """Answers several requests' rows in one mixed batch. Whoever has the store calls it.
+    """Answer several requests' rows in one mixed batch. Whoever has the store calls it.
 
     Returns:
         For each request its answer, or what it is refused with; one that cannot be answered spoils no other.
@@ -73,7 +73,7 @@ def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome
 def _prepare(
     store: WeightStore, several: Sequence[RowBatch], outcomes: dict[int, Outcome]
 ) -> tuple[list[Batch], list[_Share]]:
-    """The rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
+    """Return the rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
     faces: dict[int, ResolvedContext] = {}
     for place, rows in enumerate(several):
         if rows.contexts is None:

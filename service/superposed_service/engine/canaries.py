@@ -89,7 +89,7 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
 
 
 def _spread(targets: NDArray[np.float64]) -> float:
-    """The variance of a task's targets, with an absolute and a relative floor."""
+    """Return the variance of a task's targets, with an absolute and a relative floor."""
     return max(float(np.var(targets)), _SPREAD, _RELATIVE_SPREAD * float(np.mean(np.square(targets))))
 
 

@@ -64,12 +64,12 @@ class Engine:
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
 
     def start(self) -> None:
-        """Begins to work off the queues."""
+        """Begin to work off the queues."""
         self._answering.measure()
         self._thread.start()
 
     def stop(self) -> Writer:
-        """Stops admitting, finishes what was admitted, and gives the store back. Blocks until done."""
+        """Stop admitting, finish what was admitted, and give the store back. Blocks until done."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -107,7 +107,7 @@ class Engine:
     # Called on the event loop
 
     async def infer(self, rows: RowBatch) -> InferenceResult:
-        """Answers rows, in one mixed batch with whatever else is waiting.
+        """Answer rows, in one mixed batch with whatever else is waiting.
 
         Raises:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
@@ -130,7 +130,7 @@ class Engine:
         origin: IdempotencyKey | None = None,
         author: str | None = None,
     ) -> JsonObject:
-        """Applies one update and answers what the model knew before it; raises as `change`."""
+        """Apply one update and answer what the model knew before it; raises as `change`."""
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
                 "more steps than one update may have",
@@ -147,7 +147,7 @@ class Engine:
         *,
         limited: bool = True,
     ) -> JsonObject:
-        """Journals a change and applies it. When it returns, the change is on the disk.
+        """Journal a change and apply it. When it returns, the change is on the disk.
 
         Args:
             change: What is asked.
@@ -168,7 +168,7 @@ class Engine:
         return await _answer(write.future, limit_s if limited else None)
 
     async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:
-        """Measures loss and accuracy; nothing is learned. Raises as `infer`."""
+        """Measure loss and accuracy; nothing is learned. Raises as `infer`."""
 
         def run(store: WeightStore) -> Measured:
             batch = rows.batch(store)
@@ -177,7 +177,7 @@ class Engine:
         return await self.call(run, size=len(rows))
 
     async def call(self, run: Callable[[WeightStore], T], *, size: int = 1) -> T:
-        """Runs what changes nothing on the engine's thread, in its turn among the updates.
+        """Run what changes nothing on the engine's thread, in its turn among the updates.
 
         Args:
             run: Gets the store.
@@ -186,13 +186,13 @@ class Engine:
         return await self.call_writer(lambda writer: run(writer.store), size=size)
 
     async def call_writer(self, run: Callable[[Writer], T], *, size: int = 1) -> T:
-        """Runs anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
+        """Run anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
         job = Job(run, size)
         limit_s = self._admit(job)
         return await _answer(job.future, limit_s)
 
     def check_room(self, *, reads: bool) -> None:
-        """Checks, before more is spent on a request, whether it could wait in line.
+        """Check the estimated wait of a request before more is spent on it.
 
         Args:
             reads: In which.
@@ -203,7 +203,7 @@ class Engine:
         self._lines.check_wait(current_request(), self._writer.pending, reads=reads)
 
     def _admit(self, work: Work) -> float:
-        """Puts work in its line, and says how many seconds it may take."""
+        """Put work in its line, and say how many seconds it may take."""
         caller = current_request()
         with self._wake:
             if not self.ready:
@@ -241,7 +241,7 @@ class Engine:
                 self._lines.jobs.pace.note(applied, seconds)
 
     def _wait(self) -> bool:
-        """Waits for something to do; False once there is nothing left and will not be."""
+        """Wait for something to do; False once there is nothing left and will not be."""
         with self._wake:
             while not (busy := self._has_work()) and (self._writer.committing or not self._stopping):
                 self._wake.wait()
@@ -262,7 +262,7 @@ class Engine:
             self._wake.notify()
 
     def _run_or_commit(self) -> None:
-        """Runs the next job, or begins to commit the next changes: updates that stand in line together."""
+        """Run the next job, or begin to commit the next changes: updates that stand in line together."""
         with self._wake:
             group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
         writes = [work for work in group if isinstance(work, PendingWrite)]

@@ -72,7 +72,7 @@ class FairQueue(Generic[W]):
         return sum(self._sizes.values())
 
     def push(self, work: W, source: str, size: int, deadline: float) -> None:
-        """Lets work wait for its turn."""
+        """Let work wait for its turn."""
         tag = max(self._tag, self._last.get(source, 0.0)) + size
         heapq.heappush(self._heap, QueueEntry(tag, next(self._numbers), work, source, size, deadline))
         self._last[source] = tag
@@ -84,7 +84,7 @@ class FairQueue(Generic[W]):
         return self._heap[0] if self._heap else None
 
     def pop(self) -> QueueEntry[W]:
-        """Takes the next one out; there must be one."""
+        """Take the next one out; there must be one."""
         ticket = heapq.heappop(self._heap)
         self._tag = ticket.tag
         self._leave(ticket)
@@ -116,7 +116,7 @@ class FairQueue(Generic[W]):
         return self.pace.seconds(turns, ahead)
 
     def drop(self, gone: list[QueueEntry[W]]) -> None:
-        """Takes some out, wherever they stand."""
+        """Take some out, wherever they stand."""
         if not gone:
             return
         numbers, saved = {place.number for place in gone}, Counter[str]()
@@ -135,7 +135,7 @@ class FairQueue(Generic[W]):
             self._leave(place)
 
     def newest_of_largest(self, than: str) -> QueueEntry[W] | None:
-        """The last in line of the source with most requests, if those are more than another's would be."""
+        """Return the newest entry of the source with most requests, if it has more than `than` would have."""
         largest = max(self._counts, key=self._counts.__getitem__, default=than)
         if self._counts.get(largest, 0) <= self.count(than) + 1:
             return None

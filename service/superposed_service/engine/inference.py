@@ -67,7 +67,7 @@ class InferenceExecutor:
         self._loop_rows = 0
 
     def measure(self) -> None:
-        """Finds how many rows the event loop may answer: before anybody asks."""
+        """Find how many rows the event loop may answer: before anybody asks."""
         if self._settings.batch_wait_ms or self._writer.store.device.type != "cpu":
             return  # a GPU's work is for one thread
         store = self._writer.store
@@ -84,7 +84,7 @@ class InferenceExecutor:
     # On the engine's thread
 
     def answer(self) -> int:
-        """Answers one mixed batch of what waits, in the engine's turn; how many rows that were."""
+        """Answer one mixed batch of what waits, in the engine's turn; how many rows that were."""
         if self._lines.reads and self._settings.batch_wait_ms:
             self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
         return self._answer(self._take(self._settings.batch_rows), None)
@@ -123,7 +123,7 @@ class InferenceExecutor:
     # On the event loop
 
     def soon(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Has what waits answered by this event loop shortly, where it is few; False where it is not.
+        """Have what waits answered by this event loop shortly, where it is few; False where it is not.
 
         Whoever calls it, on that event loop, holds the lock of the lines, and has put a read there.
         """
@@ -181,7 +181,7 @@ class InferenceExecutor:
 
 
 def _deliver(outcomes: Sequence[tuple[asyncio.Future[InferenceResult], InferenceResult | Exception]]) -> None:
-    """Gives requests their answers, on their event loop."""
+    """Give requests their answers, on their event loop."""
     for future, outcome in outcomes:
         if future.done():
             continue  # the client has left, or waited too long

@@ -197,7 +197,7 @@ class PoisonDetector:
         return decisions
 
     def _forget(self, record: Record) -> None:
-        """Canaries go with their task, and with the records that a rollback took out."""
+        """Drop the canaries of a deleted task, and of records that a rollback took out."""
         if record.kind == Delete.kind:
             key = record.head["key"]
             self._canaries.drop(key)
@@ -233,7 +233,7 @@ class PoisonDetector:
             self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
 
     def _chosen(self, store: WeightStore) -> list[str]:
-        """The next tasks in turn that could be witnesses, of each API key as many as of any other."""
+        """Return the next tasks in turn that could be witnesses, of each API key as many as of any other."""
         fewest = min(_WITNESS_ROWS, self._settings.canary_rows)
         known = [key for key in self._canaries.keys() if key in store.tasks]  # noqa: SIM118 - not a mapping's
         owned: dict[str, list[str]] = defaultdict(list)
@@ -247,7 +247,7 @@ class PoisonDetector:
         return in_turn[:most]
 
     def _measured(self, store: WeightStore, canaries: dict[str, tuple[Canary, ...]]) -> dict[str, float]:
-        """Measures canaries; those that do not fit their task are forgotten, as they would fail each time."""
+        """Measure canaries; those that do not fit their task are forgotten, as they would fail each time."""
         try:
             return measure(store, canaries)
         except SuperposedError:
@@ -294,7 +294,7 @@ class PoisonDetector:
         return [Quarantine(source, evidence | {"rise": rise}) for source, rise in accused.items()]
 
     def _limit(self) -> float:
-        """The harm that a source's worst steps may do: a floor, or twice the worst ordinary so far."""
+        """Return the harm that a source's worst steps may do: a floor, or twice the worst ordinary so far."""
         ordinary = max(self._canaries.baseline, default=0.0)
         return min(0.9, max(self._settings.guard_rise, _TIMES_ORDINARY * ordinary))
 
@@ -337,7 +337,7 @@ class PoisonDetector:
 
 
 def _accused(harms: Mapping[str, _Harm], limit: float) -> dict[str, float]:
-    """The sources that did too much harm; only the task, where an API key did it with one task."""
+    """Return the sources that did too much harm; only the task, where an API key did it with one task."""
     found = {source: harm.worst for source, harm in harms.items() if harm.worst >= limit}
     tasks = {source: worst for source, worst in found.items() if not source.startswith(AUTHOR)}
     return tasks if len(tasks) == 1 else found

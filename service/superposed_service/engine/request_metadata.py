@@ -34,7 +34,7 @@ class RequestMetadata:
     deadline: float | None = None
 
     def left_s(self, most: float) -> float:
-        """Seconds until the deadline, from 0 to `most`."""
+        """Return seconds until the deadline, from 0 to `most`."""
         return most if self.deadline is None else min(most, max(0.0, self.deadline - time.monotonic()))
 
 
@@ -49,7 +49,7 @@ def current_request() -> RequestMetadata:
 
 @contextmanager
 def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
-    """Says who sent the request, for as long as it is worked on.
+    """Say who sent the request, for as long as it is worked on.
 
     Args:
         source: See `RequestMetadata`.
@@ -63,12 +63,12 @@ def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
 
 
 def enter(source: str, timeout_s: float | None = None) -> Token[RequestMetadata]:
-    """As `calling`, to the end of the task."""
+    """Set the metadata to the end of the task; see `calling`."""
     return _caller.set(RequestMetadata(source, None if timeout_s is None else time.monotonic() + timeout_s))
 
 
 def timeout_of(header: str | None) -> float | None:
-    """The seconds of a `Request-Timeout` header; None without one.
+    """Return the seconds of a `Request-Timeout` header; None without one.
 
     Raises:
         InvalidRequest: It is no number above 0.

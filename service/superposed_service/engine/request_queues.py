@@ -37,7 +37,7 @@ class RequestQueues:
         return len(self.reads) + len(self.jobs)
 
     def join(self, work: Work, caller: RequestMetadata, committed: int) -> None:
-        """Lets work wait for its turn.
+        """Let work wait for its turn.
 
         Args:
             work: What waits.
@@ -58,7 +58,7 @@ class RequestQueues:
             self.jobs.push(work, caller.source, size, deadline)
 
     def check_wait(self, caller: RequestMetadata, committed: int, *, reads: bool, size: int = 1) -> None:
-        """Checks whether a turn would come in time. Needs no lock. Raises as `join`."""
+        """Check whether a turn would come in time. Needs no lock. Raises as `join`."""
         line: FairQueue[Any] = self.reads if reads else self.jobs
         if not line.count(caller.source):
             return  # whoever has nothing in line may always join it: nobody starves
@@ -75,7 +75,7 @@ class RequestQueues:
             )
 
     def _make_room(self, caller: RequestMetadata) -> None:
-        """Sends away who waits in vain, or else the newest of whoever has most in line."""
+        """Send away who waits in vain, or else the newest of whoever has most in line."""
         for line in (self.reads, self.jobs):
             _drop_done(line)
         if len(self) < self._settings.queue_requests:
@@ -86,7 +86,7 @@ class RequestQueues:
         raise _full(self._settings)
 
     def next_read(self, rows_left: int, *, first: bool, inline: bool = False) -> InferenceRequest | None:
-        """Takes the next read out, if it has no more rows than that or is the first; None if not.
+        """Take the next read out, if it has no more rows than that or is the first; None if not.
 
         With `inline` also only if it may be answered on the event loop.
         """
@@ -102,7 +102,7 @@ class RequestQueues:
         return None
 
     def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Work]:
-        """Takes the next job out; or the changes that stand in line together, as many as share a commit.
+        """Take the next job out; or the changes that stand in line together, as many as share a commit.
 
         What is committed is past all sharing: it may take a quarter of what one may wait, no more.
 

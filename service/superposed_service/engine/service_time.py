@@ -29,7 +29,7 @@ class ServiceTimeModel:
         return self._turns >= _ENOUGH_TURNS
 
     def note(self, size: int, seconds: float) -> None:
-        """Learns from one turn. One that took much longer than it should counts as several times as long."""
+        """Learn from one turn. One that took much longer than it should counts as several times as long."""
         keep = 1 - _FORGETTING
         if self.is_known:
             seconds = min(seconds, _UNUSUAL * self.seconds(1, size))

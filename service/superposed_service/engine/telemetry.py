@@ -58,14 +58,14 @@ class Telemetry:
         self.load = Load()
 
     def ticket(self) -> RequestTiming:
-        """For a request that begins to wait now."""
+        """Return the timing of a request that begins to wait now."""
         trace = None if self.tracing is None else self.tracing.current()
         return RequestTiming(perf_counter(), request_id.get(), trace)
 
     def answered(
         self, tickets: Sequence[RequestTiming], outcomes: Sequence[InferenceResult | Exception], began: float
     ) -> None:
-        """A mixed batch was computed; that began at `began` and has just ended."""
+        """Report a mixed batch that began at `began` and has just ended."""
         ended, metrics, total = perf_counter(), self.metrics, 0
         for ticket, outcome in zip(tickets, outcomes, strict=True):
             metrics.queue.observe(began - ticket.asked)
@@ -92,7 +92,7 @@ class Telemetry:
     def journalled(
         self, tickets: Sequence[RequestTiming | None], began: float, ended: float, last: int
     ) -> None:
-        """Changes were committed in one transaction, the newest under the sequence number `last`."""
+        """Report changes that were committed together, the newest under the sequence number `last`."""
         metrics = self.metrics
         metrics.journal.observe(ended - began)
         metrics.group_records.observe(len(tickets))
@@ -111,7 +111,7 @@ class Telemetry:
         refused: BaseException | None,
         began: float,
     ) -> None:
-        """A journalled change was applied, or refused by the arithmetic.
+        """Report a journalled change that was applied, or rejected by the arithmetic.
 
         Args:
             ticket: Of its request.
@@ -146,7 +146,7 @@ class Telemetry:
 
 
 def _count(metrics: Metrics, answer: InferenceResult) -> None:
-    """Counts an answer's rows by task; a composition's belong to its heaviest part."""
+    """Count a result's rows by task; a composition's belong to its largest-weight component."""
     if len(answer.tasks) == 1:
         metrics.task_rows.inferred(answer.tasks[0].key, len(answer.places))
         return

@@ -108,7 +108,7 @@ class Writer:
         self._broken = False
 
     def observe(self, observer: Observer) -> None:
-        """Has every applied change told, once it is answered; the observer must not wait nor raise."""
+        """Have every applied change told, once it is answered; the observer must not wait nor raise."""
         self._observe = observer
 
     @property
@@ -135,7 +135,7 @@ class Writer:
         return all(write.grouped for write in waiting) if grouped else not self.pending
 
     def commit(self, writes: Sequence[PendingWrite]) -> None:
-        """Checks changes and journals the good ones in one transaction; the others are answered at once.
+        """Check changes and journals the good ones in one transaction; the others are answered at once.
 
         Only the first may be one that is not `grouped`.
         """
@@ -143,7 +143,7 @@ class Writer:
             self._conclude(transaction, lambda: self._journal(transaction))
 
     def begin(self, writes: Sequence[PendingWrite], elsewhere: Executor) -> Future[_Journalled] | None:
-        """`commit` without waiting for the disk: `finish` does, and nothing else is begun before.
+        """Commit without waiting for the disk: `finish` waits, and nothing else is begun before.
 
         Args:
             writes: See `commit`.
@@ -159,7 +159,7 @@ class Writer:
         return future
 
     def finish(self) -> None:
-        """Waits until what was begun is on the disk; then it may be applied."""
+        """Wait until what was begun is on the disk; then it may be applied."""
         if self._flight is not None:
             (transaction, future), self._flight = self._flight, None
             self._conclude(transaction, future.result)
@@ -192,7 +192,7 @@ class Writer:
         self.telemetry.journalled(tickets, transaction.began, journalled.ended, last)
 
     def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
-        """Journals what follows from a change that was just applied; after the group that is on its way."""
+        """Journal what follows from a change that was just applied; after the group that is on its way."""
         self.finish()
         records = self.ledger.commit([(entry, None) for entry in entries])
         self._count(records)
@@ -253,7 +253,7 @@ class Writer:
         return write.cost if write.grouped else 0
 
     def _apply_timed(self, record: Record, prepared: PreparedWrite) -> JsonObject:
-        """Applies a change, and reports it before it is answered."""
+        """Apply a change, and report it before it is answered."""
         began = perf_counter()
         refused: Exception | None = None
         try:
@@ -296,11 +296,11 @@ class Writer:
             self.ledger.answers.settle(origin.key, answer)
 
     def answer_to(self, origin: IdempotencyKey | None) -> JsonObject | None:
-        """The answer that a request had when it came before; raises what it was refused with."""
+        """Return the answer that a request had when it came before; raises what it was refused with."""
         return self._intake.settled(origin)
 
     def image(self) -> StoreImage:
-        """The store as a snapshot's bytes; what was answered so far is kept first.
+        """Return the store as a snapshot's bytes; what was answered so far is kept first.
 
         Raises:
             StorageUnavailable: The disk refused.

@@ -34,7 +34,7 @@ class Load:
         self._now = _Interval()
 
     def batch(self, rows: int, latencies_s: Sequence[float]) -> None:
-        """Counts one mixed batch of inference.
+        """Count one mixed batch of inference.
 
         Args:
             rows: How many it had.
@@ -47,7 +47,7 @@ class Load:
         now.latencies_s += latencies_s[: _MOST - len(now.latencies_s)]
 
     def change(self, latency_s: float) -> None:
-        """Counts one request that changed the store."""
+        """Count one request that changed the store."""
         now = self._now
         now.requests += 1
         now.updates += 1

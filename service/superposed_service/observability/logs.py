@@ -61,7 +61,7 @@ class _StandardError(logging.StreamHandler[TextIO]):
 
 
 def _add_request_id(logger: WrappedLogger, name: str, event: EventDict) -> EventDict:
-    """The id of the request that is being served; uvicorn's copy of a line for colours goes."""
+    """Return the id of the request that is being served; uvicorn's copy of a line for colours goes."""
     del logger, name
     event.pop("color_message", None)
     if identifier := request_id.get():

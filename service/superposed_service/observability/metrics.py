@@ -38,12 +38,12 @@ class Distribution:
         self._sum = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one value."""
+        """Count one value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Adds it to what is shown."""
+        """Add it to what is shown."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
         family.add_metric(labels, list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
 
@@ -87,7 +87,7 @@ class Metrics(Collector):
         self.registry.register(self.task_rows)
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Counts an HTTP request.
+        """Count an HTTP request.
 
         Args:
             method: The request's method, of a bounded set.
@@ -100,7 +100,7 @@ class Metrics(Collector):
         route.statuses[status] = route.statuses.get(status, 0) + 1
 
     def collect(self) -> Iterator[Metric]:
-        """Everything but the tasks'."""
+        """Return everything but the tasks'."""
         yield from self._http()
         for name, text, values in (
             ("inference_queue_duration_seconds", "Inference requests: until their batch.", self.queue),
@@ -166,11 +166,11 @@ class TaskRows(Collector):
         self._rows: dict[str, list[int]] = {OTHER_TASKS: [0, 0]}
 
     def inferred(self, key: str, rows: int) -> None:
-        """Counts rows inferred."""
+        """Count rows inferred."""
         self._of(key)[0] += rows
 
     def learned(self, rows: Mapping[str, int]) -> None:
-        """Counts rows learned, by task key."""
+        """Count rows learned, by task key."""
         for key, count in rows.items():
             self._of(key)[1] += count
 
@@ -181,14 +181,14 @@ class TaskRows(Collector):
         return self._rows.setdefault(key, [0, 0]) if found is None else found
 
     def forget(self, key: str) -> None:
-        """Frees a deleted task's label; what it counted goes to the rest."""
+        """Free a deleted task's label; what it counted goes to the rest."""
         if key != OTHER_TASKS and (gone := self._rows.pop(key, None)) is not None:
             rest = self._rows[OTHER_TASKS]
             rest[0] += gone[0]
             rest[1] += gone[1]
 
     def collect(self) -> Iterator[Metric]:
-        """One counter of rows inferred and one of rows learned."""
+        """Return one counter of rows inferred and one of rows learned."""
         counted = list(self._rows.items())
         for place, what in enumerate(("inference", "update")):
             family = CounterMetricFamily(

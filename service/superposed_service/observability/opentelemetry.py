@@ -24,7 +24,7 @@ __all__ = ["OtelTracing", "exporting"]
 
 
 def exporting() -> TracerProvider:
-    """A provider that sends spans over OTLP."""
+    """Return a provider that sends spans over OTLP."""
     named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME", "superposed")}
     provider = TracerProvider(resource=Resource.create(named))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -36,7 +36,7 @@ class _RequestSpan:
         self._span = span
 
     def end(self, status: int, request: str) -> None:
-        """Notes the answer's status and the request's id."""
+        """Note the answer's status and the request's id."""
         self._span.set_attribute("http.response.status_code", status)
         self._span.set_attribute("superposed.request_id", request)
         if status >= 500:
@@ -56,7 +56,7 @@ class OtelTracing:
 
     @contextmanager
     def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[_RequestSpan]:
-        """The span of an HTTP request, in the trace that its `traceparent` names."""
+        """Return the span of an HTTP request, in the trace that its `traceparent` names."""
         attributes = {"http.request.method": method, "http.route": path}
         with self._tracer.start_as_current_span(
             f"{method} {path}",
@@ -69,18 +69,18 @@ class OtelTracing:
             yield _RequestSpan(span)
 
     def current(self) -> Context | None:
-        """The trace of the request that is being served here; None where it has none, or is not sampled."""
+        """Return the trace of the current request; None where it has none, or is not sampled."""
         return get_current() if get_current_span().is_recording() else None
 
     def span(
         self, trace: object, name: str, began: float, ended: float, attributes: Mapping[str, Any]
     ) -> None:
-        """Notes a span that has ended."""
+        """Note a span that has ended."""
         assert isinstance(trace, Context)  # noqa: S101 - what `current` gave
         offset_ns = time.time_ns() - time.perf_counter_ns()
         start, end = (int(moment * 1e9) + offset_ns for moment in (began, ended))
         self._tracer.start_span(name, context=trace, start_time=start, attributes=dict(attributes)).end(end)
 
     def shutdown(self) -> None:
-        """Sends what is left."""
+        """Send what is left."""
         self._provider.shutdown()

@@ -28,7 +28,7 @@ class Progress:
     done: int = 0
 
     def watch(self, walk: Iterable[T], total: int) -> Iterator[T]:
-        """Goes with a replay, and logs every few seconds how far it is."""
+        """Go with a replay, and log every few seconds how far it is."""
         self.total, self.done = total, 0
         logged = time.monotonic()
         for one in walk:

@@ -22,7 +22,7 @@ request_id: ContextVar[str] = ContextVar("superposed_request_id", default="")
 
 
 def header(scope: Mapping[str, Any], name: bytes) -> str | None:
-    """A header of an ASGI scope's request, by its name in lower case; None without one."""
+    """Return a header of an ASGI scope's request, by its name in lower case; None without one."""
     for known, value in scope["headers"]:
         if known == name:
             text: str = value.decode("latin-1")

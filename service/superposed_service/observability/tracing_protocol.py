@@ -13,7 +13,7 @@ class RequestSpan(Protocol):
     """The span of a request that is being served."""
 
     def end(self, status: int, request: str) -> None:
-        """Notes the answer's status and the request's id."""
+        """Note the answer's status and the request's id."""
 
 
 class Tracing(Protocol):
@@ -22,7 +22,7 @@ class Tracing(Protocol):
     def request(
         self, method: str, path: str, headers: Mapping[str, str]
     ) -> AbstractContextManager[RequestSpan]:
-        """The span of an HTTP request, current inside the block.
+        """Return the span of an HTTP request, current inside the block.
 
         Args:
             method: The request's.
@@ -31,12 +31,12 @@ class Tracing(Protocol):
         """
 
     def current(self) -> object:
-        """The trace of the request that is being served here; None where it has none."""
+        """Return the trace of the request that is being served here; None where it has none."""
 
     def span(
         self, trace: object, name: str, began: float, ended: float, attributes: Mapping[str, Any]
     ) -> None:
-        """Notes a span that has ended; both times on `perf_counter`'s clock."""
+        """Note a span that has ended; both times on `perf_counter`'s clock."""
 
     def shutdown(self) -> None:
-        """Sends what is left."""
+        """Send what is left."""

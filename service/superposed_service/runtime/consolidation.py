@@ -21,7 +21,7 @@ async def consolidate(
     *,
     gaining: bool = False,
 ) -> JsonObject:
-    """Rehearses all tasks in slices, up to the first that is not accepted.
+    """Rehearse all tasks in slices, up to the first that is not accepted.
 
     Args:
         engine: Runs each slice in its turn among the updates.
@@ -70,7 +70,7 @@ class IdleConsolidation:
         self._done = False
 
     async def tick(self, seconds: float) -> None:
-        """To be called again and again; raises as `consolidate`.
+        """Consolidate where the store has been idle long enough; raises as `consolidate`.
 
         Args:
             seconds: How long ago the last call was.

@@ -37,7 +37,7 @@ async def learn_model(
     spend: Callable[[int, int], None],
     errand: ResumableRequest,
 ) -> JsonObject:
-    """Teaches a task what a network answers to its sample rows.
+    """Teach a task what a network answers to its sample rows.
 
     Args:
         engine: Runs the updates, each in its turn.

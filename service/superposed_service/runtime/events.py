@@ -57,7 +57,7 @@ class Event:
 
 
 def event_of(record: Record, answer: Mapping[str, Any]) -> Event:
-    """The event of an applied record."""
+    """Return the event of an applied record."""
     head = record.head
     data: JsonObject = {"sequence": record.sequence}
     if "context" in head or "contexts" in head:
@@ -97,7 +97,7 @@ class Subscription:
         self.dropped = False
 
     def offer(self, event: Event) -> bool:
-        """Adds an event, from any thread; False where the queue is full and the listener is dropped."""
+        """Add an event, from any thread; False where the queue is full and the listener is dropped."""
         if self._ended:
             return False
         if len(self._waiting) >= self._most:
@@ -109,7 +109,7 @@ class Subscription:
         return True
 
     def end(self) -> None:
-        """Ends it, from any thread."""
+        """End it, from any thread."""
         self._ended = True
         self._rouse()
 
@@ -118,7 +118,7 @@ class Subscription:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """The events in order."""
+        """Return the events in order."""
         while not self.dropped:
             while self._waiting and not self.dropped:
                 yield self._waiting.popleft()
@@ -148,7 +148,7 @@ class Events:
         return len(self._subscriptions)
 
     def applied(self, record: Record, outcome: Future[JsonObject]) -> None:
-        """Tells of a record and what came of it. From any thread; waits for nobody."""
+        """Tell of a record and what came of it. From any thread; waits for nobody."""
         try:
             error = outcome.exception()
             answer = outcome.result() if error is None else {"refused": _reason(error)}
@@ -157,14 +157,14 @@ class Events:
             _log.exception("record %s could not be told of", record.sequence)
 
     def publish(self, event: Event) -> None:
-        """Tells of an event. From any thread; waits for nobody."""
+        """Tell of an event. From any thread; waits for nobody."""
         with self._lock:
             if event.sequence is not None and len(event.keys) <= _REMEMBERED_KEYS:
                 self._newest.append(event)
             self._subscriptions = {one for one in self._subscriptions if one.offer(event)}
 
     def subscribe(self, after: int | None, source: str | None = None) -> Subscription:
-        """Begins to listen, on the running event loop.
+        """Begin to listen, on the running event loop.
 
         Args:
             after: Remembered events with greater sequence numbers come first; None for none of them.
@@ -194,12 +194,12 @@ class Events:
                 raise Overloaded("too many are listening to events", expected=f"{most} {whose} at most")
 
     def unsubscribe(self, subscription: Subscription) -> None:
-        """Forgets a listener."""
+        """Forget a listener."""
         with self._lock:
             self._subscriptions.discard(subscription)
 
     def close(self) -> None:
-        """Ends every subscription, and lets nobody begin another: the service is stopping."""
+        """End every subscription, and let nobody begin another: the service is stopping."""
         with self._lock:
             self._closed = True
             for subscription in self._subscriptions:

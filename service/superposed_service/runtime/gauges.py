@@ -24,7 +24,7 @@ _JOURNAL_FILES = ("journal.db", "journal.db-wal")
 
 
 def observe(registry: CollectorRegistry, running: Runtime, writer: Writer) -> None:
-    """Adds what a service that is up has to show, and what the process itself has."""
+    """Add what a service that is up has to show, and what the process itself has."""
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     registry.register(Readings(running, writer))
@@ -46,11 +46,11 @@ class Readings(Collector):
         self._writer = writer
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: names are not looked for before the service is up."""
+        """Return nothing: names are not looked for before the service is up."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, read now."""
+        """Return everything, read now."""
         yield InfoMetricFamily(
             "superposed_build", "The release that runs.", value={"version": version("superposed")}
         )

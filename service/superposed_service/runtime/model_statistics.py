@@ -34,7 +34,7 @@ class Statistics:
 
     @contextmanager
     def measured(self, model: str, rows: int) -> Iterator[None]:
-        """Counts one request and how long the block takes, also where it fails; not for no such model."""
+        """Count one request and its duration, also where it fails; unknown models are not counted."""
         started = time.perf_counter_ns()
         good, there = False, len(model) <= _LONGEST_NAME
         try:
@@ -62,7 +62,7 @@ class Statistics:
             counts.failed_nanoseconds += taken
 
     def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
-        """The statistics of the models that are wanted, as the Open Inference Protocol has them."""
+        """Return the statistics of the models that are wanted, as the Open Inference Protocol has them."""
         return {
             "model_stats": [
                 {

@@ -13,7 +13,7 @@ __all__ = ["ResumableRequest", "check_steps"]
 
 
 async def _always() -> None:
-    """The service's own errands end by themselves."""
+    """Accept: the service's own requests end by themselves."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ResumableRequest:
     check: Callable[[], Awaitable[None]] = _always
 
     def part(self, number: int) -> IdempotencyKey | None:
-        """The origin of one of the changes."""
+        """Return the origin of one of the changes."""
         return self.origin and self.origin.part(number)
 
     def answered(self, writer: Writer, most: int) -> int:
@@ -51,7 +51,7 @@ class ResumableRequest:
 
 
 def check_steps(steps: int, most: int) -> None:
-    """Raises `CapacityExceeded` where one request would take more optimizer steps than it may, in all."""
+    """Raise `CapacityExceeded` where one request would take more optimizer steps than it may, in all."""
     if steps > most:
         raise CapacityExceeded(
             "more steps than one request may take", expected=f"{most} at most", received=steps

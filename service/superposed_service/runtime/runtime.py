@@ -117,7 +117,7 @@ class Runtime:
         return rows
 
     async def snapshot(self) -> Snapshot:
-        """Takes a snapshot; inference goes on while it is written to the disk.
+        """Take a snapshot; inference goes on while it is written to the disk.
 
         When it returns, the snapshot is on the disk.
 
@@ -127,7 +127,7 @@ class Runtime:
         return await self._in_turn(self._snapshot())
 
     async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs work on the past, one at a time, to its end, also if the client has left."""
+        """Run work on the past, one at a time, to its end, also if the client has left."""
 
         async def run() -> T:
             with calling(current_request().source):  # to its end, also past the request's deadline
@@ -151,7 +151,7 @@ class Runtime:
     async def roll_back(
         self, selection: Selection, origin: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
-        """Takes records out of the store's past, and takes a snapshot of what came out.
+        """Take records out of the store's past, and take a snapshot of what came out.
 
         Raises:
             BeyondHorizon: The journal does not reach back far enough.
@@ -172,7 +172,7 @@ class Runtime:
     async def restore(
         self, identifier: str, origin: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
-        """Goes back to a snapshot; raises as `roll_back`.
+        """Go back to a snapshot; raises as `roll_back`.
 
         Raises:
             UnknownSnapshot: There is none of this id.
@@ -244,7 +244,7 @@ class Runtime:
         _log.info("snapshots from before an erasure removed", extra={"sequence": first})
 
     async def watch(self) -> None:
-        """Takes snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
+        """Take snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
         settings = self.settings
         idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
         again, look = 0.0, 0.0
@@ -258,7 +258,7 @@ class Runtime:
                 await _logged("no snapshot was removed", self._in_turn(self._remove_erased_snapshots()))
 
     async def pulse(self) -> None:
-        """Tells listeners once a second how busy the engine is, until `stop_watching`."""
+        """Tell listeners once a second how busy the engine is, until `stop_watching`."""
         while not await self._stopped_within(_WATCH_S):
             waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
             self.events.publish(Event("load", self.telemetry.load.summary() | waiting))
@@ -269,12 +269,12 @@ class Runtime:
         return self._stop.is_set()
 
     def stop_watching(self) -> None:
-        """Ends `pulse`, and `watch` once the snapshot that it is taking is taken."""
+        """End `pulse`, and `watch` once the snapshot that it is taking is taken."""
         self._stop.set()
 
 
 async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
-    """Does what nobody waits for; that it fails, also by a bug, must not end what else is done so.
+    """Do what nobody waits for; that it fails, also by a bug, must not end what else is done so.
 
     Returns:
         Whether it was done.

@@ -11,7 +11,7 @@ __all__ = ["take"]
 
 
 def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapshot:
-    """Takes a snapshot at once, on the thread that owns the store.
+    """Take a snapshot at once, on the thread that owns the store.
 
     Raises:
         StorageUnavailable: The disk refused.

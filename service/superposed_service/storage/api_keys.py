@@ -80,15 +80,15 @@ class ApiKeys:
         return len(self._keys)
 
     def get(self, identifier: str) -> ApiKey | None:
-        """The key of that id."""
+        """Return the key of that id."""
         return self._keys.get(identifier)
 
     def all(self) -> list[ApiKey]:
-        """Every key, the revoked ones too, in the order in which they were made."""
+        """Return every key, the revoked ones too, in the order in which they were made."""
         return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
 
     def put(self, key: ApiKey) -> None:
-        """Adds a key, or replaces the one of its id. When it returns, it is on the disk.
+        """Add a key, or replace the one of its id. When it returns, it is on the disk.
 
         Raises:
             StorageUnavailable: The disk refused.

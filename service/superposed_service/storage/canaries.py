@@ -75,16 +75,16 @@ class Canaries:
         return self._kept.get(key, {})
 
     def keys(self) -> list[str]:
-        """The tasks that have any, in the order of their first."""
+        """Return the tasks that have any, in the order of their first."""
         return list(self._kept)
 
     def put(self, key: str, slot: int, canary: Canary) -> None:
-        """Keeps a row, in the place of the one that has its slot."""
+        """Keep a row, in the place of the one that has its slot."""
         self._kept.setdefault(key, {})[slot] = canary
         self._changed.add((key, slot))
 
     def drop(self, key: str, slots: Iterable[int] | None = None) -> None:
-        """Forgets rows of a task; all of them where no slots are named."""
+        """Forget rows of a task; all of them where no slots are named."""
         kept = self._kept.get(key, {})
         for slot in list(kept if slots is None else slots):
             if kept.pop(slot, None) is not None:
@@ -93,7 +93,7 @@ class Canaries:
             self._kept.pop(key, None)
 
     def drop_if(self, gone: Callable[[Canary], bool]) -> None:
-        """Forgets every row of which that is so."""
+        """Forget every row of which that is so."""
         for key, kept in list(self._kept.items()):
             self.drop(key, [slot for slot, canary in kept.items() if gone(canary)])
 

@@ -140,12 +140,12 @@ class Database:
         return StorageUnavailable(doing, received=str(error))
 
     def fail(self, reason: str) -> None:
-        """Ends all writing until the next start."""
+        """End all writing until the next start."""
         self.failure = reason
         _log.critical("the journal failed: nothing is learned until the next start", extra={"reason": reason})
 
     def damaged_pages(self) -> list[int]:
-        """The pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
+        """Return the pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
 
         Raises:
             StorageUnavailable: The file cannot be read.
@@ -168,13 +168,13 @@ class Database:
         return damaged
 
     def corrupt(self, error: object) -> JournalCorrupt:
-        """The error that says that this file is damaged."""
+        """Return the error that says that this file is damaged."""
         return JournalCorrupt(
             f"{self.path} is damaged: `superposed verify` says how far", received=str(error)[:500]
         )
 
     def check(self) -> None:
-        """Reads the whole file.
+        """Read the whole file.
 
         Raises:
             JournalCorrupt: A page, a row or an index is not what was written.
@@ -184,7 +184,7 @@ class Database:
             raise self.corrupt("; ".join(found))
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """All rows of one statement.
+        """Return all rows of one statement.
 
         Raises:
             JournalCorrupt: A page cannot be what was written.
@@ -193,7 +193,7 @@ class Database:
         return list(self.rows(sql, values))
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-        """The rows of one statement as they are read; raises as `query`."""
+        """Return the rows of one statement as they are read; raises as `query`."""
         try:
             yield from self._connection.execute(sql, values)
         except (apsw.Error, UnicodeDecodeError) as error:
@@ -241,15 +241,15 @@ class Database:
         return "INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, f"{text} {_checksum(text)}")
 
     def execute(self, sql: str, values: tuple[Any, ...]) -> None:
-        """One writing statement, inside `transaction`."""
+        """Execute one writing statement, inside `transaction`."""
         self._connection.execute(sql, values)
 
     def execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """One writing statement for each row, inside `transaction`."""
+        """Execute one writing statement for each row, inside `transaction`."""
         self._connection.executemany(sql, rows)
 
     def drop_log(self) -> None:
-        """Moves what the write-ahead log holds into the file and empties it.
+        """Move what the write-ahead log holds into the file and empty it.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -261,7 +261,7 @@ class Database:
             raise
 
     def close(self, *, keep_log: bool = False) -> None:
-        """Closes the file; what was committed stays.
+        """Close the file; what was committed stays.
 
         Args:
             keep_log: Whether the write-ahead log is neither moved into the file nor removed.
@@ -289,7 +289,7 @@ def _check_sqlite() -> None:
 
 
 def load_checksums() -> None:
-    """Puts SQLite's page checksums over the default VFS, for connections from now on."""
+    """Put SQLite's page checksums over the default VFS, for connections from now on."""
     connection = apsw.Connection(":memory:")
     try:
         apsw.sqlite_extra.load(connection, _CHECKSUM_EXTENSION)

@@ -87,7 +87,7 @@ class DataDirectory:
 
     @classmethod
     def existing(cls, path: Path) -> Self:
-        """Opens a directory that is there, for commands that must not make one.
+        """Open a directory that is there, for commands that must not make one.
 
         Raises:
             ConfigError: It is not there.
@@ -106,7 +106,7 @@ class DataDirectory:
         self.close()
 
     def close(self) -> None:
-        """Closes the journal and gives the directory up.
+        """Close the journal and give the directory up.
 
         Where another directory stands at the path, the write-ahead log is left as it is: SQLite would
         remove the other directory's.
@@ -116,7 +116,7 @@ class DataDirectory:
         os.close(self._lock)
 
     def ledger(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
-        """Opens the journal; it is closed with the directory.
+        """Open the journal; it is closed with the directory.
 
         Raises:
             JournalCorrupt: It is damaged, or there is none beside the snapshots.
@@ -134,7 +134,7 @@ class DataDirectory:
         return self._ledger
 
     def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str) -> None:
-        """Writes a store's first snapshot and begins its journal.
+        """Write a store's first snapshot and begin its journal.
 
         Args:
             store: A snapshot's bytes.
@@ -177,7 +177,7 @@ class DataDirectory:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of the file at a path; None where none stands there."""
+    """Return device and inode of the file at a path; None where none stands there."""
     try:
         found = path.stat()
     except OSError:

@@ -40,7 +40,7 @@ class HighWaterMark:
             raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
 
     def note(self, journal: Journal) -> None:
-        """Notes the journal's newest record.
+        """Note the journal's newest record.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -53,7 +53,7 @@ class HighWaterMark:
             raise StorageUnavailable(f"cannot write {self._path}", received=str(error)) from error
 
     def newest(self) -> tuple[int, bytes] | None:
-        """Sequence and chain of the newest record noted; None where nothing legible was."""
+        """Return sequence and chain of the newest record noted; None where nothing legible was."""
         found = []
         for place in (0, _SLOT_BYTES):
             try:
@@ -65,7 +65,7 @@ class HighWaterMark:
         return max(found, default=None)
 
     def check(self, journal: Journal) -> None:
-        """Compares the journal's end with what was acknowledged.
+        """Compare the journal's end with what was acknowledged.
 
         Raises:
             JournalCorrupt: Acknowledged records are missing, or another journal is there.
@@ -104,5 +104,5 @@ class HighWaterMark:
             raise StorageUnavailable(f"cannot sync {self._path}", received=str(error)) from error
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         os.close(self._file)

@@ -35,14 +35,14 @@ class IdempotencyKey:
     owner: str = field(default="", compare=False)
 
     def part(self, number: int) -> IdempotencyKey:
-        """The origin of one of several changes that the request makes, one after another."""
+        """Return the origin of one of several changes that the request makes, one after another."""
         return IdempotencyKey(f"{self.key} {number}", self.request)  # no key has a space
 
     @classmethod
     def of(
         cls, key: str | None, author: str | None, method: str, target: str, body: bytes
     ) -> IdempotencyKey | None:
-        """The origin that a request's `Idempotency-Key` gives it; None without one.
+        """Return the origin that a request's `Idempotency-Key` gives it; None without one.
 
         Authors do not see each other's keys. The target is the path, with the query where there is one.
 
@@ -158,7 +158,7 @@ class IdempotencyStore:
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
     def add(self, origin: IdempotencyKey, sequence: int) -> Statement:
-        """Keeps a request; what writes it belongs in the transaction of its record.
+        """Keep a request; what writes it belongs in the transaction of its record.
 
         The one thing that may be done on another thread while this one settles answers.
         """
@@ -169,7 +169,7 @@ class IdempotencyStore:
         return _writing(kept)
 
     def settle(self, key: str, answer: dict[str, Any]) -> None:
-        """Keeps a request's answer, where its key is still kept; it goes to the disk with `take_changes`."""
+        """Keep a request's answer, where its key is still kept; it goes to the disk with `take_changes`."""
         if key in self._kept:
             self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
 

@@ -109,7 +109,7 @@ class Journal:
         return self.sequence > self.horizon
 
     def begin(self, sequence: int) -> None:
-        """Makes an empty journal whose first record will be the one after `sequence`."""
+        """Make an empty journal whose first record will be the one after `sequence`."""
         chain = hashlib.sha256(b"superposed journal" + struct.pack("<q", sequence)).digest()
         with self._database.transaction():
             self._set_horizon(sequence, chain)
@@ -122,7 +122,7 @@ class Journal:
         self.horizon, self._horizon_chain = sequence, chain
 
     def append(self, entries: Sequence[Entry]) -> list[Record]:
-        """Adds records, inside a transaction of the database: they count when that ends."""
+        """Add records, inside a transaction of the database: they count when that ends."""
         records, rows = [], []
         for entry in entries:
             head = json.dumps(entry.head, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -136,7 +136,7 @@ class Journal:
         return records
 
     def replay(self, after: int, through: int | None = None) -> Iterator[Record]:
-        """Records in order, each checked against its CRC, its digest and the chain.
+        """Return records in order, each checked against its CRC, its digest and the chain.
 
         Args:
             after: The first record is the one after this sequence number.
@@ -155,7 +155,7 @@ class Journal:
             yield Record(sequence, kind, json.loads(head), payload)
 
     def _linked(self, after: int, through: int | None, more: str) -> Iterator[tuple[Any, ...]]:
-        """Sequence, kind, head, digest and further columns, once the chain says that they are right."""
+        """Return sequence, kind, head, digest and further columns, after checking the hash chain."""
         if after < self.horizon:
             raise BeyondHorizon(
                 "the journal does not reach that far back",
@@ -177,7 +177,7 @@ class Journal:
             raise JournalCorrupt(f"record {expected + 1} is missing")
 
     def link(self, sequence: int) -> bytes:
-        """The chain's link at a record, or at the horizon, 32 bytes.
+        """Return the chain's link at a record, or at the horizon, 32 bytes.
 
         Raises:
             JournalCorrupt: The record is missing.
@@ -191,7 +191,7 @@ class Journal:
         return chain
 
     def heads(self, kinds: Container[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """Sequence, kind and head of every record of these kinds, in order.
+        """Return sequence, kind and head of every record of these kinds, in order.
 
         Raises:
             JournalCorrupt: A record, of any kind, is missing or is not what was written.
@@ -201,7 +201,7 @@ class Journal:
                 yield sequence, kind, json.loads(head)
 
     def rare(self, kinds: Collection[str]) -> list[tuple[int, str, dict[str, Any]]]:
-        """As `heads`, of kinds that are not updates: at once, as the chain is not followed.
+        """Return the heads of kinds that are not updates; the hash chain is not followed.
 
         For a journal that was checked when it was opened, and read by its own process.
         """
@@ -213,7 +213,7 @@ class Journal:
         return [(sequence, kind, json.loads(head)) for sequence, kind, head in found]
 
     def summaries(self, after: int, most: int) -> list[Summary]:
-        """Records after a sequence number in order, `most` at most, without their payloads."""
+        """Return records after a sequence number in order, `most` at most, without their payloads."""
         found = self._database.query(
             "SELECT sequence, kind, head, length(payload) FROM records WHERE sequence > ?"
             " ORDER BY sequence LIMIT ?",
@@ -222,7 +222,7 @@ class Journal:
         return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
 
     def trim(self, through: int) -> bool:
-        """Removes records up to a sequence number, so many at a time as are soon overwritten.
+        """Remove records up to a sequence number, so many at a time as are soon overwritten.
 
         Returns:
             Whether there is more to remove.
@@ -240,7 +240,7 @@ class Journal:
         return upto < through
 
     def _trimmed_at_once(self) -> int:
-        """The last of the oldest records that are removed together; everybody else waits meanwhile."""
+        """Return the last of the oldest records that are removed together; everybody else waits meanwhile."""
         upto, size = self.horizon, 0
         for sequence, more in self._database.rows(
             "SELECT sequence, coalesce(length(payload), 0) FROM records WHERE sequence > ?"
@@ -253,7 +253,7 @@ class Journal:
         return upto
 
     def with_payload(self, sequences: Collection[int]) -> list[int]:
-        """Those of some records whose payloads were not erased, in order."""
+        """Return those of some records whose payloads were not erased, in order."""
         wanted = set(sequences)
         found = self._database.rows(
             "SELECT sequence FROM records WHERE payload IS NOT NULL ORDER BY sequence"
@@ -261,7 +261,7 @@ class Journal:
         return [sequence for (sequence,) in found if sequence in wanted]
 
     def erase(self, sequences: Sequence[int]) -> None:
-        """Removes the payloads of records, inside a transaction; what is left proves that they were there."""
+        """Remove the payloads of records, inside a transaction; what is left proves that they were there."""
         self._database.execute_many(
             "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
         )
@@ -269,17 +269,17 @@ class Journal:
     # Digests of the store, noted on the way: what replay must arrive at
 
     def note_digest(self, sequence: int, digest: str) -> None:
-        """Notes the store's digest after a record, inside a transaction."""
+        """Note the store's digest after a record, inside a transaction."""
         self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (sequence, digest))
 
     def digests(self, after: int) -> dict[int, str]:
-        """The digests noted after a sequence number."""
+        """Return the digests noted after a sequence number."""
         return dict(self._database.query("SELECT sequence, digest FROM digests WHERE sequence > ?", (after,)))
 
     # What the records were applied with
 
     def fingerprint(self) -> dict[str, Any] | None:
-        """The execution fingerprint of the process that last owned the journal."""
+        """Return the execution fingerprint of the process that last owned the journal."""
         text = self._database.noted("fingerprint")
         if text is None:
             return None
@@ -287,7 +287,7 @@ class Journal:
         return noted
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Notes the execution fingerprint of this process; digests of another one are dropped.
+        """Note the execution fingerprint of this process; digests of another one are dropped.
 
         Raises:
             StorageUnavailable: The disk refused.

@@ -73,19 +73,19 @@ class Snapshots:
         return all(path.name.startswith(".") for path in self._folder.iterdir())
 
     def list(self) -> list[Snapshot]:
-        """Every snapshot with a good manifest, oldest first; others are passed over."""
+        """Return every snapshot with a good manifest, oldest first; others are passed over."""
         found = (self._read_manifest(path) for path in self._folder.glob("*.json"))
         good = (one for one in found if isinstance(one, Snapshot))
         return sorted(good, key=lambda one: (one.sequence, one.created))
 
     def unreadable(self) -> builtins.list[str]:
-        """The manifests that are not what was written."""
+        """Return the manifests that are not what was written."""
         found = (self._read_manifest(path) for path in sorted(self._folder.glob("*.json")))
         return [one for one in found if isinstance(one, str)]
 
     @staticmethod
     def _read_manifest(path: Path) -> Snapshot | str | None:
-        """The manifest; its name where it is not what was written; None where it is gone by now."""
+        """Return the manifest; its name where it is not what was written; None where it is gone by now."""
         try:
             snapshot = Snapshot.model_validate_json(path.read_bytes())
         except FileNotFoundError:
@@ -105,7 +105,7 @@ class Snapshots:
     def write(
         self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = ""
     ) -> Snapshot:
-        """Writes a snapshot durably; when it returns, the file and its manifest are on the disk.
+        """Write a snapshot durably; when it returns, the file and its manifest are on the disk.
 
         The manifest is written last: a snapshot without one does not exist. The same bytes again are the
         snapshot that is there.
@@ -145,7 +145,7 @@ class Snapshots:
         return snapshot
 
     def trim(self, history: int, usable: Callable[[int], bool]) -> int:
-        """Removes what is no longer needed, and what an interrupted write left behind.
+        """Remove what is no longer needed, and what an interrupted write left behind.
 
         Kept are, of those that recovery may start from, the newest `kept` and the newest one that is
         `history` records older; and of the others as many that the journal still reaches.
@@ -170,7 +170,7 @@ class Snapshots:
         return needed
 
     def remove(self, chosen: Callable[[str], bool]) -> None:
-        """Removes snapshots by id; manifests first, so that none is without its data.
+        """Remove snapshots by id; manifests first, so that none is without its data.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -185,7 +185,7 @@ class Snapshots:
             raise StorageUnavailable("old snapshots could not be removed", received=str(error)) from error
 
     def read(self, snapshot: Snapshot) -> bytes:
-        """Reads a snapshot's bytes, checked against its manifest.
+        """Read a snapshot's bytes, checked against its manifest.
 
         Raises:
             SnapshotMismatch: They are not what was written.

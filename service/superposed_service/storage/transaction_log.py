@@ -83,22 +83,22 @@ class TransactionLog:
         return self._database.failure
 
     def fail(self, reason: str) -> None:
-        """Ends all writing until the next start."""
+        """End all writing until the next start."""
         self._database.fail(reason)
 
     def damaged_pages(self) -> list[int]:
-        """The pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
+        """Return the pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
         return self._database.damaged_pages()
 
     def begin(self, sequence: int) -> None:
-        """Starts a journal whose first record will be the one after `sequence`, for a new directory."""
+        """Start a journal whose first record will be the one after `sequence`, for a new directory."""
         self.journal.begin(sequence)
         self._check_witness()
 
     def commit(
         self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], *, digest: tuple[int, str] | None = None
     ) -> list[Record]:
-        """Journals changes in one transaction. When it returns, they are on the disk.
+        """Journal changes in one transaction. When it returns, they are on the disk.
 
         Args:
             changes: What is to be recorded, and the request that each came from.
@@ -116,7 +116,7 @@ class TransactionLog:
         return [*unwritten, *self.answers.take_changes(), *self.canaries.take_changes()]
 
     def give_back(self, beside: Sequence[Statement]) -> None:
-        """Keeps what `take_changes` gave for the next time: the `write` that it was for did not begin."""
+        """Keep what `take_changes` gave for the next time: the `write` that it was for did not begin."""
         self._unwritten = [*beside, *self._unwritten]
 
     def write(
@@ -126,7 +126,7 @@ class TransactionLog:
         *,
         digest: tuple[int, str] | None = None,
     ) -> list[Record]:
-        """`commit`, with what `take_changes` has given before.
+        """Commit, with the statements that `take_changes` returned before.
 
         Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
         canaries kept: they have their turn in the next transaction.
@@ -148,7 +148,7 @@ class TransactionLog:
         return records
 
     def flush(self, *, digest: tuple[int, str] | None = None) -> None:
-        """Brings answers and canaries to the disk: before a snapshot that is past their records.
+        """Bring answers and canaries to the disk: before a snapshot that is past their records.
 
         Args:
             digest: A sequence number and the store's digest after it, to be noted with them.
@@ -164,7 +164,7 @@ class TransactionLog:
                 self.journal.note_digest(*digest)
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
-        """Removes a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
+        """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
 
         Raises:
             StorageUnavailable: The disk refused.
@@ -177,7 +177,7 @@ class TransactionLog:
         self._database.drop_log()
 
     def close(self, *, keep_log: bool = False) -> None:
-        """Closes both files.
+        """Close both files.
 
         Args:
             keep_log: Whether the write-ahead log stays as it is: SQLite would remove it by its path.

@@ -68,7 +68,7 @@ class SuperposedConv2d(nn.Module):
         )
 
     def unfold(self, x: Tensor) -> Tensor:
-        """The patches of images (B, C, H, W) as rows: (B x places, features)."""
+        """Return the patches of images (B, C, H, W) as rows: (B x places, features)."""
         columns = self._columns(x)
         return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
@@ -76,7 +76,7 @@ class SuperposedConv2d(nn.Module):
         return F.unfold(x, self.kernel[1:], padding=self.padding, stride=self.stride)  # (B, features, places)
 
     def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Folds one context into the kernel: an ordinary convolution that computes the same.
+        """Fold one context into the kernel: an ordinary convolution that computes the same.
 
         Args:
             context: One materialised context in the weights' dtype.
@@ -88,7 +88,7 @@ class SuperposedConv2d(nn.Module):
         return weight.view(-1, *self.kernel), bias
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Convolves a batch whose rows may belong to different contexts.
+        """Convolve a batch whose rows may belong to different contexts.
 
         Args:
             x: (B, C, H, W).
@@ -107,7 +107,7 @@ class SuperposedConv2d(nn.Module):
         return answers.view(len(x), -1, height, columns.shape[2] // height)
 
     def _bound_patches(self, columns: Tensor, binding: Binding) -> Tensor:
-        """One product of all patches, each bound: (B, out_channels, places)."""
+        """Return one product of all patches, each bound: (B, out_channels, places)."""
         rows, places = len(columns), columns.shape[2]
         slots = torch.as_tensor(binding.slots).repeat_interleave(places)  # (B x places,)
         patches = columns.transpose(1, 2).reshape(rows * places, -1)  # (B x places, features)
@@ -115,7 +115,7 @@ class SuperposedConv2d(nn.Module):
         return answers.view(rows, places, -1).transpose(1, 2)
 
     def _bound_kernels(self, columns: Tensor, binding: Binding) -> Tensor:
-        """A product for each row with the kernel that its context folds: (B, out_channels, places)."""
+        """Return a product for each row with the kernel that its context folds: (B, out_channels, places)."""
         layer = self.patches
         slots = torch.as_tensor(binding.slots)
         distinct, place = slots.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # torch has no annotation there

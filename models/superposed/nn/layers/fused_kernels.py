@@ -51,7 +51,7 @@ class Layout(NamedTuple):
 
 
 def kernel_for(family: Family[Any], layout: Layout, *, relu: bool, normalise: bool) -> Kernel | None:
-    """The fused kernel of a family; None where there is none for it, or no numba.
+    """Return the fused kernel of a family; None where there is none for it, or no numba.
 
     Args:
         family: The context family.
@@ -117,7 +117,7 @@ def _scale(row: Any, known: Any) -> Any:
 
 @_compiled()
 def _turns(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-    """Pairs of numbers turned by phases: contexts are (K, 2, pairs), cosines and sines."""
+    """Turn pairs of numbers by phases: contexts are (K, 2, pairs), cosines and sines."""
     first, second, offset, constant = layout
     zero, one, relu = known[0], known[1], known[4]
     pairs = contexts.shape[2]
@@ -149,7 +149,7 @@ def _turns(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known:
 
 @_compiled()
 def _signs(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-    """Numbers whose signs are flipped: contexts are (K, width)."""
+    """Flip the signs of numbers: contexts are (K, width)."""
     first, _, _, constant = layout
     zero, relu = known[0], known[4]
     for number in range(len(rows)):

@@ -75,7 +75,7 @@ class SuperposedLinear(nn.Module):
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
-        """The real matrix of the product, (lanes x D_out, width), or (D_out, width) for a real output."""
+        """Return the real matrix of the product (lanes x D_out, width), or (D_out, width) if real."""
         if self.family.lanes == 1:
             return self.weight
         real, imaginary = self.weight
@@ -85,14 +85,14 @@ class SuperposedLinear(nn.Module):
         return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, width)
 
     def extend(self, x: Tensor) -> Tensor:
-        """Appends a bound bias's constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
+        """Append a bound bias's constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
         rows = len(x)
         lanes = x.view(rows, self.family.lanes, self.in_features)  # (B, lanes, D_in)
         constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, constant + padding)
         return torch.cat([lanes, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Binds every row with its context and multiplies the whole batch at once.
+        """Bind every row with its context and multiply the whole batch at once.
 
         Args:
             x: (B, lanes x D_in).
@@ -104,13 +104,13 @@ class SuperposedLinear(nn.Module):
         return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self.shared_bias())
 
     def shared_bias(self) -> Tensor | None:
-        """The bias that is added after the product, as long as its rows; None where it is bound."""
+        """Return the bias that is added after the product, as long as its rows; None where it is bound."""
         if self.bias is None or self.family.lanes == 1 or self._real_only:
             return self.bias
         return torch.cat([self.bias, torch.zeros_like(self.bias)])  # (2 D_out,)
 
     def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Folds one context into the weights: an ordinary linear layer that computes the same.
+        """Fold one context into the weights: an ordinary linear layer that computes the same.
 
         Args:
             context: One materialised context in the weights' dtype.

@@ -37,7 +37,7 @@ class _Bound(nn.Module):
         self._owner = (owner,)  # in a tuple: a module would become a child, and its own ancestor
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ...) as the layer that it stands for."""
+        """Map (B, ...) as the layer that it stands for."""
         owner = self._owner[0]
         if owner.observe is not None:
             inner = self.layer if isinstance(self.layer, SuperposedLinear) else self.layer.patches
@@ -81,12 +81,12 @@ class SuperposedModule(nn.Module):
         self._try()
 
     def train(self, mode: bool = True) -> SuperposedModule:
-        """Evaluation mode, whatever is asked for."""
+        """Return evaluation mode, whatever is asked for."""
         del mode
         return super().train(False)
 
     def _try(self) -> None:
-        """Refuses a network that cannot be bound, or whose answer to a row depends on the rows beside it."""
+        """Refuse a network that cannot be bound, or whose answer to a row depends on the rows beside it."""
         dtype = next(iter(self._layers.values())).weight.dtype
         random = torch.Generator().manual_seed(0)
         rows = torch.randn(len(_TRIED), math.prod(self._input_shape), generator=random, dtype=dtype)
@@ -142,7 +142,7 @@ class SuperposedModule(nn.Module):
         return {name: layer.bound_features for name, layer in self._layers.items()}
 
     def forward(self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Any = None) -> Tensor:
-        """Logits of a batch whose rows may belong to different contexts; arguments as `MLP.forward`."""
+        """Map (B, ...) as the layer that it stands for."""
         self.bindings, self.observe = bindings, observe
         try:
             answer: Tensor = self.module(inputs.view(len(inputs), *self._input_shape))
@@ -151,7 +151,7 @@ class SuperposedModule(nn.Module):
             self.bindings, self.observe = {}, None
 
     def retrieve(self, bindings: Mapping[str, Binding]) -> dict[str, Tensor]:
-        """The state of an ordinary network that answers as this one does under one context.
+        """Return the state of an ordinary network that answers as this one does under one context.
 
         Args:
             bindings: Every layer's context, one for all rows.
@@ -172,7 +172,7 @@ class SuperposedModule(nn.Module):
 
 
 def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> SuperposedModule:
-    """Turns an ordinary network into a superposed one; see `SuperposedModule`.
+    """Turn an ordinary network into a superposed one; see `SuperposedModule`.
 
     Its weights become the initial weights, as drawn ones would be: to have a *trained* network answer under a
     key, it is learned in (`superposed.learning.distillation`).
@@ -204,7 +204,7 @@ def _refuse_ties(module: nn.Module) -> None:
 
 
 def _refuse_unsteady(layer: nn.Module, path: str) -> None:
-    """Refuses layers whose answer to a row does not follow from the row and the weights."""
+    """Refuse layers whose answer to a row does not follow from the row and the weights."""
     if isinstance(layer, _BatchNorm) or (isinstance(layer, _NormBase) and layer.track_running_stats):
         raise ConfigError(
             "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
@@ -232,7 +232,7 @@ _NOT_SUPERPOSED = (
 
 
 def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
-    """The superposed layer that takes the place of another; None for what is none."""
+    """Return the superposed layer that takes the place of another; None for what is none."""
     if isinstance(layer, nn.Linear | nn.Conv2d):
         _refuse_own_ways(layer)
     if isinstance(layer, nn.Linear):
@@ -251,7 +251,7 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
 
 
 def _refuse_own_ways(layer: nn.Linear | nn.Conv2d) -> None:
-    """Refuses a layer that computes something else than its class: a plain one would stand in its place."""
+    """Refuse a layer that computes something else than its class: a plain one would stand in its place."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks
     if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:
         raise ConfigError(

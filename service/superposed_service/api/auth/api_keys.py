@@ -29,7 +29,7 @@ def create(
     most: int | None = None,
     **quotas: float | None,
 ) -> tuple[ApiKey, str]:
-    """Makes an API key, on the thread that owns the ledger.
+    """Make an API key, on the thread that owns the ledger.
 
     Args:
         ledger: Where it is kept.
@@ -70,7 +70,7 @@ def create(
 
 
 def revoke(ledger: TransactionLog, identifier: str) -> None:
-    """Ends a key at once; what it did stays on record under its id.
+    """End a key at once; what it did stays on record under its id.
 
     Raises:
         UnknownApiKey: There is none.
@@ -82,7 +82,7 @@ def revoke(ledger: TransactionLog, identifier: str) -> None:
 
 
 def rotate(ledger: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
-    """Gives a key a new secret; the old one is no good from now on.
+    """Give a key a new secret; the old one is no good from now on.
 
     Raises:
         UnknownApiKey: There is none, or it was revoked.
@@ -98,14 +98,14 @@ def rotate(ledger: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
 
 
 def keys_body(keys: ApiKeys) -> list[dict[str, Any]]:
-    """All keys as they may be shown."""
+    """Return all keys as they may be shown."""
     return [
         {name: value for name, value in asdict(key).items() if name != "secret_sha256"} for key in keys.all()
     ]
 
 
 def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
-    """The key that an `Authorization` header carries.
+    """Return the key that an `Authorization` header carries.
 
     Raises:
         Unauthenticated: None, or one that is not good.

@@ -110,7 +110,7 @@ class Principal:
     cyclic: bool = False
 
     def spend(self, *, rows: int, updates: int = 0) -> None:
-        """Counts rows, and whether they are an update, before anything is done with them.
+        """Count rows and updates before anything is done with them.
 
         Raises:
             QuotaExceeded: It may not ask for so many now.
@@ -145,7 +145,7 @@ class Principal:
         return self.key is None or fnmatchcase(key, self.key.tasks)
 
     def check_task(self, key: str) -> None:
-        """Raises `UnknownTask` for a foreign task, as for one that is not there."""
+        """Raise `UnknownTask` for a foreign task, as for one that is not there."""
         if not self.may_name(key):
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
 
@@ -158,7 +158,7 @@ class Principal:
         return True
 
     def check_contexts(self, contexts: Iterable[object]) -> None:
-        """Checks every part of every context.
+        """Check every part of every context.
 
         Raises:
             UnknownTask: A task that it may not name, as if that were not there.
@@ -222,7 +222,7 @@ def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None, *, cyclic: b
 
 
 def _check_scope(key: ApiKey, needed: str | None) -> None:
-    """Raises `Forbidden` unless a key may do what needs a scope; None is for nobody."""
+    """Raise `Forbidden` unless a key may do what needs a scope; None is for nobody."""
     if needed is None or key.scope not in _ALLOWED[needed]:
         raise Forbidden(
             "this API key may not do this",
@@ -258,7 +258,7 @@ class Access:
         ]
 
     def check(self, scope: Scope) -> None:
-        """Notes in an HTTP request's ASGI scope who sent it.
+        """Note in an HTTP request's ASGI scope who sent it.
 
         Raises:
             Unauthenticated: There are API keys, and the request carries none that is good.
@@ -278,7 +278,7 @@ class Access:
         return self._anyone if key is None else Principal(key, self._quotas, self._cyclic)
 
     def _needed(self, method: str, path: str) -> list[str | None]:
-        """The rule of a route; nothing where there is none."""
+        """Return the rule of a route; nothing where there is none."""
         if (method, path) in ACCESS_RULES:
             return [ACCESS_RULES[method, path]]
         return [

@@ -15,7 +15,7 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def check_site(scope: Scope) -> None:
-    """Refuses what changes or asks something on behalf of another site's page.
+    """Refuse what changes or ask something on behalf of another site's page.
 
     A browser sends such a request without asking this server where it looks like a form's, and then only the
     answer is kept from the page. Programs that are no browsers say nothing of a site.

@@ -29,14 +29,14 @@ class _Bucket:
         self._when = now
 
     def wait_s(self, cost: float, now: float) -> float:
-        """In how many seconds the cost could be taken out."""
+        """Return the seconds until the cost can be taken out."""
         self._level = min(self._most, self._level + (now - self._when) * self.rate)
         self._when = now
         missing = min(cost, self._most) - self._level
         return missing / self.rate if missing > 1e-9 else 0.0
 
     def take(self, cost: float) -> None:
-        """Takes the cost out."""
+        """Take the cost out."""
         self._level -= cost
 
 
@@ -57,7 +57,7 @@ class Quotas:
         self._limits_anyone = any(self._rate(None, unit) for unit in _UNITS)
 
     def spend(self, key: ApiKey | None, **costs: int) -> None:
-        """Counts what a key asks for.
+        """Count the costs of a request.
 
         Args:
             key: Who asks; None where there are no keys.

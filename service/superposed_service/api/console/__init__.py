@@ -47,7 +47,7 @@ class ConsoleFile:
 
 @cache
 def console_files() -> dict[str, ConsoleFile]:
-    """Every file of the page by its path, read once."""
+    """Return every file of the page by its path, read once."""
     return dict(_read(files(__name__), ""))
 
 

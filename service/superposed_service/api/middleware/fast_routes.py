@@ -52,7 +52,7 @@ class FastRoutes:
         return None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the request, or passes it on."""
+        """Answer the request, or pass it on."""
         endpoint = self._find(scope)
         if endpoint is None:
             await self._app(scope, receive, send)

@@ -62,7 +62,7 @@ class RequestGateway:
         self._count = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answers the request, or passes it on."""
+        """Answer the request, or pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -117,7 +117,7 @@ class _Exchange:
         self.started = self.finished = False
 
     async def receive(self) -> Message:
-        """Counts the body's bytes."""
+        """Return counts the body's bytes."""
         message = await self._receive()
         entrance, more = self._entrance, len(message.get("body", b""))
         self.received += more
@@ -131,12 +131,12 @@ class _Exchange:
         return message
 
     def give_back(self) -> None:
-        """Its body's bytes no longer count."""
+        """Release its body's bytes from the total."""
         self._entrance.held -= self.received
         self.received = 0
 
     async def send_head(self, message: Message) -> None:
-        """Sends what a GET would be answered, without its body; a stream ends there."""
+        """Send what a GET would be answered, without its body; a stream ends there."""
         if message["type"] == "http.response.start":
             await self.send(message)
             await self.send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -144,7 +144,7 @@ class _Exchange:
             raise ClientDisconnect
 
     async def send(self, message: Message) -> None:
-        """Adds the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
+        """Add the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
         self.started = True
         if message["type"] == "http.response.start":
             status = self._scope[STATUS] = message["status"]

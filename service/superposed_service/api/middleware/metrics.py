@@ -44,7 +44,7 @@ class Templates:
         self._search = lru_cache(maxsize=4096)(self._match)
 
     def labels(self, scope: Scope) -> tuple[str, str]:
-        """A request's method and template; `other` where HTTP has no such method, or no route such a path."""
+        """Return a request's method and route template; `other` for unknown ones."""
         path: str = scope["path"]
         method: str = scope["method"]
         search = self._search if len(path) <= _LONGEST_KEPT else self._match
@@ -85,7 +85,7 @@ class Observed:
         self._hot = frozenset(hot)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on."""
+        """Pass the request on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -11,12 +11,12 @@ __all__ = ["check_addresses", "joined"]
 
 
 def joined(host: str, port: int) -> str:
-    """`host:port`, with the brackets that an IPv6 address needs."""
+    """Return `host:port`, with the brackets that an IPv6 address needs."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
-    """Checks that nobody but this machine's users reaches the service, over HTTP or gRPC, without an API key.
+    """Reject an address beyond this machine without API keys, for HTTP and gRPC.
 
     Args:
         settings: Where it will listen.

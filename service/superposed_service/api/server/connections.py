@@ -59,7 +59,7 @@ class _WriteBuffer:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Holds bytes back until this turn is over, or until there are many."""
+        """Hold bytes back until this turn is over, or until there are many."""
         if len(data) > _LARGE_BYTES:  # not copied once more
             self._flush()
             self._transport.write(data)
@@ -78,7 +78,7 @@ class _WriteBuffer:
                 self._transport.write(held)
 
     def close(self) -> None:
-        """Sends what was held back, then closes."""
+        """Send what was held back, then closes."""
         self._flush()
         self._transport.close()
 
@@ -90,7 +90,7 @@ class _Bounded(HttpToolsProtocol):
     sweep: ClassVar[asyncio.TimerHandle | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Refuses what is beyond the reserve; of what is in it, only probes are answered.
+        """Refuse what is beyond the reserve; of what is in it, only probes are answered.
 
         The oldest connection without a request in progress is closed to make room.
         """
@@ -138,7 +138,7 @@ class _Bounded(HttpToolsProtocol):
         self._phase, self._since, self._bytes = "head", self.loop.time(), 0
 
     def data_received(self, data: bytes) -> None:
-        """Counts the bytes of heads and bodies."""
+        """Count the bytes of heads and bodies."""
         if self._phase == "rest":
             self._begin_head()
         self._bytes += len(data)
@@ -182,7 +182,7 @@ class _Bounded(HttpToolsProtocol):
         return f"the request's head is too long: {self.settings.max_header_bytes} bytes at most"
 
     def on_headers_complete(self) -> None:
-        """Hands the request on, unless it is refused, or read again without an upgrade."""
+        """Hand the request on, unless it is refused, or read again without an upgrade."""
         if self.parser.should_upgrade():
             self._ignoring = True
             return
@@ -202,29 +202,29 @@ class _Bounded(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def on_message_complete(self) -> None:
-        """The whole request is here."""
+        """Note that the whole request was received."""
         if self._ignoring:
             return
         self._phase, self._since = "rest", self.loop.time()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Says why the request was not read to its end."""
+        """Say why the request was not read to its end."""
         status, detail = self._refusal or (400, msg)
         self._refuse(status, detail)
 
     def pause_writing(self) -> None:
-        """The client does not read its answer as fast as it is written."""
+        """Note that the client reads its response more slowly than it is written."""
         self._paused = self.loop.time()
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """The client goes on reading."""
+        """Note that the client goes on reading."""
         self._paused = 0.0
         super().resume_writing()
 
     def _refuse(self, status: int, detail: str) -> None:
-        """Answers, where no answer has begun, and closes the connection."""
+        """Answer, where no response has begun, and close the connection."""
         if self.transport.is_closing():
             return
         cycle = self.cycle
@@ -255,7 +255,7 @@ class _Bounded(HttpToolsProtocol):
 
 
 def allow_connections(settings: Settings) -> None:
-    """Asks the system for as many open files as there may be connections, where it has a limit below that."""
+    """Ask the system for as many open files as there may be connections, where it has a limit below that."""
     if resource is None:
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -265,6 +265,6 @@ def allow_connections(settings: Settings) -> None:
 
 
 def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """The protocol of every connection of one server."""
+    """Return the protocol of every connection of one server."""
     members: dict[str, Any] = {"settings": settings, "sweep": None}
     return type("Bounded", (_Bounded,), members)

@@ -23,6 +23,6 @@ class HttpServer(uvicorn.Server):
         self._end_streams = end_streams
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stops."""
+        """Stop."""
         self._end_streams()
         await super().shutdown(sockets)

@@ -14,7 +14,7 @@ import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from superposed.errors import NonFiniteInput, outline
+from superposed.errors import NonFiniteInput, redacted
 from superposed.tasks.schema import TaskSchema
 from superposed_service.api.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
 from superposed_service.api.v1.schemas import ReturnField
@@ -38,7 +38,7 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
 
 def read_body(model: type[M], body: bytes, content_type: str | None, head_length: str | None = None) -> M:
-    """Reads a body into a checked value: JSON, or JSON with binary tensors; of duplicate keys the last wins.
+    """Read a body into a checked value: JSON, or JSON with binary tensors; of duplicate keys the last wins.
 
     Raises:
         UnsupportedMediaType: The body says that it is something else.
@@ -61,7 +61,7 @@ def read_body(model: type[M], body: bytes, content_type: str | None, head_length
 
 
 def _read_tensors(body: bytes, head_length: str | None) -> Any:
-    """A JSON head whose `{"datatype", "shape"}` fields stand for the tensors that follow it, in order."""
+    """Read a JSON head whose `{"datatype", "shape"}` fields stand for the tensors after it, in order."""
     head, data = split(body, head_length)
     values, reader = _parse(head), TensorReader(data)
     if isinstance(values, dict):
@@ -75,7 +75,7 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
 
 
 def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
-    """A body without its `Content-Encoding`.
+    """Return a body without its `Content-Encoding`.
 
     Args:
         body: As it came.
@@ -106,7 +106,7 @@ def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """A JSON object; raises as `read_body`."""
+    """Return a JSON object; raises as `read_body`."""
     values = _parse(body)
     if not isinstance(values, dict):
         raise InvalidRequest("the body is no JSON object", received=_shown(values))
@@ -118,9 +118,9 @@ _DATA = {"inputs", "targets", "labels", "offset", "scale", "description"}
 
 
 def _shown(value: object, place: Sequence[object] = ()) -> str:
-    """A value as an error shows it: short, never a whole body, and nothing of somebody's data."""
+    """Return a value as an error shows it: short, never a whole body, and nothing of somebody's data."""
     if _DATA & set(place):
-        return outline(value)
+        return redacted(value)
     if isinstance(value, dict):
         return f"an object with {sorted(str(key) for key in value)[:10]}"
     if isinstance(value, list):
@@ -142,7 +142,7 @@ _CONSTANT = re.compile(rb"[\[,:\s](NaN|-?Infinity)\s*[\],}]")
 
 
 def read_context(text: str) -> object:
-    """A context in a query: text, or its JSON form where it starts with a brace.
+    """Return a context in a query: text, or its JSON form where it starts with a brace.
 
     Raises:
         InvalidRequest: It starts with a brace and is not JSON.
@@ -151,7 +151,7 @@ def read_context(text: str) -> object:
 
 
 def _refuse_non_finite(body: bytes) -> None:
-    """Tells NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
+    """Tell NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
 
     def refuse(constant: str) -> None:
         raise NonFiniteInput(
@@ -178,7 +178,7 @@ def _refuse_non_finite(body: bytes) -> None:
 
 
 def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
-    """JSON in which columns of numbers are binary tensors behind it.
+    """Return JSON in which columns of numbers are binary tensors behind it.
 
     Returns:
         The body, and how long its JSON head is.
@@ -197,7 +197,7 @@ def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
 
 
 def _as_array(column: Any) -> NDArray[Any] | None:
-    """A column of equally long rows of numbers, or of whole numbers, as an array; None for others."""
+    """Return a column of equally long rows of numbers, or of whole numbers, as an array; None for others."""
     if not isinstance(column, list) or not column:
         return None
     if all(isinstance(row, np.ndarray) and row.shape == column[0].shape for row in column):
@@ -206,12 +206,12 @@ def _as_array(column: Any) -> NDArray[Any] | None:
 
 
 def dump(value: object) -> bytes:
-    """JSON of plain values and numpy arrays; numbers in their shortest exact form."""
+    """Return JSON of plain values and numpy arrays; numbers in their shortest exact form."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None) -> dict[str, Any]:
-    """The body of an inference answer.
+    """Return the body of an inference answer.
 
     Args:
         answer: What the engine found.
@@ -262,7 +262,7 @@ def _values(logits: NDArray[Any], task: TaskSchema, field: str) -> list[Any]:
 
 
 def probabilities(logits: NDArray[Any]) -> NDArray[Any]:
-    """Softmax of each row, (B, n)."""
+    """Return softmax of each row, (B, n)."""
     raised = np.exp(logits - logits.max(1, keepdims=True))
     shares: NDArray[Any] = raised / raised.sum(1, keepdims=True)
     return shares

@@ -19,7 +19,7 @@ AUTO = "auto"
 
 
 def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool]) -> list[str]:
-    """The candidates of a body that names none: every task that may be named and takes such rows.
+    """Return the candidates of a body that names none: every task that may be named and takes such rows.
 
     Without targets they are only those whose answers have an energy. The engine's thread only.
     """
@@ -35,7 +35,7 @@ def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str],
 
 
 def named(body: LocateBody) -> list[str]:
-    """The candidates that a body names, each once; raises `ContextError` where one is no context."""
+    """Return the candidates that a body names, each once; raises `ContextError` where one is no context."""
     return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
 
 
@@ -58,7 +58,7 @@ def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
 def find_context(
     body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int
 ) -> dict[str, Any]:
-    """The body of `POST /v1/locate`'s answer. The engine's thread only.
+    """Return the body of `POST /v1/locate`'s answer. The engine's thread only.
 
     Args:
         body: What is asked.

@@ -42,7 +42,7 @@ __all__ = [
 
 
 def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
-    """The body of `GET /v1/store`."""
+    """Return the body of `GET /v1/store`."""
     store, journal = writer.store, writer.ledger.journal
     return {
         "family": store.config.family,
@@ -82,7 +82,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
 
 
 def tenants_view(body: dict[str, Any], store: WeightStore, may_name: Callable[[str], bool]) -> dict[str, Any]:
-    """The body of `GET /v1/store` for a tenant: how many tasks it has, and the newest record about them."""
+    """Return the body of `GET /v1/store` for a tenant: its number of tasks, and their newest record."""
     own = [state for state in store.tasks.all() if may_name(state.schema.key)]
     newest = max((state.last_sequence for state in own), default=0)
     hidden = {"horizon": 0, "sequence": newest, "records_since_snapshot": 0}
@@ -115,7 +115,7 @@ def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bo
 
 
 def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
-    """The schema that a registration asks for: what it leaves out is the store's.
+    """Return the schema that a registration asks for: what it leaves out is the store's.
 
     Raises:
         LimitReached: It is a new task, and there are as many as there may be.
@@ -137,18 +137,18 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
 def task_page(
     store: WeightStore, prefix: str, after: str, limit: int, may_name: Callable[[str], bool]
 ) -> tuple[list[dict[str, Any]], str | None]:
-    """One page of the tasks that may be named, in the order of keys; the last key where more follow."""
+    """Return one page of the tasks that may be named, by key; and the last key where more follow."""
     states, last = store.tasks.page(prefix, after, limit, may_name)
     return [task_body(store, state) for state in states], last
 
 
 def show_task(store: WeightStore, key: str) -> dict[str, Any]:
-    """One task."""
+    """Return one task."""
     return task_body(store, store.tasks.get(key))
 
 
 def task_name(text: str) -> tuple[str, str | None]:
-    """The key, and the group where it is named too, of `key` or `group/key`.
+    """Return the key, and the group where it is named too, of `key` or `group/key`.
 
     Raises:
         ExpressionInvalid: It is neither.
@@ -158,22 +158,22 @@ def task_name(text: str) -> tuple[str, str | None]:
 
 
 def check_member(store: WeightStore, key: str, group: str) -> None:
-    """Raises `UnknownTask` where no task of that key is in that group."""
+    """Raise `UnknownTask` where no task of that key is in that group."""
     store.tasks.member(key, group)
 
 
 def model_bytes(store: WeightStore, context: object) -> bytes:
-    """A context's model as a safetensors file."""
+    """Return a context's model as a safetensors file."""
     return retrieve_model(store, context).to_bytes()
 
 
 def capacity_body(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:
-    """The body of `GET /v1/capacity`, of the wanted tasks; what is not known yet is left out."""
+    """Return the body of `GET /v1/capacity`, of the wanted tasks; what is not known yet is left out."""
     return {name: value for name, value in asdict(capacity(store, wanted)).items() if value is not None}
 
 
 def task_keys(text: str) -> list[str]:
-    """The task keys of a list with commas, each once.
+    """Return the task keys of a list with commas, each once.
 
     Raises:
         ExpressionInvalid: One is no key: a context of another form is no task.
@@ -182,20 +182,20 @@ def task_keys(text: str) -> list[str]:
 
 
 def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
-    """The body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
+    """Return the body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
     kept = {key: writer.ledger.canaries[key].values() for key in keys}
     rows = {key: [unpack(one.payload)["inputs"] for one in canaries] for key, canaries in kept.items()}
     return asdict(measure_interference(writer.store, keys, rows))
 
 
 def evaluations_body(store: WeightStore, key: str) -> list[dict[str, Any]]:
-    """The body of `GET /v1/tasks/{key}/evaluations`."""
+    """Return the body of `GET /v1/tasks/{key}/evaluations`."""
     store.tasks.get(key)
     return [asdict(one) for one in store.evaluations.of(key)]
 
 
 def check_source(writer: Writer, source: str) -> None:
-    """Checks that a source may be quarantined.
+    """Check that a source may be quarantined.
 
     Raises:
         UnknownApiKey: It is an author, and no API key has the id.
@@ -208,7 +208,7 @@ def check_source(writer: Writer, source: str) -> None:
 
 
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
-    """The body of `GET /v1/quarantine`."""
+    """Return the body of `GET /v1/quarantine`."""
     found = []
     for source, since in writer.store.tasks.quarantined.items():
         records = writer.ledger.journal.summaries(since - 1, 1)

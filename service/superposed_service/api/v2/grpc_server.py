@@ -68,7 +68,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         self._handler = handler
 
     def service(self, handler_call_details: Any) -> Any:
-        """None for calls that there are not."""
+        """Return a call's handler; None for an unknown call."""
         service, _, name = handler_call_details.method.lstrip("/").partition("/")
         if service != SERVICE or name not in CALLS:
             return None
@@ -76,7 +76,7 @@ class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
 
 
 def _refusing(error: SuperposedError) -> Any:
-    """Answers with an error, whatever comes: of a stream only what is asked for is read."""
+    """Answer with an error, whatever comes: of a stream only what is asked for is read."""
 
     async def refuse(stream: Any, context: Any) -> None:
         del stream
@@ -113,7 +113,7 @@ class GrpcFace:
         self._server.add_generic_rpc_handlers((_Calls(self._handler),))
 
     async def start(self) -> None:
-        """Listens.
+        """Listen.
 
         Raises:
             StorageUnavailable: The address cannot be used.
@@ -125,7 +125,7 @@ class GrpcFace:
             raise StorageUnavailable(f"cannot listen on {self._address}", received=str(error)) from error
 
     async def stop(self) -> None:
-        """Finishes what was admitted."""
+        """Finish what was admitted."""
         await self._server.stop(grace=5.0)
 
     def _handler(self, name: str, header: str | None) -> Any:
@@ -153,7 +153,7 @@ class GrpcFace:
 
     @contextmanager
     def _holding(self, body: bytes) -> Iterator[None]:
-        """Counts a body's bytes for as long as it is worked on."""
+        """Return counts a body's bytes for as long as it is worked on."""
         most = self._running.settings.max_held_bytes
         self._held += len(body)
         try:
@@ -255,7 +255,7 @@ def _message(kind: Any, body: bytes) -> Any:
 
 
 def _tensors(asked: Any) -> dict[str, NDArray[Any]]:
-    """The inputs of a request by name, raw or in the field of their datatype."""
+    """Return the inputs of a request by name, raw or in the field of their datatype."""
     raw = list(asked.raw_input_contents)
     if raw and len(raw) != len(asked.inputs):
         wanted = len(asked.inputs)

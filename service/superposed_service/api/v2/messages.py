@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.errors import outline
+from superposed.errors import redacted
 from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
@@ -48,7 +48,7 @@ class InferRequest:
 
 
 def read_request(body: bytes, head_length: str | None, model: str, width: int) -> InferRequest:
-    """Reads an inference request.
+    """Read an inference request.
 
     Args:
         body: The bytes.
@@ -90,14 +90,14 @@ def _raw(body: bytes, width: int) -> NDArray[Any]:
 def _objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = [] if head.get(name) is None else head[name]  # null is absent
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise InvalidRequest(f"{name}: not a list of objects", received=outline(found))
+        raise InvalidRequest(f"{name}: not a list of objects", received=redacted(found))
     return found
 
 
 def _parameters(described: Mapping[str, Any]) -> dict[str, Any]:
     found = {} if described.get("parameters") is None else described["parameters"]
     if not isinstance(found, dict):
-        raise InvalidRequest("parameters: not an object", received=outline(found))
+        raise InvalidRequest("parameters: not an object", received=redacted(found))
     return found
 
 
@@ -105,7 +105,7 @@ def _flag(described: Mapping[str, Any], name: str, *, default: bool) -> bool:
     given = _parameters(described).get(name)
     found = default if given is None else given
     if not isinstance(found, bool):
-        raise InvalidRequest(f"parameters.{name}: not true or false", received=outline(found))
+        raise InvalidRequest(f"parameters.{name}: not true or false", received=redacted(found))
     return found
 
 
@@ -148,7 +148,7 @@ def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
 
 
 def check_name(name: str, known: Mapping[str, object]) -> None:
-    """Checks the name of a further input.
+    """Check the name of a further input.
 
     Raises:
         InvalidRequest: A model has no such input, or it came before.
@@ -159,7 +159,7 @@ def check_name(name: str, known: Mapping[str, object]) -> None:
 
 
 def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
-    """Rows, and the context of all or of each, from the inputs of a request.
+    """Return rows, and the context of all or of each, from the inputs of a request.
 
     Raises:
         InvalidRequest: There are no rows, or contexts that are no text.
@@ -204,21 +204,21 @@ class Column:
         return self.values.dtype == object
 
     def described(self) -> dict[str, Any]:
-        """Name, datatype and shape."""
+        """Return name, datatype and shape."""
         datatype = "BYTES" if self._is_text else datatype_of(self.values)
         return {"name": self.name, "datatype": datatype, "shape": self.values.shape}
 
     def raw(self) -> bytes:
-        """Its bytes as a binary tensor."""
+        """Return its bytes as a binary tensor."""
         return dump_bytes(self.values.tolist()) if self._is_text else self.values.tobytes()
 
     def plain(self) -> Any:
-        """Its values as JSON has them, flat."""
+        """Return its values as JSON has them, flat."""
         return [one.decode() for one in self.values] if self._is_text else self.values.reshape(-1)
 
 
 def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
-    """The outputs that a request wants.
+    """Return the outputs that a request wants.
 
     Raises:
         InvalidRequest: An output that the rows' tasks do not have.
@@ -237,7 +237,7 @@ def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
 def render(
     request: InferRequest, answer: InferenceResult, model: str, current: str
 ) -> tuple[bytes, int | None]:
-    """The bytes of an answer, and how long their JSON head is where binary tensors follow it.
+    """Return the bytes of an answer, and how long their JSON head is where binary tensors follow it.
 
     Raises:
         InvalidRequest: An output that the rows' tasks do not have.
@@ -257,7 +257,7 @@ def render(
 
 
 def _column(answer: InferenceResult, name: str) -> NDArray[Any]:
-    """One output of all rows: (B, n), padded with zeros where tasks have fewer outputs, or (B,)."""
+    """Return one output of all rows: (B, n), padded with zeros where tasks have fewer outputs, or (B,)."""
     if name == "labels":
         labels = [task.labels or () for task in answer.tasks]
         numbers = _classes(answer)

@@ -26,13 +26,13 @@ INPUT, CONTEXT = "input", "context"
 
 
 def server() -> dict[str, Any]:
-    """The body of `GET /v2`."""
+    """Return the body of `GET /v2`."""
     extensions = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
     return {"name": "superposed", "version": version("superposed"), "extensions": extensions}
 
 
 def schema_of(store: WeightStore, model: str) -> TaskSchema:
-    """The task that gives a model its face.
+    """Return the task that gives a model its face.
 
     Raises:
         UnknownTask: A task in it is not registered.
@@ -42,7 +42,7 @@ def schema_of(store: WeightStore, model: str) -> TaskSchema:
 
 
 def outputs_of(schema: TaskSchema) -> dict[str, tuple[str, list[int]]]:
-    """A model's outputs by name: datatype and shape, -1 for the rows; all are given by default."""
+    """Return a model's outputs by name: datatype and shape, -1 for the rows; all are given by default."""
     numbers = ("FP32", [-1, schema.outputs])
     if schema.loss == "mse":
         return {"values": numbers, "logits": numbers}
@@ -51,7 +51,7 @@ def outputs_of(schema: TaskSchema) -> dict[str, tuple[str, list[int]]]:
 
 
 def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
-    """The body of `GET /v2/models/{model}`."""
+    """Return the body of `GET /v2/models/{model}`."""
     return {
         "name": model,
         "versions": [current],
@@ -68,7 +68,7 @@ def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
 
 
 def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
-    """The body of `GET /v2/models/{model}/config`: the fields of Triton's model configuration that apply."""
+    """Return the body of `GET /v2/models/{model}/config`: Triton's fields that apply."""
 
     def field(name: str, datatype: str, shape: list[int], **more: bool) -> dict[str, Any]:
         kind = {"BYTES": "TYPE_STRING"}.get(datatype, f"TYPE_{datatype}")
@@ -88,7 +88,7 @@ def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
 
 
 def index(store: WeightStore, current: str) -> list[dict[str, str]]:
-    """The body of `POST /v2/repository/index`: every task."""
+    """Return the body of `POST /v2/repository/index`: every task."""
     return [
         {"name": state.schema.key, "version": current, "state": "READY", "reason": ""}
         for state in store.tasks.all()
@@ -96,10 +96,10 @@ def index(store: WeightStore, current: str) -> list[dict[str, str]]:
 
 
 def load(store: WeightStore, model: str) -> None:
-    """Has a model's contexts ready; raises as `schema_of`."""
+    """Have a model's contexts ready; raises as `schema_of`."""
     store.contexts.bind_all(store.resolve(model).context)
 
 
 def unload(store: WeightStore, model: str) -> None:
-    """Gives a model's contexts' memory back; the task stays, and its next request derives them again."""
+    """Give a model's contexts' memory back; the task stays, and its next request derives them again."""
     store.contexts.evict(store.resolve(model).context)

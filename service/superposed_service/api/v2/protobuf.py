@@ -84,7 +84,7 @@ _FIELDS: Mapping[str, str] = {
 
 
 def _classes() -> dict[str, Any]:
-    """A message class for every entry of the table."""
+    """Return a message class for every entry of the table."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(
         name="superposed/inference.proto", package="inference", syntax="proto3"

@@ -18,7 +18,7 @@ _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{versi
 
 
 def _checked(request: Request) -> str:
-    """The model that the path names, once whoever asks may name it and the version is the current one."""
+    """Return the model that the path names, after checking the principal and the version."""
     model: str = request.path_params["model"]
     asked, current = request.path_params.get("version"), running(request).version
     principal(request).check_contexts([model])
@@ -30,21 +30,21 @@ def _checked(request: Request) -> str:
 @router.get("", summary="The server")
 @router.get("/", include_in_schema=False)
 async def server(request: Request) -> Response:
-    """Its name, version and extensions."""
+    """Return its name, version and extensions."""
     del request
     return json_response(metadata.server())
 
 
 @router.get("/health/live", summary="Is the process up?")
 async def live(request: Request) -> Response:
-    """200 while the process can answer at all."""
+    """Answer 200 while the process runs."""
     del request
     return json_response({"live": True})
 
 
 @router.get("/health/ready", summary="Are requests admitted?")
 async def ready(request: Request) -> Response:
-    """200 while inference is admitted."""
+    """Answer 200 while inference is admitted."""
     if not running(request).engine.ready:
         raise NotReady("the service is starting or stopping")
     return json_response({"ready": True})
@@ -52,7 +52,7 @@ async def ready(request: Request) -> Response:
 
 @router.get("/models/stats", summary="Statistics of all models")
 async def all_statistics(request: Request) -> Response:
-    """Of the models that were asked since the start."""
+    """Return the statistics of the models that were asked since the start."""
     service = running(request)
     return json_response(service.statistics.body(service.version, principal(request).may_address))
 
@@ -60,7 +60,7 @@ async def all_statistics(request: Request) -> Response:
 @router.get(_MODEL + "/ready", summary="Is a model ready?")
 @router.get(_VERSION + "/ready", include_in_schema=False)
 async def model_ready(request: Request) -> Response:
-    """200 where every task in it is registered."""
+    """Answer 200 where every task of the model is registered."""
     name = _checked(request)
     await running(request).engine.call(lambda store: metadata.schema_of(store, name))
     return json_response({"name": name, "ready": True})
@@ -69,7 +69,7 @@ async def model_ready(request: Request) -> Response:
 @router.get(_MODEL + "/config", summary="A model's configuration")
 @router.get(_VERSION + "/config", include_in_schema=False)
 async def config(request: Request) -> Response:
-    """The fields of Triton's model configuration that apply."""
+    """Return the fields of Triton's model configuration that apply."""
     name, service = _checked(request), running(request)
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.config(schema, name, service.settings.max_rows))
@@ -78,7 +78,7 @@ async def config(request: Request) -> Response:
 @router.get(_MODEL + "/stats", summary="A model's statistics")
 @router.get(_VERSION + "/stats", include_in_schema=False)
 async def statistics(request: Request) -> Response:
-    """Since the start."""
+    """Return a model's statistics since the start."""
     name, service = _checked(request), running(request)
     await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(service.statistics.body(service.version, lambda other: other == name))
@@ -86,7 +86,7 @@ async def statistics(request: Request) -> Response:
 
 @router.post("/repository/index", summary="All models")
 async def index(request: Request) -> Response:
-    """Every task; compositions are models too, and too many to list."""
+    """Return every task; compositions are models too, and too many to list."""
     service, may_name = running(request), principal(request).may_name
     found = await service.engine.call(lambda store: metadata.index(store, service.version))
     return json_response([one for one in found if may_name(one["name"])])
@@ -94,7 +94,7 @@ async def index(request: Request) -> Response:
 
 @router.post("/repository/models/{model:path}/load", summary="Have a model ready")
 async def load(request: Request) -> Response:
-    """Derives its contexts, so that its first request need not."""
+    """Derive its contexts, so that its first request need not."""
     name = _checked(request)
     await running(request).engine.call(lambda store: metadata.load(store, name))
     return json_response({})
@@ -102,7 +102,7 @@ async def load(request: Request) -> Response:
 
 @router.post("/repository/models/{model:path}/unload", summary="Give a model's memory back")
 async def unload(request: Request) -> Response:
-    """Evicts its contexts. The task stays, and its next request derives them again."""
+    """Evict its contexts. The task stays, and its next request derives them again."""
     name = _checked(request)
     await running(request).engine.call(lambda store: metadata.unload(store, name))
     return json_response({})
@@ -111,7 +111,7 @@ async def unload(request: Request) -> Response:
 @router.get(_MODEL, summary="A model")
 @router.get(_VERSION, include_in_schema=False)
 async def model(request: Request) -> Response:
-    """Inputs and outputs; -1 stands for the rows."""
+    """Return inputs and outputs; -1 stands for the rows."""
     name, service = _checked(request), running(request)
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.metadata(schema, name, service.version))
@@ -120,7 +120,7 @@ async def model(request: Request) -> Response:
 @router.post(_MODEL + "/infer", summary="Infer")
 @router.post(_VERSION + "/infer", include_in_schema=False)
 async def infer(request: Request) -> Response:
-    """Rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
+    """Return rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
     name, service, headers = _checked(request), running(request), request.headers
     body = await plain_body(request)
     width = 1

@@ -44,7 +44,7 @@ def bench(
     ] = False,
     output: Annotated[Path | None, typer.Option("--json", help="Writes the figures to a file too.")] = None,
 ) -> None:
-    """Sends a load to a running server, for tasks of its own that it deletes again."""
+    """Send a load to a running server, for tasks of its own that it deletes again."""
     if rate is not None and rate <= 0:
         raise ConfigError("--rate: requests a second", expected="more than 0", received=rate)
     where = urlsplit(url)

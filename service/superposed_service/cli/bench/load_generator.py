@@ -88,12 +88,12 @@ class Outcome:
         return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """A latency in ms that so many percent of the good answers did not exceed."""
+        """Return a latency in ms that so many percent of the good answers did not exceed."""
         return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else 0.0
 
 
 def run(load: Load) -> Outcome:
-    """Sends the load.
+    """Send the load.
 
     Raises:
         NotReady: Nobody answers at the URL.
@@ -186,7 +186,7 @@ class _Line:
         self._open: tuple[asyncio.Transport, _Connection] | None = None
 
     async def ask(self, request: bytes) -> tuple[int, bool]:
-        """Sends a request; the answer's status, and whether it says when to come again."""
+        """Send a request; the answer's status, and whether it says when to come again."""
         while True:
             fresh = self._open is None or self._open[0].is_closing()
             if self._open is None or fresh:
@@ -201,7 +201,7 @@ class _Line:
                 transport.close()  # servers do not keep idle connections for ever: it was closing just then
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         if self._open is not None:
             self._open[0].close()
 
@@ -222,7 +222,7 @@ class _Connection(asyncio.Protocol):
         self._answer: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
 
     async def answer(self) -> tuple[int, bool]:
-        """Its status, and whether it says when to come again."""
+        """Return its status, and whether it says when to come again."""
         found = await self._answer
         self._answer = asyncio.get_running_loop().create_future()
         return found
@@ -237,7 +237,7 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result((int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends whoever waits for an answer."""
+        """End whoever waits for an answer."""
         if not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("in the middle of a request"))
             self._answer.exception()  # nobody may be waiting

@@ -17,7 +17,7 @@ _BARS = 40
 
 
 def as_json(load: Load, outcome: Outcome) -> dict[str, Any]:
-    """Everything, as JSON values."""
+    """Return everything, as JSON values."""
     return {
         "kind": load.kind,
         "keys": load.keys,
@@ -37,7 +37,7 @@ def as_json(load: Load, outcome: Outcome) -> dict[str, Any]:
 
 
 def _histogram(outcome: Outcome) -> list[dict[str, float]]:
-    """Counts of latencies, in steps of a fifth of a decade."""
+    """Return counts of latencies, in steps of a fifth of a decade."""
     if not outcome.latencies_ms:
         return []
     steps = np.floor(5 * np.log10(np.maximum(outcome.latencies_ms, 1e-3))).astype(int)
@@ -49,7 +49,7 @@ def _histogram(outcome: Outcome) -> list[dict[str, float]]:
 
 
 def show(load: Load, outcome: Outcome, console: Console) -> None:
-    """A table, and a histogram of latencies."""
+    """Print a table, and a histogram of latencies."""
     values = as_json(load, outcome)
     table = Table(title=f"{load.kind}, {values['form']}, {load.connections} connections, {load.keys} keys")
     for name in ("requests/s", "rows/s", *(f"p{percent:g} ms" for percent in _PERCENTILES), "answers"):

@@ -20,7 +20,7 @@ __all__ = ["save_report", "show_table"]
 
 
 def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> None:
-    """Accuracy of every task right after learning it and at the end."""
+    """Print the accuracy of every task right after learning it and at the end."""
     table = Table(title="Test accuracy", title_justify="left")
     table.add_column("task", no_wrap=True, min_width=17)
     for heading in ("right after", "at the end", "plain network", "separate models"):
@@ -39,7 +39,7 @@ def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curv
 
 
 def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> Path:
-    """Writes the curves as JSON and PNG; returns the picture's path."""
+    """Write the curves as JSON and PNG; returns the picture's path."""
     named = {"superposed store": store, "plain network": plain, "separate models": separate}
     values = {
         name: [[None if np.isnan(cell) else cell for cell in row] for row in curves.tolist()]

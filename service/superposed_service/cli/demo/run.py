@@ -32,7 +32,7 @@ _OPTIMIZER = OptimizerConfig(name="rmsprop", learning_rate=3e-4)
 
 
 def run_demo(data: str, output: Path, *, keep: bool) -> None:
-    """Runs the demo.
+    """Run the demo.
 
     Args:
         data: `digits` or `mnist`.
@@ -81,7 +81,7 @@ def _initialise(directory: Path, config: StoreConfig) -> None:
 
 
 def teach(client: Client, tasks: list[DemoTask]) -> Curves:
-    """Teaches the tasks in order and measures all of them after each; every number comes over HTTP."""
+    """Teach the tasks in order and measure all of them after each; every number comes over HTTP."""
     curves = np.full((len(tasks), len(tasks)), np.nan)
     for now, task in enumerate(tasks):
         handle = client.task(
@@ -103,7 +103,7 @@ def _score(client: Client, task: DemoTask) -> float:
 
 
 def _compositions(console: Console, client: Client, tasks: list[DemoTask]) -> None:
-    """A mixture and a power, asked about the first task's test rows."""
+    """Ask a mixture and a power about the first task's test rows."""
     first, other = tasks[0], tasks[-1]
     console.print(f"\nComposed contexts, asked about {first.key}'s test rows:")
     for weight in (0.9, 0.7):
@@ -119,7 +119,7 @@ def _compositions(console: Console, client: Client, tasks: list[DemoTask]) -> No
 
 
 def _curl(console: Console, server: Server, tasks: list[DemoTask], output: Path) -> None:
-    """Three commands that work while the server runs; they are run here, and their answers shown."""
+    """Run three commands that work while the server runs, and print their responses."""
     first, last = tasks[0], tasks[-1]
     row, mixed = output / "row.json", output / "two-tasks.json"
     row.write_text(

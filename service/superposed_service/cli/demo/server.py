@@ -23,7 +23,7 @@ _STOP_S = 60.0
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
+    """Return a port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -54,7 +54,7 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Starts the process and waits until it admits requests.
+        """Start the process and wait until it admits requests.
 
         Raises:
             NotReady: It ended, or did not get ready in time; its log says why.
@@ -82,7 +82,7 @@ class Server:
             return False
 
     def stop(self) -> None:
-        """Asks it to stop, and waits until it has written its snapshot and ended."""
+        """Ask it to stop, and wait until it has written its snapshot and ended."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -92,5 +92,5 @@ class Server:
                 raise
 
     def client(self) -> Client:
-        """A client of this server."""
+        """Return a client of this server."""
         return Client(self.url)

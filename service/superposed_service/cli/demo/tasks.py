@@ -48,7 +48,7 @@ class DemoTask:
         return np.where(deviation == 0, 1.0, deviation)
 
     def batches(self, seed: int) -> list[NDArray[Any]]:
-        """The rows of every update, in order: each epoch shuffled anew."""
+        """Return the rows of every update, in order: each epoch shuffled anew."""
         random = np.random.default_rng(seed)
         rows = len(self.data.train_y)
         orders = [random.permutation(rows) for _ in range(self.epochs)]
@@ -59,17 +59,17 @@ class DemoTask:
         ]
 
     def scaled(self, rows: NDArray[Any]) -> NDArray[Any]:
-        """Rows as the server scales them, for the baselines."""
+        """Return rows as the server scales them, for the baselines."""
         return ((rows - self.offset) / self.scale).astype(np.float32)
 
 
 def _whole(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pixels as 0 ... 255 again: whole numbers are short in JSON, and the server scales them."""
+    """Return pixels as 0 ... 255 again: whole numbers are short in JSON, and the server scales them."""
     return np.rint(pixels * 255)
 
 
 def demo_tasks(data: str) -> list[DemoTask]:
-    """The tasks, in the order in which they are taught.
+    """Return the tasks, in the order in which they are taught.
 
     Raises:
         ConfigError: Neither digits nor mnist.

@@ -26,7 +26,7 @@ _log = logging.getLogger("superposed.keys")
 
 
 def _note(request: Request, event: str, identifier: str, **known: str) -> None:
-    """Keys are not in the journal: what becomes of them is in the log, with whoever asked."""
+    """Log what becomes of a key, and the key that asked: keys are not in the journal."""
     _log.info(event, extra={"api_key_id": identifier, "by": principal(request).author, **known})
 
 
@@ -37,7 +37,7 @@ def _new(made: tuple[Any, str]) -> Response:
 
 @router.get("", response_model=list[ApiKeyBody], summary="List API keys")
 async def list_all(request: Request) -> Response:
-    """Every key, the revoked ones too; never a secret."""
+    """Return every key, the revoked ones too; never a secret."""
     return json_response(
         await running(request).engine.call_writer(lambda writer: keys_body(writer.ledger.api_keys))
     )
@@ -51,7 +51,7 @@ async def list_all(request: Request) -> Response:
     summary="Make an API key",
 )
 async def make(request: Request) -> Response:
-    """The answer shows the key for the only time. From the first one on, every request needs one."""
+    """Return the answer shows the key for the only time. From the first one on, every request needs one."""
     refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
     service = running(request)
@@ -65,7 +65,7 @@ async def make(request: Request) -> Response:
 
 @router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
 async def end(request: Request, identifier: str) -> Response:
-    """At once; what it did stays on record under its id."""
+    """End the key at once; its changes stay on record under its id."""
     await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
     _note(request, "API key revoked", identifier)
     return Response(status_code=204)
@@ -75,7 +75,7 @@ async def end(request: Request, identifier: str) -> Response:
     "/{identifier}/rotate", status_code=201, response_model=NewApiKeyBody, summary="Give a key a new secret"
 )
 async def renew(request: Request, identifier: str) -> Response:
-    """The old secret is no good from now on; id, scope and pattern stay."""
+    """Return the old secret is no good from now on; id, scope and pattern stay."""
     refuse_repeats(request)
     made = await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier))
     _note(request, "API key rotated", identifier)

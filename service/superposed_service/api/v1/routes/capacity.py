@@ -19,7 +19,7 @@ _MOST_TASKS = 24
 
 @router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
 async def get_capacity(request: Request) -> Response:
-    """Crosstalk by layer, predicted and measured, and what this store's own evaluations say.
+    """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
 
     An API key with a pattern of tasks is shown those of its own tasks.
     """
@@ -30,7 +30,7 @@ async def get_capacity(request: Request) -> Response:
 
 @router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
 async def get_interference(request: Request, tasks: str) -> Response:
-    """Overlap of the contexts of up to 24 tasks (`tasks=a,b,c`), and crosstalk at rows kept of them."""
+    """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
     keys = task_keys(tasks)
     if len(keys) > _MOST_TASKS:
         raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))

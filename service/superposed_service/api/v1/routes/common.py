@@ -43,7 +43,7 @@ _HEAD_LENGTH = HEAD_LENGTH.lower().encode()
 
 
 def running(request: Request) -> Runtime:
-    """The engine, settings and data directory that the request is served by."""
+    """Return the engine, settings and data directory that the request is served by."""
     service: Runtime = request.app.state.running
     return service
 
@@ -61,7 +61,7 @@ async def origin(request: Request) -> IdempotencyKey | None:
 
 
 def refuse_repeats(request: Request) -> None:
-    """Refuses an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
+    """Refuse an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
     if "idempotency-key" in request.headers:
         raise InvalidRequest(
             "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
@@ -102,7 +102,7 @@ async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
 
 
 async def task_key(request: Request, text: str) -> str:
-    """The key of the task that a path names, by its key or as `group/key`, once the asker may name it.
+    """Return the key of the task that a path names, by its key or as `group/key`, once the asker may name it.
 
     Raises:
         ExpressionInvalid: It is no task's name.
@@ -116,7 +116,7 @@ async def task_key(request: Request, text: str) -> str:
 
 
 async def submit(request: Request, change: Change) -> JsonObject:
-    """Has a change made in the name of whoever asks."""
+    """Have a change made in the name of whoever asks."""
     return await running(request).engine.change(change, await origin(request), principal(request).author)
 
 
@@ -126,7 +126,7 @@ def principal(request: Request) -> Principal:
 
 
 def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
-    """The OpenAPI entry of a body that the route reads raw."""
+    """Return the OpenAPI entry of a body that the route reads raw."""
     schema = _inlined(model.model_json_schema(by_alias=True))
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if tensors:
@@ -136,7 +136,7 @@ def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[st
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without definitions of its own: references would be looked for in the whole document."""
+    """Return a schema with its own definitions inlined, because references are document-wide."""
     definitions = schema.pop("$defs", {})
 
     def resolve(value: Any) -> Any:
@@ -151,7 +151,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 async def plain_body(request: Request) -> bytes:
-    """The request's body without its `Content-Encoding`.
+    """Return the request's body without its `Content-Encoding`.
 
     Raises:
         UnsupportedMediaType: The encoding is not read here.
@@ -163,13 +163,13 @@ async def plain_body(request: Request) -> bytes:
 
 
 async def read(request: Request, model: type[M]) -> M:
-    """The request's body, JSON or binary tensors, checked."""
+    """Return the request's body, JSON or binary tensors, checked."""
     body, scope = await plain_body(request), request.scope
     return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
 
 
 def rows_response(request: Request, value: dict[str, Any]) -> Response:
-    """An answer about rows: binary tensors where the request accepts them, else JSON."""
+    """Return an answer about rows: binary tensors where the request accepts them, else JSON."""
     if TENSORS_MEDIA_TYPE not in (header(request.scope, b"accept") or ""):
         return json_response(value)
     body, head_length = codec.dump_tensors(value)
@@ -177,5 +177,5 @@ def rows_response(request: Request, value: dict[str, Any]) -> Response:
 
 
 def json_response(value: object, status: int = 200) -> Response:
-    """A JSON answer."""
+    """Return a JSON answer."""
     return Response(codec.dump(value), status, media_type="application/json")

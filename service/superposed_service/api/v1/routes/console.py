@@ -36,26 +36,26 @@ _HEADERS = {
 
 @router.get("/")
 async def root(request: Request) -> Response:
-    """To the console; relative, so that it leads there behind a path prefix too."""
+    """Redirect to the console; relative, so that it works behind a path prefix too."""
     del request
     return Response(status_code=307, headers={"Location": "console"})
 
 
 @router.get("/docs")
 async def docs(request: Request) -> Response:
-    """The API's description, to be read and tried; everything that it needs is beside the console's files."""
+    """Serve Swagger UI from the package."""
     return _answer(request, console_files()["docs.html"])
 
 
 @router.get("/console")
 async def page(request: Request) -> Response:
-    """The page; its files are beside it under `/console/`."""
+    """Return the page; its files are beside it under `/console/`."""
     return _answer(request, console_files()["index.html"])
 
 
 @router.get("/console/{path:path}")
 async def file(request: Request, path: str) -> Response:
-    """A script, style or picture of the page."""
+    """Return a script, style or picture of the page."""
     found = console_files().get(path)
     if found is None:
         raise UnknownFile("the console has no such file", received=path[:100])

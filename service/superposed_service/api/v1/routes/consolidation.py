@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
     summary="Rehearse all tasks",
 )
 async def post(request: Request) -> Response:
-    """Short slices of rehearsal, each one record, until one would make the tasks worse.
+    """Rehearse in short slices, each one record, until one would make the tasks worse.
 
     A slice counts where the mean accuracy over tasks, on kept rows, is no lower after it than before.
     """

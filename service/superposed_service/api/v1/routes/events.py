@@ -48,7 +48,7 @@ class _EventStream(StreamingResponse):
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends the events."""
+        """Send the events."""
 
         async def send_in_time(message: Message) -> None:
             async with asyncio.timeout(_STALLED_S):
@@ -68,7 +68,7 @@ async def listen(
     after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Every applied record as it is applied, and once a second (`load`) how busy the engine is.
+    """Return every applied record as it is applied, and once a second (`load`) how busy the engine is.
 
     A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
     far as it is remembered. Whoever does not take its events in time is told `dropped`, and the stream ends.

@@ -15,7 +15,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 @router.get("/live", summary="Is the process up?")
 async def live(request: Request) -> Response:
-    """200 while the process can answer and its engine runs or is stopping; does not ask the disk.
+    """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
 
     503 `not-ready` means that only a new start helps.
     """
@@ -26,7 +26,7 @@ async def live(request: Request) -> Response:
 
 @router.get("/ready", summary="Are requests admitted?")
 async def ready(request: Request) -> Response:
-    """200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
+    """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
 
     Also once the journal's disk has failed: inference goes on then, but nothing is learned.
     """

@@ -42,7 +42,7 @@ def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) ->
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
-    """The rows under the task that they fit best, and which that is and how sure it is."""
+    """Return the rows under the task that they fit best, and which that is and how sure it is."""
     answered = len(RowBatch(None, None, body.inputs))
     found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
     return RowBatch(found["best"], None, body.inputs), {"located": found["scores"][0]}
@@ -59,7 +59,7 @@ def _known(measured: object) -> dict[str, Any]:
     summary="Answer rows",
 )
 async def infer(request: Request) -> Response:
-    """Rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
+    """Return rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
     body = await read(request, InferBody)
     if body.context == AUTO:
         rows, located = await _located(request, body)
@@ -76,7 +76,7 @@ async def infer(request: Request) -> Response:
     summary="Learn rows",
 )
 async def update(request: Request) -> Response:
-    """One online step (or `steps` of them), applied whole or not at all, in one global sequence.
+    """Return one online step (or `steps` of them), applied whole or not at all, in one global sequence.
 
     Loss and accuracy are those before the first step: test, then train.
     """
@@ -99,6 +99,6 @@ async def update(request: Request) -> Response:
     summary="Measure rows",
 )
 async def evaluate(request: Request) -> Response:
-    """Loss and accuracy on labelled rows; nothing is learned."""
+    """Return loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)
     return json_response(_known(await running(request).engine.evaluate(_rows(request, body), body.targets)))

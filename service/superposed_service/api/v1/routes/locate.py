@@ -25,7 +25,7 @@ router = APIRouter(prefix="/v1", tags=["rows"])
     summary="Find the context of rows",
 )
 async def locate(request: Request) -> Response:
-    """Tries the rows, all of one stream, under every candidate context; nothing is learned."""
+    """Try the rows, all of one stream, under every candidate context; nothing is learned."""
     return json_response(await answer_locate(request, await read(request, LocateBody)))
 
 
@@ -49,7 +49,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
 
 
 def _powers(body: LocateBody) -> list[str]:
-    """Of the powers that a search may try, the one nearest to the identity."""
+    """Return, of the powers that a search may try, the one nearest to the identity."""
     if body.exponent_of is None:
         return []
     low, high = body.exponents or (0.0, 0.0)

@@ -17,7 +17,7 @@ router = APIRouter(tags=["metrics"])
 
 @router.get("/metrics", summary="Metrics for Prometheus")
 async def metrics(request: Request) -> Response:
-    """Counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""
+    """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))
     # Aside: it reads the disk, and goes through all tasks.
     body = await asyncio.to_thread(encode, running(request).telemetry.metrics.registry)

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["model"])
 
 @router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
 async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
-    """Distils a network into a task, as ordinary updates: each is durable by itself.
+    """Distil a network into a task, as ordinary updates: each is durable by itself.
 
     The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
     (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
@@ -55,7 +55,7 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
     responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
 )
 async def get_model(request: Request, context: str) -> Response:
-    """A context's model as an ordinary network, the context folded into its weights (safetensors).
+    """Return a context's model as an ordinary network, the context folded into its weights (safetensors).
 
     Of a store that holds another network than an mlp, the state for a module of the same architecture.
     """

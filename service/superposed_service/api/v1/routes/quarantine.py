@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 @router.get("", response_model=list[QuarantineEntry], summary="Who is in quarantine")
 async def list_all(request: Request) -> Response:
-    """Sources, since which sequence number, and why; their updates are recorded and not learned from."""
+    """List quarantined sources: since which sequence number, and why."""
     return json_response(await running(request).engine.call_writer(quarantine_list))
 
 
@@ -28,7 +28,7 @@ async def list_all(request: Request) -> Response:
     summary="Put a source in quarantine",
 )
 async def quarantine(request: Request) -> Response:
-    """As the guard does by itself where updates push other tasks down."""
+    """Quarantine a source, as the poison detector does."""
     body = await read(request, QuarantineBody)
     await running(request).engine.call_writer(lambda writer: check_source(writer, body.source))
     change = Quarantine(body.source, {"by": "request", "text": body.reason})
@@ -37,7 +37,7 @@ async def quarantine(request: Request) -> Response:
 
 @router.delete("/{source}", status_code=204, summary="Release a source")
 async def release(request: Request, source: str) -> Response:
-    """Its updates are learned from again; those held back stay so, unless the quarantine is rolled back."""
+    """Release a source. Updates held back stay so, unless the quarantine is rolled back."""
     if await running(request).engine.call(lambda store: source in store.tasks.quarantined):
         await submit(request, Release(source))
     return Response(status_code=204)

@@ -28,7 +28,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
     summary="Take records out of the past",
 )
 async def roll_back(request: Request) -> Response:
-    """Rebuilds the store as if the records had never been; other requests wait meanwhile.
+    """Rebuild the store as if the records had never been; other requests wait meanwhile.
 
     The store is bit for bit what a run that skipped those sequence numbers would have made. 409
     `beyond-horizon` where the journal does not reach back far enough.

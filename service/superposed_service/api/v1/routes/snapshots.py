@@ -24,13 +24,13 @@ async def take(request: Request) -> Response:
 
 @router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
 async def restore(request: Request, identifier: str) -> Response:
-    """A rollback to the snapshot's sequence number; a later rollback can undo it."""
+    """Return a rollback to the snapshot's sequence number; a later rollback can undo it."""
     answer = await running(request).restore(identifier, await origin(request), principal(request).author)
     return json_response(answer)
 
 
 @router.get("", response_model=list[SnapshotBody], summary="List snapshots")
 async def list_snapshots(request: Request) -> Response:
-    """Those on the disk, oldest first."""
+    """Return those on the disk, oldest first."""
     snapshots = await asyncio.to_thread(running(request).directory.snapshots.list)
     return json_response([snapshot.model_dump() for snapshot in snapshots])

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["store"])
 
 @router.get("/store", response_model=StoreBody, summary="What this store is")
 async def get_store(request: Request) -> Response:
-    """Family, network, optimizer, memory, sequence, and what the arithmetic ran on.
+    """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
 
     An API key with a pattern of tasks is shown the number of its own tasks, and their newest record.
     """

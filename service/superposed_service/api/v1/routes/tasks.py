@@ -47,7 +47,7 @@ _LONG = {"labels", "offset", "scale"}
     responses={200: {"model": TaskBody, "description": "The same task was registered before."}},
 )
 async def register(request: Request) -> Response:
-    """Costs no weight memory. The same key with another schema is 409 `task-exists`."""
+    """Cost no weight memory. The same key with another schema is 409 `task-exists`."""
     body = await read(request, TaskRegistration)
     principal(request).check_task(body.key)
     if body.group is not None:
@@ -68,7 +68,7 @@ async def list_all(
     prefix: str = "",
     brief: bool = False,
 ) -> Response:
-    """One page in the order of keys; `next_cursor` asks for the next one, null on the last.
+    """Return one page in the order of keys; `next_cursor` asks for the next one, null on the last.
 
     `brief=true` leaves out what may be long: labels, offset and scale.
     """
@@ -101,7 +101,7 @@ def _read_cursor(cursor: str) -> str:
     "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown"
 )
 async def evaluations(request: Request, key: str) -> Response:
-    """The task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
+    """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
     key = await task_key(request, key)
     return json_response(await running(request).engine.call(lambda store: evaluations_body(store, key)))
 
@@ -121,14 +121,14 @@ async def erase(request: Request, key: str) -> Response:
 
 @router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
 async def get(request: Request, key: str) -> Response:
-    """Its schema, counters, and test-then-train accuracy and loss."""
+    """Return its schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
     return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
 
 
 @router.delete("/{key:path}", status_code=204, summary="Delete a task")
 async def delete(request: Request, key: str, untaught: bool = False) -> Response:
-    """Registered again, the key gets a fresh context: the old model does not come back.
+    """Return registered again, the key gets a fresh context: the old model does not come back.
 
     `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
     """

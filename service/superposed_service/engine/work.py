@@ -1,0 +1,153 @@
+"""Work that waits for the engine: inference requests, changes, and anything else that needs the store."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from superposed_service.changes.base import Change, JsonObject
+from superposed_service.changes.rows import RowBatch
+from superposed_service.engine.batcher import InferenceResult
+from superposed_service.engine.telemetry import RequestTiming
+from superposed_service.storage.idempotency import IdempotencyKey
+
+__all__ = ["InferenceRequest", "Job", "PendingWrite", "Work", "resolve"]
+
+T = TypeVar("T")
+
+
+class Work(ABC):
+    """A request in a queue of the engine."""
+
+    @property
+    @abstractmethod
+    def cost(self) -> int:
+        """Rows, or 1 for work without rows."""
+
+    @property
+    def grouped(self) -> bool:
+        """True if it may share a journal transaction with the work before it."""
+        return False
+
+    @property
+    @abstractmethod
+    def done(self) -> bool:
+        """True once it has a result, or its client has left."""
+
+    @abstractmethod
+    def reject(self, error: Exception) -> None:
+        """Give it an error instead of its turn; any thread may call it."""
+
+
+@dataclass
+class InferenceRequest(Work):
+    """Rows that wait for a result.
+
+    Args:
+        rows: The rows.
+        future: Gets the result.
+        loop: The event loop of the future.
+        timing: When the request began to wait.
+        inline: True if the event loop may answer it.
+        begun: True once it was taken out of the queue.
+    """
+
+    rows: RowBatch
+    future: asyncio.Future[InferenceResult]
+    loop: asyncio.AbstractEventLoop
+    timing: RequestTiming
+    inline: bool = False
+    begun: bool = False
+
+    @property
+    def cost(self) -> int:
+        """Rows."""
+        return max(1, len(self.rows))
+
+    @property
+    def done(self) -> bool:
+        """True once it has a result, or its client has left."""
+        return self.future.done()
+
+    def reject(self, error: Exception) -> None:
+        """Give the future an error, on its own event loop."""
+        with contextlib.suppress(RuntimeError):  # the loop was closed: no client waits there
+            self.loop.call_soon_threadsafe(_fail, self.future, error)
+
+
+def _fail(future: asyncio.Future[InferenceResult], error: Exception) -> None:
+    if not future.done():
+        future.set_exception(error)
+
+
+@dataclass(frozen=True)
+class _FutureWork(Work, Generic[T]):
+    future: Future[T] = field(default_factory=Future, kw_only=True)
+
+    @property
+    def done(self) -> bool:
+        """True once it has a result, or its client has left."""
+        return self.future.done()
+
+    def reject(self, error: Exception) -> None:
+        """Give the future an error."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)
+
+
+@dataclass(frozen=True)
+class PendingWrite(_FutureWork[JsonObject]):
+    """A change that waits for its turn.
+
+    Args:
+        change: The change.
+        origin: The idempotency key of its request, where there is one.
+        timing: When its request began to wait; None for a decision of the poison detector.
+        future: Gets the response.
+    """
+
+    change: Change
+    origin: IdempotencyKey | None = None
+    timing: RequestTiming | None = None
+
+    @property
+    def cost(self) -> int:
+        """Rows times steps of an update; 1 for other changes."""
+        return max(1, self.change.size)
+
+    @property
+    def grouped(self) -> bool:
+        """True for an update."""
+        return self.change.grouped
+
+
+@dataclass(frozen=True)
+class Job(_FutureWork[T]):
+    """Any other work on the engine thread.
+
+    Args:
+        run: Gets the writer.
+        size: Rows that it answers, where it answers any.
+        future: Gets the return value.
+    """
+
+    run: Callable[[Any], T]
+    size: int = 1
+
+    @property
+    def cost(self) -> int:
+        """Rows."""
+        return max(1, self.size)
+
+
+def resolve(future: Future[T], work: Callable[[], T]) -> None:
+    """Give a future the value that a function returns, or the error that it raises."""
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+        future.set_exception(error)
