@@ -17,6 +17,7 @@ lint: $(SETUP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python tools/check_words.py
 
 types: $(SETUP)
 	$(BIN)/mypy

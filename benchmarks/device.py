@@ -1,4 +1,4 @@
-"""What a mixed batch leaves of a GPU: its products beside the measured peak, binding beside the bandwidth.
+"""Share of a GPU that a mixed batch uses: products beside the measured peak, binding beside bandwidth.
 
     python -m benchmarks.device --results docs/results/benchmarks/device.json
 
@@ -36,7 +36,7 @@ TASKS = 1000
 
 
 class Recording:
-    """How work is made ready: recorded and compiled on a GPU, as it is elsewhere (to try this file)."""
+    """Prepare work: recorded and compiled on a GPU, plain elsewhere (to try this file)."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -74,7 +74,7 @@ def products(shape: tuple[int, int, int], device: torch.device) -> Work:
 
 
 def store_work(store: WeightStore, rows: int, how: Recording) -> Work:
-    """What answers so many rows, each of a task drawn at random; compared with the plain network first."""
+    """Return the work for `rows` rows of random tasks, compared with the plain network first."""
     assert isinstance(store.network, MLP)
     draw = np.random.default_rng(0)
     ready = RecordedMLP(store.network, PRECISION, record=how.record, compile_=how.compile)

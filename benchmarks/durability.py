@@ -1,4 +1,4 @@
-"""What durability costs: acknowledged updates with the journal and without, side by side in one run.
+"""Cost of durability: acknowledged updates with the journal and without, side by side in one run.
 
     python -m benchmarks.durability --results docs/results/benchmarks/durability.json
 
@@ -44,7 +44,7 @@ ROWS, TASKS = 32, 16
 
 
 class Forgetful(TransactionLog):
-    """What the journal costs is measured against this: it gives sequence numbers and writes nothing."""
+    """The baseline of the journal's cost: it gives sequence numbers and writes nothing."""
 
     def write(self, changes: Any, beside: Any, *, digest: Any = None) -> list[Record]:
         first = self.journal.sequence + 1

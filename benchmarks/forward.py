@@ -28,7 +28,7 @@ INPUTS, OUTPUTS = 784, 10
 
 
 def plain_network(width: int) -> nn.Sequential:
-    """What anyone would write: the same layers, activation and normalisation, and a bias."""
+    """The plain network: the same layers, activation and normalisation, and a bias."""
     layers: list[nn.Module] = []
     for before in (INPUTS, width, width):
         layers += [nn.Linear(before, width), nn.ReLU(), nn.LayerNorm(width, elementwise_affine=False)]

@@ -1,4 +1,4 @@
-"""What overload does: four times as much as the server can do, and a neighbour that floods it.
+"""Behaviour under overload: four times as much as the server can do, and a neighbour that floods it.
 
     python -m benchmarks.overload --results docs/results/benchmarks/overload.json
 
@@ -132,7 +132,7 @@ def described(outcome: Outcome) -> dict[str, Any]:
 
 
 def probing(url: str, seconds: float, pause: float = 0.1) -> dict[str, Any]:
-    """How long the probes took meanwhile."""
+    """Return the times of the probes meanwhile."""
     latencies, failed, until = [], 0, time.monotonic() + seconds
     with httpx.Client(base_url=url, timeout=10) as client:
         while time.monotonic() < until:

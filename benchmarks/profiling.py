@@ -1,4 +1,4 @@
-"""Where the time of a one-row request goes: samples of a busy server, by what it was doing.
+"""Time of a one-row request by activity: samples of a busy server, by what it was doing.
 
     python -m benchmarks.profiling --results docs/results/benchmarks/profiling.json
 
@@ -41,7 +41,7 @@ DOINGS = {
 
 
 def shares(stacks: str) -> dict[str, float]:
-    """What part of all samples each doing is, from py-spy's collapsed stacks."""
+    """Return the fraction of samples in each activity, from py-spy's collapsed stacks."""
     found: Counter[str] = Counter()
     for line in stacks.splitlines():
         stack, _, count = line.rpartition(" ")

@@ -53,7 +53,7 @@ cores, {machine_line(forward)}.
 
 ## What a mixed batch costs
 
-`python -m benchmarks.forward`, {forward["threads"]} thread: a batch whose rows belong to 1,000 tasks, against
+`python -m benchmarks.forward`, {forward["threads"]} thread: a batch of rows of 1,000 tasks, against
 one plain `nn.Sequential` of the same layers, activation and normalisation that treats all rows alike. The
 figure is plain time / mixed time: 1 means that a thousand tasks cost what one costs. Complex weights are
 twice as many numbers and four times the products.
@@ -71,8 +71,8 @@ not been run on one yet.
 
 ## Against separate networks
 
-`python -m benchmarks.separate`, {separate["threads"]} thread, batches of {separate["batch"]} rows whose tasks
-are drawn at random:
+`python -m benchmarks.separate`, {separate["threads"]} thread, batches of {separate["batch"]} rows of tasks
+drawn at random:
 
 {separate_table(separate)}
 

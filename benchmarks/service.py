@@ -1,4 +1,4 @@
-"""What the service costs around the store: inference and updates over HTTP, against the bare library.
+"""Cost of the service around the store: inference and updates over HTTP, against the bare library.
 
     python -m benchmarks.service --results docs/results/benchmarks/service.json
 

@@ -46,7 +46,7 @@ ROWS = np.round(np.random.default_rng(0).random((TASKS, INPUTS)), 4)
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is started and asked.
+    """A server to start and to ask.
 
     Args:
         name: What it is called in the results.

@@ -1,4 +1,4 @@
-"""What metrics cost: processor time of a one-row inference with them and without, in one server under load.
+"""Cost of metrics: processor time of a one-row inference with them and without, in one server under load.
 
     python -m benchmarks.telemetry --results docs/results/benchmarks/telemetry.json
 

@@ -58,10 +58,10 @@ def permuted_mnist(
     ] = False,
     kept_rows: Annotated[int, typer.Option(help="Of each task, to be rehearsed.")] = 6000,
     logit_share: Annotated[
-        float, typer.Option(help="Of a kept row's loss, for the distance from its logits of then.")
+        float, typer.Option(help="Weight (0 to 1) of the logit-matching loss for rehearsed rows.")
     ] = 0.0,
     consolidation: Annotated[int, typer.Option(help="Steps over kept rows after the last task.")] = 0,
-    evaluate_every: Annotated[int, typer.Option(help="Measure after every so many tasks.")] = 1,
+    evaluate_every: Annotated[int, typer.Option(help="Tasks between two measurements.")] = 1,
     budget: Annotated[int, typer.Option(help="Weights for `separate`; 0: as many as the network's.")] = 0,
     dataset: Annotated[str, typer.Option(help="An IDX data set in SUPERPOSED_DATA_DIR.")] = "mnist",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
@@ -259,7 +259,7 @@ def fill(
     units: Annotated[str, typer.Option(help="Of each hidden layer: one run for each.")] = "128,256,512",
     tasks: Annotated[int, typer.Option(help="How many permutations.")] = 100,
     steps: Annotated[int, typer.Option(help="Updates of 128 rows a task.")] = 200,
-    evaluate_every: Annotated[int, typer.Option(help="Measure all tasks after every so many.")] = 5,
+    evaluate_every: Annotated[int, typer.Option(help="Tasks between two measurements of all tasks.")] = 5,
     seeds: Seeds = "0",
     results: Results = None,
     threads: Threads = 0,

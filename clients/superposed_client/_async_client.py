@@ -221,7 +221,7 @@ class AsyncClient:
         return await self._run(operations.model(context))
 
     async def learn_model(
-        self, key: str, model: bytes | Mapping[str, Any], rows: Inputs, *, passes: int = 10, **facts: str
+        self, key: str, model: bytes | Mapping[str, Any], rows: Inputs, *, epochs: int = 10, **facts: str
     ) -> LearnedModel:
         """Have a task learn a trained network from what that answers to unlabelled rows.
 
@@ -230,10 +230,10 @@ class AsyncClient:
             model: What `model` gave; or the tensors `layers.{i}.weight` (outputs, inputs) and
                 `layers.{i}.bias` (outputs,) of an ordinary network.
             rows: (rows, inputs); some of them are held out, to measure how well the two agree.
-            passes: How often the rows are gone through.
+            epochs: How often the rows are gone through.
             facts: For tensors: `activation` (default relu) and `normalisation` (none, or layer).
         """
-        return await self._run(operations.learn_model(key, model, rows, passes, **facts))
+        return await self._run(operations.learn_model(key, model, rows, epochs, **facts))
 
     async def locate(
         self,

@@ -196,7 +196,7 @@ class TasksLeft(_Answer):
     estimate: int
     low: int
     high: int
-    for_drop: float
+    accuracy_drop: float
 
 
 class Capacity(_Answer):

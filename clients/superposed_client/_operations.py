@@ -192,7 +192,7 @@ def learn_model(
     key: str,
     model: bytes | Mapping[str, Any],
     rows: Inputs,
-    passes: int = 10,
+    epochs: int = 10,
     activation: str = "relu",
     normalisation: str = "none",
 ) -> Operation[LearnedModel]:
@@ -207,7 +207,7 @@ def learn_model(
         tensors = {"input.offset": np.zeros(width), "input.scale": np.ones(width)} | _of_one_dtype(model)
     body = safetensors.dump(tensors | {"rows": samples}, metadata)
     path = f"/v1/tasks/{quote(key, safe='')}/model"
-    return parse(LearnedModel, (yield changing("PUT", path, body, params={"passes": passes})))
+    return parse(LearnedModel, (yield changing("PUT", path, body, params={"epochs": epochs})))
 
 
 def locate(

@@ -244,7 +244,7 @@ def test_bodies_are_bounded_together(tmp_path_factory: pytest.TempPathFactory) -
     address = f"127.0.0.1:{free_port()}"
     path = make_directory(tmp_path_factory.mktemp("grpc-held") / "store")
     with (
-        serving(path, grpc_address=address, max_held_bytes=1024),
+        serving(path, grpc_address=address, max_inflight_bytes=1024),
         grpc.insecure_channel(address) as channel,
     ):
         infer, live = (channel.unary_unary(f"/{SERVICE}/{name}") for name in ("ModelInfer", "ServerLive"))

@@ -39,7 +39,7 @@ class Streams:
 
     def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: Any) -> None:
         new = not path.exists()
-        self.machine = Machine(path, config=config, guard_interval=24, **settings)
+        self.machine = Machine(path, config=config, poison_interval_steps=24, **settings)
         self.draw = np.random.default_rng(0)
         for number in range(TASKS if new else 0):
             self.register(f"t{number}")
@@ -283,7 +283,7 @@ def test_a_replay_that_arrives_elsewhere_blames_nobody(
 def test_an_alert_is_a_line_in_the_log_and_no_quarantine(
     ready: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    streams = Streams(ready, guard_action="alert")
+    streams = Streams(ready, poison_action="alert")
     streams.register("bad")
     assert attack(streams, "bad") == 100
     assert "canaries rose by more than crosstalk explains" in caplog.text

@@ -102,7 +102,7 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
         [PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))]
     )
     now = time.time()
-    monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_s)
+    monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_retention_s)
     machine.crash()
     with pytest.raises(UpdateError):
         machine.update("a", HUGE, [1], key="key")

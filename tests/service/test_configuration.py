@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from superposed.errors import ConfigError
 from superposed_service.api.server.bind_address import check_addresses, joined
 from superposed_service.cli.app import app as command_line
-from superposed_service.cli.settings_loader import configure
+from superposed_service.cli.settings_loader import RENAMED, configure
 from superposed_service.settings import Settings
 
 
@@ -104,14 +104,27 @@ class TestAddresses:
 
 def test_a_misspelt_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPERPOSED_MAX_ROW", "10")
-    with pytest.raises(
-        ConfigError, match="no such setting in the environment: SUPERPOSED_MAX_ROW"
-    ) as refused:
+    with pytest.raises(ConfigError, match="the environment: no such setting: SUPERPOSED_MAX_ROW") as refused:
         configure(None)
     assert refused.value.expected == "perhaps SUPERPOSED_MAX_ROWS"
     monkeypatch.delenv("SUPERPOSED_MAX_ROW")
     monkeypatch.setenv("SUPERPOSED_API_KEY", "sp-x")  # the client's own
     configure(None)
+
+
+@pytest.mark.parametrize(("old", "new"), sorted(RENAMED.items()))
+def test_an_old_setting_is_refused_with_its_new_name(
+    old: str, new: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert new is None or new in Settings.model_fields
+    (file := tmp_path / "superposed.toml").write_text(f"{old} = 1\n")
+    with pytest.raises(ConfigError, match=old) as refused:
+        configure(file)
+    assert new is None or refused.value.expected == new
+    monkeypatch.setenv(f"SUPERPOSED_{old.upper()}", "1")
+    with pytest.raises(ConfigError, match=f"SUPERPOSED_{old.upper()} was") as refused:
+        configure(None)
+    assert new is None or refused.value.expected == f"SUPERPOSED_{new.upper()}"
 
 
 def test_a_module_needs_the_shape_of_a_row(tmp_path: Path) -> None:

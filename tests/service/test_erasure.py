@@ -112,7 +112,7 @@ def test_erased_rows_do_not_come_back_with_a_rollback(tmp_path: Path) -> None:
 
 
 def test_older_snapshots_go_when_their_time_is_over(tmp_path: Path) -> None:
-    with site(tmp_path / "store", erased_snapshots_s=0.0) as made:
+    with site(tmp_path / "store", erased_snapshot_retention_s=0.0) as made:
         made.teach("private")
         made.admin.take_snapshot()
         made.updater.erase_rows("private")

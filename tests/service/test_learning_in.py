@@ -85,14 +85,14 @@ def test_whoever_may_not_is_refused_before_anything_is_computed(
     with serving(make_directory(tmp_path / "store", CONFIG), max_request_steps=8) as http:
         assert http.post("/v1/tasks", json={"key": "copy", "outputs": 3}).status_code == 201
         body = network(6, 200)
-        problem(http.put(URL, params={"passes": 5}, content=body), 413, "batch-too-large")
+        problem(http.put(URL, params={"epochs": 5}, content=body), 413, "batch-too-large")
         problem(http.post("/v1/consolidate", json={"steps": 9}), 413, "batch-too-large")
         http.headers.update(make(http, "admin"))
         poor = make(http, "update", updates_per_second=0.01)
-        assert http.put(URL, params={"passes": 2}, content=body, headers=poor).status_code == 200
+        assert http.put(URL, params={"epochs": 2}, content=body, headers=poor).status_code == 200
         assert len(computed) == 1
         assert computed[0].startswith("superposed-teacher")
-        problem(http.put(URL, params={"passes": 2}, content=body, headers=poor), 429, "quota-exceeded")
+        problem(http.put(URL, params={"epochs": 2}, content=body, headers=poor), 429, "quota-exceeded")
         assert len(computed) == 1
 
 
@@ -116,7 +116,7 @@ class TestWhatEndsIt:
             revoking = threading.Timer(0.5, http.delete, (f"/v1/keys/{mine['Authorization'].split('-')[1]}",))
             revoking.start()
             with httpx.Client(base_url=http.base_url, timeout=60) as other:
-                answer = other.put(URL, params={"passes": 300}, content=network(6, 99), headers=mine)
+                answer = other.put(URL, params={"epochs": 300}, content=network(6, 99), headers=mine)
             revoking.join()
             problem(answer, 401, "unauthenticated")
             assert 0 < http.get("/v1/tasks/copy").json()["updates"] < 300
@@ -125,7 +125,7 @@ class TestWhatEndsIt:
         with serving(make_directory(tmp_path / "store", CONFIG)) as http:
             http.post("/v1/tasks", json={"key": "copy", "outputs": 3})
             with httpx.Client(base_url=http.base_url, timeout=0.5) as other, pytest.raises(httpx.ReadTimeout):
-                other.put(URL, params={"passes": 300}, content=network(6, 99))
+                other.put(URL, params={"epochs": 300}, content=network(6, 99))
             left = 'path="/v1/tasks/{key}/model",status_code="499"'
             wait_for(lambda: left in http.get("/metrics").text)
             assert 0 < http.get("/v1/tasks/copy").json()["updates"] < 300
@@ -137,7 +137,7 @@ def test_a_quarantined_task_is_told_why(tmp_path: Path) -> None:
     with serving(make_directory(tmp_path / "store", CONFIG)) as http:
         http.post("/v1/tasks", json={"key": "copy", "outputs": 3})
         http.post("/v1/quarantine", json={"source": "copy", "reason": "flipped labels"})
-        answer = http.put(URL, params={"passes": 1}, content=network(6, 99))
+        answer = http.put(URL, params={"epochs": 1}, content=network(6, 99))
         detail = str(problem(answer, 423, "quarantined")["detail"])
         assert "flipped labels" in detail
         assert "client.release('copy')" in detail

@@ -37,7 +37,7 @@ def raw(http: httpx.Client, data: bytes, timeout_s: float = 20) -> bytes:
 class TestSizes:
     def test_rows_and_numbers_in_a_row(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
-        with serving(path, max_rows=3, max_row_numbers=70) as http:
+        with serving(path, max_rows=3, max_row_values=70) as http:
             register(http)
             for rows in ([ROW] * 4, [[0.0] * 71], [ROW, [0.0] * 71]):
                 body = {"context": "digits", "inputs": rows}
@@ -97,7 +97,7 @@ class TestSizes:
 
     def test_all_bodies_together(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
-        with serving(path, max_held_bytes=150_000) as http:
+        with serving(path, max_inflight_bytes=150_000) as http:
             half = b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: 120000\r\n\r\n" + b"x" * 100_000
             with socket.create_connection((http.base_url.host, http.base_url.port)) as holder:
                 holder.sendall(half)
@@ -156,7 +156,7 @@ class TestConnections:
 
     def test_a_client_that_does_not_read_its_answer_is_cut_off(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
-        with serving(path, answer_timeout_s=1, max_rows=4096, max_body_bytes=2**22) as http:
+        with serving(path, response_timeout_s=1, max_rows=4096, max_body_bytes=2**22) as http:
             register(http)
             body = json.dumps({"context": "digits", "inputs": [ROW] * 4000, "return": ["logits"]}).encode()
             head = f"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()

@@ -67,7 +67,7 @@ class Tenants:
 @pytest.mark.parametrize("attack", ["flipped and huge", "not finite"])
 def test_a_poisoned_stream(tmp_path: Path, attack: str) -> None:
     path = make_directory(tmp_path / "store", CONFIG)
-    with serving(path, guard_interval=24, max_rows=1000, max_body_bytes=2**22) as http:
+    with serving(path, poison_interval_steps=24, max_rows=1000, max_body_bytes=2**22) as http:
         http.headers.update(make(http, "admin"))
         tenants = Tenants(http)
         tenants.teach(480)

@@ -153,7 +153,7 @@ def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(RequestQueues, "join", join)
     monkeypatch.setattr(Quotas, "spend", lambda _, __, **costs: spent.append(costs.get("rows", 0)))
     rows = [ROW] * 2
-    with serving(make_directory(tmp_path / "store"), max_tries=184) as http:
+    with serving(make_directory(tmp_path / "store"), max_candidate_evaluations=184) as http:
         for key in ("digits", "others", "narrow"):
             http.post("/v1/tasks", json={"key": key, "outputs": 2, "inputs": 3 if key == "narrow" else 64})
         for path, body, tries, more in (

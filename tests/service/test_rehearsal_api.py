@@ -210,7 +210,7 @@ class TestLearningIn:
             Client(str(http.base_url)) as other,
         ):
             other.register_task("copy", outputs=3)
-            learned = other.learn_model("copy", model, sample, passes=20)
+            learned = other.learn_model("copy", model, sample, epochs=20)
             assert learned.updates == 20 * 5
             assert learned.agreement > 0.85
             assert other.get_task("copy").updates == learned.updates
@@ -222,9 +222,9 @@ class TestLearningIn:
         client.register_task("line", outputs=1, loss="mse")
         sample = rows(300, 0, 5)[0]
         pick = {"layers.0.weight": np.eye(3, 6), "layers.0.bias": np.zeros(3)}  # the first three features
-        assert client.learn_model("copy", pick, sample, passes=30).agreement > 0.8
+        assert client.learn_model("copy", pick, sample, epochs=30).agreement > 0.8
         total = {"layers.0.weight": np.ones((1, 6)) / 6, "layers.0.bias": np.zeros(1)}
-        assert client.learn_model("line", total, sample, passes=40).agreement > 0.5
+        assert client.learn_model("line", total, sample, epochs=40).agreement > 0.5
 
     def test_what_cannot_be_learned_in(self, client: Client) -> None:
         client.register_task("copy", outputs=3)
@@ -250,7 +250,7 @@ class TestLearningIn:
         }  # fmt: skip
         body, headers = dump(tensors, facts), {"Idempotency-Key": "m1"}
         first, second = (
-            client._http.put("/v1/tasks/copy/model?passes=2", content=body, headers=headers) for _ in range(2)
+            client._http.put("/v1/tasks/copy/model?epochs=2", content=body, headers=headers) for _ in range(2)
         )
         assert first.json() == second.json()
         assert client.get_task("copy").updates == first.json()["updates"] == 2 * 3
@@ -317,7 +317,7 @@ class TestLocating:
 
     def test_too_many_candidates(self, tmp_path: Path) -> None:
         with (
-            serving(make_directory(tmp_path / "store", CONFIG), max_tries=3) as http,
+            serving(make_directory(tmp_path / "store", CONFIG), max_candidate_evaluations=3) as http,
             Client(str(http.base_url)) as client,
         ):
             client.register_task("t0", outputs=3)

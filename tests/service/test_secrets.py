@@ -100,7 +100,7 @@ def test_markers_are_nowhere(
     monkeypatch.setattr("tests.conftest.create_api", api)
     logs = captured(log_format="json", log_level="debug")
     errors: list[str] = []
-    with serving(make_directory(tmp_path / "store"), access_log="all", guard_interval=1) as http:
+    with serving(make_directory(tmp_path / "store"), access_log="all", poison_interval_steps=1) as http:
         key = http.post("/v1/keys", json={"scope": "admin"}).json()["key"]
         headers = {"Authorization": f"Bearer {key}"}
         good(http, headers)

@@ -37,7 +37,7 @@ class TasksLeft:
     estimate: int
     low: int
     high: int
-    for_drop: float
+    accuracy_drop: float
 
 
 @dataclass(frozen=True)

@@ -41,10 +41,10 @@ class Lessons:
     held_inputs: Tensor
     held_targets: Tensor
 
-    def batches(self, passes: int, size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
-        """Return all rows `passes` times, in another order each time, in batches of at most `size`."""
+    def batches(self, epochs: int, size: int = 128) -> Iterator[tuple[Tensor, Tensor]]:
+        """Return all rows `epochs` times, in another order each time, in batches of at most `size`."""
         order = torch.Generator().manual_seed(0)
-        for _ in range(passes):
+        for _ in range(epochs):
             shuffled = torch.randperm(len(self.inputs), generator=order)
             for start in range(0, len(shuffled), size):
                 rows = shuffled[start : start + size]

@@ -51,7 +51,7 @@ __all__ = ["create_api", "create_app", "guarded", "open_store"]
 
 _log = logging.getLogger("superposed")
 _PROBLEM: dict[str, Any] = {
-    "description": "A problem (RFC 9457): what went wrong, what was expected, what came.",
+    "description": "A problem (RFC 9457): the failure, the expectation, the value received.",
     "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
 }
 
@@ -81,7 +81,7 @@ def open_store(
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     ledger = directory.ledger()
-    ledger.answers.limit(kept_s=settings.idempotency_s, most=settings.idempotency_responses)
+    ledger.answers.limit(kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
     detector = PoisonDetector(store, ledger, settings) if settings.canary_rows else None
@@ -119,8 +119,8 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         FastRoutes(api, hot),
         (check_site, access.check, admission.check),
         max_bytes=settings.max_body_bytes,
-        most_held=settings.max_held_bytes,
-        pacing=RejectionDelay(settings.refusal_pause_ms / 1000, settings.refusals_per_s),
+        most_held=settings.max_inflight_bytes,
+        pacing=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
     )
     telemetry: Telemetry = api.state.telemetry
     return Observed(

@@ -57,7 +57,8 @@ def log(
     directory: Directory,
     after: Annotated[int, typer.Option(help="Only records after this sequence number.")] = 0,
     limit: Annotated[
-        int | None, typer.Option(help="At most so many; 0 for all. Default: 50, with --json all.", min=0)
+        int | None,
+        typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:

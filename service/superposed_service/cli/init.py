@@ -86,7 +86,7 @@ def init(
         int, typer.Option(help="What all kept rows may take up.")
     ] = RehearsalConfig().max_bytes,
     rehearsal_logits: Annotated[
-        float, typer.Option(help="Share of a kept row's loss that is the distance from its logits of then.")
+        float, typer.Option(help="Weight (0 to 1) of the logit-matching loss for rehearsed rows (DER++).")
     ] = RehearsalConfig().logit_share,
     seed: Annotated[
         int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")

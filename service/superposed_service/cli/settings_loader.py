@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +73,22 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
         ) from None
 
 
+# Settings of earlier releases: the name now, or None where the setting is gone.
+RENAMED: Mapping[str, str | None] = {
+    "answer_timeout_s": "response_timeout_s",
+    "erased_snapshots_s": "erased_snapshot_retention_s",
+    "guard_action": "poison_action",
+    "guard_interval": "poison_interval_steps",
+    "guard_rise": "poison_threshold",
+    "http_workers": None,
+    "idempotency_s": "idempotency_retention_s",
+    "max_held_bytes": "max_inflight_bytes",
+    "max_row_numbers": "max_row_values",
+    "max_tries": "max_candidate_evaluations",
+    "refusal_pause_ms": "rejection_delay_ms",
+    "refusals_per_s": "rejections_per_s",
+}
+
 # Variables with the prefix that are no settings: the client's key, data sets, and this file's name.
 _OTHER_VARIABLES = frozenset({"API_KEY", "DATA_DIR", "CONFIG"})
 
@@ -83,14 +99,26 @@ def _check_environment() -> None:
     Raises:
         ConfigError: Which, and what was perhaps meant.
     """
-    names = {name.upper() for name in Settings.model_fields} | _OTHER_VARIABLES
-    given = {name.upper().removeprefix(_PREFIX) for name in os.environ if name.upper().startswith(_PREFIX)}
-    if not (unknown := sorted(given - names)):
+    names = {name.upper() for name in os.environ}
+    given = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
+    _check_names("the environment", {name.lower() for name in given}, lambda name: _PREFIX + name.upper())
+
+
+def _check_names(place: str, given: Collection[str], shown: Callable[[str], str] = str) -> None:
+    """Raise `ConfigError` for names that are no settings, with the new name of a renamed one."""
+    unknown = sorted(set(given) - set(Settings.model_fields))
+    if not unknown:
         return
-    near = {found for name in unknown for found in difflib.get_close_matches(name, names, n=1)}
+    if (old := unknown[0]) in RENAMED:
+        now = RENAMED[old]
+        raise ConfigError(
+            f"{place}: setting {shown(old)} was {'removed' if now is None else 'renamed'}",
+            expected=f"no {shown(old)}" if now is None else shown(now),
+        )
+    near = {one for name in unknown for one in difflib.get_close_matches(name, Settings.model_fields, n=1)}
     raise ConfigError(
-        f"no such setting in the environment: {', '.join(_PREFIX + name for name in unknown)}",
-        expected=f"perhaps {', '.join(_PREFIX + name for name in sorted(near))}"
+        f"{place}: no such setting: {', '.join(map(shown, unknown))}",
+        expected=f"perhaps {', '.join(map(shown, sorted(near)))}"
         if near
         else "`superposed config show` lists them",
     )
@@ -103,13 +131,5 @@ def _read(file: Path) -> dict[str, Any]:
         values = TomlConfigSettingsSource(Settings, file)()
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not a TOML file", received=str(error)) from None
-    unknown = sorted(set(values) - set(Settings.model_fields))
-    if unknown:
-        near = {
-            found for name in unknown for found in difflib.get_close_matches(name, Settings.model_fields, n=1)
-        }
-        raise ConfigError(
-            f"{file}: no such setting: {', '.join(unknown)}",
-            expected=f"perhaps {', '.join(sorted(near))}" if near else "`superposed config show` lists them",
-        )
+    _check_names(str(file), values)
     return values

@@ -177,7 +177,7 @@ class PoisonDetector:
             self._attribution = self._inquire(store, windows)
 
     def _interval(self, window: _Window) -> int:
-        return self._settings.guard_interval * (1 + len(window.image) // _IMAGE_BYTES)
+        return self._settings.poison_interval_steps * (1 + len(window.image) // _IMAGE_BYTES)
 
     def _step(self) -> list[Quarantine]:
         attribution, self._attribution = self._attribution, None  # should this fail, it is over
@@ -289,14 +289,14 @@ class PoisonDetector:
             "limit": limit,
             "tasks": harmed[:20],
         }
-        if self._settings.guard_action == "alert":
+        if self._settings.poison_action == "alert":
             return []
         return [Quarantine(source, evidence | {"rise": rise}) for source, rise in accused.items()]
 
     def _limit(self) -> float:
         """Return the harm that a source's worst steps may do: a floor, or twice the worst ordinary so far."""
         ordinary = max(self._canaries.baseline, default=0.0)
-        return min(0.9, max(self._settings.guard_rise, _TIMES_ORDINARY * ordinary))
+        return min(0.9, max(self._settings.poison_threshold, _TIMES_ORDINARY * ordinary))
 
     def _attribute(
         self, window: _Window, harmed: Sequence[str], store: WeightStore
@@ -328,7 +328,7 @@ class PoisonDetector:
                         harms[AUTHOR + author].add(record.head["steps"], rise)
                 before = after
         except BeyondHorizon:
-            _log.warning("the journal was trimmed meanwhile: nobody can be blamed")
+            _log.warning("the journal was trimmed meanwhile: no source is accused")
             return {}
         if aside.digest() != store.digest():
             _log.error("the replay aside arrived at another store: no source is quarantined")

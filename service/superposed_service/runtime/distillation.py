@@ -33,7 +33,7 @@ async def learn_model(
     settings: Settings,
     key: str,
     data: bytes,
-    passes: int,
+    epochs: int,
     spend: Callable[[int, int], None],
     errand: ResumableRequest,
 ) -> JsonObject:
@@ -44,7 +44,7 @@ async def learn_model(
         settings: How many rows one update, and how many updates one request may have.
         key: The task.
         data: A safetensors file: the network and its rows.
-        passes: How often the rows are gone through.
+        epochs: How often the rows are gone through.
         spend: Told how many rows and updates it will take, before anything is computed; may refuse. What was
             answered when the request came before is not counted again.
         errand: The request.
@@ -59,13 +59,13 @@ async def learn_model(
     loop, size = asyncio.get_running_loop(), min(_BATCH_ROWS, settings.max_rows)
     schema = await engine.call(lambda store: store.tasks.get(key).schema)
     model = await loop.run_in_executor(_TEACHERS, RetrievedModel.from_bytes, data)
-    plan = _Plan(_learned(model), passes, size)
+    plan = _Plan(_learned(model), epochs, size)
     check_steps(plan.updates, settings.max_request_steps)
     answered = await engine.call_writer(lambda writer: errand.answered(writer, plan.updates))
     spend(plan.rows_after(answered), plan.updates - answered)
     taught = await loop.run_in_executor(_TEACHERS, lessons, model, schema)
     updates, answer = 0, JsonObject()
-    for inputs, targets in taught.batches(passes, size):
+    for inputs, targets in taught.batches(epochs, size):
         await errand.check()
         rows = RowBatch(key, None, inputs.numpy())
         answer = await engine.update(rows, targets.tolist(), 1, errand.part(updates), errand.author)
@@ -79,23 +79,23 @@ class _Plan:
 
     Args:
         rows: Rows of one pass.
-        passes: How many there are.
+        epochs: How many there are.
         size: Rows of one update.
     """
 
-    def __init__(self, rows: int, passes: int, size: int) -> None:
-        self._rows, self._passes, self._size = rows, passes, size
+    def __init__(self, rows: int, epochs: int, size: int) -> None:
+        self._rows, self._epochs, self._size = rows, epochs, size
         self._updates = math.ceil(rows / size)  # of one pass
 
     @property
     def updates(self) -> int:
         """Number of updates in all."""
-        return self._passes * self._updates
+        return self._epochs * self._updates
 
     def rows_after(self, updates: int) -> int:
         """Return the number of rows in the updates after the first `updates`."""
         done, rest = divmod(updates, self._updates) if self._updates else (0, 0)
-        return (self._passes - done) * self._rows - rest * self._size
+        return (self._epochs - done) * self._rows - rest * self._size
 
 
 def _learned(model: RetrievedModel) -> int:

@@ -110,7 +110,7 @@ class Readings(Collector):
     def _crosstalk(self) -> Metric:
         family = GaugeMetricFamily(
             "superposed_crosstalk_ratio",
-            "Response energy to a stranger's context over that to a task's own; mean of the newest samples.",
+            "Response energy to an independent context over that to the task's own; newest samples.",
             labels=["layer", "kind"],
         )
         for layer in layer_crosstalk(self._writer.store.tasks.all()):

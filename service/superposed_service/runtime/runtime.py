@@ -110,7 +110,7 @@ class Runtime:
             Forbidden: The principal may not use a composition.
             QuotaExceeded: The quota is used up.
         """
-        rows.check(self.settings.max_rows, self.settings.max_row_numbers)
+        rows.check(self.settings.max_rows, self.settings.max_row_values)
         if rows.contexts is not None or rows.context is not None:
             principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
         principal.spend(rows=len(rows) if spent is None else spent, updates=updates)
@@ -211,7 +211,7 @@ class Runtime:
         if not found.rows and not (older and at_once):
             return ErasureResult()
         now = time.time()
-        until = now if at_once else now + self.settings.erased_snapshots_s
+        until = now if at_once else now + self.settings.erased_snapshot_retention_s
         change = ForgetRows(key, until if found.in_snapshots else None)
         forgotten = await self.engine.change(change, None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again

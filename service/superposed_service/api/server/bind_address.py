@@ -34,7 +34,7 @@ def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
     for address, host in hosts.items():
         if not _is_local(host):
             raise ConfigError(
-                "anyone who reaches this address could read and change every task",
+                "every client that reaches this address could read and change every task",
                 expected="API keys (superposed keys create), a loopback address, or --allow-unauthenticated"
                 " where access is controlled in front",
                 received=address,

@@ -244,7 +244,7 @@ class _Bounded(HttpToolsProtocol):
 
     def _end_if_late(self) -> None:
         now, settings = self.loop.time(), self.settings
-        if self._paused and now - self._paused > settings.answer_timeout_s:
+        if self._paused and now - self._paused > settings.response_timeout_s:
             self.transport.abort()
             return
         allowed = settings.header_timeout_s

@@ -51,7 +51,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
         "limits": {
             "rows": settings.max_rows,
             "steps": settings.max_steps,
-            "tries": settings.max_tries,
+            "tries": settings.max_candidate_evaluations,
             "body_bytes": settings.max_body_bytes,
             "contexts": store.contexts.capacity,
             "gradient_norm": store.config.gradient_norm_cap,

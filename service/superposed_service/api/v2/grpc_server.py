@@ -154,7 +154,7 @@ class GrpcFace:
     @contextmanager
     def _holding(self, body: bytes) -> Iterator[None]:
         """Return counts a body's bytes for as long as it is worked on."""
-        most = self._running.settings.max_held_bytes
+        most = self._running.settings.max_inflight_bytes
         self._held += len(body)
         try:
             if self._held > most:

@@ -211,7 +211,7 @@ async def _connect(url: str) -> tuple[asyncio.Transport, _Connection]:
     try:
         return await loop.create_connection(_Connection, where.hostname or "", where.port or 80)
     except OSError as error:
-        raise NotReady(f"nobody answers at {url}", received=str(error)) from None
+        raise NotReady(f"no server answers at {url}", received=str(error)) from None
 
 
 class _Connection(asyncio.Protocol):

@@ -38,7 +38,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
         answered: and for so many rows that are answered afterwards.
     """
     service, asking = running(request), principal(request)
-    engine, most = service.engine, service.settings.max_tries
+    engine, most = service.engine, service.settings.max_candidate_evaluations
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))

@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["model"])
 
 
 @router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
-async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
+async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
     """Distil a network into a task, as ordinary updates: each is durable by itself.
 
     The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
@@ -41,7 +41,7 @@ async def learn(request: Request, key: str, passes: Annotated[int, Query(ge=1, l
             service.settings,
             key,
             await plain_body(request),
-            passes,
+            epochs,
             lambda rows, updates: asker.spend(rows=rows, updates=updates),
             await errand(request),
         )

@@ -15,7 +15,7 @@ __all__ = ["router"]
 router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
-@router.get("", response_model=list[QuarantineEntry], summary="Who is in quarantine")
+@router.get("", response_model=list[QuarantineEntry], summary="Sources in quarantine")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
     return json_response(await running(request).engine.call_writer(quarantine_list))

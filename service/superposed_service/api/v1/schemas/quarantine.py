@@ -31,5 +31,5 @@ class QuarantineEntry(QuarantineAnswer):
     """One source in quarantine."""
 
     reason: dict[str, Any] | None = Field(
-        description="Who decided it and why; null where the journal no longer reaches back to it."
+        description="The decision and its reason; null where the journal no longer reaches back to it."
     )

@@ -77,7 +77,7 @@ class TasksLeftBody(BaseModel):
     estimate: int
     low: int
     high: int
-    for_drop: float
+    accuracy_drop: float
 
 
 class CapacityBody(BaseModel):
@@ -94,7 +94,7 @@ class InterferenceBody(BaseModel):
 
     tasks: list[str]
     overlap: list[list[float]] = Field(
-        description="Cosine between the contexts, mean over layers: 1 for the same, near 0 for strangers."
+        description="Cosine between contexts, mean over layers: 1 if equal, near 0 if independent."
     )
     crosstalk: list[list[float] | None] = Field(
         description="Energy of the response to each task's rows under every context, relative to its own; "

@@ -28,7 +28,7 @@ class TaskRegistration(Body):
         strict=True,
         description="Whether rows may be kept: a few to see how the task fares, others to rehearse it with.",
     )
-    group: str | None = Field(None, description="A registered task, whose first layers it shares.")
+    group: str | None = Field(None, description="A registered task that lends its first layers.")
     own_layers: int | None = Field(
         None,
         ge=1,
@@ -102,7 +102,7 @@ class TaskPage(BaseModel):
 class ErasureAnswer(BaseModel):
     """The outcome of `DELETE /v1/tasks/{key}/data`."""
 
-    records: int = Field(description="Records whose rows were removed from the journal.")
+    records: int = Field(description="Records that lost their rows in the journal.")
     rows: int = Field(description="Rows forgotten that were kept for rehearsal.")
     snapshots_until: float | None = Field(
         description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"

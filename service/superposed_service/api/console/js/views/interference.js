@@ -183,7 +183,7 @@ function forgettingCard(keys, evaluations) {
 async function showCapacity(place) {
   const { layers, tasks, tasks_left: left, mean_accuracy: mean } = await get("v1/capacity");
   const room = left
-    ? [h("p.big", {}, `≈ ${short(left.estimate)} more tasks`), h("p.muted", {}, `until the mean accuracy falls by ${percent(left.for_drop)}; within two standard deviations ${short(left.low)} to ${short(left.high)}. A straight line through this store's own evaluations.`)]
+    ? [h("p.big", {}, `≈ ${short(left.estimate)} more tasks`), h("p.muted", {}, `until the mean accuracy falls by ${percent(left.accuracy_drop)}; within two standard deviations ${short(left.low)} to ${short(left.high)}. A straight line through this store's own evaluations.`)]
     : [h("p.big", {}, "Not known yet"), h("p.muted", {}, "Predicted once evaluations at three or more numbers of tasks show a fall.")];
   const chart = new Chart("Crosstalk by layer, predicted from the weights and measured", (colours) => ({
     grid: { left: 4, right: 10, top: 40, bottom: 4, containLabel: true },

@@ -52,7 +52,7 @@ async function showFacts(title, place) {
   fill(title, store.tasks === 1 ? "One task" : `${count(store.tasks)} tasks`, ", one set of weights");
   const left = capacity.tasks_left;
   const room = left
-    ? tile("Room for", `≈ ${short(left.estimate)} more`, `${short(left.low)} – ${short(left.high)}, until the mean falls by ${percent(left.for_drop)}`)
+    ? tile("Room for", `≈ ${short(left.estimate)} more`, `${short(left.low)} – ${short(left.high)}, until the mean falls by ${percent(left.accuracy_drop)}`)
     : tile("Room for", "not known yet", "needs evaluations at three numbers of tasks");
   const { network } = store;
   fill(place, h("dl.tiles", {},
