@@ -23,6 +23,7 @@ SuperposedError
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 __all__ = [
     "CapacityExceeded",
@@ -54,7 +55,19 @@ class SuperposedError(Exception):
         message: What went wrong, in one sentence.
         expected: What would have been accepted.
         received: What came instead.
+
+    Attributes:
+        code: Stored name of the class, in journals and metrics: it stays when the class is renamed.
+        by_code: The class of each code.
     """
+
+    code: ClassVar[str] = "SuperposedError"
+    by_code: ClassVar[dict[str, type[SuperposedError]]] = {}
+
+    def __init_subclass__(cls, *, code: str) -> None:
+        super().__init_subclass__()
+        cls.code = code
+        cls.by_code[code] = cls
 
     def __init__(self, message: str, *, expected: object = None, received: object = None) -> None:
         super().__init__(message)
@@ -71,71 +84,71 @@ class SuperposedError(Exception):
         return "; ".join(parts)
 
 
-class ConfigError(SuperposedError):
+class ConfigError(SuperposedError, code="ConfigError"):
     """A store, network or data set that cannot be built as described."""
 
 
-class DataUnavailable(ConfigError):
+class DataUnavailable(ConfigError, code="DataUnavailable"):
     """The files of a data set are not where they are looked for."""
 
 
-class InputError(SuperposedError, ValueError):
+class InputError(SuperposedError, ValueError, code="InputError"):
     """The input cannot be used."""
 
 
-class ShapeError(InputError):
+class ShapeError(InputError, code="ShapeError"):
     """Wrong number of rows, features or outputs."""
 
 
-class NonFiniteInput(InputError):
+class NonFiniteInput(InputError, code="NonFiniteInput"):
     """NaN or infinity among the numbers."""
 
 
-class LabelOutOfRange(InputError):
+class LabelOutOfRange(InputError, code="LabelOutOfRange"):
     """A target that the task does not have."""
 
 
-class EmptyBatch(InputError):
+class EmptyBatch(InputError, code="EmptyBatch"):
     """No rows."""
 
 
-class ContextError(SuperposedError):
+class ContextError(SuperposedError, code="ContextError"):
     """A context that cannot be addressed."""
 
 
-class ExpressionInvalid(ContextError, ValueError):
+class ExpressionInvalid(ContextError, ValueError, code="ExpressionInvalid"):
     """Text or JSON that is no context expression."""
 
 
-class UnknownTask(ContextError):
+class UnknownTask(ContextError, code="UnknownTask"):
     """A task key that is not registered."""
 
 
-class TaskExists(ContextError):
+class TaskExists(ContextError, code="TaskExists"):
     """A key that is registered with another schema."""
 
 
-class TaskInUse(ContextError):
+class TaskInUse(ContextError, code="TaskInUse"):
     """A task that others are registered in, as their group."""
 
 
-class CompositionNotSupported(ContextError):
+class CompositionNotSupported(ContextError, code="CompositionNotSupported"):
     """A mixture or power that the family or the parts do not allow."""
 
 
-class UpdateError(SuperposedError):
+class UpdateError(SuperposedError, code="UpdateError"):
     """An update that was refused; the store is bit for bit as it was."""
 
 
-class NonFiniteUpdate(UpdateError):
+class NonFiniteUpdate(UpdateError, code="NonFiniteUpdate"):
     """Loss or gradient is not finite."""
 
 
-class UpdateTooLarge(UpdateError):
+class UpdateTooLarge(UpdateError, code="UpdateTooLarge"):
     """The gradient's norm is above the cap."""
 
 
-class CapacityExceeded(SuperposedError):
+class CapacityExceeded(SuperposedError, code="CapacityExceeded"):
     """More of something than a stated limit allows."""
 
 

@@ -65,71 +65,71 @@ __all__ = [
 ]
 
 
-class RequestError(SuperposedError):
+class RequestError(SuperposedError, code="RequestError"):
     """A request that cannot be read."""
 
 
-class InvalidRequest(RequestError):
+class InvalidRequest(RequestError, code="InvalidRequest"):
     """The body is not JSON, or a field is missing, unknown or of the wrong kind."""
 
 
-class UnsupportedMediaType(RequestError):
+class UnsupportedMediaType(RequestError, code="UnsupportedMediaType"):
     """A body in a form that the route does not read."""
 
 
-class PayloadTooLarge(RequestError):
+class PayloadTooLarge(RequestError, code="PayloadTooLarge"):
     """More bytes than the limit."""
 
 
-class IdempotencyMismatch(RequestError):
+class IdempotencyMismatch(RequestError, code="IdempotencyMismatch"):
     """The key came with another request before."""
 
 
-class IdempotencyInFlight(RequestError):
+class IdempotencyInFlight(RequestError, code="IdempotencyInFlight"):
     """The same request is being worked on."""
 
 
-class UnknownSnapshot(RequestError):
+class UnknownSnapshot(RequestError, code="UnknownSnapshot"):
     """No snapshot has this id."""
 
 
-class UnknownApiKey(RequestError):
+class UnknownApiKey(RequestError, code="UnknownApiKey"):
     """No API key has this id."""
 
 
-class UnknownFile(RequestError):
+class UnknownFile(RequestError, code="UnknownFile"):
     """The console has no such file."""
 
 
-class UnknownVersion(RequestError):
+class UnknownVersion(RequestError, code="UnknownVersion"):
     """A model has no such version."""
 
 
-class LimitReached(RequestError):
+class LimitReached(RequestError, code="LimitReached"):
     """There are as many tasks, or API keys, as there may be."""
 
 
-class Quarantined(RequestError):
+class Quarantined(RequestError, code="Quarantined"):
     """The update is recorded, and not learned from: its source is in quarantine."""
 
 
-class BeyondHorizon(RequestError):
+class BeyondHorizon(RequestError, code="BeyondHorizon"):
     """The journal was trimmed past what is asked for."""
 
 
-class AccessError(SuperposedError):
+class AccessError(SuperposedError, code="AccessError"):
     """The API key may not do this."""
 
 
-class Unauthenticated(AccessError):
+class Unauthenticated(AccessError, code="Unauthenticated"):
     """No API key, or one that is not good."""
 
 
-class Forbidden(AccessError):
+class Forbidden(AccessError, code="Forbidden"):
     """The API key may not do this."""
 
 
-class QuotaExceeded(AccessError):
+class QuotaExceeded(AccessError, code="QuotaExceeded"):
     """The API key has used up what it may do in a second.
 
     Args:
@@ -146,11 +146,11 @@ class QuotaExceeded(AccessError):
         self.retry_after_s = retry_after_s
 
 
-class ServiceUnavailable(SuperposedError):
+class ServiceUnavailable(SuperposedError, code="ServiceUnavailable"):
     """The service cannot answer now."""
 
 
-class Overloaded(ServiceUnavailable):
+class Overloaded(ServiceUnavailable, code="Overloaded"):
     """Too much is waiting, or coming in.
 
     Args:
@@ -167,33 +167,33 @@ class Overloaded(ServiceUnavailable):
         self.retry_after_s = retry_after_s
 
 
-class NotReady(ServiceUnavailable):
+class NotReady(ServiceUnavailable, code="NotReady"):
     """Starting or stopping."""
 
 
-class DeadlineExceeded(ServiceUnavailable):
+class DeadlineExceeded(ServiceUnavailable, code="DeadlineExceeded"):
     """No answer within the time allowed."""
 
 
-class StorageError(SuperposedError):
+class StorageError(SuperposedError, code="StorageError"):
     """The data directory cannot be used."""
 
 
-class JournalCorrupt(StorageError):
+class JournalCorrupt(StorageError, code="JournalCorrupt"):
     """The journal is not what was written."""
 
 
-class DigestMismatch(StorageError):
+class DigestMismatch(StorageError, code="DigestMismatch"):
     """Replay arrived at another store than the one that was."""
 
 
-class SnapshotMismatch(StorageError):
+class SnapshotMismatch(StorageError, code="SnapshotMismatch"):
     """A snapshot's bytes are not what was written."""
 
 
-class StoreLocked(StorageError):
+class StoreLocked(StorageError, code="StoreLocked"):
     """Another process owns the data directory."""
 
 
-class StorageUnavailable(StorageError):
+class StorageUnavailable(StorageError, code="StorageUnavailable"):
     """The disk refused a read or a write."""

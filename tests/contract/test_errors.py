@@ -54,6 +54,59 @@ def test_a_module_exports_the_tree_that_its_docstring_draws(module: object) -> N
         assert name in doc, name
 
 
+def test_codes_are_those_that_release_0_1_0_has_stored() -> None:
+    """Journals hold them: a class may be renamed, and its code stays."""
+    stored = [
+        "AccessError",
+        "BeyondHorizon",
+        "CapacityExceeded",
+        "CompositionNotSupported",
+        "ConfigError",
+        "ContextError",
+        "DataUnavailable",
+        "DeadlineExceeded",
+        "DigestMismatch",
+        "EmptyBatch",
+        "ExpressionInvalid",
+        "Forbidden",
+        "IdempotencyInFlight",
+        "IdempotencyMismatch",
+        "InputError",
+        "InvalidRequest",
+        "JournalCorrupt",
+        "LabelOutOfRange",
+        "LimitReached",
+        "NonFiniteInput",
+        "NonFiniteUpdate",
+        "NotReady",
+        "Overloaded",
+        "PayloadTooLarge",
+        "Quarantined",
+        "QuotaExceeded",
+        "RequestError",
+        "ServiceUnavailable",
+        "ShapeError",
+        "SnapshotMismatch",
+        "StorageError",
+        "StorageUnavailable",
+        "StoreLocked",
+        "TaskExists",
+        "TaskInUse",
+        "Unauthenticated",
+        "UnknownApiKey",
+        "UnknownFile",
+        "UnknownSnapshot",
+        "UnknownTask",
+        "UnknownVersion",
+        "UnsupportedMediaType",
+        "UpdateError",
+        "UpdateTooLarge",
+    ]
+    assert set(stored) <= set(SuperposedError.by_code)
+    for code, kind in SuperposedError.by_code.items():
+        assert kind.code == code
+
+
 @pytest.mark.parametrize("kind", sorted(tree(SuperposedError), key=lambda kind: kind.__name__))
 def test_an_error_crosses_the_wire_with_what_it_says(kind: type[SuperposedError]) -> None:
     error = kind("it went wrong", expected="this", received="that")

@@ -25,7 +25,7 @@ def refusal(error: SuperposedError) -> JsonObject:
     """Return the answer of a change that is recorded and was not applied."""
     return {
         "refused": {
-            "error": type(error).__name__,
+            "error": error.code,
             "message": error.message,
             "expected": error.expected,
             "received": error.received,

@@ -7,10 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service import errors as service
 from superposed_service.changes.base import JsonObject, PreparedChange
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.engine.work import PendingWrite
@@ -130,6 +128,5 @@ class AdmissionChecks:
 def raise_refusal(answer: JsonObject) -> None:
     """Raise what an answer says that a change was refused with, where it does."""
     if (refused := answer.get("refused")) is not None:
-        name = refused["error"]
-        kind: type[SuperposedError] = getattr(library, name, None) or getattr(service, name)
+        kind = SuperposedError.by_code[refused["error"]]
         raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

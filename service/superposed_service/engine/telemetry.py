@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from superposed.errors import SuperposedError
 from superposed_service.changes.tasks import Delete
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.observability.load import Load
@@ -74,7 +75,7 @@ class Telemetry:
                 total += len(outcome.places)
                 _count(metrics, outcome)
             else:
-                metrics.failures[type(outcome).__name__] += 1
+                metrics.failures[_code(outcome)] += 1
         metrics.compute.observe(ended - began)
         metrics.rows += total
         self.load.batch(total, [ended - ticket.asked for ticket in tickets])
@@ -122,7 +123,7 @@ class Telemetry:
         """
         ended, metrics = perf_counter(), self.metrics
         metrics.apply.observe(ended - began)
-        outcome = "applied" if refused is None else type(refused).__name__
+        outcome = "applied" if refused is None else _code(refused)
         metrics.changes[record.kind, outcome] += 1
         if refused is None:
             if ticket is not None:
@@ -143,6 +144,10 @@ class Telemetry:
     ) -> None:
         if self.tracing is not None and ticket.trace is not None:
             self.tracing.span(ticket.trace, name, began, ended, attributes)
+
+
+def _code(error: BaseException) -> str:
+    return error.code if isinstance(error, SuperposedError) else type(error).__name__
 
 
 def _count(metrics: Metrics, answer: InferenceResult) -> None:
