@@ -29,10 +29,10 @@ from typing import Any
 import httpx
 import numpy as np
 
+from benchmarks.load import Load, Outcome, run
 from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.bench import Load, Outcome, run
 from superposed_service.cli.demo.server import free_port
 from superposed_service.storage import DataDirectory
 

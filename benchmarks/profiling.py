@@ -19,9 +19,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load import Load, run
 from benchmarks.service import INPUTS, TASKS, running
 from experiments.report import machine, write_json
-from superposed_service.cli.bench import Load, run
 
 # The first of these that is in a stack says what was being done; inner ones stand first.
 DOINGS = {

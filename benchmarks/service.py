@@ -30,12 +30,12 @@ import uvicorn
 
 from benchmarks.durability import Forgetful
 from benchmarks.forward import mixed_batch
+from benchmarks.load import Load, run
 from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_app
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.bench import Load, run
 from superposed_service.cli.demo.server import free_port
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory

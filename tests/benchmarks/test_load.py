@@ -1,0 +1,57 @@
+"""The load generator, against a real server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from benchmarks.load import Load, Outcome, run
+from superposed_client import Client
+from superposed_service.cli.demo.server import Server, free_port
+from superposed_service.errors import NotReady
+from tests.conftest import make_directory
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of its own: what is taught here is noise."""
+    with Server(make_directory(tmp_path_factory.mktemp("bench") / "store")) as running:
+        yield running
+
+
+def test_an_open_loop_keeps_its_rate(server: Server) -> None:
+    with Client(server.url) as client:
+        client.register_task("bench-rate", outputs=2)
+    outcome = run(Load(server.url, [("bench-rate", 64)], rate=100, seconds=1.0))
+    assert set(outcome.statuses) == {200}
+    assert 60 < outcome.statuses.total() + outcome.unsent < 140  # those that were due
+
+
+def test_what_came_too_late_to_be_sent_is_counted(server: Server) -> None:
+    with Client(server.url) as client:
+        client.register_task("bench-flood", outputs=2)
+    load = Load(server.url, [("bench-flood", 64)], rate=20_000, seconds=0.3, connections=1)
+    outcome = run(load)
+    due = outcome.statuses.total() + outcome.unsent
+    assert outcome.unsent > 100
+    assert due == pytest.approx(20_000 * 0.3, rel=0.1)
+
+
+def test_refusals_are_counted_and_not_timed(server: Server) -> None:
+    outcome = run(Load(server.url, [("nobody-at-all", 64)], seconds=0.2, connections=1))
+    assert set(outcome.statuses) == {404}
+    assert outcome.latencies_ms == []
+    assert outcome.requests_per_s == 0
+
+
+def test_nobody_there() -> None:
+    with pytest.raises(NotReady, match="no server answers"):
+        run(Load(f"http://127.0.0.1:{free_port()}", [("a", 1)], seconds=0.1))
+
+
+def test_percentiles() -> None:
+    outcome = Outcome(seconds=2.0, latencies_ms=list(np.arange(1.0, 101.0)))
+    assert outcome.requests_per_s == 50
+    assert outcome.percentile(50) == pytest.approx(50.5)
