@@ -12,8 +12,10 @@ crash, must have the same digest.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import tempfile
 import threading
@@ -41,6 +43,7 @@ from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.api.v1.serializers import task_schema
 from superposed_service.changes.base import Change
 from superposed_service.changes.rehearsal import Consolidate
+from superposed_service.changes.replay import read_store
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
@@ -314,6 +317,7 @@ class Campaign:
             kept = directory.ledger().answers._kept
             places = {key: one.sequence for key, one in kept.items()}
             newest = directory.snapshots.list()[-1]
+            store = read_store(directory.snapshots, newest, "cpu")
         by_sequence: dict[int, Sent] = {}
         for sent in self.log:
             self.outcome.requests[f"{sent.kind} {sent.status}"] += 1
@@ -325,9 +329,9 @@ class Campaign:
                 by_sequence[place] = sent
                 if isinstance(sent.answer, dict) and sent.status == 200:
                     self.outcome.other_answers += sent.answer["sequence"] != place
-        self.reference(by_sequence, newest.sequence, newest.digest)
+        self.reference(by_sequence, store)
 
-    def reference(self, by_sequence: dict[int, Sent], last: int, digest: str) -> None:
+    def reference(self, by_sequence: dict[int, Sent], store: WeightStore) -> None:
         """Make the same requests in their order on a store that nothing happens to."""
         machine = Machine(
             self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9
@@ -338,9 +342,14 @@ class Campaign:
                 refused = isinstance(write.future.exception(), SuperposedError)
                 self.outcome.other_answers += refused != (by_sequence[sequence].status == 422)
             self.outcome.records += machine.store.sequence
-            self.outcome.lost += max(0, machine.store.sequence - last)
-            self.outcome.applied_twice += max(0, last - machine.store.sequence)
-            self.outcome.other_digests += machine.store.digest() != digest
+            self.outcome.lost += max(0, machine.store.sequence - store.sequence)
+            self.outcome.applied_twice += max(0, store.sequence - machine.store.sequence)
+            if machine.store.digest() != store.digest():
+                self.outcome.other_digests += 1
+                self.outcome.failures.append(f"{self.config.family}: {differences(store, machine.store)}")
+                kept = Path(tempfile.mkdtemp(prefix="superposed-differential-"))
+                shutil.copytree(self.path.parent, kept, dirs_exist_ok=True)
+                (kept / "log.json").write_text(json.dumps([vars(sent) for sent in self.log], default=str))
         finally:
             machine.close()
 
@@ -397,6 +406,22 @@ class Campaign:
             return RollbackChange(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
         rows = RowBatch(body.get("context"), body.get("contexts"), body["inputs"])
         return Update(rows, body["targets"], body["steps"])
+
+
+def differences(one: WeightStore, other: WeightStore) -> list[str]:
+    """List the tensors and the facts of the registry in which two stores differ."""
+    mine, theirs = (store.state() | store.reservoir.state() for store in (one, other))
+    found = [name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs]
+    found += [
+        f"{name}: {int((mine[name] != theirs[name]).sum())} of {mine[name].numel()}"
+        for name in sorted(mine.keys() & theirs.keys())
+        if mine[name].shape != theirs[name].shape or not torch.equal(mine[name], theirs[name])
+    ]
+    facts = [json.dumps(store.tasks.to_json(), sort_keys=True) for store in (one, other)]
+    if facts[0] != facts[1]:
+        at = next(place for place, pair in enumerate(zip(*facts, strict=False)) if pair[0] != pair[1])
+        found += [text[max(0, at - 200) : at + 100] for text in facts]
+    return found
 
 
 def is_recorded(sent: Sent) -> bool:
