@@ -82,6 +82,7 @@ benchmarks: $(SETUP)
 	for name in forward separate serving service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.detector --results docs/results/detector
 	$(BIN)/python -m benchmarks.report
+	$(BIN)/python -m benchmarks.summary
 
 ## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)
 security: $(SETUP)

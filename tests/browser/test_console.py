@@ -109,7 +109,7 @@ class TestPlayground:
     def test_a_mixture_and_a_power_by_keyboard(self, page: Page, taught: Taught) -> None:
         show(page, taught.server.url, "playground")
         draw(page, taught.digits.test_x[0], taught.side)
-        answer = page.get_by_role("region", name="InferenceResult")
+        answer = page.get_by_role("region", name="Answer")
         expect(answer).to_contain_text("digits at #")
         page.get_by_role("button", name="Mix in another task").press("Enter")
         expression = page.locator(".expression")
@@ -166,14 +166,14 @@ class TestPlayground:
         expect(page.locator("[data-answer]")).to_have_attribute("data-answer", "setosa")
         paste = page.get_by_label(re.compile("Paste rows"))
         paste.fill("a,b,c,d\n5.1,3.5,1.4,0.2\n6.3,3.3,6.0,2.5")
-        expect(page.get_by_role("region", name="IdempotencyStore").locator("tbody tr")).to_have_count(2)
+        expect(page.get_by_role("region", name="Answers").locator("tbody tr")).to_have_count(2)
         paste.fill("[[1, 2, 3]]")
         expect(page.get_by_role("alert")).to_contain_text("Row 1 has 3 numbers; the task has 4 features.")
         paste.fill("[1, 2, 3, 4")
         expect(page.get_by_role("alert")).to_contain_text("Not JSON")
         page.get_by_role("combobox", name="Task", exact=True).select_option("slope")
         paste.fill("")
-        expect(page.get_by_role("region", name="InferenceResult", exact=True)).to_contain_text("slope at #")
+        expect(page.get_by_role("region", name="Answer", exact=True)).to_contain_text("slope at #")
 
     def test_which_task_is_this(self, page: Page, taught: Taught) -> None:
         show(page, taught.server.url, "playground")

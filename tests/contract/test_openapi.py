@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from superposed_service.api.auth import ACCESS_RULES
 from tests.contract.openapi import FILE, breaking, served
+from tests.helpers.routes import ACCESS_RULES
 
 COMMITTED: dict[str, Any] = json.loads(FILE.read_text())
 
@@ -31,10 +31,9 @@ def test_what_is_new_is_committed(document: dict[str, Any]) -> None:
 
 def test_it_says_who_may_do_what(document: dict[str, Any]) -> None:
     assert document["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
-    rules = {(method, path.replace(":path}", "}")): scope for (method, path), scope in ACCESS_RULES.items()}
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            needed = rules[(method.upper(), path)]
+            needed = ACCESS_RULES[method.upper(), path]
             assert operation.get("x-scope") == needed
             assert ("security" in operation) == (needed is not None)
 

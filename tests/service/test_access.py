@@ -23,12 +23,13 @@ from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
 from superposed_service.api.app import create_api
 from superposed_service.api.auth import Principal
-from superposed_service.api.auth.authorization import ACCESS_RULES
+from superposed_service.api.auth.authorization import DENIED
 from superposed_service.cli.app import app as command_line
 from superposed_service.errors import Forbidden as ServiceForbidden
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
+from tests.helpers.routes import ACCESS_RULES
 from tests.service.test_api import ROW, problem, register
 
 UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW], "targets": ["0"]}
@@ -65,10 +66,11 @@ def _flat(routes: Iterable[object]) -> Iterator[Route | APIRoute]:
 
 
 def _add_routes(app: FastAPI) -> None:
-    app.add_api_route("/v1/new", lambda: {"secret": 1})
+    app.add_api_route("/v1/unlisted", lambda: {"secret": 1})
     router = APIRouter(prefix="/v1/newer")
     router.add_api_route("/{key}", lambda: {"secret": 2})
     app.include_router(router)
+    app.state.routes += router.routes
 
 
 class TestScopes:
@@ -77,16 +79,19 @@ class TestScopes:
         with DataDirectory(path) as directory:
             routes = create_api(Settings(), directory).routes
         served = {
-            (method, route.path) for route in _flat(routes) for method in (route.methods or set()) - {"HEAD"}
+            (method, route.path_format)
+            for route in _flat(routes)
+            for method in (route.methods or set()) - {"HEAD"}
         }
         assert served == set(ACCESS_RULES)
+        assert DENIED not in ACCESS_RULES.values()
 
     def test_nobody_gets_more_than_the_scope_says(self, admin: httpx.Client) -> None:
         keys = {scope: make(admin, scope) for scope in SCOPES}
         with httpx.Client(base_url=admin.base_url) as stranger:
             for (method, path), needed in ACCESS_RULES.items():
                 if needed is None:
-                    url = path.replace("{path:path}", "js/app.js")
+                    url = path.replace("{path}", "js/app.js")
                     assert stranger.request(method, url).status_code in {200, 307}
                     continue
                 url = re.sub(r"\{.*?\}", "nothing", path)
@@ -128,12 +133,13 @@ class TestScopes:
     def test_a_route_without_a_rule_is_for_nobody(self, tmp_path: Path) -> None:
         path = make_directory(tmp_path / "store")
         with serving(path, change=_add_routes) as client:
-            for route in ("/v1/new", "/v1/newer/x"):  # without keys anyone may do anything
-                assert client.get(route).status_code == 200
+            assert client.get("/v1/newer/x").status_code == 200  # without keys every client may do anything
+            problem(client.get("/v1/unlisted"), 404, "not-found")
             headers = make(client, "admin")
-            for route in ("/v1/new", "/v1/newer/x"):
+            for route in ("/v1/unlisted", "/v1/newer/x"):
                 problem(client.get(route), 401, "unauthenticated")
-                problem(client.get(route, headers=headers), 403, "forbidden")
+            problem(client.get("/v1/newer/x", headers=headers), 403, "forbidden")
+            problem(client.get("/v1/unlisted", headers=headers), 404, "not-found")
             assert client.get("/v1/store", headers=headers).status_code == 200
 
     def test_the_key_is_checked_before_the_body(self, admin: httpx.Client) -> None:
@@ -146,10 +152,10 @@ class TestKeys:
         ("headers", "status"),
         [
             ({"Sec-Fetch-Site": "cross-site"}, 403),
-            ({"Sec-Fetch-Site": "same-site", "IdempotencyKey": "http://127.0.0.1:1"}, 403),
-            ({"IdempotencyKey": "https://elsewhere.example"}, 403),
-            ({"IdempotencyKey": "null"}, 403),
-            ({"Sec-Fetch-Site": "same-origin", "IdempotencyKey": "https://in.front"}, 200),
+            ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1:1"}, 403),
+            ({"Origin": "https://elsewhere.example"}, 403),
+            ({"Origin": "null"}, 403),
+            ({"Sec-Fetch-Site": "same-origin", "Origin": "https://in.front"}, 200),
             ({"Sec-Fetch-Site": "none"}, 200),
             ({}, 200),
         ],
@@ -164,7 +170,7 @@ class TestKeys:
 
     def test_the_servers_own_page_may(self, http: httpx.Client) -> None:
         origin = str(http.base_url).rstrip("/")
-        assert http.post("/v1/snapshots", headers={"IdempotencyKey": origin}).status_code == 200
+        assert http.post("/v1/snapshots", headers={"Origin": origin}).status_code == 200
 
     def test_the_first_key_closes_the_server(self, http: httpx.Client) -> None:
         assert http.get("/v1/store").status_code == 200

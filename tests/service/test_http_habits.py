@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from superposed_service.api.auth import ACCESS_RULES
 from tests.conftest import make_directory, serving
+from tests.helpers.routes import ACCESS_RULES
 from tests.service.test_api import ROW, problem, register
 
 
@@ -26,7 +26,7 @@ def test_every_get_route_has_its_head(http: httpx.Client) -> None:
         if method != "GET" or path == "/v1/events":  # a stream has no end to compare
             continue
         url = re.sub(r"\{(model|key).*?\}", "digits", path)
-        url = re.sub(r"\{version\}", "0", url).replace("{path:path}", "js/app.js")
+        url = re.sub(r"\{version\}", "0", url).replace("{path}", "js/app.js")
         if path == "/v1/interference":
             url += "?tasks=digits"
         if path == "/v1/model":

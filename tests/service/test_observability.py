@@ -23,8 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from superposed.errors import ConfigError
 from superposed_service.api.app import create_api
-from superposed_service.api.auth import ACCESS_RULES
-from superposed_service.api.middleware.metrics import Templates
+from superposed_service.api.middleware.route_table import RouteTable, access_rules
 from superposed_service.observability.logs import logging_config
 from superposed_service.observability.metrics import OTHER_TASKS, Distribution, TaskRows
 from superposed_service.observability.opentelemetry import OtelTracing
@@ -32,6 +31,7 @@ from superposed_service.observability.progress import Progress
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
+from tests.helpers.routes import ROUTES
 from tests.service.test_api import ROW, problem, register
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -223,12 +223,12 @@ class TestMetrics:
         assert [(one.labels["task"], one.value) for one in inference.samples] == [(OTHER_TASKS, 3)]
 
     def test_strangers_cannot_fill_memory_with_paths(self) -> None:
-        templates = Templates(["/v1/tasks/{key}"])
+        table = RouteTable(route for route in ROUTES if route.path == "/v1/tasks/{key:path}")
         for number in range(9):
             for length in (10, 60_000):
                 path = f"/v1/tasks/{number}{'x' * length}"
-                assert templates.labels({"method": "GET", "path": path}) == ("GET", "/v1/tasks/{key}")
-        assert templates._search.cache_info().currsize == 9
+                assert table.match({"method": "GET", "path": path}).template == "/v1/tasks/{key}"
+        assert table._search.cache_info().currsize == 9
 
     def test_a_client_that_leaves_before_its_body_is_here_is_no_error(self, http: httpx.Client) -> None:
         url = httpx.URL(str(http.base_url))
@@ -238,11 +238,13 @@ class TestMetrics:
         assert 'status_code="500"' not in http.get("/metrics").text
 
     def test_every_route_has_its_template(self) -> None:
-        templates = Templates(path for _, path in ACCESS_RULES)
-        for method, path in ACCESS_RULES:
+        table, rules = RouteTable(ROUTES), access_rules(ROUTES)
+        assert rules
+        for method, path in rules:
             asked = path.replace("{", "x").replace("}", "x")
-            shown = path.replace(":path}", "}")
-            assert templates.labels({"method": method, "path": asked}) == (method, shown)
+            found = table.match({"method": method, "path": asked})
+            assert (found.template, found.endpoint is None) == (path, False)
+            assert table.match({"method": "QUERY", "path": asked}).allowed
 
 
 def test_a_long_replay_says_how_far_it_is(
@@ -365,6 +367,7 @@ class TestLogs:
     ) -> None:
         def add(app: FastAPI) -> None:
             app.add_api_route("/v1/bug", lambda: {}["nothing"])  # type: ignore[misc]
+            app.state.routes.append(app.routes[-1])
 
         logs = captured(log_format="json")
         with serving(make_directory(tmp_path / "store"), change=add) as http:

@@ -56,7 +56,7 @@ def test_a_refusal_that_waits_holds_no_bytes() -> None:
 
     async def scenario() -> None:
         entrance = RequestGateway(
-            refuse, (), lambda _: None, max_bytes=2000, most_held=2000, pacing=RejectionDelay(0.2, 1000.0)
+            refuse, (), max_bytes=2000, most_held=2000, pacing=RejectionDelay(0.2, 1000.0)
         )
         scope = {"type": "http", "method": "POST", "path": "/v1/infer", "headers": []}
         waiting = asyncio.create_task(entrance(scope, receive, send))

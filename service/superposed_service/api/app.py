@@ -6,30 +6,32 @@ import asyncio
 import logging
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import torch
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service.api import v2
-from superposed_service.api.auth import ACCESS_RULES, Access, check_site
+from superposed_service.api.auth import Access, check_site, requires
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import Admission
 from superposed_service.api.middleware.fast_routes import FastRoutes
 from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.metrics import Observed, Templates
+from superposed_service.api.middleware.metrics import Observed
 from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.route_table import ROUTE, RouteTable
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
-from superposed_service.api.v1.routes import hot_endpoints, routers
+from superposed_service.api.v1.routes import routers
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
 from superposed_service.engine.engine import Engine
@@ -38,7 +40,7 @@ from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
 from superposed_service.observability.metrics import Metrics
-from superposed_service.observability.request_ids import CLIENT_LEFT, PROBES
+from superposed_service.observability.request_ids import CLIENT_LEFT
 from superposed_service.observability.tracing_protocol import Tracing
 from superposed_service.runtime.events import Events
 from superposed_service.runtime.gauges import observe
@@ -111,13 +113,12 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """Wrap an API in its middleware: metrics, request id, API key, quota, admission, body limit."""
-    hot = hot_endpoints | v2.hot_patterns
     state = api.state
-    access = Access(directory.ledger().api_keys, api.routes, state.quotas, cyclic=state.cyclic)
+    access = Access(directory.ledger().api_keys, state.quotas, cyclic=state.cyclic)
     admission = Admission(api)
     entrance = RequestGateway(
-        FastRoutes(api, hot),
-        (check_site, access.check, admission.check),
+        FastRoutes(api),
+        (check_site, lambda scope: access.check(scope, scope[ROUTE].endpoint), admission.check),
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_inflight_bytes,
         pacing=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
@@ -126,10 +127,9 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
     return Observed(
         entrance,
         telemetry.metrics,
-        Templates(path for _, path in ACCESS_RULES),
+        RouteTable(api.state.routes),
         tracing=telemetry.tracing,
         log=settings.access_log,
-        hot={path.replace(":path}", "}") for _, path in hot} | PROBES,
     )
 
 
@@ -208,11 +208,20 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     app.state.quotas = quotas
     app.state.telemetry = telemetry
     app.state.events = events
-    for router in (*routers, v2.router):
-        app.include_router(router)
+    app.state.routes = _include(app, (*routers, v2.router))
     _handle_errors(app)
     describe_access(app)
     return app
+
+
+def _include(app: FastAPI, included: Sequence[APIRouter]) -> list[Route]:
+    """Include routers; return all routes, the framework's own one for the OpenAPI document first."""
+    own = [route for route in app.routes if isinstance(route, Route)]
+    for route in own:
+        requires("infer")(route.endpoint)
+    for router in included:
+        app.include_router(router)
+    return [*own, *(route for router in included for route in router.routes if isinstance(route, Route))]
 
 
 def _spare_threads() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from superposed_service.api.auth import ACCESS_RULES
+from superposed_service.api.middleware.route_table import access_rules
 from superposed_service.api.v1.schemas import ProblemBody
 
 __all__ = ["describe_access"]
@@ -37,9 +37,7 @@ def describe_access(app: FastAPI) -> None:
                 "description": "`Authorization: Bearer sp-…`; a server without API keys needs none.",
             }
         }
-        rules = {
-            (method, path.replace(":path}", "}")): scope for (method, path), scope in ACCESS_RULES.items()
-        }
+        rules = access_rules(app.state.routes)
         for path, methods in made["paths"].items():
             for method, operation in methods.items():
                 _describe(operation, rules.get((method.upper(), path)))

@@ -1,11 +1,10 @@
 """API keys, scopes and task-key patterns; quotas and cross-site requests."""
 
 from superposed_service.api.auth.api_keys import create, keys_body, revoke, rotate
-from superposed_service.api.auth.authorization import ACCESS_RULES, Access, Principal, admit, principal_of
+from superposed_service.api.auth.authorization import Access, Principal, admit, principal_of, requires
 from superposed_service.api.auth.csrf import check_site
 
 __all__ = [
-    "ACCESS_RULES",
     "Access",
     "Principal",
     "admit",
@@ -13,6 +12,7 @@ __all__ = [
     "create",
     "keys_body",
     "principal_of",
+    "requires",
     "revoke",
     "rotate",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any, TypeVar
 
-from starlette.routing import BaseRoute, Match, compile_path
+from starlette.responses import Response
 from starlette.types import Scope
 
 from superposed.contexts import Leaf, as_expression, flatten
@@ -20,7 +21,17 @@ from superposed_service.errors import Forbidden
 from superposed_service.observability.request_ids import AUTHOR, header
 from superposed_service.storage import ApiKey, ApiKeys
 
-__all__ = ["ACCESS_RULES", "Access", "Principal", "admit", "principal_of"]
+__all__ = [
+    "DENIED",
+    "Access",
+    "Endpoint",
+    "Principal",
+    "admit",
+    "is_fast",
+    "principal_of",
+    "required_scope",
+    "requires",
+]
 
 _STATE = "superposed.principal"
 # By what a route needs: the scopes of the keys that may use it.
@@ -35,64 +46,36 @@ _ALLOWED = {
 # stores, where an exponent turns a context and does not scale it, that of weight².
 _SMALLEST_DISTANCE = 0.499
 
-# The scope each route needs; None for none. A route that is missing here is denied. A name may have slashes
-# in it (`group/task`), so the longer paths come first.
-ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
-    ("GET", "/health/live"): None,
-    ("GET", "/health/ready"): None,
-    ("GET", "/metrics"): "monitor",
-    ("GET", "/console"): None,
-    ("GET", "/console/{path:path}"): None,
-    ("GET", "/"): None,
-    ("GET", "/docs"): None,
-    ("GET", "/openapi.json"): "infer",
-    ("GET", "/v1/store"): "infer",
-    ("GET", "/v1/capacity"): "infer",
-    ("GET", "/v1/interference"): "infer",
-    ("GET", "/v1/events"): "infer",
-    ("GET", "/v1/tasks"): "infer",
-    ("GET", "/v1/tasks/{key:path}/evaluations"): "infer",
-    ("POST", "/v1/infer"): "infer",
-    ("POST", "/v1/evaluate"): "infer",
-    ("POST", "/v1/locate"): "infer",
-    ("POST", "/v1/tasks"): "update",
-    ("DELETE", "/v1/tasks/{key:path}/data"): "update",
-    ("POST", "/v1/update"): "update",
-    ("PUT", "/v1/tasks/{key:path}/model"): "update",
-    ("POST", "/v1/consolidate"): "admin",
-    ("GET", "/v1/model"): "admin",
-    ("GET", "/v1/snapshots"): "admin",
-    ("POST", "/v1/snapshots"): "admin",
-    ("POST", "/v1/snapshots/{identifier}/restore"): "admin",
-    ("POST", "/v1/rollback"): "admin",
-    ("GET", "/v1/quarantine"): "admin",
-    ("POST", "/v1/quarantine"): "admin",
-    ("DELETE", "/v1/quarantine/{source}"): "admin",
-    ("GET", "/v1/keys"): "admin",
-    ("POST", "/v1/keys"): "admin",
-    ("DELETE", "/v1/keys/{identifier}"): "admin",
-    ("POST", "/v1/keys/{identifier}/rotate"): "admin",
-    ("GET", "/v2"): "infer",
-    ("GET", "/v2/"): "infer",
-    ("GET", "/v2/health/live"): None,
-    ("GET", "/v2/health/ready"): None,
-    ("GET", "/v2/models/stats"): "infer",
-    ("GET", "/v2/models/{model:path}/versions/{version}/ready"): "infer",
-    ("GET", "/v2/models/{model:path}/versions/{version}/config"): "infer",
-    ("GET", "/v2/models/{model:path}/versions/{version}/stats"): "infer",
-    ("GET", "/v2/models/{model:path}/ready"): "infer",
-    ("GET", "/v2/models/{model:path}/config"): "infer",
-    ("GET", "/v2/models/{model:path}/stats"): "infer",
-    ("POST", "/v2/repository/index"): "infer",
-    ("POST", "/v2/repository/models/{model:path}/load"): "infer",
-    ("POST", "/v2/repository/models/{model:path}/unload"): "infer",
-    ("POST", "/v2/models/{model:path}/versions/{version}/infer"): "infer",
-    ("POST", "/v2/models/{model:path}/infer"): "infer",
-    ("GET", "/v2/models/{model:path}/versions/{version}"): "infer",
-    ("GET", "/v2/models/{model:path}"): "infer",
-    ("GET", "/v1/tasks/{key:path}"): "infer",
-    ("DELETE", "/v1/tasks/{key:path}"): "update",
-}
+Endpoint = Callable[..., Awaitable[Response]]
+_E = TypeVar("_E", bound=Callable[..., Any])
+# Scope of a route that states none: no API key has it.
+DENIED = "denied"
+
+
+def requires(scope: str | None, *, fast: bool = False) -> Callable[[_E], _E]:
+    """State the scope that an endpoint needs.
+
+    Args:
+        scope: The scope; None for an endpoint that is open to every client.
+        fast: Whether the endpoint takes nothing but the request, and is called without the framework.
+    """
+
+    def stated(endpoint: _E) -> _E:
+        endpoint.__dict__.update(required_scope=scope, fast=fast)
+        return endpoint
+
+    return stated
+
+
+def required_scope(endpoint: Endpoint) -> str | None:
+    """Return the scope that an endpoint states; `DENIED` where it states none."""
+    scope: str | None = getattr(endpoint, "required_scope", DENIED)
+    return scope
+
+
+def is_fast(endpoint: Endpoint) -> bool:
+    """Return True if an endpoint is called without the framework around it."""
+    return bool(getattr(endpoint, "fast", False))
 
 
 @dataclass(frozen=True)
@@ -221,76 +204,54 @@ def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None, *, cyclic: b
     return Principal(key, quotas, cyclic)
 
 
-def _check_scope(key: ApiKey, needed: str | None) -> None:
-    """Raise `Forbidden` unless a key may do what needs a scope; None is for nobody."""
-    if needed is None or key.scope not in _ALLOWED[needed]:
+def _check_scope(key: ApiKey, needed: str) -> None:
+    """Raise `Forbidden` unless a key has the scope."""
+    if key.scope not in _ALLOWED.get(needed, ()):
         raise Forbidden(
             "this API key may not do this",
-            expected="a route that is open to API keys" if needed is None else f"scope {needed}",
+            expected="a route that is open to API keys" if needed == DENIED else f"scope {needed}",
             received=f"scope {key.scope}",
         )
 
 
 class Access:
-    """Lets a request pass if its API key may do what its route needs; before the body is read.
+    """Admit a request if its API key has the scope of its route; before the body is read.
 
-    While there is no API key at all, anyone may do anything: such a server listens on loopback only.
+    While there is no API key at all, every client may do anything: such a server listens on loopback only.
 
     Args:
         keys: The API keys.
-        routes: The application's routes: those without a rule are for nobody.
-        quotas: How many requests each key may send.
+        quotas: Quotas of each key.
         cyclic: Whether the store's family is the cyclic one.
     """
 
-    def __init__(
-        self, keys: ApiKeys, routes: Sequence[BaseRoute], quotas: Quotas, *, cyclic: bool = False
-    ) -> None:
+    def __init__(self, keys: ApiKeys, quotas: Quotas, *, cyclic: bool = False) -> None:
         self._keys = keys
-        self._routes = routes
         self._quotas = quotas
         self._cyclic = cyclic
         self._anyone = Principal(None, quotas, cyclic)
-        self._patterns = [
-            (method, compile_path(path)[0], needed)
-            for (method, path), needed in ACCESS_RULES.items()
-            if "{" in path
-        ]
 
-    def check(self, scope: Scope) -> None:
-        """Note in an HTTP request's ASGI scope who sent it.
+    def check(self, scope: Scope, endpoint: Endpoint | None) -> None:
+        """Put the principal of an HTTP request into its ASGI scope.
+
+        Args:
+            scope: The ASGI scope.
+            endpoint: The endpoint of the request; None where the router will answer 404 or 405.
 
         Raises:
             Unauthenticated: There are API keys, and the request carries none that is good.
-            Forbidden: The key's scope is another one, or the route is for nobody.
+            Forbidden: The key lacks the scope, or the endpoint states none.
             QuotaExceeded: It has sent too many requests.
         """
-        scope[_STATE] = principal = self._admit(scope)
+        scope[_STATE] = principal = self._admit(scope, endpoint)
         scope[AUTHOR] = principal.author
 
-    def _admit(self, scope: Scope) -> Principal:
-        method = "GET" if scope["method"] == "HEAD" else scope["method"]
-        needed = self._needed(method, scope["path"])
-        if needed and needed[0] is None:
+    def _admit(self, scope: Scope, endpoint: Endpoint | None) -> Principal:
+        needed = None if endpoint is None else required_scope(endpoint)
+        if endpoint is not None and needed is None:
             return Principal()
-        key = self._allowed(scope, needed) if len(self._keys) else None
+        key = authenticate(self._keys, header(scope, b"authorization")) if len(self._keys) else None
+        if key is not None and needed is not None:
+            _check_scope(key, needed)
         self._quotas.spend(key, requests=1)
         return self._anyone if key is None else Principal(key, self._quotas, self._cyclic)
-
-    def _needed(self, method: str, path: str) -> list[str | None]:
-        """Return the rule of a route; nothing where there is none."""
-        if (method, path) in ACCESS_RULES:
-            return [ACCESS_RULES[method, path]]
-        return [
-            rule for known, pattern, rule in self._patterns if known == method and pattern.fullmatch(path)
-        ]
-
-    def _allowed(self, scope: Scope, needed: Sequence[str | None]) -> ApiKey:
-        key = authenticate(self._keys, header(scope, b"authorization"))
-        if not needed and not self._is_routed(scope):
-            return key  # no such route: the router says so
-        _check_scope(key, needed[0] if needed else None)
-        return key
-
-    def _is_routed(self, scope: Scope) -> bool:
-        return any(route.matches(scope)[0] == Match.FULL for route in self._routes)

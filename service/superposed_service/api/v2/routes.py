@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.tensors import HEAD_LENGTH
 from superposed_service.api.v1.routes.common import json_response, plain_body, principal, running
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.errors import NotReady, UnknownVersion
 
-__all__ = ["hot_patterns", "router"]
+__all__ = ["router"]
 
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 # A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
@@ -29,6 +30,7 @@ def _checked(request: Request) -> str:
 
 @router.get("", summary="The server")
 @router.get("/", include_in_schema=False)
+@requires("infer")
 async def server(request: Request) -> Response:
     """Return its name, version and extensions."""
     del request
@@ -36,6 +38,7 @@ async def server(request: Request) -> Response:
 
 
 @router.get("/health/live", summary="Is the process up?")
+@requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs."""
     del request
@@ -43,6 +46,7 @@ async def live(request: Request) -> Response:
 
 
 @router.get("/health/ready", summary="Are requests admitted?")
+@requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference is admitted."""
     if not running(request).engine.ready:
@@ -51,6 +55,7 @@ async def ready(request: Request) -> Response:
 
 
 @router.get("/models/stats", summary="Statistics of all models")
+@requires("infer")
 async def all_statistics(request: Request) -> Response:
     """Return the statistics of the models that were asked since the start."""
     service = running(request)
@@ -59,6 +64,7 @@ async def all_statistics(request: Request) -> Response:
 
 @router.get(_MODEL + "/ready", summary="Is a model ready?")
 @router.get(_VERSION + "/ready", include_in_schema=False)
+@requires("infer")
 async def model_ready(request: Request) -> Response:
     """Answer 200 where every task of the model is registered."""
     name = _checked(request)
@@ -68,6 +74,7 @@ async def model_ready(request: Request) -> Response:
 
 @router.get(_MODEL + "/config", summary="A model's configuration")
 @router.get(_VERSION + "/config", include_in_schema=False)
+@requires("infer")
 async def config(request: Request) -> Response:
     """Return the fields of Triton's model configuration that apply."""
     name, service = _checked(request), running(request)
@@ -77,6 +84,7 @@ async def config(request: Request) -> Response:
 
 @router.get(_MODEL + "/stats", summary="A model's statistics")
 @router.get(_VERSION + "/stats", include_in_schema=False)
+@requires("infer")
 async def statistics(request: Request) -> Response:
     """Return a model's statistics since the start."""
     name, service = _checked(request), running(request)
@@ -85,6 +93,7 @@ async def statistics(request: Request) -> Response:
 
 
 @router.post("/repository/index", summary="All models")
+@requires("infer")
 async def index(request: Request) -> Response:
     """Return every task; compositions are models too, and too many to list."""
     service, may_name = running(request), principal(request).may_name
@@ -93,6 +102,7 @@ async def index(request: Request) -> Response:
 
 
 @router.post("/repository/models/{model:path}/load", summary="Have a model ready")
+@requires("infer")
 async def load(request: Request) -> Response:
     """Derive its contexts, so that its first request need not."""
     name = _checked(request)
@@ -101,6 +111,7 @@ async def load(request: Request) -> Response:
 
 
 @router.post("/repository/models/{model:path}/unload", summary="Give a model's memory back")
+@requires("infer")
 async def unload(request: Request) -> Response:
     """Evict its contexts. The task stays, and its next request derives them again."""
     name = _checked(request)
@@ -110,6 +121,7 @@ async def unload(request: Request) -> Response:
 
 @router.get(_MODEL, summary="A model")
 @router.get(_VERSION, include_in_schema=False)
+@requires("infer")
 async def model(request: Request) -> Response:
     """Return inputs and outputs; -1 stands for the rows."""
     name, service = _checked(request), running(request)
@@ -119,6 +131,7 @@ async def model(request: Request) -> Response:
 
 @router.post(_MODEL + "/infer", summary="Infer")
 @router.post(_VERSION + "/infer", include_in_schema=False)
+@requires("infer", fast=True)
 async def infer(request: Request) -> Response:
     """Return rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
     name, service, headers = _checked(request), running(request), request.headers
@@ -134,9 +147,3 @@ async def infer(request: Request) -> Response:
     if head_length is None:
         return Response(content, 200, media_type="application/json")
     return Response(content, 200, {HEAD_LENGTH: str(head_length)}, "application/octet-stream")
-
-
-hot_patterns = {
-    ("POST", f"/v2{_VERSION}/infer"): infer,
-    ("POST", f"/v2{_MODEL}/infer"): infer,
-}

@@ -20,7 +20,7 @@ from superposed_service.api.v1.routes import (
     tasks,
 )
 
-__all__ = ["hot_endpoints", "routers"]
+__all__ = ["routers"]
 
 _MODULES = (
     health,
@@ -41,8 +41,3 @@ _MODULES = (
 )
 
 routers: list[APIRouter] = [module.router for module in _MODULES]
-hot_endpoints = {
-    ("POST", "/v1/infer"): inference.infer,
-    ("POST", "/v1/update"): inference.update,
-    ("POST", "/v1/evaluate"): inference.evaluate,
-}

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_service.api.auth import create, keys_body, revoke, rotate
+from superposed_service.api.auth import create, keys_body, requires, revoke, rotate
 from superposed_service.api.v1.routes.common import (
     documented_body,
     json_response,
@@ -36,6 +36,7 @@ def _new(made: tuple[Any, str]) -> Response:
 
 
 @router.get("", response_model=list[ApiKeyBody], summary="List API keys")
+@requires("admin")
 async def list_all(request: Request) -> Response:
     """Return every key, the revoked ones too; never a secret."""
     return json_response(
@@ -50,6 +51,7 @@ async def list_all(request: Request) -> Response:
     openapi_extra=documented_body(ApiKeyRequest),
     summary="Make an API key",
 )
+@requires("admin")
 async def make(request: Request) -> Response:
     """Return the answer shows the key for the only time. From the first one on, every request needs one."""
     refuse_repeats(request)
@@ -64,6 +66,7 @@ async def make(request: Request) -> Response:
 
 
 @router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
+@requires("admin")
 async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
     await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
@@ -74,6 +77,7 @@ async def end(request: Request, identifier: str) -> Response:
 @router.post(
     "/{identifier}/rotate", status_code=201, response_model=NewApiKeyBody, summary="Give a key a new secret"
 )
+@requires("admin")
 async def renew(request: Request, identifier: str) -> Response:
     """Return the old secret is no good from now on; id, scope and pattern stay."""
     refuse_repeats(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, principal, running
 from superposed_service.api.v1.schemas import CapacityBody, InterferenceBody
 from superposed_service.api.v1.serializers import capacity_body, interference_body, task_keys
@@ -18,6 +19,7 @@ _MOST_TASKS = 24
 
 
 @router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
+@requires("infer")
 async def get_capacity(request: Request) -> Response:
     """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
 
@@ -29,6 +31,7 @@ async def get_capacity(request: Request) -> Response:
 
 
 @router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
+@requires("infer")
 async def get_interference(request: Request, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
     keys = task_keys(tasks)

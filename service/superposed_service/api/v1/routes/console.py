@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.console import ConsoleFile, console_files
 from superposed_service.errors import UnknownFile
 
@@ -35,6 +36,7 @@ _HEADERS = {
 
 
 @router.get("/")
+@requires(None)
 async def root(request: Request) -> Response:
     """Redirect to the console; relative, so that it works behind a path prefix too."""
     del request
@@ -42,18 +44,21 @@ async def root(request: Request) -> Response:
 
 
 @router.get("/docs")
+@requires(None)
 async def docs(request: Request) -> Response:
     """Serve Swagger UI from the package."""
     return _answer(request, console_files()["docs.html"])
 
 
 @router.get("/console")
+@requires(None)
 async def page(request: Request) -> Response:
     """Return the page; its files are beside it under `/console/`."""
     return _answer(request, console_files()["index.html"])
 
 
 @router.get("/console/{path:path}")
+@requires(None)
 async def file(request: Request, path: str) -> Response:
     """Return a script, style or picture of the page."""
     found = console_files().get(path)

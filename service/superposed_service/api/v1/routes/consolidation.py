@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, errand, json_response, read, running
 from superposed_service.api.v1.schemas import ConsolidateAnswer, ConsolidateBody
 from superposed_service.runtime.consolidation import consolidate
@@ -21,6 +22,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
     openapi_extra=documented_body(ConsolidateBody),
     summary="Rehearse all tasks",
 )
+@requires("admin")
 async def post(request: Request) -> Response:
     """Rehearse in short slices, each one record, until one would make the tasks worse.
 

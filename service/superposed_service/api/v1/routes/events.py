@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from superposed_service.api.auth import Principal
+from superposed_service.api.auth import Principal, requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import principal, running
 from superposed_service.errors import InvalidRequest
@@ -63,6 +63,7 @@ class _EventStream(StreamingResponse):
 
 
 @router.get("/events", summary="Listen", response_class=Response, responses=_EVENT_STREAM)
+@requires("infer")
 async def listen(
     request: Request,
     after: Annotated[int | None, Query(ge=0)] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, running
 from superposed_service.errors import NotReady
 
@@ -14,6 +15,7 @@ router = APIRouter(prefix="/health", tags=["health"])
 
 
 @router.get("/live", summary="Is the process up?")
+@requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
 
@@ -25,6 +27,7 @@ async def live(request: Request) -> Response:
 
 
 @router.get("/ready", summary="Are requests admitted?")
+@requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
 

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.locate import AUTO
 from superposed_service.api.v1.routes.common import (
@@ -58,6 +59,7 @@ def _known(measured: object) -> dict[str, Any]:
     openapi_extra=documented_body(InferBody, tensors=True),
     summary="Answer rows",
 )
+@requires("infer", fast=True)
 async def infer(request: Request) -> Response:
     """Return rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
     body = await read(request, InferBody)
@@ -75,6 +77,7 @@ async def infer(request: Request) -> Response:
     openapi_extra=documented_body(UpdateBody, tensors=True),
     summary="Learn rows",
 )
+@requires("update", fast=True)
 async def update(request: Request) -> Response:
     """Return one online step (or `steps` of them), applied whole or not at all, in one global sequence.
 
@@ -98,6 +101,7 @@ async def update(request: Request) -> Response:
     openapi_extra=documented_body(EvaluateBody, tensors=True),
     summary="Measure rows",
 )
+@requires("infer", fast=True)
 async def evaluate(request: Request) -> Response:
     """Return loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)

@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.locate import all_tasks, find_context, named, tries
 from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
@@ -24,6 +25,7 @@ router = APIRouter(prefix="/v1", tags=["rows"])
     openapi_extra=documented_body(LocateBody, tensors=True),
     summary="Find the context of rows",
 )
+@requires("infer")
 async def locate(request: Request) -> Response:
     """Try the rows, all of one stream, under every candidate context; nothing is learned."""
     return json_response(await answer_locate(request, await read(request, LocateBody)))

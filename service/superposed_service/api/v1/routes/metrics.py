@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import running
 
 __all__ = ["router"]
@@ -16,6 +17,7 @@ router = APIRouter(tags=["metrics"])
 
 
 @router.get("/metrics", summary="Metrics for Prometheus")
+@requires("monitor")
 async def metrics(request: Request) -> Response:
     """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))

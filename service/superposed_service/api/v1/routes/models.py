@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
     errand,
@@ -27,6 +28,7 @@ router = APIRouter(prefix="/v1", tags=["model"])
 
 
 @router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
+@requires("update")
 async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
     """Distil a network into a task, as ordinary updates: each is durable by itself.
 
@@ -54,6 +56,7 @@ async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, l
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
 )
+@requires("admin")
 async def get_model(request: Request, context: str) -> Response:
     """Return a context's model as an ordinary network, the context folded into its weights (safetensors).
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, json_response, read, running, submit
 from superposed_service.api.v1.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
 from superposed_service.api.v1.serializers import check_source, quarantine_list
@@ -16,6 +17,7 @@ router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
 @router.get("", response_model=list[QuarantineEntry], summary="Sources in quarantine")
+@requires("admin")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
     return json_response(await running(request).engine.call_writer(quarantine_list))
@@ -27,6 +29,7 @@ async def list_all(request: Request) -> Response:
     openapi_extra=documented_body(QuarantineBody),
     summary="Put a source in quarantine",
 )
+@requires("admin")
 async def quarantine(request: Request) -> Response:
     """Quarantine a source, as the poison detector does."""
     body = await read(request, QuarantineBody)
@@ -36,6 +39,7 @@ async def quarantine(request: Request) -> Response:
 
 
 @router.delete("/{source}", status_code=204, summary="Release a source")
+@requires("admin")
 async def release(request: Request, source: str) -> Response:
     """Release a source. Updates held back stay so, unless the quarantine is rolled back."""
     if await running(request).engine.call(lambda store: source in store.tasks.quarantined):

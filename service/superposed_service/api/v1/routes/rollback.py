@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
     documented_body,
     json_response,
@@ -27,6 +28,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
     openapi_extra=documented_body(RollbackBody),
     summary="Take records out of the past",
 )
+@requires("admin")
 async def roll_back(request: Request) -> Response:
     """Rebuild the store as if the records had never been; other requests wait meanwhile.
 

@@ -7,6 +7,7 @@ import asyncio
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, origin, principal, running
 from superposed_service.api.v1.schemas import RollbackAnswer, SnapshotBody
 
@@ -16,6 +17,7 @@ router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
 
 
 @router.post("", response_model=SnapshotBody, summary="Take a snapshot")
+@requires("admin")
 async def take(request: Request) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
     snapshot = await running(request).snapshot()
@@ -23,6 +25,7 @@ async def take(request: Request) -> Response:
 
 
 @router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
+@requires("admin")
 async def restore(request: Request, identifier: str) -> Response:
     """Return a rollback to the snapshot's sequence number; a later rollback can undo it."""
     answer = await running(request).restore(identifier, await origin(request), principal(request).author)
@@ -30,6 +33,7 @@ async def restore(request: Request, identifier: str) -> Response:
 
 
 @router.get("", response_model=list[SnapshotBody], summary="List snapshots")
+@requires("admin")
 async def list_snapshots(request: Request) -> Response:
     """Return those on the disk, oldest first."""
     snapshots = await asyncio.to_thread(running(request).directory.snapshots.list)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, principal, running
 from superposed_service.api.v1.schemas import StoreBody
 from superposed_service.api.v1.serializers import store_body, tenants_view
@@ -15,6 +16,7 @@ router = APIRouter(prefix="/v1", tags=["store"])
 
 
 @router.get("/store", response_model=StoreBody, summary="What this store is")
+@requires("infer")
 async def get_store(request: Request) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
 

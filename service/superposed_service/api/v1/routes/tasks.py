@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
     documented_body,
     json_response,
@@ -46,6 +47,7 @@ _LONG = {"labels", "offset", "scale"}
     summary="Register a task",
     responses={200: {"model": TaskBody, "description": "The same task was registered before."}},
 )
+@requires("update")
 async def register(request: Request) -> Response:
     """Cost no weight memory. The same key with another schema is 409 `task-exists`."""
     body = await read(request, TaskRegistration)
@@ -61,6 +63,7 @@ async def register(request: Request) -> Response:
 
 
 @router.get("", response_model=TaskPage, summary="List tasks")
+@requires("infer")
 async def list_all(
     request: Request,
     cursor: str = "",
@@ -100,6 +103,7 @@ def _read_cursor(cursor: str) -> str:
 @router.get(
     "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown"
 )
+@requires("infer")
 async def evaluations(request: Request, key: str) -> Response:
     """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
     key = await task_key(request, key)
@@ -107,6 +111,7 @@ async def evaluations(request: Request, key: str) -> Response:
 
 
 @router.delete("/{key:path}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
+@requires("update")
 async def erase(request: Request, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
 
@@ -120,6 +125,7 @@ async def erase(request: Request, key: str) -> Response:
 
 
 @router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
+@requires("infer")
 async def get(request: Request, key: str) -> Response:
     """Return its schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
@@ -127,6 +133,7 @@ async def get(request: Request, key: str) -> Response:
 
 
 @router.delete("/{key:path}", status_code=204, summary="Delete a task")
+@requires("update")
 async def delete(request: Request, key: str, untaught: bool = False) -> Response:
     """Return registered again, the key gets a fresh context: the old model does not come back.
 
