@@ -30,8 +30,8 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
 from superposed.tasks.schema import Loss
+from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
-from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.errors import Quarantined
 from tests.durability.machine import Machine

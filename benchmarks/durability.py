@@ -29,13 +29,13 @@ from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
 from superposed.config import MLPConfig, StoreConfig
 from superposed_service.api.app import create_app, open_store
+from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
-from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
-from superposed_service.cli.demo.server import free_port
+from superposed_service.cli.demo.server_process import free_port
 from superposed_service.engine.writer import PendingWrite
-from superposed_service.runtime.snapshots import take
+from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Record, TransactionLog
 from superposed_service.storage import directory as directory_module

@@ -36,7 +36,7 @@ from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secre
 from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_app
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server import free_port
+from superposed_service.cli.demo.server_process import free_port
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from superposed_service.storage import directory as directory_module

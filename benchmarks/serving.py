@@ -34,7 +34,7 @@ from benchmarks.peers.networks import networks
 from experiments.report import machine, write_json
 from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server import free_port
+from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory
 
 TASKS, INPUTS = 100, 784

@@ -25,7 +25,7 @@ from experiments.report import machine, write_json
 from superposed.store.store import WeightStore
 from superposed_service.api.app import create_app
 from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.metrics import Observed
+from superposed_service.api.middleware.request_metrics import Observed
 from superposed_service.changes.snapshot import begin
 from superposed_service.engine.telemetry import RequestTiming, Telemetry
 from superposed_service.settings import Settings

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from benchmarks import report
 from superposed_service.api.problems import PROBLEMS
-from superposed_service.cli.app import app
-from superposed_service.cli.demo.server import Server
+from superposed_service.cli.commands import app
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

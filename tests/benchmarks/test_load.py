@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.load import Load, Outcome, run
 from superposed_client import Client
-from superposed_service.cli.demo.server import Server, free_port
+from superposed_service.cli.demo.server_process import Server, free_port
 from superposed_service.errors import NotReady
 from tests.conftest import make_directory
 

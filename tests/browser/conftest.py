@@ -13,7 +13,7 @@ from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
 from superposed.errors import DataUnavailable
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server import Server
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
 

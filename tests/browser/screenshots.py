@@ -16,9 +16,9 @@ from playwright.sync_api import Browser, Page
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
+from superposed_service.cli.demo.demo_tasks import DemoTask, demo_tasks
 from superposed_service.cli.demo.run import teach
-from superposed_service.cli.demo.server import Server
-from superposed_service.cli.demo.tasks import DemoTask, demo_tasks
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import chromium
 

@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from superposed import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.snapshot import begin
-from superposed_service.runtime.events import Event
+from superposed_service.runtime.event_stream import Event
 from superposed_service.storage import DataDirectory
 from tests.browser.conftest import Taught
 from tests.browser.drawing import draw

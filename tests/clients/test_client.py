@@ -41,7 +41,7 @@ from superposed_client import (
 from superposed_client import _safetensors as safetensors
 from superposed_client._operations import _text, learn_model
 from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
-from superposed_service.cli.demo.server import Server
+from superposed_service.cli.demo.server_process import Server
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)

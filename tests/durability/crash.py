@@ -30,7 +30,7 @@ import numpy as np
 from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server import free_port
+from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory, Snapshots
 
 CONFIG = StoreConfig(

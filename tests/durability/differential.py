@@ -42,14 +42,14 @@ from superposed.errors import SuperposedError
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.api.v1.serializers import task_schema
 from superposed_service.changes.base import Change
+from superposed_service.changes.registration import Delete, Register
 from superposed_service.changes.rehearsal import Consolidate
 from superposed_service.changes.replay import read_store
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
-from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
-from superposed_service.cli.demo.server import free_port
+from superposed_service.cli.demo.server_process import free_port
 from superposed_service.engine.work import PendingWrite
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey

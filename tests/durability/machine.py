@@ -10,15 +10,15 @@ from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, Weig
 from superposed_service.api.app import open_store
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.quarantine import Quarantine, Release
+from superposed_service.changes.registration import Delete, Register
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
-from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.engine.writer import Writer
-from superposed_service.runtime.snapshots import take
+from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey

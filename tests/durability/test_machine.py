@@ -16,10 +16,10 @@ from superposed.config import RehearsalConfig
 from superposed.errors import CompositionNotSupported, UpdateError
 from superposed_service.changes import replay, update
 from superposed_service.changes.erasure import erase_rows
+from superposed_service.changes.registration import Register
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
-from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import (

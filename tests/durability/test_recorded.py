@@ -13,7 +13,7 @@ import pytest
 
 from superposed import TaskSchema
 from superposed.learning.online import APPLY_VERSION
-from superposed_service.changes.tasks import Register
+from superposed_service.changes.registration import Register
 from superposed_service.changes.update import _mark
 from superposed_service.changes.verify import verify
 from superposed_service.errors import BeyondHorizon

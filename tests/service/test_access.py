@@ -24,7 +24,7 @@ from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
 from superposed_service.api.app import create_api
 from superposed_service.api.auth import Principal
 from superposed_service.api.auth.authorization import DENIED
-from superposed_service.cli.app import app as command_line
+from superposed_service.cli.commands import app as command_line
 from superposed_service.errors import Forbidden as ServiceForbidden
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory

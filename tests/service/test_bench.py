@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed_client import Client
-from superposed_service.cli.app import app
-from superposed_service.cli.demo.server import Server, free_port
+from superposed_service.cli.commands import app
+from superposed_service.cli.demo.server_process import Server, free_port
 from tests.conftest import make_directory
 
 

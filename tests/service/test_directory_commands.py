@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from superposed_service.cli.app import app
+from superposed_service.cli.commands import app
 from superposed_service.errors import Quarantined
 from superposed_service.storage.database import Database
 from tests.durability.machine import Machine

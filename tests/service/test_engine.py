@@ -18,10 +18,10 @@ from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownT
 from superposed.tasks.batch import Batch
 from superposed_service.changes import update
 from superposed_service.changes.exclusions import REFUSAL
+from superposed_service.changes.registration import Delete
 from superposed_service.changes.replay import recover
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
-from superposed_service.changes.tasks import Delete
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import Observation, Verdict
 from superposed_service.engine.writer import Writer

@@ -19,8 +19,8 @@ from fastapi import FastAPI
 from superposed.errors import UnknownTask
 from superposed_client import AsyncClient, Client, Event, Overloaded
 from superposed_service.errors import Overloaded as ServiceOverloaded
-from superposed_service.runtime.events import REMEMBERED, Events
-from superposed_service.runtime.events import Event as ServiceEvent
+from superposed_service.runtime.event_stream import REMEMBERED, Events
+from superposed_service.runtime.event_stream import Event as ServiceEvent
 from superposed_service.settings import Settings
 from superposed_service.storage import Record
 from tests.conftest import make_directory, serving

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
-from superposed_service.cli.demo.server import Server
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
 from tests.service.test_api import ROW, problem, register

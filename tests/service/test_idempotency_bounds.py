@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
-from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import QuotaExceeded

@@ -14,7 +14,7 @@ from superposed import RetrievedModel
 from superposed.config import ConvNetConfig
 from superposed.nn import convnet
 from superposed_client import Client, InvalidRequest
-from superposed_service.cli.app import app
+from superposed_service.cli.commands import app
 from tests.conftest import serving
 
 NETWORK = ("--network", "convnet", "--input-shape", "1,8,8", "--outputs", "3", "--learning-rate", "1e-3")

@@ -24,8 +24,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from superposed.errors import ConfigError
 from superposed_service.api.app import create_api
 from superposed_service.api.middleware.route_table import RouteTable, access_rules
+from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows
 from superposed_service.observability.logs import logging_config
-from superposed_service.observability.metrics import OTHER_TASKS, Distribution, TaskRows
 from superposed_service.observability.opentelemetry import OtelTracing
 from superposed_service.observability.progress import Progress
 from superposed_service.settings import Settings

@@ -27,7 +27,8 @@ from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch
 from superposed_client._safetensors import dump
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
 from superposed_service.changes.replay import fingerprint
-from superposed_service.runtime import consolidation, runtime
+from superposed_service.runtime import rehearse as consolidation
+from superposed_service.runtime import runtime
 from tests.conftest import make_directory, serving, wait_for
 from tests.durability.machine import Machine
 from tests.service.test_api import problem

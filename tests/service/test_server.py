@@ -16,7 +16,7 @@ import torch
 
 from superposed.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
-from superposed_service.cli.demo.server import Server
+from superposed_service.cli.demo.server_process import Server
 from tests.conftest import make_directory
 
 

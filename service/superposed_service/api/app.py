@@ -26,8 +26,8 @@ from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import Admission
 from superposed_service.api.middleware.fast_routes import FastRoutes
 from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.metrics import Observed
 from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.request_metrics import Observed
 from superposed_service.api.middleware.route_table import ROUTE, RouteTable
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
@@ -39,13 +39,13 @@ from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
-from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import CLIENT_LEFT
 from superposed_service.observability.tracing_protocol import Tracing
-from superposed_service.runtime.events import Events
+from superposed_service.runtime.event_stream import Events
 from superposed_service.runtime.gauges import observe
 from superposed_service.runtime.runtime import Runtime
-from superposed_service.runtime.snapshots import take
+from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 
 from superposed_service.changes.base import Change
 from superposed_service.changes.quarantine import Quarantine, Release
+from superposed_service.changes.registration import Delete, Register
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
-from superposed_service.changes.tasks import Delete, Register
 from superposed_service.changes.update import Update
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage import Record

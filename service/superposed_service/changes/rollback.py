@@ -12,8 +12,8 @@ from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
 from superposed_service.changes.exclusions import ROLLBACK, Exclusions, RollbackDecision, ranges
+from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import Refused, newest_good, replay
-from superposed_service.changes.tasks import Register
 from superposed_service.changes.update import Update
 from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.observability.progress import Progress

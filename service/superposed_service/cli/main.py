@@ -10,7 +10,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run the command line."""
     try:
-        from superposed_service.cli.app import run
+        from superposed_service.cli.commands import run
 
         run()
     except ModuleNotFoundError as error:

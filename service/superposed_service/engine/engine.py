@@ -30,7 +30,7 @@ from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
-from superposed_service.engine.inference import InferenceExecutor
+from superposed_service.engine.inference_executor import InferenceExecutor
 from superposed_service.engine.request_metadata import current_request
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Work, resolve

@@ -28,10 +28,10 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.base import PreparedChange, keys_of
 from superposed_service.changes.exclusions import ROLLBACK, Exclusions
 from superposed_service.changes.quarantine import AUTHOR, Quarantine
+from superposed_service.changes.registration import Delete
 from superposed_service.changes.replay import replay
-from superposed_service.changes.tasks import Delete
 from superposed_service.changes.update import PreparedUpdate, Update
-from superposed_service.engine.canaries import measure, sample
+from superposed_service.engine.canary_measure import measure, sample
 from superposed_service.errors import BeyondHorizon
 from superposed_service.settings import Settings
 from superposed_service.storage import Canary, Record, TransactionLog

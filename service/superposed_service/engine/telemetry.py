@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from superposed.errors import SuperposedError
-from superposed_service.changes.tasks import Delete
+from superposed_service.changes.registration import Delete
 from superposed_service.engine.batcher import InferenceResult
+from superposed_service.observability.counters import Metrics
 from superposed_service.observability.load import Load
-from superposed_service.observability.metrics import Metrics
 from superposed_service.observability.progress import Progress
 from superposed_service.observability.request_ids import request_id
 from superposed_service.observability.tracing_protocol import Tracing

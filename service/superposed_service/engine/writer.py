@@ -25,7 +25,7 @@ from superposed_service.engine.poison_detector import Observation, PoisonDetecto
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
 from superposed_service.errors import StorageUnavailable
-from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.counters import Metrics
 from superposed_service.storage import Entry, Record, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 

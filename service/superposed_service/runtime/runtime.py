@@ -22,9 +22,9 @@ from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotReady, UnknownSnapshot
-from superposed_service.runtime.consolidation import IdleConsolidation
-from superposed_service.runtime.events import Event, Events
+from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
+from superposed_service.runtime.rehearse import IdleConsolidation
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey

@@ -1,6 +1,6 @@
 """API keys, scopes and task-key patterns; quotas and cross-site requests."""
 
-from superposed_service.api.auth.api_keys import create, keys_body, revoke, rotate
+from superposed_service.api.auth.authentication import create, keys_body, revoke, rotate
 from superposed_service.api.auth.authorization import Access, Principal, admit, principal_of, requires
 from superposed_service.api.auth.csrf import check_site
 

@@ -15,7 +15,7 @@ from starlette.types import Scope
 
 from superposed.contexts import Leaf, as_expression, flatten
 from superposed.errors import SuperposedError, UnknownTask
-from superposed_service.api.auth.api_keys import authenticate
+from superposed_service.api.auth.authentication import authenticate
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.errors import Forbidden
 from superposed_service.observability.request_ids import AUTHOR, header

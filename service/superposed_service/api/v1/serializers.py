@@ -16,8 +16,8 @@ from superposed.tasks.schema import TaskSchema
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.changes.array_codec import unpack
 from superposed_service.changes.quarantine import AUTHOR
+from superposed_service.changes.registration import task_body
 from superposed_service.changes.replay import Recovery, fingerprint
-from superposed_service.changes.tasks import task_body
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.settings import Settings

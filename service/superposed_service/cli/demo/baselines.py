@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from superposed.config import MLPConfig, OptimizerConfig
 from superposed.nn.optimizers import make_optimizer
-from superposed_service.cli.demo.tasks import DemoTask
+from superposed_service.cli.demo.demo_tasks import DemoTask
 
 __all__ = ["Curves", "plain_network", "separate_networks"]
 

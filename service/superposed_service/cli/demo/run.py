@@ -21,9 +21,9 @@ from superposed.store.store import WeightStore
 from superposed_client import Client, mixture, power
 from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.baselines import Curves, plain_network, separate_networks
+from superposed_service.cli.demo.demo_tasks import DemoTask, demo_tasks
 from superposed_service.cli.demo.report import save_report, show_table
-from superposed_service.cli.demo.server import Server
-from superposed_service.cli.demo.tasks import DemoTask, demo_tasks
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 
 __all__ = ["run_demo"]

@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, errand, json_response, read, running
 from superposed_service.api.v1.schemas import ConsolidateAnswer, ConsolidateBody
-from superposed_service.runtime.consolidation import consolidate
+from superposed_service.runtime.rehearse import consolidate
 from superposed_service.runtime.resumable import check_steps
 
 __all__ = ["router"]

@@ -15,7 +15,7 @@ from superposed_service.api.auth import Principal, requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import principal, running
 from superposed_service.errors import InvalidRequest
-from superposed_service.runtime.events import Event, Subscription
+from superposed_service.runtime.event_stream import Event, Subscription
 from superposed_service.runtime.runtime import Runtime
 
 __all__ = ["router"]

@@ -9,7 +9,6 @@ from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.locate import AUTO
 from superposed_service.api.v1.routes.common import (
     documented_body,
     explaining_quarantine,
@@ -30,6 +29,7 @@ from superposed_service.api.v1.schemas import (
     UpdateAnswer,
     UpdateBody,
 )
+from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 
 __all__ = ["router"]

@@ -9,9 +9,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.locate import all_tasks, find_context, named, tries
 from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, running
 from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
+from superposed_service.api.v1.task_search import all_tasks, find_context, named, tries
 from superposed_service.changes.rows import RowBatch
 
 __all__ = ["answer_locate", "router"]

@@ -29,7 +29,7 @@ from superposed_service.api.v1.schemas import (
     TaskRegistration,
 )
 from superposed_service.api.v1.serializers import evaluations_body, show_task, task_page, task_schema
-from superposed_service.changes.tasks import Delete, Register
+from superposed_service.changes.registration import Delete, Register
 from superposed_service.errors import InvalidRequest
 
 __all__ = ["router"]

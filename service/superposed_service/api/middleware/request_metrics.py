@@ -9,7 +9,7 @@ from typing import Any
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superposed_service.api.middleware.route_table import OTHER, ROUTE, RouteTable
-from superposed_service.observability.metrics import Metrics
+from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import AUTHOR, CLIENT_LEFT, PROBES, STATUS, request_id
 from superposed_service.observability.tracing_protocol import Tracing
 

@@ -13,11 +13,11 @@ from rich.console import Console
 
 from superposed.errors import SuperposedError
 from superposed_client import SuperposedError as ClientError
-from superposed_service.cli.api_keys import keys
 from superposed_service.cli.bench import bench
 from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import add_commands
 from superposed_service.cli.init import init
+from superposed_service.cli.keys import keys
 from superposed_service.cli.serve import serve
 
 __all__ = ["app", "run"]

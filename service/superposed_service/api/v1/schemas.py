@@ -1,0 +1,588 @@
+"""The bodies of the native API, as they are documented and checked (see docs/http-api.md)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+__all__ = [
+    "ApiKeyBody",
+    "ApiKeyRequest",
+    "CapacityBody",
+    "ConsolidateAnswer",
+    "ConsolidateBody",
+    "ErasureAnswer",
+    "EvaluateAnswer",
+    "EvaluateBody",
+    "EvaluationBody",
+    "InferAnswer",
+    "InferBody",
+    "InterferenceBody",
+    "LearnModelAnswer",
+    "LocateAnswer",
+    "LocateBody",
+    "NewApiKeyBody",
+    "ProblemBody",
+    "QuarantineAnswer",
+    "QuarantineBody",
+    "QuarantineEntry",
+    "ReturnField",
+    "RollbackAnswer",
+    "RollbackBody",
+    "SnapshotBody",
+    "StoreBody",
+    "TaskBody",
+    "TaskPage",
+    "TaskRegistration",
+    "UpdateAnswer",
+    "UpdateBody",
+]
+
+CONTEXT_SCHEMA: dict[str, Any] = {
+    "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
+    " form; where rows are answered, `auto` for the task that they fit best.",
+    "anyOf": [
+        {"type": "string"},
+        {"type": "object", "properties": {"task": {"type": "string"}}, "required": ["task"]},
+        {"type": "object", "properties": {"mixture": {"type": "array"}}, "required": ["mixture"]},
+        {"type": "object", "properties": {"power": {"type": "object"}}, "required": ["power"]},
+    ],
+}
+_CONTEXTS = WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})
+
+
+class Body(BaseModel):
+    """A request's body: unknown fields and numbers that are not finite are refused."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class StoreBytes(BaseModel):
+    """Memory, in bytes."""
+
+    weights: int
+    optimizer: int
+    contexts_cached: int
+    kept_rows: int
+
+
+class JournalBody(BaseModel):
+    """The journal: what a recovery would replay, and whether it can be written."""
+
+    horizon: int = Field(description="The sequence number before the oldest record.")
+    sequence: int
+    records_since_snapshot: int
+    failure: str | None = Field(description="Why nothing is learned until the next start.")
+    lineage: str = Field(description="The store's identity: the same in every copy, export and backup.")
+    incarnation: str | None = Field(description="The serving process: another one at each start.")
+
+
+class RecoveryBody(BaseModel):
+    """Recovery of the store when the service was started."""
+
+    snapshot: str
+    replayed: int
+    fingerprint_changed: bool = Field(
+        description="The replayed records were first applied by other arithmetic: equal only to rounding."
+    )
+    rules_changed: bool = Field(
+        description="Whether a release with other rules of learning wrote the records: the store follows this"
+        " release's rules now, and no rollback reaches past that."
+    )
+    damaged: list[str] = Field(description="Newer snapshots that could not be read.")
+
+
+class StoreBody(BaseModel):
+    """`GET /v1/store`."""
+
+    family: str
+    network: dict[str, Any]
+    derivation_version: int
+    limits: dict[str, float]
+    optimizer: dict[str, Any]
+    device: str
+    dtype: str
+    sequence: int
+    tasks: int
+    bytes: StoreBytes
+    rehearsal: dict[str, float] = Field(description="Which rows are kept, and how many go with new ones.")
+    fingerprint: dict[str, Any]
+    journal: JournalBody
+    recovery: RecoveryBody
+
+
+class LayerBody(BaseModel):
+    """Crosstalk of one layer."""
+
+    name: str
+    crosstalk_predicted: float
+    crosstalk_measured: float
+
+
+class TasksLeftBody(BaseModel):
+    """Number of further tasks like these that fit before the mean accuracy falls by `accuracy_drop`."""
+
+    estimate: int
+    low: int
+    high: int
+    accuracy_drop: float
+
+
+class CapacityBody(BaseModel):
+    """`GET /v1/capacity`: from this store's own measurements."""
+
+    tasks: int
+    layers: list[LayerBody]
+    mean_accuracy: float | None = None
+    tasks_left: TasksLeftBody | None = None
+
+
+class InterferenceBody(BaseModel):
+    """`GET /v1/interference`: matrices over the tasks, in the order asked for."""
+
+    tasks: list[str]
+    overlap: list[list[float]] = Field(
+        description="Cosine between contexts, mean over layers: 1 if equal, near 0 if independent."
+    )
+    crosstalk: list[list[float] | None] = Field(
+        description="Energy of the response to each task's rows under every context, relative to its own; "
+        "null for a task of which no rows are kept."
+    )
+
+
+class ProblemBody(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = Field(description="`urn:superposed:problem:<slug>`; docs/http-api.md lists the slugs.")
+    title: str
+    status: int
+    detail: str
+    instance: str
+    expected: str | int | float | None = None
+    received: str | int | float | None = None
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:superposed:problem:shape-mismatch",
+                    "title": "Shape mismatch",
+                    "status": 422,
+                    "detail": "rows of the wrong width for task digits",
+                    "instance": "/v1/infer",
+                    "expected": "64 features",
+                    "received": 63,
+                }
+            ]
+        }
+    )
+
+
+class TaskRegistration(Body):
+    """`POST /v1/tasks`: give labels, or the number of outputs."""
+
+    key: str
+    labels: list[Annotated[str, Field(max_length=256)]] | None = Field(None, min_length=1)
+    outputs: int | None = Field(None, ge=1, strict=True)
+    inputs: int | None = Field(None, ge=1, strict=True, description="Default: the store's number of inputs.")
+    loss: Literal["cross_entropy", "mse"] = "cross_entropy"
+    offset: list[Annotated[float, Field(strict=True)]] | None = None
+    scale: list[Annotated[float, Field(strict=True)]] | None = None
+    description: str = ""
+    keep_rows: bool = Field(
+        True,
+        strict=True,
+        description="Whether rows may be kept: a few to see how the task fares, others to rehearse it with.",
+    )
+    group: str | None = Field(None, description="A registered task that lends its first layers.")
+    own_layers: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="How many of the last layers are its own; default: the later half. Only with a group.",
+    )
+    composition: Context = Field(
+        None,
+        description="A mixture or power of registered tasks that it binds instead of a context of its own.",
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"key": "digits", "labels": ["0", "1", "2"], "inputs": 64}]}
+    )
+
+    @model_validator(mode="after")
+    def _labels_or_outputs(self) -> Self:
+        if self.labels is None and self.outputs is None:
+            raise ValueError("give labels, or the number of outputs")
+        return self
+
+
+class PrequentialBody(BaseModel):
+    """Test-then-train over the whole stream; null before the first row."""
+
+    accuracy: float | None
+    loss: float | None
+
+
+class TaskBody(BaseModel):
+    """A task, as the service shows it."""
+
+    key: str
+    labels: list[str] | None
+    outputs: int
+    inputs: int
+    loss: Literal["cross_entropy", "mse"]
+    offset: list[float] | None
+    scale: list[float] | None
+    description: str
+    rows_seen: int
+    updates: int
+    prequential: PrequentialBody
+    last_sequence: int
+    rows_kept: int = Field(description="Rows that are kept to rehearse it with.")
+    keep_rows: bool
+    group: str | None
+    own_layers: int | None
+    composition: str | None
+    quarantined: int | None = Field(
+        description="Sequence number since when its updates are recorded and not learned from; null if not."
+    )
+
+
+class EvaluationBody(BaseModel):
+    """One measurement of a task."""
+
+    tasks: int = Field(description="How many tasks had been taught by then.")
+    sequence: int = Field(description="Of the weights that were measured.")
+    rows: int
+    accuracy: float
+
+
+class TaskPage(BaseModel):
+    """One page of a listing, in the order of keys."""
+
+    tasks: list[TaskBody]
+    next_cursor: str | None
+
+
+class ErasureAnswer(BaseModel):
+    """The outcome of `DELETE /v1/tasks/{key}/data`."""
+
+    records: int = Field(description="Records that lost their rows in the journal.")
+    rows: int = Field(description="Rows forgotten that were kept for rehearsal.")
+    snapshots_until: float | None = Field(
+        description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
+        " null where there are none, or they are gone."
+    )
+
+
+Sequence = Annotated[int, Field(ge=1, strict=True)]
+
+
+class WithoutBody(Body):
+    """Records to take out: all that teach a task, all that an API key sent, or a range."""
+
+    task: str | None = Field(None, description="Its updates, also those of compositions that contain it.")
+    api_key: str | None = Field(None, description="The updates that the API key of this id sent.")
+    sequences: tuple[Sequence, Sequence] | None = Field(None, description="First and last, both included.")
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if sum(one is not None for one in (self.task, self.api_key, self.sequences)) != 1:
+            raise ValueError("give exactly one of task, api_key and sequences")
+        if self.sequences is not None and self.sequences[0] > self.sequences[1]:
+            raise ValueError("the first of the sequences comes after the last")
+        return self
+
+
+class RollbackBody(Body):
+    """`POST /v1/rollback`: back to a sequence number, or as if some records had never been."""
+
+    to_sequence: Annotated[int, Field(ge=0, strict=True)] | None = None
+    without: WithoutBody | None = None
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"without": {"task": "digits"}}]})
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if (self.to_sequence is None) == (self.without is None):
+            raise ValueError("give exactly one of to_sequence and without")
+        return self
+
+
+class RollbackAnswer(BaseModel):
+    """Response of `POST /v1/rollback`."""
+
+    sequence: int = Field(description="The rollback's own; those taken out are not used again.")
+    rebuilt_from: int | None = Field(description="Sequence of the snapshot; null where nothing was to do.")
+    excluded: list[tuple[int, int]] = Field(description="Ranges of records, both ends included.")
+
+
+class SnapshotBody(BaseModel):
+    """One snapshot."""
+
+    id: str
+    sequence: int
+    bytes: int
+    sha256: str = Field(description="Of the file.")
+    created: str
+    digest: str = Field(description="Of the store: weights, optimizer, sequence, tasks.")
+    chain: str = Field(description="The journal's hash chain at that record; empty before release 0.2.")
+    lineage: str = Field(description="The store's identity; empty before release 0.2.")
+
+
+_SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn); `admin` (everything)."
+
+
+_TASKS = "A pattern of task keys that it may name: `*` and `?`."
+
+
+_QUOTA = "Its own quota; null for the server's, 0 for none."
+
+
+class ApiKeyRequest(Body):
+    """`POST /v1/keys`."""
+
+    name: str = Field("", max_length=256)
+    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
+    tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
+    expires: float | None = Field(None, gt=0, description="Unix seconds; null for never.")
+    requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+    rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+    updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+
+
+class ApiKeyBody(BaseModel):
+    """An API key, without its secret."""
+
+    id: str
+    name: str
+    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
+    tasks: str = Field(description=_TASKS)
+    created: float = Field(description="Unix seconds.")
+    since: int = Field(description="The journal's sequence number when it was made.")
+    expires: float | None = Field(description="Unix seconds; null for never.")
+    revoked: float | None = Field(description="Unix seconds; null while it is good.")
+    requests_per_second: float | None = Field(description=_QUOTA)
+    rows_per_second: float | None = Field(description=_QUOTA)
+    updates_per_second: float | None = Field(description=_QUOTA)
+
+
+class NewApiKeyBody(BaseModel):
+    """A new API key, shown once."""
+
+    id: str
+    key: str = Field(description="For `Authorization: Bearer …`.")
+
+
+_Number = Annotated[float, Field(ge=-64, le=64)]
+
+
+class LocateBody(Body):
+    """`POST /v1/locate`: rows of one unknown context."""
+
+    inputs: Matrix
+    targets: Targets | None = Field(None, description="What they should be answered with, if that is known.")
+    candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(
+        None, min_length=1, description="Default: every task that takes such rows."
+    )
+    exponent_of: str | None = Field(None, description="A task key: which power of it do the rows fit?")
+    exponents: tuple[_Number, _Number] | None = Field(
+        None, description="From where to where; default 0 to 1 in cyclic stores, 0 to 4 in others."
+    )
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.candidates is not None and self.exponent_of is not None:
+            raise ValueError("give candidates or exponent_of, not both")
+        if self.exponents is not None and self.exponent_of is None:
+            raise ValueError("exponents say where to search: give exponent_of too")
+        if self.exponents is not None and not self.exponents[0] < self.exponents[1]:
+            raise ValueError("exponents: the first must be smaller than the second")
+        return self
+
+
+class ScoreBody(BaseModel):
+    """Likelihood that the rows belong to a context, among the candidates."""
+
+    context: str
+    probability: float
+
+
+class LocateAnswer(BaseModel):
+    """The context that fits best, and the likeliest ones with it."""
+
+    best: str
+    scores: list[ScoreBody]
+    rows: int
+
+
+class ConsolidateBody(Body):
+    """`POST /v1/consolidate`."""
+
+    steps: int = Field(ge=1, strict=True, description="Rehearsal steps over all tasks, in short slices.")
+
+
+class ConsolidateAnswer(BaseModel):
+    """Response of consolidation: slices up to the first one that would have made the tasks worse."""
+
+    sequence: int
+    before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice;")
+    after: dict[str, float] = Field(description="after the last one.")
+    accepted: bool = Field(description="Whether every slice was accepted.")
+    steps: int = Field(description="How many steps count.")
+
+
+class LearnModelAnswer(BaseModel):
+    """Response of `PUT /v1/tasks/{key}/model`."""
+
+    sequence: int
+    updates: int
+    agreement: float = Field(
+        description="On rows held out: share answered alike; of an mse task the variance explained."
+    )
+
+
+_SOURCE = "A task key, or `key:<id>` for an API key."
+
+
+class QuarantineBody(Body):
+    """`POST /v1/quarantine`."""
+
+    source: str = Field(description=_SOURCE, max_length=256)
+    reason: str = Field("", max_length=1024)
+
+
+class QuarantineAnswer(BaseModel):
+    """A source in quarantine, and since when."""
+
+    source: str = Field(description=_SOURCE)
+    since: int = Field(description="Sequence number of the decision.")
+
+
+class QuarantineEntry(QuarantineAnswer):
+    """One source in quarantine."""
+
+    reason: dict[str, Any] | None = Field(
+        description="The decision and its reason; null where the journal no longer reaches back to it."
+    )
+
+
+ReturnField = Literal["labels", "probabilities", "logits", "values"]
+
+
+# Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
+Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
+
+
+Matrix = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "description": "Rows of numbers, each as wide as its task.",
+            "type": "array",
+            "items": {"type": "array", "items": {"type": "number"}},
+        }
+    ),
+]
+
+
+Targets = Annotated[
+    list[Any],
+    WithJsonSchema(
+        {
+            "description": "One target a row: a label, a class index, or for mse one or several numbers.",
+            "type": "array",
+            "items": {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "integer"},
+                    {"type": "number"},
+                    {"type": "array", "items": {"type": "number"}},
+                ]
+            },
+        }
+    ),
+]
+
+
+class _RowsBody(Body):
+    """Rows, and the context of all or of each of them."""
+
+    context: Context = None
+    contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})] = None
+    inputs: Matrix
+
+    @model_validator(mode="after")
+    def _one_context_form(self) -> Self:
+        if (self.context is None) == (self.contexts is None):
+            raise ValueError("give exactly one of context (one for all rows) and contexts (one per row)")
+        return self
+
+
+class InferBody(_RowsBody):
+    """`POST /v1/infer`."""
+
+    return_: list[ReturnField] | None = Field(
+        None,
+        alias="return",
+        min_length=1,
+        description="What to answer with; default labels and probabilities, for mse tasks values.",
+    )
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
+    )
+
+
+class LocatedBody(BaseModel):
+    """The context that was found for rows without one, and how sure that is."""
+
+    context: str
+    probability: float
+
+
+class InferAnswer(BaseModel):
+    """Response of `POST /v1/infer`; row order kept, null where a field does not apply to a row's task."""
+
+    sequence: int
+    labels: list[str | int | None] | None = None
+    probabilities: list[list[float] | None] | None = None
+    logits: list[list[float]] | None = None
+    values: list[list[float] | None] | None = None
+    located: LocatedBody | None = Field(None, description="Which context `auto` stood for.")
+
+
+class EvaluateBody(_RowsBody):
+    """`POST /v1/evaluate`."""
+
+    targets: Targets
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "targets": ["7"]}]}
+    )
+
+
+class UpdateBody(EvaluateBody):
+    """`POST /v1/update`."""
+
+    steps: int = Field(
+        1, ge=1, strict=True, description="Optimizer steps on these rows: one record, whole or not."
+    )
+
+
+class EvaluateAnswer(BaseModel):
+    """Response of `POST /v1/evaluate`."""
+
+    rows: int
+    loss: float
+    accuracy: float | None = Field(None, description="Absent where no row belongs to a cross_entropy task.")
+
+
+class UpdateAnswer(EvaluateAnswer):
+    """Response of `POST /v1/update`: measured before the first step."""
+
+    sequence: int
