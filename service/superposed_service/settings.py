@@ -7,8 +7,6 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-__all__ = ["Settings"]
-
 
 class Settings(BaseSettings):
     """Settings of one server, from flags, environment, file and these defaults."""

@@ -26,7 +26,7 @@ from superposed_service.api.app import create_api
 from superposed_service.api.middleware.route_table import RouteTable, access_rules
 from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows
 from superposed_service.observability.logs import logging_config
-from superposed_service.observability.opentelemetry import OtelTracing
+from superposed_service.observability.opentelemetry import Tracing
 from superposed_service.observability.progress import Progress
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -397,7 +397,7 @@ class TestTraces:
         provider.add_span_processor(SimpleSpanProcessor(exporter))
 
         def api(settings: Settings, directory: DataDirectory) -> FastAPI:
-            return create_api(settings, directory, OtelTracing(provider))
+            return create_api(settings, directory, Tracing(provider))
 
         monkeypatch.setattr("tests.conftest.create_api", api)
         with serving(make_directory(tmp_path / "store")) as http:

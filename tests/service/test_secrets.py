@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from superposed_service.api.app import create_api
-from superposed_service.observability.opentelemetry import OtelTracing
+from superposed_service.observability.opentelemetry import Tracing
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
@@ -95,7 +95,7 @@ def test_markers_are_nowhere(
     provider.add_span_processor(SimpleSpanProcessor(exporter))
 
     def api(settings: Settings, directory: DataDirectory) -> FastAPI:
-        return create_api(settings, directory, OtelTracing(provider))
+        return create_api(settings, directory, Tracing(provider))
 
     monkeypatch.setattr("tests.conftest.create_api", api)
     logs = captured(log_format="json", log_level="debug")

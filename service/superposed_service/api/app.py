@@ -8,7 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from fastapi import APIRouter, FastAPI, Request
@@ -41,7 +41,6 @@ from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
 from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import CLIENT_LEFT
-from superposed_service.observability.tracing_protocol import Tracing
 from superposed_service.runtime.event_stream import Events
 from superposed_service.runtime.gauges import observe
 from superposed_service.runtime.runtime import Runtime
@@ -49,7 +48,9 @@ from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
-__all__ = ["create_api", "create_app", "guarded", "open_store"]
+if TYPE_CHECKING:
+    from superposed_service.observability.opentelemetry import Tracing
+
 
 _log = logging.getLogger("superposed")
 _PROBLEM: dict[str, Any] = {
@@ -235,12 +236,12 @@ def _tracing(settings: Settings) -> Tracing | None:
     if not settings.traces:
         return None
     try:
-        from superposed_service.observability.opentelemetry import OtelTracing, exporting
+        from superposed_service.observability.opentelemetry import Tracing, exporting
     except ModuleNotFoundError as error:
         raise ConfigError(
             "traces need OpenTelemetry", expected="pip install 'superposed[otel]'", received=error.name
         ) from None
-    return OtelTracing(exporting())
+    return Tracing(exporting())
 
 
 def _handle_errors(app: FastAPI) -> None:

@@ -10,8 +10,6 @@ from fastapi import FastAPI
 from superposed_service.api.middleware.route_table import access_rules
 from superposed_service.api.v1.schemas import ProblemBody
 
-__all__ = ["describe_access"]
-
 _SCHEME = "apiKey"
 _TIMEOUT = {
     "name": "Request-Timeout",

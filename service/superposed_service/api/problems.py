@@ -12,16 +12,6 @@ from superposed import errors as library
 from superposed.errors import SuperposedError
 from superposed_service import errors as service
 
-__all__ = [
-    "INTERNAL",
-    "PROBLEMS",
-    "PROBLEM_MEDIA_TYPE",
-    "Problem",
-    "problem_of",
-    "problem_response",
-    "retry_after",
-]
-
 PROBLEM_MEDIA_TYPE = "application/problem+json"
 INTERNAL = "something went wrong inside the service; its log names this request's X-Request-Id"
 _URN = "urn:superposed:problem:"

@@ -17,16 +17,6 @@ from numpy.typing import NDArray
 from superposed.errors import CapacityExceeded, ShapeError
 from superposed_service.errors import InvalidRequest
 
-__all__ = [
-    "DATATYPES",
-    "HEAD_LENGTH",
-    "TENSORS_MEDIA_TYPE",
-    "TensorReader",
-    "datatype_of",
-    "dump_bytes",
-    "split",
-]
-
 TENSORS_MEDIA_TYPE = "application/vnd.superposed.tensors"
 HEAD_LENGTH = "inference-header-content-length"
 _MOST_DIMENSIONS = 8

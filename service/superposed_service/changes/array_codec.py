@@ -13,8 +13,6 @@ from safetensors.numpy import load, save
 
 from superposed_service.errors import JournalCorrupt
 
-__all__ = ["narrowed", "pack", "unpack"]
-
 _RAW, _ZSTD = b"\x00", b"\x01"
 _COMPRESSOR_LEVEL = 1
 _WORTH_IT = 0.9

@@ -16,8 +16,6 @@ from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.storage import Entry
 
-__all__ = ["Change", "JsonObject", "PreparedChange", "keys_of", "refusal", "signed"]
-
 JsonObject = dict[str, Any]
 
 

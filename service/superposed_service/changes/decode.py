@@ -12,8 +12,6 @@ from superposed_service.changes.update import Update
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage import Record
 
-__all__ = ["change_of"]
-
 _KINDS: Mapping[str, Callable[[Record], Change]] = {
     kind.kind: kind.from_record
     for kind in (Register, Delete, Update, Quarantine, Release, Consolidate, ForgetRows)

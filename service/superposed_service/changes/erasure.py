@@ -12,8 +12,6 @@ from superposed_service.changes.rollback import teaching
 from superposed_service.errors import NotReady
 from superposed_service.storage import Journal, TransactionLog
 
-__all__ = ["ErasureResult", "ErasureScope", "erase_rows", "erased_before", "find_rows"]
-
 
 @dataclass(frozen=True)
 class ErasureResult:

@@ -11,8 +11,6 @@ from typing import Any
 
 from superposed_service.storage import Journal
 
-__all__ = ["DECISIONS", "LASTING", "Exclusions", "RollbackDecision", "ranges"]
-
 # Records that say something about others: they take a sequence number and change nothing themselves.
 REFUSAL, ROLLBACK = "refusal", "rollback"
 DECISIONS = frozenset({REFUSAL, ROLLBACK})

@@ -9,9 +9,6 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
 from superposed_service.storage import Entry, Record
 
-__all__ = ["AUTHOR", "Quarantine", "Release", "sources_of"]
-
-
 # Before an author's id, where a source may be a task key too.
 AUTHOR = "key:"
 

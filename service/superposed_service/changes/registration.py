@@ -14,8 +14,6 @@ from superposed_service.changes.base import Change, JsonObject, PreparedChange
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 
-__all__ = ["Delete", "Register", "task_body"]
-
 
 def task_body(store: WeightStore, state: TaskState) -> JsonObject:
     """Return a task, as the service shows it."""

@@ -17,8 +17,6 @@ from superposed_service.changes.exclusions import FORGET_ROWS
 from superposed_service.errors import InvalidRequest
 from superposed_service.storage import Entry, Record
 
-__all__ = ["Consolidate", "ForgetRows"]
-
 # Rows that a slice is judged by, always the same while the same rows are kept: slices can be compared.
 _JUDGED_ROWS, _JUDGES_SEQUENCE = 2048, 0
 _MOST_SHOWN = 1000

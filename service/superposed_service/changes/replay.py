@@ -24,19 +24,6 @@ from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorr
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
-__all__ = [
-    "Recovery",
-    "Refused",
-    "check_history",
-    "fingerprint",
-    "newest_good",
-    "read_store",
-    "recover",
-    "refusal_entry",
-    "replay",
-    "use_noted_threads",
-]
-
 T = TypeVar("T")
 _log = logging.getLogger("superposed.recovery")
 

@@ -19,8 +19,6 @@ from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageErro
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
-__all__ = ["RollbackChange", "Selection", "teaching"]
-
 
 @dataclass(frozen=True)
 class Selection:

@@ -11,8 +11,6 @@ from superposed.errors import CapacityExceeded
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 
-__all__ = ["RowBatch"]
-
 
 @dataclass(frozen=True)
 class RowBatch:

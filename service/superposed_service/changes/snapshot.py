@@ -9,8 +9,6 @@ from superposed_service.changes.exclusions import Exclusions
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot, Snapshots, TransactionLog
 
-__all__ = ["StoreImage", "begin", "is_due", "keep", "start_history", "trim_some"]
-
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
     """Make a directory the home of a store.

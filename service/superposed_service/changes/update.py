@@ -27,8 +27,6 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import BeyondHorizon, Quarantined
 from superposed_service.storage import Entry, Record
 
-__all__ = ["PreparedUpdate", "Update"]
-
 
 @dataclass(frozen=True)
 class PreparedUpdate(PreparedChange):

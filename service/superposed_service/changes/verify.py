@@ -12,8 +12,6 @@ from superposed_service.changes.replay import check_history, read_store, recover
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage import DataDirectory, Snapshot, TransactionLog
 
-__all__ = ["Finding", "verify"]
-
 _SET_ASIDE = "move its two files away; the line on recovery says whether the others are enough"
 _TAKE_OUT = (
     "restore the directory from a copy; or `superposed export DIR FILE --snapshot` and import that:"

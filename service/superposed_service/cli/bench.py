@@ -18,8 +18,6 @@ from rich.table import Table
 from superposed_client import AsyncClient, Client, RetryPolicy
 from superposed_client import SuperposedError as ClientError
 
-__all__ = ["bench"]
-
 _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 

@@ -20,8 +20,6 @@ from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
 from superposed_service.cli.serve import serve
 
-__all__ = ["app", "run"]
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")

@@ -12,8 +12,6 @@ from rich.table import Table
 
 from superposed_service.cli.settings_loader import configure
 
-__all__ = ["ConfigFile", "config"]
-
 config = typer.Typer(
     no_args_is_help=True, help="Settings: a TOML file, over it the environment, over it flags."
 )

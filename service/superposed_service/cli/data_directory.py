@@ -25,8 +25,6 @@ from superposed_service.cli.init import Directory
 from superposed_service.errors import SnapshotMismatch
 from superposed_service.storage import DataDirectory, Journal, Summary
 
-__all__ = ["add_commands"]
-
 _SHOWN = 50
 _COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
 File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one file.")]

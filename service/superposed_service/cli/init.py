@@ -15,8 +15,6 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.snapshot import begin
 from superposed_service.storage import DataDirectory
 
-__all__ = ["Directory", "init"]
-
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 
 

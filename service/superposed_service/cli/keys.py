@@ -15,8 +15,6 @@ from superposed_service.api.auth import create, keys_body, revoke, rotate
 from superposed_service.cli.init import Directory
 from superposed_service.storage import DataDirectory
 
-__all__ = ["keys"]
-
 keys = typer.Typer(no_args_is_help=True, help="API keys of a data directory (a running server: /v1/keys).")
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]

@@ -25,9 +25,6 @@ from superposed_service.cli.settings_loader import configure
 from superposed_service.observability.logs import logging_config
 from superposed_service.storage import DataDirectory
 
-__all__ = ["serve"]
-
-
 # The event loop and the engine's thread take turns: with Python's own 5 ms, each product of the engine's
 # would wait so long behind a flood of requests that are refused (docs/decisions/0020-overload.md).
 _SWITCH_S = 0.0005

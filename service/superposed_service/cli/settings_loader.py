@@ -16,8 +16,6 @@ from pydantic_settings import EnvSettingsSource, TomlConfigSettingsSource
 from superposed.errors import ConfigError
 from superposed_service.settings import Settings
 
-__all__ = ["CONFIG_VARIABLE", "Configuration", "configure"]
-
 # Names the file where no flag does.
 CONFIG_VARIABLE = "SUPERPOSED_CONFIG"
 _PREFIX = "SUPERPOSED_"

@@ -16,8 +16,6 @@ from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, 
 from superposed_service.storage import Record, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["AdmissionChecks", "Observer", "PreparedWrite", "raise_refusal"]
-
 # Gets a record and what came of it.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
 _NOBODY: Mapping[str, IdempotencyKey] = {}

@@ -16,8 +16,6 @@ from superposed.tasks.batch import Batch, ResolvedContext, merge
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.rows import RowBatch
 
-__all__ = ["InferenceResult", "answer_rows"]
-
 
 @dataclass(frozen=True)
 class InferenceResult:

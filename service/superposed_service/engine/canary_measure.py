@@ -17,8 +17,6 @@ from superposed_service.changes.array_codec import pack, unpack
 from superposed_service.changes.update import PreparedUpdate
 from superposed_service.storage import Canary, Record
 
-__all__ = ["measure", "sample"]
-
 # Floors of an mse task's variance: a tenth in the network's own units, and a tenth of the targets' size.
 _SPREAD, _RELATIVE_SPREAD = 0.01, 0.01
 

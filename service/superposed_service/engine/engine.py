@@ -39,8 +39,6 @@ from superposed_service.errors import DeadlineExceeded, NotReady
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Engine"]
-
 T = TypeVar("T")
 
 

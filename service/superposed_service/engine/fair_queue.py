@@ -16,9 +16,6 @@ from typing import Generic, TypeVar
 
 from superposed_service.engine.service_time import ServiceTimeModel
 
-__all__ = ["FairQueue", "QueueEntry"]
-
-
 W = TypeVar("W")
 
 

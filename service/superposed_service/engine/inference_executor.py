@@ -23,8 +23,6 @@ from superposed_service.engine.work import InferenceRequest
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 
-__all__ = ["InferenceExecutor"]
-
 _log = logging.getLogger("superposed")
 
 # So long may the arithmetic of one batch hold the event loop up.

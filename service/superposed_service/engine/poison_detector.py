@@ -36,8 +36,6 @@ from superposed_service.errors import BeyondHorizon
 from superposed_service.settings import Settings
 from superposed_service.storage import Canary, Record, TransactionLog
 
-__all__ = ["Observation", "PoisonDetector", "Verdict"]
-
 _log = logging.getLogger("superposed.guard")
 
 # Step by step, each about as long as an update, towards the sources that should be quarantined.

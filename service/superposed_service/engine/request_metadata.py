@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from superposed_service.errors import InvalidRequest
 
-__all__ = ["ANYONE", "RequestMetadata", "calling", "current_request", "enter", "timeout_of"]
-
 ANYONE = "anyone"
 _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 

@@ -18,8 +18,6 @@ from superposed_service.engine.work import InferenceRequest, Work
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
 
-__all__ = ["RequestQueues"]
-
 
 class RequestQueues:
     """Both lines. Whoever shares them holds a lock, but for `check_wait`.

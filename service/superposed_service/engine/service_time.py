@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ServiceTimeModel"]
-
-
 # How much of what is known about the pace each new turn replaces.
 _FORGETTING = 0.05
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,10 +17,11 @@ from superposed_service.observability.counters import Metrics
 from superposed_service.observability.load import Load
 from superposed_service.observability.progress import Progress
 from superposed_service.observability.request_ids import request_id
-from superposed_service.observability.tracing_protocol import Tracing
 from superposed_service.storage import Record
 
-__all__ = ["RequestTiming", "Telemetry"]
+if TYPE_CHECKING:
+    from superposed_service.observability.opentelemetry import Tracing
+
 
 _log = logging.getLogger("superposed.engine")
 

@@ -16,8 +16,6 @@ from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.telemetry import RequestTiming
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["InferenceRequest", "Job", "PendingWrite", "Work", "resolve"]
-
 T = TypeVar("T")
 
 

@@ -29,8 +29,6 @@ from superposed_service.observability.counters import Metrics
 from superposed_service.storage import Entry, Record, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Writer"]
-
 _log = logging.getLogger("superposed.engine")
 
 # The store's digest is noted after every so many records: what a later replay must arrive at.

@@ -13,8 +13,6 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-__all__ = ["OTHER_TASKS", "Distribution", "Metrics", "TaskRows"]
-
 # The label of all tasks without one of their own: no task key begins so.
 OTHER_TASKS = "_other"
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Load"]
-
 # So many latencies of one interval are kept: percentiles of more would be no truer.
 _MOST = 4096
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}

@@ -16,8 +16,6 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from superposed_service.observability.request_ids import request_id
 from superposed_service.settings import Settings
 
-__all__ = ["logging_config"]
-
 _LOGGERS = ("superposed", "uvicorn", "uvicorn.error")
 
 

@@ -20,8 +20,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
 
-__all__ = ["OtelTracing", "exporting"]
-
 
 def exporting() -> TracerProvider:
     """Return a provider that sends spans over OTLP."""
@@ -31,7 +29,9 @@ def exporting() -> TracerProvider:
     return provider
 
 
-class _RequestSpan:
+class RequestSpan:
+    """The span of a request that is being served."""
+
     def __init__(self, span: Span) -> None:
         self._span = span
 
@@ -43,7 +43,7 @@ class _RequestSpan:
             self._span.set_status(Status(StatusCode.ERROR))
 
 
-class OtelTracing:
+class Tracing:
     """Spans of requests, and of what the engine does for them. Any thread.
 
     Args:
@@ -55,7 +55,7 @@ class OtelTracing:
         self._tracer = provider.get_tracer("superposed")
 
     @contextmanager
-    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[_RequestSpan]:
+    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
         """Return the span of an HTTP request, in the trace that its `traceparent` names."""
         attributes = {"http.request.method": method, "http.route": path}
         with self._tracer.start_as_current_span(
@@ -66,7 +66,7 @@ class OtelTracing:
             record_exception=False,  # an exception's message may hold what a client sent
             set_status_on_exception=False,
         ) as span:
-            yield _RequestSpan(span)
+            yield RequestSpan(span)
 
     def current(self) -> Context | None:
         """Return the trace of the current request; None where it has none, or is not sampled."""

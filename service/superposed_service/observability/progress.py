@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-__all__ = ["Progress"]
-
 T = TypeVar("T")
 _log = logging.getLogger("superposed.recovery")
 _LOG_EVERY_S = 5.0

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["AUTHOR", "CLIENT_LEFT", "PROBES", "STATUS", "header", "request_id"]
-
 # Where an ASGI scope keeps the status that was answered.
 STATUS = "superposed.status"
 # And the id of the API key that asked.

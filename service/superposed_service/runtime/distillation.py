@@ -21,8 +21,6 @@ from superposed_service.engine.engine import Engine
 from superposed_service.runtime.resumable import ResumableRequest, check_steps
 from superposed_service.settings import Settings
 
-__all__ = ["learn_model"]
-
 _BATCH_ROWS = 128
 # Strangers' networks answer their rows here, one at a time: the engine's thread has others to answer.
 _TEACHERS = ThreadPoolExecutor(1, "superposed-teacher")

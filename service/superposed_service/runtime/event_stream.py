@@ -23,8 +23,6 @@ from superposed_service.errors import NotReady, Overloaded
 from superposed_service.settings import Settings
 from superposed_service.storage import Record
 
-__all__ = ["Event", "Events", "Subscription", "event_of"]
-
 _log = logging.getLogger("superposed")
 
 # So many of the newest events are told again to a listener that asks for what it missed.

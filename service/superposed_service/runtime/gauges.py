@@ -18,8 +18,6 @@ from superposed.analysis.capacity import layer_crosstalk
 from superposed_service.engine.writer import Writer
 from superposed_service.runtime.runtime import Runtime
 
-__all__ = ["Readings", "observe"]
-
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
 
 

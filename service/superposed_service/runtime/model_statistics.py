@@ -11,8 +11,6 @@ from typing import Any
 
 from superposed.errors import ContextError
 
-__all__ = ["Statistics"]
-
 _MOST_MODELS, _LONGEST_NAME = 10_000, 256
 
 

@@ -8,8 +8,6 @@ from superposed_service.engine.engine import Engine
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.resumable import ResumableRequest
 
-__all__ = ["IdleConsolidation", "consolidate"]
-
 _OWN_ERRAND = ResumableRequest()
 
 

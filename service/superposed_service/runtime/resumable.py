@@ -9,8 +9,6 @@ from superposed.errors import CapacityExceeded
 from superposed_service.engine.writer import Writer
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["ResumableRequest", "check_steps"]
-
 
 async def _always() -> None:
     """Accept: the service's own requests end by themselves."""

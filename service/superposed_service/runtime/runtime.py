@@ -29,8 +29,6 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = ["Principal", "Runtime"]
-
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0

@@ -7,8 +7,6 @@ from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 
-__all__ = ["take"]
-
 
 def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapshot:
     """Take a snapshot at once, on the thread that owns the store.

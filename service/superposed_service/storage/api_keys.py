@@ -11,8 +11,6 @@ from typing import Literal
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage.database import Database
 
-__all__ = ["AccessScope", "ApiKey", "ApiKeys"]
-
 AccessScope = Literal["monitor", "infer", "update", "admin"]
 
 

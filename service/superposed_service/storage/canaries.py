@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage.database import Database, Statement
 
-__all__ = ["Canaries", "Canary"]
-
 _BASELINE = "detector-baseline"
 _PUT = (
     "INSERT OR REPLACE INTO canaries (key, slot, sequence, payload, owner, checksum)"

@@ -15,8 +15,6 @@ import apsw.sqlite_extra
 
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 
-__all__ = ["CHECKSUM_VFS", "Database", "Statement", "Synchronous", "load_checksums"]
-
 Synchronous = Literal["FULL", "OFF"]
 Statement = tuple[str, tuple[Any, ...]]
 

@@ -15,8 +15,6 @@ from superposed_service.storage.database import Synchronous
 from superposed_service.storage.snapshots import Snapshots
 from superposed_service.storage.transaction_log import TransactionLog
 
-__all__ = ["DataDirectory"]
-
 
 class DataDirectory:
     """A directory that one process at a time owns.

@@ -16,8 +16,6 @@ from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable
 from superposed_service.storage.journal import Journal
 
-__all__ = ["HighWaterMark"]
-
 _SLOT = struct.Struct("<q32s")
 _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the other
 

@@ -15,8 +15,6 @@ from typing import Any
 from superposed_service.errors import IdempotencyMismatch, InvalidRequest, JournalCorrupt, QuotaExceeded
 from superposed_service.storage.database import Database, Statement
 
-__all__ = ["IdempotencyKey", "IdempotencyResponse", "IdempotencyStore"]
-
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 

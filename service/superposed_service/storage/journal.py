@@ -17,9 +17,6 @@ from typing import Any
 from superposed_service.errors import BeyondHorizon, JournalCorrupt
 from superposed_service.storage.database import Database
 
-__all__ = ["Entry", "Journal", "Record", "Summary"]
-
-
 _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
 
 

@@ -13,8 +13,6 @@ from pydantic import BaseModel, ValidationError
 from superposed.store import tensorfile
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable
 
-__all__ = ["Snapshot", "Snapshots"]
-
 
 class Snapshot(BaseModel):
     """The manifest of one snapshot.

@@ -13,8 +13,6 @@ from superposed_service.storage.high_water_mark import HighWaterMark
 from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
 from superposed_service.storage.journal import Entry, Journal, Record
 
-__all__ = ["TransactionLog"]
-
 
 class TransactionLog:
     """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.

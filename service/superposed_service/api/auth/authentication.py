@@ -14,8 +14,6 @@ from superposed_service.errors import InvalidRequest, LimitReached, Unauthentica
 from superposed_service.storage import ApiKey, ApiKeys, TransactionLog
 from superposed_service.storage.api_keys import AccessScope
 
-__all__ = ["authenticate", "create", "keys_body", "revoke", "rotate"]
-
 _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 

@@ -21,18 +21,6 @@ from superposed_service.errors import Forbidden
 from superposed_service.observability.request_ids import AUTHOR, header
 from superposed_service.storage import ApiKey, ApiKeys
 
-__all__ = [
-    "DENIED",
-    "Access",
-    "Endpoint",
-    "Principal",
-    "admit",
-    "is_fast",
-    "principal_of",
-    "required_scope",
-    "requires",
-]
-
 _STATE = "superposed.principal"
 # By what a route needs: the scopes of the keys that may use it.
 _ALLOWED = {

@@ -9,8 +9,6 @@ from starlette.types import Scope
 from superposed_service.errors import Forbidden
 from superposed_service.observability.request_ids import header
 
-__all__ = ["check_site"]
-
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

@@ -10,8 +10,6 @@ from superposed_service.errors import QuotaExceeded
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey
 
-__all__ = ["Quotas"]
-
 _UNITS = ("requests", "rows", "updates")
 
 

@@ -10,8 +10,6 @@ from superposed_service.engine.request_metadata import ANYONE, enter, timeout_of
 from superposed_service.observability.request_ids import header
 from superposed_service.runtime.runtime import Runtime
 
-__all__ = ["Admission"]
-
 _ROWS = ("/infer", "/update", "/evaluate", "/locate")
 
 

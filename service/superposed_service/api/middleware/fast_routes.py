@@ -11,8 +11,6 @@ from superposed.errors import SuperposedError
 from superposed_service.api.middleware.route_table import ROUTE, MatchedRoute
 from superposed_service.api.problems import problem_response
 
-__all__ = ["FastRoutes"]
-
 
 class FastRoutes:
     """Call the endpoints of hot routes without what the framework does around them.

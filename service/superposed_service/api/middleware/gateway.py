@@ -19,8 +19,6 @@ from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
 from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, header, request_id
 
-__all__ = ["RequestGateway"]
-
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
 # Statuses that tell whoever asks to come again later.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 
-__all__ = ["RejectionDelay"]
-
 # Nobody waits longer for a refusal than so many pauses.
 _MOST_PAUSES = 20
 

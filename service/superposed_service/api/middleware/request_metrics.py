@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superposed_service.api.middleware.route_table import OTHER, ROUTE, RouteTable
 from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import AUTHOR, CLIENT_LEFT, PROBES, STATUS, request_id
-from superposed_service.observability.tracing_protocol import Tracing
 
-__all__ = ["Observed"]
+if TYPE_CHECKING:
+    from superposed_service.observability.opentelemetry import Tracing
+
 
 _log = logging.getLogger("superposed.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})

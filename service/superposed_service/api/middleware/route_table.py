@@ -12,8 +12,6 @@ from starlette.types import Scope
 
 from superposed_service.api.auth.authorization import Endpoint, is_fast, required_scope
 
-__all__ = ["OTHER", "ROUTE", "MatchedRoute", "RouteTable", "access_rules"]
-
 # Key of the matched route in an ASGI scope.
 ROUTE = "superposed.route"
 # Template of a path that no route has: metric labels are bounded.

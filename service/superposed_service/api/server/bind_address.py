@@ -7,8 +7,6 @@ import ipaddress
 from superposed.errors import ConfigError
 from superposed_service.settings import Settings
 
-__all__ = ["check_addresses", "joined"]
-
 
 def joined(host: str, port: int) -> str:
     """Return `host:port`, with the brackets that an IPv6 address needs."""

@@ -25,8 +25,6 @@ try:
 except ImportError:  # not on every platform
     resource = None  # type: ignore[assignment]  # a module
 
-__all__ = ["allow_connections", "bounded_protocol"]
-
 _RESERVED = 64
 _OTHER_FILES = 128
 _SWEEP_S = 1.0

@@ -7,8 +7,6 @@ from collections.abc import Callable
 
 import uvicorn
 
-__all__ = ["HttpServer"]
-
 
 class HttpServer(uvicorn.Server):
     """Ends streams before it waits for its connections to finish.

@@ -21,17 +21,6 @@ from superposed_service.api.v1.schemas import ReturnField
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
-__all__ = [
-    "dump",
-    "dump_tensors",
-    "inflate",
-    "probabilities",
-    "read_body",
-    "read_context",
-    "read_object",
-    "render_answer",
-]
-
 M = TypeVar("M", bound=BaseModel)
 _JSON = "application/json"
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}

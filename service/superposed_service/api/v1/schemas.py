@@ -6,39 +6,6 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-__all__ = [
-    "ApiKeyBody",
-    "ApiKeyRequest",
-    "CapacityBody",
-    "ConsolidateAnswer",
-    "ConsolidateBody",
-    "ErasureAnswer",
-    "EvaluateAnswer",
-    "EvaluateBody",
-    "EvaluationBody",
-    "InferAnswer",
-    "InferBody",
-    "InterferenceBody",
-    "LearnModelAnswer",
-    "LocateAnswer",
-    "LocateBody",
-    "NewApiKeyBody",
-    "ProblemBody",
-    "QuarantineAnswer",
-    "QuarantineBody",
-    "QuarantineEntry",
-    "ReturnField",
-    "RollbackAnswer",
-    "RollbackBody",
-    "SnapshotBody",
-    "StoreBody",
-    "TaskBody",
-    "TaskPage",
-    "TaskRegistration",
-    "UpdateAnswer",
-    "UpdateBody",
-]
-
 CONTEXT_SCHEMA: dict[str, Any] = {
     "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
     " form; where rows are answered, `auto` for the task that they fit best.",

@@ -22,24 +22,6 @@ from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.settings import Settings
 
-__all__ = [
-    "capacity_body",
-    "check_member",
-    "check_source",
-    "evaluations_body",
-    "explain_quarantine",
-    "interference_body",
-    "model_bytes",
-    "quarantine_list",
-    "show_task",
-    "store_body",
-    "task_keys",
-    "task_name",
-    "task_page",
-    "task_schema",
-    "tenants_view",
-]
-
 
 def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
     """Return the body of `GET /v1/store`."""

@@ -12,8 +12,6 @@ from superposed.store.store import WeightStore
 from superposed_service.api.v1.schemas import LocateBody
 from superposed_service.changes.rows import RowBatch
 
-__all__ = ["AUTO", "all_tasks", "find_context", "named", "tries"]
-
 # The context of a request that leaves it to the service to find one.
 AUTO = "auto"
 

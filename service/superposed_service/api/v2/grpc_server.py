@@ -22,8 +22,6 @@ from superposed_service.engine.request_metadata import ANYONE, calling
 from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
 from superposed_service.runtime.runtime import Runtime
 
-__all__ = ["GrpcFace"]
-
 _CODES: Mapping[int, grpc.StatusCode] = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,

@@ -18,16 +18,6 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest
 
-__all__ = [
-    "Column",
-    "InferRequest",
-    "check_name",
-    "columns_of",
-    "read_request",
-    "render",
-    "rows_of",
-]
-
 
 @dataclass(frozen=True)
 class InferRequest:

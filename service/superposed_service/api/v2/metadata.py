@@ -8,19 +8,6 @@ from typing import Any
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 
-__all__ = [
-    "CONTEXT",
-    "INPUT",
-    "config",
-    "index",
-    "load",
-    "metadata",
-    "outputs_of",
-    "schema_of",
-    "server",
-    "unload",
-]
-
 # The names of a model's inputs.
 INPUT, CONTEXT = "input", "context"
 

@@ -11,8 +11,6 @@ from superposed_service.api.v1.routes.common import json_response, plain_body, p
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.errors import NotReady, UnknownVersion
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v2", tags=["open inference protocol"])
 # A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
 _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"

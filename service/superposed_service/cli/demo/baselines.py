@@ -18,8 +18,6 @@ from superposed.config import MLPConfig, OptimizerConfig
 from superposed.nn.optimizers import make_optimizer
 from superposed_service.cli.demo.demo_tasks import DemoTask
 
-__all__ = ["Curves", "plain_network", "separate_networks"]
-
 # Accuracy of each task after each number of tasks learned, (K, K), NaN before a task was learned.
 Curves = NDArray[np.float64]
 

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
 from superposed.errors import ConfigError
 
-__all__ = ["DemoTask", "demo_tasks"]
-
 _MNIST_ROWS = 6_000
 _TEST_ROWS = 1_000
 

@@ -16,8 +16,6 @@ from rich.table import Table
 
 from superposed_service.cli.demo.baselines import Curves
 
-__all__ = ["save_report", "show_table"]
-
 
 def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> None:
     """Print the accuracy of every task right after learning it and at the end."""

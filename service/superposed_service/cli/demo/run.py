@@ -26,8 +26,6 @@ from superposed_service.cli.demo.report import save_report, show_table
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 
-__all__ = ["run_demo"]
-
 _OPTIMIZER = OptimizerConfig(name="rmsprop", learning_rate=3e-4)
 
 

@@ -16,8 +16,6 @@ import httpx
 from superposed_client import Client
 from superposed_service.errors import NotReady
 
-__all__ = ["Server", "free_port"]
-
 _START_S = 60.0
 _STOP_S = 60.0
 

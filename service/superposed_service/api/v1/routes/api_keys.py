@@ -19,8 +19,6 @@ from superposed_service.api.v1.routes.common import (
 )
 from superposed_service.api.v1.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 _log = logging.getLogger("superposed.keys")
 

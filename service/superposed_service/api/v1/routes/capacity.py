@@ -11,8 +11,6 @@ from superposed_service.api.v1.schemas import CapacityBody, InterferenceBody
 from superposed_service.api.v1.serializers import capacity_body, interference_body, task_keys
 from superposed_service.errors import InvalidRequest
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["capacity"])
 
 _MOST_TASKS = 24

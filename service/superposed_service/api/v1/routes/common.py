@@ -22,22 +22,6 @@ from superposed_service.runtime.resumable import ResumableRequest
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.storage.idempotency import IdempotencyKey
 
-__all__ = [
-    "documented_body",
-    "errand",
-    "explaining_quarantine",
-    "json_response",
-    "origin",
-    "plain_body",
-    "principal",
-    "read",
-    "refuse_repeats",
-    "rows_response",
-    "running",
-    "submit",
-    "task_key",
-]
-
 M = TypeVar("M", bound=BaseModel)
 _HEAD_LENGTH = HEAD_LENGTH.lower().encode()
 

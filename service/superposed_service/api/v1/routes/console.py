@@ -9,8 +9,6 @@ from superposed_service.api.auth import requires
 from superposed_service.api.console import ConsoleFile, console_files
 from superposed_service.errors import UnknownFile
 
-__all__ = ["router"]
-
 router = APIRouter(include_in_schema=False)
 
 # Nothing from elsewhere, nothing inline, no frames: what the page may do is in its own files.

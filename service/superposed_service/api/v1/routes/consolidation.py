@@ -11,8 +11,6 @@ from superposed_service.api.v1.schemas import ConsolidateAnswer, ConsolidateBody
 from superposed_service.runtime.rehearse import consolidate
 from superposed_service.runtime.resumable import check_steps
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["history"])
 
 

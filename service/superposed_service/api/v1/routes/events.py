@@ -18,8 +18,6 @@ from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.event_stream import Event, Subscription
 from superposed_service.runtime.runtime import Runtime
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["events"])
 
 # A client that takes nothing for so long is gone, or as good as gone.

@@ -9,8 +9,6 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, running
 from superposed_service.errors import NotReady
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/health", tags=["health"])
 
 

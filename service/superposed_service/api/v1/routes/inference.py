@@ -32,8 +32,6 @@ from superposed_service.api.v1.schemas import (
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 

@@ -14,8 +14,6 @@ from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
 from superposed_service.api.v1.task_search import all_tasks, find_context, named, tries
 from superposed_service.changes.rows import RowBatch
 
-__all__ = ["answer_locate", "router"]
-
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 

@@ -11,8 +11,6 @@ from prometheus_client.exposition import choose_encoder
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import running
 
-__all__ = ["router"]
-
 router = APIRouter(tags=["metrics"])
 
 

@@ -22,8 +22,6 @@ from superposed_service.api.v1.schemas import LearnModelAnswer
 from superposed_service.api.v1.serializers import model_bytes
 from superposed_service.runtime.distillation import learn_model
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["model"])
 
 

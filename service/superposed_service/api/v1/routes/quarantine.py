@@ -11,8 +11,6 @@ from superposed_service.api.v1.schemas import QuarantineAnswer, QuarantineBody, 
 from superposed_service.api.v1.serializers import check_source, quarantine_list
 from superposed_service.changes.quarantine import Quarantine, Release
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 

@@ -17,8 +17,6 @@ from superposed_service.api.v1.routes.common import (
 from superposed_service.api.v1.schemas import RollbackAnswer, RollbackBody
 from superposed_service.changes.rollback import Selection
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["history"])
 
 

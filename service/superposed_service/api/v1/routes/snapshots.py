@@ -11,8 +11,6 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, origin, principal, running
 from superposed_service.api.v1.schemas import RollbackAnswer, SnapshotBody
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
 
 

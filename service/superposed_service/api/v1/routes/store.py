@@ -10,8 +10,6 @@ from superposed_service.api.v1.routes.common import json_response, principal, ru
 from superposed_service.api.v1.schemas import StoreBody
 from superposed_service.api.v1.serializers import store_body, tenants_view
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1", tags=["store"])
 
 

@@ -32,8 +32,6 @@ from superposed_service.api.v1.serializers import evaluations_body, show_task, t
 from superposed_service.changes.registration import Delete, Register
 from superposed_service.errors import InvalidRequest
 
-__all__ = ["router"]
-
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
 
 _LONG = {"labels", "offset", "scale"}
