@@ -34,7 +34,7 @@ from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.errors import Quarantined
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
 
 ROWS, UPDATES, ATTACK = 16, 1200, 64
 RATES = [("rmsprop", 3e-5), ("rmsprop", 3e-4), ("rmsprop", 1e-3), ("rmsprop", 3e-3), ("adam", 1e-3),

@@ -17,8 +17,8 @@ from superposed_service.storage import DataDirectory
 from tests.browser.conftest import Taught
 from tests.browser.drawing import draw
 from tests.conftest import CONFIG, make_directory, serving
-from tests.service.test_access import make
-from tests.service.test_api import ROW, register
+from tests.helpers.api_keys import make
+from tests.helpers.http import ROW, register
 
 VIEWS = ("overview", "interference", "playground", "operations")
 

@@ -17,20 +17,7 @@ import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
 from tests.conftest import make_directory, serving
-
-ROWS = np.random.default_rng(0).random((3, 64), dtype=np.float32)
-LABELS = [f"n{number}" for number in range(10)]
-
-
-def register_tasks(client: httpx.Client) -> None:
-    for key, schema in {
-        "digits": {"labels": LABELS},
-        "plain": {"outputs": 10},
-        "few": {"outputs": 4},
-        "line": {"outputs": 2, "loss": "mse"},
-        "rot": {"outputs": 10},
-    }.items():
-        assert client.post("/v1/tasks", json={"key": key, **schema}).status_code == 201
+from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 
 
 @pytest.fixture(scope="module")
@@ -63,14 +50,6 @@ class Caller:
 @pytest.fixture(params=["sync", "aio"])
 def call(http: httpx.Client, request: pytest.FixtureRequest) -> Caller:
     return Caller(str(http.base_url), request.param)
-
-
-def native(http: httpx.Client, context: Any, rows: Any = ROWS, **more: Any) -> dict[str, Any]:
-    many = {"contexts": context} if isinstance(context, list) else {"context": context}
-    answer = http.post("/v1/infer", json={**many, "inputs": np.asarray(rows).tolist(), **more})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
 
 
 def rows_input(rows: Any = ROWS, datatype: str = "FP32", *, binary: bool = True) -> triton.InferInput:
@@ -135,9 +114,6 @@ def test_default_outputs(call: Caller, http: httpx.Client) -> None:
     np.testing.assert_allclose(
         answer.as_numpy("values"), native(http, "line")["values"], rtol=1e-5, atol=1e-6
     )
-
-
-DTYPES = {"f8": "FP64", "u1": "UINT8", "i1": "INT8", "i4": "INT32", "i8": "INT64", "?": "BOOL"}
 
 
 @pytest.mark.parametrize(

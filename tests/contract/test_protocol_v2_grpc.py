@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.cli.demo.server_process import free_port
 from tests.conftest import make_directory, serving
-from tests.contract.test_protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
+from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 
 PORT = free_port()
 

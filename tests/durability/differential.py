@@ -54,7 +54,7 @@ from superposed_service.engine.work import PendingWrite
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
 
 FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
 INPUTS, OUTPUTS = 9, 3

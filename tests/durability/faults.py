@@ -33,7 +33,7 @@ from superposed_service.changes.verify import verify
 from superposed_service.errors import StorageError
 from superposed_service.storage import DataDirectory, database
 from tests.durability.disk import Crash, Disk, Operation, files_of, lay_out, recording
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
 
 
 @contextlib.contextmanager

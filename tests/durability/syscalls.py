@@ -26,7 +26,7 @@ import torch
 
 from experiments.report import machine, write_json
 from tests.durability.faults import Life, Lived, batch, check, scratch
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
 
 LIMIT = 200
 SYSCALLS = ("pwrite64", "write", "fsync", "fdatasync", "rename", "unlink", "ftruncate")

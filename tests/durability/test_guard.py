@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore
+from superposed import StoreConfig, TaskSchema, WeightStore
 from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UpdateError
@@ -23,13 +23,9 @@ from superposed_service.changes.update import Update
 from superposed_service.engine import poison_detector
 from superposed_service.errors import Quarantined
 from superposed_service.storage import Canary
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
+from tests.helpers.sgd_config import CONFIG
 
-# Plain gradient descent without normalisation: here large rows really hurt the others.
-CONFIG = StoreConfig(
-    network=MLPConfig(inputs=64, hidden=(48,), outputs=10, normalisation="none"),
-    optimizer=OptimizerConfig(name="sgd", learning_rate=0.02),
-)
 DIGITS = sklearn_dataset("digits")
 TASKS = 6
 

@@ -20,7 +20,7 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.durability.machine import Machine, new_store, schema
+from tests.helpers.machine import Machine, new_store, schema
 
 KEYS = st.sampled_from(["a", "b", "c"])
 CONTEXTS = st.sampled_from(["a", "b", "c", "mix(a:0.3,b:0.7)", "b^0.5", "mix(a:1,c^2:2)"])

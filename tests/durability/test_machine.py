@@ -32,7 +32,7 @@ from superposed_service.errors import (
 from superposed_service.settings import Settings
 from superposed_service.storage import Snapshots, idempotency
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.durability.machine import CONFIG, Machine
+from tests.helpers.machine import CONFIG, Machine
 
 INPUTS: list[list[float]] = [[1, 2, 3, 4]]
 HUGE: list[list[float]] = [[1e38, 1, 1, 1]]

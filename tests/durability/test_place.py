@@ -15,9 +15,9 @@ from superposed_service.changes.replay import check_history
 from superposed_service.changes.verify import verify
 from superposed_service.errors import JournalCorrupt, SnapshotMismatch, StorageUnavailable
 from superposed_service.storage import DataDirectory
-from tests.durability.machine import Machine
 from tests.durability.record import RECORDINGS, RUN, running
-from tests.durability.test_recorded import RECORDED
+from tests.helpers.machine import Machine
+from tests.helpers.recorded import RECORDED
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
 

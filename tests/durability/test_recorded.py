@@ -19,9 +19,9 @@ from superposed_service.changes.verify import verify
 from superposed_service.errors import BeyondHorizon
 from superposed_service.storage import DataDirectory
 from tests.conftest import serving
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
+from tests.helpers.recorded import RECORDED
 
-RECORDED = sorted((Path(__file__).parent / "recorded").glob("*/*.tar.xz"))
 # Of logits near 1: another CPU, or another version of the arithmetic, replays records to rounding.
 TOLERANCE = 1e-3
 

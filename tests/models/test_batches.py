@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from superposed import TaskSchema, WeightStore
 from superposed.tasks.batch import merge
-from tests.models.small import store_of
+from tests.helpers.small_stores import store_of
 
 STORE = store_of(tasks=4)
 ROWS = [[0.5, -1.0, 2.0, 0.0, 3.0, 1.0, 7.0], [1, 2, 3, 4, 5, 6, 7]]

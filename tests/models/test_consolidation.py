@@ -15,7 +15,7 @@ from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, Sha
 from superposed.learning import distillation
 from superposed.learning.consolidation import Judged, consolidate, judge
 from superposed.learning.distillation import Lessons, lessons
-from tests.models.test_rehearsal import new_store, rows
+from tests.helpers.rehearsing_stores import new_store, rows
 
 
 def separable(count: int, seed: int) -> tuple[np.ndarray, list[int]]:

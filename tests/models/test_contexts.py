@@ -20,7 +20,7 @@ from superposed.contexts import (
 )
 from superposed.contexts.rotation import RotationGenerator
 from superposed.errors import CapacityExceeded, CompositionNotSupported, ConfigError, ShapeError
-from tests.models import oracle
+from tests.helpers import oracle
 
 FEATURES = 13  # odd, so that pairing families pad
 ALL = sorted(FAMILIES)

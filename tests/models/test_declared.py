@@ -15,7 +15,7 @@ from superposed.errors import (
     TaskInUse,
     UnknownTask,
 )
-from tests.models.test_store import data
+from tests.helpers.small_stores import data
 
 HALF = "mix(a:0.5,b:0.5)"
 

@@ -16,7 +16,7 @@ from superposed.errors import (
     TaskInUse,
     UnknownTask,
 )
-from tests.models.test_store import data
+from tests.helpers.small_stores import data
 
 LAYERS = ("layers.0", "layers.1", "layers.2", "layers.3")
 

@@ -9,7 +9,7 @@ from superposed.contexts import FAMILIES, Binding, Context, ContextSource, TaskI
 from superposed.errors import ConfigError
 from superposed.nn import MLP
 from superposed.nn.layers import SuperposedLinear
-from tests.models import oracle
+from tests.helpers import oracle
 
 ALL = sorted(FAMILIES)
 

@@ -19,7 +19,7 @@ from superposed.datasets import sklearn_dataset
 from superposed.errors import ConfigError
 from superposed.nn import convnet, resnet18
 from superposed.nn.layers import SuperposedConv2d, superpose
-from tests.models import oracle
+from tests.helpers import oracle
 
 REAL = ("phase", "binary", "cyclic", "rotation")
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from superposed import WeightStore, learn
 from superposed.nn import PreparedMLP
 from superposed.nn.layers import fused_kernels
-from tests.models.small import store_of
+from tests.helpers.small_stores import store_of
 
 FAMILIES = ("phase", "complex", "cyclic", "binary")
 

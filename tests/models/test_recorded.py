@@ -15,7 +15,7 @@ from superposed.contexts import FAMILIES
 from superposed.nn import MLP, RecordedMLP, cuda_graph_runtime
 from superposed.store import inference
 from superposed.store.inference import InferenceRunner
-from tests.models.small import store_of
+from tests.helpers.small_stores import store_of
 
 RECORDABLE = sorted(set(FAMILIES) - {"rotation"})
 

@@ -34,6 +34,7 @@ from superposed.errors import (
     UpdateTooLarge,
 )
 from superposed.tasks.batch import merge
+from tests.helpers.small_stores import data
 
 SMALL = MLPConfig(inputs=12, hidden=(24, 16), outputs=5)
 
@@ -53,10 +54,6 @@ def new_store(seed: int = 1, **changes: object) -> WeightStore:
     )
     store.register(TaskSchema(key="line", inputs=6, outputs=2, loss="mse"))
     return store
-
-
-def data(rows: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=(rows, width))
 
 
 class TestRegistry:

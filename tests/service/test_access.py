@@ -29,23 +29,16 @@ from superposed_service.errors import Forbidden as ServiceForbidden
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
+from tests.helpers.api_keys import UPDATE, make
+from tests.helpers.http import ROW, problem, register
 from tests.helpers.routes import ACCESS_RULES
-from tests.service.test_api import ROW, problem, register
 
-UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW], "targets": ["0"]}
 SCOPES = ("monitor", "infer", "update", "admin")
 ALLOWED = {
     "monitor": {"monitor", "admin"},
     "infer": {"infer", "update", "admin"},
     "update": {"update", "admin"},
 }
-
-
-def make(http: httpx.Client, scope: str, tasks: str = "*", **more: Any) -> dict[str, str]:
-    """The headers of a new key."""
-    answer = http.post("/v1/keys", json={"scope": scope, "tasks": tasks, **more})
-    assert answer.status_code == 201, answer.text
-    return {"Authorization": f"Bearer {answer.json()['key']}"}
 
 
 @pytest.fixture

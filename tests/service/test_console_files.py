@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 
 from superposed_service.api.console import console_files
-from tests.service.test_access import make
-from tests.service.test_api import problem
+from tests.helpers.api_keys import make
+from tests.helpers.http import problem
 
 FOLDER = Path(__file__).resolve().parents[2] / "service" / "superposed_service" / "api" / "console"
 LIBRARY = "/console/vendor/echarts-6.1.0/echarts.esm.min.js"

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 from superposed_service.cli.commands import app
 from superposed_service.errors import Quarantined
 from superposed_service.storage.database import Database
-from tests.durability.machine import Machine
+from tests.helpers.machine import Machine
 
 RUNNER = CliRunner()
 

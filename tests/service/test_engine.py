@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import WeightStore
 from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownTask
 from superposed.tasks.batch import Batch
 from superposed_service.changes import update
@@ -28,33 +28,9 @@ from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, TransactionLog
+from tests.helpers.engines import make_store, prepared, running
 
 X = np.random.default_rng(0).normal(size=(6, 8))
-
-
-def make_store(family: str = "phase") -> WeightStore:
-    config = StoreConfig(network=MLPConfig(inputs=8, hidden=(16,), outputs=3), family=family)  # type: ignore[arg-type]
-    store = WeightStore(config, secret=seeded_secret(0))
-    for key in "abcd":
-        store.register(TaskSchema(key=key, inputs=8, outputs=3))
-    return store
-
-
-@asynccontextmanager
-async def prepared(store: WeightStore, **settings: object) -> AsyncIterator[Engine]:
-    with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
-        begin(directory, store)
-        yield Engine(Writer(store, directory.ledger()), Settings(**settings))  # type: ignore[arg-type]
-
-
-@asynccontextmanager
-async def running(store: WeightStore, **settings: object) -> AsyncIterator[Engine]:
-    async with prepared(store, **settings) as engine:
-        engine.start()
-        try:
-            yield engine
-        finally:
-            await asyncio.to_thread(engine.stop)
 
 
 class Gate:

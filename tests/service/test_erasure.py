@@ -20,7 +20,7 @@ from superposed_service.errors import StorageUnavailable
 from superposed_service.runtime import runtime
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
-from tests.service.test_api import problem
+from tests.helpers.http import problem
 
 REHEARSING = StoreConfig(
     network=MLPConfig(inputs=6, hidden=(9,), outputs=3),

@@ -24,8 +24,8 @@ from superposed_service.runtime.event_stream import Event as ServiceEvent
 from superposed_service.settings import Settings
 from superposed_service.storage import Record
 from tests.conftest import make_directory, serving
-from tests.service.test_access import UPDATE, make
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.api_keys import UPDATE, make
+from tests.helpers.http import ROW, problem, register
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.http import ROW, problem, register
 
 UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]}
 

@@ -15,8 +15,8 @@ import httpx
 import pytest
 
 from tests.conftest import make_directory, serving
+from tests.helpers.http import ROW, problem, register
 from tests.helpers.routes import ACCESS_RULES
-from tests.service.test_api import ROW, problem, register
 
 
 def test_every_get_route_has_its_head(http: httpx.Client) -> None:

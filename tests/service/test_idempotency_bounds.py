@@ -14,7 +14,7 @@ from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import QuotaExceeded
 from superposed_service.storage import idempotency
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.durability.machine import Machine, schema
+from tests.helpers.machine import Machine, schema
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
 

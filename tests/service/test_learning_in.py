@@ -19,10 +19,10 @@ from superposed_service.runtime.resumable import ResumableRequest
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory, serving, wait_for
-from tests.service.test_access import make
-from tests.service.test_api import problem
-from tests.service.test_engine import make_store, running
-from tests.service.test_rehearsal_api import CONFIG
+from tests.helpers.api_keys import make
+from tests.helpers.engines import make_store, running
+from tests.helpers.http import problem
+from tests.helpers.rehearsing_config import CONFIG
 
 URL = "/v1/tasks/copy/model"
 

@@ -19,7 +19,7 @@ import pytest
 from superposed_service.api.server.connections import _WriteBuffer
 from superposed_service.cli.demo.server_process import Server
 from tests.conftest import make_directory, serving, wait_for
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.http import ROW, problem, register
 
 CAP = 8 * 2**20
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
 import logging
 import logging.config
 import socket
@@ -25,14 +23,14 @@ from superposed.errors import ConfigError
 from superposed_service.api.app import create_api
 from superposed_service.api.middleware.route_table import RouteTable, access_rules
 from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows
-from superposed_service.observability.logs import logging_config
 from superposed_service.observability.opentelemetry import Tracing
 from superposed_service.observability.progress import Progress
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
+from tests.helpers.http import ROW, problem, register
+from tests.helpers.logs import Captured
 from tests.helpers.routes import ROUTES
-from tests.service.test_api import ROW, problem, register
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]}
@@ -284,33 +282,6 @@ class TestHealth:
                 problem(http.get("/health/live"), 503, "not-ready")
             assert not engine.crashed
         assert not engine.crashed  # stopped, as it should
-
-
-class Captured:
-    """What a server would write to standard error."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
-        self._stream = io.StringIO()
-        monkeypatch.setattr(sys, "stderr", self._stream)
-        logging.config.dictConfig(logging_config(Settings(**settings)))  # type: ignore[arg-type]
-
-    @property
-    def text(self) -> str:
-        return self._stream.getvalue()
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = [json.loads(line) for line in self.text.splitlines()]
-        return [line for line in lines if line["event"] == name]
-
-
-@pytest.fixture
-def captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Captured]]:
-    names = ("", "superposed", "uvicorn", "uvicorn.error")
-    before = [(one.handlers[:], one.level) for one in map(logging.getLogger, names)]
-    yield lambda **settings: Captured(monkeypatch, **settings)
-    for name, (handlers, level) in zip(names, before, strict=True):
-        logging.getLogger(name).handlers[:] = handlers
-        logging.getLogger(name).setLevel(level)
 
 
 class TestLogs:

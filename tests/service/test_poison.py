@@ -12,9 +12,9 @@ import pytest
 
 from superposed.datasets import sklearn_dataset
 from tests.conftest import make_directory, serving
-from tests.durability.test_guard import CONFIG
-from tests.service.test_access import make
-from tests.service.test_api import problem
+from tests.helpers.api_keys import make
+from tests.helpers.http import problem
+from tests.helpers.sgd_config import CONFIG
 
 DIGITS = sklearn_dataset("digits")
 TASKS = [f"good-{number}" for number in range(4)]

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from superposed_client import Client, Quarantined, UnknownTask
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.http import ROW, problem, register
 
 UPDATE = {"context": "digits", "inputs": [ROW], "targets": ["0"]}
 

@@ -22,8 +22,8 @@ from superposed_service.errors import QuotaExceeded as Refused
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
-from tests.service.test_access import UPDATE, make
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.api_keys import UPDATE, make
+from tests.helpers.http import ROW, problem, register
 
 
 class Clock:

@@ -30,14 +30,9 @@ from superposed_service.changes.replay import fingerprint
 from superposed_service.runtime import rehearse as consolidation
 from superposed_service.runtime import runtime
 from tests.conftest import make_directory, serving, wait_for
-from tests.durability.machine import Machine
-from tests.service.test_api import problem
-
-CONFIG = StoreConfig(
-    network=MLPConfig(inputs=6, hidden=(24,), outputs=3),
-    optimizer=OptimizerConfig(name="adam", learning_rate=3e-3),
-    rehearsal=RehearsalConfig(rows_per_task=100),
-)
+from tests.helpers.http import problem
+from tests.helpers.machine import Machine
+from tests.helpers.rehearsing_config import CONFIG
 
 
 def rows(count: int, task: int, seed: int) -> tuple[np.ndarray, list[int]]:

@@ -22,9 +22,7 @@ from superposed_service.observability.opentelemetry import Tracing
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
-from tests.service.test_observability import Captured, captured
-
-__all__ = ["captured"]  # a fixture
+from tests.helpers.logs import Captured
 
 LABEL, TEXT = "marker-label", "marker-description"
 # As it is written in JSON, and as numpy and Python show its float32 and float64 forms.

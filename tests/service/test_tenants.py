@@ -13,9 +13,9 @@ from superposed_service.api.v1.serializers import explain_quarantine
 from superposed_service.changes.quarantine import Quarantine
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
-from tests.durability.machine import Machine
-from tests.service.test_access import make
-from tests.service.test_api import ROW, problem
+from tests.helpers.api_keys import make
+from tests.helpers.http import ROW, problem
+from tests.helpers.machine import Machine
 
 UPDATE = {"inputs": [ROW] * 2, "targets": [0, 1]}
 

@@ -24,7 +24,7 @@ from superposed_service.api.tensors import (
 )
 from superposed_service.api.v1.codec import read_body
 from superposed_service.api.v1.schemas import UpdateBody
-from tests.service.test_api import ROW, problem, register
+from tests.helpers.http import ROW, problem, register
 
 ROWS = np.array([ROW, ROW[::-1]], dtype=np.float32)
 

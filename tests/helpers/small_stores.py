@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+import numpy as np
+
+from superposed import (
+    MLPConfig,
+    OptimizerConfig,
+    StoreConfig,
+    TaskSchema,
+    WeightStore,
+    seeded_secret,
+)
 
 __all__ = ["store_of"]
 
@@ -21,3 +30,7 @@ def store_of(family: str = "phase", dtype: str = "float32", *, tasks: int = 5, *
     for number in range(tasks):
         store.register(TaskSchema(key=f"t{number}", inputs=config.network.inputs, outputs=3))
     return store
+
+
+def data(rows: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(rows, width))

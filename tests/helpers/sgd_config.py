@@ -1,0 +1,14 @@
+"""A store that one harmful stream can ruin."""
+
+from __future__ import annotations
+
+from superposed import MLPConfig, OptimizerConfig, StoreConfig
+
+__all__ = ["CONFIG"]
+
+
+# Plain gradient descent without normalisation: here large rows really hurt the others.
+CONFIG = StoreConfig(
+    network=MLPConfig(inputs=64, hidden=(48,), outputs=10, normalisation="none"),
+    optimizer=OptimizerConfig(name="sgd", learning_rate=0.02),
+)
