@@ -123,7 +123,7 @@ One tenant sends 20 one-row requests a second; another sends its share, then fou
 
 {neighbours}
 
-The last row was measured before an inquiry of the guard left room for inference: those are its seconds.
+The last row was measured before attributions of the poison detector left room for inference.
 
 ## What durability costs
 

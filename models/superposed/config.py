@@ -113,7 +113,7 @@ class ResNetConfig(_ImageNetwork):
 
 
 class ModuleConfig(Config):
-    """Anybody's network: `factory` is `package:function`, which takes nothing and returns a torch module.
+    """A network of the user's own: `factory` is `package:function`, which returns a torch module.
 
     Its linear and convolution layers are superposed; it takes rows of `input_shape`.
     """

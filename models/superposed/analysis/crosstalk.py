@@ -35,18 +35,18 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
 
     Returns:
         The measured and the predicted ratio of each layer: 0 is no noise, 1 is as much response to a
-        stranger as to the task itself. None where a ratio is not a finite number (rows too large, or no
+        foreign context as to the own one. None where a ratio is not a finite number (rows too large, or no
         response at all).
     """
     own = _bindings(store, batch.parts[0].context)
-    strangers = [_bindings(store, probe) for probe in PROBES]
+    foreign_contexts = [_bindings(store, probe) for probe in PROBES]
     measured: dict[str, float] = {}
     predicted: dict[str, float] = {}
 
     def observe(name: str, layer: SuperposedLinear, signal: Tensor) -> None:
         extended, matrix = layer.extend(signal), layer.matrix()
         energy = _mean_square(layer(signal, own[name]))
-        foreign = [_mean_square(layer(signal, binding[name])) for binding in strangers]
+        foreign = [_mean_square(layer(signal, binding[name])) for binding in foreign_contexts]
         law = float(layer.family.response_energy(matrix.double(), extended.double()).mean())
         measured[name] = sum(foreign) / len(foreign) / energy if energy else math.nan
         predicted[name] = law / energy if energy else math.nan

@@ -1,6 +1,7 @@
 """Interference between named tasks: how much their contexts overlap, and what that does to responses.
 
-`superposed.analysis.crosstalk` measures a task against strangers; this measures it against chosen neighbours.
+`superposed.analysis.crosstalk` measures a task against contexts of no task; this module measures it against
+chosen tasks.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class Interference:
 def measure_interference(
     store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]
 ) -> Interference:
-    """Measure overlap and crosstalk of tasks; nothing is learned. Whoever owns the store may call it.
+    """Measure overlap and crosstalk of tasks; nothing is learned. The owner of the store may call it.
 
     Args:
         store: What is measured.

@@ -217,7 +217,7 @@ def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
     """Return what the tensors do not say about the network that they belong to."""
     if not isinstance(network, MLPConfig):
         sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
-        # A file that names somebody's code invites whoever opens it to run that.
+        # A file that names code would have its reader run that code.
         return {"network": network.model_dump(mode="json", exclude={"factory"}), **sizes}
     normalisation = {
         "kind": network.normalisation,

@@ -105,7 +105,7 @@ class ContextSource:
 class ContextTable:
     """Contexts of every layer in slots of one tensor a layer, the least recently used evicted first.
 
-    Not thread-safe: whoever owns the store owns its table.
+    Not thread-safe: the owner of the store owns its table.
 
     Args:
         source: Where contexts come from.

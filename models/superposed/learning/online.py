@@ -131,7 +131,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
     """
     rows = len(batch)
     drawn = store.draw(_rows_to_rehearse(store, rows, step), step=step, besides=batch)
-    # A kept row that nobody could learn from must not have everybody's updates refused: then without.
+    # A kept row with a bad gradient must not have every update rejected: then the step goes without.
     with suppress(UpdateError):
         if drawn is not None:
             return _step_together(store, batch, targets, *drawn)

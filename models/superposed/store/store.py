@@ -48,7 +48,7 @@ class WeightStore:
     Args:
         config: Network, family, optimizer, limits.
         secret: 32 bytes that all contexts and the initial weights are derived from; drawn from the
-            operating system where not given. Whoever has it and one retrieved model has every task.
+            operating system where not given. It and one retrieved model reveal every task.
         device: Where the weights live.
         drawn: Whether initial weights are drawn; otherwise they are 0 until a state is loaded.
     """

@@ -259,7 +259,7 @@ def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ClientDisconnect)
     async def left(request: Request, error: ClientDisconnect) -> Response:
         del request, error
-        return Response(status_code=CLIENT_LEFT)  # to nobody; but it is counted so
+        return Response(status_code=CLIENT_LEFT)  # no client reads it; it is counted
 
     @app.exception_handler(Exception)
     async def unknown(request: Request, error: Exception) -> Response:

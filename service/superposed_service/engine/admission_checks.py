@@ -104,7 +104,7 @@ class AdmissionChecks:
         if twin is not None and twin != origin:
             raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
         if kept is not None and kept.answer is None:
-            self.check_writable()  # after a failed commit nobody works on it any more
+            self.check_writable()  # after a failed commit no thread works on it any more
         if twin is not None or (kept is not None and kept.answer is None):
             raise IdempotencyInFlight(
                 "the same request is being worked on: ask again for its answer", received=origin.key

@@ -48,7 +48,7 @@ class _Share:
 
 
 def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome]:
-    """Answer several requests' rows in one mixed batch. Whoever has the store calls it.
+    """Answer several requests' rows in one mixed batch. The owner of the store calls it.
 
     Returns:
         For each request its answer, or what it is refused with; one that cannot be answered spoils no other.

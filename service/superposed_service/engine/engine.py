@@ -1,14 +1,16 @@
 """The sole owner of the store: queue in, batch out, journal, apply.
 
-One thread at a time touches torch: the engine's, or for a small batch the event loop's (`answering.py`).
-Requests wait in two lines, reads (inference) and the rest (updates, evaluations, registry changes,
-snapshots); `lines.py` says who may join. The fairness rule: each turn answers one mixed batch of the waiting
-reads, as many as `batch_rows` allows, and then does one thing for the other line: applies one committed
-change, runs one job, or lets the guard take one step of an inquiry that the line waits for. So neither kind
-waits for more than one of the other. Updates that stand in line together are committed to the journal
-together, before the first of them is applied, by a second thread: meanwhile the engine's answers reads and
-applies the updates that were committed before. Reads never see half an update, because nothing else touches
-the store while one is applied.
+One thread at a time touches torch: the engine thread, or for a small batch the event loop
+(`inference_executor.py`). Requests wait in two queues: inference requests, and jobs (updates, evaluations,
+registry changes, snapshots); `request_queues.py` admits them.
+
+The fairness rule: each turn answers one mixed batch of inference requests, up to `batch_rows`. Then it does
+one thing for the job queue: it applies one committed change, runs one job, or lets the poison detector take one
+step. So neither kind waits for more than one of the other.
+
+Updates that wait together are committed to the journal together by a second thread, before the first of
+them is applied. Meanwhile the engine thread answers requests and applies earlier updates. Inference never sees half
+an update, because nothing else touches the store while one is applied.
 """
 
 from __future__ import annotations

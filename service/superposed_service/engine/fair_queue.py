@@ -29,7 +29,7 @@ class QueueEntry(Generic[W]):
         work: What waits.
         source: Whose it is.
         size: What it costs: rows, or 1.
-        deadline: On the monotonic clock, seconds; nobody wants the answer any more after it.
+        deadline: On the monotonic clock, seconds; the client no longer waits after it.
     """
 
     tag: float
@@ -41,7 +41,7 @@ class QueueEntry(Generic[W]):
 
 
 class FairQueue(Generic[W]):
-    """Requests that wait, by source. Not thread-safe: whoever shares one holds a lock.
+    """Requests that wait, by source. Not thread-safe: callers hold a lock.
 
     Args:
         turn_size: How much one turn takes at most; None where each turn takes one request.
@@ -51,7 +51,7 @@ class FairQueue(Generic[W]):
         self._turn_size = turn_size
         self._heap: list[QueueEntry[W]] = []
         self._numbers = itertools.count()
-        self._tag = 0.0  # of whoever went last
+        self._tag = 0.0  # of the newest entry that was taken out
         self._last: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
@@ -121,7 +121,7 @@ class FairQueue(Generic[W]):
         for place in sorted(self._heap, key=lambda place: place.number):
             if place.number in numbers:
                 saved[place.source] += place.size
-            else:  # nobody pays for work that is not done
+            else:  # work that is not done costs nothing
                 place.tag -= saved[place.source]
                 kept.append(place)
         heapq.heapify(kept)
@@ -143,7 +143,7 @@ def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:
     mine = waiting.get(source)
     own = (mine or 0) + more
     if len(waiting) == (mine is not None):
-        return own  # nobody else waits
+        return own  # no other source waits
     others = dict(waiting)  # a copy: another thread may be changing it
     others.pop(source, None)
     return own + sum(min(own, other) for other in others.values())

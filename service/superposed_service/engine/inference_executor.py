@@ -58,14 +58,14 @@ class InferenceExecutor:
         self._wake = wake
         self._settings = settings
         self._is_idle = is_idle
-        # Whoever touches the store holds it: the engine's thread for each turn, the event loop for a batch.
+        # Held by the owner of the store: the engine thread for a turn, the event loop for a batch.
         self.turn = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None  # where a batch is due
         self._seen = 0  # reads in line when it was last looked
         self._loop_rows = 0
 
     def measure(self) -> None:
-        """Find how many rows the event loop may answer: before anybody asks."""
+        """Measure the number of rows that the event loop may answer, before the first request."""
         if self._settings.batch_wait_ms or self._writer.store.device.type != "cpu":
             return  # a GPU's work is for one thread
         store = self._writer.store
@@ -114,7 +114,7 @@ class InferenceExecutor:
             if loop is here:
                 _deliver(mine)
                 continue
-            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits any more
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: no client waits
                 loop.call_soon_threadsafe(_deliver, mine)
         return sum(len(read.rows) for read in reads)
 
@@ -123,7 +123,7 @@ class InferenceExecutor:
     def soon(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Have what waits answered by this event loop shortly, where it is few; False where it is not.
 
-        Whoever calls it, on that event loop, holds the lock of the lines, and has put a read there.
+        The caller, on that event loop, holds the lock of the queues, and has put a request there.
         """
         if self.turn.locked() or not self._suits_loop():
             return False
@@ -169,7 +169,7 @@ class InferenceExecutor:
         reads = self._take(self._loop_rows, inline=True) if few else []
         try:
             rows = self._answer(reads, loop)
-        except Exception as error:  # noqa: BLE001 - a bug: nobody waits for ever for it, and the loop goes on
+        except Exception as error:  # noqa: BLE001 - a bug: the requests get it, and the loop goes on
             _log.exception("a batch failed on the event loop")
             _deliver([(read.future, error) for read in reads])
             return

@@ -1,4 +1,4 @@
-"""The guard: detect sources whose updates harm other tasks far beyond ordinary crosstalk.
+"""Detect sources whose updates harm other tasks far beyond ordinary crosstalk.
 
 A few rows of every task are kept as canaries. How badly a task answers them is a number from 0 to 1, measured
 every few optimizer steps. Where it rises in at least two tasks, these steps are replayed aside, from an image
@@ -36,7 +36,7 @@ from superposed_service.errors import BeyondHorizon
 from superposed_service.settings import Settings
 from superposed_service.storage import Canary, Record, TransactionLog
 
-_log = logging.getLogger("superposed.guard")
+_log = logging.getLogger("superposed.poison")
 
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
 _Attribution: TypeAlias = Generator[None, None, list[Quarantine]]
@@ -47,6 +47,8 @@ _WITNESS_ROWS, _WITNESSES = 4, 2
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
 # Intervals a window lasts.
 _INTERVALS = 2
+# Stored in quarantine records: the detector's name in release 0.1.0.
+_DECIDED_BY = "guard"
 # Steps a refused update counts as, so that the next measurement comes soon.
 _REFUSED_COUNTS = 8
 # Bytes of a store's image for each interval: of a larger store it is taken less often.
@@ -172,7 +174,7 @@ class PoisonDetector:
             for window in self._windows:
                 window.intervals += 1
             windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
-            self._attribution = self._inquire(store, windows)
+            self._attribution = self._attributing(store, windows)
 
     def _interval(self, window: _Window) -> int:
         return self._settings.poison_interval_steps * (1 + len(window.image) // _IMAGE_BYTES)
@@ -187,7 +189,7 @@ class PoisonDetector:
         self._attribution = attribution
         return []
 
-    def _inquire(self, store: WeightStore, windows: deque[_Window]) -> _Attribution:
+    def _attributing(self, store: WeightStore, windows: deque[_Window]) -> _Attribution:
         decisions = yield from self._judge(store, windows[0])
         if not decisions:  # a source is accused of the same harm once
             self._windows.extend(window for window in windows if window.intervals < _INTERVALS)
@@ -282,7 +284,7 @@ class PoisonDetector:
             ordinary = max(harm.worst for harm in harms.values())
             self._canaries.baseline = [*self._canaries.baseline, ordinary][-_REMEMBERED:]
         evidence = {
-            "by": "guard",
+            "by": _DECIDED_BY,
             "sequences": [window.sequence + 1, store.sequence],
             "limit": limit,
             "tasks": harmed[:20],

@@ -1,8 +1,7 @@
-"""The two lines before the engine, reads and the rest: who may join them, and who is sent away.
+"""The two request queues of the engine, inference requests and jobs: admission and eviction.
 
-Nobody waits in vain: a request that would wait longer than `queue_delay_ms`, or than its own deadline, is
-refused when it comes, while it has cost nothing yet. In a line that is full, the source with most requests
-gives way.
+A request whose estimated wait exceeds `queue_delay_ms` or its deadline is rejected on arrival, before it has
+cost anything. In a full queue the newest request of the source with most requests is evicted.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from superposed_service.settings import Settings
 
 
 class RequestQueues:
-    """Both lines. Whoever shares them holds a lock, but for `check_wait`.
+    """Both queues. Callers hold a lock, except for `check_wait`.
 
     Args:
         settings: How long they may become.
@@ -59,7 +58,7 @@ class RequestQueues:
         """Check whether a turn would come in time. Needs no lock. Raises as `join`."""
         line: FairQueue[Any] = self.reads if reads else self.jobs
         if not line.count(caller.source):
-            return  # whoever has nothing in line may always join it: nobody starves
+            return  # a source without a waiting request is always admitted: no source starves
         wait_s = line.wait_s(caller.source, size)
         if not reads:
             wait_s += line.pace.seconds(committed, committed)
@@ -73,7 +72,7 @@ class RequestQueues:
             )
 
     def _make_room(self, caller: RequestMetadata) -> None:
-        """Send away who waits in vain, or else the newest of whoever has most in line."""
+        """Evict requests whose clients have left, or else the newest request of the largest source."""
         for line in (self.reads, self.jobs):
             _drop_done(line)
         if len(self) < self._settings.queue_requests:

@@ -73,7 +73,7 @@ class Writer:
         store: What is changed.
         ledger: Where changes are journalled first.
         detector: Attributes harm to other tasks, and quarantines its source; None for none.
-        telemetry: Told what is done; default one that nobody reads.
+        telemetry: Receives counts and times; by default they are dropped.
         replayed: How many records came after the newest snapshot.
 
     Attributes:

@@ -55,7 +55,7 @@ class _Route:
 class Metrics(Collector):
     """Counts and times of a running service.
 
-    HTTP requests are written by the event loop's thread, the rest by whoever has the store; read by any.
+    The event loop writes HTTP requests, the owner of the store all else; any thread reads.
 
     Args:
         tasks: How many tasks have a label of their own.
@@ -153,7 +153,7 @@ class Metrics(Collector):
 class TaskRows(Collector):
     """Rows by task, for so many tasks, the first that ask; the rest stand together under one label.
 
-    Written by whoever has the store, read by any.
+    Written by the owner of the store, read by any thread.
 
     Args:
         most: How many tasks have a label of their own.

@@ -10,7 +10,7 @@ from typing import Any
 STATUS = "superposed.status"
 # And the id of the API key that asked.
 AUTHOR = "superposed.author"
-# The status of what was answered to nobody: the client left before.
+# The status of a request that was not answered, because its client left.
 CLIENT_LEFT = 499
 
 # Paths that machines ask every few seconds: answered also when nothing else is, and not worth a log line.

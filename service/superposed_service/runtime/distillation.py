@@ -22,7 +22,7 @@ from superposed_service.runtime.resumable import ResumableRequest, check_steps
 from superposed_service.settings import Settings
 
 _BATCH_ROWS = 128
-# Strangers' networks answer their rows here, one at a time: the engine's thread has others to answer.
+# Teacher networks run here, one at a time, so that the engine thread stays free.
 _TEACHERS = ThreadPoolExecutor(1, "superposed-teacher")
 
 

@@ -41,7 +41,7 @@ class Event:
         kind: A record's kind (`update`, `register`, …), or `load`.
         data: JSON values.
         sequence: The record's; None for what is not in the journal, which is not remembered.
-        keys: Whoever may not name all of these does not learn of it.
+        keys: A listener that may not name all of these does not see the event.
     """
 
     kind: str
@@ -112,7 +112,7 @@ class Subscription:
         self._rouse()
 
     def _rouse(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody listens any more
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: no client listens any more
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -146,7 +146,7 @@ class Events:
         return len(self._subscriptions)
 
     def applied(self, record: Record, outcome: Future[JsonObject]) -> None:
-        """Tell of a record and what came of it. From any thread; waits for nobody."""
+        """Publish a record and its outcome. Any thread; never blocks."""
         try:
             error = outcome.exception()
             answer = outcome.result() if error is None else {"refused": _reason(error)}
@@ -155,7 +155,7 @@ class Events:
             _log.exception("record %s could not be told of", record.sequence)
 
     def publish(self, event: Event) -> None:
-        """Tell of an event. From any thread; waits for nobody."""
+        """Publish an event. Any thread; never blocks."""
         with self._lock:
             if event.sequence is not None and len(event.keys) <= _REMEMBERED_KEYS:
                 self._newest.append(event)
@@ -197,7 +197,7 @@ class Events:
             self._subscriptions.discard(subscription)
 
     def close(self) -> None:
-        """End every subscription, and let nobody begin another: the service is stopping."""
+        """End every subscription and refuse new ones: the service is stopping."""
         with self._lock:
             self._closed = True
             for subscription in self._subscriptions:

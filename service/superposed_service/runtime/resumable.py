@@ -21,7 +21,7 @@ class ResumableRequest:
     Args:
         origin: The request: sent again, it goes on where it stopped.
         author: Who asks.
-        check: Called between two changes; raises where nobody waits for the answer any more, or whoever asks
+        check: Called between two changes; raises where the client has left, or the API key
             may not ask any more.
     """
 

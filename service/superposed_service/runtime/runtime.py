@@ -272,7 +272,7 @@ class Runtime:
 
 
 async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
-    """Do what nobody waits for; that it fails, also by a bug, must not end what else is done so.
+    """Run background work; a failure, also by a bug, must not end the background loop.
 
     Returns:
         Whether it was done.

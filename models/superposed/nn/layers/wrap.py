@@ -19,7 +19,7 @@ from superposed.nn.layers.linear import SuperposedLinear
 
 __all__ = ["FORWARD_ERRORS", "SuperposedModule", "superpose"]
 
-# What torch and somebody's `forward` raise at rows that do not fit.
+# Errors that torch and a user's `forward` raise at rows that do not fit.
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
 # The contexts, of two, of the rows that a network is tried with.
@@ -27,7 +27,7 @@ _TRIED = (0, 1, 0)
 
 
 class _Bound(nn.Module):
-    """Stands where a layer stood in somebody's network, and gives the superposed one its binding."""
+    """Replacement of a layer in a user's network, which gives the superposed layer its binding."""
 
     def __init__(
         self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: SuperposedModule

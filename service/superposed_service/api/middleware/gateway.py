@@ -21,7 +21,7 @@ from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS,
 
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
-# Statuses that tell whoever asks to come again later.
+# Statuses that ask the client to come again later.
 _PACED = frozenset({429, 503})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
@@ -142,13 +142,13 @@ class _Exchange:
             raise ClientDisconnect
 
     async def send(self, message: Message) -> None:
-        """Add the id to the answer's head; holds refusals of whoever comes too often up for a moment."""
+        """Add the id to the answer's head; delay rejections."""
         self.started = True
         if message["type"] == "http.response.start":
             status = self._scope[STATUS] = message["status"]
             message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
             if status in _PACED and self._scope["path"] not in PROBES:
-                self.give_back()  # what waits to be told so keeps nobody else's body out
+                self.give_back()  # a delayed rejection keeps no other body out
                 await asyncio.sleep(self._entrance.pacing.wait_s(self._scope.get(AUTHOR)))
         else:
             self.finished = message["type"] == "http.response.body" and not message.get("more_body")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable
 
-# Nobody waits longer for a refusal than so many pauses.
+# Longest delay of a rejection, in delays.
 _MOST_PAUSES = 20
 
 

@@ -93,7 +93,7 @@ class _Bounded(HttpToolsProtocol):
         The oldest connection without a request in progress is closed to make room.
         """
         super().connection_made(transport)
-        self.transport = _WriteBuffer(transport, self.loop)  # type: ignore[assignment]  # a transport to whoever uses it
+        self.transport = _WriteBuffer(transport, self.loop)  # type: ignore[assignment]  # it is used as a transport
         self._phase: Literal["head", "body", "rest"] = "rest"
         self._since = self._paused = 0.0
         self._bytes = 0

@@ -107,7 +107,7 @@ _DATA = {"inputs", "targets", "labels", "offset", "scale", "description"}
 
 
 def _shown(value: object, place: Sequence[object] = ()) -> str:
-    """Return a value as an error shows it: short, never a whole body, and nothing of somebody's data."""
+    """Return a value as an error shows it: short, never a whole body, and no client's data."""
     if _DATA & set(place):
         return redacted(value)
     if isinstance(value, dict):

@@ -100,7 +100,7 @@ async def task_key(request: Request, text: str) -> str:
 
 
 async def submit(request: Request, change: Change) -> JsonObject:
-    """Have a change made in the name of whoever asks."""
+    """Make a change in the name of the principal."""
     return await running(request).engine.change(change, await origin(request), principal(request).author)
 
 

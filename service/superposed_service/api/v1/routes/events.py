@@ -70,7 +70,7 @@ async def listen(
     """Return every applied record as it is applied, and once a second (`load`) how busy the engine is.
 
     A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
-    far as it is remembered. Whoever does not take its events in time is told `dropped`, and the stream ends.
+    far as it is remembered. A client that reads too slowly gets `dropped`, and the stream ends.
     """
     service, asker = running(request), principal(request)
     subscription = service.events.subscribe(_after(last_event_id, after), asker.author)

@@ -33,7 +33,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """Return the response of task inference for a body.
 
     Args:
-        request: Whoever asks has to have quota for every row under every candidate,
+        request: The request; its principal needs quota for every row under every candidate,
         body: What is asked.
         answered: and for so many rows that are answered afterwards.
     """
