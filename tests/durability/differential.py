@@ -41,7 +41,7 @@ from superposed.config import ModuleConfig, RehearsalConfig
 from superposed.errors import SuperposedError
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.api.v1.serializers import task_schema
-from superposed_service.changes.base import Change
+from superposed_service.changes.base import Change, PreparedChange
 from superposed_service.changes.registration import Delete, Register
 from superposed_service.changes.rehearsal import Consolidate
 from superposed_service.changes.replay import read_store
@@ -174,7 +174,11 @@ class Work:
 
 @dataclass
 class Outcome:
-    """The outcome of a run."""
+    """The outcome of a run.
+
+    `other_decisions` counts consolidations that the reference would have decided otherwise. That is no fault:
+    a decision rests on inference, which may round otherwise in a near tie, so it stands in the record.
+    """
 
     configurations: Counter[str] = field(default_factory=Counter)
     kills_serving: int = 0
@@ -187,6 +191,7 @@ class Outcome:
     applied_twice: int = 0
     other_answers: int = 0
     other_digests: int = 0
+    other_decisions: int = 0
     failures: list[str] = field(default_factory=list)
 
     @property
@@ -318,6 +323,8 @@ class Campaign:
             places = {key: one.sequence for key, one in kept.items()}
             newest = directory.snapshots.list()[-1]
             store = read_store(directory.snapshots, newest, "cpu")
+            heads = directory.ledger().journal.heads({Consolidate.kind})
+            self.decisions = {sequence: head["answer"] for sequence, _, head in heads}
         by_sequence: dict[int, Sent] = {}
         for sent in self.log:
             self.outcome.requests[f"{sent.kind} {sent.status}"] += 1
@@ -370,7 +377,10 @@ class Campaign:
                     break
                 writer.apply_next()
                 continue
-            writes[place] = PendingWrite(self.change_of(sent, machine), IdempotencyKey(sent.key, b"0" * 32))
+            change = self.change_of(sent, machine)
+            if place in self.decisions:
+                change = self.decided(change, place, machine.store)
+            writes[place] = PendingWrite(change, IdempotencyKey(sent.key, b"0" * 32))
             writer.commit([writes[place]])
             if writer.ledger.journal.sequence != place:
                 self.outcome.other_answers += 1  # it is judged otherwise than on the server
@@ -391,6 +401,15 @@ class Campaign:
         near = {number: by_sequence.get(number) for number in range(sequence - 5, sequence + 10)}
         asked = {number: (one.kind, one.status) for number, one in near.items() if one is not None}
         return f"{self.config.family}: the reference is at {sequence}; journal {records}; requests {asked}"
+
+    def decided(self, change: Change, place: int, store: WeightStore) -> Change:
+        """Give a consolidation the decision of its record, as a replay does."""
+        decision = self.decisions[place]
+        prepared = change.prepare(store)
+        assert isinstance(prepared, PreparedChange)
+        head = prepared.entry().head
+        self.outcome.other_decisions += head["answer"]["accepted"] != decision["accepted"]
+        return Consolidate(head["steps"], decided=decision)
 
     def change_of(self, sent: Sent, machine: Machine) -> Change:
         body = sent.body
