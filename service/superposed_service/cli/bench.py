@@ -22,7 +22,9 @@ _PERCENTILES = (50.0, 90.0, 99.0, 99.9)
 
 
 def bench(
-    url: Annotated[str, typer.Argument(metavar="URL", help="A running server.")] = "http://127.0.0.1:8000",
+    url: Annotated[
+        str, typer.Argument(metavar="URL", help="URL of a running server.")
+    ] = "http://127.0.0.1:8000",
     connections: Annotated[int, typer.Option(help="Number of connections.", min=1, max=4096)] = 8,
     seconds: Annotated[float, typer.Option(help="Duration of the load.", min=0.1)] = 10.0,
     tasks: Annotated[int, typer.Option(help="Number of tasks that requests name in turn.", min=1)] = 100,

@@ -56,8 +56,10 @@ def _superposed(
 
 @app.command()
 def demo(
-    data: Annotated[str, typer.Option(help="digits, or mnist where its files are present.")] = "digits",
-    output: Annotated[Path, typer.Option(help="Where the picture and the figures go.")] = Path(
+    data: Annotated[
+        str, typer.Option(help="Data set of the demo: digits, or mnist where its files are present.")
+    ] = "digits",
+    output: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
         "demo-results"
     ),
     keep: Annotated[

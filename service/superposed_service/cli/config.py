@@ -13,12 +13,12 @@ from rich.table import Table
 from superposed_service.cli.settings_loader import configure
 
 config = typer.Typer(
-    no_args_is_help=True, help="Settings: a TOML file, over it the environment, over it flags."
+    no_args_is_help=True, help="Show settings: flags override the environment, which overrides the TOML file."
 )
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings in TOML; default: $SUPERPOSED_CONFIG."),
+    typer.Option("--config", metavar="FILE", help="TOML file with settings; default: $SUPERPOSED_CONFIG."),
 ]
 
 
@@ -30,7 +30,7 @@ def _config() -> None:
 @config.command()
 def show(
     file: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every setting and where its value comes from."""
     found = configure(file)

@@ -27,7 +27,7 @@ from superposed_service.storage import DataDirectory, Journal, Summary
 
 _SHOWN = 50
 _COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
-File = Annotated[Path, typer.Argument(metavar="FILE", help="One store in one file.")]
+File = Annotated[Path, typer.Argument(metavar="FILE", help="File with one store.")]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -53,12 +53,12 @@ def verify_directory(directory: Directory) -> None:
 
 def log(
     directory: Directory,
-    after: Annotated[int, typer.Option(help="Only records after this sequence number.")] = 0,
+    after: Annotated[int, typer.Option(help="List only records after this sequence number.")] = 0,
     limit: Annotated[
         int | None,
         typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List the journal's records in DIR."""
     with DataDirectory.existing(directory) as opened:
@@ -130,10 +130,10 @@ def export(
     directory: Directory,
     file: File,
     sequence: Annotated[
-        int | None, typer.Option(help="The store as it was after this record; default: as it is.")
+        int | None, typer.Option(help="Sequence number of the state to export; default: the newest.")
     ] = None,
     snapshot: Annotated[
-        bool, typer.Option("--snapshot", help="The newest good snapshot, without reading the journal.")
+        bool, typer.Option("--snapshot", help="Export the newest good snapshot without reading the journal.")
     ] = False,
 ) -> None:
     """Write the store of DIR to one FILE, which `superposed import` reads on any machine.

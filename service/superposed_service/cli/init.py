@@ -47,7 +47,7 @@ def _network(
 
 def init(
     directory: Directory,
-    network: Annotated[str, typer.Option(help="What the store holds: mlp, convnet or resnet18.")] = "mlp",
+    network: Annotated[str, typer.Option(help="Network of the store: mlp, convnet or resnet18.")] = "mlp",
     module: Annotated[
         str | None,
         typer.Option(
@@ -57,37 +57,42 @@ def init(
         ),
     ] = None,
     input_shape: Annotated[
-        str | None, typer.Option(help="Of a row, for networks of images: 1,28,28 (and for --module).")
+        str | None,
+        typer.Option(help="Shape of a row for networks of images and --module, for example 1,28,28."),
     ] = None,
-    inputs: Annotated[int, typer.Option(help="Features of the widest task.")] = 784,
-    hidden: Annotated[str, typer.Option(help="Units of each hidden layer of an mlp.")] = "256,256,256",
+    inputs: Annotated[int, typer.Option(help="Number of features of the widest task.")] = 784,
+    hidden: Annotated[
+        str, typer.Option(help="Units of each hidden layer of an mlp, with commas.")
+    ] = "256,256,256",
     activation: Annotated[
-        str, typer.Option(help="Of an mlp's hidden layers: relu, gelu, silu or tanh.")
+        str, typer.Option(help="Activation of an mlp's hidden layers: relu, gelu, silu or tanh.")
     ] = MLPConfig().activation,
     normalisation: Annotated[
-        str, typer.Option(help="Of an mlp's hidden layers: layer or none.")
+        str, typer.Option(help="Normalisation of an mlp's hidden layers: layer or none.")
     ] = MLPConfig().normalisation,
-    outputs: Annotated[int, typer.Option(help="Outputs of the largest task.")] = 10,
-    family: Annotated[str, typer.Option(help="phase, binary, complex, cyclic or rotation.")] = "phase",
-    optimizer: Annotated[str, typer.Option(help="rmsprop, adam or sgd.")] = "rmsprop",
+    outputs: Annotated[int, typer.Option(help="Number of outputs of the largest task.")] = 10,
+    family: Annotated[
+        str, typer.Option(help="Context family: phase, binary, complex, cyclic or rotation.")
+    ] = "phase",
+    optimizer: Annotated[str, typer.Option(help="Optimizer: rmsprop, adam or sgd.")] = "rmsprop",
     learning_rate: Annotated[float, typer.Option(help="The optimizer's learning rate.")] = 3e-5,
     context_bytes: Annotated[
-        int, typer.Option(help="What materialised contexts may take up in memory.")
+        int, typer.Option(help="Largest memory of materialised contexts in bytes.")
     ] = StoreConfig().context_table_bytes,
     rehearsal_rows: Annotated[
-        int, typer.Option(help="Rows kept of each task and learned again beside others'; 0: none.")
+        int, typer.Option(help="Number of rows kept of each task for rehearsal; 0 turns rehearsal off.")
     ] = RehearsalConfig().rows_per_task,
     rehearsal_ratio: Annotated[
-        float, typer.Option(help="Kept rows that go with each new one.")
+        float, typer.Option(help="Number of kept rows learned with each new row.")
     ] = RehearsalConfig().ratio,
     rehearsal_bytes: Annotated[
-        int, typer.Option(help="What all kept rows may take up.")
+        int, typer.Option(help="Largest memory of all kept rows in bytes.")
     ] = RehearsalConfig().max_bytes,
     rehearsal_logits: Annotated[
         float, typer.Option(help="Weight (0 to 1) of the logit-matching loss for rehearsed rows (DER++).")
     ] = RehearsalConfig().logit_share,
     seed: Annotated[
-        int | None, typer.Option(help="Makes the secret from a number: for tests and experiments only.")
+        int | None, typer.Option(help="Number that the secret is made from, for tests and experiments only.")
     ] = None,
 ) -> None:
     """Make a new store in DIR. The defaults make a good store for MNIST-sized tasks."""

@@ -15,10 +15,15 @@ from superposed_service.api.auth import create, keys_body, revoke, rotate
 from superposed_service.cli.init import Directory
 from superposed_service.storage import DataDirectory
 
-keys = typer.Typer(no_args_is_help=True, help="API keys of a data directory (a running server: /v1/keys).")
+keys = typer.Typer(
+    no_args_is_help=True, help="Manage the API keys of a data directory (of a running server: /v1/keys)."
+)
 
-Identifier = Annotated[str, typer.Argument(metavar="ID", help="The key's id.")]
-Quota = Annotated[float | None, typer.Option(help="Its own quota; 0 for none. Default: the server's.", min=0)]
+Identifier = Annotated[str, typer.Argument(metavar="ID", help="Id of the API key.")]
+Quota = Annotated[
+    float | None,
+    typer.Option(help="Quota of the key for each second; 0 is no limit. Default: the server's quota.", min=0),
+]
 
 
 class _Scope(StrEnum):
@@ -32,11 +37,14 @@ class _Scope(StrEnum):
 def create_key(
     directory: Directory,
     scope: Annotated[
-        _Scope, typer.Option(help="monitor (metrics); infer; update (infer, and learn); admin (all).")
+        _Scope,
+        typer.Option(
+            help="Scope of the key: monitor (metrics), infer, update (infer and learn) or admin (all)."
+        ),
     ],
-    name: Annotated[str, typer.Option(help="Free text.")] = "",
-    tasks: Annotated[str, typer.Option(help="Pattern of task keys that it may name.")] = "*",
-    days: Annotated[float | None, typer.Option(help="How long it is good.", min=0)] = None,
+    name: Annotated[str, typer.Option(help="Note for the operator, as free text.")] = "",
+    tasks: Annotated[str, typer.Option(help="Pattern of the task keys that the key may name.")] = "*",
+    days: Annotated[float | None, typer.Option(help="Lifetime of the key in days.", min=0)] = None,
     requests_per_second: Quota = None,
     rows_per_second: Quota = None,
     updates_per_second: Quota = None,

@@ -35,12 +35,12 @@ def serve(
     file: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000; 0: a free one.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda; default: auto.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
     grpc_port: Annotated[
-        int | None, typer.Option(help="Speaks the Open Inference Protocol over gRPC too, on this port.")
+        int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC; default: no gRPC.")
     ] = None,
     allow_unauthenticated: Annotated[
-        bool, typer.Option(help="Listen on other than loopback: something in front controls access.")
+        bool, typer.Option(help="Listen beyond loopback without API keys, where a proxy controls access.")
     ] = False,
 ) -> None:
     """Serve the store in DIR; makes one with the defaults where there is none."""

@@ -101,32 +101,40 @@ class Metrics(Collector):
         """Return everything but the tasks'."""
         yield from self._http()
         for name, text, values in (
-            ("inference_queue_duration_seconds", "Inference requests: until their batch.", self.queue),
-            ("inference_compute_duration_seconds", "One mixed batch.", self.compute),
-            ("inference_batch_size_rows", "Rows of a mixed batch.", self.batch_rows),
-            ("change_queue_duration_seconds", "Changes: until they are journalled.", self.change_queue),
-            ("journal_duration_seconds", "One journal transaction, fsync included.", self.journal),
-            ("journal_group_size_records", "Records of a journal transaction.", self.group_records),
-            ("apply_duration_seconds", "One change's arithmetic.", self.apply),
+            (
+                "inference_queue_duration_seconds",
+                "Seconds that inference requests waited for their batch.",
+                self.queue,
+            ),
+            ("inference_compute_duration_seconds", "Seconds of computing one mixed batch.", self.compute),
+            ("inference_batch_size_rows", "Number of rows in a mixed batch.", self.batch_rows),
+            (
+                "change_queue_duration_seconds",
+                "Seconds that changes waited until they were journalled.",
+                self.change_queue,
+            ),
+            ("journal_duration_seconds", "Seconds of one journal transaction, fsync included.", self.journal),
+            ("journal_group_size_records", "Number of records in a journal transaction.", self.group_records),
+            ("apply_duration_seconds", "Seconds of applying one change.", self.apply),
         ):
             histogram = HistogramMetricFamily(f"superposed_{name}", text)
             values.add_to(histogram, ())
             yield histogram
         for name, text, count in (
-            ("inference_request_success", "Inference requests answered.", self.answered),
-            ("inference_count", "Rows inferred.", self.rows),
-            ("update_count", "Rows learned.", self.learned),
+            ("inference_request_success", "Number of inference requests that succeeded.", self.answered),
+            ("inference_count", "Number of rows inferred.", self.rows),
+            ("update_count", "Number of rows learned.", self.learned),
         ):
             yield CounterMetricFamily(f"superposed_{name}", text, count)
         failures = CounterMetricFamily(
             "superposed_inference_request_failure",
-            "Inference requests refused by the engine.",
+            "Number of inference requests that the engine rejected, by error.",
             labels=["reason"],
         )
         for reason, count in list(self.failures.items()):
             failures.add_metric([reason], count)
         changes = CounterMetricFamily(
-            "superposed_change", "Changes of the store, by what became of them.", labels=["kind", "outcome"]
+            "superposed_change", "Number of changes of the store, by outcome.", labels=["kind", "outcome"]
         )
         for labels, count in list(self.changes.items()):
             changes.add_metric(labels, count)
@@ -135,12 +143,12 @@ class Metrics(Collector):
     def _http(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "superposed_rest_server_requests",
-            "HTTP requests answered; path is the route's template.",
+            "Number of HTTP requests; path is the route's template.",
             labels=["method", "path", "status_code"],
         )
         durations = HistogramMetricFamily(
             "superposed_rest_server_request_duration_seconds",
-            "From an HTTP request's head to the end of its answer.",
+            "Seconds from an HTTP request's head to the end of its response.",
             labels=["method", "path"],
         )
         for labels, route in list(self._routes.items()):
@@ -190,7 +198,7 @@ class TaskRows(Collector):
         counted = list(self._rows.items())
         for place, what in enumerate(("inference", "update")):
             family = CounterMetricFamily(
-                f"superposed_task_{what}_count", f"Rows of {what} by task.", labels=["task"]
+                f"superposed_task_{what}_count", f"Number of rows of {what}, by task.", labels=["task"]
             )
             for key, rows in counted:
                 family.add_metric([key], rows[place])

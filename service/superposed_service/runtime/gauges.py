@@ -50,7 +50,7 @@ class Readings(Collector):
     def collect(self) -> Iterator[Metric]:
         """Return everything, read now."""
         yield InfoMetricFamily(
-            "superposed_build", "The release that runs.", value={"version": version("superposed")}
+            "superposed_build", "Release of the running service.", value={"version": version("superposed")}
         )
         for name, text, value in (*self._engine(), *self._store(), *self._disk()):
             yield GaugeMetricFamily(f"superposed_{name}", text, value)
@@ -67,11 +67,11 @@ class Readings(Collector):
         )
         yield "journal_failed", "1 once the journal could not be written.", running.engine.failure is not None
         yield "replay_records", "Records of the newest replay.", replay.total
-        yield "replay_records_done", "How many of them are applied.", replay.done
+        yield "replay_records_done", "Records of the newest replay that are applied.", replay.done
 
     def _store(self) -> Iterator[tuple[str, str, float]]:
         store = self._writer.store
-        yield "store_sequence", "The newest record that is applied.", store.sequence
+        yield "store_sequence", "Sequence number of the newest applied record.", store.sequence
         yield "store_tasks", "Registered tasks.", len(store.tasks)
         yield "store_weights_bytes", "Bytes of the weights.", store.weight_bytes
         yield "store_optimizer_bytes", "Bytes of the optimizer's state.", store.optimizer_bytes
@@ -88,8 +88,8 @@ class Readings(Collector):
         directory = self._running.directory
         if snapshots := directory.snapshots.list():
             newest = datetime.fromisoformat(snapshots[-1].created).timestamp()
-            yield "snapshot_timestamp_seconds", "When the newest snapshot was taken.", newest
-            yield "snapshot_age_seconds", "How long ago that was.", max(0.0, time.time() - newest)
+            yield "snapshot_timestamp_seconds", "Unix time of the newest snapshot.", newest
+            yield "snapshot_age_seconds", "Age of the newest snapshot.", max(0.0, time.time() - newest)
             yield "snapshots_bytes", "Bytes of all snapshots.", sum(one.bytes for one in snapshots)
         files = [directory.path / name for name in _JOURNAL_FILES]
         size = sum(file.stat().st_size for file in files if file.exists())

@@ -40,9 +40,12 @@ class JournalBody(BaseModel):
     horizon: int = Field(description="The sequence number before the oldest record.")
     sequence: int
     records_since_snapshot: int
-    failure: str | None = Field(description="Why nothing is learned until the next start.")
+    failure: str | None = Field(
+        description="Reason why nothing is learned until the next start; null while the journal can "
+        "be written."
+    )
     lineage: str = Field(description="The store's identity: the same in every copy, export and backup.")
-    incarnation: str | None = Field(description="The serving process: another one at each start.")
+    incarnation: str | None = Field(description="Identity of the serving process; it changes at each start.")
 
 
 class RecoveryBody(BaseModel):
@@ -51,11 +54,12 @@ class RecoveryBody(BaseModel):
     snapshot: str
     replayed: int
     fingerprint_changed: bool = Field(
-        description="The replayed records were first applied by other arithmetic: equal only to rounding."
+        description="True if the replayed records were first applied in a different execution "
+        "environment, so that the store is equal only to rounding."
     )
     rules_changed: bool = Field(
-        description="Whether a release with other rules of learning wrote the records: the store follows this"
-        " release's rules now, and no rollback reaches past that."
+        description="True if a release with other learning rules wrote the records. No rollback "
+        "reaches past that point."
     )
     damaged: list[str] = Field(description="Newer snapshots that could not be read.")
 
@@ -73,7 +77,9 @@ class StoreBody(BaseModel):
     sequence: int
     tasks: int
     bytes: StoreBytes
-    rehearsal: dict[str, float] = Field(description="Which rows are kept, and how many go with new ones.")
+    rehearsal: dict[str, float] = Field(
+        description="Configuration of rehearsal: kept rows, and their ratio to new rows."
+    )
     fingerprint: dict[str, Any]
     journal: JournalBody
     recovery: RecoveryBody
@@ -152,7 +158,12 @@ class TaskRegistration(Body):
     key: str
     labels: list[Annotated[str, Field(max_length=256)]] | None = Field(None, min_length=1)
     outputs: int | None = Field(None, ge=1, strict=True)
-    inputs: int | None = Field(None, ge=1, strict=True, description="Default: the store's number of inputs.")
+    inputs: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="Number of features of a row; default: the store's number of inputs.",
+    )
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     offset: list[Annotated[float, Field(strict=True)]] | None = None
     scale: list[Annotated[float, Field(strict=True)]] | None = None
@@ -160,18 +171,22 @@ class TaskRegistration(Body):
     keep_rows: bool = Field(
         True,
         strict=True,
-        description="Whether rows may be kept: a few to see how the task fares, others to rehearse it with.",
+        description="True if the server may keep rows of the task, for the poison detector and for "
+        "rehearsal.",
     )
-    group: str | None = Field(None, description="A registered task that lends its first layers.")
+    group: str | None = Field(
+        None, description="Group of the task: a registered task that lends its first layers."
+    )
     own_layers: int | None = Field(
         None,
         ge=1,
         strict=True,
-        description="How many of the last layers are its own; default: the later half. Only with a group.",
+        description="Number of last layers that are the task's own, in a group; default: the later half.",
     )
     composition: Context = Field(
         None,
-        description="A mixture or power of registered tasks that it binds instead of a context of its own.",
+        description="Composition (mixture or power of registered tasks) that the task binds instead "
+        "of a context of its own.",
     )
 
     model_config = ConfigDict(
@@ -207,21 +222,21 @@ class TaskBody(BaseModel):
     updates: int
     prequential: PrequentialBody
     last_sequence: int
-    rows_kept: int = Field(description="Rows that are kept to rehearse it with.")
+    rows_kept: int = Field(description="Number of rows kept for rehearsal.")
     keep_rows: bool
     group: str | None
     own_layers: int | None
     composition: str | None
     quarantined: int | None = Field(
-        description="Sequence number since when its updates are recorded and not learned from; null if not."
+        description="Sequence number since which the task is in quarantine; null if it is not."
     )
 
 
 class EvaluationBody(BaseModel):
     """One measurement of a task."""
 
-    tasks: int = Field(description="How many tasks had been taught by then.")
-    sequence: int = Field(description="Of the weights that were measured.")
+    tasks: int = Field(description="Number of tasks that had been taught at the time of the evaluation.")
+    sequence: int = Field(description="Sequence number of the evaluated weights.")
     rows: int
     accuracy: float
 
@@ -236,8 +251,8 @@ class TaskPage(BaseModel):
 class ErasureAnswer(BaseModel):
     """The outcome of `DELETE /v1/tasks/{key}/data`."""
 
-    records: int = Field(description="Records that lost their rows in the journal.")
-    rows: int = Field(description="Rows forgotten that were kept for rehearsal.")
+    records: int = Field(description="Number of records that lost their rows in the journal.")
+    rows: int = Field(description="Number of rehearsal rows that were forgotten.")
     snapshots_until: float | None = Field(
         description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
         " null where there are none, or they are gone."
@@ -250,9 +265,13 @@ Sequence = Annotated[int, Field(ge=1, strict=True)]
 class WithoutBody(Body):
     """Records to take out: all that teach a task, all that an API key sent, or a range."""
 
-    task: str | None = Field(None, description="Its updates, also those of compositions that contain it.")
-    api_key: str | None = Field(None, description="The updates that the API key of this id sent.")
-    sequences: tuple[Sequence, Sequence] | None = Field(None, description="First and last, both included.")
+    task: str | None = Field(
+        None, description="Task key: all updates of the task, also those of compositions that contain it."
+    )
+    api_key: str | None = Field(None, description="API key id: all updates that the key sent.")
+    sequences: tuple[Sequence, Sequence] | None = Field(
+        None, description="First and last sequence number, both included."
+    )
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -281,9 +300,16 @@ class RollbackBody(Body):
 class RollbackAnswer(BaseModel):
     """Response of `POST /v1/rollback`."""
 
-    sequence: int = Field(description="The rollback's own; those taken out are not used again.")
-    rebuilt_from: int | None = Field(description="Sequence of the snapshot; null where nothing was to do.")
-    excluded: list[tuple[int, int]] = Field(description="Ranges of records, both ends included.")
+    sequence: int = Field(
+        description="Sequence number of the rollback; the numbers taken out are not used again."
+    )
+    rebuilt_from: int | None = Field(
+        description="Sequence number of the snapshot that the store was rebuilt from; null where "
+        "there was nothing to do."
+    )
+    excluded: list[tuple[int, int]] = Field(
+        description="Ranges of sequence numbers taken out, both ends included."
+    )
 
 
 class SnapshotBody(BaseModel):
@@ -292,9 +318,9 @@ class SnapshotBody(BaseModel):
     id: str
     sequence: int
     bytes: int
-    sha256: str = Field(description="Of the file.")
+    sha256: str = Field(description="SHA-256 of the file.")
     created: str
-    digest: str = Field(description="Of the store: weights, optimizer, sequence, tasks.")
+    digest: str = Field(description="SHA-256 of the store: weights, optimizer state, sequence number, tasks.")
     chain: str = Field(description="The journal's hash chain at that record; empty before release 0.2.")
     lineage: str = Field(description="The store's identity; empty before release 0.2.")
 
@@ -328,7 +354,7 @@ class ApiKeyBody(BaseModel):
     scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field(description=_TASKS)
     created: float = Field(description="Unix seconds.")
-    since: int = Field(description="The journal's sequence number when it was made.")
+    since: int = Field(description="Sequence number of the journal when the key was made.")
     expires: float | None = Field(description="Unix seconds; null for never.")
     revoked: float | None = Field(description="Unix seconds; null while it is good.")
     requests_per_second: float | None = Field(description=_QUOTA)
@@ -340,7 +366,7 @@ class NewApiKeyBody(BaseModel):
     """A new API key, shown once."""
 
     id: str
-    key: str = Field(description="For `Authorization: Bearer …`.")
+    key: str = Field(description="The secret of the key, for `Authorization: Bearer …`; it is shown once.")
 
 
 _Number = Annotated[float, Field(ge=-64, le=64)]
@@ -350,13 +376,15 @@ class LocateBody(Body):
     """`POST /v1/locate`: rows of one unknown context."""
 
     inputs: Matrix
-    targets: Targets | None = Field(None, description="What they should be answered with, if that is known.")
+    targets: Targets | None = Field(None, description="Targets of the rows, if they are known.")
     candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(
-        None, min_length=1, description="Default: every task that takes such rows."
+        None, min_length=1, description="Candidate contexts; default: every task that takes such rows."
     )
-    exponent_of: str | None = Field(None, description="A task key: which power of it do the rows fit?")
+    exponent_of: str | None = Field(
+        None, description="Task key: find the power of this task that fits the rows best."
+    )
     exponents: tuple[_Number, _Number] | None = Field(
-        None, description="From where to where; default 0 to 1 in cyclic stores, 0 to 4 in others."
+        None, description="Range of exponents; default: 0 to 1 in cyclic stores, 0 to 4 in others."
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
@@ -390,17 +418,19 @@ class LocateAnswer(BaseModel):
 class ConsolidateBody(Body):
     """`POST /v1/consolidate`."""
 
-    steps: int = Field(ge=1, strict=True, description="Rehearsal steps over all tasks, in short slices.")
+    steps: int = Field(
+        ge=1, strict=True, description="Number of rehearsal steps over all tasks, taken in short slices."
+    )
 
 
 class ConsolidateAnswer(BaseModel):
     """Response of consolidation: slices up to the first one that would have made the tasks worse."""
 
     sequence: int
-    before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice;")
-    after: dict[str, float] = Field(description="after the last one.")
-    accepted: bool = Field(description="Whether every slice was accepted.")
-    steps: int = Field(description="How many steps count.")
+    before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice.")
+    after: dict[str, float] = Field(description="Accuracy of each task on kept rows after the last slice.")
+    accepted: bool = Field(description="True if every slice was accepted.")
+    steps: int = Field(description="Number of steps that were accepted.")
 
 
 class LearnModelAnswer(BaseModel):
@@ -409,7 +439,8 @@ class LearnModelAnswer(BaseModel):
     sequence: int
     updates: int
     agreement: float = Field(
-        description="On rows held out: share answered alike; of an mse task the variance explained."
+        description="Agreement on held-out rows: fraction of equal labels; for mse tasks the "
+        "explained variance."
     )
 
 
@@ -497,7 +528,7 @@ class InferBody(_RowsBody):
         None,
         alias="return",
         min_length=1,
-        description="What to answer with; default labels and probabilities, for mse tasks values.",
+        description="Fields of the response; default: labels and probabilities, for mse tasks values.",
     )
 
     model_config = ConfigDict(
@@ -520,7 +551,7 @@ class InferAnswer(BaseModel):
     probabilities: list[list[float] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
-    located: LocatedBody | None = Field(None, description="Which context `auto` stood for.")
+    located: LocatedBody | None = Field(None, description="The context that `auto` resolved to.")
 
 
 class EvaluateBody(_RowsBody):
@@ -537,7 +568,10 @@ class UpdateBody(EvaluateBody):
     """`POST /v1/update`."""
 
     steps: int = Field(
-        1, ge=1, strict=True, description="Optimizer steps on these rows: one record, whole or not."
+        1,
+        ge=1,
+        strict=True,
+        description="Number of optimizer steps on these rows; they are applied as one atomic record.",
     )
 
 
@@ -546,7 +580,9 @@ class EvaluateAnswer(BaseModel):
 
     rows: int
     loss: float
-    accuracy: float | None = Field(None, description="Absent where no row belongs to a cross_entropy task.")
+    accuracy: float | None = Field(
+        None, description="Fraction of correct labels; absent where no row belongs to a cross_entropy task."
+    )
 
 
 class UpdateAnswer(EvaluateAnswer):

@@ -26,7 +26,7 @@ def _checked(request: Request) -> str:
     return model
 
 
-@router.get("", summary="The server")
+@router.get("", summary="Describe the server")
 @router.get("/", include_in_schema=False)
 @requires("infer")
 async def server(request: Request) -> Response:
@@ -35,7 +35,7 @@ async def server(request: Request) -> Response:
     return json_response(metadata.server())
 
 
-@router.get("/health/live", summary="Is the process up?")
+@router.get("/health/live", summary="Check that the process runs")
 @requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs."""
@@ -43,7 +43,7 @@ async def live(request: Request) -> Response:
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Are requests admitted?")
+@router.get("/health/ready", summary="Check that requests are admitted")
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference is admitted."""
@@ -52,7 +52,7 @@ async def ready(request: Request) -> Response:
     return json_response({"ready": True})
 
 
-@router.get("/models/stats", summary="Statistics of all models")
+@router.get("/models/stats", summary="Show the statistics of all models")
 @requires("infer")
 async def all_statistics(request: Request) -> Response:
     """Return the statistics of the models that were asked since the start."""
@@ -60,7 +60,7 @@ async def all_statistics(request: Request) -> Response:
     return json_response(service.statistics.body(service.version, principal(request).may_address))
 
 
-@router.get(_MODEL + "/ready", summary="Is a model ready?")
+@router.get(_MODEL + "/ready", summary="Check that a model is ready")
 @router.get(_VERSION + "/ready", include_in_schema=False)
 @requires("infer")
 async def model_ready(request: Request) -> Response:
@@ -70,7 +70,7 @@ async def model_ready(request: Request) -> Response:
     return json_response({"name": name, "ready": True})
 
 
-@router.get(_MODEL + "/config", summary="A model's configuration")
+@router.get(_MODEL + "/config", summary="Show a model's configuration")
 @router.get(_VERSION + "/config", include_in_schema=False)
 @requires("infer")
 async def config(request: Request) -> Response:
@@ -80,7 +80,7 @@ async def config(request: Request) -> Response:
     return json_response(metadata.config(schema, name, service.settings.max_rows))
 
 
-@router.get(_MODEL + "/stats", summary="A model's statistics")
+@router.get(_MODEL + "/stats", summary="Show a model's statistics")
 @router.get(_VERSION + "/stats", include_in_schema=False)
 @requires("infer")
 async def statistics(request: Request) -> Response:
@@ -90,7 +90,7 @@ async def statistics(request: Request) -> Response:
     return json_response(service.statistics.body(service.version, lambda other: other == name))
 
 
-@router.post("/repository/index", summary="All models")
+@router.post("/repository/index", summary="List all models")
 @requires("infer")
 async def index(request: Request) -> Response:
     """Return every task; compositions are models too, and too many to list."""
@@ -99,7 +99,7 @@ async def index(request: Request) -> Response:
     return json_response([one for one in found if may_name(one["name"])])
 
 
-@router.post("/repository/models/{model:path}/load", summary="Have a model ready")
+@router.post("/repository/models/{model:path}/load", summary="Load a model's contexts")
 @requires("infer")
 async def load(request: Request) -> Response:
     """Derive its contexts, so that its first request need not."""
@@ -108,7 +108,7 @@ async def load(request: Request) -> Response:
     return json_response({})
 
 
-@router.post("/repository/models/{model:path}/unload", summary="Give a model's memory back")
+@router.post("/repository/models/{model:path}/unload", summary="Unload a model's contexts")
 @requires("infer")
 async def unload(request: Request) -> Response:
     """Evict its contexts. The task stays, and its next request derives them again."""
@@ -117,7 +117,7 @@ async def unload(request: Request) -> Response:
     return json_response({})
 
 
-@router.get(_MODEL, summary="A model")
+@router.get(_MODEL, summary="Describe a model")
 @router.get(_VERSION, include_in_schema=False)
 @requires("infer")
 async def model(request: Request) -> Response:

@@ -16,7 +16,7 @@ router = APIRouter(prefix="/v1", tags=["capacity"])
 _MOST_TASKS = 24
 
 
-@router.get("/capacity", response_model=CapacityBody, summary="How full the store is")
+@router.get("/capacity", response_model=CapacityBody, summary="Show the store's fill level")
 @requires("infer")
 async def get_capacity(request: Request) -> Response:
     """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
@@ -28,7 +28,7 @@ async def get_capacity(request: Request) -> Response:
     return json_response(await running(request).engine.call(lambda store: capacity_body(store, wanted)))
 
 
-@router.get("/interference", response_model=InterferenceBody, summary="How tasks stand to each other")
+@router.get("/interference", response_model=InterferenceBody, summary="Measure interference between tasks")
 @requires("infer")
 async def get_interference(request: Request, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""

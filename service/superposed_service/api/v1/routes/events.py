@@ -60,7 +60,7 @@ class _EventStream(StreamingResponse):
             self._ended()
 
 
-@router.get("/events", summary="Listen", response_class=Response, responses=_EVENT_STREAM)
+@router.get("/events", summary="Subscribe to events", response_class=Response, responses=_EVENT_STREAM)
 @requires("infer")
 async def listen(
     request: Request,

@@ -12,7 +12,7 @@ from superposed_service.errors import NotReady
 router = APIRouter(prefix="/health", tags=["health"])
 
 
-@router.get("/live", summary="Is the process up?")
+@router.get("/live", summary="Check that the process runs")
 @requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
@@ -24,7 +24,7 @@ async def live(request: Request) -> Response:
     return json_response({"status": "live"})
 
 
-@router.get("/ready", summary="Are requests admitted?")
+@router.get("/ready", summary="Check that requests are admitted")
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.

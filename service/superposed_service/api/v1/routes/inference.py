@@ -55,7 +55,7 @@ def _known(measured: object) -> dict[str, Any]:
     "/infer",
     response_model=InferAnswer,
     openapi_extra=documented_body(InferBody, tensors=True),
-    summary="Answer rows",
+    summary="Predict rows",
 )
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
@@ -97,7 +97,7 @@ async def update(request: Request) -> Response:
     "/evaluate",
     response_model=EvaluateAnswer,
     openapi_extra=documented_body(EvaluateBody, tensors=True),
-    summary="Measure rows",
+    summary="Evaluate labelled rows",
 )
 @requires("infer", fast=True)
 async def evaluate(request: Request) -> Response:

@@ -14,7 +14,7 @@ from superposed_service.api.v1.routes.common import running
 router = APIRouter(tags=["metrics"])
 
 
-@router.get("/metrics", summary="Metrics for Prometheus")
+@router.get("/metrics", summary="Show metrics for Prometheus")
 @requires("monitor")
 async def metrics(request: Request) -> Response:
     """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""

@@ -25,7 +25,9 @@ from superposed_service.runtime.distillation import learn_model
 router = APIRouter(prefix="/v1", tags=["model"])
 
 
-@router.put("/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Learn a trained model in")
+@router.put(
+    "/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Distil a trained model into a task"
+)
 @requires("update")
 async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
     """Distil a network into a task, as ordinary updates: each is durable by itself.
@@ -50,7 +52,7 @@ async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, l
 
 @router.get(
     "/model",
-    summary="Take a model out",
+    summary="Export a task's model",
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
 )

@@ -14,7 +14,7 @@ from superposed_service.changes.quarantine import Quarantine, Release
 router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
-@router.get("", response_model=list[QuarantineEntry], summary="Sources in quarantine")
+@router.get("", response_model=list[QuarantineEntry], summary="List quarantined sources")
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
@@ -25,7 +25,7 @@ async def list_all(request: Request) -> Response:
     "",
     response_model=QuarantineAnswer,
     openapi_extra=documented_body(QuarantineBody),
-    summary="Put a source in quarantine",
+    summary="Quarantine a source",
 )
 @requires("admin")
 async def quarantine(request: Request) -> Response:

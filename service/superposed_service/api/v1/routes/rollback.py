@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
     "/rollback",
     response_model=RollbackAnswer,
     openapi_extra=documented_body(RollbackBody),
-    summary="Take records out of the past",
+    summary="Roll records back",
 )
 @requires("admin")
 async def roll_back(request: Request) -> Response:

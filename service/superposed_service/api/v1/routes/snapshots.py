@@ -22,7 +22,7 @@ async def take(request: Request) -> Response:
     return json_response(snapshot.model_dump())
 
 
-@router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Go back to a snapshot")
+@router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Restore a snapshot")
 @requires("admin")
 async def restore(request: Request, identifier: str) -> Response:
     """Return a rollback to the snapshot's sequence number; a later rollback can undo it."""

@@ -13,7 +13,7 @@ from superposed_service.api.v1.serializers import store_body, tenants_view
 router = APIRouter(prefix="/v1", tags=["store"])
 
 
-@router.get("/store", response_model=StoreBody, summary="What this store is")
+@router.get("/store", response_model=StoreBody, summary="Describe the store")
 @requires("infer")
 async def get_store(request: Request) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.

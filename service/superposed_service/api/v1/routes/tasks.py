@@ -99,7 +99,7 @@ def _read_cursor(cursor: str) -> str:
 
 
 @router.get(
-    "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="What evaluations have shown"
+    "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="List a task's evaluations"
 )
 @requires("infer")
 async def evaluations(request: Request, key: str) -> Response:
