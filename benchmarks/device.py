@@ -2,7 +2,7 @@
 
     python -m benchmarks.device --results docs/results/benchmarks/device.json
 
-Everything stays on the device: what the service records of a store (`RecordedMLP`, bfloat16 products), and
+Everything stays on the device: what the service records of a store (`CudaGraphMLP`, bfloat16 products), and
 one plain `nn.Sequential` of the same layers and precision, recorded likewise, on as many rows. Peak is the
 faster of two bfloat16 products, bandwidth that of a copy, both measured in this run. Each figure is a median
 over turns of all, in one loop. Before anything is timed, the recorded answers are compared with the plain
@@ -27,7 +27,7 @@ from benchmarks.forward import mixed_batch, plain_network, store_of
 from experiments.report import machine, write_json
 from superposed import WeightStore
 from superposed.contexts import Binding
-from superposed.nn import MLP, SIZES, RecordedMLP
+from superposed.nn import MLP, SIZES, CudaGraphMLP
 from superposed.nn.cuda_graph_runtime import Work, compile_for_all_sizes, record_graph
 from superposed.nn.layers import SuperposedLinear
 
@@ -77,7 +77,7 @@ def store_work(store: WeightStore, rows: int, how: Recording) -> Work:
     """Return the work for `rows` rows of random tasks, compared with the plain network first."""
     assert isinstance(store.network, MLP)
     draw = np.random.default_rng(0)
-    ready = RecordedMLP(store.network, PRECISION, record=how.record, compile_=how.compile)
+    ready = CudaGraphMLP(store.network, PRECISION, record=how.record, compile_=how.compile)
     batch = mixed_batch(store, min(rows, SIZES[-1]), TASKS, draw)
     plain = store.network(batch.inputs.to(how.device), store.bindings(batch)).cpu()
     distance = float((ready(batch.inputs, store.bindings(batch)) - plain).abs().max() / plain.abs().max())

@@ -32,7 +32,7 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
 CONNECTIONS, SLICE_S = 16, 0.2
-_COUNTED = (Observed.__call__, Telemetry.ticket, Telemetry.answered)
+_COUNTED = (Observed.__call__, Telemetry.start_timing, Telemetry.answered)
 _PASSED_ON = RequestGateway.__call__
 _NOBODY = RequestTiming(0.0, "", None)
 served = 0
@@ -50,7 +50,7 @@ async def _count(self: RequestGateway, *request: Any) -> None:
 
 def switch(on: bool) -> None:
     nothing = (_pass_on, lambda _: _NOBODY, lambda *_: None)
-    Observed.__call__, Telemetry.ticket, Telemetry.answered = _COUNTED if on else nothing  # type: ignore[method-assign,assignment]  # measured in place
+    Observed.__call__, Telemetry.start_timing, Telemetry.answered = _COUNTED if on else nothing  # type: ignore[method-assign,assignment]  # measured in place
 
 
 def one_slice(on: bool) -> float | None:

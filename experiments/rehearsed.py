@@ -84,7 +84,7 @@ class Rehearsed(Learner):
     @property
     def kept_bytes(self) -> int:
         """Bytes of the kept rows, in memory and on the disk."""
-        return sum(rows.element_size() * rows.numel() for rows in self._store.reservoir.state().values())
+        return sum(rows.element_size() * rows.numel() for rows in self._store.replay_buffer.state().values())
 
 
 class StandardRehearsed(Standard):

@@ -24,7 +24,6 @@ __all__ = [
     "ApiError",
     "BadRequest",
     "BatchTooLarge",
-    "BeyondHorizon",
     "CompositionNotSupported",
     "ConnectionFailed",
     "DeadlineExceeded",
@@ -32,6 +31,7 @@ __all__ = [
     "ExpressionInvalid",
     "Forbidden",
     "HeadersTooLarge",
+    "HistoryTruncated",
     "IdempotencyInFlight",
     "IdempotencyMismatch",
     "Internal",
@@ -245,7 +245,7 @@ class Quarantined(ApiError):
     slug = "quarantined"
 
 
-class BeyondHorizon(ApiError):
+class HistoryTruncated(ApiError):
     """The journal no longer reaches back so far."""
 
     slug = "beyond-horizon"

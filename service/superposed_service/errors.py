@@ -36,10 +36,10 @@ from superposed.errors import SuperposedError
 
 __all__ = [
     "AccessError",
-    "BeyondHorizon",
     "DeadlineExceeded",
     "DigestMismatch",
     "Forbidden",
+    "HistoryTruncated",
     "IdempotencyInFlight",
     "IdempotencyMismatch",
     "InvalidRequest",
@@ -113,7 +113,7 @@ class Quarantined(RequestError, code="Quarantined"):
     """The update is recorded, and not learned from: its source is in quarantine."""
 
 
-class BeyondHorizon(RequestError, code="BeyondHorizon"):
+class HistoryTruncated(RequestError, code="HistoryTruncated"):
     """The journal was trimmed past what is asked for."""
 
 

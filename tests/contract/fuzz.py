@@ -111,7 +111,7 @@ def target() -> Iterator[Target]:
         path = make_directory(Path(folder) / "store")
         with serving(path, change=apis.append, max_steps=3) as http:
             http.timeout = httpx.Timeout(120)
-            yield Target(http, apis[0].state.running.engine)
+            yield Target(http, apis[0].state.runtime.engine)
 
 
 def _many(count: int, strategy: st.SearchStrategy[Any], test: Callable[[Any], None]) -> None:

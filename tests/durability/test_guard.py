@@ -98,7 +98,7 @@ def test_a_harmful_stream_is_held_and_nobody_else(ready: Path) -> None:
     assert streams.machine.store.tasks.get("bad").updates == updates
     assert streams.machine.store.sequence == sequence + 1  # held, and on record
     streams.ordinary(50)
-    [record] = streams.machine.writer.ledger.journal.heads({"quarantine"})
+    [record] = streams.machine.writer.transaction_log.journal.heads({"quarantine"})
     reason = record[2]["reason"]
     assert reason["by"] == "guard"
     assert reason["rise"] >= reason["limit"] >= 0.3
@@ -135,14 +135,14 @@ def test_canaries_are_a_sample_that_is_kept_and_forgotten(tmp_path: Path) -> Non
         streams.teach("t0")
         streams.teach("t1")
         streams.teach("shy")
-    canaries = streams.machine.writer.ledger.canaries
+    canaries = streams.machine.writer.transaction_log.canaries
     assert canaries.keys() == ["t0", "t1"]
     kept = {slot: canary.sequence for slot, canary in canaries["t0"].items()}
     assert set(kept) == set(range(5))
     assert max(kept.values()) > TASKS + 30  # not just the first rows
     streams.machine.snapshot()  # brings them to the disk
     streams.machine.crash()
-    canaries = streams.machine.writer.ledger.canaries
+    canaries = streams.machine.writer.transaction_log.canaries
     assert {slot: canary.sequence for slot, canary in canaries["t0"].items()} == kept
     streams.machine.roll_back(sequences=(max(kept.values()), max(kept.values())))
     assert max(canary.sequence for canary in canaries["t0"].values()) < max(kept.values())
@@ -154,7 +154,7 @@ def test_canaries_are_a_sample_that_is_kept_and_forgotten(tmp_path: Path) -> Non
 def test_without_canaries_there_is_no_guard(tmp_path: Path) -> None:
     streams = Streams(tmp_path / "store", canary_rows=0)
     streams.ordinary(60)
-    assert streams.machine.writer.ledger.canaries.keys() == []
+    assert streams.machine.writer.transaction_log.canaries.keys() == []
     streams.machine.close()
 
 
@@ -177,7 +177,7 @@ def test_a_guard_that_fails_does_not_stop_anything(
 def test_canaries_that_fit_no_more_are_dropped(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     streams = Streams(tmp_path / "store")
     streams.ordinary(20)
-    canaries = streams.machine.writer.ledger.canaries
+    canaries = streams.machine.writer.transaction_log.canaries
     wrong = pack({"inputs": np.ones(3), "target": np.asarray([1])})
     canaries.put("t0", 0, Canary(1, wrong))
     streams.ordinary(60)
@@ -198,7 +198,7 @@ def test_a_small_context_table_is_enough(tmp_path: Path, caplog: pytest.LogCaptu
 def test_free_places_are_filled_first(tmp_path: Path) -> None:
     streams = Streams(tmp_path / "store", canary_rows=20)
     streams.teach("t0")
-    canaries = streams.machine.writer.ledger.canaries
+    canaries = streams.machine.writer.transaction_log.canaries
     canaries.drop("t0", [3, 7])
     before = dict(canaries["t0"].items())
     streams.teach("t0")
@@ -222,11 +222,11 @@ def attack(streams: Streams, *keys: str, author: str | None = None) -> int:
 def test_a_cold_server_stops_what_begins_at_once(ready: Path) -> None:
     """Canaries and baseline are on the disk: the first update after a restart may be the harmful one."""
     streams = Streams(ready)
-    streams.machine.writer.ledger.canaries.baseline = [0.01, 0.02]
+    streams.machine.writer.transaction_log.canaries.baseline = [0.01, 0.02]
     streams.register("bad")
     streams.machine.snapshot()
     streams.machine.crash()
-    assert streams.machine.writer.ledger.canaries.baseline == (0.01, 0.02)
+    assert streams.machine.writer.transaction_log.canaries.baseline == (0.01, 0.02)
     assert attack(streams, "bad") < 30
     assert set(streams.quarantined) == {"bad"}
     streams.machine.close()

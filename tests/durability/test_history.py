@@ -18,7 +18,7 @@ from superposed.errors import SuperposedError, UnknownTask, UpdateError
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
-from superposed_service.errors import BeyondHorizon, IdempotencyMismatch, InvalidRequest, Quarantined
+from superposed_service.errors import HistoryTruncated, IdempotencyMismatch, InvalidRequest, Quarantined
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.helpers.machine import Machine, new_store, schema
 
@@ -248,7 +248,7 @@ class History(RuleBasedStateMachine):
         """The answer; None where the journal does not reach back, which only a trimmed one may not."""
         try:
             return self.machine.roll_back(**selection)
-        except (BeyondHorizon, UnknownTask):
+        except (HistoryTruncated, UnknownTask):
             assert self.LIMITS["history_records"] == 3
             return None
 

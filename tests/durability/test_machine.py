@@ -23,8 +23,8 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import (
-    BeyondHorizon,
     DigestMismatch,
+    HistoryTruncated,
     JournalCorrupt,
     NotReady,
     StorageUnavailable,
@@ -79,16 +79,19 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
     machine.register("a")
     origins = [IdempotencyKey(f"key-{number}", b"0" * 32) for number in range(3)]
     machine.writer.commit(
-        [PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), origin) for origin in origins]
+        [
+            PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), idempotency_key)
+            for idempotency_key in origins
+        ]
     )
     machine.crash()
-    for number, origin in enumerate(origins):
+    for number, idempotency_key in enumerate(origins):
         change = Update(RowBatch("a", None, inputs), [1], 1)
         if inputs is HUGE:
             with pytest.raises(UpdateError):
-                machine.do(change, origin)
+                machine.do(change, idempotency_key)
         else:
-            assert machine.do(change, origin)["sequence"] == 2 + number
+            assert machine.do(change, idempotency_key)["sequence"] == 2 + number
     assert machine.store.sequence == (7 if inputs is HUGE else 4)
     machine.crash()
     assert machine.recovery.replayed == machine.store.sequence
@@ -112,10 +115,10 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_after_a_failed_commit_a_retry_is_not_in_flight(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.ledger.answers.add(
+    machine.writer.transaction_log.answers.add(
         IdempotencyKey("key", b"0" * 32), 2
     )  # as a commit that failed leaves it
-    machine.writer.ledger.fail("the disk is full")
+    machine.writer.transaction_log.fail("the disk is full")
     with pytest.raises(StorageUnavailable):
         machine.update("a", INPUTS, [1], key="key")
     machine.close()
@@ -147,7 +150,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     machine.register("a")
     for _ in range(6):
         machine.update("a", INPUTS, [1])
-    database = machine.writer.ledger._database
+    database = machine.writer.transaction_log._database
     with database.transaction():
         database.execute("UPDATE digests SET digest = 'other'", ())
     crashed = tmp_path / "crashed"
@@ -181,8 +184,8 @@ def test_trimmed_rows_are_gone_too(tmp_path: Path) -> None:
     for _ in range(3):
         machine.update("a", INPUTS, [1])
         machine.snapshot()
-    assert machine.writer.ledger.journal.horizon > 2
-    assert erase_rows(machine.writer.ledger, "a", machine.store.sequence) > 0
+    assert machine.writer.transaction_log.journal.horizon > 2
+    assert erase_rows(machine.writer.transaction_log, "a", machine.store.sequence) > 0
     assert not any(needle in file.read_bytes() for file in files)
     machine.close()
 
@@ -195,7 +198,7 @@ def test_rows_that_a_recovery_needs_are_not_erased(tmp_path: Path) -> None:
     snapshot = machine.snapshot()
     machine.roll_back(sequences=(3, 3))
     with pytest.raises(NotReady):
-        erase_rows(machine.writer.ledger, "a", snapshot.sequence)
+        erase_rows(machine.writer.transaction_log, "a", snapshot.sequence)
     machine.crash()
     assert machine.store.tasks.get("a").updates == 1
     machine.close()
@@ -230,7 +233,7 @@ def test_a_task_whose_first_registration_was_trimmed(tmp_path: Path) -> None:
     machine.delete("a")
     machine.register("a")
     machine.update("a", INPUTS, [1])
-    with pytest.raises(BeyondHorizon, match="beginning of task a"):
+    with pytest.raises(HistoryTruncated, match="beginning of task a"):
         machine.roll_back(task="a")
     machine.close()
 
@@ -239,11 +242,17 @@ def test_a_rollback_sent_again_after_a_crash_is_answered(tmp_path: Path) -> None
     machine = Machine(tmp_path / "store")
     machine.register("a")
     machine.update("a", INPUTS, [1])
-    origin, selection = IdempotencyKey("rollback", b"0" * 32), Selection(to_sequence=1)
-    first = machine.do(RollbackChange(selection, machine.directory.snapshots, machine.writer.ledger), origin)
+    idempotency_key, selection = IdempotencyKey("rollback", b"0" * 32), Selection(to_sequence=1)
+    first = machine.do(
+        RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log),
+        idempotency_key,
+    )
     machine.crash()
     assert (
-        machine.do(RollbackChange(selection, machine.directory.snapshots, machine.writer.ledger), origin)
+        machine.do(
+            RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log),
+            idempotency_key,
+        )
         == first
     )
     machine.close()
@@ -336,7 +345,7 @@ def test_rows_of_compositions_are_forgotten_with_any_of_their_tasks(tmp_path: Pa
     for key in "ab":
         machine.register(key)
     machine.update("mix(a:0.3,b:0.7)", [[1, 2, 3, 4]], [1])
-    assert machine.store.reservoir.rows_kept("a") == 0
+    assert machine.store.replay_buffer.rows_kept("a") == 0
     assert machine.do(ForgetRows("a")) == {"rows": 1}
-    assert machine.store.reservoir.rows_kept("b") == 0
+    assert machine.store.replay_buffer.rows_kept("b") == 0
     assert machine.do(ForgetRows("a")) == {"rows": 0}

@@ -122,7 +122,7 @@ def test_a_snapshot_of_another_history_is_passed_over_and_named(tmp_path: Path) 
     assert machine.store.digest() == digest
     assert machine.recovery.damaged == (foreign.id,)
     with pytest.raises(SnapshotMismatch, match="another directory"):
-        check_history(machine.writer.ledger.journal, foreign)
+        check_history(machine.writer.transaction_log.journal, foreign)
     machine.close()
     with DataDirectory(machine.path) as directory:
         bad = [one for one in verify(directory) if one.remedy is not None]
@@ -132,8 +132,8 @@ def test_a_snapshot_of_another_history_is_passed_over_and_named(tmp_path: Path) 
 def test_a_journal_of_another_store_is_refused(tmp_path: Path) -> None:
     machine = taught(tmp_path / "store")
     with pytest.raises(JournalCorrupt, match="another store"):
-        machine.writer.ledger.journal.set_identity("0" * 32, "x")
-    assert machine.writer.ledger.journal.incarnation not in (None, "x")
+        machine.writer.transaction_log.journal.set_identity("0" * 32, "x")
+    assert machine.writer.transaction_log.journal.incarnation not in (None, "x")
     machine.close()
 
 

@@ -16,7 +16,7 @@ from superposed.learning.online import APPLY_VERSION
 from superposed_service.changes.registration import Register
 from superposed_service.changes.update import _mark
 from superposed_service.changes.verify import verify
-from superposed_service.errors import BeyondHorizon
+from superposed_service.errors import HistoryTruncated
 from superposed_service.storage import DataDirectory
 from tests.conftest import serving
 from tests.helpers.machine import Machine
@@ -102,9 +102,9 @@ def test_an_upgrade_with_other_rules_keeps_every_acknowledged_record(
     assert machine.recovery.replayed == 4
     assert machine.store.digest() == digest  # the rules have another number here, not other bits
     [snapshot] = machine.directory.snapshots.list()
-    assert snapshot.sequence == machine.writer.ledger.journal.horizon == machine.store.sequence == 7
+    assert snapshot.sequence == machine.writer.transaction_log.journal.horizon == machine.store.sequence == 7
     assert machine.update("b", [[4, 3, 2, 1]], [0], key="sent-before") == answer
-    with pytest.raises(BeyondHorizon):
+    with pytest.raises(HistoryTruncated):
         machine.roll_back(to_sequence=5)
     machine.update("a", [[1, 2, 3, 4]], [1])
     machine.roll_back(to_sequence=7)
@@ -127,7 +127,7 @@ def test_an_upgrade_that_is_interrupted_is_finished_at_the_next_start(
     machine.open()
     assert machine.recovery.rules_changed
     assert machine.store.tasks.get("a").updates == 1
-    assert machine.writer.ledger.journal.horizon == machine.store.sequence
+    assert machine.writer.transaction_log.journal.horizon == machine.store.sequence
     machine.close()
 
 
@@ -170,6 +170,6 @@ def test_what_a_registration_leaves_to_the_store_stands_in_its_record(tmp_path: 
     member = TaskSchema(key="b", inputs=4, outputs=2, group="a")
     assert machine.do(Register(lambda _: member))["task"]["own_layers"] == 1
     assert not machine.do(Register(lambda _: member))["new"]
-    *_, record = machine.writer.ledger.journal.replay(0)
+    *_, record = machine.writer.transaction_log.journal.replay(0)
     assert record.head["schema"]["own_layers"] == 1
     machine.close()

@@ -30,7 +30,7 @@ def make_store(family: str = "phase") -> WeightStore:
 async def prepared(store: WeightStore, **settings: object) -> AsyncIterator[Engine]:
     with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
         begin(directory, store)
-        yield Engine(Writer(store, directory.ledger()), Settings(**settings))  # type: ignore[arg-type]
+        yield Engine(Writer(store, directory.transaction_log()), Settings(**settings))  # type: ignore[arg-type]
 
 
 @asynccontextmanager

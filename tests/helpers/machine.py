@@ -63,8 +63,8 @@ class Machine:
     def store(self) -> WeightStore:
         return self.writer.store
 
-    def do(self, change: Change, origin: IdempotencyKey | None = None) -> JsonObject:
-        [answer] = self.do_together([change], [origin])
+    def do(self, change: Change, idempotency_key: IdempotencyKey | None = None) -> JsonObject:
+        [answer] = self.do_together([change], [idempotency_key])
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -74,7 +74,10 @@ class Machine:
     ) -> list[JsonObject | BaseException]:
         """Changes that stand in line together, in one transaction."""
         origins = origins or [None] * len(changes)
-        writes = [PendingWrite(change, origin) for change, origin in zip(changes, origins, strict=True)]
+        writes = [
+            PendingWrite(change, idempotency_key)
+            for change, idempotency_key in zip(changes, origins, strict=True)
+        ]
         self.writer.commit(writes)
         while self.writer.pending:
             self.writer.apply_next()
@@ -87,8 +90,8 @@ class Machine:
         return self.do(Delete(key))
 
     def update(self, context: object, rows: object, targets: list[int], key: str | None = None) -> JsonObject:
-        origin = IdempotencyKey(key, b"0" * 32) if key else None
-        return self.do(Update(RowBatch(context, None, rows), targets, 1), origin)
+        idempotency_key = IdempotencyKey(key, b"0" * 32) if key else None
+        return self.do(Update(RowBatch(context, None, rows), targets, 1), idempotency_key)
 
     def quarantine(self, source: str) -> JsonObject:
         return self.do(Quarantine(source, {"by": "test"}))
@@ -97,7 +100,7 @@ class Machine:
         return self.do(Release(source))
 
     def roll_back(self, **selection: object) -> JsonObject:
-        change = RollbackChange(Selection(**selection), self.directory.snapshots, self.writer.ledger)  # type: ignore[arg-type]
+        change = RollbackChange(Selection(**selection), self.directory.snapshots, self.writer.transaction_log)  # type: ignore[arg-type]
         return self.do(change)
 
     def snapshot(self) -> Snapshot:

@@ -14,7 +14,7 @@ from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, ShapeError
 from superposed.learning import distillation
 from superposed.learning.consolidation import Judged, consolidate, judge
-from superposed.learning.distillation import Lessons, lessons
+from superposed.learning.distillation import DistillationSet, distillation_set
 from tests.helpers.rehearsing_stores import new_store, rows
 
 
@@ -103,7 +103,7 @@ class TestDistillation:
         store = taught()
         model = retrieve_model(store, "t1")
         sample = separable(50, 9)[0]
-        found = lessons(with_rows(model, sample), store.tasks.get("t0").schema)
+        found = distillation_set(with_rows(model, sample), store.tasks.get("t0").schema)
         assert (len(found.inputs), len(found.held_inputs)) == (40, 10)
         answers = store.logits(store.batch("t1", sample))
         classes = torch.cat([found.held_targets, found.targets])
@@ -121,7 +121,7 @@ class TestDistillation:
         store.register(TaskSchema(key="line", inputs=6, outputs=2, loss="mse"))
         learn(store, "line", rows(20)[0], np.random.default_rng(0).normal(size=(20, 2)).tolist())
         model = retrieve_model(store, "line")
-        found = lessons(with_rows(model, rows(30)[0]), store.tasks.get("line").schema)
+        found = distillation_set(with_rows(model, rows(30)[0]), store.tasks.get("line").schema)
         assert found.targets.shape == (24, 2)
         assert found.agreement(found.held_targets) == 1.0
         assert found.agreement(found.held_targets.mean(0).expand(6, 2)) == pytest.approx(0.0, abs=1e-6)
@@ -131,7 +131,7 @@ class TestDistillation:
         model, schema, sample = retrieve_model(store, "t1"), store.tasks.get("t1").schema, rows(10)[0]
         good = with_rows(model, sample)
         with pytest.raises(ConfigError, match="rows"):
-            lessons(model, schema)
+            distillation_set(model, schema)
         for changes, error in (
             ({"layers.0.weight": torch.zeros(16, 5)}, ShapeError),
             ({"layers.1.bias": torch.zeros(4)}, ShapeError),
@@ -148,7 +148,7 @@ class TestDistillation:
             ({"else": torch.zeros(1)}, ConfigError),
         ):
             with pytest.raises(error):
-                lessons(RetrievedModel({**good.tensors, **changes}, good.metadata), schema)
+                distillation_set(RetrievedModel({**good.tensors, **changes}, good.metadata), schema)
         for facts in (
             {"activation": "sign"},
             {"activation": ["relu"]},
@@ -160,10 +160,10 @@ class TestDistillation:
             {"normalisation": None},
         ):
             with pytest.raises(ConfigError, match="network"):
-                lessons(RetrievedModel(good.tensors, {**good.metadata, **facts}), schema)
+                distillation_set(RetrievedModel(good.tensors, {**good.metadata, **facts}), schema)
         other = TaskSchema(key="x", inputs=6, outputs=2)
         with pytest.raises(ShapeError, match="outputs"):
-            lessons(good, other)
+            distillation_set(good, other)
 
     def test_metadata_nested_without_end_is_no_model(self) -> None:
         for text in ("[" * 100_000 + "]" * 100_000, "[1]", "3"):
@@ -178,8 +178,8 @@ class TestDistillation:
         sample = separable(50, 9)[0].astype(np.float64)
         far = {"input.offset": torch.full((6,), 1e9, dtype=torch.float64)}
         near, moved = (
-            lessons(with_rows(model, sample), schema),
-            lessons(with_rows(model, sample + 1e9, **far), schema),
+            distillation_set(with_rows(model, sample), schema),
+            distillation_set(with_rows(model, sample + 1e9, **far), schema),
         )
         assert moved.inputs.dtype == torch.float64
         assert torch.equal(moved.targets, near.targets)
@@ -189,12 +189,12 @@ class TestDistillation:
         x = separable(90, 9)[0]
         answers = store.logits(store.batch("t1", x)).argmax(1)
         x = x[np.argsort(answers.numpy(), kind="stable")]
-        found = lessons(with_rows(retrieve_model(store, "t1"), x), store.tasks.get("t1").schema)
+        found = distillation_set(with_rows(retrieve_model(store, "t1"), x), store.tasks.get("t1").schema)
         assert set(found.held_targets.tolist()) == set(answers.tolist())
 
     def test_a_constant_teacher_is_met_or_not(self) -> None:
         same = torch.full((4, 2), 0.5)
-        found = Lessons(same, same, same, same)
+        found = DistillationSet(same, same, same, same)
         assert (found.agreement(same), found.agreement(same + 1)) == (1.0, 0.0)
 
     def test_the_work_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,10 +202,10 @@ class TestDistillation:
         model, schema = retrieve_model(store, "t1"), store.tasks.get("t1").schema
         monkeypatch.setattr(distillation, "_MOST_NUMBERS", 16 * 50)
         monkeypatch.setattr(distillation, "_ROWS_AT_ONCE", 7)
-        assert len(lessons(with_rows(model, rows(50)[0]), schema).inputs) == 40
+        assert len(distillation_set(with_rows(model, rows(50)[0]), schema).inputs) == 40
         with pytest.raises(CapacityExceeded, match="16 wide"):
-            lessons(with_rows(model, rows(51)[0]), schema)
+            distillation_set(with_rows(model, rows(51)[0]), schema)
         monkeypatch.setattr(distillation, "_MOST_NUMBERS", 16 * 51)
         monkeypatch.setattr(distillation, "_MOST_PRODUCTS", (6 * 16 + 16 * 3) * 50)
         with pytest.raises(CapacityExceeded, match="7344 multiplications"):
-            lessons(with_rows(model, rows(51)[0]), schema)
+            distillation_set(with_rows(model, rows(51)[0]), schema)

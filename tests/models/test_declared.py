@@ -56,7 +56,7 @@ def test_what_it_learns_is_counted_and_kept_as_its_own() -> None:
         learn(store, "c", data(4, 8), [0, 1, 2, 0])
     assert not torch.equal(before, store.logits(store.batch(HALF, data(4, 8))))
     assert [store.tasks.get(key).updates for key in "abc"] == [1, 0, 3]
-    assert [store.reservoir.rows_kept(key) for key in "abc"] == [4, 0, 12]
+    assert [store.replay_buffer.rows_kept(key) for key in "abc"] == [4, 0, 12]
     evaluate(store, "c", data(4, 8), [0, 1, 2, 0])
     assert len(store.evaluations.of("c")) == 1
     drawn = store.draw(20)

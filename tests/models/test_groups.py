@@ -71,7 +71,7 @@ def test_a_mixture_of_members_keeps_the_groups_layers(family: str) -> None:
 def test_the_group_may_be_named() -> None:
     store = grouped()
     assert store.resolve("digits/u1").context == store.resolve("u1").context
-    assert store.resolve({"task": "digits/u1"}).is_bare
+    assert store.resolve({"task": "digits/u1"}).is_single
     assert (
         store.resolve("mix(digits/u1:0.3,u2:0.7)^0.5").context
         == store.resolve("mix(u1:0.3,u2:0.7)^0.5").context

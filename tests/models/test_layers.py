@@ -69,7 +69,7 @@ def test_a_complex_layer_is_complex_arithmetic_in_one_real_product(bias: str, re
 @pytest.mark.parametrize("family", ALL)
 def test_a_retrieved_layer_is_an_ordinary_one(family: str, bias: str) -> None:
     layer, context = layer_and_context(family, bias)
-    x = rows(7 * layer.family.lanes)
+    x = rows(7 * layer.family.components)
     weight, offset = layer.retrieve(context)
     torch.testing.assert_close(x @ weight.T + offset, layer(x, Binding(context)))
 
@@ -79,7 +79,7 @@ def test_gradients_reach_the_shared_weights_and_are_right(family: str) -> None:
     layer, context = layer_and_context(family, "bound")
     contexts = torch.stack([context, context.flip(-1) if family == "binary" else context])
     binding = Binding(contexts, torch.tensor([0, 1, 1, 0]))
-    x = rows(7 * layer.family.lanes).requires_grad_()
+    x = rows(7 * layer.family.components).requires_grad_()
     assert torch.autograd.gradcheck(
         lambda x, w: torch.func.functional_call(layer, {"weight": w}, (x, binding)), (x, layer.weight)
     )

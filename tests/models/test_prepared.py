@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superposed import WeightStore, learn
-from superposed.nn import PreparedMLP
+from superposed.nn import FusedMLP
 from superposed.nn.layers import fused_kernels
 from tests.helpers.small_stores import store_of
 
@@ -47,7 +47,7 @@ def test_every_network_answers_the_same(
         family, dtype, inputs=inputs, hidden=tuple(hidden), activation=activation,
         normalisation=normalisation, bias=bias,
     )  # fmt: skip
-    assert isinstance(store._answerer.plain, PreparedMLP)
+    assert isinstance(store._answerer.plain, FusedMLP)
     compare(store, rows, mixed=mixed)
 
 
@@ -82,7 +82,7 @@ def test_what_is_not_finite_stays_so() -> None:
 
 def test_without_numba_and_for_rotations_there_is_the_plain_path(monkeypatch: pytest.MonkeyPatch) -> None:
     assert store_of("rotation")._answerer.plain is not None
-    assert not isinstance(store_of("rotation")._answerer.plain, PreparedMLP)
+    assert not isinstance(store_of("rotation")._answerer.plain, FusedMLP)
     monkeypatch.setattr(fused_kernels, "numba", None)
     store = store_of("phase")
     assert store._answerer.plain is store.network

@@ -12,7 +12,7 @@ import torch
 from benchmarks import device
 from superposed import WeightStore, learn
 from superposed.contexts import FAMILIES
-from superposed.nn import MLP, RecordedMLP, cuda_graph_runtime
+from superposed.nn import MLP, CudaGraphMLP, cuda_graph_runtime
 from superposed.store import inference
 from superposed.store.inference import InferenceRunner
 from tests.helpers.small_stores import store_of
@@ -35,15 +35,15 @@ def uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def recording(store: WeightStore, precision: torch.dtype | None = None) -> tuple[RecordedMLP, Recorder]:
+def recording(store: WeightStore, precision: torch.dtype | None = None) -> tuple[CudaGraphMLP, Recorder]:
     recorder = Recorder()
     assert isinstance(store.network, MLP)
-    return RecordedMLP(
+    return CudaGraphMLP(
         store.network, precision or store.dtype, record=recorder, compile_=uncompiled
     ), recorder
 
 
-def compare(store: WeightStore, ready: RecordedMLP, rows: int, tasks: int, tolerance: float) -> None:
+def compare(store: WeightStore, ready: CudaGraphMLP, rows: int, tasks: int, tolerance: float) -> None:
     random = np.random.default_rng(rows)
     contexts = [f"t{number}" for number in random.integers(0, tasks, rows)]
     batch = store.batch_per_row(contexts, random.normal(size=(rows, 7)))
@@ -108,8 +108,8 @@ class TestPreparing:
     def record(
         self, monkeypatch: pytest.MonkeyPatch, store: WeightStore, record: Callable[..., Any]
     ) -> tuple[InferenceRunner, str | None]:
-        def make(network: MLP, precision: torch.dtype) -> RecordedMLP:
-            return RecordedMLP(network, precision, record=record, compile_=uncompiled)
+        def make(network: MLP, precision: torch.dtype) -> CudaGraphMLP:
+            return CudaGraphMLP(network, precision, record=record, compile_=uncompiled)
 
         monkeypatch.setattr(inference, "record_network", make)
         assert isinstance(store.network, MLP)

@@ -31,7 +31,7 @@ from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, r
 def kept_inputs(store: WeightStore, key: str) -> np.ndarray:
     """What is kept of a task, by drawing besides all others, often enough to see every row."""
     others = [state.schema.key for state in store.tasks.all() if state.schema.key != key]
-    drawn = store.reservoir.draw(store._resolver, 1, 0, 20_000, others, 64)
+    drawn = store.replay_buffer.draw(store._resolver, 1, 0, 20_000, others, 64)
     return np.zeros((0, 6)) if drawn is None else np.unique(drawn[0].inputs.numpy(), axis=0)
 
 
@@ -40,7 +40,7 @@ class TestKeeping:
         store = WeightStore(StoreConfig(network=NETWORK), secret=seeded_secret(1))
         store.register(TaskSchema(key="a", inputs=6, outputs=3))
         learn(store, "a", *rows(50))
-        assert store.reservoir.bytes == 0
+        assert store.replay_buffer.bytes == 0
         assert store.draw(10) is None
 
     def test_rows_are_kept_to_half_a_level_and_targets_exactly(self) -> None:
@@ -71,7 +71,7 @@ class TestKeeping:
         store = WeightStore(new_store().config.replace(dtype="float64"), secret=seeded_secret(1))
         store.register(TaskSchema(key="times", inputs=6, outputs=3))
         x = 1.7e9 + 100 * np.random.default_rng(0).normal(size=(5, 6))
-        store.reservoir.keep(store.batch("times", x), Targets(torch.zeros(5, dtype=torch.int64), None), 1)
+        store.replay_buffer.keep(store.batch("times", x), Targets(torch.zeros(5, dtype=torch.int64), None), 1)
         drawn = store.draw(100)
         assert drawn is not None
         for row in drawn[0].inputs.numpy():
@@ -86,7 +86,7 @@ class TestKeeping:
             targets = torch.zeros(400, dtype=torch.int64)
             for start in range(0, 400, 50):
                 part = store.batch("t0", batch.inputs[start : start + 50])
-                store.reservoir.keep(part, Targets(targets[:50], None), start + 1)
+                store.replay_buffer.keep(part, Targets(targets[:50], None), start + 1)
             kept = np.rint(kept_inputs(store, "t0")[:, 0] * 400).astype(int)
             assert len(kept) == 40
             times[kept] += 1
@@ -97,14 +97,14 @@ class TestKeeping:
         store = new_store(50, rows_in_all=60)
         for round_ in range(6):
             learn(store, "t0", *rows(20, round_))
-        assert [store.reservoir.rows_kept(f"t{n}") for n in range(3)] == [50, 0, 0]
+        assert [store.replay_buffer.rows_kept(f"t{n}") for n in range(3)] == [50, 0, 0]
         for round_ in range(6):
             learn(store, "t1", *rows(20, 10 + round_))
             learn(store, "t2", *rows(20, 20 + round_))
-        counts = [store.reservoir.rows_kept(f"t{n}") for n in range(3)]
+        counts = [store.replay_buffer.rows_kept(f"t{n}") for n in range(3)]
         assert sum(counts) == 60
         assert max(counts) - min(counts) <= 2
-        assert store.reservoir.bytes <= 60 * BYTES_PER_ROW
+        assert store.replay_buffer.bytes <= 60 * BYTES_PER_ROW
 
     def test_a_narrow_tasks_levels_lie_between_its_own_features(self) -> None:
         """What pads a row is no part of its range."""
@@ -123,12 +123,12 @@ class TestKeeping:
         store.register(TaskSchema(key="line", inputs=6, outputs=1, loss="mse"))
         x = rows(6)[0].astype(np.float64)
         x[2, 3], x[4, 0] = 1e200, -3e38
-        store.reservoir.keep(store.batch("a", x), Targets(torch.zeros(6, dtype=torch.int64), None), 1)
-        assert store.reservoir.rows_kept("a") == 4
+        store.replay_buffer.keep(store.batch("a", x), Targets(torch.zeros(6, dtype=torch.int64), None), 1)
+        assert store.replay_buffer.rows_kept("a") == 4
         values = torch.tensor([[1.0, 0, 0], [1e39, 0, 0]], dtype=torch.float64)
         aims = Targets(torch.full((2,), -1), values)
-        store.reservoir.keep(store.batch("line", x[:2]), aims, 2)
-        assert store.reservoir.rows_kept("line") == 1
+        store.replay_buffer.keep(store.batch("line", x[:2]), aims, 2)
+        assert store.replay_buffer.rows_kept("line") == 1
         drawn = store.draw(200)
         assert drawn is not None
         assert bool(drawn[0].inputs.isfinite().all())
@@ -149,7 +149,7 @@ class TestKeeping:
             with pytest.raises(UpdateTooLarge):
                 learn(store, "line", rows(10)[0], [1e9] * 10, steps=steps)
         assert store.digest() == digest
-        assert store.reservoir.rows_kept("line") == 0
+        assert store.replay_buffer.rows_kept("line") == 0
 
 
 class TestRowsThatNobodyCanLearn:
@@ -161,7 +161,7 @@ class TestRowsThatNobodyCanLearn:
         store.register(TaskSchema(key="wild", inputs=6, outputs=3, loss="mse"))
         x = np.ones((2, 6), dtype=np.float32)
         learn(store, "wild", x, [[1e7] * 3, [-1e7] * 3])
-        assert store.reservoir.rows_kept("wild") == 2
+        assert store.replay_buffer.rows_kept("wild") == 2
         return store
 
     def test_others_learn_without_them(self) -> None:
@@ -258,7 +258,7 @@ class TestDrawing:
             learn(store, f"t{number}", *rows(3, number))
         seen: set[str] = set()
         for sequence in range(40):
-            drawn = store.reservoir.draw(store._resolver, sequence, 0, 30, (), 2)
+            drawn = store.replay_buffer.draw(store._resolver, sequence, 0, 30, (), 2)
             assert drawn is not None
             assert len(drawn[0].parts) == 2
             seen |= {part.text for part in drawn[0].parts}
@@ -301,16 +301,16 @@ class TestExactness:
         for one in (store, again):
             learn(one, "t1", *rows(16, 9))
         assert again.digest() == store.digest()
-        order = [key for key, _, _ in store.reservoir.to_json()["pools"]]
+        order = [key for key, _, _ in store.replay_buffer.to_json()["pools"]]
         assert order == ["t2", "t0", "t1"]
 
     def test_pools_as_earlier_releases_wrote_them(self) -> None:
         store, other = new_store(), new_store()
         learn(store, "t1", *rows(16))
-        saved = store.reservoir.to_json()
+        saved = store.replay_buffer.to_json()
         old = saved | {"pools": {key: [seen, places] for key, seen, places in saved["pools"]}}
-        other.reservoir.load(store.reservoir.state(), old)
-        assert other.reservoir.to_json() == saved
+        other.replay_buffer.load(store.replay_buffer.state(), old)
+        assert other.replay_buffer.to_json() == saved
 
     def test_the_same_records_make_the_same_store(self) -> None:
         def taught(through: int, store: WeightStore) -> WeightStore:
@@ -331,7 +331,7 @@ class TestExactness:
         store = new_store()
         learn(store, "t0", *rows(10))
         digest = store.digest()
-        store.reservoir.state()["rehearsal.inputs"][3, 2] += 1
+        store.replay_buffer.state()["rehearsal.inputs"][3, 2] += 1
         assert store.digest() != digest
 
     def test_adopting_takes_the_rows_over(self) -> None:
@@ -339,7 +339,7 @@ class TestExactness:
         learn(other, "t0", *rows(10))
         store.adopt(other)
         assert store.digest() == other.digest()
-        assert store.reservoir.rows_kept("t0") == 10
+        assert store.replay_buffer.rows_kept("t0") == 10
 
 
 class TestLogits:
@@ -348,11 +348,11 @@ class TestLogits:
         x, y = rows(10)
         logits = store.logits(store.batch("t0", x))
         learn(store, "t0", x, y)
-        kept = store.reservoir.state()
+        kept = store.replay_buffer.state()
         distance = torch.cdist(kept["rehearsal.logits"], logits)
         assert bool((distance.amin(1) < 1e-5).all())
         assert distance.argmin(1).sort().values.tolist() == list(range(10))
-        assert "rehearsal.logits" not in new_store().reservoir.state()
+        assert "rehearsal.logits" not in new_store().replay_buffer.state()
 
     def test_the_distance_from_them_is_a_share_of_the_loss(self) -> None:
         """The step beside them is that of a loss computed here, by hand."""
@@ -404,12 +404,14 @@ class TestForgetting:
         sequence = store.sequence
         assert store.forget_rows("t0") == 15
         assert store.sequence == sequence + 1
-        assert (store.reservoir.rows_kept("t0"), store.reservoir.rows_kept("t1")) == (0, 5)
-        free = store.reservoir.to_json()["free"]
+        assert (store.replay_buffer.rows_kept("t0"), store.replay_buffer.rows_kept("t1")) == (0, 5)
+        free = store.replay_buffer.to_json()["free"]
         assert len(free) == 15
-        assert all(not bool(rows[free].any()) for rows in store.reservoir.state().values())  # nothing is left
+        assert all(
+            not bool(rows[free].any()) for rows in store.replay_buffer.state().values()
+        )  # nothing is left
         learn(store, "t2", *rows(20, 4))  # their places are used again
-        assert store.reservoir.to_json()["used"] == 25
+        assert store.replay_buffer.to_json()["used"] == 25
         with pytest.raises(UnknownTask):
             store.forget_rows("nobody")
 
@@ -418,7 +420,7 @@ class TestForgetting:
         learn(store, "t0", *rows(10))
         store.delete("t0")
         store.register(TaskSchema(key="t0", inputs=6, outputs=3))
-        assert store.reservoir.rows_kept("t0") == 0
+        assert store.replay_buffer.rows_kept("t0") == 0
         assert store.draw(10) is None
 
     def test_names_of_contexts_do_not_pile_up(self) -> None:
@@ -428,8 +430,8 @@ class TestForgetting:
         for number in range(2500):
             part = store.resolve(f"t0^{number / 100}")
             one = type(batch)((part,), None, batch.inputs)
-            store.reservoir.keep(one, targets, number + 1)
-        assert len(store.reservoir.to_json()["names"]) < 1100
+            store.replay_buffer.keep(one, targets, number + 1)
+        assert len(store.replay_buffer.to_json()["names"]) < 1100
         drawn = store.draw(50)
         assert drawn is not None
         assert len(drawn[0].parts) <= 5

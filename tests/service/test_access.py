@@ -238,7 +238,7 @@ class TestKeys:
             assert client.get("/v1/store", headers=good).status_code == 200
         assert runner.invoke(command_line, ["keys", "revoke", str(path), identifier]).exit_code == 0
         with DataDirectory(path) as directory:
-            [key] = directory.ledger().api_keys.all()
+            [key] = directory.transaction_log().api_keys.all()
             assert key.revoked is not None
 
     def test_the_journal_says_who(self, tmp_path: Path) -> None:

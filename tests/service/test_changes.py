@@ -19,7 +19,7 @@ from superposed_service.changes.base import PreparedChange, keys_of
 from superposed_service.changes.decode import change_of
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
-from superposed_service.errors import BeyondHorizon, JournalCorrupt
+from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage import Record
 
 WIDTHS = {"a": 3, "b": 5, "line": 2}
@@ -149,7 +149,7 @@ def test_what_is_no_record_is_said() -> None:
         change_of(Record(1, "nonsense", {}, b""))
     with pytest.raises(JournalCorrupt, match="cannot be read"):
         change_of(Record(1, "update", {"context": "a", "steps": 1}, b"\x01nonsense"))
-    with pytest.raises(BeyondHorizon, match="erased"):
+    with pytest.raises(HistoryTruncated, match="erased"):
         change_of(Record(1, "update", {"context": "a", "steps": 1}, None))
 
 

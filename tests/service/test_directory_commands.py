@@ -45,7 +45,7 @@ def test_the_log_knows_of_a_quarantine_before_the_journal(path: Path) -> None:
         with pytest.raises(Quarantined):
             machine.update("a", [[1, 2, 3, 4]], [1])
     machine.snapshot()
-    machine.writer.ledger.journal.trim(9)
+    machine.writer.transaction_log.journal.trim(9)
     machine.close()
     lines = [json.loads(line) for line in command("log", path, "--json").output.splitlines()]
     assert {line["sequence"]: line["state"] for line in lines} == {10: "held", 11: "held"}

@@ -58,7 +58,7 @@ async def queued(engine: Engine, number: int) -> None:
 
 async def idle(engine: Engine) -> None:
     """Wait until the engine's thread has nothing to do and its turn has ended."""
-    await until(lambda: not (sum(engine.waiting) or engine._answering.turn.locked()))
+    await until(lambda: not (sum(engine.waiting) or engine._executor.turn.locked()))
 
 
 async def held(engine: Engine) -> tuple[Gate, asyncio.Task[None]]:
@@ -208,7 +208,9 @@ def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_be
             await queued(engine, 3)
             gate.opened.set()
             await asyncio.to_thread(apply.entered.wait, 60)
-            engine._writer.ledger._database.failure = "a disk that is full"  # what is committed is there
+            engine._writer.transaction_log._database.failure = (
+                "a disk that is full"  # what is committed is there
+            )
             second = learning(engine, "b", 2)
             await queued(engine, 2)
             apply.opened.set()
@@ -227,7 +229,7 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
         apply = Held(monkeypatch, update, "apply")
         with DataDirectory(path) as directory:
             begin(directory, make_store())
-            engine = Engine(Writer(make_store(), directory.ledger()), Settings())
+            engine = Engine(Writer(make_store(), directory.transaction_log()), Settings())
             engine.start()
             gate, holding = await held(engine)
             first = learning(engine, "a", 1)
@@ -244,7 +246,8 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
             await holding
             writer = await asyncio.to_thread(engine.stop)
             refusals = [
-                (sequence, head["sequence"]) for sequence, _, head in writer.ledger.journal.heads({REFUSAL})
+                (sequence, head["sequence"])
+                for sequence, _, head in writer.transaction_log.journal.heads({REFUSAL})
             ]
             assert refusals == [(9, 6)]
             return writer.store.digest(), [int(str(answer["sequence"])) for answer in answers]
@@ -253,7 +256,7 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
         digest, sequences = asyncio.run(scenario(Path(folder)))
         assert sequences == [5, 7, 8]
         with DataDirectory(Path(folder)) as directory:
-            store, _ = recover(directory.snapshots, directory.ledger(), "cpu")
+            store, _ = recover(directory.snapshots, directory.transaction_log(), "cpu")
             assert store.digest() == digest
 
 
@@ -385,7 +388,7 @@ def test_reads_are_answered_while_the_detector_attributes_and_updates_wait() -> 
         store, detector = make_store(), Attributing()
         with tempfile.TemporaryDirectory() as folder, DataDirectory(Path(folder)) as directory:
             begin(directory, store)
-            engine = Engine(Writer(store, directory.ledger(), detector=detector), Settings())  # type: ignore[arg-type]
+            engine = Engine(Writer(store, directory.transaction_log(), detector=detector), Settings())  # type: ignore[arg-type]
             engine.start()
             try:
                 rows = RowBatch("a", None, X)
@@ -494,9 +497,9 @@ def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
     async def scenario() -> None:
         async with warm() as (store, engine):
             answered = Answered(monkeypatch, store)
-            tried, plain = [], engine._answering._answer_here
+            tried, plain = [], engine._executor._answer_here
             monkeypatch.setattr(
-                engine._answering, "_answer_here", lambda loop: (tried.append(loop), plain(loop))
+                engine._executor, "_answer_here", lambda loop: (tried.append(loop), plain(loop))
             )
             gate, holding = await held(engine)
             waiting = [asyncio.create_task(engine.infer(RowBatch("a", None, X))) for _ in range(3)]

@@ -13,7 +13,7 @@ import pytest
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.config import RehearsalConfig
-from superposed_client import BeyondHorizon, Client
+from superposed_client import Client, HistoryTruncated
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
 from superposed_service.errors import StorageUnavailable
@@ -78,7 +78,7 @@ def test_an_updater_erases_and_others_can_still_go_back(tmp_path: Path) -> None:
         assert 23 * 3600 < erased.snapshots_until - time.time() < 25 * 3600
         assert made.admin.get_task("private").rows_kept == 0
         assert len(made.admin.list_snapshots()) == 4  # of `init`, two by hand, and the erasure's
-        with pytest.raises(BeyondHorizon, match="erased"):
+        with pytest.raises(HistoryTruncated, match="erased"):
             made.admin.roll_back(to_sequence=middle + 6)  # past the first erased record
         assert made.admin.roll_back(to_sequence=middle).rebuilt_from == middle
         assert made.answer("other") == before
@@ -104,10 +104,10 @@ def test_erased_rows_do_not_come_back_with_a_rollback(tmp_path: Path) -> None:
     for snapshot in sorted((path / "snapshots").glob("*.safetensors"))[-2:]:
         snapshot.write_bytes(b"damaged")  # so that the replay starts from the one that holds the rows
     with DataDirectory(path) as directory:
-        ledger = directory.ledger()
-        store, recovery = recover(directory.snapshots, ledger, "cpu")
+        transaction_log = directory.transaction_log()
+        store, recovery = recover(directory.snapshots, transaction_log, "cpu")
         assert recovery.snapshot == held.id
-        assert store.reservoir.rows_kept("private") == 0
+        assert store.replay_buffer.rows_kept("private") == 0
         assert store.digest() == digest
 
 
@@ -158,7 +158,7 @@ def test_records_after_an_erasure_can_be_taken_out(tmp_path: Path) -> None:
         after, before = made.admin.store().sequence, made.answer("other")
         made.teach("other")
         assert made.answer("other") != before
-        with pytest.raises(BeyondHorizon, match="a range of records after the erasure"):
+        with pytest.raises(HistoryTruncated, match="a range of records after the erasure"):
             made.admin.roll_back(sequences=(3, 3))
         made.admin.roll_back(sequences=(after + 1, made.admin.store().sequence))
         assert made.answer("other") == before

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from superposed_client import BeyondHorizon, Client, NotFound, UnknownTask
+from superposed_client import Client, HistoryTruncated, NotFound, UnknownTask
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
@@ -216,7 +216,7 @@ class TestErasure:
             middle = client.store().sequence
             client.task("later", outputs=2).partial_fit(np.ones((2, 3)), [0, 1])
             client.erase_rows("private")
-            with pytest.raises(BeyondHorizon, match="were erased"):
+            with pytest.raises(HistoryTruncated, match="were erased"):
                 client.roll_back(sequences=(middle + 1, middle + 1))
 
 
@@ -251,8 +251,8 @@ def test_snapshots_come_by_themselves_and_the_journal_is_trimmed(
         found = client.list_snapshots()
         assert 2 <= len(found) <= 3
         assert client.store().journal["horizon"] == found[0].sequence
-        with pytest.raises(BeyondHorizon):
+        with pytest.raises(HistoryTruncated):
             client.roll_back(to_sequence=0)
-        with pytest.raises(BeyondHorizon, match="beginning of task t"):
+        with pytest.raises(HistoryTruncated, match="beginning of task t"):
             client.roll_back(task="t")
         assert client.roll_back(to_sequence=found[-1].sequence).rebuilt_from == found[-1].sequence

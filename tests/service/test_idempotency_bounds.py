@@ -81,6 +81,6 @@ def test_a_response_is_kept_for_its_time_and_makes_room_after_it(
     assert isinstance(settle(machine, write("a", "third"))[0], QuotaExceeded)
     assert settle(machine, write("a", "first")) == [first]
     monkeypatch.setattr(idempotency.time, "time", lambda: now + 3700)
-    machine.writer.ledger.flush()
+    machine.writer.transaction_log.flush()
     assert isinstance(settle(machine, write("a", "third"))[0], dict)
     machine.close()

@@ -53,10 +53,10 @@ def test_only_what_is_learned_is_charged_and_only_once() -> None:
         async with running(make_store()) as engine:
 
             async def learn(**more: Any) -> dict[str, Any]:
-                errand = ResumableRequest(IdempotencyKey("k", b"r" * 32), None, **more)
+                resumable = ResumableRequest(IdempotencyKey("k", b"r" * 32), None, **more)
                 data, settings = network(8, 250), Settings()
                 return await learn_model(
-                    engine, settings, "a", data, 3, lambda *costs: spent.append(costs), errand
+                    engine, settings, "a", data, 3, lambda *costs: spent.append(costs), resumable
                 )
 
             with pytest.raises(Unauthenticated):
@@ -75,11 +75,11 @@ def test_whoever_may_not_is_refused_before_anything_is_computed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     computed: list[str] = []
-    lessons = distillation.lessons
+    distillation_set = distillation.distillation_set
 
     def noted(*given: Any) -> Any:
         computed.append(threading.current_thread().name)
-        return lessons(*given)
+        return distillation_set(*given)
 
     monkeypatch.setattr(distillation, "lessons", noted)
     with serving(make_directory(tmp_path / "store", CONFIG), max_request_steps=8) as http:

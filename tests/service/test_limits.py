@@ -184,7 +184,7 @@ class TestDeadlines:
         with serving(path, change=apis.append) as http:
             register(http)
             opened = threading.Event()
-            engine = apis[0].state.running.engine
+            engine = apis[0].state.runtime.engine
             entered = threading.Event()
 
             def hold(_: object) -> None:

@@ -263,8 +263,8 @@ class TestHealth:
         apps: list[FastAPI] = []
         with serving(make_directory(tmp_path / "store"), change=apps.append) as http:
             assert http.get("/health/ready").json() == {"status": "ready"}
-            engine = apps[0].state.running.engine
-            engine._writer.ledger.fail("the disk is gone")
+            engine = apps[0].state.runtime.engine
+            engine._writer.transaction_log.fail("the disk is gone")
             answer = problem(http.get("/health/ready"), 503, "not-ready")
             assert answer["received"] == "the disk is gone"
             assert http.get("/health/live").status_code == 200
@@ -276,7 +276,7 @@ class TestHealth:
         apps: list[FastAPI] = []
         with serving(make_directory(tmp_path / "store"), change=apps.append) as http:
             assert http.get("/health/live").status_code == 200
-            engine = apps[0].state.running.engine
+            engine = apps[0].state.runtime.engine
             with monkeypatch.context() as patch:
                 patch.setattr(type(engine), "crashed", property(lambda _: True))
                 problem(http.get("/health/live"), 503, "not-ready")

@@ -55,14 +55,14 @@ def test_a_refusal_that_waits_holds_no_bytes() -> None:
         sent.append(message)
 
     async def scenario() -> None:
-        entrance = RequestGateway(
-            refuse, (), max_bytes=2000, most_held=2000, pacing=RejectionDelay(0.2, 1000.0)
+        gateway = RequestGateway(
+            refuse, (), max_bytes=2000, most_held=2000, rejection_delay=RejectionDelay(0.2, 1000.0)
         )
         scope = {"type": "http", "method": "POST", "path": "/v1/infer", "headers": []}
-        waiting = asyncio.create_task(entrance(scope, receive, send))
+        waiting = asyncio.create_task(gateway(scope, receive, send))
         await asyncio.sleep(0.05)
-        assert (entrance.held, sent) == (0, [])
+        assert (gateway.held, sent) == (0, [])
         await waiting
-        assert (entrance.held, len(sent)) == (0, 2)
+        assert (gateway.held, len(sent)) == (0, 2)
 
     asyncio.run(scenario())

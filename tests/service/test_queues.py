@@ -81,7 +81,7 @@ class TestFairQueue:
     def test_the_wait_counts_of_others_only_what_goes_first(self) -> None:
         queue: FairQueue[str] = FairQueue(turn_size=10)
         for size in (10, 20) * 20:
-            queue.pace.note(size, 0.001 * size)
+            queue.service_time.note(size, 0.001 * size)
         push(queue, "flood", *[10] * 50)
         assert queue.wait_s("flood", 10) == pytest.approx(0.51, rel=0.01)
         assert queue.wait_s("b", 10) == pytest.approx(0.02, rel=0.01)
@@ -89,27 +89,27 @@ class TestFairQueue:
 
 class TestPace:
     def test_fixed_and_growing_parts_are_told_apart(self) -> None:
-        pace, draw = ServiceTimeModel(), np.random.default_rng(0)
+        service_time, draw = ServiceTimeModel(), np.random.default_rng(0)
         for _ in range(200):
             size = int(draw.integers(1, 1000))
-            pace.note(size, 0.003 + 2e-5 * size + draw.normal(scale=1e-4))
-        assert pace.seconds(1, 1) == pytest.approx(0.003, rel=0.1)
-        assert pace.seconds(10, 10_000) == pytest.approx(0.23, rel=0.05)
+            service_time.note(size, 0.003 + 2e-5 * size + draw.normal(scale=1e-4))
+        assert service_time.seconds(1, 1) == pytest.approx(0.003, rel=0.1)
+        assert service_time.seconds(10, 10_000) == pytest.approx(0.23, rel=0.05)
 
     def test_too_little_is_no_reason_to_refuse_anybody(self) -> None:
-        pace = ServiceTimeModel()
-        pace.note(1, 5.0)  # a first turn that had to warm up
-        assert pace.seconds(100, 100) == 0.0
+        service_time = ServiceTimeModel()
+        service_time.note(1, 5.0)  # a first turn that had to warm up
+        assert service_time.seconds(100, 100) == 0.0
 
     def test_one_long_turn_does_not_count_for_all(self) -> None:
-        pace = ServiceTimeModel()
+        service_time = ServiceTimeModel()
         for _ in range(100):
-            pace.note(1, 0.001)
-        pace.note(1, 10.0)
-        assert pace.seconds(1, 1) < 0.002
+            service_time.note(1, 0.001)
+        service_time.note(1, 10.0)
+        assert service_time.seconds(1, 1) < 0.002
         for _ in range(100):
-            pace.note(1, 0.004)  # but what stays so is believed
-        assert pace.seconds(1, 1) == pytest.approx(0.004, rel=0.1)
+            service_time.note(1, 0.004)  # but what stays so is believed
+        assert service_time.seconds(1, 1) == pytest.approx(0.004, rel=0.1)
 
 
 class TestLines:
@@ -117,7 +117,7 @@ class TestLines:
     def lines(self) -> RequestQueues:
         lines = RequestQueues(Settings(queue_requests=4, queue_delay_ms=100))
         for _ in range(30):
-            lines.jobs.pace.note(1, 0.04)
+            lines.jobs.service_time.note(1, 0.04)
         return lines
 
     def job(self) -> Job[int]:

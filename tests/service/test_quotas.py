@@ -207,7 +207,7 @@ def test_the_command_line_sets_them_and_old_keys_still_open(tmp_path: Path) -> N
     shown = CliRunner().invoke(command_line, ["keys", "list", str(path)], env={"COLUMNS": "200"})
     assert "2.5" in shown.output
     with DataDirectory(path) as directory:
-        keys = directory.ledger().api_keys
+        keys = directory.transaction_log().api_keys
         [key] = keys.all()
         assert (key.rows_per_second, key.requests_per_second) == (2.5, None)
         database = keys._database
@@ -222,7 +222,7 @@ def test_the_command_line_sets_them_and_old_keys_still_open(tmp_path: Path) -> N
             row = (identifier, old, _checksum(identifier, old))
             database.execute("INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?)", row)
     with DataDirectory(path) as directory:
-        [key] = directory.ledger().api_keys.all()
+        [key] = directory.transaction_log().api_keys.all()
         assert key.rows_per_second is None
 
 

@@ -186,7 +186,7 @@ class TestReplay:
         digest = machine.store.digest()
         machine.crash()
         assert machine.store.digest() == digest
-        assert machine.store.reservoir.rows_kept("a") == 0
+        assert machine.store.replay_buffer.rows_kept("a") == 0
         # Without one update the decision stays what it was.
         machine.roll_back(sequences=(9, 9))
         without = machine.store.digest()

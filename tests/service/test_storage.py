@@ -147,18 +147,20 @@ def test_listing_while_snapshots_come_and_go(tmp_path: Path) -> None:
 
 
 def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
-    ledger = TransactionLog(tmp_path)
-    ledger.begin(4)
+    transaction_log = TransactionLog(tmp_path)
+    transaction_log.begin(4)
     kinds = ["update", "refusal", "update", "rollback", "register", "update", "refusal"]
-    ledger.commit([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
-    journal, wanted = ledger.journal, {"refusal", "rollback"}
+    transaction_log.commit(
+        [(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)]
+    )
+    journal, wanted = transaction_log.journal, {"refusal", "rollback"}
     assert journal.rare(wanted) == list(journal.heads(wanted))
     assert [head["place"] for _, _, head in journal.rare(wanted)] == [1, 3, 6]
-    [plan] = ledger._database.query(
+    [plan] = transaction_log._database.query(
         "EXPLAIN QUERY PLAN SELECT head FROM records WHERE kind <> 'update' AND kind IN ('refusal')"
     )
     assert "rare_records" in plan[-1]
-    ledger.close()
+    transaction_log.close()
 
 
 def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(
@@ -166,15 +168,15 @@ def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(
 ) -> None:
     monkeypatch.setattr(journals, "_TRIMMED_BYTES", 1000)
     monkeypatch.setattr(journals, "_TRIMMED_RECORDS", 3)
-    ledger = TransactionLog(tmp_path)
-    ledger.begin(0)
+    transaction_log = TransactionLog(tmp_path)
+    transaction_log.begin(0)
     sizes = [400, 500, 300, 5000, 10, 10, 10, 10, 10]
-    ledger.commit([(Entry("update", {}, b"x" * size), None) for size in sizes])
+    transaction_log.commit([(Entry("update", {}, b"x" * size), None) for size in sizes])
     horizons = []
-    while ledger.journal.trim(8):
-        horizons.append(ledger.journal.horizon)
+    while transaction_log.journal.trim(8):
+        horizons.append(transaction_log.journal.horizon)
     assert horizons == [2, 3, 4, 7]  # by bytes; one that is larger than that alone; by number
-    assert ledger.journal.horizon == 8
-    assert not ledger.journal.trim(8)
-    assert [record.sequence for record in ledger.journal.replay(8)] == [9]
-    ledger.close()
+    assert transaction_log.journal.horizon == 8
+    assert not transaction_log.journal.trim(8)
+    assert [record.sequence for record in transaction_log.journal.replay(8)] == [9]
+    transaction_log.close()

@@ -78,7 +78,7 @@ def test_the_bound_holds_after_a_restart_and_in_a_replay(tmp_path: Path) -> None
         tenants.http = http
         problem(tenants.register("a-2", tenants.a), 409, "limit-reached")
     with DataDirectory(path) as directory:
-        assert directory.ledger().journal.sequence == 2
+        assert directory.transaction_log().journal.sequence == 2
 
 
 def test_a_tenant_is_shown_its_own(tenants: Tenants) -> None:

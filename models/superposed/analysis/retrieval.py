@@ -95,7 +95,7 @@ class RetrievedModel:
         ]
         normalisation = self.metadata["normalisation"]
 
-        def between(signal: Tensor) -> Tensor:
+        def activate_and_normalise(signal: Tensor) -> Tensor:
             return activate(
                 signal,
                 self.metadata["activation"],
@@ -103,7 +103,7 @@ class RetrievedModel:
                 normalisation.get("epsilon", LAYER_NORM_EPSILON),
             )
 
-        return plain_forward(signal, layers, between)
+        return plain_forward(signal, layers, activate_and_normalise)
 
     def load_into(self, module: nn.Module) -> nn.Module:
         """Give an ordinary module of the store's architecture these weights.

@@ -18,7 +18,7 @@ from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, merge, read_rows
 from superposed.tasks.targets import Target, read_targets
 
-__all__ = ["EXPONENT_TRIES", "Located", "Score", "check_tries", "locate", "locate_exponent"]
+__all__ = ["EXPONENT_EVALUATIONS", "Located", "Score", "check_evaluations", "locate", "locate_exponent"]
 
 # So many rows are answered at once, whatever contexts they are tried under.
 _ROWS_AT_ONCE = 4096
@@ -26,7 +26,7 @@ _MOST_SHOWN = 100
 # Exponents: a grid over the whole range, then finer ones around the best.
 _GRID, _FINER, _ROUNDS = 65, 9, 4
 # So many powers it tries at most for each row.
-EXPONENT_TRIES = _GRID + (_ROUNDS - 1) * _FINER
+EXPONENT_EVALUATIONS = _GRID + (_ROUNDS - 1) * _FINER
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def locate_exponent(
     """
     low, high = exponents
     rows = read_rows(inputs)
-    check_tries(len(rows) * EXPONENT_TRIES, most)
+    check_evaluations(len(rows) * EXPONENT_EVALUATIONS, most)
     _of_one_loss(store, [key], len(rows), targets)  # refuses what says nothing about an exponent
     tried: dict[float, float] = {}
     grid = np.linspace(low, high, _GRID)
@@ -131,7 +131,7 @@ def locate_exponent(
     return _ranked(names, np.asarray(list(tried.values())), len(rows))
 
 
-def check_tries(tries: int, most: int) -> None:
+def check_evaluations(tries: int, most: int) -> None:
     """Raise `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
     if tries > most:
         raise CapacityExceeded(
@@ -149,7 +149,7 @@ def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], 
         for name in dict.fromkeys(candidates)
         if name not in tasks or tasks.get(name).schema.inputs == width
     ]
-    check_tries(len(rows) * len(names), most)
+    check_evaluations(len(rows) * len(names), most)
     names = [name for name in names if store.resolve(name).task.schema.inputs == width]
     if not names:
         raise ShapeError(

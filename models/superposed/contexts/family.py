@@ -37,7 +37,7 @@ class Family(ABC, Generic[G]):
     """
 
     name: ClassVar[str]
-    lanes: ClassVar[int] = 1
+    components: ClassVar[int] = 1
 
     def padding(self, features: int) -> int:
         """Return the number of zero features appended before binding, for families that act on pairs."""
@@ -46,7 +46,7 @@ class Family(ABC, Generic[G]):
 
     def width(self, features: int) -> int:
         """Return the number of real numbers in a bound vector of `features` features."""
-        return self.lanes * (features + self.padding(features))
+        return self.components * (features + self.padding(features))
 
     @abstractmethod
     def context_shape(self, features: int) -> tuple[int, ...]:

@@ -96,7 +96,7 @@ class Complex(Phase):
     """
 
     name: ClassVar[str] = "complex"
-    lanes: ClassVar[int] = 2
+    components: ClassVar[int] = 2
 
     def padding(self, features: int) -> int:
         """Return 0: every complex feature is a pair by itself."""

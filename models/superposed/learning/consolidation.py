@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from superposed.errors import ConfigError, UpdateError
-from superposed.learning.online import descend, measure_losses, whole
+from superposed.learning.online import atomic, measure_losses, optimizer_step
 from superposed.store.holdout import Split
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
@@ -44,7 +44,7 @@ def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> 
     rates = [group["lr"] for group in groups]
     rows = 0
     try:
-        with whole(store):
+        with atomic(store):
             for step in range(steps):
                 for group, rate in zip(groups, rates, strict=True):
                     group["lr"] = rate * (1.0 - step / steps)
@@ -62,7 +62,7 @@ def _step(store: WeightStore, step: int, share: Split) -> int:
         return 0
     batch, targets = drawn
     try:
-        descend(store, measure_losses(store, batch, targets).mean())
+        optimizer_step(store, measure_losses(store, batch, targets).mean())
     except UpdateError:
         return 0
     return len(batch)

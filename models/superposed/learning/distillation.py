@@ -16,7 +16,7 @@ from superposed.errors import CapacityExceeded, ConfigError, NonFiniteInput, Sha
 from superposed.nn.mlp import ACTIVATIONS
 from superposed.tasks.schema import TaskSchema
 
-__all__ = ["Lessons", "held_out", "lessons"]
+__all__ = ["DistillationSet", "distillation_set", "held_out"]
 
 # The teacher's answers to this share of the rows are not learned: agreement is measured there.
 _HELD_OUT, _LEAST_HELD = 0.2, 2
@@ -26,7 +26,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
-class Lessons:
+class DistillationSet:
     """Rows and a teacher's answers to them: class indexes, or values of an mse task.
 
     Args:
@@ -67,7 +67,7 @@ class Lessons:
         return 1.0 - float(missed / spread) if spread > 0 else float(missed == 0)
 
 
-def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
+def distillation_set(model: RetrievedModel, schema: TaskSchema) -> DistillationSet:
     """Have a trained network answer its sample rows.
 
     Args:
@@ -90,7 +90,7 @@ def lessons(model: RetrievedModel, schema: TaskSchema) -> Lessons:
         raise NonFiniteInput("the network's answers to its rows are not finite")
     targets = answers.argmax(1) if schema.loss == "cross_entropy" else answers
     held = held_out(len(rows))
-    return Lessons(rows[held:], targets[held:].clone(), rows[:held], targets[:held].clone())
+    return DistillationSet(rows[held:], targets[held:].clone(), rows[:held], targets[:held].clone())
 
 
 def held_out(rows: int) -> int:

@@ -16,7 +16,7 @@ from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, Upda
 from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, foreign, merge
+from superposed.tasks.batch import Batch, merge, padding_mask
 from superposed.tasks.targets import Target, Targets, join_targets, read_targets
 
 __all__ = [
@@ -24,12 +24,12 @@ __all__ = [
     "CROSSTALK_INTERVAL",
     "UpdateResult",
     "apply",
-    "descend",
+    "atomic",
     "evaluate",
     "learn",
     "measure_batch",
     "measure_losses",
-    "whole",
+    "optimizer_step",
 ]
 
 # The version of the arithmetic: raised by every change after which the same updates make other bits.
@@ -89,7 +89,7 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
         raise NonFiniteInput(
             "the loss is not finite: inputs or targets are too large", received=measured.loss
         )
-    if len(batch.parts) == 1 and batch.parts[0].is_bare and measured.accuracy is not None:
+    if len(batch.parts) == 1 and batch.parts[0].is_single and measured.accuracy is not None:
         store.evaluations.remember(
             batch.parts[0].task.schema.key,
             Evaluation(store.tasks_taught(), store.sequence, measured.rows, measured.accuracy),
@@ -109,7 +109,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     before: _Forward | None = None
     outcome: _Forward | None = None
     # A single step is checked before it moves anything; only later steps can fail half-way.
-    with whole(store) if steps > 1 else nullcontext():
+    with atomic(store) if steps > 1 else nullcontext():
         for step in range(steps):
             outcome = _rehearsing_step(store, batch, targets, step)
             before = before or outcome
@@ -119,7 +119,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     _count(store, batch, before)
     if store.config.rehearsal.logit_share:
         targets = replace(targets, logits=outcome.logits.detach().cpu())
-    store.reservoir.keep(batch, targets, store.sequence)
+    store.replay_buffer.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
 
 
@@ -136,7 +136,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
         if drawn is not None:
             return _step_together(store, batch, targets, *drawn)
     outcome = _forward(store, batch, store.bindings(batch), targets)
-    descend(store, outcome.losses.mean())
+    optimizer_step(store, outcome.losses.mean())
     return outcome
 
 
@@ -148,7 +148,7 @@ def _step_together(
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
     new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
-    descend(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
+    optimizer_step(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
     return new
 
 
@@ -163,7 +163,7 @@ def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
 
 
 @contextmanager
-def whole(store: WeightStore) -> Iterator[None]:
+def atomic(store: WeightStore) -> Iterator[None]:
     """Make several steps atomic: where one fails, the weights are as they were."""
     backup = {name: tensor.clone() for name, tensor in store.state().items()}
     try:
@@ -192,11 +192,11 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
         return outcome.losses
     share, outputs = store.config.rehearsal.logit_share, batch.outputs().to(store.device)
     difference = outcome.logits - targets.logits.to(store.device)
-    distance = difference.masked_fill(foreign(outcome.logits, outputs), 0.0).square().sum(1) / outputs
+    distance = difference.masked_fill(padding_mask(outcome.logits, outputs), 0.0).square().sum(1) / outputs
     return (1.0 - share) * outcome.losses + share * distance
 
 
-def descend(store: WeightStore, loss: Tensor) -> None:
+def optimizer_step(store: WeightStore, loss: Tensor) -> None:
     """Take one optimizer step down a loss, checked before it moves anything.
 
     Raises:
@@ -251,5 +251,5 @@ def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
     for task in touched.values():
         task.updates += 1
         task.last_sequence = store.sequence
-    if len(batch.parts) == 1 and batch.parts[0].is_bare and task.updates % CROSSTALK_INTERVAL == 1:
+    if len(batch.parts) == 1 and batch.parts[0].is_single and task.updates % CROSSTALK_INTERVAL == 1:
         task.crosstalk = measure(store, batch) or task.crosstalk

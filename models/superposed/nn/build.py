@@ -21,7 +21,7 @@ Network: TypeAlias = MLP | SuperposedModule
 
 
 def build(
-    config: NetworkConfig, family: Family[Any], seed: int, dtype: torch.dtype, *, drawn: bool = True
+    config: NetworkConfig, family: Family[Any], seed: int, dtype: torch.dtype, *, initialized: bool = True
 ) -> Network:
     """Return the network of a configuration, with initial weights.
 
@@ -33,16 +33,16 @@ def build(
         family: The context family.
         seed: Of the initial weights, and of a module's buffers.
         dtype: Of the weights.
-        drawn: Whether initial weights are needed; else they are loaded afterwards.
+        initialized: Whether initial weights are needed; else they are loaded afterwards.
 
     Raises:
         ConfigError: It cannot be built, or not in this family.
     """
     if isinstance(config, MLPConfig):
-        generator = torch.Generator().manual_seed(seed) if drawn else None
+        generator = torch.Generator().manual_seed(seed) if initialized else None
         return MLP(config, family, generator=generator, dtype=dtype)
     module = _seeded(config, seed)
-    if drawn and any(True for _ in module.buffers()):
+    if initialized and any(True for _ in module.buffers()):
         _check_buffers(module, _seeded(config, seed))
     return superpose(module.to(dtype), family, config.input_shape)
 

@@ -17,7 +17,7 @@ from superposed.nn.layers import SuperposedLinear
 from superposed.nn.layers.fused_kernels import Kernel, Layout, kernel_for
 from superposed.nn.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
 
-__all__ = ["PreparedMLP", "prepared"]
+__all__ = ["FusedMLP", "prepared"]
 
 # So many rows go through all layers before the next ones: their numbers stay in the cache.
 BLOCK_ROWS = 256
@@ -44,14 +44,14 @@ class _Block(NamedTuple):
     product_array: NDArray[Any]
 
 
-def prepared(network: Network) -> PreparedMLP | Network:
+def prepared(network: Network) -> FusedMLP | Network:
     """Return a network made ready to answer on the CPU; itself where there are no kernels for it."""
-    if isinstance(network, MLP) and PreparedMLP.can_prepare(network):
-        return PreparedMLP(network)
+    if isinstance(network, MLP) and FusedMLP.can_prepare(network):
+        return FusedMLP(network)
     return network
 
 
-class PreparedMLP:
+class FusedMLP:
     """Answers as `MLP.forward` does, up to rounding, with the fused kernels. One thread at a time.
 
     Args:
@@ -64,7 +64,7 @@ class PreparedMLP:
         config = network.config
         relu = config.activation == "relu"
         self._active = None if relu else ACTIVATIONS[config.activation]
-        self._lanes = network.family.lanes
+        self._lanes = network.family.components
         self._layers: list[_Layer] = []
         self._blocks: dict[int, list[_Block]] = {}
         for place, (name, layer) in enumerate(network.superposed_layers().items()):
@@ -168,7 +168,7 @@ class PreparedMLP:
 
 def _layout(layer: SuperposedLinear) -> Layout:
     features, constants = layer.in_features, layer.bound_features - layer.in_features
-    if layer.family.lanes == 2:  # real parts with the constant, then imaginary parts
+    if layer.family.components == 2:  # real parts with the constant, then imaginary parts
         return Layout(features, features, features, features if constants else -1)
     if layer.family.name == "binary":
         return Layout(features, 0, 0, features if constants else -1)

@@ -22,7 +22,7 @@ from superposed.nn.build import Network
 from superposed.nn.layers import SuperposedLinear
 from superposed.nn.mlp import MLP
 
-__all__ = ["SIZES", "RecordedMLP", "record_graph"]
+__all__ = ["SIZES", "CudaGraphMLP", "record_graph"]
 
 SIZES = (1, 4, 16, 64, 256, 1024, 4096)
 # What is run before it is recorded: libraries allocate, and the compiler compiles, at first use.
@@ -78,7 +78,7 @@ class _Size:
     run: Work
 
 
-class RecordedMLP:
+class CudaGraphMLP:
     """Answers as `MLP.forward` does, up to rounding. One thread at a time.
 
     Args:
@@ -183,10 +183,10 @@ class RecordedMLP:
 
     def _work(self, inputs: Tensor, slots: Tensor, answers: Tensor, tables: list[Tensor]) -> None:
         signal = inputs
-        if self._network.family.lanes == 2:
+        if self._network.family.components == 2:
             signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
         for place, own in enumerate(self._layers):
-            active = self._network.between if place else None
+            active = self._network.activate_and_normalise if place else None
             bound = self._bind(own.layer, active, signal, tables[place], slots, own.matrix.dtype)
             signal = F.linear(bound, own.matrix)
             signal = signal if own.bias is None else signal + own.bias

@@ -96,7 +96,7 @@ class MLP(nn.Module):
             (B, outputs).
         """
         signal = inputs
-        if self.family.lanes == 2:
+        if self.family.components == 2:
             signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
         last = len(self.layers) - 1
         for place, (name, layer) in enumerate(self.superposed_layers().items()):
@@ -104,14 +104,14 @@ class MLP(nn.Module):
                 observe(name, layer, signal)
             signal = layer(signal, bindings[name])
             if place < last:
-                signal = self.between(signal)
+                signal = self.activate_and_normalise(signal)
         return signal
 
     def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
         """Return logits of one context from each layer's retrieved weight and bias."""
-        return plain_forward(inputs, list(layers.values()), self.between)
+        return plain_forward(inputs, list(layers.values()), self.activate_and_normalise)
 
-    def between(self, signal: Tensor) -> Tensor:
+    def activate_and_normalise(self, signal: Tensor) -> Tensor:
         """Apply activation and normalisation between two layers."""
         return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)
 
@@ -123,7 +123,9 @@ def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float
 
 
 def plain_forward(
-    inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], between: Callable[[Tensor], Tensor]
+    inputs: Tensor,
+    layers: Sequence[tuple[Tensor, Tensor]],
+    activate_and_normalise: Callable[[Tensor], Tensor],
 ) -> Tensor:
     """Run an ordinary network of each layer's weight and bias.
 
@@ -131,7 +133,7 @@ def plain_forward(
         inputs: (B, inputs).
         layers: Weight (D_out, D_in) and bias (D_out,) of each; a first weight may have further columns
             for imaginary parts, which real inputs do not have.
-        between: Applied after every layer but the last.
+        activate_and_normalise: Applied after every layer but the last.
 
     Returns:
         (B, outputs).
@@ -140,5 +142,5 @@ def plain_forward(
     for place, (weight, bias) in enumerate(layers):
         signal = F.linear(signal, weight[:, : signal.shape[1]], bias)
         if place < len(layers) - 1:
-            signal = between(signal)
+            signal = activate_and_normalise(signal)
     return signal

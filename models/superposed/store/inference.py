@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from superposed.contexts import Binding, Context, ContextTable, TaskId
-from superposed.nn import MLP, SIZES, Network, RecordedMLP
+from superposed.nn import MLP, SIZES, CudaGraphMLP, Network
 from superposed.nn.cpu_runtime import prepared
 from superposed.tasks.batch import Batch
 
@@ -24,9 +24,9 @@ _TIMES = 5
 _log = logging.getLogger(__name__)
 
 
-def record_network(network: MLP, precision: torch.dtype) -> RecordedMLP:
+def record_network(network: MLP, precision: torch.dtype) -> CudaGraphMLP:
     """Return a network whose work will be recorded on the GPU that it is on."""
-    return RecordedMLP(network, precision)
+    return CudaGraphMLP(network, precision)
 
 
 class InferenceRunner:
@@ -40,7 +40,7 @@ class InferenceRunner:
 
     def __init__(self, network: Network, contexts: ContextTable, device: torch.device) -> None:
         self._network, self._contexts, self._device = network, contexts, device
-        self._recorded: RecordedMLP | None = None
+        self._recorded: CudaGraphMLP | None = None
         self.plain = prepared(network) if device.type == "cpu" else network
 
     def _bindings(self, batch: Batch) -> Mapping[str, Binding]:
@@ -104,7 +104,7 @@ class InferenceRunner:
 
     def _record(self, network: MLP, inputs: int, dtype: torch.dtype, precision: torch.dtype) -> str | None:
         """Record the work of every size, and use it where all answer as the plain network does."""
-        if not RecordedMLP.can_record(network):
+        if not CudaGraphMLP.can_record(network):
             return f"the work of {network.family.name} contexts cannot be recorded"
         try:
             recorded = record_network(network, precision)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.tasks.batch import foreign
+from superposed.tasks.batch import padding_mask
 from superposed.tasks.targets import Targets
 
 __all__ = ["Measured", "row_losses"]
@@ -56,7 +56,7 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
         outputs: (B,) how many outputs each row's task has.
         targets: Classes and values of the rows.
     """
-    beyond = foreign(logits, outputs)  # (B, store outputs)
+    beyond = padding_mask(logits, outputs)  # (B, store outputs)
     classes = targets.classes.to(logits.device)
     classified = classes >= 0
     masked = logits.masked_fill(beyond, float("-inf"))

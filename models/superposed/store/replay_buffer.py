@@ -18,7 +18,7 @@ from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
 from superposed.store.holdout import Split
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
-from superposed.tasks.batch import Batch, ResolvedContext, foreign
+from superposed.tasks.batch import Batch, ResolvedContext, padding_mask
 from superposed.tasks.resolver import Resolver
 from superposed.tasks.targets import Targets
 
@@ -230,7 +230,7 @@ class ReplayBuffer:
         low, step = (self._rows[name][slots].to(self._dtype) for name in ("low", "step"))
         inputs = self._rows["inputs"][slots].to(self._dtype)  # (B, inputs)
         inputs = inputs.mul_(step[:, None]).add_(low[:, None])
-        inputs = inputs.masked_fill_(foreign(inputs, self._rows["width"][slots]), 0.0)
+        inputs = inputs.masked_fill_(padding_mask(inputs, self._rows["width"][slots]), 0.0)
         batch = Batch(parts, index if len(parts) > 1 else None, inputs)
         classes = self._rows["classes"][slots].long()
         values = None
@@ -291,7 +291,7 @@ def _keepable(batch: Batch, targets: Targets) -> Tensor:
 
 def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
     """Return rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
-    padding = foreign(inputs, widths)
+    padding = padding_mask(inputs, widths)
     low = inputs.masked_fill(padding, float("inf")).amin(1)  # (B,)
     high = inputs.masked_fill(padding, float("-inf")).amax(1)  # (B,)
     step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite

@@ -50,7 +50,7 @@ class WeightStore:
         secret: 32 bytes that all contexts and the initial weights are derived from; drawn from the
             operating system where not given. It and one retrieved model reveal every task.
         device: Where the weights live.
-        drawn: Whether initial weights are drawn; otherwise they are 0 until a state is loaded.
+        initialized: Whether initial weights are drawn; otherwise they are 0 until a state is loaded.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class WeightStore:
         *,
         secret: bytes | None = None,
         device: str | torch.device = "cpu",
-        drawn: bool = True,
+        initialized: bool = True,
     ) -> None:
         self.config = config or StoreConfig()
         self.secret = new_secret() if secret is None else secret
@@ -68,7 +68,7 @@ class WeightStore:
         family = family_named(self.config.family)
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
         network = self.config.network
-        self.network = build(network, family, seed, self.dtype, drawn=drawn).to(self.device)
+        self.network = build(network, family, seed, self.dtype, initialized=initialized).to(self.device)
         self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
         source = ContextSource(family, self.network.bound_features(), self.secret)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
@@ -76,7 +76,7 @@ class WeightStore:
         self.sequence = 0
         self.evaluations = Evaluations()
         self._resolver = Resolver(self.tasks)
-        self.reservoir = ReplayBuffer(
+        self.replay_buffer = ReplayBuffer(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
         self._answerer = InferenceRunner(self.network, self.contexts, self.device)
@@ -155,7 +155,7 @@ class WeightStore:
         self.tasks.remove(key)
         self._resolver.forget()
         self.evaluations.forget(key)
-        self.reservoir.forget(key)
+        self.replay_buffer.forget(key)
         self.sequence += 1
 
     def forget_rows(self, key: str, *, missing_ok: bool = False) -> int:
@@ -171,7 +171,7 @@ class WeightStore:
         if not missing_ok:
             self.tasks.get(key)
         self.sequence += 1
-        return self.reservoir.forget(key)
+        return self.replay_buffer.forget(key)
 
     def draw(
         self,
@@ -199,7 +199,7 @@ class WeightStore:
         keys = set(self.tasks.quarantined).union(*(part.keys for part in parts))
         room = self.contexts.capacity - len(parts)
         change = self.sequence + 1 if sequence is None else sequence
-        return self.reservoir.draw(self._resolver, change, step, rows, keys, room, share)
+        return self.replay_buffer.draw(self._resolver, change, step, rows, keys, room, share)
 
     def tasks_taught(self) -> int:
         """Return the number of registered tasks that have had at least one update."""
@@ -293,10 +293,10 @@ class WeightStore:
     def digest(self) -> str:
         """Return SHA-256 over weights, optimizer state, kept rows with their tasks, sequence and registry."""
         hasher = hashlib.sha256()
-        for name, tensor in sorted((self.state() | self.reservoir.state()).items()):
+        for name, tensor in sorted((self.state() | self.replay_buffer.state()).items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(tensor.cpu().contiguous().numpy().tobytes())
-        rows = {"rehearsal": self.reservoir.to_json()} if self.reservoir.enabled else {}
+        rows = {"rehearsal": self.replay_buffer.to_json()} if self.replay_buffer.enabled else {}
         facts = [self.sequence, self.tasks.to_json() | rows]
         hasher.update(json.dumps(facts, sort_keys=True).encode())
         return hasher.hexdigest()
@@ -318,9 +318,9 @@ class WeightStore:
         }
         registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations.to_json()}
         tensors = self.state()
-        if kept_rows and self.reservoir.enabled:
-            registry["rehearsal"] = self.reservoir.to_json()
-            tensors |= self.reservoir.state()
+        if kept_rows and self.replay_buffer.enabled:
+            registry["rehearsal"] = self.replay_buffer.to_json()
+            tensors |= self.replay_buffer.state()
         return tensorfile.dump(tensors | {"registry": tensorfile.json_tensor(registry)}, metadata)
 
     def save(self, path: str | Path) -> None:
@@ -344,7 +344,7 @@ class WeightStore:
             validated(StoreConfig, metadata["config"]),
             secret=bytes.fromhex(metadata["secret"]),
             device=device,
-            drawn=False,
+            initialized=False,
         )
         optimizers.load_state(store.network, store.optimizer, tensors)
         store.sequence = metadata["sequence"]
@@ -353,7 +353,7 @@ class WeightStore:
         store._resolver = Resolver(store.tasks)
         store.evaluations = Evaluations.from_json(registry["evaluations"])
         if "rehearsal" in registry:
-            store.reservoir.load(tensors, registry["rehearsal"])
+            store.replay_buffer.load(tensors, registry["rehearsal"])
         return store
 
     @classmethod
@@ -365,5 +365,5 @@ class WeightStore:
         """Take over the whole state of another store of the same configuration and secret."""
         optimizers.load_state(self.network, self.optimizer, other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
-        self.reservoir = other.reservoir
+        self.replay_buffer = other.replay_buffer
         self._resolver = Resolver(self.tasks)

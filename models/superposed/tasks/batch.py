@@ -19,10 +19,10 @@ __all__ = [
     "Batch",
     "ResolvedContext",
     "check_finite",
-    "foreign",
     "merge",
     "one_context",
     "one_context_each",
+    "padding_mask",
     "per_row",
     "read_rows",
 ]
@@ -61,7 +61,7 @@ class ResolvedContext:
         return {task.key for task, _, _ in self.context.shares} | {self.task.schema.key}
 
     @property
-    def is_bare(self) -> bool:
+    def is_single(self) -> bool:
         """True if one task's key addresses it, not a composition."""
         return self.task.schema.composition is not None or self.context.shares == ((self.task.id, 1.0, None),)
 
@@ -319,6 +319,6 @@ def merge(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def foreign(numbers: Tensor, widths: Tensor) -> Tensor:
+def padding_mask(numbers: Tensor, widths: Tensor) -> Tensor:
     """Return the padding mask (B, N) bool of rows as wide as their tasks: `widths` (B,)."""
     return torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None]

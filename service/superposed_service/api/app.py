@@ -83,12 +83,16 @@ def open_store(
         )
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
-    ledger = directory.ledger()
-    ledger.answers.limit(kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses)
+    transaction_log = directory.transaction_log()
+    transaction_log.answers.limit(
+        kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses
+    )
     telemetry = telemetry or Telemetry(Metrics(0))
-    store, recovery = recover(directory.snapshots, ledger, device, progress=telemetry.replay)
-    detector = PoisonDetector(store, ledger, settings) if settings.canary_rows else None
-    writer = Writer(store, ledger, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
+    store, recovery = recover(directory.snapshots, transaction_log, device, progress=telemetry.replay)
+    detector = PoisonDetector(store, transaction_log, settings) if settings.canary_rows else None
+    writer = Writer(
+        store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed
+    )
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
@@ -98,9 +102,9 @@ def open_store(
                 "an earlier release with other rules wrote this directory: no rollback reaches past now",
                 extra={"sequence": snapshot.sequence},
             )
-            start_history(writer.ledger, directory, snapshot)
-    ledger.journal.set_fingerprint(fingerprint(store.device))
-    ledger.journal.set_identity(store.lineage, secrets.token_hex(16))
+            start_history(writer.transaction_log, directory, snapshot)
+    transaction_log.journal.set_fingerprint(fingerprint(store.device))
+    transaction_log.journal.set_identity(store.lineage, secrets.token_hex(16))
     precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
     if reason := store.prepare(precision):
         _log.warning("the plain network answers", extra={"reason": reason})
@@ -115,18 +119,18 @@ def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
 def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
     """Wrap an API in its middleware: metrics, request id, API key, quota, admission, body limit."""
     state = api.state
-    access = Access(directory.ledger().api_keys, state.quotas, cyclic=state.cyclic)
+    access = Access(directory.transaction_log().api_keys, state.quotas, cyclic=state.cyclic)
     admission = Admission(api)
-    entrance = RequestGateway(
+    gateway = RequestGateway(
         FastRoutes(api),
         (check_site, lambda scope: access.check(scope, scope[ROUTE].endpoint), admission.check),
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_inflight_bytes,
-        pacing=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
+        rejection_delay=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
     )
     telemetry: Telemetry = api.state.telemetry
     return Observed(
-        entrance,
+        gateway,
         telemetry.metrics,
         RouteTable(api.state.routes),
         tracing=telemetry.tracing,
@@ -160,7 +164,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = Engine(writer, settings)
         engine.start()
-        app.state.running = running = Runtime(
+        app.state.runtime = runtime = Runtime(
             settings,
             engine,
             directory,
@@ -169,9 +173,9 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             telemetry,
             events,
         )
-        observe(telemetry.metrics.registry, running, writer)
-        watching = [asyncio.create_task(running.watch()), asyncio.create_task(running.pulse())]
-        face = v2.GrpcFace(running, quotas, cyclic=cyclic) if settings.grpc_address else None
+        observe(telemetry.metrics.registry, runtime, writer)
+        watching = [asyncio.create_task(runtime.background_loop()), asyncio.create_task(runtime.heartbeat())]
+        face = v2.GrpcServer(runtime, quotas, cyclic=cyclic) if settings.grpc_address else None
         try:
             if face is not None:
                 await face.start()
@@ -179,7 +183,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         finally:
             if face is not None:
                 await face.stop()
-            running.stop_watching()
+            runtime.stop_background()
             events.close()
             await asyncio.wait(watching)
             stopped = engine.stop()
@@ -189,7 +193,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
                     "another directory stands at the path: nothing is written",
                     extra={"path": str(directory.path)},
                 )
-            elif stopped.ledger.failure is None:
+            elif stopped.transaction_log.failure is None:
                 take(stopped, directory, settings)
             if telemetry.tracing is not None:
                 await asyncio.to_thread(telemetry.tracing.shutdown)

@@ -50,7 +50,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.UnknownVersion: (404, "not-found", "Not found"),
     service.LimitReached: (409, "limit-reached", "Limit reached"),
     service.Quarantined: (423, "quarantined", "In quarantine"),
-    service.BeyondHorizon: (409, "beyond-horizon", "Beyond the journal's horizon"),
+    service.HistoryTruncated: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.AccessError: (403, "forbidden", "Forbidden"),
     service.Unauthenticated: (401, "unauthenticated", "Unauthenticated"),
     service.Forbidden: (403, "forbidden", "Forbidden"),

@@ -19,7 +19,7 @@ from superposed_service.storage import Entry
 JsonObject = dict[str, Any]
 
 
-def refusal(error: SuperposedError) -> JsonObject:
+def rejection(error: SuperposedError) -> JsonObject:
     """Return the answer of a change that is recorded and was not applied."""
     return {
         "refused": {

@@ -44,20 +44,20 @@ class ErasureScope:
     erased_at: int
 
 
-def find_rows(ledger: TransactionLog, store: WeightStore, key: str) -> ErasureScope:
+def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> ErasureScope:
     """Find what there is to erase of a task, on the journal's thread.
 
     Raises:
         UnknownTask: No task has or had the key.
     """
-    journal, reservoir = ledger.journal, store.reservoir
+    journal, replay_buffer = transaction_log.journal, store.replay_buffer
     begins, found = teaching(key, journal)
     if not (begins or found or key in store.tasks):
         raise UnknownTask("no task has or had this key", received=key)
     erasures = [sequence for sequence, _, head in journal.rare({FORGET_ROWS}) if head["key"] == key]
     return ErasureScope(
-        rows=bool(journal.with_payload(found)) or reservoir.names(key),
-        in_snapshots=reservoir.enabled,
+        rows=bool(journal.with_payload(found)) or replay_buffer.names(key),
+        in_snapshots=replay_buffer.enabled,
         erased_at=max(erasures, default=0),
     )
 
@@ -74,14 +74,14 @@ def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
     return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
 
 
-def erase_rows(ledger: TransactionLog, key: str, through: int) -> int:
+def erase_rows(transaction_log: TransactionLog, key: str, through: int) -> int:
     """Erase the payloads of every update that teaches a task, and its canaries, on the journal's thread.
 
     Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
     replay one of them is refused from then on.
 
     Args:
-        ledger: The transaction log.
+        transaction_log: The transaction log.
         key: The task.
         through: A snapshot's sequence number: later records are still needed for recovery, and stay.
 
@@ -92,10 +92,10 @@ def erase_rows(ledger: TransactionLog, key: str, through: int) -> int:
         NotReady: The snapshot cannot be started from any more.
         StorageUnavailable: The disk refused.
     """
-    journal = ledger.journal
+    journal = transaction_log.journal
     if not Exclusions.read(journal, journal.sequence).allows_start(through):
         raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
     found = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
     chosen = journal.with_payload(found)
-    ledger.erase(key, chosen)
+    transaction_log.erase(key, chosen)
     return len(chosen)

@@ -24,7 +24,7 @@ def task_body(store: WeightStore, state: TaskState) -> JsonObject:
         "updates": state.updates,
         "prequential": {"accuracy": seen.accuracy(schema.loss), "loss": seen.loss},
         "last_sequence": state.last_sequence,
-        "rows_kept": store.reservoir.rows_kept(schema.key),
+        "rows_kept": store.replay_buffer.rows_kept(schema.key),
         "quarantined": store.tasks.quarantined.get(schema.key),
     }
 

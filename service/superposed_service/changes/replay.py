@@ -17,10 +17,10 @@ from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject, PreparedChange, refusal
+from superposed_service.changes.base import JsonObject, PreparedChange, rejection
 from superposed_service.changes.decode import change_of
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
-from superposed_service.errors import BeyondHorizon, DigestMismatch, JournalCorrupt, SnapshotMismatch
+from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, SnapshotMismatch
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
@@ -102,7 +102,7 @@ def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightS
 
 def recover(
     snapshots: Snapshots,
-    ledger: TransactionLog,
+    transaction_log: TransactionLog,
     device: str,
     *,
     through: int | None = None,
@@ -115,7 +115,7 @@ def recover(
 
     Args:
         snapshots: Where to start.
-        ledger: Where to go on.
+        transaction_log: Where to go on.
         device: Where the weights will live.
         through: The last record to apply; default all.
         from_oldest: Whether to start from the oldest snapshot in reach: the replay then passes every digest
@@ -129,7 +129,7 @@ def recover(
         DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
         StorageUnavailable: The disk refused.
     """
-    journal = ledger.journal
+    journal = transaction_log.journal
     last = journal.sequence if through is None else through
     exclusions = Exclusions.read(journal, last)
     store, start, damaged = newest_good(snapshots, journal, exclusions, device, last, from_oldest=from_oldest)
@@ -138,12 +138,12 @@ def recover(
     other_rules = noted is not None and any(noted.get(rule) != now[rule] for rule in _RULES)
     if changed:
         _log.warning("the records were applied by other arithmetic", extra={"noted": noted, "here": now})
-    answers = _Answers(ledger)
+    answers = _Answers(transaction_log)
     refused: list[tuple[Record, SuperposedError]] = []
     digests = {} if changed else journal.digests(store.sequence)
     walk, length = replay(store, journal, exclusions, last), last - start.sequence
     for record, outcome in _watched((progress or Progress()).watch(walk, length), length):
-        if isinstance(outcome, Refused):
+        if isinstance(outcome, Rejected):
             refused.append((record, outcome.error))  # the process ended before this could be journalled
         elif isinstance(outcome, SuperposedError):
             raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
@@ -152,8 +152,8 @@ def recover(
         if exclusions.allows_start(record.sequence):
             _check_digest(store, digests.get(record.sequence))
     for record, error in refused if through is None else ():
-        entry = refusal_entry(record.sequence, error)
-        ledger.commit([(entry, None)])
+        entry = rejection_entry(record.sequence, error)
+        transaction_log.commit([(entry, None)])
         store.sequence += 1
         answers.settle(record.sequence, entry.head["answer"])
     return store, Recovery(start.id, last - start.sequence, changed, other_rules, tuple(damaged))
@@ -208,7 +208,7 @@ def newest_good(
             expected=f"record {found[-1].sequence}",
             received=f"record {journal.sequence} as its last",
         )
-    failure: SuperposedError = BeyondHorizon("the journal reaches back to no snapshot that could be used")
+    failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
     for snapshot in found if from_oldest else reversed(found):
         in_reach = journal.horizon <= snapshot.sequence <= through
         if not (in_reach and exclusions.allows_start(snapshot.sequence)):
@@ -226,7 +226,7 @@ def newest_good(
 
 def replay(
     store: WeightStore, journal: Journal, exclusions: Exclusions, through: int
-) -> Iterator[tuple[Record, JsonObject | Refused | SuperposedError]]:
+) -> Iterator[tuple[Record, JsonObject | Rejected | SuperposedError]]:
     """Apply the records that follow the store's sequence number, one for each step of the iterator.
 
     Yields:
@@ -244,7 +244,7 @@ def replay(
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """A record that fits the store and that the arithmetic refused."""
 
     error: SuperposedError
@@ -252,7 +252,7 @@ class Refused:
 
 def _apply(
     store: WeightStore, record: Record, exclusions: Exclusions
-) -> JsonObject | Refused | SuperposedError:
+) -> JsonObject | Rejected | SuperposedError:
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
     if record.sequence in exclusions and record.kind not in LASTING:
@@ -266,29 +266,29 @@ def _apply(
     try:
         return prepared.apply(store)
     except SuperposedError as error:
-        return Refused(error)
+        return Rejected(error)
     except Exception as error:
         raise JournalCorrupt(f"record {record.sequence} cannot be applied", received=repr(error)) from error
 
 
-def refusal_entry(sequence: int, error: SuperposedError) -> Entry:
+def rejection_entry(sequence: int, error: SuperposedError) -> Entry:
     """Return the record that says that another was refused."""
-    return Entry(REFUSAL, {"sequence": sequence, "answer": refusal(error)})
+    return Entry(REFUSAL, {"sequence": sequence, "answer": rejection(error)})
 
 
 class _Answers:
     """The requests whose answers the replay gives again."""
 
-    def __init__(self, ledger: TransactionLog) -> None:
-        self._kept = ledger.answers
-        self._waiting = ledger.answers.unanswered()
-        for _, _, head in ledger.journal.heads({REFUSAL}):
+    def __init__(self, transaction_log: TransactionLog) -> None:
+        self._kept = transaction_log.answers
+        self._waiting = transaction_log.answers.unanswered()
+        for _, _, head in transaction_log.journal.heads({REFUSAL}):
             self.settle(head["sequence"], head["answer"])
 
     def settle(self, sequence: int, answer: JsonObject) -> None:
         """Keep an answer, where a request waits for it."""
         if (kept := self._waiting.pop(sequence, None)) is not None:
-            self._kept.settle(kept.origin.key, answer)
+            self._kept.settle(kept.idempotency_key.key, answer)
 
 
 def _watched(walk: Iterator[T], total: int) -> Iterator[T]:

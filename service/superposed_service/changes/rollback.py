@@ -13,9 +13,9 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
 from superposed_service.changes.exclusions import ROLLBACK, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.registration import Register
-from superposed_service.changes.replay import Refused, newest_good, replay
+from superposed_service.changes.replay import Rejected, newest_good, replay
 from superposed_service.changes.update import Update
-from superposed_service.errors import BeyondHorizon, InvalidRequest, StorageError, UnknownApiKey
+from superposed_service.errors import HistoryTruncated, InvalidRequest, StorageError, UnknownApiKey
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
@@ -36,7 +36,7 @@ class Selection:
     sequences: tuple[int, int] | None = None
     api_key: str | None = None
 
-    def find(self, store: WeightStore, ledger: TransactionLog) -> list[tuple[int, int]]:
+    def find(self, store: WeightStore, transaction_log: TransactionLog) -> list[tuple[int, int]]:
         """Return the ranges of records that are meant.
 
         Raises:
@@ -45,9 +45,9 @@ class Selection:
             UnknownApiKey: There was no such API key.
             BeyondHorizon: The journal was trimmed past the beginning of the task or the key.
         """
-        journal = ledger.journal
+        journal = transaction_log.journal
         if self.api_key is not None:
-            return ranges(_sent_by(self.api_key, ledger))
+            return ranges(_sent_by(self.api_key, transaction_log))
         if self.task is not None:
             return ranges(_whole_stream(self.task, store, journal))
         first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
@@ -75,19 +75,19 @@ def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
     if begins:
         return found
     if key in store.tasks or found:
-        raise BeyondHorizon(
+        raise HistoryTruncated(
             f"the journal does not reach back to the beginning of task {key}",
             expected=f"records after {journal.horizon}: name a range of sequences instead",
         )
     raise UnknownTask("no task has or had this key", received=key)
 
 
-def _sent_by(identifier: str, ledger: TransactionLog) -> list[int]:
-    journal = ledger.journal
-    if (key := ledger.api_keys.get(identifier)) is None:
+def _sent_by(identifier: str, transaction_log: TransactionLog) -> list[int]:
+    journal = transaction_log.journal
+    if (key := transaction_log.api_keys.get(identifier)) is None:
         raise UnknownApiKey("no API key has this id", received=identifier)
     if journal.horizon > key.since:
-        raise BeyondHorizon(
+        raise HistoryTruncated(
             f"the journal does not reach back to when API key {identifier} was made",
             expected=f"records after {journal.horizon}: name a range of sequences instead",
         )
@@ -101,7 +101,7 @@ class RollbackChange(Change):
     Args:
         selection: What is taken out.
         snapshots: Where to start from.
-        ledger: Where to go on.
+        transaction_log: Where to go on.
         progress: Says how far it is.
     """
 
@@ -111,13 +111,13 @@ class RollbackChange(Change):
         self,
         selection: Selection,
         snapshots: Snapshots,
-        ledger: TransactionLog,
+        transaction_log: TransactionLog,
         progress: Progress | None = None,
     ) -> None:
         self._selection = selection
         self._snapshots = snapshots
-        self._ledger = ledger
-        self._journal = ledger.journal
+        self._ledger = transaction_log
+        self._journal = transaction_log.journal
         self._progress = progress or Progress()
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
@@ -137,9 +137,9 @@ class RollbackChange(Change):
         dependent: list[int] = []
         walk = replay(rebuilt, self._journal, exclusions, last)
         for record, outcome in self._progress.watch(walk, last - start.sequence):
-            if isinstance(outcome, StorageError | BeyondHorizon):
+            if isinstance(outcome, StorageError | HistoryTruncated):
                 raise outcome
-            if isinstance(outcome, Refused | SuperposedError):
+            if isinstance(outcome, Rejected | SuperposedError):
                 dependent.append(record.sequence)
         numbers = [number for first, end in chosen for number in range(first, end + 1)]
         answer: JsonObject = {

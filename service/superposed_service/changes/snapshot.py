@@ -46,7 +46,7 @@ def keep(snapshots: Snapshots, image: StoreImage, history: int) -> tuple[Snapsho
     return snapshot, snapshots.trim(history, image.exclusions.allows_start)
 
 
-def trim_some(ledger: TransactionLog, through: int) -> bool:
+def trim_some(transaction_log: TransactionLog, through: int) -> bool:
     """Trim the journal by some of its records, on the thread that owns it.
 
     Returns:
@@ -55,18 +55,18 @@ def trim_some(ledger: TransactionLog, through: int) -> bool:
     Raises:
         StorageUnavailable: Another directory stands at the path, or the disk refused.
     """
-    ledger.check_place()
-    return ledger.failure is None and ledger.journal.trim(through)
+    transaction_log.check_place()
+    return transaction_log.failure is None and transaction_log.journal.trim(through)
 
 
-def start_history(ledger: TransactionLog, directory: DataDirectory, snapshot: Snapshot) -> None:
+def start_history(transaction_log: TransactionLog, directory: DataDirectory, snapshot: Snapshot) -> None:
     """Make a snapshot the first state that a rollback can reach: older ones, and their records, go.
 
     Raises:
         StorageUnavailable: The disk refused.
     """
     directory.snapshots.remove(lambda identifier: identifier != snapshot.id)
-    while trim_some(ledger, snapshot.sequence):
+    while trim_some(transaction_log, snapshot.sequence):
         pass
 
 

@@ -21,10 +21,10 @@ from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
-from superposed_service.changes.base import Change, JsonObject, PreparedChange, refusal
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.quarantine import sources_of
 from superposed_service.changes.rows import RowBatch
-from superposed_service.errors import BeyondHorizon, Quarantined
+from superposed_service.errors import HistoryTruncated, Quarantined
 from superposed_service.storage import Entry, Record
 
 
@@ -123,7 +123,7 @@ class Update(Change):
     def from_record(cls, record: Record) -> Self:
         """Make the change of its record."""
         if record.payload is None:
-            raise BeyondHorizon(
+            raise HistoryTruncated(
                 f"the rows of record {record.sequence} were erased, and nothing is replayed past it",
                 expected="a rollback to before that record, or of a range of records after the erasure",
             )
@@ -166,7 +166,7 @@ def _learn(
     for source in sources_of({"contexts": list(dict.fromkeys(contexts)), "author": author}):
         if source in store.tasks.quarantined:
             store.sequence += 1
-            return refusal(
+            return rejection(
                 Quarantined(
                     f"{source} is in quarantine: the update is recorded, and not learned from",
                     expected="a source that was not quarantined, or was released",

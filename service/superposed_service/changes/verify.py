@@ -46,7 +46,7 @@ def verify(directory: DataDirectory) -> list[Finding]:
     ]
     if not findings:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
-    findings.append(_finding("journal", lambda: _check_journal(directory.ledger()), _TAKE_OUT))
+    findings.append(_finding("journal", lambda: _check_journal(directory.transaction_log()), _TAKE_OUT))
     if findings[-1].remedy is None:
         findings += [
             _finding(f"origin of {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
@@ -70,14 +70,14 @@ def _check_snapshot(directory: DataDirectory, snapshot: Snapshot) -> str:
 
 
 def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
-    check_history(directory.ledger().journal, snapshot)
+    check_history(directory.transaction_log().journal, snapshot)
     return "good: taken of this journal's records"
 
 
-def _check_journal(ledger: TransactionLog) -> str:
-    if damaged := ledger.damaged_pages():
+def _check_journal(transaction_log: TransactionLog) -> str:
+    if damaged := transaction_log.damaged_pages():
         raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
-    journal, erased = ledger.journal, 0
+    journal, erased = transaction_log.journal, 0
     for record in journal.replay(journal.horizon):
         erased += record.payload is None
     first = journal.horizon + 1
@@ -89,18 +89,22 @@ def _check_journal(ledger: TransactionLog) -> str:
 
 
 def _check_recovery(directory: DataDirectory) -> str:
-    ledger = directory.ledger()
-    use_noted_threads(ledger.journal)
-    store, recovery = recover(directory.snapshots, ledger, "cpu", through=ledger.journal.sequence)
+    transaction_log = directory.transaction_log()
+    use_noted_threads(transaction_log.journal)
+    store, recovery = recover(
+        directory.snapshots, transaction_log, "cpu", through=transaction_log.journal.sequence
+    )
     other = ", by other arithmetic than before" if recovery.fingerprint_changed else ""
     return f"good: {recovery.replayed} records replayed{other}; digest {store.digest()[:16]}"
 
 
 def _check_history(directory: DataDirectory) -> str:
     """Replay from the oldest snapshot: the store must be the one that each later snapshot holds."""
-    ledger = directory.ledger()
-    use_noted_threads(ledger.journal)
-    last = ledger.journal.sequence
-    _, recovery = recover(directory.snapshots, ledger, "cpu", through=last, from_oldest=True)
-    compared = 0 if recovery.fingerprint_changed else len(ledger.journal.digests(last - recovery.replayed))
+    transaction_log = directory.transaction_log()
+    use_noted_threads(transaction_log.journal)
+    last = transaction_log.journal.sequence
+    _, recovery = recover(directory.snapshots, transaction_log, "cpu", through=last, from_oldest=True)
+    compared = (
+        0 if recovery.fingerprint_changed else len(transaction_log.journal.digests(last - recovery.replayed))
+    )
     return f"good: {recovery.replayed} records replayed, {compared} digests compared"

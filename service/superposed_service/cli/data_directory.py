@@ -62,7 +62,7 @@ def log(
 ) -> None:
     """List the journal's records in DIR."""
     with DataDirectory.existing(directory) as opened:
-        journal = opened.ledger().journal
+        journal = opened.transaction_log().journal
         exclusions = Exclusions.read(journal, journal.sequence)
         most = (0 if as_json else _SHOWN) if limit is None else limit
         records = journal.summaries(max(after, journal.horizon), most or journal.sequence)
@@ -144,11 +144,11 @@ def export(
         if snapshot:
             store = _newest_snapshot(opened)
         else:
-            ledger = opened.ledger()
-            _check_sequence(sequence, ledger.journal)
-            use_noted_threads(ledger.journal)
-            through = ledger.journal.sequence if sequence is None else sequence
-            store, _ = recover(opened.snapshots, ledger, "cpu", through=through)
+            transaction_log = opened.transaction_log()
+            _check_sequence(sequence, transaction_log.journal)
+            use_noted_threads(transaction_log.journal)
+            through = transaction_log.journal.sequence if sequence is None else sequence
+            store, _ = recover(opened.snapshots, transaction_log, "cpu", through=through)
     tensorfile.write(file, store.to_bytes())
     typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
 

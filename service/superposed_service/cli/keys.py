@@ -53,7 +53,7 @@ def create_key(
     expires = None if days is None else time.time() + days * 86_400
     with DataDirectory.existing(directory) as opened:
         _, text = create(
-            opened.ledger(),
+            opened.transaction_log(),
             name=name,
             scope=scope.value,
             tasks=tasks,
@@ -69,7 +69,7 @@ def create_key(
 def list_keys(directory: Directory) -> None:
     """List the API keys of DIR."""
     with DataDirectory.existing(directory) as opened:
-        found = keys_body(opened.ledger().api_keys)
+        found = keys_body(opened.transaction_log().api_keys)
     table = Table()
     for name in ("id", "name", "scope", "tasks", "created", "expires", "revoked", "a second"):
         table.add_column(name, no_wrap=name == "id")
@@ -83,14 +83,14 @@ def list_keys(directory: Directory) -> None:
 def revoke_key(directory: Directory, identifier: Identifier) -> None:
     """End an API key; what it did stays on record under its id."""
     with DataDirectory.existing(directory) as opened:
-        revoke(opened.ledger(), identifier)
+        revoke(opened.transaction_log(), identifier)
 
 
 @keys.command("rotate")
 def rotate_key(directory: Directory, identifier: Identifier) -> None:
     """Give an API key a new secret and show it, once; the old one is no good from now on."""
     with DataDirectory.existing(directory) as opened:
-        _, text = rotate(opened.ledger(), identifier)
+        _, text = rotate(opened.transaction_log(), identifier)
     typer.echo(text)
 
 

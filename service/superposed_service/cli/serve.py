@@ -51,7 +51,9 @@ def serve(
     logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
-        check_addresses(settings, allow_unauthenticated, not new and len(opened.ledger().api_keys) > 0)
+        check_addresses(
+            settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
+        )
         if new:
             begin(opened, WeightStore())
         api = create_api(settings, opened)

@@ -28,23 +28,23 @@ class PreparedWrite:
     Args:
         write: The write.
         change: Its change, prepared.
-        origin: Its idempotency key with the owner, where there is one.
+        idempotency_key: Its idempotency key with the owner, where there is one.
     """
 
     write: PendingWrite
     change: PreparedChange
-    origin: IdempotencyKey | None = None
+    idempotency_key: IdempotencyKey | None = None
 
 
 class AdmissionChecks:
     """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled.
 
     Args:
-        ledger: What was answered before, and whether anything can be written.
+        transaction_log: What was answered before, and whether anything can be written.
     """
 
-    def __init__(self, ledger: TransactionLog) -> None:
-        self._ledger = ledger
+    def __init__(self, transaction_log: TransactionLog) -> None:
+        self._ledger = transaction_log
 
     def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PreparedWrite]:
         """Return the changes of a group that may be journalled; the others are answered at once."""
@@ -58,7 +58,7 @@ class AdmissionChecks:
         if not write.future.set_running_or_notify_cancel():
             return None
         try:
-            answer = self.settled(write.origin, entering)
+            answer = self.settled(write.idempotency_key, entering)
             if answer is None:
                 self.check_writable()
                 prepared = write.change.prepare(store)
@@ -75,39 +75,41 @@ class AdmissionChecks:
         self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]
     ) -> IdempotencyKey | None:
         """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
-        if (origin := write.origin) is None:
+        if (idempotency_key := write.idempotency_key) is None:
             return None
         author = write.change.author
         owner = task if author is None else AUTHOR + author
         waiting = sum(one.owner == owner for one in entering.values())
         self._ledger.answers.check_room(owner, waiting)
-        entering[origin.key] = replace(origin, owner=owner)
-        return entering[origin.key]
+        entering[idempotency_key.key] = replace(idempotency_key, owner=owner)
+        return entering[idempotency_key.key]
 
     def settled(
-        self, origin: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NOBODY
+        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NOBODY
     ) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with.
 
         Args:
-            origin: The request.
+            idempotency_key: The request.
             entering: Requests of the same group, by key.
 
         Raises:
             IdempotencyMismatch: The key came with another request.
             IdempotencyInFlight: The same request is being worked on.
         """
-        if origin is None:
+        if idempotency_key is None:
             return None
-        kept = self._ledger.answers.find(origin)
-        twin = entering.get(origin.key)
-        if twin is not None and twin != origin:
-            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=origin.key)
+        kept = self._ledger.answers.find(idempotency_key)
+        twin = entering.get(idempotency_key.key)
+        if twin is not None and twin != idempotency_key:
+            raise IdempotencyMismatch(
+                "this Idempotency-Key came with another request", received=idempotency_key.key
+            )
         if kept is not None and kept.answer is None:
             self.check_writable()  # after a failed commit no thread works on it any more
         if twin is not None or (kept is not None and kept.answer is None):
             raise IdempotencyInFlight(
-                "the same request is being worked on: ask again for its answer", received=origin.key
+                "the same request is being worked on: ask again for its answer", received=idempotency_key.key
             )
         if kept is None or kept.answer is None:
             return None

@@ -56,16 +56,16 @@ class Engine:
         self._writer = writer
         self._telemetry = writer.telemetry
         self._settings = settings
-        self._lines = RequestQueues(settings)
+        self._queues = RequestQueues(settings)
         self._wake = threading.Condition()
-        self._answering = InferenceExecutor(writer, self._lines, self._wake, settings, self._is_idle)
+        self._executor = InferenceExecutor(writer, self._queues, self._wake, settings, self._is_idle)
         self._stopping = False
         self._journalling = ThreadPoolExecutor(1, "superposed-journal")
         self._thread = threading.Thread(target=self._loop, name="superposed-engine", daemon=True)
 
     def start(self) -> None:
         """Begin to work off the queues."""
-        self._answering.measure()
+        self._executor.measure()
         self._thread.start()
 
     def stop(self) -> Writer:
@@ -74,7 +74,7 @@ class Engine:
             self._stopping = True
             self._wake.notify()
         self._thread.join()
-        with self._answering.turn:  # a batch that the event loop has taken is answered
+        with self._executor.turn:  # a batch that the event loop has taken is answered
             pass
         self._journalling.shutdown()
         return self._writer
@@ -92,12 +92,12 @@ class Engine:
     @property
     def waiting(self) -> tuple[int, int]:
         """Numbers of waiting inference requests, and of other requests."""
-        return len(self._lines.reads), len(self._lines.jobs)
+        return len(self._queues.reads), len(self._queues.jobs)
 
     @property
     def failure(self) -> str | None:
         """Reason why nothing is learned until the next start, though inference goes on; or None."""
-        return self._writer.ledger.failure
+        return self._writer.transaction_log.failure
 
     @property
     def since_snapshot(self) -> tuple[int, int]:
@@ -113,8 +113,8 @@ class Engine:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
         """
         loop = asyncio.get_running_loop()
-        inline = self._answering.is_inline(rows)
-        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.ticket(), inline)
+        inline = self._executor.is_inline(rows)
+        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.start_timing(), inline)
         limit_s = self._admit(read)
         timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
         try:
@@ -127,7 +127,7 @@ class Engine:
         rows: RowBatch,
         targets: Sequence[Target],
         steps: int,
-        origin: IdempotencyKey | None = None,
+        idempotency_key: IdempotencyKey | None = None,
         author: str | None = None,
     ) -> JsonObject:
         """Apply one update and answer what the model knew before it; raises as `change`."""
@@ -137,12 +137,12 @@ class Engine:
                 expected=f"{self._settings.max_steps} at most",
                 received=steps,
             )
-        return await self.change(Update(rows, targets, steps), origin, author)
+        return await self.change(Update(rows, targets, steps), idempotency_key, author)
 
     async def change(
         self,
         change: Change,
-        origin: IdempotencyKey | None = None,
+        idempotency_key: IdempotencyKey | None = None,
         author: str | None = None,
         *,
         limited: bool = True,
@@ -151,7 +151,7 @@ class Engine:
 
         Args:
             change: What is asked.
-            origin: The request it came from.
+            idempotency_key: The request it came from.
             author: Who asks: an API key's id.
             limited: Whether it may take no longer than a request may wait.
 
@@ -163,7 +163,7 @@ class Engine:
             SuperposedError: As `infer`.
         """
         change.author = author
-        write = PendingWrite(change, origin, self._telemetry.ticket())
+        write = PendingWrite(change, idempotency_key, self._telemetry.start_timing())
         limit_s = self._admit(write)
         return await _answer(write.future, limit_s if limited else None)
 
@@ -200,7 +200,7 @@ class Engine:
         Raises:
             Overloaded: It could not.
         """
-        self._lines.check_wait(current_request(), self._writer.pending, reads=reads)
+        self._queues.check_wait(current_request(), self._writer.pending, reads=reads)
 
     def _admit(self, work: Work) -> float:
         """Put work in its line, and say how many seconds it may take."""
@@ -208,8 +208,8 @@ class Engine:
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")
-            self._lines.join(work, caller, self._writer.pending)
-            if not (isinstance(work, InferenceRequest) and self._answering.soon(work.loop)):
+            self._queues.join(work, caller, self._writer.pending)
+            if not (isinstance(work, InferenceRequest) and self._executor.soon(work.loop)):
                 self._wake.notify()
         return caller.left_s(self._settings.request_timeout_s)
 
@@ -217,13 +217,13 @@ class Engine:
 
     def _loop(self) -> None:
         while self._wait():
-            with self._answering.turn:
+            with self._executor.turn:
                 self._take_turn()
 
     def _take_turn(self) -> None:
         started = time.monotonic()
-        rows = self._answering.answer()
-        if self._writer.landed:
+        rows = self._executor.answer()
+        if self._writer.finished:
             self._writer.finish()
         applied = 0
         if self._writer.attributing:
@@ -236,9 +236,9 @@ class Engine:
     def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
         with self._wake:
             if rows:
-                self._lines.reads.pace.note(rows, seconds)
+                self._queues.reads.service_time.note(rows, seconds)
             if applied:
-                self._lines.jobs.pace.note(applied, seconds)
+                self._queues.jobs.service_time.note(applied, seconds)
 
     def _wait(self) -> bool:
         """Wait for something to do; False once there is nothing left and will not be."""
@@ -248,14 +248,14 @@ class Engine:
             return busy
 
     def _has_work(self) -> bool:
-        return bool(self._lines.reads) or self._has_other_work()
+        return bool(self._queues.reads) or self._has_other_work()
 
     def _is_idle(self) -> bool:
         return not (self._stopping or self._has_other_work())
 
     def _has_other_work(self) -> bool:
-        ready = self._writer.pending or self._writer.landed or self._writer.attributing
-        return bool(ready or (self._lines.jobs and not self._writer.committing))
+        ready = self._writer.pending or self._writer.finished or self._writer.attributing
+        return bool(ready or (self._queues.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:
         with self._wake:
@@ -264,7 +264,7 @@ class Engine:
     def _run_or_commit(self) -> None:
         """Run the next job, or begin to commit the next changes: updates that stand in line together."""
         with self._wake:
-            group = self._lines.next_jobs(self._settings.commit_records, self._writer.may_begin)
+            group = self._queues.next_jobs(self._settings.commit_records, self._writer.may_begin)
         writes = [work for work in group if isinstance(work, PendingWrite)]
         if writes and (journalled := self._writer.begin(writes, self._journalling)) is not None:
             journalled.add_done_callback(self._landed)

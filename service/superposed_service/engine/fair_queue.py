@@ -55,7 +55,7 @@ class FairQueue(Generic[W]):
         self._last: dict[str, float] = {}
         self._sizes: dict[str, int] = {}
         self._counts: dict[str, int] = {}
-        self.pace = ServiceTimeModel()
+        self.service_time = ServiceTimeModel()
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -82,17 +82,17 @@ class FairQueue(Generic[W]):
 
     def pop(self) -> QueueEntry[W]:
         """Take the next one out; there must be one."""
-        ticket = heapq.heappop(self._heap)
-        self._tag = ticket.tag
-        self._leave(ticket)
+        entry = heapq.heappop(self._heap)
+        self._tag = entry.tag
+        self._leave(entry)
         if not self._heap:
             self._tag = 0.0
             self._last.clear()
-        return ticket
+        return entry
 
-    def _leave(self, ticket: QueueEntry[W]) -> None:
-        source = ticket.source
-        self._sizes[source] -= ticket.size
+    def _leave(self, entry: QueueEntry[W]) -> None:
+        source = entry.source
+        self._sizes[source] -= entry.size
         self._counts[source] -= 1
         if not self._counts[source]:
             del self._sizes[source], self._counts[source]
@@ -110,7 +110,7 @@ class FairQueue(Generic[W]):
         """
         ahead = _ahead(self._sizes, source, size)
         turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
-        return self.pace.seconds(turns, ahead)
+        return self.service_time.seconds(turns, ahead)
 
     def drop(self, gone: list[QueueEntry[W]]) -> None:
         """Take some out, wherever they stand."""
@@ -136,7 +136,7 @@ class FairQueue(Generic[W]):
         largest = max(self._counts, key=self._counts.__getitem__, default=than)
         if self._counts.get(largest, 0) <= self.count(than) + 1:
             return None
-        return max(ticket for ticket in self._heap if ticket.source == largest)
+        return max(entry for entry in self._heap if entry.source == largest)
 
 
 def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:

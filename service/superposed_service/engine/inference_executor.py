@@ -39,7 +39,7 @@ class InferenceExecutor:
 
     Args:
         writer: The store.
-        lines: Where reads wait.
+        queues: Where reads wait.
         wake: The lock of the lines; the engine's thread waits for it.
         settings: Batch limits.
         is_idle: Whether there is nothing else to do for the engine than to answer reads.
@@ -48,13 +48,13 @@ class InferenceExecutor:
     def __init__(
         self,
         writer: Writer,
-        lines: RequestQueues,
+        queues: RequestQueues,
         wake: threading.Condition,
         settings: Settings,
         is_idle: Callable[[], bool],
     ) -> None:
         self._writer = writer
-        self._lines = lines
+        self._queues = queues
         self._wake = wake
         self._settings = settings
         self._is_idle = is_idle
@@ -83,21 +83,21 @@ class InferenceExecutor:
 
     def answer(self) -> int:
         """Answer one mixed batch of what waits, in the engine's turn; how many rows that were."""
-        if self._lines.reads and self._settings.batch_wait_ms:
+        if self._queues.reads and self._settings.batch_wait_ms:
             self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
         return self._answer(self._take(self._settings.batch_rows), None)
 
     def _wait_for_more(self, until: float) -> None:
         with self._wake:
             while (left := until - time.monotonic()) > 0 and self._is_idle():
-                if self._lines.reads.size >= self._settings.batch_rows:
+                if self._queues.reads.size >= self._settings.batch_rows:
                     return
                 self._wake.wait(left)
 
     def _take(self, most: int, *, inline: bool = False) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []
         with self._wake:
-            while (read := self._lines.next_read(most, first=not taken, inline=inline)) is not None:
+            while (read := self._queues.next_read(most, first=not taken, inline=inline)) is not None:
                 taken.append(read)
                 most -= len(read.rows)
         return taken
@@ -128,7 +128,7 @@ class InferenceExecutor:
         if self.turn.locked() or not self._suits_loop():
             return False
         if self._loop is not loop:
-            self._loop, self._seen = loop, len(self._lines.reads)
+            self._loop, self._seen = loop, len(self._queues.reads)
             self._call_soon(loop)
         return True
 
@@ -137,7 +137,7 @@ class InferenceExecutor:
         loop.call_soon(self._answer_here, loop, context=contextvars.Context())
 
     def _suits_loop(self) -> bool:
-        reads = self._lines.reads
+        reads = self._queues.reads
         most = max(self._loop_rows, _SMALL_REQUEST_ROWS * len(reads))
         head = reads.peek()
         return head is not None and head.work.inline and reads.size <= most and self._is_idle()
@@ -153,14 +153,14 @@ class InferenceExecutor:
             finally:
                 self.turn.release()
         with self._wake:
-            if self._lines.reads and not self.soon(loop):
+            if self._queues.reads and not self.soon(loop):
                 self._wake.notify()
 
     def _has_come_more(self) -> bool:
         """Return True if this turn of the event loop brought requests: the next may bring more."""
         with self._wake:
-            seen, self._seen = self._seen, len(self._lines.reads)
-            return seen < self._seen and self._lines.reads.size < self._loop_rows
+            seen, self._seen = self._seen, len(self._queues.reads)
+            return seen < self._seen and self._queues.reads.size < self._loop_rows
 
     def _answer_few(self, loop: asyncio.AbstractEventLoop) -> None:
         began = time.monotonic()
@@ -175,7 +175,7 @@ class InferenceExecutor:
             return
         if rows:
             with self._wake:
-                self._lines.reads.pace.note(rows, time.monotonic() - began)
+                self._queues.reads.service_time.note(rows, time.monotonic() - began)
 
 
 def _deliver(outcomes: Sequence[tuple[asyncio.Future[InferenceResult], InferenceResult | Exception]]) -> None:

@@ -32,7 +32,7 @@ from superposed_service.changes.registration import Delete
 from superposed_service.changes.replay import replay
 from superposed_service.changes.update import PreparedUpdate, Update
 from superposed_service.engine.canary_measure import measure, sample
-from superposed_service.errors import BeyondHorizon
+from superposed_service.errors import HistoryTruncated
 from superposed_service.settings import Settings
 from superposed_service.storage import Canary, Record, TransactionLog
 
@@ -123,13 +123,13 @@ class PoisonDetector:
 
     Args:
         store: The store that it watches, as it is before the first change.
-        ledger: Where canaries and the baseline are kept, and records can be read again.
+        transaction_log: Where canaries and the baseline are kept, and records can be read again.
         settings: How many rows, how often, and which harm never counts.
     """
 
-    def __init__(self, store: WeightStore, ledger: TransactionLog, settings: Settings) -> None:
-        self._journal = ledger.journal
-        self._canaries = ledger.canaries
+    def __init__(self, store: WeightStore, transaction_log: TransactionLog, settings: Settings) -> None:
+        self._journal = transaction_log.journal
+        self._canaries = transaction_log.canaries
         self._settings = settings
         self._turn = 0
         self._steps = 0  # since the last measurement
@@ -327,7 +327,7 @@ class PoisonDetector:
                     if author:
                         harms[AUTHOR + author].add(record.head["steps"], rise)
                 before = after
-        except BeyondHorizon:
+        except HistoryTruncated:
             _log.warning("the journal was trimmed meanwhile: no source is accused")
             return {}
         if aside.digest() != store.digest():

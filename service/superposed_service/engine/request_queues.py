@@ -61,7 +61,7 @@ class RequestQueues:
             return  # a source without a waiting request is always admitted: no source starves
         wait_s = line.wait_s(caller.source, size)
         if not reads:
-            wait_s += line.pace.seconds(committed, committed)
+            wait_s += line.service_time.seconds(committed, committed)
         most_s = caller.left_s(self._settings.queue_delay_ms / 1000)
         if wait_s > most_s:
             raise Overloaded(
@@ -87,15 +87,15 @@ class RequestQueues:
 
         With `inline` also only if it may be answered on the event loop.
         """
-        while (ticket := self.reads.peek()) is not None:
-            wanted = not ticket.work.done and ticket.deadline > time.monotonic()
-            too_large = not first and ticket.size > rows_left
-            if wanted and (too_large or (inline and not ticket.work.inline)):
+        while (entry := self.reads.peek()) is not None:
+            wanted = not entry.work.done and entry.deadline > time.monotonic()
+            too_large = not first and entry.size > rows_left
+            if wanted and (too_large or (inline and not entry.work.inline)):
                 return None
             self.reads.pop()
             if wanted:
-                ticket.work.begun = True
-                return ticket.work
+                entry.work.begun = True
+                return entry.work
         return None
 
     def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Work]:
@@ -109,41 +109,41 @@ class RequestQueues:
         """
         taken: list[Work] = []
         size, most_s = 0, self._settings.queue_delay_ms / 4000
-        while (ticket := self._next_wanted_job()) is not None:
-            grouped = ticket.work.grouped
-            size += ticket.size
-            long = self.jobs.pace.seconds(len(taken) + 1, size) > most_s
+        while (entry := self._next_wanted_job()) is not None:
+            grouped = entry.work.grouped
+            size += entry.size
+            long = self.jobs.service_time.seconds(len(taken) + 1, size) > most_s
             enough = taken and (long or len(taken) >= most or not grouped)
             if enough or not may_begin(grouped):
                 break
             self.jobs.pop()
-            taken.append(ticket.work)
+            taken.append(entry.work)
             if not grouped:
                 break
         return taken
 
     def _next_wanted_job(self) -> QueueEntry[Work] | None:
         """Return the next job whose client still waits."""
-        while (ticket := self.jobs.peek()) is not None:
-            late = ticket.deadline <= time.monotonic()
-            if not (late or ticket.work.done):
-                return ticket
+        while (entry := self.jobs.peek()) is not None:
+            late = entry.deadline <= time.monotonic()
+            if not (late or entry.work.done):
+                return entry
             self.jobs.pop()
             if late:
-                ticket.work.reject(DeadlineExceeded("no answer in time; it was dropped"))
+                entry.work.reject(DeadlineExceeded("no answer in time; it was dropped"))
         return None
 
 
 def _drop_done(line: FairQueue[Any]) -> None:
-    line.drop([ticket for ticket in line if ticket.work.done])
+    line.drop([entry for entry in line if entry.work.done])
 
 
 def _send_away(line: FairQueue[Any], source: str) -> bool:
-    ticket = line.newest_of_largest(than=source)
-    if ticket is None:
+    entry = line.newest_of_largest(than=source)
+    if entry is None:
         return False
-    line.drop([ticket])
-    ticket.work.reject(Overloaded("sent away for others: too many of this API key's requests are waiting"))
+    line.drop([entry])
+    entry.work.reject(Overloaded("sent away for others: too many of this API key's requests are waiting"))
     return True
 
 

@@ -42,7 +42,7 @@ class RequestTiming:
 
 
 class Telemetry:
-    """Counts, times and traces what the engine does. `ticket` on any thread, the rest where the store is.
+    """Counts, times and traces what the engine does. `timing` on any thread, the rest where the store is.
 
     Args:
         metrics: Where counts and times go.
@@ -59,18 +59,18 @@ class Telemetry:
         self.replay = Progress()
         self.load = Load()
 
-    def ticket(self) -> RequestTiming:
+    def start_timing(self) -> RequestTiming:
         """Return the timing of a request that begins to wait now."""
         trace = None if self.tracing is None else self.tracing.current()
         return RequestTiming(perf_counter(), request_id.get(), trace)
 
     def answered(
-        self, tickets: Sequence[RequestTiming], outcomes: Sequence[InferenceResult | Exception], began: float
+        self, timings: Sequence[RequestTiming], outcomes: Sequence[InferenceResult | Exception], began: float
     ) -> None:
         """Report a mixed batch that began at `began` and has just ended."""
         ended, metrics, total = perf_counter(), self.metrics, 0
-        for ticket, outcome in zip(tickets, outcomes, strict=True):
-            metrics.queue.observe(began - ticket.asked)
+        for timing, outcome in zip(timings, outcomes, strict=True):
+            metrics.queue.observe(began - timing.asked)
             if isinstance(outcome, InferenceResult):
                 metrics.answered += 1
                 total += len(outcome.places)
@@ -79,35 +79,35 @@ class Telemetry:
                 metrics.failures[_code(outcome)] += 1
         metrics.compute.observe(ended - began)
         metrics.rows += total
-        self.load.batch(total, [ended - ticket.asked for ticket in tickets])
+        self.load.batch(total, [ended - timing.asked for timing in timings])
         if total:
             metrics.batch_rows.observe(total)
         if self.tracing is not None:
             attributes = {
                 "superposed.batch.rows": total,
-                "superposed.batch.requests": len(tickets),
+                "superposed.batch.requests": len(timings),
             }
-            for ticket in tickets:
-                self._span(ticket, "queue", ticket.asked, began, {})
-                self._span(ticket, "batch", began, ended, attributes)
+            for timing in timings:
+                self._span(timing, "queue", timing.asked, began, {})
+                self._span(timing, "batch", began, ended, attributes)
 
     def journalled(
-        self, tickets: Sequence[RequestTiming | None], began: float, ended: float, last: int
+        self, timings: Sequence[RequestTiming | None], began: float, ended: float, last: int
     ) -> None:
         """Report changes that were committed together, the newest under the sequence number `last`."""
         metrics = self.metrics
         metrics.journal.observe(ended - began)
-        metrics.group_records.observe(len(tickets))
-        attributes = {"superposed.journal.records": len(tickets), "superposed.journal.last": last}
-        for ticket in tickets:
-            if ticket is not None:
-                metrics.change_queue.observe(began - ticket.asked)
-                self._span(ticket, "queue", ticket.asked, began, {})
-                self._span(ticket, "journal", began, ended, attributes)
+        metrics.group_records.observe(len(timings))
+        attributes = {"superposed.journal.records": len(timings), "superposed.journal.last": last}
+        for timing in timings:
+            if timing is not None:
+                metrics.change_queue.observe(began - timing.asked)
+                self._span(timing, "queue", timing.asked, began, {})
+                self._span(timing, "journal", began, ended, attributes)
 
     def applied(
         self,
-        ticket: RequestTiming | None,
+        timing: RequestTiming | None,
         record: Record,
         rows: Mapping[str, int],
         refused: BaseException | None,
@@ -116,7 +116,7 @@ class Telemetry:
         """Report a journalled change that was applied, or rejected by the arithmetic.
 
         Args:
-            ticket: Of its request.
+            timing: Of its request.
             record: What the journal keeps of it.
             rows: How many rows it taught which task.
             refused: Why it was not applied.
@@ -127,8 +127,8 @@ class Telemetry:
         outcome = "applied" if refused is None else _code(refused)
         metrics.changes[record.kind, outcome] += 1
         if refused is None:
-            if ticket is not None:
-                self.load.change(ended - ticket.asked)
+            if timing is not None:
+                self.load.change(ended - timing.asked)
             metrics.learned += sum(rows.values())
             metrics.task_rows.learned(rows)
             if record.kind == Delete.kind:
@@ -136,15 +136,15 @@ class Telemetry:
         level = logging.DEBUG if refused is None else logging.INFO
         if _log.isEnabledFor(level):
             known = {"sequence": record.sequence, "kind": record.kind, "outcome": outcome}
-            _log.log(level, "change", extra=known | ({"request_id": ticket.request} if ticket else {}))
-        if ticket is not None:
-            self._span(ticket, "apply", began, ended, {"superposed.sequence": record.sequence})
+            _log.log(level, "change", extra=known | ({"request_id": timing.request} if timing else {}))
+        if timing is not None:
+            self._span(timing, "apply", began, ended, {"superposed.sequence": record.sequence})
 
     def _span(
-        self, ticket: RequestTiming, name: str, began: float, ended: float, attributes: Mapping[str, Any]
+        self, timing: RequestTiming, name: str, began: float, ended: float, attributes: Mapping[str, Any]
     ) -> None:
-        if self.tracing is not None and ticket.trace is not None:
-            self.tracing.span(ticket.trace, name, began, ended, attributes)
+        if self.tracing is not None and timing.trace is not None:
+            self.tracing.span(timing.trace, name, began, ended, attributes)
 
 
 def _code(error: BaseException) -> str:

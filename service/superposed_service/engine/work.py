@@ -104,13 +104,13 @@ class PendingWrite(_FutureWork[JsonObject]):
 
     Args:
         change: The change.
-        origin: The idempotency key of its request, where there is one.
+        idempotency_key: The idempotency key of its request, where there is one.
         timing: When its request began to wait; None for a decision of the poison detector.
         future: Gets the response.
     """
 
     change: Change
-    origin: IdempotencyKey | None = None
+    idempotency_key: IdempotencyKey | None = None
     timing: RequestTiming | None = None
 
     @property

@@ -18,7 +18,7 @@ from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, signed
 from superposed_service.changes.exclusions import Exclusions
-from superposed_service.changes.replay import refusal_entry
+from superposed_service.changes.replay import rejection_entry
 from superposed_service.changes.snapshot import StoreImage
 from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite, raise_refusal
 from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
@@ -71,7 +71,7 @@ class Writer:
 
     Args:
         store: What is changed.
-        ledger: Where changes are journalled first.
+        transaction_log: Where changes are journalled first.
         detector: Attributes harm to other tasks, and quarantines its source; None for none.
         telemetry: Receives counts and times; by default they are dropped.
         replayed: How many records came after the newest snapshot.
@@ -85,7 +85,7 @@ class Writer:
     def __init__(
         self,
         store: WeightStore,
-        ledger: TransactionLog,
+        transaction_log: TransactionLog,
         *,
         detector: PoisonDetector | None = None,
         telemetry: Telemetry | None = None,
@@ -95,11 +95,11 @@ class Writer:
         self.telemetry = telemetry or Telemetry(Metrics(0))
         self._detector = detector
         self._verdict = Verdict()
-        self.ledger = ledger
+        self.transaction_log = transaction_log
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
         self._committed: deque[_Committed] = deque()
-        self._intake = AdmissionChecks(ledger)
+        self._intake = AdmissionChecks(transaction_log)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
         self._observe: Observer | None = None
@@ -120,7 +120,7 @@ class Writer:
         return self._flight is not None
 
     @property
-    def landed(self) -> bool:
+    def finished(self) -> bool:
         """True if that group was committed, or failed: `finish` would not wait."""
         flight = self._flight  # the event loop asks too
         return flight is not None and flight[1].done()
@@ -138,7 +138,7 @@ class Writer:
         Only the first may be one that is not `grouped`.
         """
         if (transaction := self._prepare(writes)) is not None:
-            self._conclude(transaction, lambda: self._journal(transaction))
+            self._finalize(transaction, lambda: self._journal(transaction))
 
     def begin(self, writes: Sequence[PendingWrite], elsewhere: Executor) -> Future[_Journalled] | None:
         """Commit without waiting for the disk: `finish` waits, and nothing else is begun before.
@@ -160,24 +160,29 @@ class Writer:
         """Wait until what was begun is on the disk; then it may be applied."""
         if self._flight is not None:
             (transaction, future), self._flight = self._flight, None
-            self._conclude(transaction, future.result)
+            self._finalize(transaction, future.result)
 
     def _prepare(self, writes: Sequence[PendingWrite]) -> _Transaction | None:
         good = self._intake.admit(writes, self.store)
-        return _Transaction(good, self.ledger.take_changes(), self._digest, perf_counter()) if good else None
+        return (
+            _Transaction(good, self.transaction_log.take_changes(), self._digest, perf_counter())
+            if good
+            else None
+        )
 
     def _journal(self, transaction: _Transaction) -> _Journalled:
         entries = [
-            (signed(one.change.entry(), one.write.change.author), one.origin) for one in transaction.writes
+            (signed(one.change.entry(), one.write.change.author), one.idempotency_key)
+            for one in transaction.writes
         ]
-        records = self.ledger.write(entries, transaction.beside, digest=transaction.digest)
+        records = self.transaction_log.write(entries, transaction.beside, digest=transaction.digest)
         return _Journalled(records, perf_counter())
 
-    def _conclude(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
+    def _finalize(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
         try:
             journalled = landing()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
-            self.ledger.give_back(transaction.beside)
+            self.transaction_log.requeue(transaction.beside)
             for one in transaction.writes:
                 one.write.future.set_exception(error)
             return
@@ -192,7 +197,7 @@ class Writer:
     def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
         """Journal what follows from a change that was just applied; after the group that is on its way."""
         self.finish()
-        records = self.ledger.commit([(entry, None) for entry in entries])
+        records = self.transaction_log.commit([(entry, None) for entry in entries])
         self._count(records)
         return records
 
@@ -255,7 +260,7 @@ class Writer:
         began = perf_counter()
         refused: Exception | None = None
         try:
-            return self._apply(record, prepared.change, prepared.origin)
+            return self._apply(record, prepared.change, prepared.idempotency_key)
         except Exception as error:
             refused = error
             raise
@@ -263,39 +268,41 @@ class Writer:
             timing, rows = prepared.write.timing, prepared.change.rows_by_task
             self.telemetry.applied(timing, record, rows, refused, began)
 
-    def _apply(self, record: Record, change: PreparedChange, origin: IdempotencyKey | None) -> JsonObject:
+    def _apply(
+        self, record: Record, change: PreparedChange, idempotency_key: IdempotencyKey | None
+    ) -> JsonObject:
         try:
             answer = change.apply(self.store)
         except SuperposedError as error:
             self.store.sequence = record.sequence
-            self._refuse(record, origin, error)
+            self._refuse(record, idempotency_key, error)
             raise
         except BaseException as error:
             # What it left of the store is not known: the next start builds it again from the journal.
             self._broken = True
-            self.ledger.fail(f"record {record.sequence} could not be applied: {error!r}")
+            self.transaction_log.fail(f"record {record.sequence} could not be applied: {error!r}")
             raise
         if self.store.sequence != record.sequence:
-            self.ledger.fail(f"record {record.sequence} was applied as {self.store.sequence}")
-        self._settle(origin, answer)
+            self.transaction_log.fail(f"record {record.sequence} was applied as {self.store.sequence}")
+        self._settle(idempotency_key, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
         raise_refusal(answer)
         return answer
 
-    def _refuse(self, record: Record, origin: IdempotencyKey | None, error: SuperposedError) -> None:
-        entry = refusal_entry(record.sequence, error)
+    def _refuse(self, record: Record, idempotency_key: IdempotencyKey | None, error: SuperposedError) -> None:
+        entry = rejection_entry(record.sequence, error)
         [recorded] = self._commit_decisions([entry])
         self._committed.append(_Committed(recorded, None))
-        self._settle(origin, dict(entry.head["answer"]))
+        self._settle(idempotency_key, dict(entry.head["answer"]))
 
-    def _settle(self, origin: IdempotencyKey | None, answer: JsonObject) -> None:
-        if origin is not None:
-            self.ledger.answers.settle(origin.key, answer)
+    def _settle(self, idempotency_key: IdempotencyKey | None, answer: JsonObject) -> None:
+        if idempotency_key is not None:
+            self.transaction_log.answers.settle(idempotency_key.key, answer)
 
-    def answer_to(self, origin: IdempotencyKey | None) -> JsonObject | None:
+    def answer_to(self, idempotency_key: IdempotencyKey | None) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with."""
-        return self._intake.settled(origin)
+        return self._intake.settled(idempotency_key)
 
     def image(self) -> StoreImage:
         """Return the store as a snapshot's bytes; what was answered so far is kept first.
@@ -307,8 +314,8 @@ class Writer:
         while self.pending:  # a snapshot stands between records, never among committed ones
             self.apply_next()
         self._intake.check_writable()
-        self.ledger.flush()
-        journal, store = self.ledger.journal, self.store
+        self.transaction_log.flush()
+        journal, store = self.transaction_log.journal, self.store
         return StoreImage(
             data=store.to_bytes(),
             sequence=store.sequence,
@@ -333,4 +340,4 @@ class Writer:
         self.finish()
         self.records_since_snapshot -= image.since[0]
         self.bytes_since_snapshot -= image.since[1]
-        self.ledger.flush(digest=(image.sequence, digest))
+        self.transaction_log.flush(digest=(image.sequence, digest))

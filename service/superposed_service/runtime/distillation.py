@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from superposed.analysis.retrieval import RetrievedModel
-from superposed.learning.distillation import Lessons, held_out, lessons
+from superposed.learning.distillation import DistillationSet, distillation_set, held_out
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.base import JsonObject
@@ -33,7 +33,7 @@ async def learn_model(
     data: bytes,
     epochs: int,
     spend: Callable[[int, int], None],
-    errand: ResumableRequest,
+    resumable: ResumableRequest,
 ) -> JsonObject:
     """Teach a task what a network answers to its sample rows.
 
@@ -45,7 +45,7 @@ async def learn_model(
         epochs: How often the rows are gone through.
         spend: Told how many rows and updates it will take, before anything is computed; may refuse. What was
             answered when the request came before is not counted again.
-        errand: The request.
+        resumable: The request.
 
     Returns:
         Sequence, number of updates, and agreement on the rows held out.
@@ -59,14 +59,14 @@ async def learn_model(
     model = await loop.run_in_executor(_TEACHERS, RetrievedModel.from_bytes, data)
     plan = _Plan(_learned(model), epochs, size)
     check_steps(plan.updates, settings.max_request_steps)
-    answered = await engine.call_writer(lambda writer: errand.answered(writer, plan.updates))
+    answered = await engine.call_writer(lambda writer: resumable.answered(writer, plan.updates))
     spend(plan.rows_after(answered), plan.updates - answered)
-    taught = await loop.run_in_executor(_TEACHERS, lessons, model, schema)
+    taught = await loop.run_in_executor(_TEACHERS, distillation_set, model, schema)
     updates, answer = 0, JsonObject()
     for inputs, targets in taught.batches(epochs, size):
-        await errand.check()
+        await resumable.check()
         rows = RowBatch(key, None, inputs.numpy())
-        answer = await engine.update(rows, targets.tolist(), 1, errand.part(updates), errand.author)
+        answer = await engine.update(rows, targets.tolist(), 1, resumable.part(updates), resumable.author)
         updates += 1
     agreement = await _agreement(engine, key, taught, settings.max_rows)
     return {"sequence": answer["sequence"], "updates": updates, "agreement": agreement}
@@ -103,7 +103,7 @@ def _learned(model: RetrievedModel) -> int:
     return max(0, count - held_out(count))
 
 
-async def _agreement(engine: Engine, key: str, taught: Lessons, size: int) -> float:
+async def _agreement(engine: Engine, key: str, taught: DistillationSet, size: int) -> float:
     """Return the agreement of the task with the network, measured a few rows in each turn of the engine."""
     parts = torch.split(taught.held_inputs, size)
     answers = [await engine.call(partial(_answers, key=key, rows=rows), size=len(rows)) for rows in parts]

@@ -21,11 +21,11 @@ from superposed_service.runtime.runtime import Runtime
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
 
 
-def observe(registry: CollectorRegistry, running: Runtime, writer: Writer) -> None:
+def observe(registry: CollectorRegistry, runtime: Runtime, writer: Writer) -> None:
     """Add what a service that is up has to show, and what the process itself has."""
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
-    registry.register(Readings(running, writer))
+    registry.register(Readings(runtime, writer))
 
 
 class Readings(Collector):
@@ -35,12 +35,12 @@ class Readings(Collector):
     nothing waits in the engine's queue for them, so that they are there when that is full.
 
     Args:
-        running: The service.
+        runtime: The service.
         writer: The way into its store.
     """
 
-    def __init__(self, running: Runtime, writer: Writer) -> None:
-        self._running = running
+    def __init__(self, runtime: Runtime, writer: Writer) -> None:
+        self._runtime = runtime
         self._writer = writer
 
     def describe(self) -> Iterable[Metric]:
@@ -59,13 +59,13 @@ class Readings(Collector):
         yield self._device()
 
     def _engine(self) -> Iterator[tuple[str, str, float]]:
-        running, replay = self._running, self._running.telemetry.replay
+        runtime, replay = self._runtime, self._runtime.telemetry.replay
         yield (
             "ready",
             "1 while requests are admitted and the journal can be written.",
-            running.refusal is None,
+            runtime.not_ready is None,
         )
-        yield "journal_failed", "1 once the journal could not be written.", running.engine.failure is not None
+        yield "journal_failed", "1 once the journal could not be written.", runtime.engine.failure is not None
         yield "replay_records", "Records of the newest replay.", replay.total
         yield "replay_records_done", "Records of the newest replay that are applied.", replay.done
 
@@ -85,7 +85,7 @@ class Readings(Collector):
             yield from self._files()
 
     def _files(self) -> Iterator[tuple[str, str, float]]:
-        directory = self._running.directory
+        directory = self._runtime.directory
         if snapshots := directory.snapshots.list():
             newest = datetime.fromisoformat(snapshots[-1].created).timestamp()
             yield "snapshot_timestamp_seconds", "Unix time of the newest snapshot.", newest
@@ -97,7 +97,7 @@ class Readings(Collector):
         yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
 
     def _waiting(self) -> Metric:
-        reads, others = self._running.engine.waiting
+        reads, others = self._runtime.engine.waiting
         family = GaugeMetricFamily(
             "superposed_pending_request_count", "Requests that wait for the engine.", labels=["queue"]
         )

@@ -15,7 +15,7 @@ async def consolidate(
     engine: Engine,
     steps: int,
     slice_steps: int,
-    errand: ResumableRequest = _OWN_ERRAND,
+    resumable: ResumableRequest = _OWN_ERRAND,
     *,
     gaining: bool = False,
 ) -> JsonObject:
@@ -25,7 +25,7 @@ async def consolidate(
         engine: Runs each slice in its turn among the updates.
         steps: In all.
         slice_steps: Of one slice.
-        errand: The request; default the service's own.
+        resumable: The request; default the service's own.
         gaining: Whether a slice is only accepted where the tasks are better after it, not as good.
 
     Returns:
@@ -38,9 +38,9 @@ async def consolidate(
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
     for number, start in enumerate(range(0, steps, slice_steps)):
         size = min(slice_steps, steps - start)
-        await errand.check()
+        await resumable.check()
         change = Consolidate(size, gaining=gaining)
-        answer = await engine.change(change, errand.part(number), errand.author, limited=False)
+        answer = await engine.change(change, resumable.part(number), resumable.author, limited=False)
         before = answer["before"] if before is None else before
         after = answer["after"] if answer["accepted"] else after or answer["before"]
         if not answer["accepted"]:

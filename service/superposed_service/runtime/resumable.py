@@ -19,19 +19,19 @@ class ResumableRequest:
     """A request that makes several changes, and can be resumed after an interruption.
 
     Args:
-        origin: The request: sent again, it goes on where it stopped.
+        idempotency_key: The request: sent again, it goes on where it stopped.
         author: Who asks.
         check: Called between two changes; raises where the client has left, or the API key
             may not ask any more.
     """
 
-    origin: IdempotencyKey | None = None
+    idempotency_key: IdempotencyKey | None = None
     author: str | None = None
     check: Callable[[], Awaitable[None]] = _always
 
     def part(self, number: int) -> IdempotencyKey | None:
         """Return the origin of one of the changes."""
-        return self.origin and self.origin.part(number)
+        return self.idempotency_key and self.idempotency_key.part(number)
 
     def answered(self, writer: Writer, most: int) -> int:
         """Return the number of its first `most` changes that an earlier attempt has completed.
@@ -40,10 +40,10 @@ class ResumableRequest:
             IdempotencyMismatch: The request's key came with another request.
             SuperposedError: One of them was refused so.
         """
-        if self.origin is None:
+        if self.idempotency_key is None:
             return 0
         number = 0
-        while number < most and writer.answer_to(self.origin.part(number)) is not None:
+        while number < most and writer.answer_to(self.idempotency_key.part(number)) is not None:
             number += 1
         return number
 

@@ -73,7 +73,7 @@ class Runtime:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def refusal(self) -> NotReady | None:
+    def not_ready(self) -> NotReady | None:
         """Reason why the service is not ready, or None.
 
         That the store was recovered, and its digests were good, is so since before the engine was started.
@@ -140,14 +140,14 @@ class Runtime:
             keep, self.directory.snapshots, image, self.settings.history_records
         )
         await self.engine.call_writer(lambda writer: writer.kept(image, snapshot.digest))
-        while await self.engine.call_writer(lambda writer: trim_some(writer.ledger, needed)):
+        while await self.engine.call_writer(lambda writer: trim_some(writer.transaction_log, needed)):
             pass
         self.version = str(snapshot.sequence)
         _log.info("snapshot taken", extra={"sequence": snapshot.sequence, "bytes": snapshot.bytes})
         return snapshot
 
     async def roll_back(
-        self, selection: Selection, origin: IdempotencyKey | None, author: str | None = None
+        self, selection: Selection, idempotency_key: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
         """Take records out of the store's past, and take a snapshot of what came out.
 
@@ -155,31 +155,33 @@ class Runtime:
             BeyondHorizon: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
-        return await self._in_turn(self._roll_back(selection, origin, author))
+        return await self._in_turn(self._roll_back(selection, idempotency_key, author))
 
     async def _roll_back(
-        self, selection: Selection, origin: IdempotencyKey | None, author: str | None
+        self, selection: Selection, idempotency_key: IdempotencyKey | None, author: str | None
     ) -> JsonObject:
         replay = self.telemetry.replay
-        change = RollbackChange(selection, self.directory.snapshots, self.directory.ledger(), replay)
-        answer = await self.engine.change(change, origin, author, limited=False)
+        change = RollbackChange(selection, self.directory.snapshots, self.directory.transaction_log(), replay)
+        answer = await self.engine.change(change, idempotency_key, author, limited=False)
         if answer["excluded"]:
             await self._snapshot()  # so that a recovery need not rebuild it again
         return answer
 
     async def restore(
-        self, identifier: str, origin: IdempotencyKey | None, author: str | None = None
+        self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
         """Go back to a snapshot; raises as `roll_back`.
 
         Raises:
             UnknownSnapshot: There is none of this id.
         """
-        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(origin))) is not None:
+        if (
+            known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))
+        ) is not None:
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
-                return await self.roll_back(Selection(to_sequence=snapshot.sequence), origin, author)
+                return await self.roll_back(Selection(to_sequence=snapshot.sequence), idempotency_key, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
     async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> ErasureResult:
@@ -204,7 +206,9 @@ class Runtime:
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
-        found = await self.engine.call_writer(lambda writer: find_rows(writer.ledger, writer.store, key))
+        found = await self.engine.call_writer(
+            lambda writer: find_rows(writer.transaction_log, writer.store, key)
+        )
         older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
         if not found.rows and not (older and at_once):
             return ErasureResult()
@@ -214,7 +218,7 @@ class Runtime:
         forgotten = await self.engine.change(change, None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
         records = await self.engine.call_writer(
-            lambda writer: erase_rows(writer.ledger, key, snapshot.sequence)
+            lambda writer: erase_rows(writer.transaction_log, key, snapshot.sequence)
         )
         await self._remove_erased_snapshots()
         stay = found.in_snapshots and not at_once
@@ -228,7 +232,7 @@ class Runtime:
         """Remove the snapshots from before erasures whose time is over; a start for recovery always stays."""
         now = time.time()
         first, exclusions = await self.engine.call_writer(
-            lambda writer: erased_before(writer.ledger.journal, now)
+            lambda writer: erased_before(writer.transaction_log.journal, now)
         )
         if not first:
             return
@@ -241,8 +245,8 @@ class Runtime:
         await asyncio.to_thread(self.directory.snapshots.remove, lambda one: one in old)
         _log.info("snapshots from before an erasure removed", extra={"sequence": first})
 
-    async def watch(self) -> None:
-        """Take snapshots, and consolidates, when the settings say that it is time, until `stop_watching`."""
+    async def background_loop(self) -> None:
+        """Take snapshots and consolidate as the settings say, until `stop_background`."""
         settings = self.settings
         idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
         again, look = 0.0, 0.0
@@ -255,8 +259,8 @@ class Runtime:
                 look = time.monotonic() + _RETRY_S
                 await _logged("no snapshot was removed", self._in_turn(self._remove_erased_snapshots()))
 
-    async def pulse(self) -> None:
-        """Tell listeners once a second how busy the engine is, until `stop_watching`."""
+    async def heartbeat(self) -> None:
+        """Tell listeners once a second how busy the engine is, until `stop_background`."""
         while not await self._stopped_within(_WATCH_S):
             waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
             self.events.publish(Event("load", self.telemetry.load.summary() | waiting))
@@ -266,8 +270,8 @@ class Runtime:
             await asyncio.wait_for(self._stop.wait(), seconds)
         return self._stop.is_set()
 
-    def stop_watching(self) -> None:
-        """End `pulse`, and `watch` once the snapshot that it is taking is taken."""
+    def stop_background(self) -> None:
+        """End `heartbeat`, and `background_loop` once the snapshot that it is taking is taken."""
         self._stop.set()
 
 

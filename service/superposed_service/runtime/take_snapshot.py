@@ -17,6 +17,6 @@ def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapsh
     image = writer.image()
     snapshot, needed = keep(directory.snapshots, image, settings.history_records)
     writer.kept(image, snapshot.digest)
-    while trim_some(writer.ledger, needed):
+    while trim_some(writer.transaction_log, needed):
         pass
     return snapshot

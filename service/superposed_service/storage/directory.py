@@ -113,7 +113,7 @@ class DataDirectory:
             self._ledger.close(keep_log=self.replaced)
         os.close(self._lock)
 
-    def ledger(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
+    def transaction_log(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
         """Open the journal; it is closed with the directory.
 
         Raises:
@@ -150,12 +150,12 @@ class DataDirectory:
         for name in ("HEAD", "journal.db", "journal.db-wal"):
             (self.path / name).unlink(missing_ok=True)
         self.snapshots.remove(lambda _: True)
-        ledger = TransactionLog(self.path)
+        transaction_log = TransactionLog(self.path)
         try:
-            ledger.begin(sequence)
-            chain = ledger.journal.chain
+            transaction_log.begin(sequence)
+            chain = transaction_log.journal.chain
         finally:
-            ledger.close()
+            transaction_log.close()
         self.snapshots.write(store, sequence=sequence, digest=digest, chain=chain, lineage=lineage)
         for path in (self.path, self.path.parent):
             tensorfile.sync_directory(path)
@@ -167,11 +167,11 @@ class DataDirectory:
             return False
         if not (self.path / "journal.db").exists():
             return True
-        ledger = TransactionLog(self.path)
+        transaction_log = TransactionLog(self.path)
         try:
-            return not ledger.journal.has_records
+            return not transaction_log.journal.has_records
         finally:
-            ledger.close()
+            transaction_log.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

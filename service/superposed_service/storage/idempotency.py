@@ -65,13 +65,13 @@ class IdempotencyResponse:
     """A journalled request and its answer.
 
     Args:
-        origin: The request.
+        idempotency_key: The request.
         sequence: Of its record.
         created: Unix seconds.
         answer: JSON values; None until the record is applied.
     """
 
-    origin: IdempotencyKey
+    idempotency_key: IdempotencyKey
     sequence: int
     created: float
     answer: dict[str, Any] | None = None
@@ -106,9 +106,9 @@ class IdempotencyStore:
             key, request, sequence, created, answer, owner = row
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a kept answer is not what was written", received=f"record {sequence}")
-            origin = IdempotencyKey(key, request, owner)
+            idempotency_key = IdempotencyKey(key, request, owner)
             self._kept[key] = IdempotencyResponse(
-                origin, sequence, created, json.loads(answer) if answer else None
+                idempotency_key, sequence, created, json.loads(answer) if answer else None
             )
             self._owned[owner] += 1
 
@@ -136,18 +136,18 @@ class IdempotencyStore:
             retry_after_s=min(self._kept_s, _RETRY_S),
         )
 
-    def find(self, origin: IdempotencyKey) -> IdempotencyResponse | None:
+    def find(self, idempotency_key: IdempotencyKey) -> IdempotencyResponse | None:
         """Return the stored response of a request that was seen before.
 
         Raises:
             IdempotencyMismatch: The key came with another request.
         """
-        kept = self._kept.get(origin.key)
-        if kept is not None and kept.origin.request != origin.request:
+        kept = self._kept.get(idempotency_key.key)
+        if kept is not None and kept.idempotency_key.request != idempotency_key.request:
             raise IdempotencyMismatch(
                 "this Idempotency-Key came with another request before",
                 expected="a new key for a new request",
-                received=origin.key,
+                received=idempotency_key.key,
             )
         return kept
 
@@ -155,15 +155,15 @@ class IdempotencyStore:
         """Return the requests that replay will answer, by sequence."""
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
-    def add(self, origin: IdempotencyKey, sequence: int) -> Statement:
+    def add(self, idempotency_key: IdempotencyKey, sequence: int) -> Statement:
         """Keep a request; what writes it belongs in the transaction of its record.
 
         The one thing that may be done on another thread while this one settles answers.
         """
-        if (before := self._kept.get(origin.key)) is not None:
-            self._owned[before.origin.owner] -= 1
-        kept = self._kept[origin.key] = IdempotencyResponse(origin, sequence, time.time())
-        self._owned[origin.owner] += 1
+        if (before := self._kept.get(idempotency_key.key)) is not None:
+            self._owned[before.idempotency_key.owner] -= 1
+        kept = self._kept[idempotency_key.key] = IdempotencyResponse(idempotency_key, sequence, time.time())
+        self._owned[idempotency_key.owner] += 1
         return _writing(kept)
 
     def settle(self, key: str, answer: dict[str, Any]) -> None:
@@ -180,7 +180,7 @@ class IdempotencyStore:
         self._settled.clear()
         for key in self._expired():
             statements.append(("DELETE FROM answers WHERE key = ?", (key,)))
-            self._owned[self._kept.pop(key).origin.owner] -= 1
+            self._owned[self._kept.pop(key).idempotency_key.owner] -= 1
         return statements
 
     def _expired(self) -> list[str]:
@@ -196,8 +196,15 @@ class IdempotencyStore:
 
 def _writing(kept: IdempotencyResponse) -> Statement:
     answer = None if kept.answer is None else json.dumps(kept.answer)
-    origin = kept.origin
-    row = (origin.key, origin.request, kept.sequence, kept.created, answer, origin.owner)
+    idempotency_key = kept.idempotency_key
+    row = (
+        idempotency_key.key,
+        idempotency_key.request,
+        kept.sequence,
+        kept.created,
+        answer,
+        idempotency_key.owner,
+    )
     return (
         "INSERT OR REPLACE INTO answers (key, request, sequence, created, answer, owner, checksum)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",

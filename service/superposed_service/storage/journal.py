@@ -14,7 +14,7 @@ from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from superposed_service.errors import BeyondHorizon, JournalCorrupt
+from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage.database import Database
 
 _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
@@ -154,7 +154,7 @@ class Journal:
     def _linked(self, after: int, through: int | None, more: str) -> Iterator[tuple[Any, ...]]:
         """Return sequence, kind, head, digest and further columns, after checking the hash chain."""
         if after < self.horizon:
-            raise BeyondHorizon(
+            raise HistoryTruncated(
                 "the journal does not reach that far back",
                 expected=f"{self.horizon} or later",
                 received=after,

@@ -113,7 +113,7 @@ class TransactionLog:
         unwritten, self._unwritten = self._unwritten, []
         return [*unwritten, *self.answers.take_changes(), *self.canaries.take_changes()]
 
-    def give_back(self, beside: Sequence[Statement]) -> None:
+    def requeue(self, beside: Sequence[Statement]) -> None:
         """Keep what `take_changes` gave for the next time: the `write` that it was for did not begin."""
         self._unwritten = [*beside, *self._unwritten]
 
@@ -131,9 +131,9 @@ class TransactionLog:
         """
         with self._database.transaction():
             records = self.journal.append([entry for entry, _ in changes])
-            for record, (_, origin) in zip(records, changes, strict=True):
-                if origin is not None:
-                    self._database.execute(*self.answers.add(origin, record.sequence))
+            for record, (_, idempotency_key) in zip(records, changes, strict=True):
+                if idempotency_key is not None:
+                    self._database.execute(*self.answers.add(idempotency_key, record.sequence))
             for statement in beside:
                 self._database.execute(*statement)
             if digest is not None:

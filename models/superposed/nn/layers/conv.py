@@ -54,7 +54,7 @@ class SuperposedConv2d(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        if family.lanes != 1:
+        if family.components != 1:
             raise ConfigError(
                 "convolutions have real features",
                 expected="a family on real features (phase, binary, cyclic, rotation)",

@@ -61,22 +61,24 @@ class SuperposedLinear(nn.Module):
         self.bound_features = in_features + constants
         self.width = family.width(self.bound_features)
         self._real_only = real_output
-        complex_weights = family.lanes == 2
+        complex_weights = family.components == 2
         shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
-        bound = gain / math.sqrt(self.bound_features * family.lanes)
+        bound = gain / math.sqrt(self.bound_features * family.components)
         # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
-        drawn = torch.zeros(shape, dtype=dtype)
+        initialized = torch.zeros(shape, dtype=dtype)
         if generator is not None:
-            drawn = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
-        self.weight = nn.Parameter(drawn.to(dtype))
+            initialized = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
+        self.weight = nn.Parameter(initialized.to(dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias == "shared" else None
-        constant = torch.zeros(family.lanes, constants + family.padding(self.bound_features), dtype=dtype)
+        constant = torch.zeros(
+            family.components, constants + family.padding(self.bound_features), dtype=dtype
+        )
         constant[0, :constants] = 1.0
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
         """Return the real matrix of the product (lanes x D_out, width), or (D_out, width) if real."""
-        if self.family.lanes == 1:
+        if self.family.components == 1:
             return self.weight
         real, imaginary = self.weight
         top = torch.cat([real, -imaginary], dim=1)  # (D_out, width)
@@ -87,9 +89,9 @@ class SuperposedLinear(nn.Module):
     def extend(self, x: Tensor) -> Tensor:
         """Append a bound bias's constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
         rows = len(x)
-        lanes = x.view(rows, self.family.lanes, self.in_features)  # (B, lanes, D_in)
+        components = x.view(rows, self.family.components, self.in_features)  # (B, lanes, D_in)
         constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, constant + padding)
-        return torch.cat([lanes, constant], dim=-1).view(rows, self.width)
+        return torch.cat([components, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
         """Bind every row with its context and multiply the whole batch at once.
@@ -105,7 +107,7 @@ class SuperposedLinear(nn.Module):
 
     def shared_bias(self) -> Tensor | None:
         """Return the bias that is added after the product, as long as its rows; None where it is bound."""
-        if self.bias is None or self.family.lanes == 1 or self._real_only:
+        if self.bias is None or self.family.components == 1 or self._real_only:
             return self.bias
         return torch.cat([self.bias, torch.zeros_like(self.bias)])  # (2 D_out,)
 
@@ -119,7 +121,9 @@ class SuperposedLinear(nn.Module):
             weight (rows of `matrix()`, lanes x D_in) and bias (rows,).
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
-        lanes = folded.view(len(folded), self.family.lanes, -1)  # (rows, lanes, D_in + constant + padding)
+        components = folded.view(
+            len(folded), self.family.components, -1
+        )  # (rows, lanes, D_in + constant + padding)
         shared = self.shared_bias()
-        bias = lanes[:, 0, self.in_features] if shared is None else shared  # (rows,)
-        return lanes[:, :, : self.in_features].reshape(len(folded), -1), bias
+        bias = components[:, 0, self.in_features] if shared is None else shared  # (rows,)
+        return components[:, :, : self.in_features].reshape(len(folded), -1), bias

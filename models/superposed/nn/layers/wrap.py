@@ -286,7 +286,7 @@ def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
 
 
 def _start_from(linear: SuperposedLinear, weight: Tensor, bias: Tensor | None) -> None:
-    if linear.family.lanes != 1:
+    if linear.family.components != 1:
         raise ConfigError(
             "a wrapped network has real features",
             expected="a family on real features (phase, binary, cyclic, rotation)",

@@ -18,7 +18,7 @@ _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 
 def create(
-    ledger: TransactionLog,
+    transaction_log: TransactionLog,
     *,
     name: str,
     scope: AccessScope,
@@ -30,7 +30,7 @@ def create(
     """Make an API key, on the thread that owns the ledger.
 
     Args:
-        ledger: Where it is kept.
+        transaction_log: Where it is kept.
         name: Free text.
         scope: What it may do.
         tasks: A pattern of task keys that it may name.
@@ -49,7 +49,7 @@ def create(
     """
     if scope == "admin" and tasks != "*":
         raise InvalidRequest("an admin key reaches every task", expected="tasks: *", received=tasks)
-    if most is not None and len(ledger.api_keys) >= most:
+    if most is not None and len(transaction_log.api_keys) >= most:
         raise LimitReached("there are as many API keys as there may be", expected=most, received=most + 1)
     identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(
@@ -59,39 +59,39 @@ def create(
         tasks=tasks,
         secret_sha256=_digest(secret),
         created=time.time(),
-        since=ledger.journal.sequence,
+        since=transaction_log.journal.sequence,
         expires=expires,
         **quotas,
     )
-    ledger.api_keys.put(key)
+    transaction_log.api_keys.put(key)
     return key, f"sp-{identifier}-{secret}"
 
 
-def revoke(ledger: TransactionLog, identifier: str) -> None:
+def revoke(transaction_log: TransactionLog, identifier: str) -> None:
     """End a key at once; what it did stays on record under its id.
 
     Raises:
         UnknownApiKey: There is none.
         StorageUnavailable: The disk refused.
     """
-    key = _get(ledger.api_keys, identifier)
+    key = _get(transaction_log.api_keys, identifier)
     if key.revoked is None:
-        ledger.api_keys.put(replace(key, revoked=time.time()))
+        transaction_log.api_keys.put(replace(key, revoked=time.time()))
 
 
-def rotate(ledger: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
+def rotate(transaction_log: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
     """Give a key a new secret; the old one is no good from now on.
 
     Raises:
         UnknownApiKey: There is none, or it was revoked.
         StorageUnavailable: The disk refused.
     """
-    key = _get(ledger.api_keys, identifier)
+    key = _get(transaction_log.api_keys, identifier)
     if key.revoked is not None:
         raise UnknownApiKey("this API key was revoked", expected="a key in use", received=identifier)
     secret = secrets.token_urlsafe(32)
     rotated = replace(key, secret_sha256=_digest(secret))
-    ledger.api_keys.put(rotated)
+    transaction_log.api_keys.put(rotated)
     return rotated, f"sp-{identifier}-{secret}"
 
 

@@ -34,5 +34,5 @@ class Admission:
         enter(principal_of(scope).author or ANYONE, timeout_s)
         path: str = scope["path"]
         if scope["method"] == "POST" and path.endswith(_ROWS):
-            running: Runtime = self._api.state.running
-            running.engine.check_room(reads=path.endswith("/infer"))
+            runtime: Runtime = self._api.state.runtime
+            runtime.engine.check_room(reads=path.endswith("/infer"))

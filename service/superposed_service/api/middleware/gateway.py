@@ -38,7 +38,7 @@ class RequestGateway:
         checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
-        pacing: How much later 429 and 503 leave.
+        rejection_delay: How much later 429 and 503 leave.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class RequestGateway:
         *,
         max_bytes: int,
         most_held: int,
-        pacing: RejectionDelay,
+        rejection_delay: RejectionDelay,
     ) -> None:
         self._app = app
         self._checks = (*checks, self._check_length)
         self.max_bytes = max_bytes
         self.most_held = most_held
-        self.pacing = pacing
+        self.rejection_delay = rejection_delay
         self.held = 0
         self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
         self._count = itertools.count(1)
@@ -83,7 +83,7 @@ class RequestGateway:
             if not exchange.started:
                 await problem_response(500, scope["path"], INTERNAL)(scope, receive, exchange.send)
         finally:
-            exchange.give_back()
+            exchange.release()
 
     async def _pass_on(self, scope: Scope, exchange: _Exchange) -> None:
         if scope["method"] == "HEAD":  # every GET route has one
@@ -104,12 +104,12 @@ class RequestGateway:
 class _Exchange:
     """One request's messages on their way through `RequestGateway`."""
 
-    __slots__ = ("_entrance", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
+    __slots__ = ("_gateway", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
 
     def __init__(
-        self, entrance: RequestGateway, scope: Scope, receive: Receive, send: Send, name: str
+        self, gateway: RequestGateway, scope: Scope, receive: Receive, send: Send, name: str
     ) -> None:
-        self._entrance, self._scope, self._receive, self._send = entrance, scope, receive, send
+        self._gateway, self._scope, self._receive, self._send = gateway, scope, receive, send
         self.identifier = name
         self.received = 0
         self.started = self.finished = False
@@ -117,20 +117,20 @@ class _Exchange:
     async def receive(self) -> Message:
         """Return counts the body's bytes."""
         message = await self._receive()
-        entrance, more = self._entrance, len(message.get("body", b""))
+        gateway, more = self._gateway, len(message.get("body", b""))
         self.received += more
-        entrance.held += more
-        if self.received > entrance.max_bytes:
-            raise _too_large(self.received, entrance.max_bytes)
-        if entrance.held > entrance.most_held:
+        gateway.held += more
+        if self.received > gateway.max_bytes:
+            raise _too_large(self.received, gateway.max_bytes)
+        if gateway.held > gateway.most_held:
             raise Overloaded(
-                "too many bytes are coming in", expected=f"{entrance.most_held} at most, of all requests"
+                "too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests"
             )
         return message
 
-    def give_back(self) -> None:
+    def release(self) -> None:
         """Release its body's bytes from the total."""
-        self._entrance.held -= self.received
+        self._gateway.held -= self.received
         self.received = 0
 
     async def send_head(self, message: Message) -> None:
@@ -148,8 +148,8 @@ class _Exchange:
             status = self._scope[STATUS] = message["status"]
             message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
             if status in _PACED and self._scope["path"] not in PROBES:
-                self.give_back()  # a delayed rejection keeps no other body out
-                await asyncio.sleep(self._entrance.pacing.wait_s(self._scope.get(AUTHOR)))
+                self.release()  # a delayed rejection keeps no other body out
+                await asyncio.sleep(self._gateway.rejection_delay.wait_s(self._scope.get(AUTHOR)))
         else:
             self.finished = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)

@@ -25,7 +25,7 @@ from superposed_service.settings import Settings
 
 def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
     """Return the body of `GET /v1/store`."""
-    store, journal = writer.store, writer.ledger.journal
+    store, journal = writer.store, writer.transaction_log.journal
     return {
         "family": store.config.family,
         "network": {"inputs": store.config.network.inputs} | store.config.network.model_dump(mode="json"),
@@ -47,7 +47,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "weights": store.weight_bytes,
             "optimizer": store.optimizer_bytes,
             "contexts_cached": store.contexts.cached_bytes,
-            "kept_rows": store.reservoir.bytes,
+            "kept_rows": store.replay_buffer.bytes,
         },
         "rehearsal": store.config.rehearsal.model_dump(mode="json"),
         "fingerprint": fingerprint(store.device),
@@ -55,7 +55,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "horizon": journal.horizon,
             "sequence": journal.sequence,
             "records_since_snapshot": writer.records_since_snapshot,
-            "failure": writer.ledger.failure,
+            "failure": writer.transaction_log.failure,
             "lineage": store.lineage,
             "incarnation": journal.incarnation,
         },
@@ -165,7 +165,7 @@ def task_keys(text: str) -> list[str]:
 
 def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
     """Return the body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
-    kept = {key: writer.ledger.canaries[key].values() for key in keys}
+    kept = {key: writer.transaction_log.canaries[key].values() for key in keys}
     rows = {key: [unpack(one.payload)["inputs"] for one in canaries] for key, canaries in kept.items()}
     return asdict(measure_interference(writer.store, keys, rows))
 
@@ -185,7 +185,7 @@ def check_source(writer: Writer, source: str) -> None:
     """
     if not source.startswith(AUTHOR):
         writer.store.tasks.get(source)
-    elif writer.ledger.api_keys.get(source.removeprefix(AUTHOR)) is None:
+    elif writer.transaction_log.api_keys.get(source.removeprefix(AUTHOR)) is None:
         raise UnknownApiKey("no API key has this id", received=source)
 
 
@@ -193,7 +193,7 @@ def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
     """Return the body of `GET /v1/quarantine`."""
     found = []
     for source, since in writer.store.tasks.quarantined.items():
-        records = writer.ledger.journal.summaries(since - 1, 1)
+        records = writer.transaction_log.journal.summaries(since - 1, 1)
         reason = records[0].head["reason"] if records and records[0].sequence == since else None
         found.append({"source": source, "since": since, "reason": reason})
     return found

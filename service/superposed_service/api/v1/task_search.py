@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from superposed.analysis.task_inference import EXPONENT_TRIES, check_tries, locate, locate_exponent
+from superposed.analysis.task_inference import (
+    EXPONENT_EVALUATIONS,
+    check_evaluations,
+    locate,
+    locate_exponent,
+)
 from superposed.contexts import as_expression
 from superposed.store.store import WeightStore
 from superposed_service.api.v1.schemas import LocateBody
@@ -47,9 +52,9 @@ def _width(inputs: Any) -> int:
 
 def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
     """Return the number of candidate evaluations; raises `CapacityExceeded` where it is above `most`."""
-    count = EXPONENT_TRIES if body.exponent_of is not None else len(candidates)
+    count = EXPONENT_EVALUATIONS if body.exponent_of is not None else len(candidates)
     wanted = len(RowBatch(None, None, body.inputs)) * count
-    check_tries(wanted, most)
+    check_evaluations(wanted, most)
     return wanted
 
 

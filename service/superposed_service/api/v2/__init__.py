@@ -1,6 +1,6 @@
 """The Open Inference Protocol, version 2: another face of the same engine."""
 
-from superposed_service.api.v2.grpc_server import GrpcFace
+from superposed_service.api.v2.grpc_server import GrpcServer
 from superposed_service.api.v2.routes import router
 
-__all__ = ["GrpcFace", "router"]
+__all__ = ["GrpcServer", "router"]

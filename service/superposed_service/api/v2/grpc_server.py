@@ -88,25 +88,25 @@ async def _abort(context: Any, error: SuperposedError) -> None:
     await context.abort(_CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL), str(error))
 
 
-class GrpcFace:
+class GrpcServer:
     """A gRPC server on the event loop that it is started on.
 
     Args:
-        running: The service behind it.
+        runtime: The service behind it.
         quotas: What API keys may ask for.
         cyclic: Whether the store's family is the cyclic one.
     """
 
-    def __init__(self, running: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
-        self._running = running
+    def __init__(self, runtime: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
+        self._runtime = runtime
         self._quotas = quotas
         self._cyclic = cyclic
         self._held = 0
-        self._address = running.settings.grpc_address
-        most = running.settings.max_body_bytes
+        self._address = runtime.settings.grpc_address
+        most = runtime.settings.max_body_bytes
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
-            maximum_concurrent_rpcs=min(_MOST_CALLS, running.settings.max_connections),
+            maximum_concurrent_rpcs=min(_MOST_CALLS, runtime.settings.max_connections),
         )
         self._server.add_generic_rpc_handlers((_Calls(self._handler),))
 
@@ -130,7 +130,7 @@ class GrpcFace:
         """Return the handler of a call by its head: the body of a rejected call is not read."""
         try:
             principal = admit(
-                self._running.directory.ledger().api_keys,
+                self._runtime.directory.transaction_log().api_keys,
                 header,
                 None if name in _PROBES else self._quotas,
                 cyclic=self._cyclic,
@@ -152,7 +152,7 @@ class GrpcFace:
     @contextmanager
     def _holding(self, body: bytes) -> Iterator[None]:
         """Return counts a body's bytes for as long as it is worked on."""
-        most = self._running.settings.max_inflight_bytes
+        most = self._runtime.settings.max_inflight_bytes
         self._held += len(body)
         try:
             if self._held > most:
@@ -163,14 +163,14 @@ class GrpcFace:
 
     def _checked(self, principal: Principal, model: str, version: str = "") -> str:
         principal.check_contexts([model])
-        if version not in {"", self._running.version}:
+        if version not in {"", self._runtime.version}:
             raise UnknownVersion(
-                f"model {model} has no such version", expected=self._running.version, received=version
+                f"model {model} has no such version", expected=self._runtime.version, received=version
             )
         return model
 
     async def _call(self, run: Callable[[Any], Any]) -> Any:
-        return await self._running.engine.call(run)
+        return await self._runtime.engine.call(run)
 
     async def _server_live(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked, principal
@@ -178,7 +178,7 @@ class GrpcFace:
 
     async def _server_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked, principal
-        return {"ready": self._running.engine.ready}
+        return {"ready": self._runtime.engine.ready}
 
     async def _server_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked, principal
@@ -192,7 +192,7 @@ class GrpcFace:
     async def _model_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
         model = self._checked(principal, asked.name, asked.version)
         schema = await self._call(lambda store: metadata.schema_of(store, model))
-        found = metadata.metadata(schema, model, self._running.version)
+        found = metadata.metadata(schema, model, self._runtime.version)
         for tensor in found["inputs"]:
             tensor.pop("optional", None)
         return found
@@ -200,7 +200,7 @@ class GrpcFace:
     async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
         model = self._checked(principal, asked.name, asked.version)
         schema = await self._call(lambda store: metadata.schema_of(store, model))
-        found = metadata.config(schema, model, self._running.settings.max_rows)
+        found = metadata.config(schema, model, self._runtime.settings.max_rows)
         for tensor in (*found["input"], *found["output"]):
             tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
             tensor.pop("optional", None)
@@ -210,11 +210,11 @@ class GrpcFace:
         def wanted(name: str) -> bool:
             return asked.name in {"", name} and principal.may_address(name)
 
-        return self._running.statistics.body(self._running.version, wanted)
+        return self._runtime.statistics.body(self._runtime.version, wanted)
 
     async def _repository_index(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked
-        found = await self._call(lambda store: metadata.index(store, self._running.version))
+        found = await self._call(lambda store: metadata.index(store, self._runtime.version))
         return {"models": [one for one in found if principal.may_name(one["name"])]}
 
     async def _repository_model_load(self, asked: Any, principal: Principal) -> dict[str, Any]:
@@ -232,13 +232,13 @@ class GrpcFace:
         names = {output.name: True for output in asked.outputs} or None
         rows = messages.rows_of(model, _tensors(asked))
         request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)
-        self._running.admit(rows, principal)
-        with self._running.statistics.measured(model, len(rows)):
-            answer = await self._running.engine.infer(rows)
+        self._runtime.admit(rows, principal)
+        with self._runtime.statistics.measured(model, len(rows)):
+            answer = await self._runtime.engine.infer(rows)
             columns = messages.columns_of(request, answer)
         return {
             "model_name": model,
-            "model_version": self._running.version,
+            "model_version": self._runtime.version,
             "id": asked.id,
             "outputs": [column.described() for column in columns],
             "raw_output_contents": [column.raw() for column in columns],

@@ -7,7 +7,7 @@ from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
 from superposed_service.api.tensors import HEAD_LENGTH
-from superposed_service.api.v1.routes.common import json_response, plain_body, principal, running
+from superposed_service.api.v1.routes.common import json_response, plain_body, principal, runtime
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.errors import NotReady, UnknownVersion
 
@@ -19,7 +19,7 @@ _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{versi
 def _checked(request: Request) -> str:
     """Return the model that the path names, after checking the principal and the version."""
     model: str = request.path_params["model"]
-    asked, current = request.path_params.get("version"), running(request).version
+    asked, current = request.path_params.get("version"), runtime(request).version
     principal(request).check_contexts([model])
     if asked is not None and asked != current:
         raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
@@ -47,7 +47,7 @@ async def live(request: Request) -> Response:
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference is admitted."""
-    if not running(request).engine.ready:
+    if not runtime(request).engine.ready:
         raise NotReady("the service is starting or stopping")
     return json_response({"ready": True})
 
@@ -56,7 +56,7 @@ async def ready(request: Request) -> Response:
 @requires("infer")
 async def all_statistics(request: Request) -> Response:
     """Return the statistics of the models that were asked since the start."""
-    service = running(request)
+    service = runtime(request)
     return json_response(service.statistics.body(service.version, principal(request).may_address))
 
 
@@ -66,7 +66,7 @@ async def all_statistics(request: Request) -> Response:
 async def model_ready(request: Request) -> Response:
     """Answer 200 where every task of the model is registered."""
     name = _checked(request)
-    await running(request).engine.call(lambda store: metadata.schema_of(store, name))
+    await runtime(request).engine.call(lambda store: metadata.schema_of(store, name))
     return json_response({"name": name, "ready": True})
 
 
@@ -75,7 +75,7 @@ async def model_ready(request: Request) -> Response:
 @requires("infer")
 async def config(request: Request) -> Response:
     """Return the fields of Triton's model configuration that apply."""
-    name, service = _checked(request), running(request)
+    name, service = _checked(request), runtime(request)
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.config(schema, name, service.settings.max_rows))
 
@@ -85,7 +85,7 @@ async def config(request: Request) -> Response:
 @requires("infer")
 async def statistics(request: Request) -> Response:
     """Return a model's statistics since the start."""
-    name, service = _checked(request), running(request)
+    name, service = _checked(request), runtime(request)
     await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(service.statistics.body(service.version, lambda other: other == name))
 
@@ -94,7 +94,7 @@ async def statistics(request: Request) -> Response:
 @requires("infer")
 async def index(request: Request) -> Response:
     """Return every task; compositions are models too, and too many to list."""
-    service, may_name = running(request), principal(request).may_name
+    service, may_name = runtime(request), principal(request).may_name
     found = await service.engine.call(lambda store: metadata.index(store, service.version))
     return json_response([one for one in found if may_name(one["name"])])
 
@@ -104,7 +104,7 @@ async def index(request: Request) -> Response:
 async def load(request: Request) -> Response:
     """Derive its contexts, so that its first request need not."""
     name = _checked(request)
-    await running(request).engine.call(lambda store: metadata.load(store, name))
+    await runtime(request).engine.call(lambda store: metadata.load(store, name))
     return json_response({})
 
 
@@ -113,7 +113,7 @@ async def load(request: Request) -> Response:
 async def unload(request: Request) -> Response:
     """Evict its contexts. The task stays, and its next request derives them again."""
     name = _checked(request)
-    await running(request).engine.call(lambda store: metadata.unload(store, name))
+    await runtime(request).engine.call(lambda store: metadata.unload(store, name))
     return json_response({})
 
 
@@ -122,7 +122,7 @@ async def unload(request: Request) -> Response:
 @requires("infer")
 async def model(request: Request) -> Response:
     """Return inputs and outputs; -1 stands for the rows."""
-    name, service = _checked(request), running(request)
+    name, service = _checked(request), runtime(request)
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.metadata(schema, name, service.version))
 
@@ -132,7 +132,7 @@ async def model(request: Request) -> Response:
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
     """Return rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
-    name, service, headers = _checked(request), running(request), request.headers
+    name, service, headers = _checked(request), runtime(request), request.headers
     body = await plain_body(request)
     width = 1
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are

@@ -15,7 +15,7 @@ from superposed_service.api.v1.routes.common import (
     principal,
     read,
     refuse_repeats,
-    running,
+    runtime,
 )
 from superposed_service.api.v1.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
 
@@ -38,7 +38,7 @@ def _new(made: tuple[Any, str]) -> Response:
 async def list_all(request: Request) -> Response:
     """Return every key, the revoked ones too; never a secret."""
     return json_response(
-        await running(request).engine.call_writer(lambda writer: keys_body(writer.ledger.api_keys))
+        await runtime(request).engine.call_writer(lambda writer: keys_body(writer.transaction_log.api_keys))
     )
 
 
@@ -54,10 +54,10 @@ async def make(request: Request) -> Response:
     """Return the answer shows the key for the only time. From the first one on, every request needs one."""
     refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
-    service = running(request)
+    service = runtime(request)
     most = service.settings.max_api_keys
     made = await service.engine.call_writer(
-        lambda writer: create(writer.ledger, most=most, **body.model_dump())
+        lambda writer: create(writer.transaction_log, most=most, **body.model_dump())
     )
     _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
     return _new(made)
@@ -67,7 +67,7 @@ async def make(request: Request) -> Response:
 @requires("admin")
 async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
-    await running(request).engine.call_writer(lambda writer: revoke(writer.ledger, identifier))
+    await runtime(request).engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
     _note(request, "API key revoked", identifier)
     return Response(status_code=204)
 
@@ -79,6 +79,8 @@ async def end(request: Request, identifier: str) -> Response:
 async def renew(request: Request, identifier: str) -> Response:
     """Return the old secret is no good from now on; id, scope and pattern stay."""
     refuse_repeats(request)
-    made = await running(request).engine.call_writer(lambda writer: rotate(writer.ledger, identifier))
+    made = await runtime(request).engine.call_writer(
+        lambda writer: rotate(writer.transaction_log, identifier)
+    )
     _note(request, "API key rotated", identifier)
     return _new(made)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import json_response, principal, running
+from superposed_service.api.v1.routes.common import json_response, principal, runtime
 from superposed_service.api.v1.schemas import CapacityBody, InterferenceBody
 from superposed_service.api.v1.serializers import capacity_body, interference_body, task_keys
 from superposed_service.errors import InvalidRequest
@@ -25,7 +25,7 @@ async def get_capacity(request: Request) -> Response:
     """
     asker = principal(request)
     wanted = None if asker.sees_all else asker.may_name
-    return json_response(await running(request).engine.call(lambda store: capacity_body(store, wanted)))
+    return json_response(await runtime(request).engine.call(lambda store: capacity_body(store, wanted)))
 
 
 @router.get("/interference", response_model=InterferenceBody, summary="Measure interference between tasks")
@@ -38,5 +38,5 @@ async def get_interference(request: Request, tasks: str) -> Response:
     for key in keys:
         principal(request).check_task(key)
     return json_response(
-        await running(request).engine.call_writer(lambda writer: interference_body(writer, keys))
+        await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys))
     )

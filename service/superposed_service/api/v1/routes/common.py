@@ -26,13 +26,13 @@ M = TypeVar("M", bound=BaseModel)
 _HEAD_LENGTH = HEAD_LENGTH.lower().encode()
 
 
-def running(request: Request) -> Runtime:
+def runtime(request: Request) -> Runtime:
     """Return the engine, settings and data directory that the request is served by."""
-    service: Runtime = request.app.state.running
+    service: Runtime = request.app.state.runtime
     return service
 
 
-async def origin(request: Request) -> IdempotencyKey | None:
+async def idempotency_key(request: Request) -> IdempotencyKey | None:
     """Return the idempotency key of a request that has an `Idempotency-Key`.
 
     Raises:
@@ -53,13 +53,13 @@ def refuse_repeats(request: Request) -> None:
         )
 
 
-async def errand(request: Request) -> ResumableRequest:
+async def resumable(request: Request) -> ResumableRequest:
     """Return the resumable form of a request that makes several changes.
 
     Raises:
         InvalidRequest: Its `Idempotency-Key` is no key.
     """
-    asker, keys = principal(request), running(request).directory.ledger().api_keys
+    asker, keys = principal(request), runtime(request).directory.transaction_log().api_keys
 
     async def check() -> None:
         if not asker.is_still_good(keys):
@@ -67,7 +67,7 @@ async def errand(request: Request) -> ResumableRequest:
         if await request.is_disconnected():
             raise ClientDisconnect
 
-    return ResumableRequest(await origin(request), asker.author, check)
+    return ResumableRequest(await idempotency_key(request), asker.author, check)
 
 
 @asynccontextmanager
@@ -77,7 +77,7 @@ async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
         yield
     except Quarantined as error:
         source, may_name = str(error.received), principal(request).may_name
-        why = await running(request).engine.call_writer(
+        why = await runtime(request).engine.call_writer(
             lambda writer: explain_quarantine(writer, source, may_name)
         )
         raise Quarantined(
@@ -95,13 +95,15 @@ async def task_key(request: Request, text: str) -> str:
     key, group = task_name(text)
     principal(request).check_task(key)
     if group is not None:
-        await running(request).engine.call(lambda store: check_member(store, key, group))
+        await runtime(request).engine.call(lambda store: check_member(store, key, group))
     return key
 
 
 async def submit(request: Request, change: Change) -> JsonObject:
     """Make a change in the name of the principal."""
-    return await running(request).engine.change(change, await origin(request), principal(request).author)
+    return await runtime(request).engine.change(
+        change, await idempotency_key(request), principal(request).author
+    )
 
 
 def principal(request: Request) -> Principal:
@@ -143,7 +145,7 @@ async def plain_body(request: Request) -> bytes:
         PayloadTooLarge: It would have more bytes than a body may.
     """
     body, encoding = await request.body(), header(request.scope, b"content-encoding")
-    return codec.inflate(body, encoding, running(request).settings.max_body_bytes) if encoding else body
+    return codec.inflate(body, encoding, runtime(request).settings.max_body_bytes) if encoding else body
 
 
 async def read(request: Request, model: type[M]) -> M:

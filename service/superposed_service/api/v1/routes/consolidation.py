@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import documented_body, errand, json_response, read, running
+from superposed_service.api.v1.routes.common import documented_body, json_response, read, resumable, runtime
 from superposed_service.api.v1.schemas import ConsolidateAnswer, ConsolidateBody
 from superposed_service.runtime.rehearse import consolidate
 from superposed_service.runtime.resumable import check_steps
@@ -27,9 +27,9 @@ async def post(request: Request) -> Response:
     A slice counts where the mean accuracy over tasks, on kept rows, is no lower after it than before.
     """
     body = await read(request, ConsolidateBody)
-    service = running(request)
+    service = runtime(request)
     check_steps(body.steps, service.settings.max_request_steps)
     answer = await consolidate(
-        service.engine, body.steps, service.settings.consolidation_slice, await errand(request)
+        service.engine, body.steps, service.settings.consolidation_slice, await resumable(request)
     )
     return json_response(answer)

@@ -13,7 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from superposed_service.api.auth import Principal, requires
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import principal, running
+from superposed_service.api.v1.routes.common import principal, runtime
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.event_stream import Event, Subscription
 from superposed_service.runtime.runtime import Runtime
@@ -72,7 +72,7 @@ async def listen(
     A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
     far as it is remembered. A client that reads too slowly gets `dropped`, and the stream ends.
     """
-    service, asker = running(request), principal(request)
+    service, asker = runtime(request), principal(request)
     subscription = service.events.subscribe(_after(last_event_id, after), asker.author)
     told = _told(service, asker, subscription)
     return _EventStream(told, ended=lambda: service.events.unsubscribe(subscription))
@@ -91,7 +91,7 @@ def _after(last_event_id: str | None, after: int | None) -> int | None:
 
 
 async def _told(service: Runtime, asker: Principal, subscription: Subscription) -> AsyncIterator[bytes]:
-    keys = service.directory.ledger().api_keys
+    keys = service.directory.transaction_log().api_keys
     yield b"retry: 1000\n\n"
     async for event in subscription:
         if not asker.is_still_good(keys):

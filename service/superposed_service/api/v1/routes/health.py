@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import json_response, running
+from superposed_service.api.v1.routes.common import json_response, runtime
 from superposed_service.errors import NotReady
 
 router = APIRouter(prefix="/health", tags=["health"])
@@ -19,7 +19,7 @@ async def live(request: Request) -> Response:
 
     503 `not-ready` means that only a new start helps.
     """
-    if running(request).engine.crashed:
+    if runtime(request).engine.crashed:
         raise NotReady("the engine has ended: start the service again")
     return json_response({"status": "live"})
 
@@ -31,6 +31,6 @@ async def ready(request: Request) -> Response:
 
     Also once the journal's disk has failed: inference goes on then, but nothing is learned.
     """
-    if (refusal := running(request).refusal) is not None:
-        raise refusal
+    if (not_ready := runtime(request).not_ready) is not None:
+        raise not_ready
     return json_response({"status": "ready"})

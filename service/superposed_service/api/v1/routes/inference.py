@@ -12,12 +12,12 @@ from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
     documented_body,
     explaining_quarantine,
+    idempotency_key,
     json_response,
-    origin,
     principal,
     read,
     rows_response,
-    running,
+    runtime,
 )
 from superposed_service.api.v1.routes.locate import answer_locate
 from superposed_service.api.v1.schemas import (
@@ -37,7 +37,7 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
     rows = RowBatch(body.context, body.contexts, body.inputs)
-    return running(request).admit(rows, principal(request), updates=updates)
+    return runtime(request).admit(rows, principal(request), updates=updates)
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
@@ -65,7 +65,7 @@ async def infer(request: Request) -> Response:
         rows, located = await _located(request, body)
     else:
         rows, located = _rows(request, body), {}
-    answer = await running(request).engine.infer(rows)
+    answer = await runtime(request).engine.infer(rows)
     return rows_response(request, codec.render_answer(answer, body.return_) | located)
 
 
@@ -83,11 +83,11 @@ async def update(request: Request) -> Response:
     """
     body = await read(request, UpdateBody)
     async with explaining_quarantine(request):
-        answer = await running(request).engine.update(
+        answer = await runtime(request).engine.update(
             _rows(request, body, updates=1),
             body.targets,
             body.steps,
-            await origin(request),
+            await idempotency_key(request),
             principal(request).author,
         )
     return json_response(answer)
@@ -103,4 +103,4 @@ async def update(request: Request) -> Response:
 async def evaluate(request: Request) -> Response:
     """Return loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)
-    return json_response(_known(await running(request).engine.evaluate(_rows(request, body), body.targets)))
+    return json_response(_known(await runtime(request).engine.evaluate(_rows(request, body), body.targets)))

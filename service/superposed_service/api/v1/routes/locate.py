@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, running
+from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, runtime
 from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
 from superposed_service.api.v1.task_search import all_tasks, find_context, named, tries
 from superposed_service.changes.rows import RowBatch
@@ -37,7 +37,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
         body: What is asked.
         answered: and for so many rows that are answered afterwards.
     """
-    service, asking = running(request), principal(request)
+    service, asking = runtime(request), principal(request)
     engine, most = service.engine, service.settings.max_candidate_evaluations
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:

@@ -10,12 +10,12 @@ from fastapi.responses import Response
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
-    errand,
     explaining_quarantine,
     json_response,
     plain_body,
     principal,
-    running,
+    resumable,
+    runtime,
     task_key,
 )
 from superposed_service.api.v1.schemas import LearnModelAnswer
@@ -35,7 +35,7 @@ async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, l
     The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
     (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
     """
-    asker, service = principal(request), running(request)
+    asker, service = principal(request), runtime(request)
     key = await task_key(request, key)
     async with explaining_quarantine(request):
         answer = await learn_model(
@@ -45,7 +45,7 @@ async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, l
             await plain_body(request),
             epochs,
             lambda rows, updates: asker.spend(rows=rows, updates=updates),
-            await errand(request),
+            await resumable(request),
         )
     return json_response(answer)
 
@@ -64,7 +64,7 @@ async def get_model(request: Request, context: str) -> Response:
     """
     wanted = codec.read_context(context)
     principal(request).check_contexts([wanted])
-    data = await running(request).engine.call(lambda store: model_bytes(store, wanted))
+    data = await runtime(request).engine.call(lambda store: model_bytes(store, wanted))
     return Response(
         data,
         media_type="application/octet-stream",

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import documented_body, json_response, read, running, submit
+from superposed_service.api.v1.routes.common import documented_body, json_response, read, runtime, submit
 from superposed_service.api.v1.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
 from superposed_service.api.v1.serializers import check_source, quarantine_list
 from superposed_service.changes.quarantine import Quarantine, Release
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
-    return json_response(await running(request).engine.call_writer(quarantine_list))
+    return json_response(await runtime(request).engine.call_writer(quarantine_list))
 
 
 @router.post(
@@ -31,7 +31,7 @@ async def list_all(request: Request) -> Response:
 async def quarantine(request: Request) -> Response:
     """Quarantine a source, as the poison detector does."""
     body = await read(request, QuarantineBody)
-    await running(request).engine.call_writer(lambda writer: check_source(writer, body.source))
+    await runtime(request).engine.call_writer(lambda writer: check_source(writer, body.source))
     change = Quarantine(body.source, {"by": "request", "text": body.reason})
     return json_response(await submit(request, change))
 
@@ -40,6 +40,6 @@ async def quarantine(request: Request) -> Response:
 @requires("admin")
 async def release(request: Request, source: str) -> Response:
     """Release a source. Updates held back stay so, unless the quarantine is rolled back."""
-    if await running(request).engine.call(lambda store: source in store.tasks.quarantined):
+    if await runtime(request).engine.call(lambda store: source in store.tasks.quarantined):
         await submit(request, Release(source))
     return Response(status_code=204)

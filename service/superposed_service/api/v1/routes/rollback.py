@@ -8,11 +8,11 @@ from fastapi.responses import Response
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
     documented_body,
+    idempotency_key,
     json_response,
-    origin,
     principal,
     read,
-    running,
+    runtime,
 )
 from superposed_service.api.v1.schemas import RollbackAnswer, RollbackBody
 from superposed_service.changes.rollback import Selection
@@ -41,5 +41,7 @@ async def roll_back(request: Request) -> Response:
         sequences=without.sequences if without else None,
         api_key=without.api_key if without else None,
     )
-    answer = await running(request).roll_back(selection, await origin(request), principal(request).author)
+    answer = await runtime(request).roll_back(
+        selection, await idempotency_key(request), principal(request).author
+    )
     return json_response(answer)

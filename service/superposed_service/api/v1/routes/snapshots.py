@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import json_response, origin, principal, running
+from superposed_service.api.v1.routes.common import idempotency_key, json_response, principal, runtime
 from superposed_service.api.v1.schemas import RollbackAnswer, SnapshotBody
 
 router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/v1/snapshots", tags=["snapshots"])
 @requires("admin")
 async def take(request: Request) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
-    snapshot = await running(request).snapshot()
+    snapshot = await runtime(request).snapshot()
     return json_response(snapshot.model_dump())
 
 
@@ -26,7 +26,9 @@ async def take(request: Request) -> Response:
 @requires("admin")
 async def restore(request: Request, identifier: str) -> Response:
     """Return a rollback to the snapshot's sequence number; a later rollback can undo it."""
-    answer = await running(request).restore(identifier, await origin(request), principal(request).author)
+    answer = await runtime(request).restore(
+        identifier, await idempotency_key(request), principal(request).author
+    )
     return json_response(answer)
 
 
@@ -34,5 +36,5 @@ async def restore(request: Request, identifier: str) -> Response:
 @requires("admin")
 async def list_snapshots(request: Request) -> Response:
     """Return those on the disk, oldest first."""
-    snapshots = await asyncio.to_thread(running(request).directory.snapshots.list)
+    snapshots = await asyncio.to_thread(runtime(request).directory.snapshots.list)
     return json_response([snapshot.model_dump() for snapshot in snapshots])

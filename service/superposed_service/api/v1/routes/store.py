@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import json_response, principal, running
+from superposed_service.api.v1.routes.common import json_response, principal, runtime
 from superposed_service.api.v1.schemas import StoreBody
 from superposed_service.api.v1.serializers import store_body, tenants_view
 
@@ -20,7 +20,7 @@ async def get_store(request: Request) -> Response:
 
     An API key with a pattern of tasks is shown the number of its own tasks, and their newest record.
     """
-    service, asker = running(request), principal(request)
+    service, asker = runtime(request), principal(request)
     body = await service.engine.call_writer(
         lambda writer: store_body(writer, service.settings, service.recovery)
     )

@@ -17,7 +17,7 @@ from superposed_service.api.v1.routes.common import (
     json_response,
     principal,
     read,
-    running,
+    runtime,
     submit,
     task_key,
 )
@@ -54,7 +54,7 @@ async def register(request: Request) -> Response:
         principal(request).check_task(body.group)
     if body.composition is not None:
         principal(request).check_contexts([body.composition])
-    settings = running(request).settings
+    settings = runtime(request).settings
     change = Register(partial(task_schema, body, settings.max_tasks), settings.max_tasks_per_key)
     answer = await submit(request, change)
     return json_response(answer["task"], 201 if answer["new"] else 200)
@@ -74,10 +74,10 @@ async def list_all(
     `brief=true` leaves out what may be long: labels, offset and scale.
     """
     after = _read_cursor(cursor)
-    most = min(limit, running(request).settings.max_page)
+    most = min(limit, runtime(request).settings.max_page)
 
     may_name = principal(request).may_name
-    tasks, last = await running(request).engine.call(
+    tasks, last = await runtime(request).engine.call(
         lambda store: task_page(store, prefix, after, most, may_name)
     )
     if brief:
@@ -105,7 +105,7 @@ def _read_cursor(cursor: str) -> str:
 async def evaluations(request: Request, key: str) -> Response:
     """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
     key = await task_key(request, key)
-    return json_response(await running(request).engine.call(lambda store: evaluations_body(store, key)))
+    return json_response(await runtime(request).engine.call(lambda store: evaluations_body(store, key)))
 
 
 @router.delete("/{key:path}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
@@ -118,7 +118,7 @@ async def erase(request: Request, key: str) -> Response:
     """
     asker = principal(request)
     key = await task_key(request, key)
-    erased = await running(request).erase_rows(key, asker.author, at_once=asker.is_admin)
+    erased = await runtime(request).erase_rows(key, asker.author, at_once=asker.is_admin)
     return json_response(asdict(erased))
 
 
@@ -127,7 +127,7 @@ async def erase(request: Request, key: str) -> Response:
 async def get(request: Request, key: str) -> Response:
     """Return its schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
-    return json_response(await running(request).engine.call(lambda store: show_task(store, key)))
+    return json_response(await runtime(request).engine.call(lambda store: show_task(store, key)))
 
 
 @router.delete("/{key:path}", status_code=204, summary="Delete a task")
