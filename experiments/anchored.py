@@ -56,7 +56,7 @@ class _Anchored(Standard):
         """See the loss's own gradients before the penalty is added."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the network's, and the anchors."""
+        """Return the network's state and the anchors."""
         state = super().state()
         for name in self._parameters:
             state[f"importance.{name}"] = self._importance[name]

@@ -39,7 +39,7 @@ class AsyncTask:
         return self._core.last_update
 
     async def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
-        """Return one online update on rows (B, features) and B targets."""
+        """Send one online update of rows (B, features) and B targets."""
         await self._client._run(self._core.partial_fit(X, y, steps))
         return self
 
@@ -53,7 +53,7 @@ class AsyncTask:
         seed: int | None = None,
         progress: bool = False,
     ) -> Self:
-        """Return updates over shuffled rows, `epochs` times; goes on from what the task knows already."""
+        """Send updates over shuffled rows, `epochs` times; continue from the task's present state."""
         await self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
         return self
 

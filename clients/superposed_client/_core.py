@@ -152,7 +152,7 @@ class RetryPolicy:
 
 
 def refuse_errors(response: Response) -> Response:
-    """Return a good answer, and raises the problem of another.
+    """Return a good response; raise the problem of another.
 
     Raises:
         ApiError: The class of the problem's type.

@@ -64,8 +64,12 @@ class SuperposedError(Exception):
     code: ClassVar[str] = "SuperposedError"
     by_code: ClassVar[dict[str, type[SuperposedError]]] = {}
 
-    def __init_subclass__(cls, *, code: str) -> None:
+    def __init_subclass__(cls, *, code: str | None = None) -> None:
         super().__init_subclass__()
+        if code is None:
+            return  # a class of the user's own has the code of its base
+        if code in cls.by_code:
+            raise ValueError(f"two classes with the code {code}")
         cls.code = code
         cls.by_code[code] = cls
 

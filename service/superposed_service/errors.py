@@ -13,7 +13,7 @@ SuperposedError
 │   ├── UnknownVersion          a model has no such version
 │   ├── LimitReached            as many tasks, or API keys, as there may be
 │   ├── Quarantined             the update is recorded, and not learned from
-│   └── BeyondHorizon           the journal was trimmed past what is asked for
+│   └── HistoryTruncated        the journal was trimmed past the records that are asked for
 ├── AccessError
 │   ├── Unauthenticated         no API key, or one that is not good
 │   ├── Forbidden               the API key may not do this

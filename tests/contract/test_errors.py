@@ -7,7 +7,7 @@ import pytest
 
 import superposed_client
 from superposed import errors as library
-from superposed.errors import SuperposedError
+from superposed.errors import SuperposedError, UnknownTask
 from superposed_client import _errors as client_errors
 from superposed_service import errors as service
 from superposed_service.api.problems import PROBLEMS, problem_of, problem_response
@@ -105,6 +105,16 @@ def test_codes_are_those_that_release_0_1_0_has_stored() -> None:
     assert set(stored) <= set(SuperposedError.by_code)
     for code, kind in SuperposedError.by_code.items():
         assert kind.code == code
+
+    class Own(UnknownTask):
+        """A user's own error has the code of its base, and does not replace it."""
+
+    assert Own.code == "UnknownTask"
+    assert SuperposedError.by_code["UnknownTask"] is UnknownTask
+    with pytest.raises(ValueError, match="two classes"):
+
+        class Second(UnknownTask, code="UnknownTask"):
+            pass
 
 
 @pytest.mark.parametrize("kind", sorted(tree(SuperposedError), key=lambda kind: kind.__name__))

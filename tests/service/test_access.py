@@ -23,7 +23,7 @@ from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
 from superposed_service.api.app import create_api
 from superposed_service.api.auth import Principal
-from superposed_service.api.auth.authorization import DENIED
+from superposed_service.api.middleware.route_table import access_rules
 from superposed_service.cli.commands import app as command_line
 from superposed_service.errors import Forbidden as ServiceForbidden
 from superposed_service.settings import Settings
@@ -31,7 +31,7 @@ from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.api_keys import UPDATE, make
 from tests.helpers.http import ROW, problem, register
-from tests.helpers.routes import ACCESS_RULES
+from tests.helpers.routes import ACCESS_RULES, ROUTES
 
 SCOPES = ("monitor", "infer", "update", "admin")
 ALLOWED = {
@@ -77,7 +77,8 @@ class TestScopes:
             for method in (route.methods or set()) - {"HEAD"}
         }
         assert served == set(ACCESS_RULES)
-        assert DENIED not in ACCESS_RULES.values()
+        stated = access_rules(ROUTES) | {("GET", "/openapi.json"): "infer"}
+        assert stated == dict(ACCESS_RULES)
 
     def test_nobody_gets_more_than_the_scope_says(self, admin: httpx.Client) -> None:
         keys = {scope: make(admin, scope) for scope in SCOPES}

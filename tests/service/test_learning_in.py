@@ -81,7 +81,7 @@ def test_whoever_may_not_is_refused_before_anything_is_computed(
         computed.append(threading.current_thread().name)
         return distillation_set(*given)
 
-    monkeypatch.setattr(distillation, "lessons", noted)
+    monkeypatch.setattr(distillation, "distillation_set", noted)
     with serving(make_directory(tmp_path / "store", CONFIG), max_request_steps=8) as http:
         assert http.post("/v1/tasks", json={"key": "copy", "outputs": 3}).status_code == 201
         body = network(6, 200)
@@ -141,3 +141,9 @@ def test_a_quarantined_task_is_told_why(tmp_path: Path) -> None:
         detail = str(problem(answer, 423, "quarantined")["detail"])
         assert "flipped labels" in detail
         assert "client.release('copy')" in detail
+
+
+def test_passes_was_renamed_and_says_so(tmp_path: Path) -> None:
+    with serving(make_directory(tmp_path / "store")) as http:
+        answer = http.put(URL, params={"passes": 3}, content=b"")
+        assert problem(answer, 422, "invalid-request")["expected"] == "epochs"

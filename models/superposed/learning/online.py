@@ -124,7 +124,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
-    """Return one step on the batch, and on kept rows of other tasks where there are any; the batch's outcome.
+    """Take one step on the batch and on kept rows of other tasks; return the batch's outcome.
 
     Raises:
         UpdateError: The batch itself is refused.
@@ -143,7 +143,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
 def _step_together(
     store: WeightStore, batch: Batch, targets: Targets, kept_batch: Batch, kept_targets: Targets
 ) -> _Forward:
-    """Return one step on a batch and on kept rows; the batch's outcome."""
+    """Take one step on a batch and on kept rows; return the batch's outcome."""
     rows, drawn = len(batch), (kept_batch, kept_targets)
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
@@ -153,7 +153,7 @@ def _step_together(
 
 
 def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
-    """Return the ratio's share of so many rows; a part of a row is one row in that part of all updates."""
+    """Return the number of kept rows to learn beside `rows` new ones, on average a fraction."""
     wanted = store.config.rehearsal.ratio * rows
     count = math.floor(wanted)
     if wanted == count:

@@ -211,7 +211,7 @@ class ReplayBuffer:
         return self._read(slots, parts, torch.from_numpy(index))
 
     def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
-        """Return the first so many rows that belong to a share, looked at one by one: rows may be wide."""
+        """Return the first `rows` slots that belong to a split; wide rows are read one by one."""
         if share is Split.ALL:
             return list(slots[:rows])
         parts = [self._rows[name].numpy() for name in ("inputs", "low", "step")]

@@ -61,7 +61,7 @@ class Selection:
 
 
 def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
-    """Return whether the journal has a key's first registration, and its updates in order."""
+    """Find a key's updates, in order, and whether the journal has its first registration."""
     begins, found = False, []
     for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
         if key in keys_of(head):

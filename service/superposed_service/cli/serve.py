@@ -43,7 +43,7 @@ def serve(
         bool, typer.Option(help="Listen beyond loopback without API keys, where a proxy controls access.")
     ] = False,
 ) -> None:
-    """Serve the store in DIR; makes one with the defaults where there is none."""
+    """Serve the store in DIR; make one with the defaults if there is none."""
     given = {"host": host, "port": port, "device": device}
     settings = configure(file, **given).settings
     if grpc_port is not None:

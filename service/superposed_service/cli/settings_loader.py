@@ -107,7 +107,7 @@ def _check_names(place: str, given: Collection[str], shown: Callable[[str], str]
     unknown = sorted(set(given) - set(Settings.model_fields))
     if not unknown:
         return
-    if (old := unknown[0]) in RENAMED:
+    for old in RENAMED.keys() & set(unknown):
         now = RENAMED[old]
         raise ConfigError(
             f"{place}: setting {shown(old)} was {'removed' if now is None else 'renamed'}",

@@ -227,7 +227,8 @@ class Engine:
             self._writer.finish()
         applied = 0
         if self._writer.attributing:
-            self._writer.attribute()
+            if not self._writer.committing:  # it reads the journal
+                self._writer.attribute()
         else:
             self._run_or_commit()
             applied = self._writer.apply_next(attribute=False) if self._writer.pending else 0
@@ -254,7 +255,8 @@ class Engine:
         return not (self._stopping or self._has_other_work())
 
     def _has_other_work(self) -> bool:
-        ready = self._writer.pending or self._writer.finished or self._writer.attributing
+        attributing = self._writer.attributing and not self._writer.committing
+        ready = self._writer.pending or self._writer.finished or attributing
         return bool(ready or (self._queues.jobs and not self._writer.committing))
 
     def _landed(self, _: Future[Any]) -> None:

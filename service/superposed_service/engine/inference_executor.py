@@ -82,7 +82,7 @@ class InferenceExecutor:
     # On the engine's thread
 
     def answer(self) -> int:
-        """Answer one mixed batch of what waits, in the engine's turn; how many rows that were."""
+        """Answer one mixed batch of waiting requests; return its number of rows."""
         if self._queues.reads and self._settings.batch_wait_ms:
             self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
         return self._answer(self._take(self._settings.batch_rows), None)
@@ -121,7 +121,7 @@ class InferenceExecutor:
     # On the event loop
 
     def soon(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Have what waits answered by this event loop shortly, where it is few; False where it is not.
+        """Schedule waiting requests on this event loop if they are few; return False if not.
 
         The caller, on that event loop, holds the lock of the queues, and has put a request there.
         """

@@ -133,7 +133,7 @@ class Writer:
         return all(write.grouped for write in waiting) if grouped else not self.pending
 
     def commit(self, writes: Sequence[PendingWrite]) -> None:
-        """Check changes and journals the good ones in one transaction; the others are answered at once.
+        """Prepare changes and journal the good ones in one transaction; answer the others at once.
 
         Only the first may be one that is not `grouped`.
         """

@@ -66,6 +66,7 @@ async def learn_model(
     for inputs, targets in taught.batches(epochs, size):
         await resumable.check()
         rows = RowBatch(key, None, inputs.numpy())
+        rows.check(settings.max_rows, settings.max_row_values)
         answer = await engine.update(rows, targets.tolist(), 1, resumable.part(updates), resumable.author)
         updates += 1
     agreement = await _agreement(engine, key, taught, settings.max_rows)

@@ -86,9 +86,7 @@ class Runtime:
             )
         return None
 
-    def admit(
-        self, rows: RowBatch, principal: Principal, *, updates: int = 0, spent: int | None = None
-    ) -> RowBatch:
+    def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
         """Check rows, authorize their contexts, and spend the principal's quota.
 
         Every protocol calls it, once for each request, before anything is done with the rows.
@@ -97,22 +95,28 @@ class Runtime:
             rows: The rows as they came in.
             principal: The API key that asks.
             updates: Updates that the request is.
-            spent: Rows that count against the quota; default: those of the request.
 
         Returns:
             The rows.
 
         Raises:
-            CapacityExceeded: There are too many rows, or numbers in a row.
+            QuotaExceeded: The quota is used up.
+            SuperposedError: As `check`.
+        """
+        self.check(rows, principal)
+        principal.spend(rows=len(rows), updates=updates)
+        return rows
+
+    def check(self, rows: RowBatch, principal: Principal) -> None:
+        """Check rows and authorize their contexts, where the cost of the request is not known yet.
+
+        Raises:
+            CapacityExceeded: There are too many rows or contexts, or values in a row.
             UnknownTask: The principal may not name a task.
             Forbidden: The principal may not use a composition.
-            QuotaExceeded: The quota is used up.
         """
         rows.check(self.settings.max_rows, self.settings.max_row_values)
-        if rows.contexts is not None or rows.context is not None:
-            principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
-        principal.spend(rows=len(rows) if spent is None else spent, updates=updates)
-        return rows
+        principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
 
     async def snapshot(self) -> Snapshot:
         """Take a snapshot; inference goes on while it is written to the disk.

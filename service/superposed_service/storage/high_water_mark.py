@@ -1,7 +1,7 @@
-"""The witness: the newest acknowledged record, noted outside the database.
+"""The high-water mark: the newest acknowledged record, noted outside the database.
 
 SQLite takes a damaged frame of its write-ahead log for the log's end, so a flipped byte there would look
-like a clean, shorter journal. The witness is written after each commit and before its answer: a journal
+like a clean, shorter journal. The mark is written after each commit and before its answer: a journal
 that ends before it has lost something that was acknowledged.
 """
 

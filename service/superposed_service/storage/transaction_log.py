@@ -56,13 +56,13 @@ class TransactionLog:
             self.answers = IdempotencyStore(self._database)
             self.canaries = Canaries(self._database)
             self.api_keys = ApiKeys(self._database)
-            self._check_witness()
+            self._check_mark()
         except BaseException:
             self.close()
             raise
 
-    def _check_witness(self) -> None:
-        """Check the journal's end against the witness, and from now on require that there is one.
+    def _check_mark(self) -> None:
+        """Check the journal's end against the high-water mark, and from now on require that there is one.
 
         The journal's `witnessed` mark is the durable marker: once it is set, and in the file itself, a
         missing or empty `HEAD` means that the file was removed. Directories of the first release have no
@@ -91,7 +91,7 @@ class TransactionLog:
     def begin(self, sequence: int) -> None:
         """Start a journal whose first record will be the one after `sequence`, for a new directory."""
         self.journal.begin(sequence)
-        self._check_witness()
+        self._check_mark()
 
     def commit(
         self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], *, digest: tuple[int, str] | None = None

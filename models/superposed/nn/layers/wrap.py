@@ -81,7 +81,7 @@ class SuperposedModule(nn.Module):
         self._try()
 
     def train(self, mode: bool = True) -> SuperposedModule:
-        """Return evaluation mode, whatever is asked for."""
+        """Stay in evaluation mode, whatever `mode` is."""
         del mode
         return super().train(False)
 

@@ -115,7 +115,7 @@ class _Exchange:
         self.started = self.finished = False
 
     async def receive(self) -> Message:
-        """Return counts the body's bytes."""
+        """Receive a message and count its body's bytes."""
         message = await self._receive()
         gateway, more = self._gateway, len(message.get("body", b""))
         self.received += more

@@ -76,7 +76,7 @@ class _WriteBuffer:
                 self._transport.write(held)
 
     def close(self) -> None:
-        """Send what was held back, then closes."""
+        """Send the held bytes, then close."""
         self._flush()
         self._transport.close()
 

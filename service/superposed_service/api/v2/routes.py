@@ -30,7 +30,7 @@ def _checked(request: Request) -> str:
 @router.get("/", include_in_schema=False)
 @requires("infer")
 async def server(request: Request) -> Response:
-    """Return its name, version and extensions."""
+    """Return the server's name, version and extensions."""
     del request
     return json_response(metadata.server())
 
@@ -102,7 +102,7 @@ async def index(request: Request) -> Response:
 @router.post("/repository/models/{model:path}/load", summary="Load a model's contexts")
 @requires("infer")
 async def load(request: Request) -> Response:
-    """Derive its contexts, so that its first request need not."""
+    """Derive a model's contexts ahead of its first request."""
     name = _checked(request)
     await runtime(request).engine.call(lambda store: metadata.load(store, name))
     return json_response({})
@@ -111,7 +111,7 @@ async def load(request: Request) -> Response:
 @router.post("/repository/models/{model:path}/unload", summary="Unload a model's contexts")
 @requires("infer")
 async def unload(request: Request) -> Response:
-    """Evict its contexts. The task stays, and its next request derives them again."""
+    """Evict a model's contexts; the next request derives them again."""
     name = _checked(request)
     await runtime(request).engine.call(lambda store: metadata.unload(store, name))
     return json_response({})
@@ -131,7 +131,7 @@ async def model(request: Request) -> Response:
 @router.post(_VERSION + "/infer", include_in_schema=False)
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
-    """Return rows of one context, or a context each by the BYTES input `context`; JSON or binary tensors."""
+    """Predict rows of one context, or of a context each by the BYTES input `context`."""
     name, service, headers = _checked(request), runtime(request), request.headers
     body = await plain_body(request)
     width = 1

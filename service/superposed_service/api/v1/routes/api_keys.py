@@ -51,7 +51,7 @@ async def list_all(request: Request) -> Response:
 )
 @requires("admin")
 async def make(request: Request) -> Response:
-    """Return the answer shows the key for the only time. From the first one on, every request needs one."""
+    """Make an API key. The response shows it once. From the first key on, every request needs one."""
     refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
     service = runtime(request)
@@ -77,7 +77,7 @@ async def end(request: Request, identifier: str) -> Response:
 )
 @requires("admin")
 async def renew(request: Request, identifier: str) -> Response:
-    """Return the old secret is no good from now on; id, scope and pattern stay."""
+    """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     refuse_repeats(request)
     made = await runtime(request).engine.call_writer(
         lambda writer: rotate(writer.transaction_log, identifier)

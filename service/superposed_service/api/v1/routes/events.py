@@ -67,7 +67,7 @@ async def listen(
     after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Return every applied record as it is applied, and once a second (`load`) how busy the engine is.
+    """Stream every applied record, and the engine's load once a second (`load`).
 
     A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
     far as it is remembered. A client that reads too slowly gets `dropped`, and the stream ends.

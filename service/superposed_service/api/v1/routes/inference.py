@@ -59,7 +59,7 @@ def _known(measured: object) -> dict[str, Any]:
 )
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
-    """Return rows of one context, or a context each; whatever is waiting is answered in one mixed batch."""
+    """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
     body = await read(request, InferBody)
     if body.context == AUTO:
         rows, located = await _located(request, body)
@@ -77,7 +77,7 @@ async def infer(request: Request) -> Response:
 )
 @requires("update", fast=True)
 async def update(request: Request) -> Response:
-    """Return one online step (or `steps` of them), applied whole or not at all, in one global sequence.
+    """Take one online step (or `steps` of them), applied whole or not at all.
 
     Loss and accuracy are those before the first step: test, then train.
     """
@@ -101,6 +101,6 @@ async def update(request: Request) -> Response:
 )
 @requires("infer", fast=True)
 async def evaluate(request: Request) -> Response:
-    """Return loss and accuracy on labelled rows; nothing is learned."""
+    """Measure loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)
     return json_response(_known(await runtime(request).engine.evaluate(_rows(request, body), body.targets)))

@@ -33,18 +33,18 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """Return the response of task inference for a body.
 
     Args:
-        request: The request; its principal needs quota for every row under every candidate,
-        body: What is asked.
-        answered: and for so many rows that are answered afterwards.
+        request: The request; its principal needs quota for every row under every candidate.
+        body: The rows, and the candidates.
+        answered: Rows that count against the quota beside the search.
     """
     service, asking = runtime(request), principal(request)
     engine, most = service.engine, service.settings.max_candidate_evaluations
+    service.check(RowBatch(None, body.candidates or _powers(body), body.inputs), asking)
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
     count = tries(body, candidates, most)
-    rows = RowBatch(None, body.candidates or _powers(body), body.inputs)
-    service.admit(rows, asking, spent=count + answered)
+    asking.spend(rows=count + answered)
     return await engine.call(partial(find_context, body, candidates, most=most), size=count)
 
 

@@ -20,6 +20,7 @@ from superposed_service.api.v1.routes.common import (
 )
 from superposed_service.api.v1.schemas import LearnModelAnswer
 from superposed_service.api.v1.serializers import model_bytes
+from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.distillation import learn_model
 
 router = APIRouter(prefix="/v1", tags=["model"])
@@ -29,12 +30,19 @@ router = APIRouter(prefix="/v1", tags=["model"])
     "/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Distil a trained model into a task"
 )
 @requires("update")
-async def learn(request: Request, key: str, epochs: Annotated[int, Query(ge=1, le=1000)] = 10) -> Response:
+async def learn(
+    request: Request,
+    key: str,
+    epochs: Annotated[int, Query(ge=1, le=1000)] = 10,
+    passes: Annotated[str | None, Query(include_in_schema=False)] = None,
+) -> Response:
     """Distil a network into a task, as ordinary updates: each is durable by itself.
 
     The body is a safetensors file as `GET /v1/model` gives it of an mlp, and in it one more tensor `rows`
     (rows, inputs) of unlabelled rows. A fifth of them is held out, and tells how well task and network agree.
     """
+    if passes is not None:
+        raise InvalidRequest("the parameter passes was renamed", expected="epochs", received="passes")
     asker, service = principal(request), runtime(request)
     key = await task_key(request, key)
     async with explaining_quarantine(request):

@@ -25,7 +25,7 @@ async def take(request: Request) -> Response:
 @router.post("/{identifier}/restore", response_model=RollbackAnswer, summary="Restore a snapshot")
 @requires("admin")
 async def restore(request: Request, identifier: str) -> Response:
-    """Return a rollback to the snapshot's sequence number; a later rollback can undo it."""
+    """Roll back to the snapshot's sequence number; a later rollback can undo it."""
     answer = await runtime(request).restore(
         identifier, await idempotency_key(request), principal(request).author
     )
@@ -35,6 +35,6 @@ async def restore(request: Request, identifier: str) -> Response:
 @router.get("", response_model=list[SnapshotBody], summary="List snapshots")
 @requires("admin")
 async def list_snapshots(request: Request) -> Response:
-    """Return those on the disk, oldest first."""
+    """List the snapshots on the disk, oldest first."""
     snapshots = await asyncio.to_thread(runtime(request).directory.snapshots.list)
     return json_response([snapshot.model_dump() for snapshot in snapshots])

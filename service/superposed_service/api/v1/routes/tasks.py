@@ -125,7 +125,7 @@ async def erase(request: Request, key: str) -> Response:
 @router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
 @requires("infer")
 async def get(request: Request, key: str) -> Response:
-    """Return its schema, counters, and test-then-train accuracy and loss."""
+    """Return a task's schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
     return json_response(await runtime(request).engine.call(lambda store: show_task(store, key)))
 
@@ -133,7 +133,7 @@ async def get(request: Request, key: str) -> Response:
 @router.delete("/{key:path}", status_code=204, summary="Delete a task")
 @requires("update")
 async def delete(request: Request, key: str, untaught: bool = False) -> Response:
-    """Return registered again, the key gets a fresh context: the old model does not come back.
+    """Delete a task. If its key is registered again, it gets a fresh context.
 
     `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
     """

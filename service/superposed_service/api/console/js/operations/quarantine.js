@@ -27,7 +27,7 @@ export function quarantineCard() {
     if (done) refresh();
   });
   refresh();
-  return card("Quarantine", { note: "The guard puts sources here whose updates push other tasks down." }, list, outcome, form);
+  return card("Quarantine", { note: "The poison detector puts sources here whose updates push other tasks down." }, list, outcome, form);
 }
 
 /** @param {{source: string, since: number, reason: any}} held @param {HTMLElement} outcome @param {() => void} refresh */
