@@ -349,3 +349,25 @@ def test_rows_of_compositions_are_forgotten_with_any_of_their_tasks(tmp_path: Pa
     assert machine.do(ForgetRows("a")) == {"rows": 1}
     assert machine.store.replay_buffer.rows_kept("b") == 0
     assert machine.do(ForgetRows("a")) == {"rows": 0}
+
+
+def test_a_rollback_without_a_task_leaves_no_update_in_the_trimmed_past(tmp_path: Path) -> None:
+    """A rollback took the first registration out, and another brought it back: the journal has the second."""
+    machine = Machine(tmp_path / "store", history_records=0, snapshots_kept=2)
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    machine.snapshot()
+    machine.roll_back(to_sequence=0)
+    machine.register("a")
+    machine.update("a", INPUTS, [1])
+    machine.roll_back(sequences=(3, 3))
+    assert machine.store.tasks.get("a").updates == 2
+    machine.snapshot()
+    machine.snapshot()
+    journal = machine.writer.transaction_log.journal
+    assert journal.horizon >= 2
+    assert journal.horizon < 4
+    with pytest.raises(HistoryTruncated):
+        machine.roll_back(task="a")
+    assert machine.store.tasks.get("a").updates == 2
+    machine.close()

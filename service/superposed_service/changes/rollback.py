@@ -60,26 +60,35 @@ class Selection:
         return [(first, last)] if first <= last else []
 
 
-def teaching(key: str, journal: Journal) -> tuple[bool, list[int]]:
-    """Find a key's updates, in order, and whether the journal has its first registration."""
-    begins, found = False, []
+def teaching(key: str, journal: Journal) -> tuple[int, list[int]]:
+    """Find a key's first registration in the journal (0 for none), and its updates, in order."""
+    first, found = 0, []
     for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
         if key in keys_of(head):
-            begins = begins or (kind == Register.kind and head["generation"] == 0)
+            first = first or (sequence if kind == Register.kind and head["generation"] == 0 else 0)
             found += [sequence] if kind == Update.kind else []
-    return begins, found
+    return first, found
 
 
 def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
-    begins, found = teaching(key, journal)
-    if begins:
+    first, found = teaching(key, journal)
+    if first and not _follows_lost_records(first, journal):
         return found
-    if key in store.tasks or found:
+    if first or found or key in store.tasks:
         raise HistoryTruncated(
             f"the journal does not reach back to the beginning of task {key}",
             expected=f"records after {journal.horizon}: name a range of sequences instead",
         )
     raise UnknownTask("no task has or had this key", received=key)
+
+
+def _follows_lost_records(first: int, journal: Journal) -> bool:
+    """Return True if a rollback before a registration took out records that the journal no longer has.
+
+    An earlier registration of the key may be among them, and another rollback may have brought it back.
+    """
+    rollbacks = [head["excluded"] for sequence, _, head in journal.rare({ROLLBACK}) if sequence < first]
+    return any(begin <= journal.horizon for excluded in rollbacks for begin, _ in excluded)
 
 
 def _sent_by(identifier: str, transaction_log: TransactionLog) -> list[int]:
