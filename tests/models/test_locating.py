@@ -170,9 +170,9 @@ def test_what_cannot_be_located(store: WeightStore, data: Dataset) -> None:
         locate_exponent(binary, rows, key="a", exponents=(0, 1))
 
 
-def of_all_kinds(*, drawn: bool = True) -> WeightStore:
+def of_all_kinds(*, initialized: bool = True) -> WeightStore:
     config = StoreConfig(network=MLPConfig(inputs=4, hidden=(16,), outputs=5))
-    store = WeightStore(config, secret=seeded_secret(1), drawn=drawn)
+    store = WeightStore(config, secret=seeded_secret(1), initialized=initialized)
     store.register(TaskSchema(key="animals", inputs=4, outputs=2, labels=("cat", "dog")))
     store.register(TaskSchema(key="five", inputs=4, outputs=5))
     store.register(TaskSchema(key="line", inputs=4, outputs=1, loss="mse"))
@@ -210,6 +210,6 @@ class TestCandidatesOfOtherKinds:
 
     def test_tasks_that_know_nothing_are_as_likely_however_many_classes_they_have(self) -> None:
         for targets in ([0, 1, 0], None):
-            store = of_all_kinds(drawn=False)
+            store = of_all_kinds(initialized=False)
             found = locate(store, self.ROWS, targets, candidates=["animals", "five"])
             assert [score.probability for score in found.scores] == pytest.approx([0.5, 0.5])
