@@ -34,7 +34,7 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
 from superposed_service.cli.demo.server_process import free_port
-from superposed_service.engine.writer import PendingWrite
+from superposed_service.engine.work import PendingWrite
 from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Record, TransactionLog
