@@ -25,7 +25,7 @@ NETWORK = ConvNetConfig(input_shape=(1, 28, 28), channels=(16, 32), hidden=(128,
 
 
 def compare(rows: int, seconds: float) -> dict[str, Any]:
-    """Times a batch of so many rows, and as many tasks, each way."""
+    """Time a batch of `rows` rows of as many tasks, each way."""
     store = WeightStore(StoreConfig(network=NETWORK), secret=seeded_secret(1))
     keys = [f"t{number}" for number in range(rows)]
     for key in keys:

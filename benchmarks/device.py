@@ -3,7 +3,7 @@
     python -m benchmarks.device --results docs/results/benchmarks/device.json
 
 Everything stays on the device: what the service records of a store (`CudaGraphMLP`, bfloat16 products), and
-one plain `nn.Sequential` of the same layers and precision, recorded likewise, on as many rows. Peak is the
+one plain `nn.Sequential` of the same layers and precision, recorded too, on as many rows. Peak is the
 faster of two bfloat16 products, bandwidth that of a copy, both measured in this run. Each figure is a median
 over turns of all, in one loop. Before anything is timed, the recorded answers are compared with the plain
 path's.
@@ -51,7 +51,7 @@ class Recording:
         return compile_for_all_sizes(function) if self._on_gpu else function
 
     def seconds(self, work: Work, repeats: int) -> float:
-        """Of one of so many launches in a row."""
+        """Seconds of one launch, of several in a row."""
         self._wait()
         started = time.perf_counter()
         for _ in range(repeats):
@@ -118,7 +118,7 @@ def _bound(layer: SuperposedLinear, signal: Tensor, binding: Binding) -> Tensor:
 
 
 def measure(family: str, width: int, rows: int, how: Recording, turns: int, repeats: int) -> dict[str, Any]:
-    """One row of the table: all of it in turn, so many times."""
+    """One row of the table: each part in turn, repeated."""
     store = store_of(family, width, TASKS, how.device)
     with torch.inference_mode():
         bind, bound_bytes = binding_work(store, rows, how)

@@ -62,7 +62,7 @@ def check(store: WeightStore, batch: Batch) -> None:
 def pairs(
     one: Callable[[], object], other: Callable[[], object], seconds: float
 ) -> tuple[list[float], list[float]]:
-    """Times of both in turn, at least 15 of each, for about so many seconds."""
+    """Times of both in turn, at least 15 of each, for about `seconds` seconds."""
     for _ in range(3):
         one(), other()
     times: tuple[list[float], list[float]] = ([], [])

@@ -88,7 +88,7 @@ class Outcome:
         return len(self.latencies_ms) / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Return a latency in ms that so many percent of the good answers did not exceed."""
+        """Return the latency in ms that `percent` percent of the good responses did not exceed."""
         return float(np.percentile(self.latencies_ms, percent)) if self.latencies_ms else 0.0
 
 
@@ -96,7 +96,7 @@ def run(load: Load) -> Outcome:
     """Send the load.
 
     Raises:
-        NotReady: Nobody answers at the URL.
+        NotReady: No server answers at the URL.
     """
     draw = np.random.default_rng(load.seed)
     weights = 1 / np.arange(1, len(load.tasks) + 1) ** (1.0 if load.keys == "zipf" else 0.0)
@@ -237,10 +237,10 @@ class _Connection(asyncio.Protocol):
             self._answer.set_result((int(head.split(b" ", 2)[1]), b"\r\nretry-after:" in head))
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End whoever waits for an answer."""
+        """Fail the request that waits for an answer."""
         if not self._answer.done():
             self._answer.set_exception(exc or ConnectionResetError("in the middle of a request"))
-            self._answer.exception()  # nobody may be waiting
+            self._answer.exception()  # no request may be waiting
 
 
 async def _next(load: Load, until: float, times: asyncio.Queue[float], outcome: Outcome) -> float | None:

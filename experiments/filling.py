@@ -35,7 +35,7 @@ class CapacityConfig(Config):
         units: Of each of three hidden layers.
         tasks: K permutations.
         steps: Updates of 128 rows a task.
-        evaluate_every: All tasks so far are evaluated after every so many.
+        evaluate_every: Number of tasks between two evaluations of all tasks so far.
         seed: Of everything drawn.
     """
 

@@ -73,7 +73,7 @@ class PermutedConfig(Config):
         kept_rows: Of each task, for `rehearsed` and `standard-rehearsed`.
         logit_share: Of a kept row's loss, what is the distance from its logits of when it was kept.
         consolidation: Steps over kept rows of all tasks after the last one (`rehearsed` only).
-        evaluate_every: Accuracies are measured after every so many tasks, and after the last one.
+        evaluate_every: Number of tasks between two measurements of the accuracies.
         budget: Weights that `separate` may have in all; 0 for as many as the network has.
         seed: Of weights, contexts, permutations and the order of the rows.
     """

@@ -1,6 +1,6 @@
-"""Reject wording that readers have to decode, in docstrings and in every text that the program shows.
+"""Reject wording that readers have to decode, in docstrings, comments, pages, and texts that the program shows.
 
-The list is that of docs/style.md. Run by `make lint`; prints each finding and ends with status 1.
+The rules are those of docs/style.md. Run by `make lint`; prints each finding and ends with status 1.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDERS = ("models", "service", "clients", "experiments", "benchmarks")
+FOLDERS = ("models", "service", "clients", "experiments", "benchmarks", "tools")
 # At the start of a docstring.
 QUESTION = re.compile(r"(what|whatever|who|whose|whom|whoever|how|where|wherever|whether)\b", re.IGNORECASE)
-# Anywhere in a text that the program shows: help, settings, errors, logs, metrics.
+# Anywhere.
 WORDS = re.compile(
-    r"\b(who|whose|whom|whoever|nobody|somebody|anybody|strangers?|likewise|so many|so much|of then|as such|"
-    r"what came|in vain)\b",
+    r"\b(whoever|nobody|somebody|anybody|strangers?|likewise|so many|so much|of then|as such|what came|in vain)\b",
     re.IGNORECASE,
 )
+# In a text that the program shows: help, settings, errors, logs, metrics.
+SHOWN = re.compile(r"\b(who|whose|whom)\b", re.IGNORECASE)
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
-def findings(path: Path) -> Iterator[str]:
-    """Yield `file:line: text` for each docstring or text with a word of the list."""
+def in_lines(path: Path) -> Iterator[str]:
+    """Yield `file:line: text` for each line with a word of the list."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if WORDS.search(line):
+            yield f"{path}:{number}: {line.strip()}"
+
+
+def in_code(path: Path) -> Iterator[str]:
+    """Yield `file:line: text` for docstrings that begin with a question word, and for shown texts."""
     tree = ast.parse(path.read_text())
     docstrings = set()
     for node in ast.walk(tree):
@@ -35,13 +43,17 @@ def findings(path: Path) -> Iterator[str]:
                 yield f"{path}:{line}: {text.splitlines()[0]}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.lineno not in docstrings:
-            yield from (f"{path}:{node.lineno}: {node.value}" for _ in WORDS.findall(node.value)[:1])
+            yield from (f"{path}:{node.lineno}: {node.value}" for _ in SHOWN.findall(node.value)[:1])
 
 
 def main() -> None:
-    """Check all Python files of the folders."""
-    paths = [path for folder in FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
-    sys.exit("\n".join(one for path in paths for one in findings(path)) or None)
+    """Check the Python files of the folders, and the pages."""
+    code = [path for folder in FOLDERS for path in sorted(Path(folder).rglob("*.py"))]
+    code = [path for path in code if path.name != Path(__file__).name]
+    pages = [path for path in sorted(Path("docs").rglob("*.md")) if path.name != "style.md"]
+    found = [one for path in code for one in in_code(path)]
+    found += [one for path in [*code, *pages, Path("README.md")] for one in in_lines(path)]
+    sys.exit("\n".join(found) or None)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ class ApiError(SuperposedError):
         status: HTTP status.
         detail: What happened.
         expected: What would have been accepted, where the server said so.
-        received: What came instead, where the server said so.
+        received: The value received, where the server said so.
         request_id: Names the request in the server's logs.
         problem: The whole problem document.
     """

@@ -72,7 +72,7 @@ class Inference(_Answer):
 
 
 class EvaluatedAccuracy(_Answer):
-    """A remembered evaluation of a task: its accuracy when so many tasks had been taught."""
+    """A remembered evaluation of a task: its accuracy at a number of taught tasks."""
 
     tasks: int
     sequence: int

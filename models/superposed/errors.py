@@ -3,7 +3,7 @@
 SuperposedError
 ├── ConfigError                  a store, network or data set that cannot be built as described
 │   └── DataUnavailable          the files of a data set are not where they are looked for
-├── InputError (ValueError)      what came in cannot be used
+├── InputError (ValueError)      the input cannot be used
 │   ├── ShapeError               wrong number of rows, features or outputs
 │   ├── NonFiniteInput           NaN or infinity among the numbers
 │   ├── LabelOutOfRange          a target that the task does not have
@@ -54,7 +54,7 @@ class SuperposedError(Exception):
     Args:
         message: What went wrong, in one sentence.
         expected: What would have been accepted.
-        received: What came instead.
+        received: The value received.
 
     Attributes:
         code: Stored name of the class, in journals and metrics: it stays when the class is renamed.

@@ -135,7 +135,7 @@ class QuotaExceeded(AccessError, code="QuotaExceeded"):
     Args:
         message: Which quota.
         expected: What it allows.
-        received: What came.
+        received: The value received.
         retry_after_s: When there will be room again.
     """
 

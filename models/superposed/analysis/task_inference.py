@@ -20,12 +20,12 @@ from superposed.tasks.targets import Target, read_targets
 
 __all__ = ["EXPONENT_EVALUATIONS", "Located", "Score", "check_evaluations", "locate", "locate_exponent"]
 
-# So many rows are answered at once, whatever contexts they are tried under.
+# Rows of one batch of candidate evaluations.
 _ROWS_AT_ONCE = 4096
 _MOST_SHOWN = 100
 # Exponents: a grid over the whole range, then finer ones around the best.
 _GRID, _FINER, _ROUNDS = 65, 9, 4
-# So many powers it tries at most for each row.
+# Largest number of powers that are tried for each row.
 EXPONENT_EVALUATIONS = _GRID + (_ROUNDS - 1) * _FINER
 
 

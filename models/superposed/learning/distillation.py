@@ -20,7 +20,7 @@ __all__ = ["DistillationSet", "distillation_set", "held_out"]
 
 # The teacher's answers to this share of the rows are not learned: agreement is measured there.
 _HELD_OUT, _LEAST_HELD = 0.2, 2
-# A teacher answers so many rows at once; in all, so many numbers in its widest layer and multiplications.
+# Rows of one batch of a teacher; and the bounds of its widest layer and of its multiplications.
 _ROWS_AT_ONCE, _MOST_NUMBERS, _MOST_PRODUCTS = 1024, 2**28, 2**38
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 

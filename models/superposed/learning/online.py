@@ -35,7 +35,7 @@ __all__ = [
 # The version of the arithmetic: raised by every change after which the same updates make other bits.
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
 APPLY_VERSION = 2
-# A task's crosstalk is measured at its first update and at every so many after it.
+# Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
 
 
@@ -114,7 +114,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
             outcome = _rehearsing_step(store, batch, targets, step)
             before = before or outcome
     assert before is not None  # noqa: S101 - steps >= 1
-    assert outcome is not None  # noqa: S101 - likewise
+    assert outcome is not None  # noqa: S101 - steps >= 1
     store.sequence += 1
     _count(store, batch, before)
     if store.config.rehearsal.logit_share:

@@ -19,7 +19,7 @@ from superposed.nn.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
 
 __all__ = ["FusedMLP", "prepared"]
 
-# So many rows go through all layers before the next ones: their numbers stay in the cache.
+# Rows that go through all layers before the next ones, so that their numbers stay in the cache.
 BLOCK_ROWS = 256
 
 

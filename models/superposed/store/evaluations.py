@@ -7,7 +7,7 @@ from typing import Any
 
 __all__ = ["KEPT", "Evaluation", "Evaluations"]
 
-# So many are remembered of each task, the newest.
+# Evaluations kept of each task, the newest.
 KEPT = 64
 
 

@@ -117,7 +117,7 @@ class InferenceRunner:
                 distance = float((found - expected).abs().max() / expected.abs().max())
                 if not distance <= _TOLERANCES[precision]:
                     return f"what was recorded answers otherwise, by {distance:.2g} of the largest logit"
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - belongs to this request
             return f"{type(error).__name__}: {error}"
         self._recorded = recorded
         return None

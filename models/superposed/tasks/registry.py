@@ -171,7 +171,7 @@ class TaskRegistry:
         Args:
             prefix: Only keys that start with it.
             after: Only keys that come after it.
-            limit: At most so many.
+            limit: Largest number of tasks.
             wanted: Only keys of which that is so.
 
         Returns:

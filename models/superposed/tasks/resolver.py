@@ -11,7 +11,7 @@ from superposed.tasks.registry import TaskRegistry
 
 __all__ = ["Resolver"]
 
-# Texts whose meaning is kept: so many, and none longer.
+# Largest number and length of context texts in the cache.
 _MOST_KEPT, _LONGEST_KEPT = 65_536, 256
 # Each share is a generator to draw and add up: what one batch may make the store derive.
 _MOST_SHARES = 8192

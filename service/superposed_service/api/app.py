@@ -64,7 +64,7 @@ def open_store(
 ) -> tuple[Writer, Recovery]:
     """Recover the store of a directory: the newest good snapshot, and the journal after it.
 
-    Where the records were first applied by other arithmetic, a fresh snapshot is taken of what came out.
+    Where the records were first applied by other arithmetic, a fresh snapshot of the result is taken.
 
     Raises:
         ConfigError: The directory holds no store, or the device is not there.

@@ -16,7 +16,7 @@ from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, 
 from superposed_service.storage import Record, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
-# Gets a record and what came of it.
+# Gets a record and its outcome.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
 _NOBODY: Mapping[str, IdempotencyKey] = {}
 

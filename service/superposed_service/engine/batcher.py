@@ -89,7 +89,7 @@ def _prepare(
     for place in (place for place in range(len(several)) if place not in done):
         try:
             batch = several[place].batch(store)
-        except Exception as error:  # noqa: BLE001 - likewise
+        except Exception as error:  # noqa: BLE001 - belongs to this request
             outcomes[place] = error
         else:
             batches.append(batch)

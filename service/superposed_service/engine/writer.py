@@ -31,7 +31,7 @@ from superposed_service.storage.idempotency import IdempotencyKey
 
 _log = logging.getLogger("superposed.engine")
 
-# The store's digest is noted after every so many records: what a later replay must arrive at.
+# Records between two notes of the store's digest, which a later replay must arrive at.
 DIGEST_INTERVAL = 256
 
 

@@ -159,7 +159,7 @@ class Metrics(Collector):
 
 
 class TaskRows(Collector):
-    """Rows by task, for so many tasks, the first that ask; the rest stand together under one label.
+    """Rows by task, for the first `most` tasks; further tasks share one label.
 
     Written by the owner of the store, read by any thread.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# So many latencies of one interval are kept: percentiles of more would be no truer.
+# Latencies kept of one interval: percentiles of more would be no truer.
 _MOST = 4096
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 

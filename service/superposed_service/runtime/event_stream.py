@@ -25,11 +25,11 @@ from superposed_service.storage import Record
 
 _log = logging.getLogger("superposed")
 
-# So many of the newest events are told again to a listener that asks for what it missed.
+# Newest events that are sent again to a listener that has missed them.
 REMEMBERED = 2048
 # Contexts that one event names at most, and how much it says of each.
 _NAMED, _LONGEST = 8, 256
-# What names more tasks is told and not remembered: so much less may memory hold.
+# Events that name more tasks are sent and not remembered.
 _REMEMBERED_KEYS = 64
 
 

@@ -153,7 +153,7 @@ class Runtime:
     async def roll_back(
         self, selection: Selection, idempotency_key: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
-        """Take records out of the store's past, and take a snapshot of what came out.
+        """Take records out of the store's past, and take a snapshot of the result.
 
         Raises:
             BeyondHorizon: The journal does not reach back far enough.

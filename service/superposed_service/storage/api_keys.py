@@ -28,7 +28,7 @@ class ApiKey:
         since: The journal's sequence number when it was made: all its records are later.
         expires: Unix seconds; None for never.
         revoked: Unix seconds; None while it is good.
-        requests_per_second: Its own quota; None for the server's, 0 for none. Likewise:
+        requests_per_second: Its own quota; None for the server's, 0 for none. The same holds for:
         rows_per_second: Rows, of whatever kind of request.
         updates_per_second: Updates.
     """

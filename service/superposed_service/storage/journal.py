@@ -219,7 +219,7 @@ class Journal:
         return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
 
     def trim(self, through: int) -> bool:
-        """Remove records up to a sequence number, so many at a time as are soon overwritten.
+        """Remove records up to a sequence number, in batches that are soon overwritten.
 
         Returns:
             Whether there is more to remove.

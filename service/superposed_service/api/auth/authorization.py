@@ -84,7 +84,7 @@ class Principal:
         """Count rows and updates before anything is done with them.
 
         Raises:
-            QuotaExceeded: It may not ask for so many now.
+            QuotaExceeded: The quota is used up.
         """
         if self.quotas is not None:
             self.quotas.spend(self.key, rows=rows, updates=updates)
