@@ -1,4 +1,4 @@
-"""Reject wording that readers have to decode, in docstrings, comments, pages, and texts that the program shows.
+"""Reject wording that readers have to decode, in docstrings, comments, pages, and shown texts.
 
 The rules are those of docs/style.md. Run by `make lint`; prints each finding and ends with status 1.
 """
@@ -16,7 +16,8 @@ FOLDERS = ("models", "service", "clients", "experiments", "benchmarks", "tools")
 QUESTION = re.compile(r"(what|whatever|who|whose|whom|whoever|how|where|wherever|whether)\b", re.IGNORECASE)
 # Anywhere.
 WORDS = re.compile(
-    r"\b(whoever|nobody|somebody|anybody|strangers?|likewise|so many|so much|of then|as such|what came|in vain)\b",
+    r"\b(whoever|nobody|somebody|anybody|strangers?|likewise|so many|so much|of then|as such|what came"
+    r"|in vain)\b",
     re.IGNORECASE,
 )
 # In a text that the program shows: help, settings, errors, logs, metrics.
