@@ -32,7 +32,7 @@ class Family(ABC, Generic[G]):
 
     A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on.
     A *context* is the generator made ready to bind with: rows of numbers that a batch can gather.
-    All families act on real vectors of `width(features)` numbers; a family of two lanes (complex)
+    All families act on real vectors of `width(features)` numbers; a family of two components (complex)
     lays a vector of complex numbers out as its real parts followed by its imaginary parts.
     """
 

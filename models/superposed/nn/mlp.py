@@ -90,7 +90,7 @@ class MLP(nn.Module):
         Args:
             inputs: (B, inputs).
             bindings: Every layer's binding.
-            observe: Called before each layer with its name, itself and its input (B, lanes x D_in).
+            observe: Called before each layer with its name, itself and its input (B, components x D_in).
 
         Returns:
             (B, outputs).

@@ -57,7 +57,7 @@ class ResolvedContext:
 
     @property
     def keys(self) -> set[str]:
-        """The keys of all tasks in it, and of the one that gives it a face."""
+        """The keys of all tasks in it, and of the one that preprocesses its rows."""
         return {task.key for task, _, _ in self.context.shares} | {self.task.schema.key}
 
     @property
@@ -138,7 +138,7 @@ def check_finite(rows: NDArray[Any], what: str) -> None:
         )
 
 
-def _face(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -> Tensor:
+def _preprocess(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -> Tensor:
     """Check rows against a task, apply its offset and scale, and pad them to the store's width."""
     schema = task.schema
     if rows.shape[1] != schema.inputs:
@@ -178,7 +178,7 @@ def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.
     """
-    return Batch((part,), None, _face(part.task, read_rows(inputs), width, dtype))
+    return Batch((part,), None, _preprocess(part.task, read_rows(inputs), width, dtype))
 
 
 def one_context_each(
@@ -286,21 +286,21 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
     if not len(inputs):
         raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
     distinct: dict[tuple[str, str], int] = {}
-    faces: list[ResolvedContext] = []
+    resolved_parts: list[ResolvedContext] = []
     members: list[list[int]] = []
     for row, part in enumerate(parts):
-        # Two mixtures of the same parts may differ in which of them gives the row its face.
-        place = distinct.setdefault((part.context.text, part.task.schema.key), len(faces))
-        if place == len(faces):
-            faces.append(part)
+        # Two mixtures of the same parts may differ in which of them preprocesses the row.
+        place = distinct.setdefault((part.context.text, part.task.schema.key), len(resolved_parts))
+        if place == len(resolved_parts):
+            resolved_parts.append(part)
             members.append([])
         members[place].append(row)
     result = torch.empty(len(inputs), width, dtype=dtype)
     index = torch.empty(len(inputs), dtype=torch.int64)
-    for place, (face, rows) in enumerate(zip(faces, members, strict=True)):
-        result[rows] = _face(face.task, read_rows([inputs[row] for row in rows]), width, dtype)
+    for place, (resolved, rows) in enumerate(zip(resolved_parts, members, strict=True)):
+        result[rows] = _preprocess(resolved.task, read_rows([inputs[row] for row in rows]), width, dtype)
         index[rows] = place
-    return Batch(tuple(faces), index if len(faces) > 1 else None, result)
+    return Batch(tuple(resolved_parts), index if len(resolved_parts) > 1 else None, result)
 
 
 def merge(batches: Sequence[Batch]) -> Batch:

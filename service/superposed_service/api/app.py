@@ -175,14 +175,14 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         )
         observe(telemetry.metrics.registry, runtime, writer)
         watching = [asyncio.create_task(runtime.background_loop()), asyncio.create_task(runtime.heartbeat())]
-        face = v2.GrpcServer(runtime, quotas, cyclic=cyclic) if settings.grpc_address else None
+        grpc_server = v2.GrpcServer(runtime, quotas, cyclic=cyclic) if settings.grpc_address else None
         try:
-            if face is not None:
-                await face.start()
+            if grpc_server is not None:
+                await grpc_server.start()
             yield
         finally:
-            if face is not None:
-                await face.stop()
+            if grpc_server is not None:
+                await grpc_server.stop()
             runtime.stop_background()
             events.close()
             await asyncio.wait(watching)

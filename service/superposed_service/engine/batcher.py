@@ -72,19 +72,21 @@ def _prepare(
     store: WeightStore, several: Sequence[RowBatch], outcomes: dict[int, Outcome]
 ) -> tuple[list[Batch], list[_Share]]:
     """Return the rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
-    faces: dict[int, ResolvedContext] = {}
+    resolved_parts: dict[int, ResolvedContext] = {}
     for place, rows in enumerate(several):
         if rows.contexts is None:
             try:
-                faces[place] = store.resolve(rows.context)
+                resolved_parts[place] = store.resolve(rows.context)
             except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
                 outcomes[place] = error
     batches: list[Batch] = []
     shares: list[_Share] = []
-    alike = _together(store, faces, several)
+    alike = _together(store, resolved_parts, several)
     if alike is not None:
         batches.append(alike)
-        shares += [_Share(place, len(several[place]), (face,)) for place, face in faces.items()]
+        shares += [
+            _Share(place, len(several[place]), (resolved,)) for place, resolved in resolved_parts.items()
+        ]
     done = outcomes.keys() | {share.place for share in shares}
     for place in (place for place in range(len(several)) if place not in done):
         try:
@@ -98,10 +100,12 @@ def _prepare(
 
 
 def _together(
-    store: WeightStore, faces: dict[int, ResolvedContext], several: Sequence[RowBatch]
+    store: WeightStore, resolved_parts: dict[int, ResolvedContext], several: Sequence[RowBatch]
 ) -> Batch | None:
     with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
-        return store.batch_each(list(faces.values()), [several[place].inputs for place in faces])
+        return store.batch_each(
+            list(resolved_parts.values()), [several[place].inputs for place in resolved_parts]
+        )
     return None
 
 

@@ -41,8 +41,8 @@ _log = logging.getLogger("superposed.poison")
 # Step by step, each about as long as an update, towards the sources that should be quarantined.
 _Attribution: TypeAlias = Generator[None, None, list[Quarantine]]
 
-# Rows kept of a task before it can be a witness, and the number of harmed witnesses an accusation needs.
-_WITNESS_ROWS, _WITNESSES = 4, 2
+# Rows kept of a task before it is measured, and the number of harmed tasks an accusation needs.
+_FEWEST_ROWS, _FEWEST_TASKS = 4, 2
 # Worst steps a source is judged by, the multiple of ordinary harm it may do, and steps remembered a source.
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
 # Intervals a window lasts.
@@ -217,7 +217,7 @@ class PoisonDetector:
                     self._canaries.put(key, slot, canary)
 
     def _begin(self, store: WeightStore) -> None:
-        """Begin a window over the next few tasks in turn, unless there are too few witnesses.
+        """Begin a window over the next few tasks in turn, unless too few tasks can be measured.
 
         A task that answers its canaries hardly better than chance cannot be harmed by the limit any more.
         """
@@ -229,12 +229,12 @@ class PoisonDetector:
             if badness <= 1.0 - self._limit()
         }
         self._steps = 0
-        if len(before) >= _WITNESSES:
+        if len(before) >= _FEWEST_TASKS:
             self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
 
     def _chosen(self, store: WeightStore) -> list[str]:
-        """Return the next tasks in turn that could be witnesses, of each API key as many as of any other."""
-        fewest = min(_WITNESS_ROWS, self._settings.canary_rows)
+        """Return the next tasks in turn that can be measured, shared equally by API keys."""
+        fewest = min(_FEWEST_ROWS, self._settings.canary_rows)
         known = [key for key in self._canaries.keys() if key in store.tasks]  # noqa: SIM118 - not a mapping's
         owned: dict[str, list[str]] = defaultdict(list)
         for key in known:
@@ -267,7 +267,7 @@ class PoisonDetector:
         rises = {key: after[key] - badness for key, badness in window.before.items() if key in after}
         limit = self._limit()
         harmed = [key for key, rise in rises.items() if rise >= limit]
-        if len(harmed) < _WITNESSES:
+        if len(harmed) < _FEWEST_TASKS:
             return []
         harms = yield from self._attribute(window, harmed, store)
         accused = _accused(harms, limit)
@@ -321,7 +321,7 @@ class PoisonDetector:
                     own = {key for key in harmed if key in keys or (author and owners[key] == author)}
                     others = [after[key] - before[key] for key in harmed if key not in own]
                     # Several tasks testify, or none: one could have sent its own canaries to be harmed.
-                    rise = sum(others) / len(others) if len(others) >= _WITNESSES else 0.0
+                    rise = sum(others) / len(others) if len(others) >= _FEWEST_TASKS else 0.0
                     for key in keys:
                         harms[key].add(record.head["steps"], rise / len(keys))
                     if author:

@@ -69,7 +69,7 @@ class HighWaterMark:
             JournalCorrupt: Acknowledged records are missing, or another journal is there.
         """
         noted = self.newest()
-        if noted is None and journal.is_witnessed:
+        if noted is None and journal.has_high_water_mark:
             raise JournalCorrupt(
                 f"{self._path} is missing or empty: without it the server cannot tell whether acknowledged"
                 " updates are missing from the journal. Restore the directory from a copy; or run"

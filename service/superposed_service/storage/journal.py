@@ -301,11 +301,11 @@ class Journal:
     # The lineage and the incarnation that write
 
     @property
-    def is_witnessed(self) -> bool:
+    def has_high_water_mark(self) -> bool:
         """True once a `HEAD` is known to stand beside the journal."""
         return self._database.noted("witnessed") is not None
 
-    def set_witnessed(self) -> None:
+    def set_high_water_mark(self) -> None:
         """Note that a `HEAD` stands beside the journal, on the disk."""
         with self._database.transaction():
             self._database.execute(*self._database.noting("witnessed", "HEAD"))

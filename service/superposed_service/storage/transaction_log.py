@@ -43,12 +43,12 @@ class TransactionLog:
         check_place: Callable[[], None] = lambda: None,
     ) -> None:
         self.check_place = check_place
-        self._witness = HighWaterMark(folder / "HEAD")
+        self._high_water_mark = HighWaterMark(folder / "HEAD")
         self._unwritten: list[Statement] = []
         try:
             self._database = Database(folder / "journal.db", synchronous=synchronous)
         except BaseException:
-            self._witness.close()
+            self._high_water_mark.close()
             raise
         try:
             self._database.check()  # before a row of it is believed
@@ -68,11 +68,11 @@ class TransactionLog:
         missing or empty `HEAD` means that the file was removed. Directories of the first release have no
         mark until this process has synced their `HEAD`.
         """
-        self._witness.check(self.journal)
-        if self.journal.exists and not self.journal.is_witnessed:
-            self._witness.note(self.journal)
-            self._witness.sync()
-            self.journal.set_witnessed()
+        self._high_water_mark.check(self.journal)
+        if self.journal.exists and not self.journal.has_high_water_mark:
+            self._high_water_mark.note(self.journal)
+            self._high_water_mark.sync()
+            self.journal.set_high_water_mark()
             self._database.drop_log()
 
     @property
@@ -139,7 +139,7 @@ class TransactionLog:
             if digest is not None:
                 self.journal.note_digest(*digest)
         try:
-            self._witness.note(self.journal)
+            self._high_water_mark.note(self.journal)
         except StorageUnavailable as error:
             self.fail(str(error))
             raise
@@ -181,4 +181,4 @@ class TransactionLog:
             keep_log: Whether the write-ahead log stays as it is: SQLite would remove it by its path.
         """
         self._database.close(keep_log=keep_log)
-        self._witness.close()
+        self._high_water_mark.close()

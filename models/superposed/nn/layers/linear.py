@@ -77,7 +77,7 @@ class SuperposedLinear(nn.Module):
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
-        """Return the real matrix of the product (lanes x D_out, width), or (D_out, width) if real."""
+        """Return the real matrix of the product (components x D_out, width), or (D_out, width) if real."""
         if self.family.components == 1:
             return self.weight
         real, imaginary = self.weight
@@ -87,21 +87,21 @@ class SuperposedLinear(nn.Module):
         return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, width)
 
     def extend(self, x: Tensor) -> Tensor:
-        """Append a bound bias's constant 1 and the padding: (B, lanes x D_in) to (B, width)."""
+        """Append a bound bias's constant 1 and the padding: (B, components x D_in) to (B, width)."""
         rows = len(x)
-        components = x.view(rows, self.family.components, self.in_features)  # (B, lanes, D_in)
-        constant = self.constant.expand(rows, *self.constant.shape)  # (B, lanes, constant + padding)
+        components = x.view(rows, self.family.components, self.in_features)  # (B, components, D_in)
+        constant = self.constant.expand(rows, *self.constant.shape)  # (B, components, constant + padding)
         return torch.cat([components, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
         """Bind every row with its context and multiply the whole batch at once.
 
         Args:
-            x: (B, lanes x D_in).
+            x: (B, components x D_in).
             binding: One context for all rows, or contexts and each row's index.
 
         Returns:
-            (B, lanes x D_out), or (B, D_out) for a real output.
+            (B, components x D_out), or (B, D_out) for a real output.
         """
         return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self.shared_bias())
 
@@ -118,12 +118,12 @@ class SuperposedLinear(nn.Module):
             context: One materialised context in the weights' dtype.
 
         Returns:
-            weight (rows of `matrix()`, lanes x D_in) and bias (rows,).
+            weight (rows of `matrix()`, components x D_in) and bias (rows,).
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
         components = folded.view(
             len(folded), self.family.components, -1
-        )  # (rows, lanes, D_in + constant + padding)
+        )  # (rows, components, D_in + constant + padding)
         shared = self.shared_bias()
         bias = components[:, 0, self.in_features] if shared is None else shared  # (rows,)
         return components[:, :, : self.in_features].reshape(len(folded), -1), bias

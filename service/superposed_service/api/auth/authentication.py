@@ -27,7 +27,7 @@ def create(
     most: int | None = None,
     **quotas: float | None,
 ) -> tuple[ApiKey, str]:
-    """Make an API key, on the thread that owns the ledger.
+    """Make an API key, on the thread that owns the transaction log.
 
     Args:
         transaction_log: Where it is kept.

@@ -33,7 +33,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
         "limits": {
             "rows": settings.max_rows,
             "steps": settings.max_steps,
-            "tries": settings.max_candidate_evaluations,
+            "candidate_evaluations": settings.max_candidate_evaluations,
             "body_bytes": settings.max_body_bytes,
             "contexts": store.contexts.capacity,
             "gradient_norm": store.config.gradient_norm_cap,

@@ -19,7 +19,7 @@ def server() -> dict[str, Any]:
 
 
 def schema_of(store: WeightStore, model: str) -> TaskSchema:
-    """Return the task that gives a model its face.
+    """Return the schema of the task that preprocesses a model's rows.
 
     Raises:
         UnknownTask: A task in it is not registered.
