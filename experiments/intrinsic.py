@@ -139,7 +139,7 @@ def _train(
 
 
 def _pruned(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Return all but the largest weights of each layer set to 0."""
+    """Return the network with all but the largest weights of each layer set to 0."""
     kept = {}
     for name, value in weights.items():
         count = max(1, round(share * value.numel()))

@@ -36,12 +36,12 @@ class Identity(Family[None]):
     name: ClassVar[str] = "standard"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """Return nothing to store."""
+        """Return the shape of a placeholder: nothing is stored."""
         del features
         return (1,)
 
     def generator_bytes(self, features: int) -> int:
-        """Return nothing."""
+        """Return 0."""
         del features
         return 0
 

@@ -132,7 +132,7 @@ def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict
 
 
 def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
-    """Return one store, taught by updates whose rows belong to many users at once."""
+    """Run one store, taught by updates of rows of many users at once."""
     optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
     store = WeightStore(StoreConfig(network=network, optimizer=optimizer), secret=seeded_secret(config.seed))
     store.register(TaskSchema(key="group", inputs=network.inputs, outputs=10))
@@ -202,7 +202,7 @@ def _own_outputs(config: PersonalConfig, network: MLPConfig, users: _Users, prog
 
 
 def _separate(config: PersonalConfig, network: MLPConfig, users: _Users) -> Any:
-    """Return a network for each user, of equal bytes in all or of eight times as many."""
+    """Run a network for each user, of equal bytes in all or of eight times as many."""
     budget = Standard(network, OptimizerConfig(), config.seed).weights
     budget *= 8 if config.method == "separate-8x" else 1
     steps = config.passes * -(-config.rows // _SEPARATE_BATCH)

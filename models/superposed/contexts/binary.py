@@ -24,7 +24,7 @@ class Binary(Family[Tensor]):
     name: ClassVar[str] = "binary"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """Return one sign a feature: (features,)."""
+        """Return the shape of one sign a feature: (features,)."""
         return (features,)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
@@ -32,7 +32,7 @@ class Binary(Family[Tensor]):
         return torch.from_numpy(stream.signs(features))
 
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
-        """Return every coordinate takes one part's sign, so that the overlap with each part is its weight.
+        """Take each coordinate's sign from one part, so that the overlap with a part is its weight.
 
         A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves
         few signs.

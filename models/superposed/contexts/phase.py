@@ -49,7 +49,7 @@ class Phase(Family[Tensor]):
         return (2, self.pairs(features))
 
     def generator_bytes(self, features: int) -> int:
-        """Return a float64 for each pair."""
+        """Return the bytes of one float64 for each pair."""
         return 8 * self.pairs(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
@@ -120,7 +120,7 @@ class Cyclic(Phase):
         self.frequency_scale = frequency_scale
 
     def generator_bytes(self, features: int) -> int:
-        """Return two float64 for each pair."""
+        """Return the bytes of one float64 for each pair."""
         return 2 * super().generator_bytes(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:

@@ -77,7 +77,7 @@ class Rotation(Family[RotationGenerator]):
     name: ClassVar[str] = "rotation"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
-        """Return a dense matrix: (features, features)."""
+        """Return the shape of a dense matrix: (features, features)."""
         return (features, features)
 
     def generator_bytes(self, features: int) -> int:

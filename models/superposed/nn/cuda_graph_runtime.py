@@ -32,7 +32,7 @@ Work = Callable[[], None]
 
 
 def record_graph(work: Work) -> Work:
-    """Return records what some work launches on the GPU, as a CUDA graph; gives what launches it again."""
+    """Record work as a CUDA graph; return a function that launches it again."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no annotation there
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -46,7 +46,7 @@ def record_graph(work: Work) -> Work:
 
 
 def compile_for_all_sizes(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return one kernel for any number of rows."""
+    """Compile one kernel for any number of rows."""
     return torch.compile(function, dynamic=True)
 
 

@@ -59,15 +59,15 @@ class Evaluations:
         return [max(history.values(), key=lambda one: one.sequence) for history in self._by_task.values()]
 
     def of(self, key: str) -> list[Evaluation]:
-        """Return a task's, from the oldest weights to the newest."""
+        """Return a task's evaluations, from the oldest weights to the newest."""
         return sorted(self._by_task.get(key, {}).values(), key=lambda one: one.sequence)
 
     def all(self) -> list[Evaluation]:
-        """Return every one of every task."""
+        """Return every evaluation of every task."""
         return [evaluation for history in self._by_task.values() for evaluation in history.values()]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, as JSON values."""
+        """Return all evaluations as JSON values."""
         return {key: [asdict(one) for one in history.values()] for key, history in self._by_task.items()}
 
     @classmethod

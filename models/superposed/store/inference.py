@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def record_network(network: MLP, precision: torch.dtype) -> CudaGraphMLP:
-    """Return a network whose work will be recorded on the GPU that it is on."""
+    """Copy a network so that its work can be recorded on its GPU."""
     return CudaGraphMLP(network, precision)
 
 

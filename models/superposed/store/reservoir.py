@@ -89,7 +89,7 @@ class ReservoirAllocator:
         return free
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON values, the tasks in their order: draws go by it."""
+        """Return the state as JSON values, the tasks in their order, which draws depend on."""
         pools = [[key, pool.seen, pool.places.tolist()] for key, pool in self._pools.items()]
         return {"pools": pools, "free": self._free, "used": self.used}
 

@@ -72,7 +72,7 @@ class TaskState:
         return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, as JSON values."""
+        """Return the state as JSON values."""
         in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
         author = {"author": self.author} if self.author else {}
         return (
@@ -237,7 +237,7 @@ class TaskRegistry:
         del self._tasks[key]
 
     def to_json(self) -> dict[str, Any]:
-        """Return everything, as JSON values."""
+        """Return the state as JSON values."""
         values = {
             "tasks": [state.to_json() for state in self._tasks.values()],
             "next_generation": self._next_generation.copy(),

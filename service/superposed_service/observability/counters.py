@@ -98,7 +98,7 @@ class Metrics(Collector):
         route.statuses[status] = route.statuses.get(status, 0) + 1
 
     def collect(self) -> Iterator[Metric]:
-        """Return everything but the tasks'."""
+        """Return the counts and times."""
         yield from self._http()
         for name, text, values in (
             (
@@ -194,7 +194,7 @@ class TaskRows(Collector):
             rest[1] += gone[1]
 
     def collect(self) -> Iterator[Metric]:
-        """Return one counter of rows inferred and one of rows learned."""
+        """Return the counts and times."""
         counted = list(self._rows.items())
         for place, what in enumerate(("inference", "update")):
             family = CounterMetricFamily(

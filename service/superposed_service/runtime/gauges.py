@@ -44,11 +44,11 @@ class Readings(Collector):
         self._writer = writer
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: names are not looked for before the service is up."""
+        """Return nothing: names are not read before the service is up."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return everything, read now."""
+        """Return all gauges, read now."""
         yield InfoMetricFamily(
             "superposed_build", "Release of the running service.", value={"version": version("superposed")}
         )

@@ -107,7 +107,7 @@ class SuperposedConv2d(nn.Module):
         return answers.view(len(x), -1, height, columns.shape[2] // height)
 
     def _bound_patches(self, columns: Tensor, binding: Binding) -> Tensor:
-        """Return one product of all patches, each bound: (B, out_channels, places)."""
+        """Compute one product of all patches, each bound: (B, out_channels, places)."""
         rows, places = len(columns), columns.shape[2]
         slots = torch.as_tensor(binding.slots).repeat_interleave(places)  # (B x places,)
         patches = columns.transpose(1, 2).reshape(rows * places, -1)  # (B x places, features)
@@ -115,7 +115,7 @@ class SuperposedConv2d(nn.Module):
         return answers.view(rows, places, -1).transpose(1, 2)
 
     def _bound_kernels(self, columns: Tensor, binding: Binding) -> Tensor:
-        """Return a product for each row with the kernel that its context folds: (B, out_channels, places)."""
+        """Compute a product for each row with its context's folded kernel: (B, out_channels, places)."""
         layer = self.patches
         slots = torch.as_tensor(binding.slots)
         distinct, place = slots.unique(return_inverse=True)  # type: ignore[no-untyped-call]  # torch has no annotation there

@@ -151,7 +151,7 @@ class GrpcServer:
 
     @contextmanager
     def _holding(self, body: bytes) -> Iterator[None]:
-        """Return counts a body's bytes for as long as it is worked on."""
+        """Count a body's bytes while it is worked on."""
         most = self._runtime.settings.max_inflight_bytes
         self._held += len(body)
         try:
