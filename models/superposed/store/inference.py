@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 
 def record_network(network: MLP, precision: torch.dtype) -> CudaGraphMLP:
-    """Copy a network so that its work can be recorded on its GPU."""
+    """Wrap a network so that its work is recorded as CUDA graphs."""
     return CudaGraphMLP(network, precision)
 
 
