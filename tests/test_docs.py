@@ -1,4 +1,4 @@
-"""What the docs show runs, and what they say of the code is so."""
+"""The docs' code runs, and their statements about the code are true."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def draw(page: Page, picture: NDArray[Any], side: int) -> None:
 
 
 def _runs(row: list[bool]) -> list[tuple[int, int]]:
-    """Where bright pixels begin and end."""
+    """Return the begin and the end of each run of bright pixels."""
     found: list[tuple[int, int]] = []
     start: int | None = None
     for place, bright in enumerate([*row, False]):

@@ -48,7 +48,7 @@ NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
 
 
 def test_a_networks_layers_are_sent_in_one_dtype() -> None:
-    """Whatever they are made of: tensors that learn, lists, and arrays of different kinds."""
+    """Layers may be tensors that learn, lists, and arrays of different kinds."""
     import torch
 
     wanted = torch.ones(2, 3, requires_grad=True)

@@ -1,4 +1,4 @@
-"""Whatever a user passes is converted or refused in words, and a call that fails registers nothing."""
+"""Values of a user are converted or rejected in words, and a call that fails registers nothing."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ _SLOW_IS_FINE = [
 
 @dataclass
 class Found:
-    """What was seen."""
+    """Findings of a fuzzing run."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)

@@ -38,7 +38,7 @@ def render(document: Json) -> str:
 
 
 def breaking(old: Json, new: Json) -> list[str]:
-    """What a client of the old document would miss in the new one."""
+    """List the parts of the old document that a client would miss in the new one."""
     return sorted(set(_paths(old, new)))
 
 
@@ -120,7 +120,7 @@ def _choices(schema: Json, document: Json) -> list[Json]:
 
 
 def _kinds(schema: Json, document: Json) -> set[str]:
-    """What values a schema allows: constants where it lists them, else types; empty for anything."""
+    """Return the values that a schema allows: constants where it lists them, else types; empty for any."""
     found: set[str] = set()
     for one in _choices(_resolved(schema, document), document):
         listed = one.get("enum", [one["const"]] if "const" in one else None)
@@ -140,7 +140,7 @@ _NARROWING = {"maximum": 1, "exclusiveMaximum": 1, "maxLength": 1, "maxItems": 1
 
 
 def _asked(where: str, was: Json, now: Json, old: Json, new: Json) -> Iterator[str]:
-    """What a request could hold, it still may."""
+    """List the parts of a request that the new document no longer allows."""
     before, after = _kinds(was, old), _kinds(now, new)
     if after and (not before or before - after):
         yield f"{where}: may not be {sorted(before - after) or 'anything'} any more"
@@ -167,7 +167,7 @@ def _narrowed(where: str, was: Json, now: Json) -> Iterator[str]:
 
 
 def _answered(where: str, was: Json, now: Json, old: Json, new: Json) -> Iterator[str]:
-    """What an answer held, it still holds, and nothing that a client would not know what to do with."""
+    """List the parts of a response that are gone, and values that a client would not know."""
     before, after = _kinds(was, old), _kinds(now, new)
     if before and (not after or after - before):
         yield f"{where}: may be {sorted(after - before) or 'anything'} now"

@@ -100,7 +100,7 @@ class ForkServer:
 
 @dataclass
 class Outcome:
-    """What a run found."""
+    """Findings of a run."""
 
     rounds: int = 0
     acknowledged: int = 0
@@ -193,7 +193,7 @@ class Crashes:
         self.outcome.rounds += 1
 
     def settle_pending(self) -> None:
-        """What was not answered before the crash is sent again, with its key."""
+        """Send unanswered requests again after the crash, with their keys."""
         waiting, self.pending = self.pending, []
         for sent in waiting:
             self.send(sent)

@@ -38,7 +38,7 @@ class Operation:
 
 @dataclass
 class Disk:
-    """What happened, and what shall fail.
+    """A trace of operations on a disk, and the operations that shall fail.
 
     Args:
         fail_at: The number of the write or sync that fails, counted from 1; 0 for none.
@@ -150,7 +150,7 @@ def recording(disk: Disk) -> Iterator[Disk]:
 
 
 class Crash:
-    """What a power cut leaves of a directory after some operations of a trace.
+    """State of a directory that a power cut leaves after some operations of a trace.
 
     What was synced is there. Of the rest each write is there, not there, or torn at a sector's border, in
     any combination. Names (a file made, renamed, removed) are there up to any point since their directory

@@ -51,7 +51,7 @@ def batch(seed: int) -> tuple[list[list[float]], list[int]]:
 
 @dataclass
 class Lived:
-    """What was acknowledged: digests by sequence number, answers by idempotency key."""
+    """Acknowledged state: digests by sequence number, answers by idempotency key."""
 
     digests: dict[int, str]
     answers: dict[str, Any]
@@ -236,7 +236,7 @@ def flips(every: int = 1) -> dict[str, Counter[str]]:
 
 
 def _sound(path: Path) -> bool:
-    """Whether `superposed verify` finds nothing wrong."""
+    """Return True if `superposed verify` finds nothing wrong."""
     try:
         with DataDirectory(path) as directory:
             return all(finding.remedy is None for finding in verify(directory))

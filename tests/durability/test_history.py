@@ -32,7 +32,7 @@ def rows(seed: int) -> tuple[list[list[float]], list[int]]:
 
 
 class Model:
-    """What happened, in order; a rollback is the set of sequence numbers that it takes out."""
+    """Events in order; a rollback is the set of sequence numbers that it takes out."""
 
     def __init__(self) -> None:
         self.happened: list[tuple[str, Any]] = []
@@ -45,7 +45,7 @@ class Model:
         self.happened.append((kind, what))
 
     def counting(self) -> list[tuple[int, str, Any]]:
-        """What counts now: rollbacks are read from the last to the first, as later ones undo earlier ones."""
+        """Return the records that count, reading rollbacks from the last, as later ones undo earlier ones."""
         out: set[int] = set()
         left = []
         for sequence in range(self.head, 0, -1):
@@ -237,7 +237,7 @@ class History(RuleBasedStateMachine):
             self.taken_out(set(range(first, last + 1)), answer)
 
     def taken_out(self, asked: set[int], answer: dict[str, Any]) -> None:
-        """What was asked for is out, and for good what cannot happen without it."""
+        """The records that were asked for are out, and those that depend on them."""
         self.model.add("rollback", asked)
         self.is_what_the_model_says()  # the model finds by itself what cannot happen
         out = {number for first, last in answer["excluded"] for number in range(first, last + 1)}

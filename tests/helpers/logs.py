@@ -19,7 +19,7 @@ __all__ = ["Captured", "captured"]
 
 
 class Captured:
-    """What a server would write to standard error."""
+    """Log lines as a server would write them to standard error."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: object) -> None:
         self._stream = io.StringIO()

@@ -107,7 +107,7 @@ class Machine:
         return take(self.writer, self.directory, self.settings)
 
     def crash(self) -> None:
-        """What kill -9 leaves: the files as they are now, opened again by another process."""
+        """Leave the files as kill -9 does, and open them again as another process."""
         image = self.path.with_name(f"{self.path.name}+")
         shutil.copytree(self.path, image)
         self.directory.close()

@@ -58,7 +58,7 @@ def test_together_as_alone(callers: list[tuple[str, int]], kind: str, dtype: str
     ],
 )  # fmt: skip
 def test_what_needs_more_than_that_is_left_to_each_caller(odd: Any) -> None:
-    """Whatever the others send, and in whichever place."""
+    """Other rows in the batch do not matter, nor does their place."""
     plain: Any = np.asarray(ROWS) if isinstance(odd, np.ndarray) else ROWS
     for inputs in ([odd, plain], [plain, odd], [plain, plain, odd]):
         assert each(STORE, ["t0", "t1", "t2"][: len(inputs)], inputs) is None

@@ -182,7 +182,7 @@ class Doubled(nn.Linear):
 
 
 def two_layers() -> nn.Module:
-    """What `ModuleConfig` finds below."""
+    """Build the network that `ModuleConfig` names below."""
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.LayerNorm(24), nn.Linear(24, 10))
 
 
@@ -268,7 +268,7 @@ def new_store(kind: str, family: str = "phase") -> WeightStore:
 def answered(
     model: RetrievedModel, plain: nn.Module, x: torch.Tensor, shape: tuple[int, ...]
 ) -> torch.Tensor:
-    """What an ordinary network answers with a retrieved model's weights, by what `load_into` says."""
+    """Return the answers of an ordinary network with a retrieved model's weights, as `load_into` says."""
     rows = ((x - model.tensors["input.offset"]) / model.tensors["input.scale"]).float()
     with torch.inference_mode():
         answer: torch.Tensor = model.load_into(plain)(rows.view(len(x), *shape))

@@ -29,7 +29,7 @@ from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, r
 
 
 def kept_inputs(store: WeightStore, key: str) -> np.ndarray:
-    """What is kept of a task, by drawing besides all others, often enough to see every row."""
+    """Return the rows kept of a task, by drawing besides all others until every row is seen."""
     others = [state.schema.key for state in store.tasks.all() if state.schema.key != key]
     drawn = store.replay_buffer.draw(store._resolver, 1, 0, 20_000, others, 64)
     return np.zeros((0, 6)) if drawn is None else np.unique(drawn[0].inputs.numpy(), axis=0)
@@ -107,7 +107,7 @@ class TestKeeping:
         assert store.replay_buffer.bytes <= 60 * BYTES_PER_ROW
 
     def test_a_narrow_tasks_levels_lie_between_its_own_features(self) -> None:
-        """What pads a row is no part of its range."""
+        """Padding is no part of a row's range."""
         store = new_store(tasks=0)
         store.register(TaskSchema(key="years", inputs=3, outputs=3))
         x = (2000 + np.random.default_rng(2).uniform(0, 20, size=(10, 3))).astype(np.float32)

@@ -383,7 +383,7 @@ def test_request_ids(http: httpx.Client) -> None:
 
 
 def test_rows_so_large_that_nothing_finite_can_be_said_of_them(http: httpx.Client) -> None:
-    """Whatever is accepted, the store can still be saved, and no answer is null."""
+    """Of any accepted row the store can still be saved, and no answer is null."""
     register(http, "a", inputs=4)
     for size in (1e18, 1e20, 1e30, 1e38):
         rows = {"context": "a", "inputs": [[size, 2, 3, 4]], "targets": ["1"]}

@@ -426,7 +426,7 @@ class Answered:
 
 
 async def warmed(engine: Engine, keys: str = "abcd") -> None:
-    """What nobody asked for before is answered on the engine's thread: its context is derived there."""
+    """Ask each context once, so that the event loop may answer it: the engine thread derives it."""
     for key in keys:
         await engine.infer(RowBatch(key, None, X[:1]))
     await idle(engine)

@@ -25,7 +25,7 @@ CAP = 8 * 2**20
 
 
 def raw(http: httpx.Client, data: bytes, timeout_s: float = 20) -> bytes:
-    """What a server answers to bytes, until it closes the connection."""
+    """Return the server's response to bytes, until it closes the connection."""
     with socket.create_connection((http.base_url.host, http.base_url.port), timeout=timeout_s) as connection:
         connection.sendall(data)
         answer = b""

@@ -1,4 +1,4 @@
-"""What stands beside the service: compose file, Prometheus, alerts, Grafana's dashboard, nginx."""
+"""Files beside the service: compose file, Prometheus, alerts, Grafana's dashboard, nginx."""
 
 from __future__ import annotations
 

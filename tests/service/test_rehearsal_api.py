@@ -325,7 +325,7 @@ class TestLocating:
 
 
 def test_a_slice_of_idle_time_must_make_tasks_better() -> None:
-    """Where all kept rows are answered right, a slice on request is as good; one of idle time is no gain."""
+    """If all kept rows are answered right, a slice on request is as good; one of idle time is no gain."""
     config = StoreConfig(
         network=MLPConfig(inputs=5, hidden=(32,), outputs=3),
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),

@@ -32,7 +32,7 @@ MARKERS = (LABEL, TEXT, *NUMBERS)
 
 
 def good(http: httpx.Client, headers: dict[str, str]) -> None:
-    """What is asked every day."""
+    """Ask the requests of an ordinary day."""
     task = {"key": "digits", "labels": [LABEL, "b"], "offset": ROW, "scale": ROW, "description": TEXT}
     for method, path, body in (
         ("POST", "/v1/tasks", task),

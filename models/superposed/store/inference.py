@@ -16,7 +16,7 @@ from superposed.tasks.batch import Batch
 
 __all__ = ["InferenceRunner"]
 
-_NOBODY = Context(((TaskId("~"), 1.0, None),))  # no key is written so
+_PROBE = Context(((TaskId("~"), 1.0, None),))  # no key is written so
 # How far the answers of recorded work may lie from the plain network's, for each unit of its largest.
 _TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.bfloat16: 0.05}
 _TRIED_ROWS = (1, 512)
@@ -74,7 +74,7 @@ class InferenceRunner:
         taken = []
         for _ in range(_TIMES):
             began = time.perf_counter()
-            self._answer_nobody(torch.zeros(rows, inputs, dtype=dtype))
+            self._answer_probe(torch.zeros(rows, inputs, dtype=dtype))
             taken.append(time.perf_counter() - began)
         return min(taken)
 
@@ -90,16 +90,16 @@ class InferenceRunner:
             Why the plain network goes on answering though this is a GPU; else None.
         """
         for rows in _TRIED_ROWS:
-            self._answer_nobody(torch.zeros(rows, inputs, dtype=dtype))
+            self._answer_probe(torch.zeros(rows, inputs, dtype=dtype))
         if self._device.type == "cpu":
             return None
         if not isinstance(self._network, MLP):
             return "only the work of multi-layer perceptrons is recorded"
         return self._record(self._network, inputs, dtype, precision or dtype)
 
-    def _answer_nobody(self, rows: Tensor) -> Tensor:
+    def _answer_probe(self, rows: Tensor) -> Tensor:
         with torch.inference_mode():
-            answer: Tensor = self.plain(rows.to(self._device), self._contexts.bind_all(_NOBODY))
+            answer: Tensor = self.plain(rows.to(self._device), self._contexts.bind_all(_PROBE))
             return answer.cpu()
 
     def _record(self, network: MLP, inputs: int, dtype: torch.dtype, precision: torch.dtype) -> str | None:
@@ -110,10 +110,10 @@ class InferenceRunner:
             recorded = record_network(network, precision)
             for count in SIZES:
                 rows = torch.randn(count, inputs, generator=torch.Generator().manual_seed(count), dtype=dtype)
-                expected = self._answer_nobody(rows)
+                expected = self._answer_probe(rows)
                 slots = torch.zeros(count, dtype=torch.int64)
                 with torch.inference_mode():
-                    found = recorded(rows, self._contexts.bind_rows([_NOBODY], slots))
+                    found = recorded(rows, self._contexts.bind_rows([_PROBE], slots))
                 distance = float((found - expected).abs().max() / expected.abs().max())
                 if not distance <= _TOLERANCES[precision]:
                     return f"what was recorded answers otherwise, by {distance:.2g} of the largest logit"

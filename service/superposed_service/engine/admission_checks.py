@@ -18,7 +18,7 @@ from superposed_service.storage.idempotency import IdempotencyKey
 
 # Gets a record and its outcome.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
-_NOBODY: Mapping[str, IdempotencyKey] = {}
+_NO_KEYS: Mapping[str, IdempotencyKey] = {}
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class AdmissionChecks:
         return entering[idempotency_key.key]
 
     def settled(
-        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NOBODY
+        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NO_KEYS
     ) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with.
 

@@ -36,8 +36,8 @@ class RequestMetadata:
         return most if self.deadline is None else min(most, max(0.0, self.deadline - time.monotonic()))
 
 
-_NOBODY = RequestMetadata()
-_caller: ContextVar[RequestMetadata] = ContextVar("superposed_caller", default=_NOBODY)
+_SERVICE = RequestMetadata()
+_caller: ContextVar[RequestMetadata] = ContextVar("superposed_caller", default=_SERVICE)
 
 
 def current_request() -> RequestMetadata:
