@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["plain_rows", "plain_value", "plain_values", "rows_of", "targets_of"]
+__all__ = ["labels_of", "plain_rows", "plain_value", "plain_values", "rows_of", "targets_of"]
 
 
 def plain_values(values: Any) -> Any:
@@ -59,6 +59,8 @@ def plain_rows(values: Any) -> Any:
         values = values.to_numpy()
     elif hasattr(values, "detach"):  # torch
         values = _from_torch(values)
+    elif hasattr(values, "__array__") and not isinstance(values, np.generic):  # pandas' Categorical
+        values = np.asarray(values)
     if isinstance(values, np.ndarray):
         return _sendable(values)
     return values
@@ -131,13 +133,44 @@ def _is_list_of(values: Any, kind: type) -> bool:
 def targets_of(y: Any) -> NDArray[Any]:
     """Return targets (B,) or, of several values each, (B, n) as an array; one column (B, 1) is flattened.
 
+    Times become texts, in numpy's form and in nanoseconds.
+
     Raises:
-        ValueError: They hold something that is neither a number nor a string.
+        ValueError: They hold something that is neither a bool, a number, a text nor a time.
     """
     try:
-        array = np.asarray(plain_values(y))
+        plain = plain_values(_times_as_text(y))
+        kinds = {type(value) for value in plain} if isinstance(plain, list) else set()
+        array = np.asarray(plain, dtype=object if len(kinds - {int, float}) > 1 else None)
     except ValueError as error:
         raise ValueError(f"targets: {error}") from None
     if array.ndim == 0:
         raise ValueError("targets are one value, expected one target for each row: wrap it in a list")
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+
+
+def labels_of(labels: Any) -> tuple[list[Any], str | None]:
+    """Return labels as JSON has them, and their form where they are times.
+
+    Raises:
+        ValueError: One is neither a bool, a number, a text nor a time.
+    """
+    plain = _times_as_text(labels)
+    return plain_values(plain), None if plain is labels else "datetime"
+
+
+def _times_as_text(values: Any) -> Any:
+    """Return times as texts that sort as they do; other values as they are."""
+    dtype = getattr(values, "dtype", None)
+    if getattr(dtype, "tz", None) is not None:
+        raise ValueError(f"times with a time zone ({dtype}): convert them, series.dt.tz_convert(None)")
+    if isinstance(values, list | tuple) and values and isinstance(values[0], datetime.date):
+        values = np.asarray(values, dtype="M8[ns]")
+    array = values if isinstance(values, np.ndarray) else None
+    if getattr(dtype, "kind", "") == "M" and hasattr(values, "to_numpy"):
+        array = values.to_numpy()
+    if array is None or array.dtype.kind != "M":
+        return values
+    if np.isnat(array).any():
+        raise ValueError("a missing value (NaT): fill it in, or leave its row out")
+    return np.datetime_as_string(array.astype("M8[ns]"))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 __all__ = [
     "ApiKey",
@@ -30,6 +30,9 @@ __all__ = [
     "TasksLeft",
     "Update",
 ]
+
+
+Label: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class _Answer(BaseModel):
@@ -60,11 +63,14 @@ class Score(_Answer):
 class Inference(_Answer):
     """Answers in row order; None for fields that were not asked for or do not apply.
 
+    Labels have the type that they were registered with; `label_form` is "datetime" where they are times.
+
     `located` says which context `auto` stood for.
     """
 
     sequence: int
-    labels: list[str | int | None] | None = None
+    labels: list[Label | None] | None = None
+    label_form: str | None = None
     probabilities: list[list[float] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
@@ -137,7 +143,8 @@ class TaskInfo(_Answer):
     """A registered task."""
 
     key: str
-    labels: list[str] | None = None
+    labels: list[Label] | None = None
+    label_form: str | None = None
     outputs: int
     inputs: int
     loss: Literal["cross_entropy", "mse"]

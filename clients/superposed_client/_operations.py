@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from superposed_client import _safetensors as safetensors
-from superposed_client._arrays import plain_rows, plain_values
+from superposed_client._arrays import labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
@@ -48,12 +48,10 @@ def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
 
 
 def _targets_form(targets: Targets) -> Any:
-    """Return targets as they are sent: numbers as a tensor, labels as text."""
-    plain = plain_rows(targets)
-    if isinstance(plain, np.ndarray) and plain.ndim == 2 and plain.shape[1] == 1:
-        plain = plain[:, 0]
+    """Return targets as they are sent: numbers as a tensor, other labels as JSON values."""
+    plain = targets_of(targets)
     tensor = as_tensor(plain)
-    return plain_values(plain) if tensor is None else tensor
+    return plain.tolist() if tensor is None else tensor
 
 
 def _rows_body(
@@ -109,7 +107,7 @@ def evaluate(
 
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
-    """Build the request `POST /v1/tasks`; fields that are None are left out, labels are made text."""
+    """Build the request `POST /v1/tasks`; fields that are None are left out."""
     return (yield from register_new(schema))[0]
 
 
@@ -118,10 +116,11 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
     body = {
         name: context_form(value) if isinstance(value, Context) else plain_values(value)
         for name, value in schema.items()
-        if value is not None
+        if value is not None and name != "labels"
     }
-    if "labels" in body:
-        body["labels"] = [str(label) for label in body["labels"]]
+    if schema.get("labels") is not None:
+        body["labels"], form = labels_of(schema["labels"])
+        body |= {"label_form": form} if form else {}
     response = yield changing("POST", "/v1/tasks", body)
     return parse(TaskInfo, response), response.status == 201
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
-from superposed_client._arrays import plain_values, rows_of, targets_of
+from superposed_client._arrays import labels_of, rows_of, targets_of
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
@@ -32,7 +32,7 @@ class TaskFields(TypedDict, total=False):
     """Fields that a task can be registered with.
 
     Args:
-        labels: The classes, in order; whole numbers come back as whole numbers.
+        labels: The classes, in order: all bool, numbers, texts or times. They come back as they are given.
         outputs: Number of outputs, where there are no labels.
         inputs: Features; taken from the first rows where not given.
         loss: `cross_entropy` or `mse`.
@@ -46,7 +46,7 @@ class TaskFields(TypedDict, total=False):
         composition: A mixture or power of registered tasks that it binds instead of a context of its own.
     """
 
-    labels: Sequence[str | int] | None
+    labels: Sequence[Any] | NDArray[Any] | None
     outputs: int | None
     inputs: int | None
     loss: Loss
@@ -63,7 +63,7 @@ class TaskFields(TypedDict, total=False):
 class TaskSchema:
     """Schema that a handle registers its task with; `inputs` is taken from the first rows where not given."""
 
-    labels: Sequence[str | int] | None = None
+    labels: Sequence[Any] | NDArray[Any] | None = None
     outputs: int | None = None
     inputs: int | None = None
     loss: Loss = "cross_entropy"
@@ -75,11 +75,6 @@ class TaskSchema:
     own_layers: int | None = None
     composition: ContextLike | None = None
 
-    def __post_init__(self) -> None:
-        """Make labels a list: arrays and the like have no truth value."""
-        if self.labels is not None:
-            object.__setattr__(self, "labels", plain_values(self.labels))
-
     @property
     def given(self) -> bool:
         """True if it says enough to register a task."""
@@ -89,7 +84,7 @@ class TaskSchema:
         """Return the registration's body."""
         return {
             "key": key,
-            "labels": None if self.labels is None else [str(label) for label in self.labels],
+            "labels": self.labels,
             "outputs": self.outputs,
             "inputs": self.inputs or features,
             "loss": self.loss,
@@ -111,7 +106,6 @@ class TaskCore:
     schema: TaskSchema = field(default_factory=TaskSchema)
     last_update: Update | None = None
     _registered: bool = False
-    _known_labels: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         group, key = self._name
@@ -148,7 +142,7 @@ class TaskCore:
         return self._name[1]
 
     def _prepare(self, features: int) -> Operation[bool]:
-        """Register the task, or without a schema asks once what its labels are.
+        """Register the task; without a schema check once that it is there.
 
         Returns:
             Whether the task is new.
@@ -160,7 +154,7 @@ class TaskCore:
             _, new = yield from operations.register_new(self.schema.body(self._key, features))
         else:
             try:
-                self._known_labels = (yield from operations.get_task(self._key)).labels
+                yield from operations.get_task(self._key)
             except UnknownTask as error:
                 hint = f"register it with its first rows: client.task({self._key!r}, labels=[…]) or outputs=n"
                 raise error.explained(hint) from None
@@ -173,35 +167,12 @@ class TaskCore:
         with suppress(ApiError):
             yield from operations.delete_task(str(self._key), untaught=True)
 
-    def _targets(self, y: Targets) -> list[Any]:
-        """Return targets as the API has them: values that are written like labels are sent as labels.
-
-        Whole numbers beside labels given as text are class indexes, as in the API. Where all labels are whole
-        numbers so is every target a label, one that is not among them too: the server refuses it.
-        """
-        values: list[Any] = targets_of(y).tolist()
-        written = self.schema.labels if self.schema.labels is not None else self._known_labels
-        if written is None:
-            return values
-        labels = {str(label) for label in written}
-        texts = [
-            str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-            for value in values
-        ]
-        if any(isinstance(value, str) for value in values):
-            return texts
-        by_index = any(isinstance(label, str) for label in self.schema.labels or ())
-        numbered = all(label.removeprefix("-").isdecimal() for label in labels)
-        return texts if not by_index and (numbered or labels.issuperset(texts)) else values
-
     def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
         """Send one online update; the first registers the task, and a rejected one registers nothing."""
         rows, targets = _paired(inputs, y)
         new = yield from self._prepare(rows.shape[1])
         try:
-            self.last_update = yield from operations.update(
-                self.context, rows, self._targets(targets), steps=steps
-            )
+            self.last_update = yield from operations.update(self.context, rows, targets, steps=steps)
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
             raise
@@ -215,18 +186,11 @@ class TaskCore:
 
     def _first_unknown(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
         """Return the first target that is none of the task's labels, and its row."""
-        written = self.schema.labels if self.schema.labels is not None else self._known_labels
-        outputs = self.schema.outputs
-        known = {str(label) for label in written} if written is not None else None
-        if known is None and outputs is not None:
-            known = {str(number) for number in range(outputs)}
-        sent = self._targets(targets)
-        unknown = (
-            (row, value)
-            for row, value in enumerate(targets.tolist())
-            if known is not None and str(sent[row]) not in known
-        )
-        return next(unknown, None)
+        known: Sequence[Any] = range(self.schema.outputs or 0)
+        if self.schema.labels is not None:
+            known, _ = labels_of(self.schema.labels)
+        values = enumerate(targets.tolist())
+        return next(((row, value) for row, value in values if known and value not in known), None)
 
     def fit(
         self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool
@@ -240,16 +204,16 @@ class TaskCore:
             yield from self.partial_fit(rows[chosen], targets[chosen])
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
-        """Return labels (or class indexes) for cross-entropy, values for mse."""
-        rows, found = rows_of(inputs), list[Any]()
+        """Return labels of their own type (or class indexes) for cross-entropy, values for mse."""
+        rows, found, form = rows_of(inputs), list[Any](), None
         for part in chunks(len(rows)):
             answer = yield from operations.infer(self.context, rows[part])
             found += (answer.labels if answer.labels is not None else answer.values) or []
+            form = answer.label_form
         if found and isinstance(found[0], list):
             values = np.asarray(found)
             return values[:, 0] if values.shape[1] == 1 else values
-        written = {str(label): label for label in self.schema.labels or ()}
-        return np.asarray([written.get(str(label), label) for label in found])
+        return np.asarray(found, dtype="M8[ns]" if form == "datetime" else None)
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Return probabilities (rows, classes)."""
@@ -266,7 +230,7 @@ class TaskCore:
             yield from self._prepare(rows.shape[-1])
         correct = 0.0
         for part in chunks(len(rows)):
-            measured = yield from operations.evaluate(self.context, rows[part], self._targets(targets[part]))
+            measured = yield from operations.evaluate(self.context, rows[part], targets[part])
             if measured.accuracy is None:
                 return _r2(targets, (yield from self.predict(rows)))
             correct += measured.accuracy * measured.rows

@@ -72,6 +72,10 @@ class Dataset:
         """Numbers a row."""
         return int(self.train_x.shape[1])
 
+    def named(self, classes: NDArray[np.int64]) -> NDArray[Any]:
+        """Return the names (n,) of class indexes (n,)."""
+        return np.asarray(self.labels)[classes]
+
     def permuted(self, seed: int) -> Dataset:
         """Return the same data with its features in another order; seed 0 is the order as it is."""
         if seed == 0:

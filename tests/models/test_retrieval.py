@@ -38,7 +38,7 @@ def taught_store(**changes: object) -> WeightStore:
     for place, key in enumerate("abc"):
         store.register(
             TaskSchema(
-                key=key, inputs=9, outputs=3, offset=tuple(range(9)), scale=(2.0,) * 9, labels=("p", "q", "r")
+                key=key, inputs=9, outputs=3, offset=tuple(range(9)), scale=(2.0,) * 9, labels=(0, 1, 2)
             )
         )
         rng = np.random.default_rng(place)
@@ -60,7 +60,7 @@ def test_a_retrieved_model_answers_as_the_store_does(family: str, dtype: str, bi
         answer = model(torch.from_numpy(x))
         tolerance = {"float32": 1e-4, "float64": 1e-5}[dtype]
         torch.testing.assert_close(answer, served, rtol=tolerance, atol=tolerance)
-        assert model.metadata["labels"] == ["p", "q", "r"]
+        assert model.metadata["labels"] == [0, 1, 2]
         assert model.metadata["sequence"] == store.sequence
         assert answer.dtype == served.dtype
 
@@ -233,6 +233,6 @@ class TestCrosstalk:
         roomy, cramped = taught_store(), taught_store(context_table_bytes=1)
         samples = [store.tasks.get("c").crosstalk for store in (roomy, cramped)]
         assert samples[0] == samples[1]
-        learn(roomy, "a", [[1e20] + [1.0] * 8], ["p"])
+        learn(roomy, "a", [[1e20] + [1.0] * 8], [0])
         assert measure(roomy, roomy.batch("a", [[6e38] * 9])) is None
         roomy.to_bytes()

@@ -299,9 +299,10 @@ class TestLearning:
             ("wide", [0, 5], LabelOutOfRange),
             ("wide", [0, -1], LabelOutOfRange),
             ("wide", [0, True], LabelOutOfRange),
-            ("wide", [0, 1.0], LabelOutOfRange),
+            ("wide", [0, 1.5], LabelOutOfRange),
             ("wide", [0, "1"], LabelOutOfRange),
             ("narrow", ["x", "w"], LabelOutOfRange),
+            ("narrow", ["x", 0], LabelOutOfRange),
             ("line", [0.0, 1.0], ShapeError),
             ("line", [[0.0, 1.0], [0.0]], ShapeError),
             ("line", [[0.0, 1.0], ["a", "b"]], ShapeError),
@@ -370,7 +371,7 @@ class TestLearning:
         before = {name: tuple(tensor.shape) for name, tensor in store.state().items()}
         for key in ("wide", "narrow", "line"):
             width = store.tasks.get(key).schema.inputs
-            learn(store, key, data(4, width), [[0.0, 1.0]] * 4 if key == "line" else [0] * 4)
+            learn(store, key, data(4, width), {"line": [[0.0, 1.0]], "wide": [0], "narrow": ["x"]}[key] * 4)
         weights = {name: shape for name, shape in before.items() if name.startswith("network")}
         after = {name: tuple(t.shape) for name, t in store.state().items() if name.startswith("network")}
         assert after == weights

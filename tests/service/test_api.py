@@ -45,7 +45,8 @@ class TestTasks:
         task = register(http, description="eight by eight", offset=[1.0] * 64, scale=[2.0] * 64)
         assert task == http.get("/v1/tasks/digits").json()
         assert task == {
-            "key": "digits", "labels": [str(n) for n in range(10)], "outputs": 10, "inputs": 64,
+            "key": "digits", "labels": [str(n) for n in range(10)], "label_form": None,
+            "outputs": 10, "inputs": 64,
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
@@ -271,7 +272,7 @@ class TestUpdate:
     def test_rows_of_many_tasks_in_one_update(self, http: httpx.Client) -> None:
         register(http, "a")
         register(http, "b", labels=["x", "y"], inputs=3)
-        body = {"contexts": ["a", "b", "a"], "inputs": [ROW, [1, 2, 3], ROW], "targets": [4, "y", "5"]}
+        body = {"contexts": ["a", "b", "a"], "inputs": [ROW, [1, 2, 3], ROW], "targets": ["4", "y", "5"]}
         answer = http.post("/v1/update", json=body).json()
         assert answer["rows"] == 3
         tasks = {task["key"]: task for task in http.get("/v1/tasks").json()["tasks"]}

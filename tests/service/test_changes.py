@@ -52,7 +52,7 @@ def rows_of(width: int, count: int) -> st.SearchStrategy[Any]:
 
 TARGETS = {
     "a": st.integers(0, 3),
-    "b": st.one_of(st.sampled_from(["x", "y"]), st.integers(0, 1)),
+    "b": st.sampled_from(["x", "y"]),
     "line": st.lists(st.floats(-3, 3), min_size=3, max_size=3),
 }
 WEIGHT = st.floats(0.01, 100)

@@ -114,13 +114,13 @@ def test_what_was_learned_survives_a_clean_stop(tmp_path: Path) -> None:
     with server, server.client() as client:
         assert client.store().network["inputs"] == 784  # serve made a store with the defaults
         task = client.task("wine", labels=data.labels, offset=data.train_x.mean(0).tolist(), scale=scale)
-        task.fit(data.train_x, data.train_y, epochs=40, batch_size=32, seed=0)
-        score = task.score(data.test_x, data.test_y)
+        task.fit(data.train_x, data.named(data.train_y), epochs=40, batch_size=32, seed=0)
+        score = task.score(data.test_x, data.named(data.test_y))
         logits = client.infer("wine", data.test_x, fields=["logits"]).logits
         before = client.get_task("wine")
     assert score > 0.9
     with Client(server.url) as gone, pytest.raises(ConnectionFailed):
-        gone.update("wine", data.test_x, data.test_y)
+        gone.update("wine", data.test_x, data.named(data.test_y))
     with server, server.client() as client:
         assert client.get_task("wine") == before
         np.testing.assert_array_equal(client.infer("wine", data.test_x, fields=["logits"]).logits, logits)

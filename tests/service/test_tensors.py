@@ -73,7 +73,7 @@ def test_the_same_as_json(http: httpx.Client, dtype: str) -> None:
 
 
 def test_updates_in_either_form_teach_the_same(http: httpx.Client) -> None:
-    register(http, "one")
+    register(http, "one", labels=None, outputs=10)
     targets = np.array([3, 4])
     head = {"context": "one", "inputs": tensor(ROWS), "targets": tensor(targets), "steps": 2}
     binary = send(http, "/v1/update", head, ROWS, targets)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from superposed.config import Config
 from superposed.contexts import Task, check_key, flatten, parse
 from superposed.errors import CompositionNotSupported, ShapeError
+from superposed.tasks.labels import Label, LabelType, classes_of, label_type
 
 __all__ = ["Loss", "TaskSchema"]
 
@@ -27,7 +30,7 @@ class TaskSchema(Config):
         key: The task key.
         inputs: Features of a row, at most the store's.
         outputs: Number of outputs, at most the store's; the number of labels where there are labels.
-        labels: Names of the classes, in output order (cross-entropy only).
+        labels: The classes, in output order, all bool, number or text (cross-entropy only).
         loss: What updates reduce.
         offset: Subtracted from each feature, (inputs,).
         scale: Each feature is divided by it after the offset, (inputs,), none of them nearer to 0 than 1e-30.
@@ -41,12 +44,13 @@ class TaskSchema(Config):
             Only with a group.
         composition: A mixture or power of registered tasks that it binds instead of a context of its own:
             it starts from what those know, and teaching it moves them. Its canonical text.
+        label_form: "datetime" where the labels are times, written as texts by the client.
     """
 
     key: str
     inputs: int = Field(ge=1)
     outputs: int = Field(ge=1)
-    labels: tuple[Annotated[str, Field(max_length=256)], ...] | None = None
+    labels: tuple[Label, ...] | None = None
     loss: Loss = "cross_entropy"
     offset: tuple[Annotated[float, Field(strict=True)], ...] | None = None
     scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
@@ -55,6 +59,7 @@ class TaskSchema(Config):
     group: str | None = None
     own_layers: int | None = Field(None, ge=1, strict=True)
     composition: str | None = None
+    label_form: Literal["datetime"] | None = None
 
     @field_validator("key")
     @classmethod
@@ -76,6 +81,13 @@ class TaskSchema(Config):
         if isinstance(expression, Task):
             raise ValueError("a composition is a mixture or a power, not a single task")
         return str(expression)
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_have_one_type(cls, labels: tuple[Label, ...] | None) -> tuple[Label, ...] | None:
+        if not labels:
+            return labels
+        return tuple(map(float, labels)) if label_type(labels) == "float" else labels
 
     @field_validator("scale")
     @classmethod
@@ -110,7 +122,22 @@ class TaskSchema(Config):
             raise ValueError(f"{len(self.labels)} labels, but {self.outputs} outputs")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two labels are the same")
+        if self.label_form is not None and self.label_type != self.label_form:
+            raise ValueError("labels that are times are given as texts")
         return self
+
+    @cached_property
+    def classes(self) -> Mapping[Label, int]:
+        """The class index of each label; empty without labels."""
+        return classes_of(self.labels or ())
+
+    @property
+    def label_type(self) -> LabelType | None:
+        """The type of the labels; None without labels."""
+        if self.labels is None:
+            return None
+        kind = label_type(self.labels)
+        return self.label_form if kind == "str" and self.label_form else kind
 
     @property
     def composed_of(self) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor
 
 from superposed.errors import LabelOutOfRange, ShapeError, redacted
 from superposed.tasks.batch import Batch, check_finite
-from superposed.tasks.registry import TaskState
+from superposed.tasks.labels import class_of
+from superposed.tasks.schema import TaskSchema
 
-__all__ = ["Target", "Targets", "join_targets", "read_targets"]
+__all__ = ["Target", "Targets", "check_classes", "join_targets", "read_targets", "targets_of_arrays"]
 
-Target: TypeAlias = str | int | float | Sequence[float]
+Target: TypeAlias = bool | int | float | str | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,49 @@ def join_targets(several: Sequence[Targets]) -> Targets:
     return Targets(torch.cat([targets.classes for targets in several]), values)
 
 
+def targets_of_arrays(batch: Batch, several: Sequence[NDArray[Any]], width: int) -> Targets:
+    """Return targets that were read before: a class index (1,), or the values of an mse row.
+
+    Args:
+        batch: The rows.
+        several: (B,) arrays.
+        width: The store's number of outputs.
+
+    Raises:
+        LabelOutOfRange: A class that the row's task does not have.
+    """
+    mse = [batch.parts[place].task.schema.loss == "mse" for place in batch.places().tolist()]
+    classes = torch.tensor(
+        [-1 if of_values else int(one[0]) for one, of_values in zip(several, mse, strict=True)]
+    )
+    values = torch.zeros(len(batch), width, dtype=batch.inputs.dtype) if any(mse) else None
+    for row, one in enumerate(several):
+        if values is not None and mse[row]:
+            values[row, : len(one)] = torch.from_numpy(np.asarray(one)).to(values.dtype)
+    targets = Targets(classes, values)
+    check_classes(batch, targets)
+    return targets
+
+
+def check_classes(batch: Batch, targets: Targets) -> None:
+    """Raise `LabelOutOfRange` where a row's class is none of its task's."""
+    beyond = targets.classes >= batch.outputs()
+    if bool(beyond.any()):
+        row = int(beyond.int().argmax())
+        raise LabelOutOfRange(
+            "not a class of the row's task",
+            expected=f"0 to {int(batch.outputs()[row]) - 1}",
+            received=int(targets.classes[row]),
+        )
+
+
 def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets:
     """Read targets against each row's task: labels, class indexes, or numbers.
 
     Args:
         batch: The rows.
-        targets: (B,) labels (str) or class indexes (int) for cross-entropy rows; a number, or a list of
-            the task's outputs, for mse rows.
+        targets: (B,) labels for cross-entropy rows, or class indexes where the task has no labels; a
+            number, or a list of the task's outputs, for mse rows.
         width: The store's number of outputs.
 
     Raises:
@@ -75,13 +112,13 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
         return Targets(torch.from_numpy(indexes), None)
     classes = [-1] * len(batch)
     values: list[tuple[int, list[float]]] = []
-    lookup = [_class_numbers(part.task) for part in batch.parts]
+    schemas = [(part.task.schema, part.task.schema.label_type) for part in batch.parts]
     for row, (place, target) in enumerate(zip(batch.places().tolist(), targets, strict=True)):
-        task = batch.parts[place].task
-        if task.schema.loss == "cross_entropy":
-            classes[row] = _class_of(task, lookup[place], target)
+        schema, kind = schemas[place]
+        if schema.loss == "cross_entropy":
+            classes[row] = class_of(target, schema.classes, kind, schema.outputs, schema.key)
         else:
-            values.append((row, _values_of(task, target)))
+            values.append((row, _values_of(schema, target)))
     if not values:
         return Targets(torch.tensor(classes), None)
     dense = torch.zeros(len(batch), width, dtype=batch.inputs.dtype)
@@ -91,11 +128,14 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
 
 
 def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64] | None:
-    """Return targets that are all valid class indexes as (B,), in one operation; None for others."""
-    if any(part.task.schema.loss != "cross_entropy" for part in batch.parts):
+    """Return the classes of whole numbers that are all valid, as (B,), in few operations; None for others."""
+    schemas = [part.task.schema for part in batch.parts]
+    if any(schema.loss != "cross_entropy" for schema in schemas):
         return None
     if not isinstance(targets, np.ndarray) and set(map(type, targets)) != {int}:
         return None
+    if any(schema.labels is not None for schema in schemas):
+        return _label_indexes(schemas, targets)
     try:
         numbers = np.asarray(targets)
     except OverflowError:
@@ -106,29 +146,15 @@ def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64]
     return numbers.astype(np.int64) if good.all() else None
 
 
-def _class_numbers(task: TaskState) -> dict[str, int]:
-    return {label: place for place, label in enumerate(task.schema.labels or ())}
+def _label_indexes(schemas: Sequence[TaskSchema], targets: Sequence[Target]) -> NDArray[np.int64] | None:
+    """Return the classes of labels that are all whole numbers of one task; None for others."""
+    if len(schemas) != 1 or schemas[0].label_type not in {"int", "float"} or isinstance(targets, np.ndarray):
+        return None
+    found = [schemas[0].classes.get(target, -1) for target in targets]  # type: ignore[arg-type]  # they are whole numbers
+    return None if -1 in found else np.asarray(found, dtype=np.int64)
 
 
-def _class_of(task: TaskState, numbers: dict[str, int], target: Target) -> int:
-    schema = task.schema
-    if isinstance(target, str):
-        found = numbers.get(target, -1)
-    elif isinstance(target, int | np.integer) and not isinstance(target, bool):
-        found = int(target)
-    else:
-        found = -1
-    if not 0 <= found < schema.outputs:
-        raise LabelOutOfRange(
-            f"not a class of task {schema.key}",
-            expected=f"{'one of its labels, or ' if schema.labels else ''}0 to {schema.outputs - 1}",
-            received=found if isinstance(target, int) else redacted(target),
-        )
-    return found
-
-
-def _values_of(task: TaskState, target: Target) -> list[float]:
-    schema = task.schema
+def _values_of(schema: TaskSchema, target: Target) -> list[float]:
     try:
         numbers = np.atleast_1d(np.asarray(target))
     except ValueError:

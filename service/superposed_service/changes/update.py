@@ -19,7 +19,7 @@ from superposed.learning.online import apply
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
-from superposed.tasks.targets import Target, Targets, read_targets
+from superposed.tasks.targets import Target, Targets, check_classes, read_targets
 from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.quarantine import sources_of
@@ -101,6 +101,7 @@ class Update(Change):
         targets = self._targets
         if not isinstance(targets, Targets):
             targets = read_targets(batch, targets, store.config.network.outputs)
+        check_classes(batch, targets)
         schemas = {part.task.schema.key: _mark(part.task.schema) for part in batch.parts}
         if self._schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")

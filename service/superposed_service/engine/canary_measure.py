@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.schema import TaskSchema
-from superposed.tasks.targets import read_targets
+from superposed.tasks.targets import targets_of_arrays
 from superposed_service.changes.array_codec import pack, unpack
 from superposed_service.changes.update import PreparedUpdate
 from superposed_service.storage import Canary, Record
@@ -65,20 +64,20 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
     """
     names: list[str] = []
     inputs: list[NDArray[Any]] = []
-    targets: list[Any] = []
+    targets: list[NDArray[Any]] = []
     scale: dict[str, float] = {}
     for key, rows in canaries.items():
         schema = store.tasks.get(key).schema
         arrays = [unpack(canary.payload) for canary in rows]
         names += [key] * len(rows)
         inputs += [one["inputs"] for one in arrays]
-        targets += [_target(one["target"], schema) for one in arrays]
+        targets += [one["target"] for one in arrays]
         if schema.loss == "mse":
             scale[key] = _spread(np.asarray([one["target"] for one in arrays], dtype=np.float64))
     if not names:
         return {}
     batch = store.batch_per_row(names, inputs)
-    aims = read_targets(batch, targets, store.config.network.outputs)
+    aims = targets_of_arrays(batch, targets, store.config.network.outputs)
     losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
     own: dict[str, list[float]] = {key: [] for key in canaries}
     for name, loss in zip(names, losses, strict=True):
@@ -98,7 +97,3 @@ def _badness(loss: float, spread: float | None, outputs: int) -> float:
         return min(1.0, loss / spread)
     chance = 1.0 - 1.0 / outputs
     return min(1.0, (1.0 - math.exp(-loss)) / chance) if chance else 0.0
-
-
-def _target(values: NDArray[Any], schema: TaskSchema) -> int | list[float]:
-    return values.tolist() if schema.loss == "mse" else int(values[0])

@@ -27,7 +27,7 @@ from superposed.errors import CapacityExceeded
 from superposed.learning.online import measure_batch
 from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
-from superposed.tasks.targets import Target, read_targets
+from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
@@ -125,7 +125,7 @@ class Engine:
     async def update(
         self,
         rows: RowBatch,
-        targets: Sequence[Target],
+        targets: Sequence[Target] | Targets,
         steps: int,
         idempotency_key: IdempotencyKey | None = None,
         author: str | None = None,

@@ -15,6 +15,7 @@ from superposed.analysis.retrieval import RetrievedModel
 from superposed.learning.distillation import DistillationSet, distillation_set, held_out
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import Targets
 from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.engine import Engine
@@ -67,7 +68,9 @@ async def learn_model(
         await resumable.check()
         rows = RowBatch(key, None, inputs.numpy())
         rows.check(settings.max_rows, settings.max_row_values)
-        answer = await engine.update(rows, targets.tolist(), 1, resumable.part(updates), resumable.author)
+        # Classes of the network are indexes, not labels.
+        aims = Targets(targets, None) if targets.ndim == 1 else targets.tolist()
+        answer = await engine.update(rows, aims, 1, resumable.part(updates), resumable.author)
         updates += 1
     agreement = await _agreement(engine, key, taught, settings.max_rows)
     return {"sequence": answer["sequence"], "updates": updates, "agreement": agreement}

@@ -221,7 +221,8 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None) -> 
                 received=field,
             )
     columns = {field: _column(answer, field) for field in fields}
-    return {"sequence": answer.sequence, **columns}
+    times = "labels" in columns and any(task.label_form for task in answer.tasks)
+    return {"sequence": answer.sequence, **columns} | ({"label_form": "datetime"} if times else {})
 
 
 def _column(answer: InferenceResult, field: str) -> list[Any]:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from superposed.tasks.labels import Label
+
 CONTEXT_SCHEMA: dict[str, Any] = {
     "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
     " form; where rows are answered, `auto` for the task that they fit best.",
@@ -156,7 +158,14 @@ class TaskRegistration(Body):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
     key: str
-    labels: list[Annotated[str, Field(max_length=256)]] | None = Field(None, min_length=1)
+    labels: list[Label] | None = Field(
+        None,
+        min_length=1,
+        description="The classes, all bool, number or text. Targets are matched to them by value.",
+    )
+    label_form: Literal["datetime"] | None = Field(
+        None, description="datetime where the labels are times, which the client writes as texts."
+    )
     outputs: int | None = Field(None, ge=1, strict=True)
     inputs: int | None = Field(
         None,
@@ -190,7 +199,7 @@ class TaskRegistration(Body):
     )
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "digits", "labels": ["0", "1", "2"], "inputs": 64}]}
+        json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}
     )
 
     @model_validator(mode="after")
@@ -211,7 +220,8 @@ class TaskBody(BaseModel):
     """A task, as the service shows it."""
 
     key: str
-    labels: list[str] | None
+    labels: list[Label] | None
+    label_form: Literal["datetime"] | None = None
     outputs: int
     inputs: int
     loss: Literal["cross_entropy", "mse"]
@@ -492,10 +502,12 @@ Targets = Annotated[
     list[Any],
     WithJsonSchema(
         {
-            "description": "One target a row: a label, a class index, or for mse one or several numbers.",
+            "description": "One target a row: a label (bool, number or text, matched by value); a class index"
+            " where the task was registered without labels; for mse one or several numbers.",
             "type": "array",
             "items": {
                 "anyOf": [
+                    {"type": "boolean"},
                     {"type": "string"},
                     {"type": "integer"},
                     {"type": "number"},
@@ -547,7 +559,10 @@ class InferAnswer(BaseModel):
     """Response of `POST /v1/infer`; row order kept, null where a field does not apply to a row's task."""
 
     sequence: int
-    labels: list[str | int | None] | None = None
+    labels: list[Label | None] | None = None
+    label_form: Literal["datetime"] | None = Field(
+        None, description="datetime where the labels are times, written as texts."
+    )
     probabilities: list[list[float] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None

@@ -193,8 +193,9 @@ class GrpcServer:
         model = self._checked(principal, asked.name, asked.version)
         schema = await self._call(lambda store: metadata.schema_of(store, model))
         found = metadata.metadata(schema, model, self._runtime.version)
-        for tensor in found["inputs"]:
+        for tensor in (*found["inputs"], *found["outputs"]):
             tensor.pop("optional", None)
+            tensor.pop("parameters", None)
         return found
 
     async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
@@ -204,6 +205,7 @@ class GrpcServer:
         for tensor in (*found["input"], *found["output"]):
             tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
             tensor.pop("optional", None)
+        found["parameters"] = [{"key": key, "value": value} for key, value in found["parameters"].items()]
         return {"config": found}
 
     async def _model_statistics(self, asked: Any, principal: Principal) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed.errors import redacted
+from superposed.tasks.labels import label_text
 from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
@@ -249,9 +250,9 @@ def render(
 def _column(answer: InferenceResult, name: str) -> NDArray[Any]:
     """Return one output of all rows: (B, n), padded with zeros where tasks have fewer outputs, or (B,)."""
     if name == "labels":
-        labels = [task.labels or () for task in answer.tasks]
+        labels = [[label_text(label).encode() for label in task.labels or ()] for task in answer.tasks]
         numbers = _classes(answer)
-        found = [labels[place][number].encode() for place, number in zip(answer.places, numbers, strict=True)]
+        found = [labels[place][number] for place, number in zip(answer.places, numbers, strict=True)]
         return np.asarray([*found, None], dtype=object)[:-1]
     if name == "classes":
         return _classes(answer)

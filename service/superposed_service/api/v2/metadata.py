@@ -48,10 +48,15 @@ def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
             {"name": CONTEXT, "datatype": "BYTES", "shape": [-1], "optional": True},
         ],
         "outputs": [
-            {"name": name, "datatype": datatype, "shape": shape}
+            {"name": name, "datatype": datatype, "shape": shape} | _label_type(schema, name)
             for name, (datatype, shape) in outputs_of(schema).items()
         ],
     }
+
+
+def _label_type(schema: TaskSchema, output: str) -> dict[str, Any]:
+    """Return the parameter that says which type the labels have that stand in an output as texts."""
+    return {"parameters": {"label_type": schema.label_type}} if output == "labels" else {}
 
 
 def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
@@ -71,6 +76,7 @@ def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
             field(CONTEXT, "BYTES", [-1], optional=True),
         ],
         "output": [field(name, *described) for name, described in outputs_of(schema).items()],
+        "parameters": {"label_type": {"string_value": schema.label_type}} if schema.labels else {},
     }
 
 

@@ -60,8 +60,10 @@ _FIELDS: Mapping[str, str] = {
     "ModelOutput": "1 string name, 2 int32 data_type, 3 int64* dims",
     "ModelConfig": (
         "1 string name, 2 string platform, 4 int32 max_batch_size, 5 ModelInput* input,"
-        " 6 ModelOutput* output, 17 string backend"
+        " 6 ModelOutput* output, 14 ParameterEntry* parameters, 17 string backend"
     ),
+    "ModelParameter": "1 string string_value",
+    "ParameterEntry": "1 string key, 2 ModelParameter value",
     "ModelConfigResponse": "1 ModelConfig config",
     "ModelStatisticsRequest": _NAMED,
     "StatisticDuration": "1 uint64 count, 2 uint64 ns",

@@ -87,7 +87,7 @@ def teach(client: Client, tasks: list[DemoTask]) -> Curves:
         )
         with tqdm(task.batches(seed=now), desc=f"{task.key:>18}", unit="update", file=sys.stdout) as bar:
             for chosen in bar:
-                handle.partial_fit(task.data.train_x[chosen], task.data.train_y[chosen])
+                handle.partial_fit(task.data.train_x[chosen], task.data.named(task.data.train_y[chosen]))
             for before, known in enumerate(tasks[: now + 1]):
                 curves[before, now] = _score(client, known)
             bar.set_postfix_str(
@@ -97,7 +97,7 @@ def teach(client: Client, tasks: list[DemoTask]) -> Curves:
 
 
 def _score(client: Client, task: DemoTask) -> float:
-    return client.task(task.key).score(task.data.test_x, task.data.test_y)
+    return client.task(task.key).score(task.data.test_x, task.data.named(task.data.test_y))
 
 
 def _compositions(console: Console, client: Client, tasks: list[DemoTask]) -> None:
@@ -106,13 +106,15 @@ def _compositions(console: Console, client: Client, tasks: list[DemoTask]) -> No
     console.print(f"\nComposed contexts, asked about {first.key}'s test rows:")
     for weight in (0.9, 0.7):
         mixed = mixture({first.key: weight, other.key: round(1 - weight, 2)})
-        score = client.task(mixed).score(first.data.test_x, first.data.test_y)
+        score = client.task(mixed).score(first.data.test_x, first.data.named(first.data.test_y))
         console.print(
             f"  mix({first.key}:{weight}, {other.key}:{1 - weight:.1f})   accuracy {score:.3f}",
             highlight=False,
         )
     for exponent in (0.9, 0.5):
-        score = client.task(power(first.key, exponent)).score(first.data.test_x, first.data.test_y)
+        score = client.task(power(first.key, exponent)).score(
+            first.data.test_x, first.data.named(first.data.test_y)
+        )
         console.print(f"  {first.key}^{exponent}   accuracy {score:.3f}", highlight=False)
 
 

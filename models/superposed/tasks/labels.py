@@ -1,0 +1,127 @@
+"""Labels of classes: their types, and the one meaning of a target among them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Literal, TypeAlias
+
+import numpy as np
+from pydantic import Field, Strict
+
+from superposed.errors import LabelOutOfRange, redacted
+
+__all__ = ["Label", "LabelType", "class_of", "classes_of", "label_text", "label_type", "plain_target"]
+
+LabelType: TypeAlias = Literal["bool", "int", "float", "str", "datetime"]
+Label: TypeAlias = (
+    Annotated[bool, Strict()]
+    | Annotated[int, Strict(), Field(ge=-(2**63), lt=2**64)]
+    | Annotated[float, Strict()]
+    | Annotated[str, Strict(), Field(max_length=256)]
+)
+
+_WORDS = {"bool": "true or false", "int": "a number", "float": "a number", "str": "a text"}
+_INDEX_LIMIT = 2**31
+
+
+def label_type(labels: Sequence[object]) -> LabelType:
+    """Return the one type of labels; whole numbers beside fractions are floats.
+
+    Raises:
+        ValueError: They are of different types.
+    """
+    kinds = {type(label) for label in labels}
+    if kinds == {int, float}:
+        return "float"
+    if len(kinds) != 1:
+        raise ValueError("labels of different types: give all of them as bool, number, or text")
+    found: dict[type, LabelType] = {bool: "bool", int: "int", float: "float", str: "str"}
+    return found[kinds.pop()]
+
+
+def plain_target(target: object) -> object:
+    """Return a target of a numpy type as the Python value that it holds."""
+    return target.item() if isinstance(target, np.generic) else target
+
+
+def classes_of(labels: Iterable[Label]) -> Mapping[Label, int]:
+    """Return the class index of each label: numbers are matched by value, 1.0 is 1."""
+    return {label: place for place, label in enumerate(labels)}
+
+
+def label_text(label: Label) -> str:
+    """Return a label as text, as JSON writes it; a text is itself."""
+    return (
+        label if isinstance(label, str) else repr(label).lower() if isinstance(label, bool) else repr(label)
+    )
+
+
+def class_of(
+    target: object, classes: Mapping[Label, int], kind: LabelType | None, outputs: int, task: str
+) -> int:
+    """Return the class that a target means.
+
+    Args:
+        target: A label; of a task without labels a class index.
+        classes: The class index of each label.
+        kind: The type of the labels; None for a task without labels.
+        outputs: Number of classes.
+        task: The task's key, for errors.
+
+    Raises:
+        LabelOutOfRange: The task has no such label, or the target is of another type.
+    """
+    target = plain_target(target)
+    if kind is None:
+        return _index(target, outputs, task)
+    stored = "str" if kind == "datetime" else kind
+    if _is_a(target, stored):
+        if (found := classes.get(target)) is not None:  # type: ignore[call-overload]  # its type was checked
+            return int(found)
+        raise LabelOutOfRange(
+            f"not a label of task {task}",
+            expected=f"one of its {outputs} labels; a new one is added by add_labels or grow_labels",
+            received=_shown(target),
+        )
+    raise LabelOutOfRange(
+        f"a target of another type than the labels of task {task}",
+        expected=f"a label, {_WORDS[stored]}",
+        received=_readings(target, classes, outputs),
+    )
+
+
+def _index(target: object, outputs: int, task: str) -> int:
+    number = target if isinstance(target, int | float) and not isinstance(target, bool) else None
+    if number is not None and 0 <= number < min(outputs, _INDEX_LIMIT) and number == int(number):
+        return int(number)
+    raise LabelOutOfRange(
+        f"not a class of task {task}, which was registered without labels",
+        expected=f"a class index, 0 to {outputs - 1}",
+        received=_shown(target),
+    )
+
+
+def _is_a(target: object, kind: str) -> bool:
+    if kind in {"int", "float"}:
+        return isinstance(target, int | float) and not isinstance(target, bool)
+    return isinstance(target, bool if kind == "bool" else str)
+
+
+def _shown(target: object) -> object:
+    """Describe a target: whole numbers, which may be class indexes, as they are."""
+    return target if isinstance(target, int) and not isinstance(target, bool) else redacted(target)
+
+
+def _readings(target: object, classes: Mapping[Label, int], outputs: int) -> str:
+    """Describe a target that is not taken; one that could mean two things with both of them."""
+    if isinstance(target, bool) or not isinstance(target, int | float):
+        return redacted(target)
+    if target != target // 1:
+        return "a number"
+    written = classes.get(repr(target), classes.get(str(int(target))))
+    if written is None:
+        return f"the number {target}" if isinstance(target, int) else "a number"
+    readings = [f"the label that is written {target} (class {written})"]
+    if 0 <= target < outputs:
+        readings.append(f"class index {int(target)}")
+    return f"the number {target}, which could mean " + " or ".join(readings)
