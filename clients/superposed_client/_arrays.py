@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["labels_of", "plain_rows", "plain_value", "plain_values", "rows_of", "targets_of"]
+__all__ = [
+    "inputs_of",
+    "is_by_name",
+    "labels_of",
+    "plain_rows",
+    "plain_value",
+    "plain_values",
+    "rows_of",
+    "targets_of",
+]
 
 
 def plain_values(values: Any) -> Any:
@@ -97,14 +106,80 @@ def _where(place: tuple[int, ...]) -> str:
     return ", ".join(f"{name} {number}" for name, number in zip(names, place, strict=False)) or "the value"
 
 
+def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[dict[str, Any]]:
+    """Return rows as they are sent: rows by name as records, other rows as an array of numbers.
+
+    Args:
+        inputs: An array, tensor, sparse matrix, data frame, list of rows, or list of dicts.
+        by_name: Whether a data frame is rows by name, and not an array of numbers.
+
+    Raises:
+        ValueError: They are no such rows; the message says what to pass instead.
+    """
+    if isinstance(inputs, Mapping):
+        raise ValueError("one row by name (a dict): wrap it in a list")
+    if _is_list_of(inputs, Mapping):
+        return [
+            {_name(name, row): _value(value, row, name) for name, value in record.items()}
+            for row, record in enumerate(inputs)
+        ]
+    if by_name and is_by_name(inputs):
+        return _records_of_frame(inputs)
+    return rows_of(inputs)
+
+
+def is_by_name(inputs: Any) -> bool:
+    """Return True for a list of dicts, and for a data frame."""
+    frame = hasattr(inputs, "columns") and hasattr(inputs, "to_numpy")
+    return frame or isinstance(inputs, Mapping) or _is_list_of(inputs, Mapping)
+
+
+def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
+    """Return the rows of a data frame (pandas, polars) by the names of its columns."""
+    if hasattr(frame, "to_dicts"):
+        return inputs_of(frame.to_dicts())  # type: ignore[return-value]  # they are records
+    columns = {str(name): _column_of(frame[name], str(name)) for name in frame.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _column_of(series: Any, name: str) -> list[Any]:
+    if getattr(series.dtype, "kind", "") == "M":
+        missing = series.isna()
+        return [None if gone else when.isoformat() for when, gone in zip(series, missing, strict=True)]
+    return [_value(value, row, name) for row, value in enumerate(series.to_numpy(dtype=object).tolist())]
+
+
+def _name(name: Any, row: int) -> str:
+    if not isinstance(name, str):
+        raise ValueError(f"row {row} has a name that is no text: {name!r}")
+    return name
+
+
+def _value(value: Any, row: int, name: object) -> Any:
+    """Return one value of a row by name: a number, a text, a bool, or None where it is missing."""
+    if type(value).__name__ in {"NAType", "NaTType"} or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else str(np.datetime_as_string(value))
+    if isinstance(value, np.timedelta64):
+        value = value.astype("m8[us]").item()
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, datetime.timedelta):
+        return value.total_seconds()
+    try:
+        plain = plain_value(value)
+    except ValueError as error:
+        raise ValueError(f"at row {row}, {name!r}: {error}") from None
+    return None if isinstance(plain, float) and plain != plain else plain
+
+
 def rows_of(inputs: Any) -> NDArray[Any]:
     """Return rows of numbers (B, features) as an array.
 
     Raises:
         ValueError: They are no rows of equally many numbers; the message says what to pass instead.
     """
-    if isinstance(inputs, Mapping) or _is_list_of(inputs, Mapping):
-        raise ValueError("rows by name (dicts) are not taken: pass rows of numbers in a fixed order")
     if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
         raise ValueError(
             "one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)"

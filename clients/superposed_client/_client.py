@@ -36,6 +36,7 @@ from superposed_client._models import (
     LearnedModel,
     Located,
     Quarantine,
+    Relabelling,
     Rollback,
     Snapshot,
     StoreInfo,
@@ -152,9 +153,10 @@ class Client:
         *,
         contexts: Iterable[ContextLike] | None = None,
         fields: Sequence[str] | None = None,
+        k: int | None = None,
     ) -> Inference:
         """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
-        return self._run(operations.infer(context, inputs, contexts, fields))
+        return self._run(operations.infer(context, inputs, contexts, fields, k))
 
     def update(
         self,
@@ -164,6 +166,8 @@ class Client:
         *,
         contexts: Iterable[ContextLike] | None = None,
         steps: int = 1,
+        grow_labels: bool = False,
+        sample_weight: Any = None,
         idempotency_key: str | None = None,
     ) -> Update:
         """Learn rows; the answer is what the model knew before.
@@ -171,7 +175,27 @@ class Client:
         Sent again with the same idempotency key it is still learned once; each call has a new key unless
         it is given one.
         """
-        return self._run(operations.update(context, inputs, targets, contexts, steps, idempotency_key))
+        return self._run(
+            operations.update(
+                context,
+                inputs,
+                targets,
+                contexts,
+                steps,
+                idempotency_key,
+                grow_labels=grow_labels,
+                sample_weight=sample_weight,
+            )
+        )
+
+    def relabel(self, sequence: int, targets: Sequence[Any]) -> Relabelling:
+        """Correct the targets of an update: it is taken out, and its rows are learned with these.
+
+        Args:
+            sequence: The update's sequence number, as its answer gave it.
+            targets: One a row; None for a row whose target was right.
+        """
+        return self._run(operations.relabel(sequence, targets))
 
     def evaluate(
         self,
@@ -187,6 +211,26 @@ class Client:
     def register_task(self, key: str, **schema: Any) -> TaskInfo:
         """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
         return self._run(operations.register({"key": key, **schema}))
+
+    def alter_task(
+        self,
+        key: str,
+        *,
+        add_labels: Sequence[Any] | None = None,
+        offset: Sequence[float] | None = None,
+        scale: Sequence[float] | None = None,
+        schema_version: int | None = None,
+    ) -> TaskInfo:
+        """Add labels to a task, or scale its rows otherwise.
+
+        Args:
+            key: The task.
+            add_labels: Labels to add after those that the task has; present ones are passed over.
+            offset: Subtracted from each feature, (inputs,).
+            scale: Each feature is divided by it, (inputs,).
+            schema_version: Version of the schema that is changed; another one raises `SchemaChanged`.
+        """
+        return self._run(operations.alter_task(key, add_labels, offset, scale, schema_version))
 
     def get_task(self, key: str) -> TaskInfo:
         """Return a task's schema and counters."""

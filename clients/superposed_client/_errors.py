@@ -7,7 +7,8 @@ SuperposedError
     ├── InvalidRequest, ShapeMismatch, NonFiniteInput, LabelOutOfRange, EmptyBatch
     ├── CompositionNotSupported, ExpressionInvalid, UpdateRefused, IdempotencyMismatch   (all 422)
     ├── UnknownTask, NotFound                                                            (404)
-    ├── TaskExists, TaskInUse, IdempotencyInFlight, BeyondHorizon, LimitReached          (409)
+    ├── TaskExists, SchemaChanged, TaskInUse, IdempotencyInFlight, LimitReached,
+    │   BeyondHorizon                                                                    (409)
     ├── PayloadTooLarge, BatchTooLarge                                                   (413)
     ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
@@ -47,6 +48,7 @@ __all__ = [
     "Quarantined",
     "QuotaExceeded",
     "RequestTimeout",
+    "SchemaChanged",
     "ShapeMismatch",
     "StorageUnavailable",
     "SuperposedError",
@@ -159,6 +161,12 @@ class TaskExists(ApiError):
     """The key is registered with another schema."""
 
     slug = "task-exists"
+
+
+class SchemaChanged(ApiError):
+    """The task's schema has another version by now."""
+
+    slug = "schema-changed"
 
 
 class TaskInUse(ApiError):

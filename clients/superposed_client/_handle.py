@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from superposed_client._contexts import ContextLike
 from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets
-from superposed_client._task import TaskCore
+from superposed_client._task import ClassWeight, FitOptions, TaskCore
 
 if TYPE_CHECKING:
     from superposed_client._client import Client
@@ -38,9 +38,23 @@ class Task:
         """Result of the newest update, or None."""
         return self._core.last_update
 
-    def partial_fit(self, X: Inputs, y: Targets, *, steps: int = 1) -> Self:  # noqa: N803 - as scikit-learn
-        """Send one online update of rows (B, features) and B targets."""
-        self._client._run(self._core.partial_fit(X, y, steps))
+    def partial_fit(
+        self,
+        X: Inputs,  # noqa: N803 - as scikit-learn
+        y: Targets,
+        *,
+        steps: int = 1,
+        sample_weight: Any = None,
+    ) -> Self:
+        """Send one online update of rows (B, features), or B rows by name, and B targets.
+
+        Args:
+            X: Numbers, a data frame, or a list of dicts.
+            y: Labels, or values.
+            steps: Optimizer steps.
+            sample_weight: (B,) how much each row counts, from 0.
+        """
+        self._client._run(self._core.partial_fit(X, y, steps, sample_weight))
         return self
 
     def fit(
@@ -52,9 +66,15 @@ class Task:
         epochs: int = 1,
         seed: int | None = None,
         progress: bool = False,
+        sample_weight: Any = None,
+        class_weight: ClassWeight | None = None,
     ) -> Self:
-        """Send updates over shuffled rows, `epochs` times; continue from the task's present state."""
-        self._client._run(self._core.fit(X, y, batch_size, epochs, seed, progress))
+        """Send updates over shuffled rows, `epochs` times; continue from the task's present state.
+
+        `class_weight` is a weight a label, or "balanced" for the same sum of weights in each class.
+        """
+        options = FitOptions(batch_size, epochs, seed, progress, sample_weight, class_weight)
+        self._client._run(self._core.fit(X, y, options))
         return self
 
     def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803

@@ -22,6 +22,8 @@ __all__ = [
     "NewApiKey",
     "Prequential",
     "Quarantine",
+    "Ranked",
+    "Relabelling",
     "Rollback",
     "Score",
     "Snapshot",
@@ -53,10 +55,25 @@ class Update(Evaluation):
     sequence: int
 
 
+class Relabelling(Update):
+    """Outcome of a correction: the update that was taken out, and all records that went with it."""
+
+    relabelled: int
+    rebuilt_from: int
+    excluded: list[tuple[int, int]]
+
+
 class Score(_Answer):
     """Likelihood that rows belong to a context, among the candidates."""
 
     context: str
+    probability: float
+
+
+class Ranked(_Answer):
+    """A label and its probability."""
+
+    label: Label
     probability: float
 
 
@@ -72,6 +89,8 @@ class Inference(_Answer):
     labels: list[Label | None] | None = None
     label_form: str | None = None
     probabilities: list[list[float] | None] | None = None
+    confidence: list[float | None] | None = None
+    top_k: list[list[Ranked] | None] | None = None
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
     located: Score | None = None
@@ -161,6 +180,12 @@ class TaskInfo(_Answer):
     own_layers: int | None = None
     composition: str | None = None
     quarantined: int | None = None
+    schema_version: int = 1
+    scaling: str = "none"
+    kind: str = "rows"
+    features: list[dict[str, str]] | None = None
+    extra_features: str = "refuse"
+    temperature: float = 1.0
 
 
 class StoreInfo(_Answer):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from superposed_client import _safetensors as safetensors
-from superposed_client._arrays import labels_of, plain_rows, plain_values, targets_of
+from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._models import (
@@ -24,6 +24,7 @@ from superposed_client._models import (
     LearnedModel,
     Located,
     Quarantine,
+    Relabelling,
     Rollback,
     Snapshot,
     StoreInfo,
@@ -35,7 +36,7 @@ from superposed_client._tensors import as_tensor
 
 __all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
-Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]]
+Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]] | Sequence[Mapping[str, Any]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
 
 # Rows of one request where a call may be cut into several.
@@ -57,11 +58,7 @@ def _targets_form(targets: Targets) -> Any:
 def _rows_body(
     context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
 ) -> dict[str, Any]:
-    plain = plain_rows(inputs)
-    if isinstance(plain, np.ndarray) and plain.dtype.kind == "b":
-        plain = plain.astype(np.uint8)
-    tensor = as_tensor(plain)
-    body: dict[str, Any] = {"inputs": plain_values(plain) if tensor is None or tensor.ndim != 2 else tensor}
+    body = _inputs_form(inputs)
     if context is not None:
         body["context"] = context_form(context)
     if contexts is not None:
@@ -69,16 +66,30 @@ def _rows_body(
     return body
 
 
+def _inputs_form(inputs: Inputs) -> dict[str, Any]:
+    """Return rows as they are sent: records, or numbers as a tensor."""
+    if is_by_name(inputs):
+        return {"records": inputs_of(inputs)}
+    plain = plain_rows(inputs)
+    if isinstance(plain, np.ndarray) and plain.dtype.kind == "b":
+        plain = plain.astype(np.uint8)
+    tensor = as_tensor(plain)
+    return {"inputs": plain_values(plain) if tensor is None or tensor.ndim != 2 else tensor}
+
+
 def infer(
     context: ContextLike | None,
     inputs: Inputs,
     contexts: Iterable[ContextLike] | None = None,
     fields: Sequence[str] | None = None,
+    k: int | None = None,
 ) -> Operation[Inference]:
     """Build the request `POST /v1/infer`."""
     body = _rows_body(context, contexts, inputs)
     if fields is not None:
         body["return"] = list(fields)
+    if k is not None:
+        body["k"] = int(k)
     return parse(Inference, (yield Request("POST", "/v1/infer", body)))
 
 
@@ -89,9 +100,15 @@ def update(
     contexts: Iterable[ContextLike] | None = None,
     steps: int = 1,
     key: str | None = None,
+    *,
+    grow_labels: bool = False,
+    sample_weight: Any = None,
 ) -> Operation[Update]:
     """Build the request `POST /v1/update`."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": int(steps)}
+    body |= {"grow_labels": True} if grow_labels else {}
+    if sample_weight is not None:
+        body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
     return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
 
 
@@ -104,6 +121,15 @@ def evaluate(
     """Build the request `POST /v1/evaluate`."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
     return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
+
+
+def relabel(sequence: int, targets: Sequence[Any]) -> Operation[Relabelling]:
+    """Build the request `POST /v1/updates/{sequence}/relabel`."""
+    given = list(targets)
+    known = [place for place, target in enumerate(given) if target is not None]
+    values = targets_of([given[place] for place in known]).tolist() if known else []
+    body = {"targets": [dict(zip(known, values, strict=True)).get(place) for place in range(len(given))]}
+    return parse(Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
 
 
 def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
@@ -128,6 +154,20 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
 def get_task(key: str) -> Operation[TaskInfo]:
     """Build the request `GET /v1/tasks/{key}`."""
     return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
+
+
+def alter_task(
+    key: str,
+    add_labels: Any = None,
+    offset: Sequence[float] | None = None,
+    scale: Sequence[float] | None = None,
+    schema_version: int | None = None,
+) -> Operation[TaskInfo]:
+    """Build the request `PATCH /v1/tasks/{key}`."""
+    given = {"offset": offset, "scale": scale, "schema_version": schema_version}
+    body = {name: plain_values(value) for name, value in given.items() if value is not None}
+    body |= {"add_labels": labels_of(add_labels)[0]} if add_labels is not None else {}
+    return parse(TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
 
 
 def evaluations(key: str) -> Operation[list[EvaluatedAccuracy]]:

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypedDict
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
-from superposed_client._arrays import labels_of, rows_of, targets_of
+from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, targets_of
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
 from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets, chunks
 
-__all__ = ["TaskCore", "TaskFields", "TaskSchema"]
+__all__ = ["ClassWeight", "FitOptions", "TaskCore", "TaskFields", "TaskSchema"]
 
+T = TypeVar("T")
 Loss = Literal["cross_entropy", "mse"]
+# Rows as they are sent: an array (B, features), or records.
+Rows: TypeAlias = NDArray[Any] | list[dict[str, Any]]
+ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]
 
 _KEY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _POWER = re.compile(r".+\^-?[0-9.eE+-]+")
@@ -44,6 +49,11 @@ class TaskFields(TypedDict, total=False):
         group: The key of a task whose first layers it shares: its group.
         own_layers: How many of the last layers are its own; the later half where not given.
         composition: A mixture or power of registered tasks that it binds instead of a context of its own.
+        scaling: "running" to standardise inputs by running statistics, "none" to leave them as they are.
+        features: Names of the values of records, each with its kind: `number`, `category` or `date`; taken
+            from the first rows by name where not given.
+        extra_features: Whether a record with other names is refused, or those are ignored.
+        grow_labels: Whether targets that are no labels yet become labels.
     """
 
     labels: Sequence[Any] | NDArray[Any] | None
@@ -57,6 +67,10 @@ class TaskFields(TypedDict, total=False):
     group: str | None
     own_layers: int | None
     composition: ContextLike | None
+    scaling: Literal["running", "none"] | None
+    features: Mapping[str, str] | None
+    extra_features: Literal["refuse", "ignore"] | None
+    grow_labels: bool
 
 
 @dataclass(frozen=True)
@@ -74,19 +88,28 @@ class TaskSchema:
     group: str | None = None
     own_layers: int | None = None
     composition: ContextLike | None = None
+    scaling: Literal["running", "none"] | None = None
+    features: Mapping[str, str] | None = None
+    extra_features: Literal["refuse", "ignore"] | None = None
+    grow_labels: bool = False
 
     @property
     def given(self) -> bool:
-        """True if it says enough to register a task."""
-        return self.labels is not None or self.outputs is not None
+        """True if it says enough to register a task, with rows and targets at hand."""
+        return self.labels is not None or self.outputs is not None or self.grow_labels
 
-    def body(self, key: str, features: int) -> dict[str, Any]:
-        """Return the registration's body."""
+    def body(self, key: str, rows: Rows, targets: NDArray[Any] | None) -> dict[str, Any]:
+        """Return the registration's body, for rows and the targets that may become labels."""
+        by_name = isinstance(rows, list)
+        labels = self.labels
+        if labels is None and self.outputs is None and targets is not None:
+            labels = sorted(set(targets.tolist()))
+        features = self.features and [{"name": name, "kind": kind} for name, kind in self.features.items()]
         return {
             "key": key,
-            "labels": self.labels,
+            "labels": labels,
             "outputs": self.outputs,
-            "inputs": self.inputs or features,
+            "inputs": self.inputs if isinstance(rows, list) else self.inputs or rows.shape[1],
             "loss": self.loss,
             "offset": None if self.offset is None else [float(number) for number in self.offset],
             "scale": None if self.scale is None else [float(number) for number in self.scale],
@@ -95,6 +118,10 @@ class TaskSchema:
             "group": self.group,
             "own_layers": self.own_layers,
             "composition": self.composition,
+            "scaling": self.scaling,
+            "kind": "records" if by_name or features else None,
+            "features": features,
+            "extra_features": self.extra_features,
         }
 
 
@@ -106,6 +133,7 @@ class TaskCore:
     schema: TaskSchema = field(default_factory=TaskSchema)
     last_update: Update | None = None
     _registered: bool = False
+    _by_position: bool | None = None
 
     def __post_init__(self) -> None:
         group, key = self._name
@@ -141,7 +169,7 @@ class TaskCore:
     def _key(self) -> str | None:
         return self._name[1]
 
-    def _prepare(self, features: int) -> Operation[bool]:
+    def _prepare(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
         """Register the task; without a schema check once that it is there.
 
         Returns:
@@ -150,16 +178,43 @@ class TaskCore:
         new = False
         if self._registered or self._key is None:
             return new
-        if self.schema.given:
-            _, new = yield from operations.register_new(self.schema.body(self._key, features))
-        else:
-            try:
+        try:
+            if not (
+                self.schema.given and (self.schema.labels is not None or self.schema.outputs is not None)
+            ):
                 yield from operations.get_task(self._key)
-            except UnknownTask as error:
+            else:
+                _, new = yield from operations.register_new(self.schema.body(self._key, rows, targets))
+        except UnknownTask as error:
+            if not (self.schema.grow_labels and targets is not None):
                 hint = f"register it with its first rows: client.task({self._key!r}, labels=[…]) or outputs=n"
                 raise error.explained(hint) from None
+            _, new = yield from operations.register_new(self.schema.body(self._key, rows, targets))
         self._registered = True
         return new
+
+    def _read(self, inputs: Inputs) -> Operation[Rows]:
+        """Return rows as the task takes them: a data frame by name, unless the task takes rows of numbers."""
+        if self._by_position is None and is_by_name(inputs) and self._key is not None:
+            with suppress(UnknownTask):
+                self._by_position = (yield from operations.get_task(self._key)).kind == "rows"
+        return inputs_of(inputs, by_name=not self._by_position)
+
+    def _when_known(self, rows: Rows, answer: Callable[[], Operation[T]]) -> Operation[T]:
+        """Return an answer about rows; a task that is not there yet is registered by the handle's schema."""
+        try:
+            return (yield from answer())
+        except UnknownTask:
+            if self.schema.labels is None and self.schema.outputs is None:
+                raise
+            self._registered = False
+            new = yield from self._prepare(rows, None)
+        try:
+            return (yield from answer())
+        except ApiError:
+            if new:
+                yield from self._unregister()
+            raise
 
     def _unregister(self) -> Operation[None]:
         """Undo a registration whose first rows were refused, unless the task was taught since."""
@@ -167,12 +222,24 @@ class TaskCore:
         with suppress(ApiError):
             yield from operations.delete_task(str(self._key), untaught=True)
 
-    def partial_fit(self, inputs: Inputs, y: Targets, steps: int = 1) -> Operation[Update]:
+    def partial_fit(
+        self, inputs: Inputs, y: Targets, steps: int = 1, sample_weight: Any = None
+    ) -> Operation[Update]:
         """Send one online update; the first registers the task, and a rejected one registers nothing."""
-        rows, targets = _paired(inputs, y)
-        new = yield from self._prepare(rows.shape[1])
+        rows, targets = yield from self._paired(inputs, y)
+        return (yield from self._teach(rows, targets, steps, sample_weight))
+
+    def _teach(self, rows: Rows, targets: NDArray[Any], steps: int, sample_weight: Any) -> Operation[Update]:
+        new = yield from self._prepare(rows, targets)
         try:
-            self.last_update = yield from operations.update(self.context, rows, targets, steps=steps)
+            self.last_update = yield from operations.update(
+                self.context,
+                rows,
+                targets,
+                steps=steps,
+                grow_labels=self.schema.grow_labels,
+                sample_weight=sample_weight,
+            )
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
             raise
@@ -184,6 +251,12 @@ class TaskCore:
             raise
         return self.last_update
 
+    def _paired(self, inputs: Inputs, y: Targets) -> Operation[tuple[Rows, NDArray[Any]]]:
+        rows, targets = (yield from self._read(inputs)), targets_of(y)
+        if len(rows) != len(targets):
+            raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
+        return rows, targets
+
     def _first_unknown(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
         """Return the first target that is none of the task's labels, and its row."""
         known: Sequence[Any] = range(self.schema.outputs or 0)
@@ -193,21 +266,27 @@ class TaskCore:
         return next(((row, value) for row, value in values if known and value not in known), None)
 
     def fit(
-        self, inputs: Inputs, y: Targets, batch_size: int, epochs: int, seed: int | None, progress: bool
+        self,
+        inputs: Inputs,
+        y: Targets,
+        options: FitOptions,
     ) -> Operation[None]:
         """Return updates over shuffled rows, epoch after epoch."""
-        rows, targets = _paired(inputs, y)
-        random = np.random.default_rng(seed)
-        orders = [random.permutation(len(rows)) for _ in range(epochs)]
-        batches = [order[part] for order in orders for part in chunks(len(rows), batch_size)]
-        for chosen in _progress(batches, str(self.context), progress):
-            yield from self.partial_fit(rows[chosen], targets[chosen])
+        rows, targets = yield from self._paired(inputs, y)
+        weights = _weights(targets, options.sample_weight, options.class_weight)
+        random = np.random.default_rng(options.seed)
+        orders = [random.permutation(len(rows)) for _ in range(options.epochs)]
+        batches = [order[part] for order in orders for part in chunks(len(rows), options.batch_size)]
+        for chosen in _progress(batches, str(self.context), options.progress):
+            own = None if weights is None else weights[chosen]
+            if own is None or own.any():
+                yield from self._teach(_take(rows, chosen), targets[chosen], 1, own)
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Return labels of their own type (or class indexes) for cross-entropy, values for mse."""
-        rows, found, form = rows_of(inputs), list[Any](), None
+        rows, found, form = (yield from self._read(inputs)), list[Any](), None
         for part in chunks(len(rows)):
-            answer = yield from operations.infer(self.context, rows[part])
+            answer = yield from self._when_known(rows, partial(operations.infer, self.context, rows[part]))
             found += (answer.labels if answer.labels is not None else answer.values) or []
             form = answer.label_form
         if found and isinstance(found[0], list):
@@ -217,31 +296,65 @@ class TaskCore:
 
     def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Return probabilities (rows, classes)."""
-        rows, found = rows_of(inputs), list[Any]()
+        rows, found = (yield from self._read(inputs)), list[Any]()
         for part in chunks(len(rows)):
-            answer = yield from operations.infer(self.context, rows[part], fields=["probabilities"])
-            found += answer.probabilities or []
+            asked = partial(operations.infer, self.context, rows[part], fields=["probabilities"])
+            found += (yield from self._when_known(rows, asked)).probabilities or []
         return np.asarray(found)
 
     def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
         """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
-        rows, targets = _paired(inputs, y)
+        rows, targets = yield from self._paired(inputs, y)
         if not self.schema.given:
-            yield from self._prepare(rows.shape[-1])
+            yield from self._prepare(rows, None)
         correct = 0.0
         for part in chunks(len(rows)):
-            measured = yield from operations.evaluate(self.context, rows[part], targets[part])
+            asked = partial(operations.evaluate, self.context, rows[part], targets[part])
+            measured = yield from self._when_known(rows, asked)
             if measured.accuracy is None:
-                return _r2(targets, (yield from self.predict(rows)))
+                return _r2(targets, (yield from self.predict(inputs)))
             correct += measured.accuracy * measured.rows
         return correct / len(rows)
 
 
-def _paired(inputs: Inputs, y: Targets) -> tuple[NDArray[Any], NDArray[Any]]:
-    rows, targets = rows_of(inputs), targets_of(y)
-    if len(rows) != len(targets):
-        raise ValueError(f"{len(rows)} rows, but {len(targets)} targets")
-    return rows, targets
+@dataclass(frozen=True)
+class FitOptions:
+    """Options of `fit`."""
+
+    batch_size: int = 32
+    epochs: int = 1
+    seed: int | None = None
+    progress: bool = False
+    sample_weight: Any = None
+    class_weight: ClassWeight | None = None
+
+
+def _take(rows: Rows, chosen: NDArray[Any]) -> Rows:
+    return [rows[place] for place in chosen] if isinstance(rows, list) else rows[chosen]
+
+
+def _weights(
+    targets: NDArray[Any], sample_weight: Any, class_weight: ClassWeight | None
+) -> NDArray[np.float64] | None:
+    """Return the weight of each row, (B,); None where all are 1.
+
+    "balanced" gives all classes the same sum, as in scikit-learn: rows / (classes * rows of the class).
+    """
+    weights = np.ones(len(targets))
+    if class_weight is not None:
+        labels, places = np.unique(targets, return_inverse=True)
+        counts = np.bincount(places)
+        if class_weight == "balanced":
+            by_class = len(targets) / (len(labels) * counts)
+        else:
+            by_class = np.asarray([dict(class_weight).get(label, 1.0) for label in labels.tolist()])
+        weights = weights * by_class[places]
+    if sample_weight is not None:
+        given = np.asarray(plain_rows(sample_weight), dtype=np.float64)
+        if given.shape != weights.shape:
+            raise ValueError(f"{len(targets)} rows, but sample weights of the shape {given.shape}")
+        weights = weights * given
+    return None if class_weight is None and sample_weight is None else weights
 
 
 def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:

@@ -158,14 +158,14 @@ class OptimizerConfig(Config):
 class RehearsalConfig(Config):
     """Rehearsal: rows that a store keeps of its tasks, to learn them again while it learns other tasks.
 
-    A row is kept in 8 bits a number, between its smallest and its largest: features of very different size
-    lose the small ones. A task's `offset` and `scale` make them alike.
+    A row is kept as it came, in 8 bits a number, between the smallest and the largest of the task's feature.
 
     Args:
         rows_per_task: How many rows are kept of each task; 0 keeps none, and rehearses nothing.
         ratio: How many kept rows of other tasks go with each new row; for a part of a row, one goes with that
             part of all updates.
-        max_bytes: What all kept rows may take up, in memory and in each snapshot.
+        max_bytes: What all kept rows may take up, in memory and in each snapshot; the ranges of features
+            take 16 bytes a feature and task beside them.
         logit_share: How much of a kept row's loss is the distance of its logits from those of when it was
             kept; 0 keeps no logits.
     """

@@ -12,6 +12,7 @@ SuperposedError
 │   ├── ExpressionInvalid        text or JSON that is no context expression
 │   ├── UnknownTask              a task key that is not registered
 │   ├── TaskExists               a key that is registered with another schema
+│   ├── SchemaChanged            a task whose schema has another version by now
 │   ├── TaskInUse                a task that others are registered in, as their group
 │   └── CompositionNotSupported  a mixture or power that the family or the parts do not allow
 ├── UpdateError                  an update that was refused; the store is bit for bit as it was
@@ -37,6 +38,7 @@ __all__ = [
     "LabelOutOfRange",
     "NonFiniteInput",
     "NonFiniteUpdate",
+    "SchemaChanged",
     "ShapeError",
     "SuperposedError",
     "TaskExists",
@@ -130,6 +132,10 @@ class UnknownTask(ContextError, code="UnknownTask"):
 
 class TaskExists(ContextError, code="TaskExists"):
     """A key that is registered with another schema."""
+
+
+class SchemaChanged(ContextError, code="SchemaChanged"):
+    """A task whose schema has another version by now."""
 
 
 class TaskInUse(ContextError, code="TaskInUse"):

@@ -8,6 +8,7 @@ SuperposedError
 │   ├── IdempotencyMismatch     the key came with another request before
 │   ├── IdempotencyInFlight     the same request is being worked on
 │   ├── UnknownSnapshot         no snapshot has this id
+│   ├── UnknownUpdate           no update has this sequence number, or it was taken out
 │   ├── UnknownApiKey           no API key has this id
 │   ├── UnknownFile             the console has no such file
 │   ├── UnknownVersion          a model has no such version
@@ -60,6 +61,7 @@ __all__ = [
     "UnknownApiKey",
     "UnknownFile",
     "UnknownSnapshot",
+    "UnknownUpdate",
     "UnknownVersion",
     "UnsupportedMediaType",
 ]
@@ -91,6 +93,10 @@ class IdempotencyInFlight(RequestError, code="IdempotencyInFlight"):
 
 class UnknownSnapshot(RequestError, code="UnknownSnapshot"):
     """No snapshot has this id."""
+
+
+class UnknownUpdate(RequestError, code="UnknownUpdate"):
+    """No update has this sequence number, or it was taken out."""
 
 
 class UnknownApiKey(RequestError, code="UnknownApiKey"):

@@ -84,8 +84,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "images": (np.zeros((4, 2, 2)), r"shape \(4, 2, 2\), expected \(rows, features\): flatten each row"),
     "a series": (Frame([1, 2, 3, 4]), "a Series"),
     "one row": ([1.0, 2.0, 3.0], "wrap one row in a list"),
-    "dicts": ([{"a": 1}] * 4, r"by name \(dicts\)"),
-    "a dict": ({"a": [1, 2]}, r"by name \(dicts\)"),
+    "a dict": ({"a": [1, 2]}, r"by name \(a dict\): wrap it in a list"),
+    "a name that is no text": ([{1: 1}] * 4, "a name that is no text: 1"),
+    "an object by name": ([{"a": object()}] * 4, "at row 0, 'a': a object"),
     "a missing value": (Frame([[1, NAType()], [1, 2], [1, 2], [1, 2]]), "row 0, column 1: a missing value"),
     "text": ([["a", "b"]] * 4, "not numbers"),
     "mixed": (np.asarray([[1, "b"]] * 4, dtype=object), "not numbers"),
@@ -142,13 +143,13 @@ def test_what_is_no_rows_is_refused_in_words_and_registers_nothing(client: Clien
 )
 def test_what_the_server_refuses_registers_nothing(client: Client, inputs: Any, y: Any) -> None:
     with pytest.raises(ApiError):
-        client.task("refused", outputs=2).partial_fit(inputs, y)
+        client.task("refused", outputs=2, scaling="none").partial_fit(inputs, y)
     assert "refused" not in {one.key for one in client.list_tasks()}
-    task = client.task("refused", outputs=2).partial_fit(ROWS, Y)
+    task = client.task("refused", outputs=2, scaling="none").partial_fit(ROWS, Y)
     with pytest.raises(ApiError):
         task.partial_fit(inputs, y)
     with pytest.raises(ApiError):
-        client.task("refused", outputs=2).partial_fit(inputs, y)
+        client.task("refused", outputs=2, scaling="none").partial_fit(inputs, y)
     assert client.get_task("refused").updates == 1  # a task that was there stays
     client.delete_task("refused")
 

@@ -16,8 +16,8 @@ from superposed_service.api.problems import PROBLEMS, problem_of, problem_respon
 SLUGS = {
     "invalid-request": 422, "shape-mismatch": 422, "non-finite-input": 422, "label-out-of-range": 422,
     "empty-batch": 422, "composition-not-supported": 422, "expression-invalid": 422, "unknown-task": 404,
-    "task-exists": 409, "task-in-use": 409, "update-refused": 422, "payload-too-large": 413,
-    "idempotency-mismatch": 422,
+    "task-exists": 409, "schema-changed": 409, "task-in-use": 409, "update-refused": 422,
+    "payload-too-large": 413, "idempotency-mismatch": 422,
     "idempotency-in-flight": 409, "unauthenticated": 401, "forbidden": 403, "quota-exceeded": 429,
     "overloaded": 503, "not-ready": 503, "storage-unavailable": 503, "deadline-exceeded": 504,
     "batch-too-large": 413, "quarantined": 423, "beyond-horizon": 409, "not-found": 404,

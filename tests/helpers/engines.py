@@ -22,7 +22,8 @@ def make_store(family: str = "phase") -> WeightStore:
     config = StoreConfig(network=MLPConfig(inputs=8, hidden=(16,), outputs=3), family=family)  # type: ignore[arg-type]
     store = WeightStore(config, secret=seeded_secret(0))
     for key in "abcd":
-        store.register(TaskSchema(key=key, inputs=8, outputs=3))
+        state, _ = store.register(TaskSchema(key=key, inputs=8, outputs=3))
+        state.updates = 1  # a task that was not taught answers with the uniform distribution
     return store
 
 

@@ -44,4 +44,4 @@ def rows(count: int, seed: int = 0) -> tuple[np.ndarray, list[int]]:
     return random.normal(size=(count, 6)).astype(np.float32), random.integers(0, 3, count).tolist()
 
 
-BYTES_PER_ROW = 6 + 4 + 4 + 4 + 4 + 4 + 3 * 4 + 8
+BYTES_PER_ROW = 6 + 1 + 4 + 4 + 4 + 4 + 3 * 8 + 8

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from superposed import TaskSchema, WeightStore
+from superposed.learning.online import learn
 from superposed.tasks.batch import merge
 from tests.helpers.small_stores import store_of
 
@@ -79,13 +80,22 @@ def test_callers_of_different_kinds_get_what_each_gets_alone_or_are_left_to_it(k
         assert torch.equal(together.inputs, torch.cat(alone))
 
 
+def test_rows_with_scalings_of_their_own_are_joined_as_each_gets_them_alone() -> None:
+    store = store_of(tasks=2)
+    store.register(TaskSchema(key="scaled", inputs=7, outputs=3, scale=(2.0,) * 7, offset=(1.0,) * 7))
+    store.register(TaskSchema(key="running", inputs=7, outputs=3, scaling="running"))
+    learn(store, "running", np.random.default_rng(0).normal(5, 3, size=(9, 7)), [0] * 9)
+    for contexts in (["t0", "scaled", "running"], ["running", "running"], ["scaled", "scaled"]):
+        together = each(store, contexts, [ROWS] * len(contexts))
+        alone = [store.batch(context, ROWS).inputs for context in contexts]
+        assert torch.equal(together.inputs, torch.cat(alone))
+
+
 def test_a_face_of_its_own_or_nobody_else_is_left_to_the_caller() -> None:
     store = store_of(tasks=2)
-    store.register(TaskSchema(key="scaled", inputs=7, outputs=3, scale=(2.0,) * 7))
     store.register(TaskSchema(key="narrow", inputs=5, outputs=3))
     assert each(store, ["t0"], [ROWS]) is None
     assert each(store, [], []) is None
-    assert each(store, ["t0", "scaled"], [ROWS, ROWS]) is None
     assert each(store, ["t0", "narrow"], [ROWS, ROWS]) is None
     together = each(store, ["narrow", "narrow"], [[row[:5] for row in ROWS], [ROWS[0][:5]]])
     assert together.inputs.shape == (3, 7)

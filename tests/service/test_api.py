@@ -46,6 +46,8 @@ class TestTasks:
         assert task == http.get("/v1/tasks/digits").json()
         assert task == {
             "key": "digits", "labels": [str(n) for n in range(10)], "label_form": None,
+            "scaling": "none", "kind": "rows", "features": None, "extra_features": "refuse",
+            "schema_version": 1, "temperature": 1.0,
             "outputs": 10, "inputs": 64,
             "loss": "cross_entropy", "offset": [1.0] * 64, "scale": [2.0] * 64,
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
@@ -118,7 +120,7 @@ class TestInfer:
     def test_one_context(self, http: httpx.Client) -> None:
         register(http)
         body = http.post("/v1/infer", json={"context": "digits", "inputs": [ROW, [0] * 64]}).json()
-        assert set(body) == {"sequence", "labels", "probabilities"}
+        assert set(body) == {"sequence", "labels", "probabilities", "confidence"}
         assert body["sequence"] == 1
         np.testing.assert_allclose(np.sum(body["probabilities"], axis=1), 1, rtol=1e-5)
         best = np.argmax(body["probabilities"], axis=1)
@@ -211,10 +213,11 @@ class TestInfer:
             ({"context": None, "contexts": []}, 422, "shape-mismatch"),
             ({"context": None, "contexts": "digits"}, 422, "invalid-request"),
             ({"context": None, "contexts": ["digits"], "inputs": 5}, 422, "shape-mismatch"),
-            ({"context": None, "contexts": ["digits"], "inputs": None}, 422, "shape-mismatch"),
+            ({"context": None, "contexts": ["digits"], "inputs": None}, 422, "invalid-request"),
             ({"context": None, "contexts": ["digits"], "inputs": {"x": [1, 2]}}, 422, "shape-mismatch"),
-            ({"inputs": None}, 422, "shape-mismatch"),
-            ({"inputs": [[3e38, -3e38] * 32]}, 422, "non-finite-input"),
+            ({"inputs": None}, 422, "invalid-request"),
+            ({"records": [{"a": 1}]}, 422, "invalid-request"),
+            ({"context": "taught", "inputs": [[3e38, -3e38] * 32]}, 422, "non-finite-input"),
             ({"return": []}, 422, "invalid-request"),
             ({"return": ["everything"]}, 422, "invalid-request"),
             ({"surprise": 1}, 422, "invalid-request"),
@@ -225,6 +228,8 @@ class TestInfer:
     ) -> None:
         register(http)
         register(http, "other", labels=["x"])
+        register(http, "taught", scaling="none")
+        http.post("/v1/update", json={"context": "taught", "inputs": [ROW], "targets": ["1"]})
         problem(http.post("/v1/infer", json={"context": "digits", "inputs": [ROW]} | change), status, slug)
 
     @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999", "-1e999"])
@@ -305,7 +310,7 @@ class TestUpdate:
         self, http: httpx.Client, change: dict[str, object], status: int, slug: str
     ) -> None:
         register(http)
-        register(http, "line", labels=None, outputs=1, loss="mse")
+        register(http, "line", labels=None, outputs=1, loss="mse", scaling="none")
         probe = {"context": "digits", "inputs": [ROW], "return": ["logits"]}
         before = http.post("/v1/infer", json=probe).json()
         body = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]} | change
@@ -320,6 +325,10 @@ def test_a_model_taken_out_answers_like_the_service(http: httpx.Client) -> None:
     register(http, "a", inputs=5, offset=[1.0] * 5, scale=[2.0] * 5)
     register(http, "b", inputs=5)
     row = [0.1, 0.2, 0.3, 0.4, 0.5]
+    for key in "ab":
+        http.post(
+            "/v1/update", json={"context": key, "inputs": [row, [3, 1, 4, 1, 5]], "targets": ["1", "2"]}
+        )
     for context in ("a", "mix(a:0.7,b:0.3)", "a^1.5"):
         answer = http.get("/v1/model", params={"context": context})
         assert answer.headers["content-type"] == "application/octet-stream"

@@ -108,7 +108,7 @@ class TestIdempotency:
         problem(http.delete("/v1/tasks/digits", headers=header), 422, "idempotency-mismatch")
 
     def test_a_refusal_is_an_answer_too(self, http: httpx.Client) -> None:
-        register(http)
+        register(http, scaling="none")
         header = {"Idempotency-Key": "k-2"}
         huge = UPDATE | {"inputs": [[1e30] * 64] * 2}
         first = problem(http.post("/v1/update", json=huge, headers=header), 422, "update-refused")

@@ -39,6 +39,7 @@ def test_a_convolutional_store_is_taught_served_and_taken_out(tmp_path: Path) ->
         client.register_task("b", outputs=2)
         for _ in range(5):
             client.update("a", IMAGES, [0, 1, 2, 0, 1, 2])
+            client.update("b", IMAGES, [0, 1] * 3)
         network = client.store().network
         assert (network["kind"], network["inputs"], network["outputs"]) == ("convnet", 64, 3)
         answers = {context: logits(http, context) for context in ("a", "a^0.5", "b")}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from superposed.config import MLPConfig, NetworkConfig
@@ -16,6 +18,7 @@ from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 from superposed.nn.layers import SuperposedModule
 from superposed.store import tensorfile
 from superposed.store.store import WeightStore
+from superposed.tasks.scaling import Scaling
 from superposed.tasks.schema import TaskSchema
 
 __all__ = ["RetrievedModel", "residual_variance", "retrieve", "retrieve_model", "superpose"]
@@ -65,9 +68,11 @@ class RetrievedModel:
 
     Args:
         tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what
-            is left of it. Of an mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the
-            context folded in, cut to the task's own inputs and outputs. Of another network `network.{name}`,
-            its state, the context folded into every linear and convolution layer.
+            is left of it; scaled rows are cut off at the metadata's `input_clip`, where it has one. Of an
+            mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in, cut
+            to the task's own inputs and outputs. Of another network `network.{name}`, its state, the
+            context folded into every linear and convolution layer, and where targets are scaled
+            `output.offset` and `output.scale` (outputs,).
         metadata: labels, loss, sequence; of an mlp activation and normalisation (kind, epsilon, where), of
             another the store's network configuration, and the task's inputs and outputs.
     """
@@ -88,7 +93,10 @@ class RetrievedModel:
                 received=redacted(self.metadata.get("network")),
             )
         offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
-        signal = ((inputs.to(offset.dtype) - offset) / scale).to(self.tensors["layers.0.weight"].dtype)
+        scaled = (inputs.to(offset.dtype) - offset) / scale
+        if (clip := self.metadata.get("input_clip")) is not None:
+            scaled = scaled.clamp(-clip, clip)
+        signal = scaled.to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
         layers = [
             (self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)
@@ -174,10 +182,15 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
             tensors = {f"{_STATE}{name}": tensor for name, tensor in state.items()}
         else:
             tensors = _layers(store.network, bindings, schema)
-    tensors["input.offset"] = _or(schema.offset, 0.0, schema.inputs)
-    tensors["input.scale"] = _or(schema.scale, 1.0, schema.inputs)
+    scaling = resolved.scaling
+    tensors["input.offset"] = _padded(None if scaling is None else scaling.offset, 0.0, schema.inputs)
+    tensors["input.scale"] = _padded(None if scaling is None else scaling.scale, 1.0, schema.inputs)
+    if (units := resolved.target_scaling) is not None:
+        _fold_units(tensors, units, schema.outputs)
     metadata = {
         **_architecture(store.config.network, schema),
+        **({} if scaling is None or scaling.clip is None else {"input_clip": scaling.clip}),
+        **({"temperature": resolved.task.calibration.temperature} if schema.loss == "cross_entropy" else {}),
         "labels": list(schema.labels) if schema.labels else None,
         "loss": schema.loss,
         "sequence": store.sequence,
@@ -227,5 +240,21 @@ def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
     return {"activation": network.activation, "normalisation": normalisation}
 
 
-def _or(values: Sequence[float] | None, default: float, count: int) -> Tensor:
-    return torch.tensor(values or [default] * count, dtype=torch.float64)
+def _padded(values: NDArray[np.float64] | None, default: float, count: int) -> Tensor:
+    """Return the first `count` values, (count,) float64, with a default for those that are not there."""
+    padded = torch.full((count,), default, dtype=torch.float64)
+    if values is not None:
+        padded[: len(values)] = torch.from_numpy(values[:count])
+    return padded
+
+
+def _fold_units(tensors: dict[str, Tensor], units: Scaling, outputs: int) -> None:
+    """Have a network answer in the user's units: an mlp by its last layer, another by two more tensors."""
+    offset, scale = _padded(units.offset, 0.0, outputs), _padded(units.scale, 1.0, outputs)
+    last = max((name.split(".")[1] for name in tensors if name.startswith("layers.")), key=int, default=None)
+    if last is None:
+        tensors["output.offset"], tensors["output.scale"] = offset, scale
+        return
+    weight, bias = tensors[f"layers.{last}.weight"], tensors[f"layers.{last}.bias"]
+    tensors[f"layers.{last}.weight"] = (weight.double().cpu() * scale[:, None]).to(weight.dtype)
+    tensors[f"layers.{last}.bias"] = (bias.double().cpu() * scale + offset).to(weight.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from superposed.encoders.records import check_records
 from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, SuperposedError
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, merge, read_rows
-from superposed.tasks.targets import Target, read_targets
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import Target, read_targets, scaled_targets
 
 __all__ = ["EXPONENT_EVALUATIONS", "Located", "Score", "check_evaluations", "locate", "locate_exponent"]
 
@@ -86,7 +88,7 @@ def locate(
     Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4;
     neither mean nor number of outputs is taken off there.
     """
-    rows = read_rows(inputs)
+    rows = read_inputs(inputs)
     names = _of_one_loss(store, _fitting(store, rows, candidates, most), len(rows), targets)
     return _ranked(names, _evidence(store, rows, targets, names), len(rows))
 
@@ -115,7 +117,7 @@ def locate_exponent(
         SuperposedError: As `locate`.
     """
     low, high = exponents
-    rows = read_rows(inputs)
+    rows = read_inputs(inputs)
     check_evaluations(len(rows) * EXPONENT_EVALUATIONS, most)
     _of_one_loss(store, [key], len(rows), targets)  # refuses what says nothing about an exponent
     tried: dict[float, float] = {}
@@ -141,21 +143,32 @@ def check_evaluations(tries: int, most: int) -> None:
         )
 
 
-def _fitting(store: WeightStore, rows: NDArray[Any], candidates: Sequence[str], most: int) -> list[str]:
+def read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
+    """Return rows of numbers as an array, records as they are; raises as `read_rows` and `check_records`."""
+    if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping)):
+        return read_rows(inputs)
+    check_records(inputs)
+    return inputs
+
+
+def _fitting(
+    store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Sequence[str], most: int
+) -> list[str]:
     """Return the candidates that take such rows; counted before they are resolved, which takes its time."""
-    width, tasks = rows.shape[1], store.tasks
-    names = [
-        name
-        for name in dict.fromkeys(candidates)
-        if name not in tasks or tasks.get(name).schema.inputs == width
-    ]
+    tasks = store.tasks
+    width, kind = (rows.shape[1], "rows") if isinstance(rows, np.ndarray) else (None, "records")
+
+    def takes(schema: TaskSchema) -> bool:
+        return schema.kind == kind and width in {None, schema.inputs}
+
+    names = [name for name in dict.fromkeys(candidates) if name not in tasks or takes(tasks.get(name).schema)]
     check_evaluations(len(rows) * len(names), most)
-    names = [name for name in names if store.resolve(name).task.schema.inputs == width]
+    names = [name for name in names if takes(store.resolve(name).task.schema)]
     if not names:
         raise ShapeError(
             "no candidate takes such rows",
             expected="rows as wide as a registered task's",
-            received=f"shape {rows.shape}",
+            received=f"{len(rows)} {kind}" if width is None else f"shape {(len(rows), width)}",
         )
     return names
 
@@ -185,7 +198,10 @@ def _of_one_loss(
 
 
 def _evidence(
-    store: WeightStore, inputs: NDArray[Any], targets: Sequence[Target] | None, names: Sequence[str]
+    store: WeightStore,
+    inputs: NDArray[Any] | list[Any],
+    targets: Sequence[Target] | None,
+    names: Sequence[str],
 ) -> NDArray[np.float64]:
     """Return each context's sum over rows of energy, or of minus the loss: (candidates,), float64."""
     found: list[float] = []
@@ -202,8 +218,8 @@ def _fit(store: WeightStore, batch: Batch, logits: Tensor, targets: Sequence[Tar
     schema = batch.parts[0].task.schema
     chance = math.log(schema.outputs) if schema.loss == "cross_entropy" else 0.0
     if targets is not None:
-        aims = read_targets(batch, targets, store.config.network.outputs)
-        return float((chance - row_losses(logits, batch.outputs(), aims).losses.double()).sum())
+        aims = scaled_targets(batch, read_targets(batch, targets, store.config.network.outputs))
+        return float((chance - row_losses(logits, batch.outputs(), aims).reported.double()).sum())
     own = logits[:, : schema.outputs].double()
     return float((torch.logsumexp(own, dim=1) - own.mean(1) - chance).sum())
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.analysis.crosstalk import measure
@@ -16,15 +19,26 @@ from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, Upda
 from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, merge, padding_mask
-from superposed.tasks.targets import Target, Targets, join_targets, read_targets
+from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask, scaled_each
+from superposed.tasks.registry import TaskState
+from superposed.tasks.targets import (
+    Target,
+    Targets,
+    in_network_units,
+    in_user_units,
+    join_targets,
+    read_targets,
+    scaled_targets,
+)
 
 __all__ = [
     "APPLY_VERSION",
     "CROSSTALK_INTERVAL",
     "UpdateResult",
+    "answer_losses",
     "apply",
     "atomic",
+    "check_records_fit",
     "evaluate",
     "learn",
     "measure_batch",
@@ -34,7 +48,8 @@ __all__ = [
 
 # The version of the arithmetic: raised by every change after which the same updates make other bits.
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
-APPLY_VERSION = 2
+# 3: running statistics scale rows and targets; kept rows are scaled when they are drawn; calibration.
+APPLY_VERSION = 3
 # Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
 
@@ -70,7 +85,7 @@ def learn(
         InputError: Rows or targets that cannot be used.
         UpdateError: The update was refused; every bit of the store is as it was.
     """
-    batch = store.batch(context, inputs)
+    batch = store.batch(context, inputs, learning=True)
     return apply(store, batch, read_targets(batch, targets, store.config.network.outputs), steps=steps)
 
 
@@ -82,9 +97,8 @@ def evaluate(store: WeightStore, context: object, inputs: object, targets: Seque
 
 def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measured:
     """Evaluate a batch that is already prepared; remember a single task's accuracy for `capacity`."""
-    bindings = store.bindings(batch)
     with torch.inference_mode():
-        measured = _forward(store, batch, bindings, targets).measured()
+        measured = answer_losses(store, batch, targets).measured()
     if not math.isfinite(measured.loss):
         raise NonFiniteInput(
             "the loss is not finite: inputs or targets are too large", received=measured.loss
@@ -109,18 +123,114 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     before: _Forward | None = None
     outcome: _Forward | None = None
     # A single step is checked before it moves anything; only later steps can fail half-way.
-    with atomic(store) if steps > 1 else nullcontext():
+    with _statistics_restored(batch), atomic(store) if steps > 1 else nullcontext():
+        batch = _absorb(store, batch, targets)
+        aims = scaled_targets(batch, targets)
+        shown = _untaught(store, batch, targets)
         for step in range(steps):
-            outcome = _rehearsing_step(store, batch, targets, step)
+            outcome = _rehearsing_step(store, batch, aims, step)
             before = before or outcome
     assert before is not None  # noqa: S101 - steps >= 1
     assert outcome is not None  # noqa: S101 - steps >= 1
     store.sequence += 1
-    _count(store, batch, before)
+    before = shown or before
+    _count(store, batch, before, targets)
     if store.config.rehearsal.logit_share:
-        targets = replace(targets, logits=outcome.logits.detach().cpu())
+        targets = replace(targets, logits=in_user_units(batch, outcome.logits.detach().cpu()))
     store.replay_buffer.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
+
+
+def _untaught(store: WeightStore, batch: Batch, targets: Targets) -> _Forward | None:
+    """Return how a batch is answered before the first update of one of its tasks; None where all had some."""
+    if all(part.task.updates for part in batch.parts):
+        return None
+
+    def network(rows: Batch) -> Tensor:
+        answer: Tensor = store.network(rows.inputs.to(store.device), store.bindings(rows))
+        return answer.cpu()
+
+    with torch.inference_mode():
+        return answer_losses(store, batch, targets, network)
+
+
+@contextmanager
+def _statistics_restored(batch: Batch) -> Iterator[None]:
+    """Put the statistics and features of a batch's tasks back where an update fails."""
+    states = {id(one): one for part in batch.parts for one in (part.scaler, part.units) if one is not None}
+    before = [
+        (one, one.statistics.copy(), one.target_statistics.copy(), one.features.copy())
+        for one in states.values()
+    ]
+    try:
+        yield
+    except Exception:
+        for state, statistics, target_statistics, features in before:
+            state.statistics, state.target_statistics, state.features = (
+                statistics,
+                target_statistics,
+                features,
+            )
+        raise
+
+
+def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
+    """Move the running statistics of a batch's tasks by its rows and targets, and scale the rows anew.
+
+    Raises:
+        InputError: A record does not fit the features of its task.
+    """
+    places = batch.places().numpy()
+    for place, part in enumerate(batch.parts):
+        if part.units is not None and targets.values is not None:
+            own = targets.values.double().numpy()[places == place, : part.task.schema.outputs]
+            part.units.target_statistics.absorb(own)
+    if batch.raw is None:
+        return batch
+    width = store.config.network.inputs
+    encoded = np.zeros((len(batch), width))
+    for place, (part, rows) in enumerate(zip(batch.parts, batch.raw, strict=True)):
+        values = part.encode(rows) if part.scaler is None else _absorb_rows(part, part.scaler, rows)
+        encoded[places == place, : values.shape[1]] = values
+    rows = scaled_each([part.scaling for part in batch.parts], places, encoded)
+    inputs, filled = torch.from_numpy(rows).to(store.dtype), torch.from_numpy(_filled(batch, encoded))
+    return replace(batch, inputs=inputs, encoded=filled)
+
+
+def check_records_fit(batch: Batch) -> None:
+    """Check that the features of a batch's tasks can take its records, before that is recorded.
+
+    Raises:
+        InputError: They cannot, as they are now; an update before this one may still change them.
+    """
+    for part, rows in zip(batch.parts, batch.raw or (), strict=False):
+        if part.task.schema.kind == "records" and part.scaler is not None:
+            trial = replace(part, scaler=replace(part.scaler, features=part.scaler.features.copy()))
+            trial.scaler.features.learn(rows, part.task.schema.inputs)  # type: ignore[union-attr]  # it is there
+            trial.encode(rows)
+
+
+def _absorb_rows(part: ResolvedContext, scaler: TaskState, rows: Any) -> NDArray[np.float64]:
+    """Move the running statistics of a task by its rows; return the rows encoded."""
+    if part.task.schema.kind == "rows":
+        values = part.encode(rows)
+        scaler.statistics.absorb(values)
+        return values
+    scaler.features.learn(rows, part.task.schema.inputs)
+    values = part.encode(rows)
+    scaler.statistics.absorb(values[:, : scaler.features.numbers])
+    return values
+
+
+def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return encoded rows to keep: a missing number is the mean of its feature, an outlier is cut off."""
+    places = batch.places().numpy()
+    for place, part in enumerate(batch.parts):
+        if part.scaler is not None:
+            scaling, rows = part.scaling, places == place
+            assert scaling is not None  # noqa: S101 - of running statistics
+            encoded[rows] = scaling.bounded(encoded[rows])
+    return encoded
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
@@ -173,6 +283,14 @@ def atomic(store: WeightStore) -> Iterator[None]:
         raise
 
 
+def answer_losses(
+    store: WeightStore, batch: Batch, targets: Targets, network: Callable[[Batch], Tensor] | None = None
+) -> _Forward:
+    """Return the losses of a batch as users see it answered now; see `WeightStore.answers`."""
+    aims, answers = scaled_targets(batch, targets), store.answers(batch, network)
+    return row_losses(in_network_units(batch, answers), batch.outputs(), aims)
+
+
 def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
     logits = store.network(batch.inputs.to(store.device), bindings)  # (B, store outputs)
     return row_losses(logits, batch.outputs().to(store.device), targets)
@@ -190,7 +308,10 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
     """
     if targets.logits is None:
         return outcome.losses
-    share, outputs = store.config.rehearsal.logit_share, batch.outputs().to(store.device)
+    share, outputs = store.config.rehearsal.logit_share, batch.outputs()
+    if targets.logit_widths is not None:  # an output that was added since had no answer then
+        outputs = torch.minimum(outputs, targets.logit_widths)
+    outputs = outputs.to(store.device)
     difference = outcome.logits - targets.logits.to(store.device)
     distance = difference.masked_fill(padding_mask(outcome.logits, outputs), 0.0).square().sum(1) / outputs
     return (1.0 - share) * outcome.losses + share * distance
@@ -236,10 +357,11 @@ def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
             tensor.copy_(backup[name])
 
 
-def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
+def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets) -> None:
     """Add the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
     places = batch.places()
-    losses = before.losses.detach().double().cpu()
+    losses = before.reported.double().cpu()
+    logits, classes = before.logits.detach().double().cpu().numpy(), targets.classes.numpy()
     correct = before.correct.cpu()
     touched = {id(part.task): part.task for part in batch.parts}
     for place, part in enumerate(batch.parts):
@@ -248,6 +370,9 @@ def _count(store: WeightStore, batch: Batch, before: _Forward) -> None:
         seen.rows += int(mine.sum())
         seen.loss_sum += float(losses[mine].sum())
         seen.correct += int(correct[mine].sum())
+        if part.task.schema.loss == "cross_entropy":
+            own = mine.numpy()
+            part.task.calibration.learn(logits[own, : part.task.schema.outputs], classes[own])
     for task in touched.values():
         task.updates += 1
         task.last_sequence = store.sequence

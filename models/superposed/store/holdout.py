@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from zlib import crc32
 
-__all__ = ["Split"]
+__all__ = ["Split", "split_of"]
 
 
 class Split(Enum):
@@ -23,6 +23,11 @@ class Split(Enum):
         """Of a row to belong to it."""
         return {Split.ALL: 1.0, Split.LEARNED: 7 / 8, Split.HELD_OUT: 1 / 8}[self]
 
-    def has(self, row: bytes) -> bool:
-        """Return True if a kept row belongs to the split."""
-        return self is Split.ALL or (crc32(row) % 8 == 0) == (self is Split.HELD_OUT)
+    def has(self, split: int) -> bool:
+        """Return True if a kept row belongs to the split, by what `split_of` said of it."""
+        return self is Split.ALL or (split == 0) == (self is Split.HELD_OUT)
+
+
+def split_of(row: bytes) -> int:
+    """Return 0 for a row that is held out, 1 to 7 for others."""
+    return crc32(row) % 8

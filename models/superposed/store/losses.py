@@ -31,25 +31,34 @@ class Measured:
 
 @dataclass(frozen=True)
 class _Forward:
-    losses: Tensor  # (B,)
+    losses: Tensor  # (B,) in the network's units, each times its row's weight
+    reported: Tensor  # (B,) in the user's units, detached
     correct: Tensor  # (B,) bool, False in mse rows
     classified: Tensor  # (B,) bool, True in cross-entropy rows
     logits: Tensor  # (B, store outputs)
 
     def part(self, rows: slice) -> _Forward:
-        return _Forward(self.losses[rows], self.correct[rows], self.classified[rows], self.logits[rows])
+        return _Forward(
+            self.losses[rows],
+            self.reported[rows],
+            self.correct[rows],
+            self.classified[rows],
+            self.logits[rows],
+        )
 
     def measured(self) -> Measured:
         rated = int(self.classified.sum())
         return Measured(
             rows=len(self.losses),
-            loss=float(self.losses.detach().double().mean()),
+            loss=float(self.reported.double().mean()),
             accuracy=int(self.correct.sum()) / rated if rated else None,
         )
 
 
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
     """Return each row's own loss: cross-entropy or mean squared error over its own task's outputs.
+
+    The mean squared error of a task whose targets are scaled is reported in the user's units.
 
     Args:
         logits: (B, store outputs).
@@ -64,5 +73,11 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
     if targets.values is not None:
         difference = (logits - targets.values.to(logits.device)).masked_fill(beyond, 0.0)
         losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
+    reported = losses.detach()
+    if targets.units is not None and targets.values is not None:
+        in_units = (difference.detach() * targets.units.to(logits.device)).square().sum(1) / outputs
+        reported = torch.where(classified, reported, in_units)
+    if targets.weights is not None:
+        losses = losses * targets.weights.to(logits.device, logits.dtype)
     correct = (masked.detach().argmax(1) == classes) & classified
-    return _Forward(losses, correct, classified, logits)
+    return _Forward(losses, reported, correct, classified, logits)

@@ -7,28 +7,34 @@ so that replaying the same records keeps and draws the same rows.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.store.holdout import Split
+from superposed.store.holdout import Split, split_of
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
-from superposed.tasks.batch import Batch, ResolvedContext, padding_mask
+from superposed.tasks.batch import Batch, ResolvedContext, scaled_each
+from superposed.tasks.registry import TaskRegistry
 from superposed.tasks.resolver import Resolver
-from superposed.tasks.targets import Targets
+from superposed.tasks.targets import Targets, in_network_units, scaled_targets
 
 __all__ = ["RULES_VERSION", "ReplayBuffer"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
-RULES_VERSION = 3
+# 4: rows are kept before scaling, in 8 bits a number between the smallest and largest of a task's feature.
+RULES_VERSION = 4
 
-# A row is kept in 8 bits a number, between its smallest and its largest.
 _LEVELS = 255
+# Once that many rows of a task are kept, one that lies farther outside their range than this many times its
+# length is not: it would leave too few levels for the others.
+_SETTLED, _REACH = 32, 16.0
 # A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
 _LARGEST = torch.finfo(torch.float32).max / 4
 
@@ -38,8 +44,7 @@ class ReplayBuffer:
 
     When the bytes are used up, a task that has more rows than another gives one up for it. Rows carry the
     context that they were learned under, compositions too; they belong to the task that gives them a face.
-    One range serves all features of a row, so they should be of like size: that is what a task's offset and
-    scale are for.
+    They are kept as they came, before scaling, so that they follow the statistics of their task.
 
     Args:
         config: How many rows, and bytes, are kept.
@@ -54,23 +59,25 @@ class ReplayBuffer:
     ) -> None:
         self._config = config
         self._secret = secret
-        self._outputs = outputs
+        self._inputs, self._outputs = inputs, outputs
         self._dtype = dtype
         self._rows: dict[str, Tensor] = {
             "inputs": torch.empty(0, inputs, dtype=torch.uint8),
-            "low": torch.empty(0, dtype=dtype),  # as exact as the rows: it may be far larger than their range
-            "step": torch.empty(0),
-            "width": torch.empty(0, dtype=torch.int32),  # features of the row's task: beyond them is 0
+            "split": torch.empty(0, dtype=torch.uint8),  # which split the row belongs to, for good
+            "outputs": torch.empty(0, dtype=torch.int32),  # of the row's task when the row was kept
+            "weight": torch.empty(0),
             "classes": torch.empty(0, dtype=torch.int32),  # -1 in rows of mse tasks
             "context": torch.empty(0, dtype=torch.int32),  # place in `_names`
-            "values": torch.empty(0, outputs),  # as long as the others once there is an mse row
+            "values": torch.empty(0, outputs, dtype=torch.float64),  # as long as others once there is one
         }
         if config.logit_share:
-            self._rows["logits"] = torch.empty(0, outputs)
+            self._rows["logits"] = torch.empty(0, outputs)  # in mse rows less the values
         bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
         self._pools = ReservoirAllocator(config.rows_per_task, self._capacity)
         self._names: list[str] = []
+        self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
+        self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
 
     def _empty_row(self) -> dict[str, Tensor]:
         return {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in self._rows.items()}
@@ -84,7 +91,8 @@ class ReplayBuffer:
     def bytes(self) -> int:
         """Bytes of the kept rows."""
         numbers = sum(rows.element_size() * rows.numel() for rows in self._rows.values())
-        return numbers + PLACE_BYTES * self._pools.used
+        ranges = sum(one.nbytes for one in self._ranges.values())
+        return numbers + ranges + PLACE_BYTES * self._pools.used
 
     def rows_kept(self, key: str) -> int:
         """Return the number of rows kept of a task."""
@@ -97,46 +105,97 @@ class ReplayBuffer:
 
         Args:
             batch: The rows.
-            targets: Their targets, with what they were answered where logits are kept.
+            targets: Their targets in the user's units, with what they were answered where logits are kept.
             sequence: The update's, which the choice is drawn from.
         """
         if not self.enabled:
             return
         chance = Stream(self._secret, ("reservoir", str(sequence))).uniforms(2 * len(batch)).reshape(2, -1)
-        chosen: dict[int, int] = {}  # place -> row, the last row that took it
-        keepable = _keepable(batch, targets).tolist()
+        chosen: dict[str, dict[int, int]] = {}  # task -> place -> row, the last row that took it
+        encoded = batch.inputs.double() if batch.encoded is None else batch.encoded
+        keepable = _keepable(encoded, targets).tolist()
+        values = encoded.numpy()
         for row, place in enumerate(batch.places().tolist()):
-            part = batch.parts[place]
-            if not (part.keep_rows and keepable[row]):
+            part, key = batch.parts[place], batch.parts[place].task.schema.key
+            if not (part.keep_rows and keepable[row] and self._is_near(key, values[row])):
                 continue
-            slot = self._pools.place_for(part.task.schema.key, *chance[:, row].tolist())
+            slot = self._pools.place_for(key, *chance[:, row].tolist())
             if slot is not None:
-                chosen[slot] = row
-        self._write(batch, targets, chosen)
+                for others in chosen.values():  # another task may have given the place up again
+                    others.pop(slot, None)
+                chosen.setdefault(key, {})[slot] = row
+        self._write(batch, values, targets, chosen)
 
-    def _write(self, batch: Batch, targets: Targets, chosen: Mapping[int, int]) -> None:
-        if not chosen:
+    def _is_near(self, key: str, row: NDArray[np.float64]) -> bool:
+        """Return True unless a row lies far outside the range of its task's kept rows."""
+        if self._pools.kept(key) < _SETTLED or key not in self._ranges:
+            return True
+        low, high = self._ranges[key]
+        reach = np.where(high > low, _REACH * (high - low), np.inf)
+        return bool(((row >= low - reach) & (row <= high + reach)).all())
+
+    def _write(
+        self,
+        batch: Batch,
+        encoded: NDArray[np.float64],
+        targets: Targets,
+        chosen: Mapping[str, Mapping[int, int]],
+    ) -> None:
+        placed = {slot: row for places in chosen.values() for slot, row in places.items()}
+        if not placed:
             return
         self._grow()
-        slots, rows = (torch.tensor(list(numbers)) for numbers in (chosen.keys(), chosen.values()))
-        places = batch.places()[rows]
-        widths = torch.tensor([part.task.schema.inputs for part in batch.parts], dtype=torch.int32)[places]
+        for key, places in chosen.items():
+            if places:
+                self._write_numbers(key, list(places), encoded[list(places.values())])
+        slots, rows = (torch.tensor(list(numbers)) for numbers in (placed.keys(), placed.values()))
         values: dict[str, Tensor] = {
-            **_in_levels(batch.inputs[rows], widths),
-            "width": widths,
+            "split": torch.from_numpy(_splits(encoded[rows.numpy()])),
+            "outputs": batch.outputs()[rows].int(),
+            "weight": torch.ones(len(rows)) if targets.weights is None else targets.weights[rows].float(),
             "classes": targets.classes[rows].int(),
-            "context": self._name_ids(batch.parts)[places],
+            "context": self._name_ids(batch.parts)[batch.places()[rows]],
+            **self._answers(targets, rows),
         }
-        if targets.values is not None:
-            self._grow_values()
-        if len(self._rows["values"]):
-            values["values"] = torch.zeros(len(rows), self._outputs)
-            if targets.values is not None:
-                values["values"] = targets.values[rows].float()
-        if targets.logits is not None:
-            values["logits"] = targets.logits[rows].float()
         for name, kept in values.items():
             self._rows[name][slots] = kept
+
+    def _answers(self, targets: Targets, rows: Tensor) -> dict[str, Tensor]:
+        """Return the values and logits to keep of rows."""
+        found: dict[str, Tensor] = {}
+        if targets.values is not None and not len(self._rows["values"]):
+            self._rows["values"] = _longer(self._rows["values"], len(self._rows["split"]))
+        if len(self._rows["values"]):
+            found["values"] = torch.zeros(len(rows), self._outputs, dtype=torch.float64)
+            if targets.values is not None:
+                found["values"] = targets.values[rows].double()
+        if targets.logits is not None:
+            values = found.get("values", torch.zeros(1, 1))
+            found["logits"] = (targets.logits[rows] - values).float()
+        return found
+
+    def _write_numbers(self, key: str, slots: Sequence[int], rows: NDArray[np.float64]) -> None:
+        """Write rows (B, inputs) in levels of their task's range, after widening the range where needed."""
+        before = self._ranges.get(key)
+        low, high = rows.min(0), rows.max(0)
+        if before is not None:
+            low, high = np.minimum(before[0], low), np.maximum(before[1], high)
+        now = self._ranges[key] = np.stack([low, high])
+        numbers = self._rows["inputs"].numpy()
+        if before is not None and (wider := np.flatnonzero((before != now).any(0))).size:
+            others = np.asarray(self._pools.of(key))[:, None]
+            kept = _from_levels(numbers[others, wider], before[:, wider])
+            numbers[others, wider] = _in_levels(kept, now[:, wider])
+        numbers[slots] = _in_levels(rows, now)
+        if before is None or len(self._owners) < len(numbers):
+            self._find_owners()
+        self._owners[slots] = list(self._ranges).index(key)
+
+    def _find_owners(self) -> None:
+        """Note which task each slot belongs to."""
+        self._owners = np.zeros(len(self._rows["split"]), dtype=np.int64)
+        for place, key in enumerate(self._ranges):
+            self._owners[list(self._pools.of(key))] = place
 
     def _name_ids(self, parts: Sequence[ResolvedContext]) -> Tensor:
         self._compact_names()
@@ -155,16 +214,12 @@ class ReplayBuffer:
         self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
 
     def _grow(self) -> None:
-        room = len(self._rows["low"])
+        room = len(self._rows["split"])
         if self._pools.used > room:
             wanted = min(self._capacity, max(self._pools.used, 2 * room))
             for name, rows in self._rows.items():
                 if name != "values" or len(rows):
                     self._rows[name] = _longer(rows, wanted)
-
-    def _grow_values(self) -> None:
-        if not len(self._rows["values"]):
-            self._rows["values"] = _longer(self._rows["values"], len(self._rows["low"]))
 
     # Drawing
 
@@ -211,12 +266,11 @@ class ReplayBuffer:
         return self._read(slots, parts, torch.from_numpy(index))
 
     def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
-        """Return the first `rows` slots that belong to a split; wide rows are read one by one."""
+        """Return the first `rows` slots that belong to a split."""
         if share is Split.ALL:
             return list(slots[:rows])
-        parts = [self._rows[name].numpy() for name in ("inputs", "low", "step")]
-        found = (slot for slot in slots if share.has(b"".join(part[slot].tobytes() for part in parts)))
-        return list(islice(found, rows))
+        splits = self._rows["split"].numpy()
+        return list(islice((slot for slot in slots if share.has(int(splits[slot]))), rows))
 
     def _of_few_contexts(self, slots: Tensor, contexts: int) -> Tensor:
         """Return the drawn rows of the contexts that were drawn first."""
@@ -227,17 +281,29 @@ class ReplayBuffer:
     def _read(
         self, slots: Tensor, parts: tuple[ResolvedContext, ...], index: Tensor
     ) -> tuple[Batch, Targets]:
-        low, step = (self._rows[name][slots].to(self._dtype) for name in ("low", "step"))
-        inputs = self._rows["inputs"][slots].to(self._dtype)  # (B, inputs)
-        inputs = inputs.mul_(step[:, None]).add_(low[:, None])
-        inputs = inputs.masked_fill_(padding_mask(inputs, self._rows["width"][slots]), 0.0)
-        batch = Batch(parts, index if len(parts) > 1 else None, inputs)
+        numbers = self._rows["inputs"][slots].numpy()
+        owners, places = np.unique(self._owners[slots.numpy()], return_inverse=True)
+        known = list(self._ranges.values())
+        ranges = np.stack([known[owner] for owner in owners], axis=1)  # (2, K, inputs)
+        rows = _from_levels(numbers, ranges[:, places])
+        scaled = scaled_each([part.scaling for part in parts], index.numpy(), rows)
+        batch = Batch(parts, index if len(parts) > 1 else None, torch.from_numpy(scaled).to(self._dtype))
         classes = self._rows["classes"][slots].long()
-        values = None
+        targets = Targets(classes, None, weights=self._weights(slots))
         if bool((classes < 0).any()):
-            values = self._rows["values"][slots].to(self._dtype)
-        logits = self._rows["logits"][slots].to(self._dtype) if "logits" in self._rows else None
-        return batch, Targets(classes, values, logits)
+            targets = scaled_targets(batch, replace(targets, values=self._rows["values"][slots].double()))
+            if targets.units is None and targets.values is not None:
+                targets = replace(targets, values=targets.values.to(self._dtype))
+        if "logits" in self._rows:
+            answers = self._rows["logits"][slots].double()
+            answers += self._rows["values"][slots] if len(self._rows["values"]) else 0.0
+            logits = in_network_units(batch, answers).to(self._dtype)
+            targets = replace(targets, logits=logits, logit_widths=self._rows["outputs"][slots].long())
+        return batch, targets
+
+    def _weights(self, slots: Tensor) -> Tensor | None:
+        weights = self._rows["weight"][slots].to(self._dtype)
+        return None if bool((weights == 1.0).all()) else weights
 
     # Forgetting and saving
 
@@ -259,6 +325,8 @@ class ReplayBuffer:
         """Forget all rows of a task, also those learned under compositions with it; returns how many."""
         naming, context = self._naming(key), self._rows["context"].tolist()
         gone = self._pools.forget(key, lambda place: context[place] in naming)
+        self._ranges = {name: one for name, one in self._ranges.items() if self._pools.kept(name)}
+        self._find_owners()
         for rows in self._rows.values():
             if len(rows):
                 rows[torch.tensor(gone, dtype=torch.int64)] = 0  # the numbers themselves are gone
@@ -267,37 +335,71 @@ class ReplayBuffer:
     def state(self) -> dict[str, Tensor]:
         """Return the kept rows by name, sharing memory."""
         used = self._pools.used
-        return {f"rehearsal.{name}": rows[:used] for name, rows in self._rows.items() if len(rows)}
+        kept = {f"rehearsal.{name}": rows[:used] for name, rows in self._rows.items() if len(rows)}
+        if self._ranges:
+            kept["rehearsal.ranges"] = torch.from_numpy(np.stack(list(self._ranges.values())))
+        return kept
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values that complete `state`."""
-        return {"names": self._names, **self._pools.to_json()}
+        return {"names": self._names, "ranges": list(self._ranges), **self._pools.to_json()}
 
-    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Restore what `state` and `to_json` returned."""
+    def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], tasks: TaskRegistry) -> None:
+        """Restore what `state` and `to_json` returned, in this release or an earlier one."""
         self._names = list(values["names"])
         self._pools.load(values)
         for name in self._rows:
             if (saved := tensors.get(f"rehearsal.{name}")) is not None:
                 self._rows[name] = saved.to(self._rows[name].dtype, copy=True)
+        if (ranges := tensors.get("rehearsal.ranges")) is not None:
+            self._ranges = dict(zip(values["ranges"], ranges.numpy().copy(), strict=True))
+            self._find_owners()
+        elif "rehearsal.low" in tensors:
+            self._load_first_format(tensors, tasks)
+
+    def _load_first_format(self, tensors: Mapping[str, Tensor], tasks: TaskRegistry) -> None:
+        """Convert rows of the first release, which kept them scaled, with a range for each row."""
+        low, step = (tensors[f"rehearsal.{name}"].double().numpy()[:, None] for name in ("low", "step"))
+        widths = tensors["rehearsal.width"].numpy()[:, None]
+        levels = tensors["rehearsal.inputs"].numpy()
+        scaled = np.where(np.arange(self._inputs) < widths, low + levels * step, 0.0)
+        for name in ("split", "outputs", "weight"):
+            self._rows[name] = self._rows[name].new_ones(len(scaled))
+        for key in self._pools.keys():  # noqa: SIM118 - not a mapping's
+            slots, schema = list(self._pools.of(key)), tasks.get(key).schema
+            rows = scaled[slots]
+            if (scaling := schema.fixed_scaling) is not None:
+                rows[:, : schema.inputs] = rows[:, : schema.inputs] * scaling.scale + scaling.offset
+            if len(slots):
+                self._write_numbers(key, slots, rows)
+                self._rows["split"][slots] = torch.from_numpy(_splits(rows))
+                self._rows["outputs"][slots] = schema.outputs
 
 
-def _keepable(batch: Batch, targets: Targets) -> Tensor:
+def _keepable(encoded: Tensor, targets: Targets) -> Tensor:
     """Return (B,) bool: True if a row's numbers, targets and squared logits fit in float32."""
-    several = ((batch.inputs, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5))
+    several = ((encoded, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5))
     small = [numbers.abs().amax(1) <= most for numbers, most in several if numbers is not None]
     return torch.stack(small).all(0)
 
 
-def _in_levels(inputs: Tensor, widths: Tensor) -> dict[str, Tensor]:
-    """Return rows (B, inputs) in 8 bits a number; the range is that of the task's own features (B,)."""
-    padding = padding_mask(inputs, widths)
-    low = inputs.masked_fill(padding, float("inf")).amin(1)  # (B,)
-    high = inputs.masked_fill(padding, float("-inf")).amax(1)  # (B,)
-    step = (high / _LEVELS - low / _LEVELS).float()  # not (high - low): that may be infinite
-    level = (inputs - low[:, None]) / torch.where(step > 0, step, torch.ones_like(step))[:, None]
-    level = level.round().clamp(0, _LEVELS).masked_fill(padding, 0.0)
-    return {"inputs": level.to(torch.uint8), "low": low, "step": step}
+def _splits(rows: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return which split each row (B, inputs) belongs to: what a row is decides."""
+    return np.asarray([split_of(row.tobytes()) for row in rows.astype(np.float32)], dtype=np.uint8)
+
+
+def _in_levels(rows: NDArray[np.float64], ranges: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return numbers (B, n) in 8 bits, between the ends (2, n) of their features' ranges."""
+    low, step = ranges[0], (ranges[1] - ranges[0]) / _LEVELS
+    levels = (rows - low) / np.where(step > 0, step, 1.0)
+    rounded: NDArray[np.uint8] = np.clip(np.rint(levels), 0, _LEVELS).astype(np.uint8)
+    return rounded
+
+
+def _from_levels(levels: NDArray[np.uint8], ranges: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the inverse of `_in_levels`, to rounding."""
+    values: NDArray[np.float64] = ranges[0] + levels * ((ranges[1] - ranges[0]) / _LEVELS)
+    return values
 
 
 def _longer(rows: Tensor, length: int) -> Tensor:

@@ -49,6 +49,14 @@ class ReservoirAllocator:
         """Return the number of slots of a task."""
         return len(self._pools[key].places) if key in self._pools else 0
 
+    def of(self, key: str) -> array[int]:
+        """Return the places of a task."""
+        return self._pools[key].places if key in self._pools else array("i")
+
+    def keys(self) -> list[str]:
+        """Return the keys of the tasks that have places or had some."""
+        return list(self._pools)
+
     def of_others(self, keys: Collection[str]) -> list[array[int]]:
         """Return the places of every task that has some, but not of these."""
         return [pool.places for key, pool in self._pools.items() if pool.places and key not in keys]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,16 @@ from superposed.store.holdout import Split
 from superposed.store.inference import InferenceRunner
 from superposed.store.replay_buffer import ReplayBuffer
 from superposed.tasks.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
+from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskRegistry, TaskState
 from superposed.tasks.resolver import Resolver
 from superposed.tasks.schema import TaskSchema
-from superposed.tasks.targets import Targets
+from superposed.tasks.targets import Targets, in_user_units
 
 __all__ = ["WeightStore"]
 
-FORMAT_VERSION = 1
+# 2: rows are kept before scaling, in 8 bits a number by feature; tasks have running statistics.
+FORMAT_VERSION, READABLE_FORMATS = 2, (1, 2)
 
 
 class WeightStore:
@@ -145,6 +149,61 @@ class WeightStore:
         state.last_sequence = self.sequence
         return state, True
 
+    def altered(
+        self,
+        key: str,
+        *,
+        add_labels: Iterable[Label] = (),
+        scaling: Mapping[str, Sequence[float] | None] | None = None,
+    ) -> TaskSchema:
+        """Return a task's schema with labels added, or with another offset and scale; nothing is changed.
+
+        Args:
+            key: The task.
+            add_labels: Those that it has already are passed over.
+            scaling: New `offset`, `scale`, or both.
+
+        Raises:
+            UnknownTask: There is none.
+            LabelOutOfRange: It has no labels, or labels of another type.
+            ShapeError: It would have more outputs than the store.
+            TaskInUse: Tasks are composed of it, which have its number of outputs.
+            ConfigError: An offset or scale that the task cannot have.
+        """
+        schema = self.tasks.get(key).schema
+        labels = tuple(add_labels)
+        new = schema.grown(labels) if labels else schema
+        if new is not schema:
+            self.tasks.check_growable(key)
+            network = self.config.network
+            new.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
+        return new.replace(**scaling) if scaling else new
+
+    @contextmanager
+    def growing(self, schemas: Mapping[str, TaskSchema]) -> Iterator[None]:
+        """Give tasks grown schemas, as part of a change; where the change fails they are as they were."""
+        states = {key: self.tasks.get(key) for key in schemas}
+        before = {key: (one.schema, one.version, one.registered_mark) for key, one in states.items()}
+        for key, state in states.items():
+            state.alter(schemas[key])
+        try:
+            if schemas:
+                self._resolver.forget()
+            yield
+        except Exception:
+            for key, state in states.items():
+                state.schema, state.version, state.registered_mark = before[key]
+            raise
+
+    def alter(self, key: str, schema: TaskSchema) -> TaskState:
+        """Give a task a later version of its schema, as `altered` returned it."""
+        state = self.tasks.get(key)
+        state.alter(schema)
+        self._resolver.forget()
+        self.sequence += 1
+        state.last_sequence = self.sequence
+        return state
+
     def delete(self, key: str) -> None:
         """Forget a task. Registered again, its key gets a fresh context: the old model does not come back.
 
@@ -217,9 +276,10 @@ class WeightStore:
         """
         return self._resolver.resolve(context)
 
-    def batch(self, context: object, inputs: object) -> Batch:
+    def batch(self, context: object, inputs: object, *, learning: bool = False) -> Batch:
         """Return rows that all belong to one context; see `superposed.tasks.batch.one_context`."""
-        return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype)
+        width = self.config.network.inputs
+        return one_context(self.resolve(context), inputs, width, self.dtype, learning=learning)
 
     def has_at_hand(self, context: object) -> bool:
         """Return True if a context is resolved and materialised, so that neither costs anything now."""
@@ -230,14 +290,16 @@ class WeightStore:
         """Join the rows of several requests, each of one context; see `one_context_each`."""
         return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)
 
-    def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any]) -> Batch:
+    def batch_per_row(
+        self, contexts: Sequence[object], inputs: Sequence[Any], *, learning: bool = False
+    ) -> Batch:
         """Return rows that have a context each; see `superposed.tasks.batch.per_row`.
 
         Raises:
             CapacityExceeded: The contexts name too many tasks in all.
         """
         parts = self._resolver.resolve_each(contexts)
-        return per_row(parts, inputs, self.config.network.inputs, self.dtype)
+        return per_row(parts, inputs, self.config.network.inputs, self.dtype, learning=learning)
 
     # Answers
 
@@ -251,11 +313,43 @@ class WeightStore:
         return self.contexts.gather([part.context for part in batch.parts], batch.index)
 
     def logits(self, batch: Batch) -> Tensor:
-        """Answer a batch without learning: (B, store outputs), on the CPU.
+        """Answer a batch without learning: (B, store outputs), on the CPU, in the network's own units.
 
         Each row's answer is its task's first outputs; what stands beyond them means nothing.
         """
         return self._answerer.logits(batch)
+
+    def answers(self, batch: Batch, network: Callable[[Batch], Tensor] | None = None) -> Tensor:
+        """Answer a batch as users see it: (B, store outputs), values of mse tasks in their own units.
+
+        A task that no update has taught answers as its group does, if that was taught and has the same
+        outputs; else with 0, which is the uniform distribution.
+
+        Args:
+            batch: The rows.
+            network: What answers in the network's own units; by default `logits`.
+        """
+        network = network or self.logits
+        parts = [self._known(part) for part in batch.parts]
+        taught = [part for part in parts if part is not None]
+        if len(taught) == len(parts) and all(one is two for one, two in zip(parts, batch.parts, strict=True)):
+            return in_user_units(batch, network(batch))
+        known = tuple(part or batch.parts[place] for place, part in enumerate(parts))
+        answered = replace(batch, parts=known)
+        logits = in_user_units(answered, network(answered)).clone()
+        unknown = torch.tensor([part is None for part in parts])[batch.places()]
+        return logits.masked_fill_(unknown[:, None], 0.0)
+
+    def _known(self, part: ResolvedContext) -> ResolvedContext | None:
+        """Return a context that answers for a task: its own, its group's before it is taught, or none."""
+        schema = part.task.schema
+        if part.task.updates or schema.composition is not None or not part.is_single:
+            return part
+        if schema.group is None or not (group := self.tasks.get(schema.group)).updates:
+            return None
+        alike = (group.schema.outputs, group.schema.loss) == (schema.outputs, schema.loss)
+        found = self.resolve(schema.group)
+        return replace(part, context=found.context, units=found.units) if alike else None
 
     def answer_seconds(self, rows: int) -> float:
         """Return the seconds that a batch of `rows` rows takes now: the least of a few times."""
@@ -286,14 +380,20 @@ class WeightStore:
         tensors = optimizers.optimizer_state(self.network, self.optimizer)
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 
+    def _learned_tensors(self) -> dict[str, Tensor]:
+        """Return the running statistics of all tasks, where there are any."""
+        statistics = self.tasks.statistics()
+        return {"statistics": torch.from_numpy(statistics)} if len(statistics) else {}
+
     def state(self) -> dict[str, Tensor]:
         """Return weights and optimizer state by name, sharing memory with the store."""
         return optimizers.state(self.network, self.optimizer)
 
     def digest(self) -> str:
-        """Return SHA-256 over weights, optimizer state, kept rows with their tasks, sequence and registry."""
+        """Return SHA-256 over weights, optimizer state, kept rows, statistics, sequence and registry."""
         hasher = hashlib.sha256()
-        for name, tensor in sorted((self.state() | self.replay_buffer.state()).items()):
+        tensors = self.state() | self.replay_buffer.state() | self._learned_tensors()
+        for name, tensor in sorted(tensors.items()):
             hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             hasher.update(tensor.cpu().contiguous().numpy().tobytes())
         rows = {"rehearsal": self.replay_buffer.to_json()} if self.replay_buffer.enabled else {}
@@ -317,7 +417,7 @@ class WeightStore:
             "sequence": self.sequence,
         }
         registry = {"tasks": self.tasks.to_json(), "evaluations": self.evaluations.to_json()}
-        tensors = self.state()
+        tensors = self.state() | self._learned_tensors()
         if kept_rows and self.replay_buffer.enabled:
             registry["rehearsal"] = self.replay_buffer.to_json()
             tensors |= self.replay_buffer.state()
@@ -335,10 +435,11 @@ class WeightStore:
             ConfigError: Not a store, or one of a format or derivation that this release cannot read.
         """
         tensors, metadata = tensorfile.parse(data)
-        for name, supported in (("format", FORMAT_VERSION), ("derivation_version", DERIVATION_VERSION)):
-            if metadata.get(name) != supported:
+        supported = {"format": READABLE_FORMATS, "derivation_version": (DERIVATION_VERSION,)}
+        for name, versions in supported.items():
+            if metadata.get(name) not in versions:
                 raise ConfigError(
-                    f"a store of another {name}", expected=supported, received=metadata.get(name)
+                    f"a store of another {name}", expected=f"one of {versions}", received=metadata.get(name)
                 )
         store = cls(
             validated(StoreConfig, metadata["config"]),
@@ -349,11 +450,14 @@ class WeightStore:
         optimizers.load_state(store.network, store.optimizer, tensors)
         store.sequence = metadata["sequence"]
         registry = tensorfile.read_json_tensor(tensors["registry"])
-        store.tasks = TaskRegistry.from_json(registry["tasks"])
+        statistics = tensors.get("statistics")
+        store.tasks = TaskRegistry.from_json(
+            registry["tasks"], None if statistics is None else statistics.numpy()
+        )
         store._resolver = Resolver(store.tasks)
         store.evaluations = Evaluations.from_json(registry["evaluations"])
         if "rehearsal" in registry:
-            store.replay_buffer.load(tensors, registry["rehearsal"])
+            store.replay_buffer.load(tensors, registry["rehearsal"], store.tasks)
         return store
 
     @classmethod

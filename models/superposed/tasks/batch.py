@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.contexts import Context
+from superposed.encoders.records import check_records
 from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
 from superposed.tasks.registry import TaskState
+from superposed.tasks.scaling import CLIP, LARGEST, Scaling
 
 __all__ = [
     "Batch",
@@ -25,6 +27,8 @@ __all__ = [
     "padding_mask",
     "per_row",
     "read_rows",
+    "scaled_each",
+    "scaled_rows",
 ]
 
 
@@ -36,20 +40,26 @@ class ResolvedContext:
         context: The canonical form.
         task: The task of its heaviest part (ties: the first), which gives inputs, offset, scale, labels.
         keep_rows: Whether all its tasks allow their rows to be kept.
+        scaler: The task whose running statistics scale the rows, and whose features records have; None where
+            the task's schema gives the scaling.
+        units: The task whose running statistics scale the targets; None where they are not scaled.
     """
 
     context: Context
     task: TaskState
     keep_rows: bool = True
+    scaler: TaskState | None = None
+    units: TaskState | None = None
 
     @property
     def text(self) -> str:
         """An expression of the context, which resolves to it for as long as its tasks are registered."""
         if self.task.schema.composition is not None:
             return self.task.schema.key
-        parts = [
+        shares = sorted(self.context.shares, key=lambda share: share[0].key != self.task.schema.key)
+        parts = [  # of equal weights the first gives the rows their face
             (task.key if exponent is None else f"{task.key}^{exponent!r}", weight)
-            for task, weight, exponent in self.context.shares
+            for task, weight, exponent in shares
         ]
         if len(parts) == 1:
             return parts[0][0]
@@ -59,6 +69,31 @@ class ResolvedContext:
     def keys(self) -> set[str]:
         """The keys of all tasks in it, and of the one that preprocesses its rows."""
         return {task.key for task, _, _ in self.context.shares} | {self.task.schema.key}
+
+    @property
+    def scaling(self) -> Scaling | None:
+        """The scaling of rows now; None for rows as they are."""
+        if self.scaler is None:
+            return self.task.schema.fixed_scaling
+        return self.scaler.statistics.scaling(CLIP)
+
+    @property
+    def target_scaling(self) -> Scaling | None:
+        """The scaling of targets now; None for targets as they are."""
+        return None if self.units is None else self.units.target_statistics.scaling(None)
+
+    def encode(self, rows: Any) -> NDArray[np.float64]:
+        """Return the task's own rows, checked before, as numbers (B, inputs) before scaling.
+
+        Raises:
+            InputError: A record does not fit the task's features.
+        """
+        schema = self.task.schema
+        if schema.kind == "rows":
+            values: NDArray[np.float64] = np.asarray(rows, dtype=np.float64)
+            return values
+        features = (self.scaler or self.task).features
+        return features.encode(rows, schema.inputs, ignore_extra=schema.extra_features == "ignore")
 
     @property
     def is_single(self) -> bool:
@@ -74,11 +109,15 @@ class Batch:
         parts: The K distinct contexts.
         index: (B,) int64, each row's place in `parts`; None where there is one context.
         inputs: (B, store inputs), scaled and padded, the store's dtype, on the CPU.
+        raw: Each part's own rows before encoding and scaling, where one of them is scaled.
+        encoded: (B, store inputs) float64, rows before scaling, once an update has learned it.
     """
 
     parts: tuple[ResolvedContext, ...]
     index: Tensor | None
     inputs: Tensor
+    raw: tuple[Any, ...] | None = None
+    encoded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -138,9 +177,19 @@ def check_finite(rows: NDArray[Any], what: str) -> None:
         )
 
 
-def _preprocess(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dtype) -> Tensor:
-    """Check rows against a task, apply its offset and scale, and pad them to the store's width."""
+def _checked(task: TaskState, inputs: object) -> Any:
+    """Return rows (B, inputs) or records that fit a task's schema, whatever its statistics are."""
     schema = task.schema
+    if schema.kind == "records":
+        check_records(inputs)
+        return inputs
+    if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
+        raise ShapeError(
+            f"task {schema.key} takes rows of numbers, not records",
+            expected=f"{schema.inputs} numbers a row, or a task that was registered with kind records",
+            received="an object",
+        )
+    rows = read_rows(inputs)
     if rows.shape[1] != schema.inputs:
         raise ShapeError(
             f"rows of the wrong width for task {schema.key}",
@@ -148,16 +197,25 @@ def _preprocess(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dt
             received=rows.shape[1],
         )
     check_finite(rows, "inputs")
-    values = rows
-    if schema.offset is not None or schema.scale is not None:
-        values = rows.astype(np.float64)
-        if schema.offset is not None:
-            values -= np.asarray(schema.offset)
-        if schema.scale is not None:
-            values /= np.asarray(schema.scale)
-    scaled = torch.zeros(len(rows), width, dtype=dtype)
+    if schema.scaling == "running" and rows.dtype == np.float64 and np.abs(rows).max() > LARGEST:
+        raise NonFiniteInput("inputs hold a number that is too large", expected=f"{LARGEST:g} at most")
+    return rows
+
+
+def scaled_rows(part: ResolvedContext, rows: Any, width: int, dtype: torch.dtype) -> Tensor:
+    """Return checked rows of a context encoded, scaled, and padded to the store's width (B, width).
+
+    Raises:
+        NonFiniteInput: They do not fit the dtype once they are scaled.
+        InputError: A record does not fit the task's features.
+    """
+    values, scaling = rows, part.scaling
+    if part.task.schema.kind == "records" or scaling is not None:
+        values = part.encode(rows)
+        values = values if scaling is None else scaling.apply(values)
+    scaled = torch.zeros(len(values), width, dtype=dtype)
     with np.errstate(over="ignore"):  # what is then too large is found below
-        scaled.numpy()[:, : schema.inputs] = values
+        scaled.numpy()[:, : values.shape[1]] = values
     if not np.isfinite(scaled.numpy()).all():
         raise NonFiniteInput(
             "inputs are too large once the task's offset and scale are applied",
@@ -166,19 +224,26 @@ def _preprocess(task: TaskState, rows: NDArray[Any], width: int, dtype: torch.dt
     return scaled
 
 
-def one_context(part: ResolvedContext, inputs: object, width: int, dtype: torch.dtype) -> Batch:
+def one_context(
+    part: ResolvedContext, inputs: object, width: int, dtype: torch.dtype, *, learning: bool = False
+) -> Batch:
     """Return a batch whose rows all belong to one context.
 
     Args:
         part: The context.
-        inputs: (B, task inputs): nested lists, array or tensor.
+        inputs: (B, task inputs): nested lists, array or tensor; or B records.
         width: The store's number of inputs.
         dtype: The store's dtype.
+        learning: Whether an update learns the rows: where it learns their scaling too, they are scaled when
+            it is applied.
 
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.
     """
-    return Batch((part,), None, _preprocess(part.task, read_rows(inputs), width, dtype))
+    rows = _checked(part.task, inputs)
+    learned = learning and part.scaler is not None
+    scaled = torch.zeros(len(rows), width, dtype=dtype) if learned else scaled_rows(part, rows, width, dtype)
+    return Batch((part,), None, scaled, raw=None if part.scaling is None else (rows,))
 
 
 def one_context_each(
@@ -198,38 +263,68 @@ def one_context_each(
         dtype: The store's dtype.
 
     Returns:
-        The rows in order; None where some need `one_context`: they are alone, no numbers, not finite, of
-        another form or width than the others', or their task has an offset or a scale.
+        The rows in order; None where some need `one_context`: they are alone, no numbers, not finite, or of
+        another form or width than the others'.
     """
     if len(parts) < 2:
         return None
     schemas = [part.task.schema for part in parts]
     features = schemas[0].inputs
-    if any(one.inputs != features or one.offset is not None or one.scale is not None for one in schemas):
+    if any(one.inputs != features or one.kind != "rows" for one in schemas):
         return None
     values = (
         _join_arrays(inputs, features) if isinstance(inputs[0], np.ndarray) else _join_lists(inputs, features)
     )
     if values is None:
         return None
+    lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
     rows = np.zeros((len(values), width), dtype=_NUMPY[dtype])
-    with np.errstate(over="ignore"):  # what is too large is found below
-        rows[:, :features] = values
-    if not np.isfinite(rows).all():
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found below
+        index = np.repeat(np.arange(len(parts)), lengths)
+        rows[:, :features] = scaled_each([part.scaling for part in parts], index, values)
+    if not (np.isfinite(rows).all() and np.isfinite(values).all()):
         return None
     distinct, places = _distinct(parts)
-    lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
-    index = torch.from_numpy(np.repeat(places, lengths)) if len(distinct) > 1 else None
-    return Batch(distinct, index, torch.from_numpy(rows))
+    if len(distinct) == 1:
+        return Batch(distinct, None, torch.from_numpy(rows))
+    return Batch(distinct, torch.from_numpy(places[index]), torch.from_numpy(rows))
+
+
+def scaled_each(
+    scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]
+) -> NDArray[Any]:
+    """Return rows (B, features), each scaled by one of several scalings.
+
+    Args:
+        scalings: K scalings; None for rows as they are.
+        index: (B,) each row's place among them.
+        values: (B, features).
+    """
+    if all(one is None for one in scalings):
+        return values
+    if all(one is scalings[0] for one in scalings) and scalings[0] is not None:
+        return scalings[0].apply(values.astype(np.float64))
+    features = values.shape[1]
+    numbers = np.zeros((3, len(scalings), features))
+    numbers[1:] = [[[1.0]], [[np.inf]]]  # scale and clip
+    for place, one in enumerate(scalings):
+        if one is not None:
+            count = min(len(one.offset), features)
+            numbers[0, place, :count], numbers[1, place, :count] = one.offset[:count], one.scale[:count]
+            numbers[2, place, :count] = np.inf if one.clip is None else one.clip
+    offset, scale, clip = numbers[:, index]  # (B, features) each
+    scaled: NDArray[Any] = np.clip((values - offset) / scale, -clip, clip)
+    return np.where(np.isnan(values), 0.0, scaled)
 
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
     """Return the distinct contexts, and each part's place among them."""
-    known: dict[str, int] = {}
+    known: dict[tuple[str, str], int] = {}
     first: list[ResolvedContext] = []
     places = np.empty(len(parts), dtype=np.int64)
     for number, part in enumerate(parts):
-        places[number] = place = known.setdefault(part.context.text, len(first))
+        # Two mixtures of the same parts may differ in which of them gives the row its face.
+        places[number] = place = known.setdefault((part.context.text, part.task.schema.key), len(first))
         if place == len(first):
             first.append(part)
     return tuple(first), places
@@ -263,14 +358,22 @@ def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
     return values if values.dtype.kind in "fiu" and values.ndim == 2 else None
 
 
-def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype) -> Batch:
+def per_row(
+    parts: Sequence[ResolvedContext],
+    inputs: Sequence[Any],
+    width: int,
+    dtype: torch.dtype,
+    *,
+    learning: bool = False,
+) -> Batch:
     """Return a batch whose rows have a context each, and may differ in width.
 
     Args:
         parts: (B,) contexts.
-        inputs: B rows, each of its own task's width.
+        inputs: B rows, each of its own task's width; or B records.
         width: The store's number of inputs.
         dtype: The store's dtype.
+        learning: As for `one_context`.
 
     Raises:
         InputError: As `one_context`; also where contexts and rows are not equally many.
@@ -289,18 +392,25 @@ def per_row(parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int,
     resolved_parts: list[ResolvedContext] = []
     members: list[list[int]] = []
     for row, part in enumerate(parts):
-        # Two mixtures of the same parts may differ in which of them preprocesses the row.
         place = distinct.setdefault((part.context.text, part.task.schema.key), len(resolved_parts))
         if place == len(resolved_parts):
             resolved_parts.append(part)
             members.append([])
         members[place].append(row)
-    result = torch.empty(len(inputs), width, dtype=dtype)
+    result = torch.zeros(len(inputs), width, dtype=dtype)
     index = torch.empty(len(inputs), dtype=torch.int64)
+    raw = []
     for place, (resolved, rows) in enumerate(zip(resolved_parts, members, strict=True)):
-        result[rows] = _preprocess(resolved.task, read_rows([inputs[row] for row in rows]), width, dtype)
+        raw.append(_checked(resolved.task, [inputs[row] for row in rows]))
         index[rows] = place
-    return Batch(tuple(resolved_parts), index if len(resolved_parts) > 1 else None, result)
+        if not learning or resolved.scaler is None:
+            result[rows] = scaled_rows(resolved, raw[-1], width, dtype)
+    return Batch(
+        tuple(resolved_parts),
+        index if len(resolved_parts) > 1 else None,
+        result,
+        raw=tuple(raw) if any(part.scaling is not None for part in resolved_parts) else None,
+    )
 
 
 def merge(batches: Sequence[Batch]) -> Batch:

@@ -10,7 +10,16 @@ from pydantic import Field, Strict
 
 from superposed.errors import LabelOutOfRange, redacted
 
-__all__ = ["Label", "LabelType", "class_of", "classes_of", "label_text", "label_type", "plain_target"]
+__all__ = [
+    "Label",
+    "LabelType",
+    "class_of",
+    "classes_of",
+    "is_label",
+    "label_text",
+    "label_type",
+    "plain_target",
+]
 
 LabelType: TypeAlias = Literal["bool", "int", "float", "str", "datetime"]
 Label: TypeAlias = (
@@ -20,7 +29,13 @@ Label: TypeAlias = (
     | Annotated[str, Strict(), Field(max_length=256)]
 )
 
-_WORDS = {"bool": "true or false", "int": "a number", "float": "a number", "str": "a text"}
+_WORDS = {
+    "bool": "true or false",
+    "int": "a number",
+    "float": "a number",
+    "str": "a text",
+    "datetime": "a text",
+}
 _INDEX_LIMIT = 2**31
 
 
@@ -74,8 +89,7 @@ def class_of(
     target = plain_target(target)
     if kind is None:
         return _index(target, outputs, task)
-    stored = "str" if kind == "datetime" else kind
-    if _is_a(target, stored):
+    if is_label(target, kind):
         if (found := classes.get(target)) is not None:  # type: ignore[call-overload]  # its type was checked
             return int(found)
         raise LabelOutOfRange(
@@ -85,7 +99,7 @@ def class_of(
         )
     raise LabelOutOfRange(
         f"a target of another type than the labels of task {task}",
-        expected=f"a label, {_WORDS[stored]}",
+        expected=f"a label, {_WORDS[kind]}",
         received=_readings(target, classes, outputs),
     )
 
@@ -101,7 +115,8 @@ def _index(target: object, outputs: int, task: str) -> int:
     )
 
 
-def _is_a(target: object, kind: str) -> bool:
+def is_label(target: object, kind: LabelType) -> bool:
+    """Return True if a target has the type of labels."""
     if kind in {"int", "float"}:
         return isinstance(target, int | float) and not isinstance(target, bool)
     return isinstance(target, bool if kind == "bool" else str)

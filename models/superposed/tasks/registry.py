@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from superposed.config import validated
 from superposed.contexts import TaskId
+from superposed.encoders.records import FeatureTable
 from superposed.errors import CompositionNotSupported, TaskExists, TaskInUse, UnknownTask, redacted
+from superposed.tasks.calibration import Calibration
+from superposed.tasks.scaling import RunningStatistics
 from superposed.tasks.schema import Loss, TaskSchema
 
 __all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
@@ -54,7 +60,7 @@ class Prequential:
 
 @dataclass
 class TaskState:
-    """A registered task: its schema, its generation, its counters, and who registered it."""
+    """A registered task: its schema and the version of that, its generation, its counters, its author."""
 
     schema: TaskSchema
     generation: int = 0
@@ -64,6 +70,27 @@ class TaskState:
     crosstalk: CrosstalkSample | None = None
     group_generation: int = 0
     author: str = ""
+    version: int = 1
+    registered_mark: str = ""
+    statistics: RunningStatistics = field(default_factory=RunningStatistics)
+    target_statistics: RunningStatistics = field(default_factory=RunningStatistics)
+    features: FeatureTable = field(default_factory=FeatureTable)
+    calibration: Calibration = field(default_factory=Calibration)
+
+    def __post_init__(self) -> None:
+        """Take over features that the schema declares."""
+        if self.schema.features is not None and not self.features.known:
+            self.features = FeatureTable.declared(self.schema.features)
+
+    @property
+    def mark(self) -> str:
+        """The mark of the schema that it was registered with: later changes add to that."""
+        return self.registered_mark or self.schema.mark
+
+    def alter(self, schema: TaskSchema) -> None:
+        """Replace the schema by a later version of it."""
+        self.registered_mark, self.version = self.mark, self.version + 1
+        self.schema = schema
 
     @property
     def id(self) -> TaskId:
@@ -75,9 +102,22 @@ class TaskState:
         """Return the state as JSON values."""
         in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
         author = {"author": self.author} if self.author else {}
+        altered = {"version": self.version, "registered_mark": self.registered_mark}
+        learned = {
+            "statistics": [self.statistics.values.shape[1], self.target_statistics.values.shape[1]],
+            "features": self.features.to_json(),
+            "calibration": vars(self.calibration).copy(),
+        }
+        untouched = {
+            "statistics": [0, 0],
+            "features": FeatureTable().to_json(),
+            "calibration": vars(Calibration()),
+        }
         return (
             (in_group if self.schema.group else {})
             | author
+            | (altered if self.version > 1 else {})
+            | {name: value for name, value in learned.items() if value != untouched[name]}
             | {
                 "schema": self.schema.to_json(),
                 "generation": self.generation,
@@ -103,6 +143,10 @@ class TaskState:
             crosstalk=CrosstalkSample(**sample) if sample else None,
             group_generation=values.get("group_generation", 0),
             author=values.get("author", ""),
+            version=values.get("version", 1),
+            registered_mark=values.get("registered_mark", ""),
+            features=FeatureTable.from_json(values.get("features", FeatureTable().to_json())),
+            calibration=Calibration(**values.get("calibration", {})),
         )
 
 
@@ -182,7 +226,9 @@ class TaskRegistry:
         return [self._tasks[key] for key in shown], shown[-1] if len(keys) > limit else None
 
     def find_same(self, schema: TaskSchema) -> TaskState | None:
-        """Return the task that is registered with exactly this schema, or None where the key is free.
+        """Return the task that is registered with this schema, or None where the key is free.
+
+        Labels that were added since the registration make no other schema.
 
         Raises:
             TaskExists: The key is registered with another schema.
@@ -192,7 +238,7 @@ class TaskRegistry:
         existing = self._tasks.get(schema.key)
         if existing is None and schema.group is not None:
             _check_group(self.get(schema.group).schema)
-        if existing is None or existing.schema == schema:
+        if existing is None or schema.is_met_by(existing.schema):
             return existing
         there, wanted = existing.schema.model_dump(), schema.model_dump()
         fields = [name for name in there if there[name] != wanted[name]]
@@ -201,6 +247,23 @@ class TaskRegistry:
             expected={name: _shown(name, there[name], wanted[name]) for name in fields},
             received={name: _shown(name, wanted[name], there[name]) for name in fields},
         )
+
+    def check_growable(self, key: str) -> TaskState:
+        """Return the task of a key, if its number of outputs may change.
+
+        Raises:
+            UnknownTask: There is none.
+            TaskInUse: Tasks are composed of it, which have its number of outputs.
+        """
+        state = self.get(key)
+        composed = [one.schema.key for one in self._tasks.values() if key in one.schema.composed_of]
+        if composed:
+            raise TaskInUse(
+                f"task {key} is part of compositions, which have its number of outputs: delete those first",
+                expected="a task that no declared composition needs",
+                received=f"{len(composed)} compositions",
+            )
+        return state
 
     def next_generation(self, key: str) -> int:
         """Return the generation that a key would be registered with: the number of its deletions."""
@@ -236,8 +299,24 @@ class TaskRegistry:
         self._next_generation[key] = state.generation + 1
         del self._tasks[key]
 
+    def statistics(self) -> NDArray[np.float64]:
+        """Return the running statistics of all tasks, in the order of registration, as one array."""
+        several = [one.values.ravel() for state in self._tasks.values() for one in _statistics(state)]
+        return np.concatenate([np.zeros(0), *several])
+
+    @property
+    def statistics_bytes(self) -> int:
+        """Bytes of all running statistics."""
+        return sum(one.values.nbytes for state in self._tasks.values() for one in _statistics(state))
+
+    def _load_statistics(self, sizes: Mapping[str, Sequence[int]], values: NDArray[np.float64]) -> None:
+        for key, widths in sizes.items():
+            for statistics, width in zip(_statistics(self._tasks[key]), widths, strict=True):
+                own, values = values[: 3 * width], values[3 * width :]
+                statistics.values = own.reshape(3, width).copy()
+
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
+        """Return the state as JSON values, which `statistics` completes."""
         values = {
             "tasks": [state.to_json() for state in self._tasks.values()],
             "next_generation": self._next_generation.copy(),
@@ -245,15 +324,22 @@ class TaskRegistry:
         return values | ({"quarantined": self.quarantined.copy()} if self.quarantined else {})
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TaskRegistry:
-        """Return the inverse of `to_json`."""
+    def from_json(cls, values: dict[str, Any], statistics: NDArray[np.float64] | None = None) -> TaskRegistry:
+        """Return the inverse of `to_json` and `statistics`."""
         registry = cls()
         for entry in values["tasks"]:
             state = TaskState.from_json(entry)
             registry._tasks[state.schema.key] = state
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
+        if statistics is not None:
+            sizes = {one["schema"]["key"]: one.get("statistics", (0, 0)) for one in values["tasks"]}
+            registry._load_statistics(sizes, statistics)
         return registry
+
+
+def _statistics(state: TaskState) -> tuple[RunningStatistics, RunningStatistics]:
+    return state.statistics, state.target_statistics
 
 
 def _check_group(schema: TaskSchema) -> None:

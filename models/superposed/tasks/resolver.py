@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from superposed.contexts import Context, Leaf, Task, as_expression, flatten, parse
 from superposed.errors import CapacityExceeded, CompositionNotSupported
 from superposed.tasks.batch import ResolvedContext
-from superposed.tasks.registry import TaskRegistry
+from superposed.tasks.registry import TaskRegistry, TaskState
 
 __all__ = ["Resolver"]
 
@@ -82,7 +83,12 @@ class Resolver:
                 received=declared.schema.key,
             )
         parts = self._composed(flatten(parse(declared.schema.composition or "")))
-        return ResolvedContext(parts.context, declared, parts.keep_rows and declared.schema.keep_rows)
+        keep_rows = parts.keep_rows and declared.schema.keep_rows
+        return (
+            replace(parts, task=declared, keep_rows=keep_rows)
+            if declared.schema.scaling == "running"
+            else (ResolvedContext(parts.context, declared, keep_rows))
+        )
 
     def _composed(self, leaves: Sequence[Leaf]) -> ResolvedContext:
         states = {leaf.key: self._tasks.member(leaf.key, leaf.group) for leaf in leaves}
@@ -94,4 +100,19 @@ class Resolver:
             task.schema.check_composable(other.schema)
         ids = {key: state.id for key, state in states.items()}
         keep_rows = all(state.schema.keep_rows for state in states.values())
-        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows)
+        return ResolvedContext(
+            Context.from_leaves(leaves, ids), task, keep_rows, self._scaler(task), _units(task)
+        )
+
+    def _scaler(self, task: TaskState) -> TaskState | None:
+        """Return the task whose statistics scale a task's rows: those of a group share their first layers."""
+        schema = task.schema
+        if schema.scaling != "running":
+            return None
+        group = self._tasks.get(schema.group) if schema.group is not None else task
+        alike = (group.schema.scaling, group.schema.kind) == (schema.scaling, schema.kind)
+        return group if alike else task
+
+
+def _units(task: TaskState) -> TaskState | None:
+    return task if task.schema.scaling == "running" and task.schema.loss == "mse" else None

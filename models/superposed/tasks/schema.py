@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
@@ -10,14 +11,18 @@ from pydantic import Field, field_validator, model_validator
 
 from superposed.config import Config
 from superposed.contexts import Task, check_key, flatten, parse
-from superposed.errors import CompositionNotSupported, ShapeError
-from superposed.tasks.labels import Label, LabelType, classes_of, label_type
+from superposed.encoders.records import MOST_FEATURES, Feature
+from superposed.errors import CompositionNotSupported, LabelOutOfRange, ShapeError
+from superposed.tasks.labels import Label, LabelType, classes_of, is_label, label_type
+from superposed.tasks.scaling import Scaling, fixed_scaling
 
 __all__ = ["Loss", "TaskSchema"]
 
 Loss = Literal["cross_entropy", "mse"]
 
 SMALLEST_SCALE = 1e-30
+# Fields that say nothing of what a row or a class index means.
+_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition"}
 # The fields of the first release: always written. A later field is written only where it differs from its
 # default, so that the digest of a store and the mark of a schema stay what an earlier release computed.
 _FIRST_FIELDS = frozenset({"key", "inputs", "outputs", "labels", "loss", "offset", "scale", "description"})
@@ -45,6 +50,11 @@ class TaskSchema(Config):
         composition: A mixture or power of registered tasks that it binds instead of a context of its own:
             it starts from what those know, and teaching it moves them. Its canonical text.
         label_form: "datetime" where the labels are times, written as texts by the client.
+        scaling: "running" where inputs, and targets of an mse task, are standardised by running statistics
+            of the task; "none" where `offset` and `scale` are all that is done.
+        kind: Whether inputs are rows of numbers, or records of named values.
+        features: Names and kinds of the values of records; None where the first update tells them.
+        extra_features: What happens to a record with a name that the task does not have.
     """
 
     key: str
@@ -60,6 +70,10 @@ class TaskSchema(Config):
     own_layers: int | None = Field(None, ge=1, strict=True)
     composition: str | None = None
     label_form: Literal["datetime"] | None = None
+    scaling: Literal["none", "running"] = "none"
+    kind: Literal["rows", "records"] = "rows"
+    features: tuple[Feature, ...] | None = Field(None, min_length=1, max_length=MOST_FEATURES)
+    extra_features: Literal["refuse", "ignore"] = "refuse"
 
     @field_validator("key")
     @classmethod
@@ -110,6 +124,20 @@ class TaskSchema(Config):
         return self
 
     @model_validator(mode="after")
+    def _scaling_agrees(self) -> Self:
+        fixed = self.offset is not None or self.scale is not None
+        if self.scaling == "running" and fixed:
+            raise ValueError("scaling is running or given by offset and scale, not both")
+        if self.kind == "records" and self.scaling != "running":
+            raise ValueError("records are scaled by running statistics, not by offset and scale")
+        if self.kind != "records" and self.features is not None:
+            raise ValueError("features name the values of records: give kind records too")
+        names = [feature.name for feature in self.features or ()]
+        if len(set(names)) != len(names):
+            raise ValueError("two features have the same name")
+        return self
+
+    @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values is not None and len(values) != self.inputs:
@@ -131,6 +159,11 @@ class TaskSchema(Config):
         """The class index of each label; empty without labels."""
         return classes_of(self.labels or ())
 
+    @cached_property
+    def fixed_scaling(self) -> Scaling | None:
+        """The scaling by `offset` and `scale`; None without them."""
+        return fixed_scaling(self.offset, self.scale)
+
     @property
     def label_type(self) -> LabelType | None:
         """The type of the labels; None without labels."""
@@ -138,6 +171,57 @@ class TaskSchema(Config):
             return None
         kind = label_type(self.labels)
         return self.label_form if kind == "str" and self.label_form else kind
+
+    @cached_property
+    def mark(self) -> str:
+        """Tell the schema from others: class indexes mean something only with the labels of their time."""
+        meaning = self.model_dump_json(exclude=self.defaults | _WITHOUT_MEANING)
+        return hashlib.sha256(meaning.encode()).hexdigest()[:16]
+
+    def grown(self, labels: Iterable[Label]) -> Self:
+        """Return the schema with those labels added that it does not have yet.
+
+        Raises:
+            LabelOutOfRange: It has no labels, or labels of another type.
+            CompositionNotSupported: The task is a composition, whose outputs are those of its parts.
+        """
+        wanted = tuple(labels)
+        if self.labels is None:
+            raise LabelOutOfRange(
+                f"task {self.key} has no labels to add to",
+                expected="a task that was registered with labels",
+                received=f"{self.outputs} outputs",
+            )
+        kinds = {type(label) for label in (*self.labels, *wanted)}
+        if len(kinds) > 1 and not (kinds <= {int, float} and self.label_type == "float"):
+            raise LabelOutOfRange(
+                f"labels of another type than those of task {self.key}",
+                expected=self.label_type,
+                received=sorted(kind.__name__ for kind in kinds),
+            )
+        added = [label for label in dict.fromkeys(wanted) if label not in self.classes]
+        if added and self.composition is not None:
+            raise CompositionNotSupported(
+                f"task {self.key} is a composition: it has the outputs of its parts",
+                expected="labels that it has",
+                received=f"{len(added)} new ones",
+            )
+        longer = (*self.labels, *added)
+        return self.replace(labels=longer, outputs=len(longer)) if added else self
+
+    def has_label(self, target: object) -> bool:
+        """Return True if a target of that type and value is a label."""
+        kind = self.label_type
+        return kind is not None and is_label(target, kind) and target in self.classes
+
+    def is_met_by(self, existing: Self) -> bool:
+        """Return True if a registered schema is this one, or this one with labels that were added to it."""
+        if self.label_type != existing.label_type:
+            return False
+        here, there = self.labels or (), existing.labels or ()
+        if len(here) < len(there) and here == there[: len(here)] and here:
+            return self.replace(labels=there, outputs=existing.outputs) == existing
+        return self == existing
 
     @property
     def composed_of(self) -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -11,12 +11,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from superposed.errors import LabelOutOfRange, ShapeError, redacted
+from superposed.errors import LabelOutOfRange, NonFiniteInput, ShapeError, redacted
 from superposed.tasks.batch import Batch, check_finite
 from superposed.tasks.labels import class_of
 from superposed.tasks.schema import TaskSchema
 
-__all__ = ["Target", "Targets", "check_classes", "join_targets", "read_targets", "targets_of_arrays"]
+__all__ = [
+    "Target",
+    "Targets",
+    "check_classes",
+    "in_network_units",
+    "in_user_units",
+    "join_targets",
+    "read_targets",
+    "scaled_targets",
+    "targets_of_arrays",
+    "weighted",
+]
 
 Target: TypeAlias = bool | int | float | str | Sequence[float]
 
@@ -29,27 +40,99 @@ class Targets:
         classes: (B,) int64, the class of every cross-entropy row; -1 in the rows of mse tasks.
         values: (B, store outputs) for a batch with mse rows, zero beyond a task's own outputs; else None.
         logits: (B, store outputs), what kept rows were answered when they were kept; else None.
+        logit_widths: (B,) number of outputs that the tasks had then.
+        weights: (B,) how much each row counts; None for 1 each.
+        units: (B, store outputs) size of a network's unit in the user's, where values are scaled.
     """
 
     classes: Tensor
     values: Tensor | None
     logits: Tensor | None = None
+    logit_widths: Tensor | None = None
+    weights: Tensor | None = None
+    units: Tensor | None = None
 
 
 def join_targets(several: Sequence[Targets]) -> Targets:
     """Return the targets of a merged batch, rows in order; no logits."""
-    values = None
-    widths = [targets.values for targets in several if targets.values is not None]
-    if widths:
-        values = torch.cat(
-            [
-                widths[0].new_zeros(len(targets.classes), widths[0].shape[1])
-                if targets.values is None
-                else targets.values
-                for targets in several
-            ]
+    return Targets(
+        torch.cat([targets.classes for targets in several]),
+        _joined([targets.values for targets in several], several, 0.0),
+        weights=_joined([targets.weights for targets in several], several, 1.0),
+        units=_joined([targets.units for targets in several], several, 1.0),
+    )
+
+
+def _joined(columns: Sequence[Tensor | None], several: Sequence[Targets], default: float) -> Tensor | None:
+    """Return a column of all rows, with a default for those that have none; None where none has one."""
+    known = next((column for column in columns if column is not None), None)
+    if known is None:
+        return None
+    return torch.cat(
+        [
+            known.new_full((len(targets.classes), *known.shape[1:]), default) if column is None else column
+            for column, targets in zip(columns, several, strict=True)
+        ]
+    )
+
+
+def weighted(targets: Targets, weights: Sequence[float]) -> Targets:
+    """Return targets with a weight for each row.
+
+    Raises:
+        ShapeError: There is not one weight a row, or all of them are 0.
+        NonFiniteInput: A weight is not a finite number from 0.
+    """
+    values = np.asarray(weights, dtype=np.float64)
+    if values.shape != (len(targets.classes),) or not values.any():
+        raise ShapeError(
+            "sample weights do not match the rows",
+            expected=f"{len(targets.classes)} numbers, not all of them 0",
+            received=f"{len(values)}, the largest {values.max(initial=0.0):g}",
         )
-    return Targets(torch.cat([targets.classes for targets in several]), values)
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise NonFiniteInput("a sample weight cannot be used", expected="finite numbers from 0")
+    return replace(targets, weights=torch.from_numpy(values))
+
+
+def scaled_targets(batch: Batch, targets: Targets) -> Targets:
+    """Return targets in the network's units, with the size of those in the user's."""
+    scalings = [part.target_scaling for part in batch.parts]
+    if targets.values is None or all(one is None for one in scalings):
+        return targets
+    values, units = targets.values.double().clone(), torch.ones_like(targets.values)
+    places = batch.places()
+    for place, scaling in enumerate(scalings):
+        rows = places == place
+        if scaling is not None and len(scaling.offset):
+            count = len(scaling.offset)
+            offset, scale = torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
+            values[rows, :count] = (values[rows, :count] - offset) / scale
+            units[rows, :count] = scale.to(units.dtype)
+    return replace(targets, values=values.to(batch.inputs.dtype), units=units.to(batch.inputs.dtype))
+
+
+def in_network_units(batch: Batch, answers: Tensor) -> Tensor:
+    """Return the inverse of `in_user_units`."""
+    scaled = scaled_targets(batch, Targets(torch.zeros(len(batch), dtype=torch.int64), answers)).values
+    assert scaled is not None  # noqa: S101 - there were values
+    return scaled
+
+
+def in_user_units(batch: Batch, logits: Tensor) -> Tensor:
+    """Return answers (B, store outputs) of a network, those of scaled mse tasks in the user's units.
+
+    Those are float64: an offset may be far larger than what varies.
+    """
+    places = batch.places()
+    for place, part in enumerate(batch.parts):
+        scaling = part.target_scaling
+        if scaling is not None and len(scaling.offset):
+            count, rows = len(scaling.offset), places == place
+            offset, scale = torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
+            logits = logits.double().clone()
+            logits[rows, :count] = logits[rows, :count] * scale + offset
+    return logits
 
 
 def targets_of_arrays(batch: Batch, several: Sequence[NDArray[Any]], width: int) -> Targets:
@@ -121,7 +204,8 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
             values.append((row, _values_of(schema, target)))
     if not values:
         return Targets(torch.tensor(classes), None)
-    dense = torch.zeros(len(batch), width, dtype=batch.inputs.dtype)
+    scaled = any(part.units is not None for part in batch.parts)
+    dense = torch.zeros(len(batch), width, dtype=torch.float64 if scaled else batch.inputs.dtype)
     for row, numbers in values:
         dense[row, : len(numbers)] = torch.tensor(numbers, dtype=dense.dtype)
     return Targets(torch.tensor(classes), dense)

@@ -31,6 +31,14 @@ def rejection(error: SuperposedError) -> JsonObject:
     }
 
 
+def rejected(answer: JsonObject) -> JsonObject:
+    """Return the answer of a change; raise the error of one that was rejected."""
+    if (refused := answer.get("refused")) is not None:
+        kind = SuperposedError.by_code[refused["error"]]
+        raise kind(refused["message"], expected=refused["expected"], received=refused["received"])
+    return answer
+
+
 @dataclass(frozen=True)
 class PreparedChange:
     """A change that was validated against a store. The store itself is as it was.
@@ -62,7 +70,7 @@ class Change(ABC):
 
     kind: ClassVar[str]
     author: str | None = None
-    grouped: ClassVar[bool] = False
+    grouped: bool = False
 
     @property
     def size(self) -> int:

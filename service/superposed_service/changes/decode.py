@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from superposed_service.changes.base import Change
+from superposed_service.changes.exclusions import RELABEL
 from superposed_service.changes.quarantine import Quarantine, Release
-from superposed_service.changes.registration import Delete, Register
+from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
 from superposed_service.changes.update import Update
 from superposed_service.errors import JournalCorrupt
@@ -14,8 +15,8 @@ from superposed_service.storage import Record
 
 _KINDS: Mapping[str, Callable[[Record], Change]] = {
     kind.kind: kind.from_record
-    for kind in (Register, Delete, Update, Quarantine, Release, Consolidate, ForgetRows)
-}
+    for kind in (Register, Alter, Delete, Update, Quarantine, Release, Consolidate, ForgetRows)
+} | {RELABEL: Update.from_record}
 
 
 def change_of(record: Record) -> Change:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
 from superposed.config import validated
 from superposed.errors import TaskInUse
 from superposed.store.store import WeightStore
+from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.base import Change, JsonObject, PreparedChange
+from superposed_service.changes.growth import check_version
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 
@@ -26,7 +28,17 @@ def task_body(store: WeightStore, state: TaskState) -> JsonObject:
         "last_sequence": state.last_sequence,
         "rows_kept": store.replay_buffer.rows_kept(schema.key),
         "quarantined": store.tasks.quarantined.get(schema.key),
+        "schema_version": state.version,
+        "features": _features(state),
+        "temperature": state.calibration.temperature,
     }
+
+
+def _features(state: TaskState) -> list[JsonObject] | None:
+    """Return the features of a task's records, once they are known; a kind that is not is a number."""
+    if not state.features.known:
+        return None
+    return [{"name": name, "kind": kind or "number"} for name, kind in state.features.features.items()]
 
 
 class Register(Change):
@@ -45,6 +57,10 @@ class Register(Change):
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Complete the schema; a task with the same schema is answered as it is."""
         schema = store.completed(self._schema_for(store))
+        if (refitted := _refitted(store, schema)) is not None:
+            alter = Alter(schema.key, scaling=refitted)
+            alter.author = self.author
+            return alter.prepare(store)
         if (existing := store.find_same(schema)) is not None:
             return {"new": False, "task": task_body(store, existing)}
         self._check_room(store)
@@ -71,6 +87,68 @@ class Register(Change):
         """Make the change of its record."""
         schema = validated(TaskSchema, record.head["schema"])
         return cls(lambda _: schema)
+
+
+def _refitted(store: WeightStore, schema: TaskSchema) -> Mapping[str, Sequence[float] | None] | None:
+    """Return a registered task's new offset and scale, where a registration differs in nothing else."""
+    if schema.key not in store.tasks:
+        return None
+    there = store.tasks.get(schema.key).schema
+    wanted = {"offset": schema.offset, "scale": schema.scale}
+    if wanted == {"offset": there.offset, "scale": there.scale}:
+        return None
+    return wanted if schema.is_met_by(there.replace(**wanted)) else None
+
+
+class Alter(Change):
+    """The schema of a task is changed: labels are added, or its rows are scaled otherwise.
+
+    Args:
+        key: The task.
+        add_labels: Those that it has already are passed over.
+        scaling: New `offset`, `scale`, or both.
+        version: Version of the schema that is changed; None for any.
+    """
+
+    kind = "alter"
+
+    def __init__(
+        self,
+        key: str,
+        *,
+        add_labels: Sequence[Label] = (),
+        scaling: Mapping[str, Sequence[float] | None] | None = None,
+        version: int | None = None,
+    ) -> None:
+        self._key, self._labels, self._scaling, self._version = key, add_labels, scaling, version
+
+    def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
+        """Make the new schema; a task that is so already is answered as it is."""
+        state = store.tasks.get(self._key)
+        if self._version is not None:
+            check_version(store, self._key, self._version)
+        schema = store.altered(self._key, add_labels=self._labels, scaling=self._scaling)
+        if schema == state.schema:
+            return {"new": False, "task": task_body(store, state)}
+        head = {
+            "key": self._key,
+            "version": state.version,
+            "add_labels": list(self._labels),
+            "scaling": self._scaling,
+        }
+
+        def apply(store: WeightStore) -> JsonObject:
+            return {"new": False, "task": task_body(store, store.alter(self._key, schema))}
+
+        return PreparedChange(lambda: Entry(self.kind, head), apply, self._key)
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """Make the change of its record."""
+        head = record.head
+        return cls(
+            head["key"], add_labels=head["add_labels"], scaling=head["scaling"], version=head["version"]
+        )
 
 
 class Delete(Change):

@@ -19,7 +19,7 @@ from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, rejection
 from superposed_service.changes.decode import change_of
-from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, Exclusions
+from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, Exclusions
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, SnapshotMismatch
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
@@ -264,7 +264,8 @@ def _apply(
     except SuperposedError as error:
         return error
     try:
-        return prepared.apply(store)
+        answer = prepared.apply(store)
+        return dict(record.head["answer"]) if record.kind == RELABEL else answer
     except SuperposedError as error:
         return Rejected(error)
     except Exception as error:

@@ -11,7 +11,14 @@ from dataclasses import dataclass
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
-from superposed_service.changes.exclusions import ROLLBACK, Exclusions, RollbackDecision, ranges
+from superposed_service.changes.exclusions import (
+    RELABEL,
+    ROLLBACK,
+    TAKING_OUT,
+    Exclusions,
+    RollbackDecision,
+    ranges,
+)
 from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import Rejected, newest_good, replay
 from superposed_service.changes.update import Update
@@ -63,10 +70,10 @@ class Selection:
 def teaching(key: str, journal: Journal) -> tuple[int, list[int]]:
     """Find a key's first registration in the journal (0 for none), and its updates, in order."""
     first, found = 0, []
-    for sequence, kind, head in journal.heads({Register.kind, Update.kind}):
+    for sequence, kind, head in journal.heads({Register.kind, Update.kind, RELABEL}):
         if key in keys_of(head):
             first = first or (sequence if kind == Register.kind and head["generation"] == 0 else 0)
-            found += [sequence] if kind == Update.kind else []
+            found += [sequence] if kind != Register.kind else []
     return first, found
 
 
@@ -87,7 +94,7 @@ def _follows_lost_records(first: int, journal: Journal) -> bool:
 
     An earlier registration of the key may be among them, and another rollback may have brought it back.
     """
-    rollbacks = [head["excluded"] for sequence, _, head in journal.rare({ROLLBACK}) if sequence < first]
+    rollbacks = [head["excluded"] for sequence, _, head in journal.rare(TAKING_OUT) if sequence < first]
     return any(begin <= journal.horizon for excluded in rollbacks for begin, _ in excluded)
 
 
@@ -100,8 +107,39 @@ def _sent_by(identifier: str, transaction_log: TransactionLog) -> list[int]:
             f"the journal does not reach back to when API key {identifier} was made",
             expected=f"records after {journal.horizon}: name a range of sequences instead",
         )
-    updates = journal.heads({Update.kind})
+    updates = journal.heads({Update.kind, RELABEL})
     return [sequence for sequence, _, head in updates if head.get("author") == identifier]
+
+
+def rebuild(
+    decision: RollbackDecision,
+    snapshots: Snapshots,
+    transaction_log: TransactionLog,
+    device: str,
+    progress: Progress,
+) -> tuple[WeightStore, int, list[list[int]]]:
+    """Rebuild the store as if some records had never been.
+
+    Returns:
+        The store; the sequence number of the snapshot that it was rebuilt from; and the ranges of records
+        taken out: those of the decision, and those that depend on one of them.
+
+    Raises:
+        HistoryTruncated: No snapshot is old enough, or rows that are needed were erased.
+        StorageError: The disk refused, or a record is damaged.
+    """
+    journal, last = transaction_log.journal, decision.sequence - 1
+    exclusions = Exclusions.read(journal, last).with_rollback(decision)
+    rebuilt, start, _ = newest_good(snapshots, journal, exclusions, device, last)
+    dependent: list[int] = []
+    walk = replay(rebuilt, journal, exclusions, last)
+    for record, outcome in progress.watch(walk, last - start.sequence):
+        if isinstance(outcome, StorageError | HistoryTruncated):
+            raise outcome
+        if isinstance(outcome, Rejected | SuperposedError):
+            dependent.append(record.sequence)
+    numbers = [number for first, end in decision.excluded for number in range(first, end + 1)]
+    return rebuilt, start.sequence, [list(one) for one in ranges({*numbers, *dependent})]
 
 
 class RollbackChange(Change):
@@ -139,23 +177,11 @@ class RollbackChange(Change):
         chosen = self._selection.find(store, self._ledger)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
-        last = self._journal.sequence
-        decision = RollbackDecision(last + 1, chosen)
-        exclusions = Exclusions.read(self._journal, last).with_rollback(decision)
-        rebuilt, start, _ = newest_good(self._snapshots, self._journal, exclusions, str(store.device), last)
-        dependent: list[int] = []
-        walk = replay(rebuilt, self._journal, exclusions, last)
-        for record, outcome in self._progress.watch(walk, last - start.sequence):
-            if isinstance(outcome, StorageError | HistoryTruncated):
-                raise outcome
-            if isinstance(outcome, Rejected | SuperposedError):
-                dependent.append(record.sequence)
-        numbers = [number for first, end in chosen for number in range(first, end + 1)]
-        answer: JsonObject = {
-            "sequence": decision.sequence,
-            "rebuilt_from": start.sequence,
-            "excluded": [list(one) for one in ranges({*numbers, *dependent})],
-        }
+        decision = RollbackDecision(self._journal.sequence + 1, chosen)
+        rebuilt, start, excluded = rebuild(
+            decision, self._snapshots, self._ledger, str(store.device), self._progress
+        )
+        answer: JsonObject = {"sequence": decision.sequence, "rebuilt_from": start, "excluded": excluded}
         # The record holds what was taken out: replay does not decide again.
         head = {"asked": vars(self._selection), "excluded": answer["excluded"], "answer": answer}
 

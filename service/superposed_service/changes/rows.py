@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,12 @@ class RowBatch:
     contexts: Sequence[object] | None
     inputs: Any
 
+    @property
+    def are_records(self) -> bool:
+        """True for records of named values."""
+        values = self.inputs
+        return isinstance(values, list | tuple) and bool(values) and isinstance(values[0], Mapping)
+
     def __len__(self) -> int:
         try:
             return len(self.inputs)
@@ -46,7 +52,7 @@ class RowBatch:
         shape = getattr(self.inputs, "shape", None)
         if shape is None:
             lists = self.inputs if isinstance(self.inputs, list) else []
-            longest = max((len(row) for row in lists if isinstance(row, list)), default=0)
+            longest = max((len(row) for row in lists if isinstance(row, list | dict)), default=0)
         else:
             longest = math.prod(shape[1:])
         if longest > most_numbers:
@@ -56,13 +62,17 @@ class RowBatch:
                 received=longest,
             )
 
-    def batch(self, store: WeightStore) -> Batch:
+    def batch(self, store: WeightStore, *, learning: bool = False) -> Batch:
         """Check the rows against the store's tasks.
+
+        Args:
+            store: The store.
+            learning: Whether an update learns the rows.
 
         Raises:
             ContextError: A context that cannot be addressed.
             InputError: Rows that cannot be used.
         """
         if self.contexts is None:
-            return store.batch(self.context, self.inputs)
-        return store.batch_per_row(self.contexts, self.inputs)
+            return store.batch(self.context, self.inputs, learning=learning)
+        return store.batch_per_row(self.contexts, self.inputs, learning=learning)

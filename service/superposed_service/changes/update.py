@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Self
 
 import numpy as np
+import orjson
 import torch
 from numpy.typing import NDArray
 
 from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
-from superposed.learning.online import apply
+from superposed.learning.online import apply, check_records_fit
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
-from superposed.tasks.targets import Target, Targets, check_classes, read_targets
+from superposed.tasks.targets import Target, Targets, check_classes, read_targets, weighted
 from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
+from superposed_service.changes.growth import Growth, growth_for, with_schemas
 from superposed_service.changes.quarantine import sources_of
 from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import HistoryTruncated, Quarantined
@@ -60,6 +61,8 @@ class PreparedUpdate(PreparedChange):
         """Return a row with its class (1,), or with its values."""
         number, values = self.targets.classes[place : place + 1].numpy(), self.targets.values
         row = np.asarray(self.rows.inputs[place])
+        if self.rows.are_records:
+            row = np.frombuffer(orjson.dumps(self.rows.inputs[place]), dtype=np.uint8)
         if values is None or number[0] >= 0:
             return row, number
         index = self.batch.index
@@ -75,10 +78,12 @@ class Update(Change):
         targets: A class or values for each row.
         steps: Optimizer steps.
         schemas: Marks of the schemas that the targets were read with; None for an update that is new.
+        grow_labels: Whether targets that are no labels yet become labels of their tasks.
+        growth: What the record says was added.
+        weights: How much each row counts; None for 1 each.
     """
 
     kind = "update"
-    grouped = True
 
     def __init__(
         self,
@@ -86,8 +91,14 @@ class Update(Change):
         targets: Sequence[Target] | Targets,
         steps: int,
         schemas: Mapping[str, str] | None = None,
+        *,
+        grow_labels: bool = False,
+        growth: Sequence[Growth] = (),
+        weights: Sequence[float] | None = None,
     ) -> None:
         self._rows, self._targets, self._steps, self._schemas = rows, targets, steps, schemas
+        self._grow_labels, self._growth, self._weights = grow_labels, growth, weights
+        self.grouped = not (grow_labels or growth)
 
     @property
     def size(self) -> int:
@@ -97,20 +108,35 @@ class Update(Change):
     def prepare(self, store: WeightStore) -> PreparedUpdate:
         """Read contexts, rows and targets as the tasks' schemas say."""
         rows = _plain(self._rows)
-        batch = rows.batch(store)
+        batch = rows.batch(store, learning=True)
         targets = self._targets
+        growth = self._growth
+        if self._grow_labels and not isinstance(targets, Targets):
+            growth = growth_for(batch, targets)
+        grown = {one.key: one.schema(store) for one in growth}
+        read = with_schemas(batch, grown)
         if not isinstance(targets, Targets):
-            targets = read_targets(batch, targets, store.config.network.outputs)
-        check_classes(batch, targets)
-        schemas = {part.task.schema.key: _mark(part.task.schema) for part in batch.parts}
+            targets = read_targets(read, targets, store.config.network.outputs)
+        check_classes(read, targets)
+        if self._weights is not None:
+            targets = weighted(targets, self._weights)
+        if self._schemas is None:
+            check_records_fit(batch)
+        schemas = {part.task.schema.key: part.task.mark for part in batch.parts}
         if self._schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")
         store.bindings(batch)  # the family may not have such a composition
         contexts = [str(one) for one in rows.contexts or [rows.context]]
         return PreparedUpdate(
-            entry=partial(_entry, rows, targets, self._steps, schemas),
+            entry=partial(_entry, rows, targets, self._steps, schemas, growth),
             apply=partial(
-                _learn, batch=batch, targets=targets, steps=self._steps, contexts=contexts, author=self.author
+                _learn,
+                batch=batch,
+                targets=targets,
+                steps=self._steps,
+                contexts=contexts,
+                author=self.author,
+                grown=grown,
             ),
             task=batch.parts[0].task.schema.key,
             rows_by_task=_rows_by_task(batch),
@@ -119,6 +145,23 @@ class Update(Change):
             targets=targets,
             steps=self._steps,
         )
+
+    def with_targets(
+        self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]
+    ) -> Update:
+        """Return an update of the same rows with other targets.
+
+        Args:
+            store: Has the tasks.
+            corrected: Returns the targets, of the rows and the targets of before.
+        """
+        if not isinstance(self._targets, Targets):
+            raise TypeError("only an update that was read from its record has targets to correct")
+        batch, weights = _plain(self._rows).batch(store, learning=True), self._targets.weights
+        grown = {one.key: store.altered(one.key, add_labels=one.labels) for one in self._growth}
+        targets = corrected(with_schemas(batch, grown), self._targets)
+        given = None if weights is None else weights.tolist()
+        return Update(self._rows, targets, self._steps, weights=given, grow_labels=bool(self._growth))
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -129,25 +172,41 @@ class Update(Change):
                 expected="a rollback to before that record, or of a range of records after the erasure",
             )
         arrays = unpack(record.payload)
-        if "context" in record.head:
+        if "records" in arrays:
+            head, values = record.head, orjson.loads(arrays["records"].tobytes())
+            rows = RowBatch(head.get("context"), head.get("contexts"), values)
+        elif "context" in record.head:
             rows = RowBatch(record.head["context"], None, arrays["inputs"])
         else:
             contexts = [record.head["contexts"][place] for place in arrays["places"]]
             rows = RowBatch(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
         classes, values = arrays["classes"].astype(np.int64), arrays.get("values")
+        weights = arrays.get("weights")
         targets = Targets(
-            torch.from_numpy(classes), None if values is None else torch.from_numpy(values.copy())
+            torch.from_numpy(classes),
+            None if values is None else torch.from_numpy(values.copy()),
+            weights=None if weights is None else torch.from_numpy(weights.copy()),
         )
-        return cls(rows, targets, record.head["steps"], record.head["schemas"])
+        growth = [Growth(**one) for one in record.head.get("growth", ())]
+        return cls(rows, targets, record.head["steps"], record.head["schemas"], growth=growth)
 
 
-def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, str]) -> Entry:
+def _entry(
+    rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, str], growth: Sequence[Growth]
+) -> Entry:
     """Return the record: contexts and steps in the head; rows and targets as bytes."""
     head: JsonObject = {"steps": steps, "rows": len(rows), "schemas": schemas}
+    if growth:
+        head["growth"] = [vars(one) for one in growth]
     arrays = {"classes": narrowed(targets.classes.numpy())}
     if targets.values is not None:
         arrays["values"] = targets.values.numpy()
-    if rows.contexts is None:
+    if targets.weights is not None:
+        arrays["weights"] = targets.weights.numpy()
+    if rows.are_records:
+        arrays["records"] = np.frombuffer(orjson.dumps(rows.inputs), dtype=np.uint8)
+        head |= {"context": rows.context} if rows.contexts is None else {"contexts": rows.contexts}
+    elif rows.contexts is None:
         head["context"] = rows.context
         arrays["inputs"] = narrowed(rows.inputs)
     else:
@@ -161,7 +220,14 @@ def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, s
 
 
 def _learn(
-    store: WeightStore, *, batch: Batch, targets: Targets, steps: int, contexts: list[str], author: str | None
+    store: WeightStore,
+    *,
+    batch: Batch,
+    targets: Targets,
+    steps: int,
+    contexts: list[str],
+    author: str | None,
+    grown: Mapping[str, TaskSchema],
 ) -> JsonObject:
     """Learn from the rows and return the measurement before it; of a quarantined source, the rejection."""
     for source in sources_of({"contexts": list(dict.fromkeys(contexts)), "author": author}):
@@ -174,7 +240,8 @@ def _learn(
                     received=source,
                 )
             )
-    result = apply(store, batch, targets, steps=steps)
+    with store.growing(grown):
+        result = apply(store, batch, targets, steps=steps)
     return {name: value for name, value in vars(result).items() if value is not None}
 
 
@@ -188,17 +255,6 @@ def _rows_by_task(batch: Batch) -> Mapping[str, int]:
     return rows
 
 
-# Fields that say nothing of what a row or a class number means.
-_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition"}
-
-
-@lru_cache(maxsize=4096)
-def _mark(schema: TaskSchema) -> str:
-    """Tell a schema from others: class numbers mean something only with the labels they were read with."""
-    meaning = schema.model_dump_json(exclude=schema.defaults | _WITHOUT_MEANING)
-    return hashlib.sha256(meaning.encode()).hexdigest()[:16]
-
-
 @lru_cache(maxsize=4096)
 def _bare(context: object) -> str | None:
     """Return the key of a context that is one task's and not a composition."""
@@ -208,6 +264,9 @@ def _bare(context: object) -> str | None:
 
 def _plain(rows: RowBatch) -> RowBatch:
     """Return rows with contexts in canonical text and numbers in arrays, as far as they can be read."""
+    if rows.are_records:
+        contexts = None if rows.contexts is None else [str(as_expression(one)) for one in rows.contexts]
+        return RowBatch(None if contexts else str(as_expression(rows.context)), contexts, rows.inputs)
     if rows.contexts is None:
         return RowBatch(str(as_expression(rows.context)), None, _array(rows.inputs))
     text: dict[Any, str] = {}

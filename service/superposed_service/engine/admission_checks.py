@@ -7,9 +7,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject, PreparedChange
+from superposed_service.changes.base import JsonObject, PreparedChange, rejected
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
@@ -113,8 +112,7 @@ class AdmissionChecks:
             )
         if kept is None or kept.answer is None:
             return None
-        raise_refusal(kept.answer)
-        return kept.answer
+        return rejected(kept.answer)
 
     def check_writable(self) -> None:
         """Raise `StorageUnavailable` where nothing can be written any more."""
@@ -123,10 +121,3 @@ class AdmissionChecks:
                 "the journal failed: nothing is learned until the service is started again",
                 received=self._ledger.failure,
             )
-
-
-def raise_refusal(answer: JsonObject) -> None:
-    """Raise what an answer says that a change was refused with, where it does."""
-    if (refused := answer.get("refused")) is not None:
-        kind = SuperposedError.by_code[refused["error"]]
-        raise kind(refused["message"], expected=refused["expected"], received=refused["received"])

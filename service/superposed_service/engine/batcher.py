@@ -26,12 +26,14 @@ class InferenceResult:
         tasks: The K tasks that the rows belong to.
         places: (B,) each row's place in `tasks`.
         logits: (B, store outputs); each row's task says how many of them are its own.
+        temperatures: What each task's logits are divided by for its probabilities.
     """
 
     sequence: int
     tasks: tuple[TaskSchema, ...]
     places: NDArray[np.int64]
     logits: NDArray[Any]
+    temperatures: tuple[float, ...]
 
 
 Outcome = InferenceResult | Exception
@@ -112,7 +114,7 @@ def _together(
 def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Share]) -> dict[int, Outcome]:
     if not shares:
         return {}
-    logits = store.logits(merge(batches)).numpy()
+    logits = store.answers(merge(batches)).numpy()
     finite = bool(np.isfinite(logits).all())
     outcomes: dict[int, Outcome] = {}
     start = 0
@@ -127,5 +129,6 @@ def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Sh
         index = None if share.batch is None else share.batch.index
         places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
         schemas = tuple(part.task.schema for part in share.parts)
-        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own)
+        temperatures = tuple(part.task.calibration.temperature for part in share.parts)
+        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own, temperatures)
     return outcomes

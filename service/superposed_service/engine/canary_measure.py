@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.targets import targets_of_arrays
+from superposed.tasks.schema import TaskSchema
+from superposed.tasks.targets import Targets, scaled_targets, targets_of_arrays
 from superposed_service.changes.array_codec import pack, unpack
 from superposed_service.changes.update import PreparedUpdate
 from superposed_service.storage import Canary, Record
@@ -48,7 +50,8 @@ def sample(
         *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
     ]:
         row, target = update.row(places[place])
-        yield slot, Canary(record.sequence, pack({"inputs": row, "target": target}), author)
+        form = "record" if update.rows.are_records else "inputs"
+        yield slot, Canary(record.sequence, pack({form: row, "target": target}), author)
 
 
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
@@ -63,26 +66,36 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
         SuperposedError: A row does not fit its task.
     """
     names: list[str] = []
-    inputs: list[NDArray[Any]] = []
+    inputs: list[Any] = []
     targets: list[NDArray[Any]] = []
-    scale: dict[str, float] = {}
     for key, rows in canaries.items():
-        schema = store.tasks.get(key).schema
         arrays = [unpack(canary.payload) for canary in rows]
         names += [key] * len(rows)
-        inputs += [one["inputs"] for one in arrays]
+        inputs += [row_of(one) for one in arrays]
         targets += [one["target"] for one in arrays]
-        if schema.loss == "mse":
-            scale[key] = _spread(np.asarray([one["target"] for one in arrays], dtype=np.float64))
     if not names:
         return {}
     batch = store.batch_per_row(names, inputs)
-    aims = targets_of_arrays(batch, targets, store.config.network.outputs)
+    aims = scaled_targets(batch, targets_of_arrays(batch, targets, store.config.network.outputs))
     losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
     own: dict[str, list[float]] = {key: [] for key in canaries}
+    spreads = {key: _spread_of(store.tasks.get(key).schema, names, aims) for key in canaries}
     for name, loss in zip(names, losses, strict=True):
-        own[name].append(_badness(loss, scale.get(name), store.tasks.get(name).schema.outputs))
+        own[name].append(_badness(loss, spreads[name], store.tasks.get(name).schema.outputs))
     return {key: float(np.mean(values)) for key, values in own.items() if values}
+
+
+def row_of(arrays: Mapping[str, NDArray[Any]]) -> Any:
+    """Return the row of a canary, numbers or a record."""
+    return arrays["inputs"] if "inputs" in arrays else orjson.loads(arrays["record"].tobytes())
+
+
+def _spread_of(schema: TaskSchema, names: Sequence[str], aims: Targets) -> float | None:
+    """Return the spread of an mse task's targets in the network's units; None for other tasks."""
+    if schema.loss != "mse" or aims.values is None:
+        return None
+    rows = [row for row, name in enumerate(names) if name == schema.key]
+    return _spread(aims.values[rows, : schema.outputs].double().numpy())
 
 
 def _spread(targets: NDArray[np.float64]) -> float:

@@ -129,6 +129,9 @@ class Engine:
         steps: int,
         idempotency_key: IdempotencyKey | None = None,
         author: str | None = None,
+        *,
+        grow_labels: bool = False,
+        weights: Sequence[float] | None = None,
     ) -> JsonObject:
         """Apply one update and answer what the model knew before it; raises as `change`."""
         if steps > self._settings.max_steps:
@@ -137,7 +140,8 @@ class Engine:
                 expected=f"{self._settings.max_steps} at most",
                 received=steps,
             )
-        return await self.change(Update(rows, targets, steps), idempotency_key, author)
+        update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights)
+        return await self.change(update, idempotency_key, author)
 
     async def change(
         self,

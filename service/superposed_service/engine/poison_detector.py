@@ -26,7 +26,7 @@ from typing import TypeAlias
 from superposed.errors import SuperposedError, UpdateError
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import PreparedChange, keys_of
-from superposed_service.changes.exclusions import ROLLBACK, Exclusions
+from superposed_service.changes.exclusions import TAKING_OUT, Exclusions
 from superposed_service.changes.quarantine import AUTHOR, Quarantine
 from superposed_service.changes.registration import Delete
 from superposed_service.changes.replay import replay
@@ -203,7 +203,7 @@ class PoisonDetector:
             self._canaries.drop(key)
             for window in self._windows:
                 window.canaries.pop(key, None)
-        elif record.kind == ROLLBACK:
+        elif record.kind in TAKING_OUT:
             out = record.head["excluded"]
             self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
             self._windows.clear()  # the store is another one now

@@ -16,11 +16,11 @@ from time import perf_counter
 
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject, PreparedChange, signed
+from superposed_service.changes.base import JsonObject, PreparedChange, rejected, signed
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.changes.replay import rejection_entry
 from superposed_service.changes.snapshot import StoreImage
-from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite, raise_refusal
+from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
 from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
@@ -287,8 +287,7 @@ class Writer:
         self._settle(idempotency_key, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())
-        raise_refusal(answer)
-        return answer
+        return rejected(answer)
 
     def _refuse(self, record: Record, idempotency_key: IdempotencyKey | None, error: SuperposedError) -> None:
         entry = rejection_entry(record.sequence, error)

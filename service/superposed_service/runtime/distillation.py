@@ -116,6 +116,6 @@ async def _agreement(engine: Engine, key: str, taught: DistillationSet, size: in
 
 def _answers(store: WeightStore, *, key: str, rows: torch.Tensor) -> torch.Tensor:
     batch: Any = store.batch(key, rows)
-    logits: torch.Tensor = store.logits(batch)
+    logits: torch.Tensor = store.answers(batch)
     schema: TaskSchema = store.tasks.get(key).schema
     return logits[:, : schema.outputs]

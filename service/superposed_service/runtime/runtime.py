@@ -6,14 +6,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from superposed.errors import SuperposedError
-from superposed_service.changes.base import JsonObject
+from superposed.tasks.targets import Target
+from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows
 from superposed_service.changes.rehearsal import ForgetRows
+from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
@@ -166,10 +168,37 @@ class Runtime:
     ) -> JsonObject:
         replay = self.telemetry.replay
         change = RollbackChange(selection, self.directory.snapshots, self.directory.transaction_log(), replay)
+        return await self._change_past(change, idempotency_key, author)
+
+    async def _change_past(
+        self, change: Change, idempotency_key: IdempotencyKey | None, author: str | None
+    ) -> JsonObject:
         answer = await self.engine.change(change, idempotency_key, author, limited=False)
         if answer["excluded"]:
             await self._snapshot()  # so that a recovery need not rebuild it again
         return answer
+
+    async def relabel(
+        self,
+        sequence: int,
+        targets: Sequence[Target | None],
+        idempotency_key: IdempotencyKey | None,
+        author: str | None = None,
+    ) -> JsonObject:
+        """Take an update out of the store's past, learn its rows with other targets, and take a snapshot.
+
+        Raises:
+            UnknownUpdate: No update has the sequence number, or it was taken out.
+            SuperposedError: As `roll_back`.
+        """
+        change = Relabel(
+            sequence,
+            targets,
+            self.directory.snapshots,
+            self.directory.transaction_log(),
+            self.telemetry.replay,
+        )
+        return await self._in_turn(self._change_past(change, idempotency_key, author))
 
     async def restore(
         self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None

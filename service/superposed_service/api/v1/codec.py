@@ -22,6 +22,8 @@ from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
 
 M = TypeVar("M", bound=BaseModel)
+# Fields that only rows of cross-entropy tasks have.
+_OF_CLASSES = frozenset({"labels", "probabilities", "confidence", "top_k"})
 _JSON = "application/json"
 _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 
@@ -103,7 +105,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 # Fields that hold rows, labels, or what was made from them.
-_DATA = {"inputs", "targets", "labels", "offset", "scale", "description"}
+_DATA = {"inputs", "records", "targets", "labels", "add_labels", "offset", "scale", "description", "features"}
 
 
 def _shown(value: object, place: Sequence[object] = ()) -> str:
@@ -199,20 +201,21 @@ def dump(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None) -> dict[str, Any]:
+def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: int = 5) -> dict[str, Any]:
     """Return the body of an inference answer.
 
     Args:
         answer: What the engine found.
         wanted: Which fields; None for the defaults of the rows' tasks.
+        k: Number of labels in `top_k`.
 
     Raises:
         InvalidRequest: A field that applies to none of the rows.
     """
     possible = {"logits"}
     for task in answer.tasks:
-        possible |= {"values"} if task.loss == "mse" else {"labels", "probabilities"}
-    fields = list(wanted) if wanted is not None else sorted(possible - {"logits"})
+        possible |= {"values"} if task.loss == "mse" else set(_OF_CLASSES)
+    fields = list(wanted) if wanted is not None else sorted(possible - {"logits", "top_k"})
     for field in fields:
         if field not in possible:
             raise InvalidRequest(
@@ -220,39 +223,54 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None) -> 
                 expected=f"some of {sorted(possible)}",
                 received=field,
             )
-    columns = {field: _column(answer, field) for field in fields}
+    columns = {field: _column(answer, field, k) for field in fields}
     times = "labels" in columns and any(task.label_form for task in answer.tasks)
     return {"sequence": answer.sequence, **columns} | ({"label_form": "datetime"} if times else {})
 
 
-def _column(answer: InferenceResult, field: str) -> list[Any]:
+def _column(answer: InferenceResult, field: str, k: int) -> list[Any]:
     if len(answer.tasks) == 1:
         task = answer.tasks[0]
-        return _values(answer.logits[:, : task.outputs], task, field)
+        return _values(answer.logits[:, : task.outputs], task, answer.temperatures[0], field, k)
     column: list[Any] = [None] * len(answer.places)
     for place, task in enumerate(answer.tasks):
-        if field in {"labels", "probabilities"} and task.loss == "mse":
-            continue
-        if field == "values" and task.loss != "mse":
+        if (field in _OF_CLASSES and task.loss == "mse") or (field == "values" and task.loss != "mse"):
             continue
         rows = np.flatnonzero(answer.places == place)
-        values = _values(answer.logits[rows, : task.outputs], task, field)
+        values = _values(answer.logits[rows, : task.outputs], task, answer.temperatures[place], field, k)
         for row, value in zip(rows.tolist(), values, strict=True):
             column[row] = value
     return column
 
 
-def _values(logits: NDArray[Any], task: TaskSchema, field: str) -> list[Any]:
+def _values(logits: NDArray[Any], task: TaskSchema, temperature: float, field: str, k: int) -> list[Any]:
     if field == "labels":
-        classes = logits.argmax(1).tolist()
-        return classes if task.labels is None else [task.labels[index] for index in classes]
+        return named(task, logits.argmax(1).tolist())
     if field == "probabilities":
-        return list(probabilities(logits))
+        return list(probabilities(logits, temperature))
+    if field == "confidence":
+        return list(probabilities(logits, temperature).max(1).tolist())
+    if field == "top_k":
+        shares = probabilities(logits, temperature)
+        order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
+        best = np.take_along_axis(shares, order, axis=1)
+        return [
+            [
+                {"label": label, "probability": share}
+                for label, share in zip(named(task, row), own, strict=True)
+            ]
+            for row, own in zip(order.tolist(), best.tolist(), strict=True)
+        ]
     return list(np.ascontiguousarray(logits))
 
 
-def probabilities(logits: NDArray[Any]) -> NDArray[Any]:
-    """Return softmax of each row, (B, n)."""
-    raised = np.exp(logits - logits.max(1, keepdims=True))
+def named(task: TaskSchema, classes: list[int]) -> list[Any]:
+    """Return the labels of class indexes; of a task without labels the indexes."""
+    return classes if task.labels is None else [task.labels[index] for index in classes]
+
+
+def probabilities(logits: NDArray[Any], temperature: float = 1.0) -> NDArray[Any]:
+    """Return softmax of each row over a temperature, (B, n), in the dtype of the logits."""
+    raised = np.exp((logits - logits.max(1, keepdims=True)) / logits.dtype.type(temperature))
     shares: NDArray[Any] = raised / raised.sum(1, keepdims=True)
     return shares

@@ -34,6 +34,7 @@ class StoreBytes(BaseModel):
     optimizer: int
     contexts_cached: int
     kept_rows: int
+    statistics: int = Field(description="Running statistics of the tasks.")
 
 
 class JournalBody(BaseModel):
@@ -154,6 +155,13 @@ class ProblemBody(BaseModel):
     )
 
 
+class FeatureBody(Body):
+    """A named value of records."""
+
+    name: str = Field(min_length=1, max_length=128)
+    kind: Literal["number", "category", "date"] = Field(description="date: ISO 8601 text.")
+
+
 class TaskRegistration(Body):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
@@ -197,6 +205,22 @@ class TaskRegistration(Body):
         description="Composition (mixture or power of registered tasks) that the task binds instead "
         "of a context of its own.",
     )
+    scaling: Literal["running", "none"] | None = Field(
+        None,
+        description="running: inputs, and targets of mse tasks, are standardised by running statistics. "
+        "Default: running, without offset and scale, in stores that hold a multi-layer perceptron.",
+    )
+    kind: Literal["rows", "records"] = Field(
+        "rows", description="rows of numbers (`inputs`), or records of named values (`records`)."
+    )
+    features: list[FeatureBody] | None = Field(
+        None,
+        min_length=1,
+        description="Names and kinds of the values of records; default: as in the first update.",
+    )
+    extra_features: Literal["refuse", "ignore"] = Field(
+        "refuse", description="What happens to a record with a name that the task does not have."
+    )
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}
@@ -207,6 +231,36 @@ class TaskRegistration(Body):
         if self.labels is None and self.outputs is None:
             raise ValueError("give labels, or the number of outputs")
         return self
+
+
+class TaskAlteration(Body):
+    """`PATCH /v1/tasks/{key}`: give at least one change."""
+
+    add_labels: list[Label] | None = Field(
+        None, description="Labels to add after those that the task has; present ones are passed over."
+    )
+    offset: list[Annotated[float, Field(strict=True)]] | None = None
+    scale: list[Annotated[float, Field(strict=True)]] | None = None
+    schema_version: int | None = Field(
+        None,
+        ge=1,
+        strict=True,
+        description="Version of the schema that is changed: another one is 409 `schema-changed`.",
+    )
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"add_labels": ["x"]}]})
+
+    @model_validator(mode="after")
+    def _something(self) -> Self:
+        if self.add_labels is None and self.offset is None and self.scale is None:
+            raise ValueError("give add_labels, offset or scale")
+        return self
+
+    @property
+    def scaling(self) -> dict[str, list[float] | None]:
+        """The new offset and scale, as far as they are given."""
+        given = {"offset": self.offset, "scale": self.scale}
+        return {name: values for name, values in given.items() if values is not None}
 
 
 class PrequentialBody(BaseModel):
@@ -239,6 +293,14 @@ class TaskBody(BaseModel):
     composition: str | None
     quarantined: int | None = Field(
         description="Sequence number since which the task is in quarantine; null if it is not."
+    )
+    schema_version: int = Field(description="Version of the schema: each change of it adds 1.")
+    scaling: Literal["running", "none"]
+    kind: Literal["rows", "records"]
+    features: list[FeatureBody] | None = Field(description="Features of records, once they are known.")
+    extra_features: Literal["refuse", "ignore"]
+    temperature: float = Field(
+        description="Temperature that calibrates the probabilities: logits are divided by it."
     )
 
 
@@ -385,7 +447,8 @@ _Number = Annotated[float, Field(ge=-64, le=64)]
 class LocateBody(Body):
     """`POST /v1/locate`: rows of one unknown context."""
 
-    inputs: Matrix
+    inputs: Matrix = None
+    records: Records = None
     targets: Targets | None = Field(None, description="Targets of the rows, if they are known.")
     candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(
         None, min_length=1, description="Candidate contexts; default: every task that takes such rows."
@@ -399,8 +462,15 @@ class LocateBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
 
+    @property
+    def rows(self) -> Any:
+        """Rows of numbers, or records."""
+        return self.inputs if self.records is None else self.records
+
     @model_validator(mode="after")
     def _one_question(self) -> Self:
+        if (self.inputs is None) == (self.records is None):
+            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
         if self.candidates is not None and self.exponent_of is not None:
             raise ValueError("give candidates or exponent_of, not both")
         if self.exponents is not None and self.exponent_of is None:
@@ -479,7 +549,7 @@ class QuarantineEntry(QuarantineAnswer):
     )
 
 
-ReturnField = Literal["labels", "probabilities", "logits", "values"]
+ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values"]
 
 
 # Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
@@ -493,6 +563,22 @@ Matrix = Annotated[
             "description": "Rows of numbers, each as wide as its task.",
             "type": "array",
             "items": {"type": "array", "items": {"type": "number"}},
+        }
+    ),
+]
+
+
+Records = Annotated[
+    Any,
+    WithJsonSchema(
+        {
+            "description": "Rows of named values: numbers, texts (categories, or dates in ISO 8601), bools, "
+            "null for a missing one. Of tasks that were registered with kind records.",
+            "type": "array",
+            "items": {
+                "type": "object",
+                "additionalProperties": {"type": ["number", "string", "boolean", "null"]},
+            },
         }
     ),
 ]
@@ -524,7 +610,19 @@ class _RowsBody(Body):
 
     context: Context = None
     contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})] = None
-    inputs: Matrix
+    inputs: Matrix = None
+    records: Records = None
+
+    @property
+    def rows(self) -> Any:
+        """Rows of numbers, or records."""
+        return self.inputs if self.records is None else self.records
+
+    @model_validator(mode="after")
+    def _one_form_of_rows(self) -> Self:
+        if (self.inputs is None) == (self.records is None):
+            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
+        return self
 
     @model_validator(mode="after")
     def _one_context_form(self) -> Self:
@@ -540,8 +638,10 @@ class InferBody(_RowsBody):
         None,
         alias="return",
         min_length=1,
-        description="Fields of the response; default: labels and probabilities, for mse tasks values.",
+        description="Fields of the response; default: labels, probabilities and confidence, for mse tasks "
+        "values.",
     )
+    k: int = Field(5, ge=1, le=100, strict=True, description="Number of labels in `top_k`.")
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
@@ -555,6 +655,13 @@ class LocatedBody(BaseModel):
     probability: float
 
 
+class RankedBody(BaseModel):
+    """A label and its probability."""
+
+    label: Label
+    probability: float
+
+
 class InferAnswer(BaseModel):
     """Response of `POST /v1/infer`; row order kept, null where a field does not apply to a row's task."""
 
@@ -563,7 +670,11 @@ class InferAnswer(BaseModel):
     label_form: Literal["datetime"] | None = Field(
         None, description="datetime where the labels are times, written as texts."
     )
-    probabilities: list[list[float] | None] | None = None
+    probabilities: list[list[float] | None] | None = Field(
+        None, description="Calibrated by the task's temperature."
+    )
+    confidence: list[float | None] | None = Field(None, description="Probability of the label.")
+    top_k: list[list[RankedBody] | None] | None = Field(None, description="Likeliest labels, best first.")
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
     located: LocatedBody | None = Field(None, description="The context that `auto` resolved to.")
@@ -588,6 +699,22 @@ class UpdateBody(EvaluateBody):
         strict=True,
         description="Number of optimizer steps on these rows; they are applied as one atomic record.",
     )
+    sample_weight: list[Annotated[float, Field(ge=0, le=1e6)]] | None = Field(
+        None, description="How much each row counts, 0 to 1e6; default: 1 each."
+    )
+    grow_labels: bool = Field(
+        False,
+        strict=True,
+        description="True if targets that are no labels yet become labels, in the same record.",
+    )
+
+
+class RelabelBody(Body):
+    """`POST /v1/updates/{sequence}/relabel`: the targets that the rows of an update should have had."""
+
+    targets: Targets = Field(description="One target a row of the update; null for one that was right.")
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"targets": ["7", None]}]})
 
 
 class EvaluateAnswer(BaseModel):
@@ -604,3 +731,13 @@ class UpdateAnswer(EvaluateAnswer):
     """Response of `POST /v1/update`: measured before the first step."""
 
     sequence: int
+
+
+class RelabelAnswer(UpdateAnswer):
+    """Response of relabelling: of the rows with their new targets, measured before they were learned."""
+
+    relabelled: int = Field(description="Sequence number of the update that was taken out.")
+    rebuilt_from: int = Field(description="Sequence number of the snapshot that the store was rebuilt from.")
+    excluded: list[tuple[int, int]] = Field(
+        description="Ranges of sequence numbers taken out, both ends included."
+    )

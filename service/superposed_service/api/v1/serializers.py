@@ -17,7 +17,9 @@ from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.changes.array_codec import unpack
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.changes.registration import task_body
+from superposed_service.changes.relabel import find_update
 from superposed_service.changes.replay import Recovery, fingerprint
+from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.settings import Settings
@@ -48,6 +50,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "optimizer": store.optimizer_bytes,
             "contexts_cached": store.contexts.cached_bytes,
             "kept_rows": store.replay_buffer.bytes,
+            "statistics": store.tasks.statistics_bytes,
         },
         "rehearsal": store.config.rehearsal.model_dump(mode="json"),
         "fingerprint": fingerprint(store.device),
@@ -106,14 +109,27 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
     """
     if len(store.tasks) >= most and body.key not in store.tasks:
         raise LimitReached("there are as many tasks as there may be", expected=most, received=most + 1)
+    there = store.tasks.get(body.key).schema if body.key in store.tasks else None
     values = body.model_dump()
     values["inputs"] = body.inputs or store.config.network.inputs
+    values["scaling"] = body.scaling or _default_scaling(body, there, store)
+    if there is not None and body.features is None:
+        values["features"] = there.features
     values["outputs"] = body.outputs or len(body.labels or ())
     if body.composition is not None:
         values["composition"] = str(as_expression(body.composition))
     schema = validated(TaskSchema, values)
     store.check_image(schema)
     return schema
+
+
+def _default_scaling(body: TaskRegistration, there: TaskSchema | None, store: WeightStore) -> str:
+    """Return the scaling of a registration that leaves it out: none for images, or with offset or scale."""
+    if body.offset is not None or body.scale is not None:
+        return "none"
+    if there is not None and there.offset is None and there.scale is None:
+        return there.scaling
+    return "running" if store.config.network.kind == "mlp" or body.kind == "records" else "none"
 
 
 def task_page(
@@ -166,7 +182,7 @@ def task_keys(text: str) -> list[str]:
 def interference_body(writer: Writer, keys: Sequence[str]) -> dict[str, Any]:
     """Return the body of `GET /v1/interference`: crosstalk is measured at the rows that the guard keeps."""
     kept = {key: writer.transaction_log.canaries[key].values() for key in keys}
-    rows = {key: [unpack(one.payload)["inputs"] for one in canaries] for key, canaries in kept.items()}
+    rows = {key: [row_of(unpack(one.payload)) for one in canaries] for key, canaries in kept.items()}
     return asdict(measure_interference(writer.store, keys, rows))
 
 
@@ -187,6 +203,17 @@ def check_source(writer: Writer, source: str) -> None:
         writer.store.tasks.get(source)
     elif writer.transaction_log.api_keys.get(source.removeprefix(AUTHOR)) is None:
         raise UnknownApiKey("no API key has this id", received=source)
+
+
+def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
+    """Return the head of an update's record, and the number of records since.
+
+    Raises:
+        UnknownUpdate: No update has the sequence number.
+        HistoryTruncated: The journal does not reach back to it.
+    """
+    journal = writer.transaction_log.journal
+    return dict(find_update(journal, sequence).head), journal.sequence - sequence
 
 
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:

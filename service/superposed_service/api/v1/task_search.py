@@ -26,12 +26,13 @@ def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str],
 
     Without targets they are only those whose answers have an energy. The engine's thread only.
     """
-    width = _width(body.inputs)
+    width, kind = _width(body.rows), "rows" if body.records is None else "records"
     schemas = [state.schema for state in store.tasks.all()]
     return [
         schema.key
         for schema in schemas
-        if schema.inputs == width
+        if schema.kind == kind
+        and (kind == "records" or schema.inputs == width)
         and may_name(schema.key)
         and (body.targets is not None or schema.loss == "cross_entropy")
     ]
@@ -53,7 +54,7 @@ def _width(inputs: Any) -> int:
 def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
     """Return the number of candidate evaluations; raises `CapacityExceeded` where it is above `most`."""
     count = EXPONENT_EVALUATIONS if body.exponent_of is not None else len(candidates)
-    wanted = len(RowBatch(None, None, body.inputs)) * count
+    wanted = len(RowBatch(None, None, body.rows)) * count
     check_evaluations(wanted, most)
     return wanted
 
@@ -76,9 +77,9 @@ def find_context(
         cyclic = store.config.family == "cyclic"
         exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
         found = locate_exponent(
-            store, body.inputs, body.targets, key=body.exponent_of, exponents=exponents, most=most
+            store, body.rows, body.targets, key=body.exponent_of, exponents=exponents, most=most
         )
         return asdict(found)
     if body.candidates is None:  # a task may have gone since they were listed
         candidates = [key for key in candidates if key in store.tasks]
-    return asdict(locate(store, body.inputs, body.targets, candidates=candidates, most=most))
+    return asdict(locate(store, body.rows, body.targets, candidates=candidates, most=most))

@@ -261,7 +261,9 @@ def _column(answer: InferenceResult, name: str) -> NDArray[Any]:
     for place, task in enumerate(answer.tasks):
         rows = np.flatnonzero(answer.places == place)
         logits = answer.logits[rows, : task.outputs]
-        column[rows, : task.outputs] = codec.probabilities(logits) if name == "probabilities" else logits
+        if name == "probabilities":
+            logits = codec.probabilities(logits, answer.temperatures[place])
+        column[rows, : task.outputs] = logits
     return column
 
 

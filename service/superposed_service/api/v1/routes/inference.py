@@ -36,15 +36,15 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 
 def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
-    rows = RowBatch(body.context, body.contexts, body.inputs)
+    rows = RowBatch(body.context, body.contexts, body.rows)
     return runtime(request).admit(rows, principal(request), updates=updates)
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
     """Return the rows under the task that they fit best, and which that is and how sure it is."""
-    answered = len(RowBatch(None, None, body.inputs))
-    found = await answer_locate(request, LocateBody(inputs=body.inputs), answered)
-    return RowBatch(found["best"], None, body.inputs), {"located": found["scores"][0]}
+    answered = len(RowBatch(None, None, body.rows))
+    found = await answer_locate(request, LocateBody(inputs=body.inputs, records=body.records), answered)
+    return RowBatch(found["best"], None, body.rows), {"located": found["scores"][0]}
 
 
 def _known(measured: object) -> dict[str, Any]:
@@ -66,7 +66,7 @@ async def infer(request: Request) -> Response:
     else:
         rows, located = _rows(request, body), {}
     answer = await runtime(request).engine.infer(rows)
-    return rows_response(request, codec.render_answer(answer, body.return_) | located)
+    return rows_response(request, codec.render_answer(answer, body.return_, body.k) | located)
 
 
 @router.post(
@@ -89,6 +89,8 @@ async def update(request: Request) -> Response:
             body.steps,
             await idempotency_key(request),
             principal(request).author,
+            grow_labels=body.grow_labels,
+            weights=body.sample_weight,
         )
     return json_response(answer)
 

@@ -39,7 +39,7 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """
     service, asking = runtime(request), principal(request)
     engine, most = service.engine, service.settings.max_candidate_evaluations
-    service.check(RowBatch(None, body.candidates or _powers(body), body.inputs), asking)
+    service.check(RowBatch(None, body.candidates or _powers(body), body.rows), asking)
     candidates = named(body)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))

@@ -24,12 +24,13 @@ from superposed_service.api.v1.routes.common import (
 from superposed_service.api.v1.schemas import (
     ErasureAnswer,
     EvaluationBody,
+    TaskAlteration,
     TaskBody,
     TaskPage,
     TaskRegistration,
 )
 from superposed_service.api.v1.serializers import evaluations_body, show_task, task_page, task_schema
-from superposed_service.changes.registration import Delete, Register
+from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -128,6 +129,22 @@ async def get(request: Request, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
     return json_response(await runtime(request).engine.call(lambda store: show_task(store, key)))
+
+
+@router.patch(
+    "/{key:path}",
+    response_model=TaskBody,
+    openapi_extra=documented_body(TaskAlteration),
+    summary="Change a task's schema",
+)
+@requires("update")
+async def alter(request: Request, key: str) -> Response:
+    """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
+    key, body = await task_key(request, key), await read(request, TaskAlteration)
+    change = Alter(
+        key, add_labels=body.add_labels or (), scaling=body.scaling or None, version=body.schema_version
+    )
+    return json_response((await submit(request, change))["task"])
 
 
 @router.delete("/{key:path}", status_code=204, summary="Delete a task")

@@ -1,0 +1,1 @@
+"""Encoders: from what users have to rows of numbers."""

@@ -1,0 +1,261 @@
+"""Records: rows of named values (numbers, categories, dates, missing ones) as rows of numbers.
+
+The names and kinds of a task's features are learned from its first update, or declared. Numbers and dates
+have a column each. Categories, parts of dates and marks of missing values share the other columns by signed
+hashing: an unseen category is fine, and two of them rarely meet.
+
+Source: Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from superposed.config import Config
+from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, redacted
+
+__all__ = ["MOST_FEATURES", "Feature", "FeatureTable", "Kind", "check_records"]
+
+Kind: TypeAlias = Literal["number", "category", "date"]
+MOST_FEATURES, LONGEST_NAME, LONGEST_TEXT = 1024, 128, 256
+_LARGEST = 1e150
+
+
+class Feature(Config):
+    """A named value of records.
+
+    Args:
+        name: Its name.
+        kind: A number, a category, or a date as ISO 8601 text.
+    """
+
+    name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
+    kind: Kind
+
+
+def check_records(records: object) -> None:
+    """Check the form of records, whatever task they belong to.
+
+    Raises:
+        InputError: They are no list of records, or a name or value cannot be one.
+        CapacityExceeded: A record has too many values, or a text is too long.
+        NonFiniteInput: A number is not finite.
+    """
+    if not isinstance(records, Sequence) or isinstance(records, str) or not len(records):
+        raise InputError("records are no list", expected="at least one record", received=redacted(records))
+    for row, record in enumerate(records):
+        if not isinstance(record, Mapping):
+            raise InputError(
+                f"record {row} is no object", expected="values by name", received=redacted(record)
+            )
+        if len(record) > MOST_FEATURES:
+            raise CapacityExceeded(
+                f"record {row} has too many values", expected=f"{MOST_FEATURES} at most", received=len(record)
+            )
+        for name, value in record.items():
+            _check_value(row, name, value)
+
+
+def _check_value(row: int, name: object, value: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
+        raise InputError(
+            f"record {row} has a name that cannot be one",
+            expected=f"a text of 1 to {LONGEST_NAME} characters",
+            received=redacted(name),
+        )
+    if isinstance(value, str):
+        if len(value) > LONGEST_TEXT:
+            raise CapacityExceeded(
+                f"record {row}: a text is too long to be a category",
+                expected=f"{LONGEST_TEXT} characters at most",
+                received=len(value),
+            )
+    elif isinstance(value, int | float):
+        if not (abs(value) <= _LARGEST or (isinstance(value, float) and math.isnan(value))):
+            raise NonFiniteInput(
+                f"record {row} holds a number that is too large",
+                expected=f"{_LARGEST:g} at most",
+                received=str(value)[:30],
+            )
+    elif value is not None:
+        raise InputError(
+            f"record {row} holds something else than a number, a text or null", received=redacted(value)
+        )
+
+
+class FeatureTable:
+    """Features of a task's records, and their columns.
+
+    Args:
+        features: Each name's kind, in order; None where no value of it was seen yet.
+        room: Number of columns for numbers and dates, the first ones; None until the features are known.
+
+    A name keeps its kind and its column for good.
+    """
+
+    def __init__(self, features: Mapping[str, Kind | None] | None = None, room: int | None = None) -> None:
+        self.features: dict[str, Kind | None] = dict(features or {})
+        self.room = room
+        self._columns: dict[str, int] = {}
+        for name, kind in self.features.items():
+            self._place(name, kind)
+
+    @classmethod
+    def declared(cls, features: Sequence[Feature]) -> FeatureTable:
+        """Return the table of declared features."""
+        kinds = {one.name: one.kind for one in features}
+        return cls(kinds, sum(kind != "category" for kind in kinds.values()))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> FeatureTable:
+        """Return the inverse of `to_json`."""
+        return cls(dict(values["features"]), values["room"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values; the order of features counts, so they are a list."""
+        return {"features": [list(one) for one in self.features.items()], "room": self.room}
+
+    def copy(self) -> FeatureTable:
+        """Return the same table, apart from this one."""
+        return FeatureTable(self.features, self.room)
+
+    @property
+    def known(self) -> bool:
+        """True once the names are known."""
+        return self.room is not None
+
+    @property
+    def numbers(self) -> int:
+        """Number of columns for numbers and dates."""
+        return self.room or 0
+
+    def _place(self, name: str, kind: Kind | None) -> None:
+        if kind in {"number", "date"}:
+            self._columns[name] = len(self._columns)
+
+    def learn(self, records: Sequence[Mapping[str, Any]], width: int) -> None:
+        """Learn names from the first records, and kinds from the first values.
+
+        Raises:
+            ShapeError: They need more columns than there are.
+        """
+        if not self.known:
+            names = dict.fromkeys(name for record in records for name in record)
+            if len(names) > MOST_FEATURES:
+                raise CapacityExceeded(
+                    "the records have too many names",
+                    expected=f"{MOST_FEATURES} at most",
+                    received=len(names),
+                )
+            self.features = dict.fromkeys(names)
+        for name in [name for name, kind in self.features.items() if kind is None]:
+            kind = _kind([record.get(name) for record in records])
+            self.features[name] = kind
+            self._place(name, kind)
+        if not self.known:
+            self.room = sum(kind != "category" for kind in self.features.values())
+        hashed = any(kind in {"category", "date"} for kind in self.features.values())
+        if self.numbers + hashed > width:
+            raise ShapeError(
+                "the records have more features than the task has columns",
+                expected=f"{width} at most, and one of them for categories",
+                received=f"{self.numbers} numbers" + (" and categories" if hashed else ""),
+            )
+
+    def encode(
+        self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool
+    ) -> NDArray[np.float64]:
+        """Return rows (B, width): numbers as they are, NaN where one is missing, and hashed categories.
+
+        Raises:
+            ShapeError: A record has a name that the task does not have.
+            InputError: A value is of another kind than its feature.
+        """
+        rows = np.zeros((len(records), width))
+        for row, record in enumerate(records):
+            extra = (
+                None if ignore_extra else next((name for name in record if name not in self.features), None)
+            )
+            if extra is not None:
+                raise ShapeError(
+                    f"record {row} has a feature that the task does not have: leave it out, or register the"
+                    " task with extra_features=ignore",
+                    expected=f"some of the task's {len(self.features)} features",
+                    received=redacted(extra),
+                )
+            for name, kind in self.features.items():
+                self._encode(rows[row], name, kind, record.get(name), row)
+        return rows
+
+    def _encode(self, row: NDArray[np.float64], name: str, kind: Kind | None, value: Any, place: int) -> None:
+        missing = value is None or (isinstance(value, float) and math.isnan(value))
+        if missing:
+            if name in self._columns:
+                row[self._columns[name]] = math.nan
+            self._hash(row, name, "missing")
+        elif kind == "category":
+            self._hash(row, name, "=" + _category(value))
+        elif kind == "number" and isinstance(value, int | float):
+            row[self._columns[name]] = value
+        elif kind == "date" and (when := _date(value)) is not None:
+            row[self._columns[name]] = when.timestamp()
+            for part, number in (("weekday", when.weekday()), ("month", when.month), ("hour", when.hour)):
+                self._hash(row, name, f"{part}={number}")
+        elif kind is not None:  # of a kind that is not known yet, nothing can be said
+            raise InputError(
+                f"record {place} holds a value of another kind than the feature has",
+                expected=f"{redacted(name)} to be a {kind}",
+                received=redacted(value),
+            )
+
+    def _hash(self, row: NDArray[np.float64], name: str, value: str) -> None:
+        shared = len(row) - self.numbers
+        if shared > 0:
+            number, sign = _hashed(f"{name}\0{value}")
+            row[self.numbers + number % shared] += sign
+
+
+@lru_cache(maxsize=65_536)
+def _hashed(text: str) -> tuple[int, float]:
+    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+    return number >> 1, 1.0 if number & 1 else -1.0
+
+
+def _category(value: object) -> str:
+    if isinstance(value, bool) or not isinstance(value, float) or not value.is_integer():
+        return str(value)
+    return str(int(value))  # a column with holes makes 1 a 1.0
+
+
+def _kind(values: Sequence[Any]) -> Kind | None:
+    seen = [one for one in values if one is not None and not (isinstance(one, float) and math.isnan(one))]
+    if not seen:
+        return None
+    if all(isinstance(one, int | float) for one in seen):
+        return "number"
+    return "date" if all(_date(one) is not None for one in seen) else "category"
+
+
+@lru_cache(maxsize=65_536)
+def _parsed(text: str) -> datetime.datetime | None:
+    try:
+        found = datetime.datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
+
+
+def _date(value: object) -> datetime.datetime | None:
+    """Return a date that a text is in ISO 8601; of days, months and years alone the text has dashes."""
+    if not isinstance(value, str) or len(value) < len("2026-01-01") or "-" not in value:
+        return None
+    return _parsed(value)

@@ -1,0 +1,125 @@
+"""Correcting the targets of an update: it is taken out, and its rows are learned with other targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from superposed.errors import UnknownTask
+from superposed.store.store import WeightStore
+from superposed.tasks.batch import Batch
+from superposed.tasks.targets import Target, Targets
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejected
+from superposed_service.changes.exclusions import RELABEL, Exclusions, RollbackDecision
+from superposed_service.changes.rollback import rebuild
+from superposed_service.changes.update import Update
+from superposed_service.errors import HistoryTruncated, InvalidRequest, UnknownUpdate
+from superposed_service.observability.progress import Progress
+from superposed_service.storage import Entry, Journal, Record, Snapshots, TransactionLog
+
+
+class Relabel(Change):
+    """A correction. `prepare` rebuilds another store aside, which learns the rows with their new targets.
+
+    Args:
+        sequence: The update whose targets are corrected.
+        targets: One a row; None for a row whose target was right.
+        snapshots: Where to start from.
+        transaction_log: Where to go on.
+        progress: Says how far it is.
+    """
+
+    kind = RELABEL
+
+    def __init__(
+        self,
+        sequence: int,
+        targets: Sequence[Target | None],
+        snapshots: Snapshots,
+        transaction_log: TransactionLog,
+        progress: Progress | None = None,
+    ) -> None:
+        self._sequence, self._targets = sequence, targets
+        self._snapshots, self._transaction_log = snapshots, transaction_log
+        self._progress = progress or Progress()
+
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Rebuild the store without the update, and teach it the update's rows again.
+
+        Raises:
+            UnknownUpdate: No update has that sequence number, or it was taken out.
+            HistoryTruncated: No snapshot is old enough, or the rows were erased.
+            SuperposedError: The new targets cannot be learned.
+        """
+        journal = self._transaction_log.journal
+        record = find_update(journal, self._sequence)
+        last = journal.sequence
+        if self._sequence in Exclusions.read(journal, last):
+            raise UnknownUpdate("the update was taken out, or rejected", received=self._sequence)
+        # What an earlier correction took out stays out.
+        before = [(first, end) for first, end in record.head.get("excluded", [])]
+        decision = RollbackDecision(last + 1, [(self._sequence, self._sequence), *before])
+        rebuilt, start, excluded = rebuild(
+            decision, self._snapshots, self._transaction_log, str(store.device), self._progress
+        )
+        update = Update.from_record(record).with_targets(rebuilt, self._corrected)
+        update.author = self.author
+        prepared = update.prepare(rebuilt)
+        rebuilt.sequence = last
+        measured = rejected(prepared.apply(rebuilt))
+        answer = {**measured, "relabelled": self._sequence, "rebuilt_from": start, "excluded": excluded}
+
+        def entry() -> Entry:
+            taught = prepared.entry()
+            head = {**taught.head, "excluded": excluded, "answer": answer}
+            return Entry(self.kind, head, taught.payload)
+
+        def apply(store: WeightStore) -> JsonObject:
+            store.adopt(rebuilt)
+            return answer
+
+        return PreparedChange(entry, apply, prepared.task, prepared.rows_by_task)
+
+    def _corrected(self, batch: Batch, learned: Targets) -> list[Target]:
+        """Return the new targets, and those of before for rows that were right."""
+        if len(self._targets) != len(batch):
+            raise InvalidRequest(
+                "targets: not one for each row of the update, null for one that was right",
+                expected=len(batch),
+                received=len(self._targets),
+            )
+        return [
+            _learned_target(batch, learned, row) if target is None else target
+            for row, target in enumerate(self._targets)
+        ]
+
+
+def find_update(journal: Journal, sequence: int) -> Record:
+    """Return the record of an update.
+
+    Raises:
+        UnknownUpdate: No update has that sequence number.
+        HistoryTruncated: The journal does not reach back to it.
+    """
+    if not 0 < sequence <= journal.sequence:
+        raise UnknownUpdate("there is no such record", expected=f"1 to {journal.sequence}", received=sequence)
+    if sequence <= journal.horizon:
+        raise HistoryTruncated(
+            "the journal does not reach back to that update",
+            expected=f"records after {journal.horizon}",
+            received=sequence,
+        )
+    [record] = journal.replay(sequence - 1, sequence)
+    if record.kind not in {Update.kind, RELABEL}:
+        raise UnknownUpdate("the record is no update", expected="an update's sequence", received=record.kind)
+    return record
+
+
+def _learned_target(batch: Batch, learned: Targets, row: int) -> Target:
+    schema = batch.parts[int(batch.places()[row])].task.schema
+    index = int(learned.classes[row])
+    if index < 0:
+        if learned.values is None:
+            raise UnknownTask("the task of a row has another loss by now", received=schema.key)
+        values: list[float] = learned.values[row, : schema.outputs].tolist()
+        return values
+    return index if schema.labels is None else schema.labels[index]
