@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 from benchmarks.forward import INPUTS, pairs, store_of
 from experiments.report import machine, write_json
 from superposed import WeightStore
+from superposed.nn import plain_forward
 
 
 def fold(store: WeightStore, key: str) -> dict[str, tuple[Tensor, Tensor]]:
@@ -43,13 +45,10 @@ def compare(family: str, width: int, rows: int, seconds: float) -> dict[str, Any
             folded = fold(store, "t3")
             taken.append(time.perf_counter() - started)
         fold_ms = 1000 * float(np.median(taken))
-        network = store.network
-        torch.testing.assert_close(
-            network.forward_retrieved(batch.inputs, folded), store.logits(batch), rtol=1e-4, atol=1e-4
-        )
-        fused, ready = pairs(
-            lambda: store.logits(batch), lambda: network.forward_retrieved(batch.inputs, folded), seconds
-        )
+        between = store.network.activate_and_normalise
+        retrieved = partial(plain_forward, batch.inputs, list(folded.values()), between)
+        torch.testing.assert_close(retrieved(), store.logits(batch), rtol=1e-4, atol=1e-4)
+        fused, ready = pairs(lambda: store.logits(batch), retrieved, seconds)
     saved_ms = 1000 * float(np.median(np.asarray(fused) - np.asarray(ready)))
     return {
         "family": family,

@@ -24,7 +24,7 @@ from superposed.contexts import (
     family_named,
     seeded_secret,
 )
-from superposed.nn import MLP
+from superposed.nn import MLP, plain_forward
 from superposed.nn.optimizers import make_optimizer
 
 __all__ = ["Identity", "Learner", "Separate", "Standard", "Superposed"]
@@ -167,7 +167,8 @@ class Superposed(Learner):
                 name: layer.retrieve(bindings[name].contexts)
                 for name, layer in self._network.superposed_layers().items()
             }
-            return self._network.forward_retrieved(x, folded)
+            answer: Tensor = plain_forward(x, list(folded.values()), self._network.activate_and_normalise)
+            return answer
 
     def state(self) -> dict[str, Tensor]:
         """Return weights and optimizer state."""

@@ -8,7 +8,7 @@ Example:
     ...     client.infer(mixture({"digits": 0.7, "letters": 0.3}), X_new)
 """
 
-from superposed_client import _errors
+from superposed_client import _errors, models
 from superposed_client._async_client import AsyncClient
 from superposed_client._async_handle import AsyncTask
 from superposed_client._client import Client
@@ -17,68 +17,19 @@ from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree, as its module lists it
 from superposed_client._handle import Task
 from superposed_client._keys import AsyncKeys, Keys
-from superposed_client._models import (
-    ApiKey,
-    Capacity,
-    Consolidation,
-    Erasure,
-    EvaluatedAccuracy,
-    Evaluation,
-    Event,
-    Inference,
-    Interference,
-    LayerCrosstalk,
-    LearnedModel,
-    Located,
-    NewApiKey,
-    Prequential,
-    Quarantine,
-    Ranked,
-    Relabelling,
-    Rollback,
-    Score,
-    Snapshot,
-    StoreInfo,
-    TaskInfo,
-    TasksLeft,
-    Update,
-)
+from superposed_client.models import *  # noqa: F403 - its `__all__`, added below
 
 __all__ = [
-    "ApiKey",
     "AsyncClient",
     "AsyncKeys",
     "AsyncTask",
-    "Capacity",
     "Client",
-    "Consolidation",
     "Context",
-    "Erasure",
-    "EvaluatedAccuracy",
-    "Evaluation",
-    "Event",
-    "Inference",
-    "Interference",
     "Keys",
-    "LayerCrosstalk",
-    "LearnedModel",
-    "Located",
-    "NewApiKey",
-    "Prequential",
-    "Quarantine",
-    "Ranked",
-    "Relabelling",
     "RetryPolicy",
-    "Rollback",
-    "Score",
-    "Snapshot",
-    "StoreInfo",
     "Task",
-    "TaskInfo",
-    "TasksLeft",
-    "Update",
     "mixture",
     "power",
     "task",
 ]
-__all__ += _errors.__all__
+__all__ += [*_errors.__all__, *models.__all__]

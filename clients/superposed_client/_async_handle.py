@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from superposed_client._contexts import ContextLike
-from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets
-from superposed_client._task import ClassWeight, FitOptions, TaskCore
-
-if TYPE_CHECKING:
-    from superposed_client._async_client import AsyncClient
+from superposed_client._task import ClassWeight, FitOptions, TaskHandle
 
 __all__ = ["AsyncTask"]
 
 
-class AsyncTask:
+class AsyncTask(TaskHandle):
     """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`.
 
     Attributes:
         last_update: What the newest update found, or None.
     """
-
-    def __init__(self, client: AsyncClient, core: TaskCore) -> None:
-        self._client = client
-        self._core = core
-
-    @property
-    def context(self) -> ContextLike:
-        """The context that rows are bound with."""
-        return self._core.context
-
-    @property
-    def last_update(self) -> Update | None:
-        """Result of the newest update, or None."""
-        return self._core.last_update
 
     async def partial_fit(
         self,
@@ -46,15 +27,8 @@ class AsyncTask:
         steps: int = 1,
         sample_weight: Any = None,
     ) -> Self:
-        """Send one online update of rows (B, features), or B rows by name, and B targets.
-
-        Args:
-            X: Numbers, a data frame, or a list of dicts.
-            y: Labels, or values.
-            steps: Optimizer steps.
-            sample_weight: (B,) how much each row counts, from 0.
-        """
-        await self._client._run(self._core.partial_fit(X, y, steps, sample_weight))
+        """Send one online update; see `Task.partial_fit`."""
+        await self._run(self._core.partial_fit(X, y, steps, sample_weight))
         return self
 
     async def fit(
@@ -69,22 +43,22 @@ class AsyncTask:
         sample_weight: Any = None,
         class_weight: ClassWeight | None = None,
     ) -> Self:
-        """Send updates over shuffled rows, `epochs` times; continue from the task's present state.
-
-        `class_weight` is a weight a label, or "balanced" for the same sum of weights in each class.
-        """
+        """Send updates over shuffled rows; see `Task.fit`."""
         options = FitOptions(batch_size, epochs, seed, progress, sample_weight, class_weight)
-        await self._client._run(self._core.fit(X, y, options))
+        await self._run(self._core.fit(X, y, options))
         return self
 
     async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
-        return await self._client._run(self._core.predict(X))
+        found: NDArray[Any] = await self._run(self._core.predict(X))
+        return found
 
     async def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return probabilities (rows, classes)."""
-        return await self._client._run(self._core.predict_proba(X))
+        found: NDArray[Any] = await self._run(self._core.predict_proba(X))
+        return found
 
     async def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
         """Return accuracy for cross-entropy, R² for mse."""
-        return await self._client._run(self._core.score(X, y))
+        found: float = await self._run(self._core.score(X, y))
+        return found

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from superposed_client._models import Event
+from superposed_client.models import Event
 
 __all__ = ["EventReader", "events_params"]
 

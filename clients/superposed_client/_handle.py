@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from superposed_client._contexts import ContextLike
-from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets
-from superposed_client._task import ClassWeight, FitOptions, TaskCore
-
-if TYPE_CHECKING:
-    from superposed_client._client import Client
+from superposed_client._task import ClassWeight, FitOptions, TaskHandle
 
 __all__ = ["Task"]
 
 
-class Task:
+class Task(TaskHandle):
     """A handle on one context, in scikit-learn's habit. Made by `Client.task`.
 
     Attributes:
         last_update: What the newest update found, or None.
     """
-
-    def __init__(self, client: Client, core: TaskCore) -> None:
-        self._client = client
-        self._core = core
-
-    @property
-    def context(self) -> ContextLike:
-        """The context that rows are bound with."""
-        return self._core.context
-
-    @property
-    def last_update(self) -> Update | None:
-        """Result of the newest update, or None."""
-        return self._core.last_update
 
     def partial_fit(
         self,
@@ -54,7 +35,7 @@ class Task:
             steps: Optimizer steps.
             sample_weight: (B,) how much each row counts, from 0.
         """
-        self._client._run(self._core.partial_fit(X, y, steps, sample_weight))
+        self._run(self._core.partial_fit(X, y, steps, sample_weight))
         return self
 
     def fit(
@@ -74,17 +55,20 @@ class Task:
         `class_weight` is a weight a label, or "balanced" for the same sum of weights in each class.
         """
         options = FitOptions(batch_size, epochs, seed, progress, sample_weight, class_weight)
-        self._client._run(self._core.fit(X, y, options))
+        self._run(self._core.fit(X, y, options))
         return self
 
     def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
-        return self._client._run(self._core.predict(X))
+        found: NDArray[Any] = self._run(self._core.predict(X))
+        return found
 
     def predict_proba(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return probabilities (rows, classes)."""
-        return self._client._run(self._core.predict_proba(X))
+        found: NDArray[Any] = self._run(self._core.predict_proba(X))
+        return found
 
     def score(self, X: Inputs, y: Targets) -> float:  # noqa: N803
         """Return accuracy for cross-entropy, R² for mse."""
-        return self._client._run(self._core.score(X, y))
+        found: float = self._run(self._core.score(X, y))
+        return found

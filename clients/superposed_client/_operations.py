@@ -13,7 +13,8 @@ from superposed_client import _safetensors as safetensors
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
-from superposed_client._models import (
+from superposed_client._tensors import as_tensor
+from superposed_client.models import (
     Capacity,
     Consolidation,
     Erasure,
@@ -32,7 +33,6 @@ from superposed_client._models import (
     TaskPage,
     Update,
 )
-from superposed_client._tensors import as_tensor
 
 __all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
@@ -41,6 +41,8 @@ Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
 
 # Rows of one request where a call may be cut into several.
 CHUNK_ROWS = 1024
+# Tasks of one page of a listing.
+_PAGE_TASKS = 500
 
 
 def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
@@ -80,11 +82,12 @@ def _inputs_form(inputs: Inputs) -> dict[str, Any]:
 def infer(
     context: ContextLike | None,
     inputs: Inputs,
+    *,
     contexts: Iterable[ContextLike] | None = None,
     fields: Sequence[str] | None = None,
     k: int | None = None,
 ) -> Operation[Inference]:
-    """Build the request `POST /v1/infer`."""
+    """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
     body = _rows_body(context, contexts, inputs)
     if fields is not None:
         body["return"] = list(fields)
@@ -97,34 +100,44 @@ def update(
     context: ContextLike | None,
     inputs: Inputs,
     targets: Targets,
+    *,
     contexts: Iterable[ContextLike] | None = None,
     steps: int = 1,
-    key: str | None = None,
-    *,
     grow_labels: bool = False,
     sample_weight: Any = None,
+    idempotency_key: str | None = None,
 ) -> Operation[Update]:
-    """Build the request `POST /v1/update`."""
+    """Learn rows; the answer is what the model knew before.
+
+    Sent again with the same idempotency key it is still learned once; each call has a new key unless
+    it is given one.
+    """
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": int(steps)}
     body |= {"grow_labels": True} if grow_labels else {}
     if sample_weight is not None:
         body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
-    return parse(Update, (yield changing("POST", "/v1/update", body, key=key)))
+    return parse(Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
 
 
 def evaluate(
     context: ContextLike | None,
     inputs: Inputs,
     targets: Targets,
+    *,
     contexts: Iterable[ContextLike] | None = None,
 ) -> Operation[Evaluation]:
-    """Build the request `POST /v1/evaluate`."""
+    """Return loss and accuracy on labelled rows."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
     return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
 
 
 def relabel(sequence: int, targets: Sequence[Any]) -> Operation[Relabelling]:
-    """Build the request `POST /v1/updates/{sequence}/relabel`."""
+    """Correct the targets of an update: it is taken out, and its rows are learned with these.
+
+    Args:
+        sequence: The update's sequence number, as its answer gave it.
+        targets: One a row; None for a row whose target was right.
+    """
     given = list(targets)
     known = [place for place, target in enumerate(given) if target is not None]
     values = targets_of([given[place] for place in known]).tolist() if known else []
@@ -132,9 +145,9 @@ def relabel(sequence: int, targets: Sequence[Any]) -> Operation[Relabelling]:
     return parse(Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
 
 
-def register(schema: Mapping[str, Any]) -> Operation[TaskInfo]:
-    """Build the request `POST /v1/tasks`; fields that are None are left out."""
-    return (yield from register_new(schema))[0]
+def register_task(key: str, **schema: Any) -> Operation[TaskInfo]:
+    """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
+    return (yield from register_new({"key": key, **schema}))[0]
 
 
 def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
@@ -152,18 +165,27 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
 
 
 def get_task(key: str) -> Operation[TaskInfo]:
-    """Build the request `GET /v1/tasks/{key}`."""
+    """Return a task's schema and counters."""
     return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
 
 
 def alter_task(
     key: str,
-    add_labels: Any = None,
+    *,
+    add_labels: Sequence[Any] | None = None,
     offset: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     schema_version: int | None = None,
 ) -> Operation[TaskInfo]:
-    """Build the request `PATCH /v1/tasks/{key}`."""
+    """Add labels to a task, or scale its rows otherwise.
+
+    Args:
+        key: The task.
+        add_labels: Labels to add after those that the task has; present ones are passed over.
+        offset: Subtracted from each feature, (inputs,).
+        scale: Each feature is divided by it, (inputs,).
+        schema_version: Version of the schema that is changed; another one raises `SchemaChanged`.
+    """
     given = {"offset": offset, "scale": scale, "schema_version": schema_version}
     body = {name: plain_values(value) for name, value in given.items() if value is not None}
     body |= {"add_labels": labels_of(add_labels)[0]} if add_labels is not None else {}
@@ -171,29 +193,29 @@ def alter_task(
 
 
 def evaluations(key: str) -> Operation[list[EvaluatedAccuracy]]:
-    """Build the request `GET /v1/tasks/{key}/evaluations`."""
+    """Return the evaluations of a task at different numbers of tasks."""
     path = f"/v1/tasks/{quote(key, safe='')}/evaluations"
     return parse_list(EvaluatedAccuracy, (yield Request("GET", path)))
 
 
 def interference(keys: Sequence[str]) -> Operation[Interference]:
-    """Build the request `GET /v1/interference`."""
+    """Return overlap and crosstalk of up to 24 tasks."""
     params = {"tasks": ",".join(keys)}
     return parse(Interference, (yield Request("GET", "/v1/interference", params=params)))
 
 
 def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
-    """Build the request `DELETE /v1/tasks/{key}`; `untaught` deletes it only if no update taught it."""
+    """Forget a task; `untaught` deletes it only if no update has taught it."""
     params: dict[str, str | int] = {"untaught": "true"} if untaught else {}
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 
-def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInfo]]:
-    """Build the requests `GET /v1/tasks`, page after page."""
+def list_tasks(prefix: str = "") -> Operation[list[TaskInfo]]:
+    """Return every task whose key starts with `prefix`."""
     tasks: list[TaskInfo] = []
     cursor: str | None = ""
     while cursor is not None:
-        params: dict[str, str | int] = {"limit": page_size, "prefix": prefix, "cursor": cursor}
+        params: dict[str, str | int] = {"limit": _PAGE_TASKS, "prefix": prefix, "cursor": cursor}
         page = parse(TaskPage, (yield Request("GET", "/v1/tasks", params=params)))
         tasks += page.tasks
         cursor = page.next_cursor
@@ -201,17 +223,17 @@ def list_tasks(prefix: str = "", page_size: int = 500) -> Operation[list[TaskInf
 
 
 def store() -> Operation[StoreInfo]:
-    """Build the request `GET /v1/store`."""
+    """Return the store's description."""
     return parse(StoreInfo, (yield Request("GET", "/v1/store")))
 
 
 def capacity() -> Operation[Capacity]:
-    """Build the request `GET /v1/capacity`."""
+    """Return the store's fill level."""
     return parse(Capacity, (yield Request("GET", "/v1/capacity")))
 
 
 def model(context: ContextLike) -> Operation[bytes]:
-    """Build the request `GET /v1/model`."""
+    """Return a context's model as an ordinary network: a safetensors file's bytes."""
     form = context_form(context)
     text = form if isinstance(form, str) else _text(form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
@@ -231,11 +253,22 @@ def learn_model(
     key: str,
     model: bytes | Mapping[str, Any],
     rows: Inputs,
+    *,
     epochs: int = 10,
     activation: str = "relu",
     normalisation: str = "none",
 ) -> Operation[LearnedModel]:
-    """Build the request `PUT /v1/tasks/{key}/model`."""
+    """Have a task learn a trained network from what that answers to unlabelled rows.
+
+    Args:
+        key: The task.
+        model: What `model` gave; or the tensors `layers.{i}.weight` (outputs, inputs) and
+            `layers.{i}.bias` (outputs,) of an ordinary network.
+        rows: (rows, inputs); some of them are held out, to measure how well the two agree.
+        epochs: How often the rows are gone through.
+        activation: Of tensors.
+        normalisation: Of tensors: "none" or "layer".
+    """
     samples = np.asarray(plain_rows(rows))
     if isinstance(model, bytes):
         tensors, metadata = safetensors.parse(model)
@@ -252,11 +285,12 @@ def learn_model(
 def locate(
     inputs: Inputs,
     targets: Targets | None = None,
+    *,
     candidates: Iterable[ContextLike] | None = None,
     exponent_of: str | None = None,
     exponents: tuple[float, float] | None = None,
 ) -> Operation[Located]:
-    """Build the request `POST /v1/locate`."""
+    """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
     body = _rows_body(None, None, inputs)
     if targets is not None:
         body["targets"] = _targets_form(targets)
@@ -270,7 +304,7 @@ def locate(
 
 
 def consolidate(steps: int) -> Operation[Consolidation]:
-    """Build the request `POST /v1/consolidate`."""
+    """Have the server rehearse the rows that it keeps of all tasks."""
     return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
 
 
@@ -287,20 +321,31 @@ def _text(form: Any) -> str:
 
 
 def take_snapshot() -> Operation[Snapshot]:
-    """Build the request `POST /v1/snapshots`."""
+    """Have the server write a snapshot."""
     return parse(Snapshot, (yield changing("POST", "/v1/snapshots")))
 
 
 def restore_snapshot(identifier: str) -> Operation[Rollback]:
-    """Build the request `POST /v1/snapshots/{id}/restore`."""
+    """Go back to a snapshot: a rollback to its sequence number."""
     path = f"/v1/snapshots/{quote(identifier, safe='')}/restore"
     return parse(Rollback, (yield changing("POST", path)))
 
 
 def roll_back(
-    to_sequence: int | None, task: str | None, sequences: tuple[int, int] | None, api_key: str | None
+    *,
+    to_sequence: int | None = None,
+    task: str | None = None,
+    sequences: tuple[int, int] | None = None,
+    api_key: str | None = None,
 ) -> Operation[Rollback]:
-    """Build the request `POST /v1/rollback`."""
+    """Take records out of the store's past; give exactly one.
+
+    Args:
+        to_sequence: All that came after this sequence number.
+        task: Every update of this task, also of compositions that contain it.
+        sequences: First and last of a range, both included.
+        api_key: Every update that the API key of this id sent.
+    """
     without = {"task": task, "api_key": api_key, "sequences": sequences and list(sequences)}
     chosen = {name: value for name, value in without.items() if value is not None}
     body: dict[str, Any] = {"without": chosen} if chosen else {}
@@ -310,33 +355,33 @@ def roll_back(
 
 
 def erase_rows(key: str) -> Operation[Erasure]:
-    """Build the request `DELETE /v1/tasks/{key}/data`."""
+    """Erase a task's rows from the server's disk; what they taught stays in the weights."""
     path = f"/v1/tasks/{quote(key, safe='')}/data"
     return parse(Erasure, (yield changing("DELETE", path)))
 
 
-def quarantine(source: str, reason: str) -> Operation[Quarantine]:
-    """Build the request `POST /v1/quarantine`."""
+def quarantine(source: str, *, reason: str = "") -> Operation[Quarantine]:
+    """Have a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
     body = {"source": source, "reason": reason}
     return parse(Quarantine, (yield changing("POST", "/v1/quarantine", body)))
 
 
 def release(source: str) -> Operation[None]:
-    """Build the request `DELETE /v1/quarantine/{source}`."""
+    """Have a source's updates learned from again."""
     refuse_errors((yield changing("DELETE", f"/v1/quarantine/{quote(source, safe='')}")))
 
 
 def list_quarantine() -> Operation[list[Quarantine]]:
-    """Build the request `GET /v1/quarantine`."""
+    """Return the sources in quarantine, since when, and why."""
     return parse_list(Quarantine, (yield Request("GET", "/v1/quarantine")))
 
 
 def list_snapshots() -> Operation[list[Snapshot]]:
-    """Build the request `GET /v1/snapshots`."""
+    """Return the snapshots on the server's disk, oldest first."""
     return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
 
 
 def ready() -> Operation[bool]:
-    """Build the request `GET /health/ready`; a 503 is a result here, not an error."""
+    """Return True if the server admits requests."""
     response = yield Request("GET", "/health/ready", retry=False)
     return response.status == 200

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,10 @@ from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_ro
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
-from superposed_client._models import Update
 from superposed_client._operations import Inputs, Targets, chunks
+from superposed_client.models import Update
 
-__all__ = ["ClassWeight", "FitOptions", "TaskCore", "TaskFields", "TaskSchema"]
+__all__ = ["ClassWeight", "FitOptions", "TaskCore", "TaskFields", "TaskHandle", "TaskSchema"]
 
 T = TypeVar("T")
 Loss = Literal["cross_entropy", "mse"]
@@ -73,25 +73,17 @@ class TaskFields(TypedDict, total=False):
     grow_labels: bool
 
 
-@dataclass(frozen=True)
 class TaskSchema:
-    """Schema that a handle registers its task with; `inputs` is taken from the first rows where not given."""
+    """Schema that a handle registers its task with; `inputs` is taken from the first rows where not given.
 
-    labels: Sequence[Any] | NDArray[Any] | None = None
-    outputs: int | None = None
-    inputs: int | None = None
-    loss: Loss = "cross_entropy"
-    offset: Sequence[float] | None = None
-    scale: Sequence[float] | None = None
-    description: str | None = None
-    keep_rows: bool = True
-    group: str | None = None
-    own_layers: int | None = None
-    composition: ContextLike | None = None
-    scaling: Literal["running", "none"] | None = None
-    features: Mapping[str, str] | None = None
-    extra_features: Literal["refuse", "ignore"] | None = None
-    grow_labels: bool = False
+    Args:
+        fields: See `TaskFields`.
+    """
+
+    def __init__(self, **fields: Unpack[TaskFields]) -> None:
+        self.fields = fields
+        self.labels, self.outputs = fields.get("labels"), fields.get("outputs")
+        self.grow_labels = fields.get("grow_labels", False)
 
     @property
     def given(self) -> bool:
@@ -100,29 +92,22 @@ class TaskSchema:
 
     def body(self, key: str, rows: Rows, targets: NDArray[Any] | None) -> dict[str, Any]:
         """Return the registration's body, for rows and the targets that may become labels."""
-        by_name = isinstance(rows, list)
-        labels = self.labels
-        if labels is None and self.outputs is None and targets is not None:
-            labels = sorted(set(targets.tolist()))
-        features = self.features and [{"name": name, "kind": kind} for name, kind in self.features.items()]
-        return {
-            "key": key,
-            "labels": labels,
-            "outputs": self.outputs,
-            "inputs": self.inputs if isinstance(rows, list) else self.inputs or rows.shape[1],
-            "loss": self.loss,
-            "offset": None if self.offset is None else [float(number) for number in self.offset],
-            "scale": None if self.scale is None else [float(number) for number in self.scale],
-            "description": self.description,
-            "keep_rows": None if self.keep_rows else False,
-            "group": self.group,
-            "own_layers": self.own_layers,
-            "composition": self.composition,
-            "scaling": self.scaling,
-            "kind": "records" if by_name or features else None,
-            "features": features,
-            "extra_features": self.extra_features,
-        }
+        fields = dict(self.fields)
+        by_name = isinstance(rows, list) or fields.get("features") is not None
+        grows = fields.pop("grow_labels", None)
+        if self.labels is None and self.outputs is None and grows and targets is not None:
+            fields["labels"] = sorted(set(targets.tolist()))
+        if self.fields.get("features") is not None:
+            kinds = dict(self.fields["features"] or {})
+            fields["features"] = [{"name": name, "kind": kind} for name, kind in kinds.items()]
+        for name in ("offset", "scale"):
+            if fields.get(name) is not None:
+                fields[name] = [float(number) for number in fields[name]]  # type: ignore[attr-defined]
+        if not isinstance(rows, list):
+            fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
+        if fields.get("keep_rows", True):
+            fields.pop("keep_rows", None)
+        return {"key": key, "loss": "cross_entropy"} | fields | ({"kind": "records"} if by_name else {})
 
 
 @dataclass
@@ -141,9 +126,10 @@ class TaskCore:
             raise ValueError(self._why_no_key())
         if group is None:
             return
-        if self.schema.group not in {None, group}:
-            raise ValueError(f"{self.context} is in the group {group}, not in {self.schema.group}")
-        self.schema = replace(self.schema, group=group)
+        given = self.schema.fields.get("group")
+        if given not in {None, group}:
+            raise ValueError(f"{self.context} is in the group {group}, not in {given}")
+        self.schema.fields["group"] = group
 
     def _why_no_key(self) -> str:
         text = self.context
@@ -315,6 +301,29 @@ class TaskCore:
                 return _r2(targets, (yield from self.predict(inputs)))
             correct += measured.accuracy * measured.rows
         return correct / len(rows)
+
+
+class TaskHandle:
+    """A handle on one context: what the synchronous and the asynchronous one share.
+
+    Args:
+        client: The client that made it.
+        core: Makes the operations.
+    """
+
+    def __init__(self, client: Any, core: TaskCore) -> None:
+        self._core = core
+        self._run = client._run
+
+    @property
+    def context(self) -> ContextLike:
+        """The context that rows are bound with."""
+        return self._core.context
+
+    @property
+    def last_update(self) -> Update | None:
+        """Result of the newest update, or None."""
+        return self._core.last_update
 
 
 @dataclass(frozen=True)

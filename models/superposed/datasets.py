@@ -10,7 +10,7 @@ import gzip
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,14 +81,8 @@ class Dataset:
         if seed == 0:
             return self
         order = np.random.default_rng(seed).permutation(self.features)
-        return Dataset(
-            f"{self.name}-permuted-{seed}",
-            self.train_x[:, order],
-            self.train_y,
-            self.test_x[:, order],
-            self.test_y,
-            self.labels,
-        )
+        name = f"{self.name}-permuted-{seed}"
+        return replace(self, name=name, train_x=self.train_x[:, order], test_x=self.test_x[:, order])
 
 
 def data_dir() -> Path:

@@ -33,8 +33,8 @@ from superposed_client import (
     Task,
     UnexpectedAnswer,
     UnknownTask,
-    _models,
     mixture,
+    models,
     power,
     task,
 )
@@ -447,8 +447,8 @@ def test_the_asynchronous_client(server: Server) -> None:
 
 def test_answers_may_grow() -> None:
     """A later server's answers have fields that this client does not know, at every depth."""
-    every = [kind for kind in vars(_models).values() if isinstance(kind, type)]
-    answers = [kind for kind in every if issubclass(kind, _models._Answer)]
+    every = [kind for kind in vars(models).values() if isinstance(kind, type)]
+    answers = [kind for kind in every if issubclass(kind, models._Answer)]
     assert len(answers) > 10
     for kind in answers:
         assert kind.model_config["extra"] == "ignore", kind

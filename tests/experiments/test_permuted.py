@@ -157,7 +157,7 @@ class TestPermutedMnist:
         result = run(config, tmp_path, progress=False)
         assert result["mean"][0] is None
         assert result["consolidated"]["mean"] > 30
-        assert result["bytes"]["disk"] - result["bytes"]["weights"] == 3 * 50 * (784 + 20)
+        assert result["bytes"]["disk"] - result["bytes"]["weights"] == 3 * (50 * (784 + 17) + 16 * 784)
         assert result["bytes"]["resident"] == result["bytes"]["weights"] + result["bytes"]["contexts"]
         assert plot_permuted(tmp_path).exists()
 

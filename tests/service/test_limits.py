@@ -158,6 +158,7 @@ class TestConnections:
         path = make_directory(tmp_path / "store")
         with serving(path, response_timeout_s=1, max_rows=4096, max_body_bytes=2**22) as http:
             register(http)
+            http.post("/v1/update", json={"context": "digits", "inputs": [ROW], "targets": ["1"]})
             body = json.dumps({"context": "digits", "inputs": [ROW] * 4000, "return": ["logits"]}).encode()
             head = f"POST /v1/infer HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             with socket.socket() as slow:

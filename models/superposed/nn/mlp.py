@@ -107,10 +107,6 @@ class MLP(nn.Module):
                 signal = self.activate_and_normalise(signal)
         return signal
 
-    def forward_retrieved(self, inputs: Tensor, layers: Mapping[str, tuple[Tensor, Tensor]]) -> Tensor:
-        """Return logits of one context from each layer's retrieved weight and bias."""
-        return plain_forward(inputs, list(layers.values()), self.activate_and_normalise)
-
     def activate_and_normalise(self, signal: Tensor) -> Tensor:
         """Apply activation and normalisation between two layers."""
         return activate(signal, self.config.activation, self.config.normalisation, LAYER_NORM_EPSILON)

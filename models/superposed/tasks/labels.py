@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
@@ -14,7 +14,6 @@ __all__ = [
     "Label",
     "LabelType",
     "class_of",
-    "classes_of",
     "is_label",
     "label_text",
     "label_type",
@@ -57,11 +56,6 @@ def label_type(labels: Sequence[object]) -> LabelType:
 def plain_target(target: object) -> object:
     """Return a target of a numpy type as the Python value that it holds."""
     return target.item() if isinstance(target, np.generic) else target
-
-
-def classes_of(labels: Iterable[Label]) -> Mapping[Label, int]:
-    """Return the class index of each label: numbers are matched by value, 1.0 is 1."""
-    return {label: place for place, label in enumerate(labels)}
 
 
 def label_text(label: Label) -> str:

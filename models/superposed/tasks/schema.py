@@ -13,7 +13,7 @@ from superposed.config import Config
 from superposed.contexts import Task, check_key, flatten, parse
 from superposed.encoders.records import MOST_FEATURES, Feature
 from superposed.errors import CompositionNotSupported, LabelOutOfRange, ShapeError
-from superposed.tasks.labels import Label, LabelType, classes_of, is_label, label_type
+from superposed.tasks.labels import Label, LabelType, is_label, label_type
 from superposed.tasks.scaling import Scaling, fixed_scaling
 
 __all__ = ["Loss", "TaskSchema"]
@@ -156,8 +156,8 @@ class TaskSchema(Config):
 
     @cached_property
     def classes(self) -> Mapping[Label, int]:
-        """The class index of each label; empty without labels."""
-        return classes_of(self.labels or ())
+        """The class index of each label, by value: 1.0 is 1; empty without labels."""
+        return {label: place for place, label in enumerate(self.labels or ())}
 
     @cached_property
     def fixed_scaling(self) -> Scaling | None:

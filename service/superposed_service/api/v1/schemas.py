@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
+from superposed.encoders.records import Feature
 from superposed.tasks.labels import Label
 
 CONTEXT_SCHEMA: dict[str, Any] = {
@@ -88,45 +89,6 @@ class StoreBody(BaseModel):
     recovery: RecoveryBody
 
 
-class LayerBody(BaseModel):
-    """Crosstalk of one layer."""
-
-    name: str
-    crosstalk_predicted: float
-    crosstalk_measured: float
-
-
-class TasksLeftBody(BaseModel):
-    """Number of further tasks like these that fit before the mean accuracy falls by `accuracy_drop`."""
-
-    estimate: int
-    low: int
-    high: int
-    accuracy_drop: float
-
-
-class CapacityBody(BaseModel):
-    """`GET /v1/capacity`: from this store's own measurements."""
-
-    tasks: int
-    layers: list[LayerBody]
-    mean_accuracy: float | None = None
-    tasks_left: TasksLeftBody | None = None
-
-
-class InterferenceBody(BaseModel):
-    """`GET /v1/interference`: matrices over the tasks, in the order asked for."""
-
-    tasks: list[str]
-    overlap: list[list[float]] = Field(
-        description="Cosine between contexts, mean over layers: 1 if equal, near 0 if independent."
-    )
-    crosstalk: list[list[float] | None] = Field(
-        description="Energy of the response to each task's rows under every context, relative to its own; "
-        "null for a task of which no rows are kept."
-    )
-
-
 class ProblemBody(BaseModel):
     """A problem document (RFC 9457)."""
 
@@ -153,13 +115,6 @@ class ProblemBody(BaseModel):
             ]
         }
     )
-
-
-class FeatureBody(Body):
-    """A named value of records."""
-
-    name: str = Field(min_length=1, max_length=128)
-    kind: Literal["number", "category", "date"] = Field(description="date: ISO 8601 text.")
 
 
 class TaskRegistration(Body):
@@ -213,7 +168,7 @@ class TaskRegistration(Body):
     kind: Literal["rows", "records"] = Field(
         "rows", description="rows of numbers (`inputs`), or records of named values (`records`)."
     )
-    features: list[FeatureBody] | None = Field(
+    features: list[Feature] | None = Field(
         None,
         min_length=1,
         description="Names and kinds of the values of records; default: as in the first update.",
@@ -256,80 +211,6 @@ class TaskAlteration(Body):
             raise ValueError("give add_labels, offset or scale")
         return self
 
-    @property
-    def scaling(self) -> dict[str, list[float] | None]:
-        """The new offset and scale, as far as they are given."""
-        given = {"offset": self.offset, "scale": self.scale}
-        return {name: values for name, values in given.items() if values is not None}
-
-
-class PrequentialBody(BaseModel):
-    """Test-then-train over the whole stream; null before the first row."""
-
-    accuracy: float | None
-    loss: float | None
-
-
-class TaskBody(BaseModel):
-    """A task, as the service shows it."""
-
-    key: str
-    labels: list[Label] | None
-    label_form: Literal["datetime"] | None = None
-    outputs: int
-    inputs: int
-    loss: Literal["cross_entropy", "mse"]
-    offset: list[float] | None
-    scale: list[float] | None
-    description: str
-    rows_seen: int
-    updates: int
-    prequential: PrequentialBody
-    last_sequence: int
-    rows_kept: int = Field(description="Number of rows kept for rehearsal.")
-    keep_rows: bool
-    group: str | None
-    own_layers: int | None
-    composition: str | None
-    quarantined: int | None = Field(
-        description="Sequence number since which the task is in quarantine; null if it is not."
-    )
-    schema_version: int = Field(description="Version of the schema: each change of it adds 1.")
-    scaling: Literal["running", "none"]
-    kind: Literal["rows", "records"]
-    features: list[FeatureBody] | None = Field(description="Features of records, once they are known.")
-    extra_features: Literal["refuse", "ignore"]
-    temperature: float = Field(
-        description="Temperature that calibrates the probabilities: logits are divided by it."
-    )
-
-
-class EvaluationBody(BaseModel):
-    """One measurement of a task."""
-
-    tasks: int = Field(description="Number of tasks that had been taught at the time of the evaluation.")
-    sequence: int = Field(description="Sequence number of the evaluated weights.")
-    rows: int
-    accuracy: float
-
-
-class TaskPage(BaseModel):
-    """One page of a listing, in the order of keys."""
-
-    tasks: list[TaskBody]
-    next_cursor: str | None
-
-
-class ErasureAnswer(BaseModel):
-    """The outcome of `DELETE /v1/tasks/{key}/data`."""
-
-    records: int = Field(description="Number of records that lost their rows in the journal.")
-    rows: int = Field(description="Number of rehearsal rows that were forgotten.")
-    snapshots_until: float | None = Field(
-        description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
-        " null where there are none, or they are gone."
-    )
-
 
 Sequence = Annotated[int, Field(ge=1, strict=True)]
 
@@ -369,34 +250,6 @@ class RollbackBody(Body):
         return self
 
 
-class RollbackAnswer(BaseModel):
-    """Response of `POST /v1/rollback`."""
-
-    sequence: int = Field(
-        description="Sequence number of the rollback; the numbers taken out are not used again."
-    )
-    rebuilt_from: int | None = Field(
-        description="Sequence number of the snapshot that the store was rebuilt from; null where "
-        "there was nothing to do."
-    )
-    excluded: list[tuple[int, int]] = Field(
-        description="Ranges of sequence numbers taken out, both ends included."
-    )
-
-
-class SnapshotBody(BaseModel):
-    """One snapshot."""
-
-    id: str
-    sequence: int
-    bytes: int
-    sha256: str = Field(description="SHA-256 of the file.")
-    created: str
-    digest: str = Field(description="SHA-256 of the store: weights, optimizer state, sequence number, tasks.")
-    chain: str = Field(description="The journal's hash chain at that record; empty before release 0.2.")
-    lineage: str = Field(description="The store's identity; empty before release 0.2.")
-
-
 _SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn); `admin` (everything)."
 
 
@@ -416,29 +269,6 @@ class ApiKeyRequest(Body):
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
-
-
-class ApiKeyBody(BaseModel):
-    """An API key, without its secret."""
-
-    id: str
-    name: str
-    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
-    tasks: str = Field(description=_TASKS)
-    created: float = Field(description="Unix seconds.")
-    since: int = Field(description="Sequence number of the journal when the key was made.")
-    expires: float | None = Field(description="Unix seconds; null for never.")
-    revoked: float | None = Field(description="Unix seconds; null while it is good.")
-    requests_per_second: float | None = Field(description=_QUOTA)
-    rows_per_second: float | None = Field(description=_QUOTA)
-    updates_per_second: float | None = Field(description=_QUOTA)
-
-
-class NewApiKeyBody(BaseModel):
-    """A new API key, shown once."""
-
-    id: str
-    key: str = Field(description="The secret of the key, for `Authorization: Bearer …`; it is shown once.")
 
 
 _Number = Annotated[float, Field(ge=-64, le=64)]
@@ -480,47 +310,11 @@ class LocateBody(Body):
         return self
 
 
-class ScoreBody(BaseModel):
-    """Likelihood that the rows belong to a context, among the candidates."""
-
-    context: str
-    probability: float
-
-
-class LocateAnswer(BaseModel):
-    """The context that fits best, and the likeliest ones with it."""
-
-    best: str
-    scores: list[ScoreBody]
-    rows: int
-
-
 class ConsolidateBody(Body):
     """`POST /v1/consolidate`."""
 
     steps: int = Field(
         ge=1, strict=True, description="Number of rehearsal steps over all tasks, taken in short slices."
-    )
-
-
-class ConsolidateAnswer(BaseModel):
-    """Response of consolidation: slices up to the first one that would have made the tasks worse."""
-
-    sequence: int
-    before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice.")
-    after: dict[str, float] = Field(description="Accuracy of each task on kept rows after the last slice.")
-    accepted: bool = Field(description="True if every slice was accepted.")
-    steps: int = Field(description="Number of steps that were accepted.")
-
-
-class LearnModelAnswer(BaseModel):
-    """Response of `PUT /v1/tasks/{key}/model`."""
-
-    sequence: int
-    updates: int
-    agreement: float = Field(
-        description="Agreement on held-out rows: fraction of equal labels; for mse tasks the "
-        "explained variance."
     )
 
 
@@ -532,21 +326,6 @@ class QuarantineBody(Body):
 
     source: str = Field(description=_SOURCE, max_length=256)
     reason: str = Field("", max_length=1024)
-
-
-class QuarantineAnswer(BaseModel):
-    """A source in quarantine, and since when."""
-
-    source: str = Field(description=_SOURCE)
-    since: int = Field(description="Sequence number of the decision.")
-
-
-class QuarantineEntry(QuarantineAnswer):
-    """One source in quarantine."""
-
-    reason: dict[str, Any] | None = Field(
-        description="The decision and its reason; null where the journal no longer reaches back to it."
-    )
 
 
 ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values"]
@@ -648,38 +427,6 @@ class InferBody(_RowsBody):
     )
 
 
-class LocatedBody(BaseModel):
-    """The context that was found for rows without one, and how sure that is."""
-
-    context: str
-    probability: float
-
-
-class RankedBody(BaseModel):
-    """A label and its probability."""
-
-    label: Label
-    probability: float
-
-
-class InferAnswer(BaseModel):
-    """Response of `POST /v1/infer`; row order kept, null where a field does not apply to a row's task."""
-
-    sequence: int
-    labels: list[Label | None] | None = None
-    label_form: Literal["datetime"] | None = Field(
-        None, description="datetime where the labels are times, written as texts."
-    )
-    probabilities: list[list[float] | None] | None = Field(
-        None, description="Calibrated by the task's temperature."
-    )
-    confidence: list[float | None] | None = Field(None, description="Probability of the label.")
-    top_k: list[list[RankedBody] | None] | None = Field(None, description="Likeliest labels, best first.")
-    logits: list[list[float]] | None = None
-    values: list[list[float] | None] | None = None
-    located: LocatedBody | None = Field(None, description="The context that `auto` resolved to.")
-
-
 class EvaluateBody(_RowsBody):
     """`POST /v1/evaluate`."""
 
@@ -715,29 +462,3 @@ class RelabelBody(Body):
     targets: Targets = Field(description="One target a row of the update; null for one that was right.")
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"targets": ["7", None]}]})
-
-
-class EvaluateAnswer(BaseModel):
-    """Response of `POST /v1/evaluate`."""
-
-    rows: int
-    loss: float
-    accuracy: float | None = Field(
-        None, description="Fraction of correct labels; absent where no row belongs to a cross_entropy task."
-    )
-
-
-class UpdateAnswer(EvaluateAnswer):
-    """Response of `POST /v1/update`: measured before the first step."""
-
-    sequence: int
-
-
-class RelabelAnswer(UpdateAnswer):
-    """Response of relabelling: of the rows with their new targets, measured before they were learned."""
-
-    relabelled: int = Field(description="Sequence number of the update that was taken out.")
-    rebuilt_from: int = Field(description="Sequence number of the snapshot that the store was rebuilt from.")
-    excluded: list[tuple[int, int]] = Field(
-        description="Ranges of sequence numbers taken out, both ends included."
-    )

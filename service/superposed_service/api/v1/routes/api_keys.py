@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client.models import ApiKey, NewApiKey
 from superposed_service.api.auth import create, keys_body, requires, revoke, rotate
 from superposed_service.api.v1.routes.common import (
     documented_body,
@@ -17,7 +18,7 @@ from superposed_service.api.v1.routes.common import (
     refuse_repeats,
     runtime,
 )
-from superposed_service.api.v1.schemas import ApiKeyBody, ApiKeyRequest, NewApiKeyBody
+from superposed_service.api.v1.schemas import ApiKeyRequest
 
 router = APIRouter(prefix="/v1/keys", tags=["keys"])
 _log = logging.getLogger("superposed.keys")
@@ -33,7 +34,7 @@ def _new(made: tuple[Any, str]) -> Response:
     return json_response({"id": key.id, "key": text}, 201)
 
 
-@router.get("", response_model=list[ApiKeyBody], summary="List API keys")
+@router.get("", response_model=list[ApiKey], summary="List API keys")
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """Return every key, the revoked ones too; never a secret."""
@@ -45,7 +46,7 @@ async def list_all(request: Request) -> Response:
 @router.post(
     "",
     status_code=201,
-    response_model=NewApiKeyBody,
+    response_model=NewApiKey,
     openapi_extra=documented_body(ApiKeyRequest),
     summary="Make an API key",
 )
@@ -73,7 +74,7 @@ async def end(request: Request, identifier: str) -> Response:
 
 
 @router.post(
-    "/{identifier}/rotate", status_code=201, response_model=NewApiKeyBody, summary="Give a key a new secret"
+    "/{identifier}/rotate", status_code=201, response_model=NewApiKey, summary="Give a key a new secret"
 )
 @requires("admin")
 async def renew(request: Request, identifier: str) -> Response:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Consolidation
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, json_response, read, resumable, runtime
-from superposed_service.api.v1.schemas import ConsolidateAnswer, ConsolidateBody
+from superposed_service.api.v1.schemas import ConsolidateBody
 from superposed_service.runtime.rehearse import consolidate
 from superposed_service.runtime.resumable import check_steps
 
@@ -16,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["history"])
 
 @router.post(
     "/consolidate",
-    response_model=ConsolidateAnswer,
+    response_model=Consolidation,
     openapi_extra=documented_body(ConsolidateBody),
     summary="Rehearse all tasks",
 )

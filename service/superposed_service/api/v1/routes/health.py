@@ -1,18 +1,21 @@
-"""Liveness and readiness."""
+"""Liveness, readiness, and metrics for Prometheus."""
 
 from __future__ import annotations
 
+import asyncio
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from prometheus_client.exposition import choose_encoder
 
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, runtime
 from superposed_service.errors import NotReady
 
-router = APIRouter(prefix="/health", tags=["health"])
+router = APIRouter()
 
 
-@router.get("/live", summary="Check that the process runs")
+@router.get("/health/live", tags=["health"], summary="Check that the process runs")
 @requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
@@ -24,7 +27,7 @@ async def live(request: Request) -> Response:
     return json_response({"status": "live"})
 
 
-@router.get("/ready", summary="Check that requests are admitted")
+@router.get("/health/ready", tags=["health"], summary="Check that requests are admitted")
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
@@ -34,3 +37,13 @@ async def ready(request: Request) -> Response:
     if (not_ready := runtime(request).not_ready) is not None:
         raise not_ready
     return json_response({"status": "ready"})
+
+
+@router.get("/metrics", tags=["metrics"], summary="Show metrics for Prometheus")
+@requires("monitor")
+async def metrics(request: Request) -> Response:
+    """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""
+    encode, media_type = choose_encoder(request.headers.get("accept", ""))
+    # Aside: it reads the disk, and goes through all tasks.
+    body = await asyncio.to_thread(encode, runtime(request).telemetry.metrics.registry)
+    return Response(body, headers={"Content-Type": media_type})

@@ -7,6 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Evaluation, Inference, Update
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
@@ -20,15 +21,7 @@ from superposed_service.api.v1.routes.common import (
     runtime,
 )
 from superposed_service.api.v1.routes.locate import answer_locate
-from superposed_service.api.v1.schemas import (
-    EvaluateAnswer,
-    EvaluateBody,
-    InferAnswer,
-    InferBody,
-    LocateBody,
-    UpdateAnswer,
-    UpdateBody,
-)
+from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 
@@ -53,7 +46,7 @@ def _known(measured: object) -> dict[str, Any]:
 
 @router.post(
     "/infer",
-    response_model=InferAnswer,
+    response_model=Inference,
     openapi_extra=documented_body(InferBody, tensors=True),
     summary="Predict rows",
 )
@@ -71,7 +64,7 @@ async def infer(request: Request) -> Response:
 
 @router.post(
     "/update",
-    response_model=UpdateAnswer,
+    response_model=Update,
     openapi_extra=documented_body(UpdateBody, tensors=True),
     summary="Learn rows",
 )
@@ -97,7 +90,7 @@ async def update(request: Request) -> Response:
 
 @router.post(
     "/evaluate",
-    response_model=EvaluateAnswer,
+    response_model=Evaluation,
     openapi_extra=documented_body(EvaluateBody, tensors=True),
     summary="Evaluate labelled rows",
 )

@@ -8,9 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Located
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, json_response, principal, read, runtime
-from superposed_service.api.v1.schemas import LocateAnswer, LocateBody
+from superposed_service.api.v1.schemas import LocateBody
 from superposed_service.api.v1.task_search import all_tasks, find_context, named, tries
 from superposed_service.changes.rows import RowBatch
 
@@ -19,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 @router.post(
     "/locate",
-    response_model=LocateAnswer,
+    response_model=Located,
     openapi_extra=documented_body(LocateBody, tensors=True),
     summary="Find the context of rows",
 )

@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from superposed_client.models import LearnedModel
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
@@ -18,7 +19,6 @@ from superposed_service.api.v1.routes.common import (
     runtime,
     task_key,
 )
-from superposed_service.api.v1.schemas import LearnModelAnswer
 from superposed_service.api.v1.serializers import model_bytes
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.distillation import learn_model
@@ -27,7 +27,7 @@ router = APIRouter(prefix="/v1", tags=["model"])
 
 
 @router.put(
-    "/tasks/{key:path}/model", response_model=LearnModelAnswer, summary="Distil a trained model into a task"
+    "/tasks/{key:path}/model", response_model=LearnedModel, summary="Distil a trained model into a task"
 )
 @requires("update")
 async def learn(

@@ -5,16 +5,17 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client import models
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, json_response, read, runtime, submit
-from superposed_service.api.v1.schemas import QuarantineAnswer, QuarantineBody, QuarantineEntry
+from superposed_service.api.v1.schemas import QuarantineBody
 from superposed_service.api.v1.serializers import check_source, quarantine_list
 from superposed_service.changes.quarantine import Quarantine, Release
 
 router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
-@router.get("", response_model=list[QuarantineEntry], summary="List quarantined sources")
+@router.get("", response_model=list[models.Quarantine], summary="List quarantined sources")
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
@@ -23,7 +24,7 @@ async def list_all(request: Request) -> Response:
 
 @router.post(
     "",
-    response_model=QuarantineAnswer,
+    response_model=models.Quarantine,
     openapi_extra=documented_body(QuarantineBody),
     summary="Quarantine a source",
 )

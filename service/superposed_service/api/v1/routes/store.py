@@ -1,19 +1,29 @@
-"""The store as a whole."""
+"""The store as a whole: its description, its fill level, and relations between its tasks."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Capacity, Interference
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, principal, runtime
 from superposed_service.api.v1.schemas import StoreBody
-from superposed_service.api.v1.serializers import store_body, tenants_view
+from superposed_service.api.v1.serializers import (
+    capacity_body,
+    interference_body,
+    store_body,
+    task_keys,
+    tenants_view,
+)
+from superposed_service.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1", tags=["store"])
+router = APIRouter(prefix="/v1")
+
+_MOST_TASKS = 24
 
 
-@router.get("/store", response_model=StoreBody, summary="Describe the store")
+@router.get("/store", tags=["store"], response_model=StoreBody, summary="Describe the store")
 @requires("infer")
 async def get_store(request: Request) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
@@ -27,3 +37,34 @@ async def get_store(request: Request) -> Response:
     if not asker.sees_all:
         body = await service.engine.call(lambda store: tenants_view(body, store, asker.may_name))
     return json_response(body)
+
+
+@router.get("/capacity", tags=["capacity"], response_model=Capacity, summary="Show the store's fill level")
+@requires("infer")
+async def get_capacity(request: Request) -> Response:
+    """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
+
+    An API key with a pattern of tasks is shown those of its own tasks.
+    """
+    asker = principal(request)
+    wanted = None if asker.sees_all else asker.may_name
+    return json_response(await runtime(request).engine.call(lambda store: capacity_body(store, wanted)))
+
+
+@router.get(
+    "/interference",
+    tags=["capacity"],
+    response_model=Interference,
+    summary="Measure interference",
+)
+@requires("infer")
+async def get_interference(request: Request, tasks: str) -> Response:
+    """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
+    keys = task_keys(tasks)
+    if len(keys) > _MOST_TASKS:
+        raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
+    for key in keys:
+        principal(request).check_task(key)
+    return json_response(
+        await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys))
+    )

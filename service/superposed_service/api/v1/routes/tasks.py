@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
     documented_body,
@@ -21,14 +22,7 @@ from superposed_service.api.v1.routes.common import (
     submit,
     task_key,
 )
-from superposed_service.api.v1.schemas import (
-    ErasureAnswer,
-    EvaluationBody,
-    TaskAlteration,
-    TaskBody,
-    TaskPage,
-    TaskRegistration,
-)
+from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
 from superposed_service.api.v1.serializers import evaluations_body, show_task, task_page, task_schema
 from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.errors import InvalidRequest
@@ -41,10 +35,10 @@ _LONG = {"labels", "offset", "scale"}
 @router.post(
     "",
     status_code=201,
-    response_model=TaskBody,
+    response_model=TaskInfo,
     openapi_extra=documented_body(TaskRegistration),
     summary="Register a task",
-    responses={200: {"model": TaskBody, "description": "The same task was registered before."}},
+    responses={200: {"model": TaskInfo, "description": "The same task was registered before."}},
 )
 @requires("update")
 async def register(request: Request) -> Response:
@@ -100,7 +94,7 @@ def _read_cursor(cursor: str) -> str:
 
 
 @router.get(
-    "/{key:path}/evaluations", response_model=list[EvaluationBody], summary="List a task's evaluations"
+    "/{key:path}/evaluations", response_model=list[EvaluatedAccuracy], summary="List a task's evaluations"
 )
 @requires("infer")
 async def evaluations(request: Request, key: str) -> Response:
@@ -109,7 +103,7 @@ async def evaluations(request: Request, key: str) -> Response:
     return json_response(await runtime(request).engine.call(lambda store: evaluations_body(store, key)))
 
 
-@router.delete("/{key:path}/data", response_model=ErasureAnswer, summary="Erase a task's rows")
+@router.delete("/{key:path}/data", response_model=Erasure, summary="Erase a task's rows")
 @requires("update")
 async def erase(request: Request, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
@@ -123,7 +117,7 @@ async def erase(request: Request, key: str) -> Response:
     return json_response(asdict(erased))
 
 
-@router.get("/{key:path}", response_model=TaskBody, summary="Show a task")
+@router.get("/{key:path}", response_model=TaskInfo, summary="Show a task")
 @requires("infer")
 async def get(request: Request, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
@@ -133,7 +127,7 @@ async def get(request: Request, key: str) -> Response:
 
 @router.patch(
     "/{key:path}",
-    response_model=TaskBody,
+    response_model=TaskInfo,
     openapi_extra=documented_body(TaskAlteration),
     summary="Change a task's schema",
 )
@@ -141,8 +135,9 @@ async def get(request: Request, key: str) -> Response:
 async def alter(request: Request, key: str) -> Response:
     """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
     key, body = await task_key(request, key), await read(request, TaskAlteration)
+    scaling = body.model_dump(include={"offset", "scale"}, exclude_none=True)
     change = Alter(
-        key, add_labels=body.add_labels or (), scaling=body.scaling or None, version=body.schema_version
+        key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version
     )
     return json_response((await submit(request, change))["task"])
 

@@ -38,15 +38,24 @@ Label: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
 class _Answer(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # Fields with a default may be missing in the answers of an earlier server, not in those of this release.
+    model_config = ConfigDict(extra="ignore", frozen=True, json_schema_serialization_defaults_required=True)
 
 
-class Evaluation(_Answer):
+class _PartialAnswer(_Answer):
+    """An answer whose fields with a default are left out where they do not apply."""
+
+    model_config = ConfigDict(json_schema_serialization_defaults_required=False)
+
+
+class Evaluation(_PartialAnswer):
     """Loss and accuracy on labelled rows; accuracy is None for mse tasks."""
 
     rows: int
     loss: float
-    accuracy: float | None = None
+    accuracy: float | None = Field(
+        None, description="Fraction of correct labels; absent where no row belongs to a cross_entropy task."
+    )
 
 
 class Update(Evaluation):
@@ -58,9 +67,11 @@ class Update(Evaluation):
 class Relabelling(Update):
     """Outcome of a correction: the update that was taken out, and all records that went with it."""
 
-    relabelled: int
-    rebuilt_from: int
-    excluded: list[tuple[int, int]]
+    relabelled: int = Field(description="Sequence number of the update that was taken out.")
+    rebuilt_from: int = Field(description="Sequence number of the snapshot that the store was rebuilt from.")
+    excluded: list[tuple[int, int]] = Field(
+        description="Ranges of sequence numbers taken out, both ends included."
+    )
 
 
 class Score(_Answer):
@@ -77,7 +88,7 @@ class Ranked(_Answer):
     probability: float
 
 
-class Inference(_Answer):
+class Inference(_PartialAnswer):
     """Answers in row order; None for fields that were not asked for or do not apply.
 
     Labels have the type that they were registered with; `label_form` is "datetime" where they are times.
@@ -87,20 +98,22 @@ class Inference(_Answer):
 
     sequence: int
     labels: list[Label | None] | None = None
-    label_form: str | None = None
-    probabilities: list[list[float] | None] | None = None
-    confidence: list[float | None] | None = None
-    top_k: list[list[Ranked] | None] | None = None
+    label_form: str | None = Field(None, description="datetime where the labels are times, written as texts.")
+    probabilities: list[list[float] | None] | None = Field(
+        None, description="Calibrated by the task's temperature."
+    )
+    confidence: list[float | None] | None = Field(None, description="Probability of the label.")
+    top_k: list[list[Ranked] | None] | None = Field(None, description="Likeliest labels, best first.")
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
-    located: Score | None = None
+    located: Score | None = Field(None, description="The context that `auto` resolved to.")
 
 
 class EvaluatedAccuracy(_Answer):
     """A remembered evaluation of a task: its accuracy at a number of taught tasks."""
 
-    tasks: int
-    sequence: int
+    tasks: int = Field(description="Number of tasks that had been taught at the time of the evaluation.")
+    sequence: int = Field(description="Sequence number of the evaluated weights.")
     rows: int
     accuracy: float
 
@@ -113,8 +126,13 @@ class Interference(_Answer):
     """
 
     tasks: list[str]
-    overlap: list[list[float]]
-    crosstalk: list[list[float] | None]
+    overlap: list[list[float]] = Field(
+        description="Cosine between contexts, mean over layers: 1 if equal, near 0 if independent."
+    )
+    crosstalk: list[list[float] | None] = Field(
+        description="Energy of the response to each task's rows under every context, relative to its own; "
+        "null for a task of which no rows are kept."
+    )
 
 
 class Event(_Answer):
@@ -144,10 +162,10 @@ class Consolidation(_Answer):
     """Result of rehearsing all tasks: accuracies on kept rows, and the number of accepted steps."""
 
     sequence: int
-    before: dict[str, float]
-    after: dict[str, float]
-    accepted: bool
-    steps: int
+    before: dict[str, float] = Field(description="Accuracy of each task on kept rows before the first slice.")
+    after: dict[str, float] = Field(description="Accuracy of each task on kept rows after the last slice.")
+    accepted: bool = Field(description="True if every slice was accepted.")
+    steps: int = Field(description="Number of steps that were accepted.")
 
 
 class LearnedModel(_Answer):
@@ -155,7 +173,10 @@ class LearnedModel(_Answer):
 
     sequence: int
     updates: int
-    agreement: float
+    agreement: float = Field(
+        description="Agreement on held-out rows: fraction of equal labels; for mse tasks the "
+        "explained variance."
+    )
 
 
 class TaskInfo(_Answer):
@@ -174,18 +195,24 @@ class TaskInfo(_Answer):
     updates: int
     prequential: Prequential
     last_sequence: int
-    rows_kept: int = 0
+    rows_kept: int = Field(0, description="Number of rows kept for rehearsal.")
     keep_rows: bool = True
     group: str | None = None
     own_layers: int | None = None
     composition: str | None = None
-    quarantined: int | None = None
-    schema_version: int = 1
+    quarantined: int | None = Field(
+        None, description="Sequence number since which the task is in quarantine; null if it is not."
+    )
+    schema_version: int = Field(1, description="Version of the schema: each change of it adds 1.")
     scaling: str = "none"
     kind: str = "rows"
-    features: list[dict[str, str]] | None = None
+    features: list[dict[str, str]] | None = Field(
+        None, description="Features of records, once they are known."
+    )
     extra_features: str = "refuse"
-    temperature: float = 1.0
+    temperature: float = Field(
+        1.0, description="Temperature that calibrates the probabilities: logits are divided by it."
+    )
 
 
 class StoreInfo(_Answer):
@@ -231,7 +258,7 @@ class TasksLeft(_Answer):
     accuracy_drop: float
 
 
-class Capacity(_Answer):
+class Capacity(_PartialAnswer):
     """Fill level of a store, from its own measurements."""
 
     tasks: int
@@ -246,9 +273,11 @@ class Snapshot(_Answer):
     id: str
     sequence: int
     bytes: int
-    sha256: str
+    sha256: str = Field(description="SHA-256 of the file.")
     created: str
-    digest: str
+    digest: str = Field(description="SHA-256 of the store: weights, optimizer state, sequence number, tasks.")
+    chain: str = Field("", description="The journal's hash chain at that record; empty before release 0.2.")
+    lineage: str = Field("", description="The store's identity; empty before release 0.2.")
 
 
 class Rollback(_Answer):
@@ -258,9 +287,17 @@ class Rollback(_Answer):
     was nothing to take out.
     """
 
-    sequence: int
-    rebuilt_from: int | None = None
-    excluded: list[tuple[int, int]]
+    sequence: int = Field(
+        description="Sequence number of the rollback; the numbers taken out are not used again."
+    )
+    rebuilt_from: int | None = Field(
+        None,
+        description="Sequence number of the snapshot that the store was rebuilt from; null where "
+        "there was nothing to do.",
+    )
+    excluded: list[tuple[int, int]] = Field(
+        description="Ranges of sequence numbers taken out, both ends included."
+    )
 
 
 class Erasure(_Answer):
@@ -270,9 +307,13 @@ class Erasure(_Answer):
     for rollbacks; None where there are none, or they are gone.
     """
 
-    records: int
-    rows: int
-    snapshots_until: float | None = None
+    records: int = Field(description="Number of records that lost their rows in the journal.")
+    rows: int = Field(description="Number of rehearsal rows that were forgotten.")
+    snapshots_until: float | None = Field(
+        None,
+        description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
+        " null where there are none, or they are gone.",
+    )
 
 
 class Quarantine(_Answer):
@@ -281,9 +322,11 @@ class Quarantine(_Answer):
     `since` is the sequence number of the decision, `reason` who decided it and why.
     """
 
-    source: str
-    since: int
-    reason: dict[str, Any] | None = None
+    source: str = Field(description="A task key, or `key:<id>` for an API key.")
+    since: int = Field(description="Sequence number of the decision.")
+    reason: dict[str, Any] | None = Field(
+        None, description="The decision and its reason; null where the journal no longer reaches back to it."
+    )
 
 
 class ApiKey(_Answer):
@@ -294,19 +337,30 @@ class ApiKey(_Answer):
 
     id: str
     name: str
-    scope: str
-    tasks: str
-    created: float
-    since: int
-    expires: float | None = None
-    revoked: float | None = None
-    requests_per_second: float | None = None
-    rows_per_second: float | None = None
-    updates_per_second: float | None = None
+    scope: str = Field(
+        description="`monitor` (metrics only); `infer`; `update` (infer, and learn); `admin` (everything).",
+        json_schema_extra={"enum": ["monitor", "infer", "update", "admin"]},
+    )
+    tasks: str = Field(description="A pattern of task keys that it may name: `*` and `?`.")
+    created: float = Field(description="Unix seconds.")
+    since: int = Field(description="Sequence number of the journal when the key was made.")
+    expires: float | None = Field(None, description="Unix seconds; null for never.")
+    revoked: float | None = Field(None, description="Unix seconds; null while it is good.")
+    requests_per_second: float | None = Field(
+        None, description="Its own quota; null for the server's, 0 for none."
+    )
+    rows_per_second: float | None = Field(
+        None, description="Its own quota; null for the server's, 0 for none."
+    )
+    updates_per_second: float | None = Field(
+        None, description="Its own quota; null for the server's, 0 for none."
+    )
 
 
 class NewApiKey(_Answer):
     """A new API key, or one with a new secret. Its text, `key`, is shown this once and kept out of `repr`."""
 
     id: str
-    key: str = Field(repr=False)
+    key: str = Field(
+        repr=False, description="The secret of the key, for `Authorization: Bearer …`; it is shown once."
+    )

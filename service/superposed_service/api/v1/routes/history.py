@@ -1,0 +1,109 @@
+"""The store's past: rollback, correction of an update, snapshots."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from superposed_client.models import Relabelling, Rollback, Snapshot
+from superposed_service.api.auth import requires
+from superposed_service.api.v1.routes.common import (
+    documented_body,
+    idempotency_key,
+    json_response,
+    principal,
+    read,
+    runtime,
+)
+from superposed_service.api.v1.schemas import RelabelBody, RollbackBody
+from superposed_service.api.v1.serializers import update_head
+from superposed_service.changes.rollback import Selection
+from superposed_service.errors import UnknownUpdate
+
+router = APIRouter(prefix="/v1")
+
+
+@router.post(
+    "/rollback",
+    tags=["history"],
+    response_model=Rollback,
+    openapi_extra=documented_body(RollbackBody),
+    summary="Roll records back",
+)
+@requires("admin")
+async def roll_back(request: Request) -> Response:
+    """Rebuild the store as if the records had never been; other requests wait meanwhile.
+
+    The store is bit for bit what a run that skipped those sequence numbers would have made. 409
+    `beyond-horizon` where the journal does not reach back far enough.
+    """
+    body = await read(request, RollbackBody)
+    without = body.without
+    selection = Selection(
+        to_sequence=body.to_sequence,
+        task=without.task if without else None,
+        sequences=without.sequences if without else None,
+        api_key=without.api_key if without else None,
+    )
+    answer = await runtime(request).roll_back(
+        selection, await idempotency_key(request), principal(request).author
+    )
+    return json_response(answer)
+
+
+@router.post(
+    "/updates/{sequence}/relabel",
+    tags=["history"],
+    response_model=Relabelling,
+    openapi_extra=documented_body(RelabelBody),
+    summary="Correct the targets of an update",
+)
+@requires("update")
+async def relabel(request: Request, sequence: int) -> Response:
+    """Take an update out of the store's past and learn its rows with other targets, as one record.
+
+    The store is rebuilt from a snapshot without the update; other requests wait meanwhile. So every record
+    since counts against the quota of rows. 409 `beyond-horizon` where the journal does not reach back.
+    """
+    body, service, asker = await read(request, RelabelBody), runtime(request), principal(request)
+    head, since = await service.engine.call_writer(partial(update_head, sequence=sequence))
+    contexts = [head["context"]] if "context" in head else head["contexts"]
+    if not all(asker.may_address(context) for context in contexts):
+        raise UnknownUpdate("the record is no update of this API key's tasks", received=sequence)
+    asker.spend(rows=head["rows"] + since, updates=1)
+    answer = await service.relabel(sequence, body.targets, await idempotency_key(request), asker.author)
+    return json_response(answer)
+
+
+@router.post("/snapshots", tags=["snapshots"], response_model=Snapshot, summary="Take a snapshot")
+@requires("admin")
+async def take(request: Request) -> Response:
+    """Take a snapshot; it is on the disk when the response leaves."""
+    snapshot = await runtime(request).snapshot()
+    return json_response(snapshot.model_dump())
+
+
+@router.post(
+    "/snapshots/{identifier}/restore",
+    tags=["snapshots"],
+    response_model=Rollback,
+    summary="Restore a snapshot",
+)
+@requires("admin")
+async def restore(request: Request, identifier: str) -> Response:
+    """Roll back to the snapshot's sequence number; a later rollback can undo it."""
+    answer = await runtime(request).restore(
+        identifier, await idempotency_key(request), principal(request).author
+    )
+    return json_response(answer)
+
+
+@router.get("/snapshots", tags=["snapshots"], response_model=list[Snapshot], summary="List snapshots")
+@requires("admin")
+async def list_snapshots(request: Request) -> Response:
+    """List the snapshots on the disk, oldest first."""
+    snapshots = await asyncio.to_thread(runtime(request).directory.snapshots.list)
+    return json_response([snapshot.model_dump() for snapshot in snapshots])
