@@ -1,10 +1,11 @@
 """Kill servers of every kind under random work, and compare each with a store that was never killed.
 
-Several clients register, teach, delete, consolidate, roll back and take snapshots at random; others infer.
-The server is killed at random moments while it serves and while it starts. What is not answered is sent
-again with its idempotency key, and some of what was answered too. In the end every acknowledged request must
-have exactly one place in the journal, and a store that makes the same requests in that order, without any
-crash, must have the same digest.
+Several clients register, teach, delete, add labels, correct labels, consolidate, roll back and take snapshots
+at random; others infer. Tasks have class indexes, labels that grow, or records; rows have weights, and running
+statistics scale them. The server is killed at random moments while it serves and while it starts. What is not
+answered is sent again with its idempotency key, and some of what was answered too. In the end every
+acknowledged request must have exactly one place in the journal, and a store that makes the same requests in
+that order, without any crash, must have the same digest.
 
     python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
 """
@@ -42,8 +43,9 @@ from superposed.errors import SuperposedError
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.api.v1.serializers import task_schema
 from superposed_service.changes.base import Change, PreparedChange
-from superposed_service.changes.registration import Delete, Register
+from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.changes.rehearsal import Consolidate
+from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import read_store
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
@@ -59,6 +61,8 @@ from tests.helpers.machine import Machine
 FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
 INPUTS, OUTPUTS = 9, 3
 KEYS = [f"t{number}" for number in range(7)]
+# Tasks whose labels grow, and one that takes records; the others have class indexes.
+LABELLED, RECORDS, LABELS = ("t4", "t5"), "t6", ["p", "q", "r"]
 # The detector would add records of its own; snapshots and trimming happen within a round.
 SETTINGS = {"canary_rows": 0, "snapshots_kept": 3, "history_records": 60, "snapshot_records": 40}
 CLIENTS, ROUNDS = 3, 8
@@ -111,6 +115,7 @@ class Work:
         self.random, self.family = random.Random(seed), family
         self.lock = threading.Lock()
         self.newest = 0
+        self.taught: list[tuple[int, list[Any]]] = []
 
     def next(self) -> Sent:
         with self.lock:
@@ -120,6 +125,8 @@ class Work:
                 self.delete: 1,
                 self.roll_back: 1,
                 self.consolidate: 1,
+                self.add_label: 1,
+                self.relabel: 1,
             }
             [draw] = self.random.choices(list(kinds), list(kinds.values()))
             return draw()
@@ -141,12 +148,47 @@ class Work:
         body: dict[str, Any] = {"inputs": self.rows(number), "steps": self.random.choice([1, 1, 2])}
         body["targets"] = [self.random.randrange(OUTPUTS) for _ in range(number)]
         if self.random.random() < 0.3:
+            body["sample_weight"] = [self.random.choice([0.5, 1.0, 2.0]) for _ in range(number)]
+        if self.random.random() < 0.3:
             return Sent("update", "/v1/update", body | {"contexts": [self.context() for _ in range(number)]})
-        return Sent("update", "/v1/update", body | {"context": self.context()})
+        context = self.context()
+        if context in LABELLED:
+            body["targets"] = [self.random.choice(LABELS) for _ in range(number)]
+            body["grow_labels"] = self.random.random() < 0.5
+        elif context == RECORDS:
+            body["records"] = [self.record() for _ in body.pop("inputs")]
+        return Sent("update", "/v1/update", body | {"context": context})
+
+    def record(self) -> dict[str, Any]:
+        holes, place = self.random.random(), self.random.choice(["Oslo", "Rome", "Łódź", "Lima"])
+        return {
+            "age": None if holes < 0.2 else self.random.gauss(40, 12),
+            "place": None if holes > 0.9 else place,
+            "since": f"2026-0{self.random.randrange(1, 9)}-11",
+        }
+
+    def add_label(self) -> Sent:
+        body = {"add_labels": [self.random.choice(LABELS)]}
+        return Sent("alter", f"/v1/tasks/{self.random.choice(LABELLED)}", body)
+
+    def relabel(self) -> Sent:
+        if not self.taught:
+            return self.update()
+        sequence, targets = self.random.choice(self.taught[-20:])
+        changed: list[Any] = list(targets)
+        changed[self.random.randrange(len(changed))] = None
+        self.random.shuffle(changed)
+        return Sent("relabel", f"/v1/updates/{sequence}/relabel", {"targets": changed})
 
     def register(self) -> Sent:
         key, group, other = self.random.sample(KEYS, 3)
         body: dict[str, Any] = {"key": key, "outputs": OUTPUTS, "inputs": INPUTS}
+        if key in LABELLED:
+            body = {"key": key, "labels": LABELS[:2], "inputs": INPUTS}
+        elif key == RECORDS:
+            body["kind"] = "records"
+        elif self.random.random() < 0.3:
+            body["scaling"] = "none"
         form = self.random.random()
         if form < 0.25:
             body["group"] = group
@@ -264,7 +306,7 @@ class Campaign:
         Returns:
             Whether it was answered.
         """
-        method = "DELETE" if sent.kind == "delete" else "POST"
+        method = {"delete": "DELETE", "alter": "PATCH"}.get(sent.kind, "POST")
         try:
             answer = self.http.request(
                 method, sent.path, json=sent.body or None, headers={"Idempotency-Key": sent.key}
@@ -288,6 +330,8 @@ class Campaign:
                 self.log.append(sent)
             if self.send(sent) and sent.status < 300 and isinstance(sent.answer, dict):
                 self.work.newest = max(self.work.newest, int(sent.answer.get("sequence", 0)))
+                if sent.kind in {"update", "relabel"}:
+                    self.work.taught.append((sent.answer["sequence"], sent.body["targets"]))
 
     def infer(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -335,7 +379,8 @@ class Campaign:
                 self.outcome.applied_twice += place in by_sequence
                 by_sequence[place] = sent
                 if isinstance(sent.answer, dict) and sent.status == 200:
-                    self.outcome.other_answers += sent.answer["sequence"] != place
+                    said = sent.answer.get("sequence", sent.answer.get("last_sequence"))
+                    self.outcome.other_answers += said != place
         self.reference(by_sequence, store)
 
     def reference(self, by_sequence: dict[int, Sent], store: WeightStore) -> None:
@@ -347,7 +392,7 @@ class Campaign:
             writes = self.make_again(by_sequence, machine)
             for sequence, write in writes.items():
                 refused = isinstance(write.future.exception(), SuperposedError)
-                self.outcome.other_answers += refused != (by_sequence[sequence].status == 422)
+                self.outcome.other_answers += refused != (by_sequence[sequence].status in {413, 422})
             self.outcome.records += machine.store.sequence
             self.outcome.lost += max(0, machine.store.sequence - store.sequence)
             self.outcome.applied_twice += max(0, store.sequence - machine.store.sequence)
@@ -370,7 +415,7 @@ class Campaign:
         while writer.pending or writer.transaction_log.journal.sequence < max(by_sequence, default=0):
             place = writer.transaction_log.journal.sequence + 1
             sent = by_sequence.get(place)
-            if sent is None or not writer.may_begin(sent.kind == "update"):
+            if sent is None or not writer.may_begin(is_grouped(sent)):
                 if not writer.pending:
                     self.outcome.applied_twice += 1  # nobody's record
                     self.outcome.failures.append(self.around(by_sequence, place - 1))
@@ -425,13 +470,21 @@ class Campaign:
             return RollbackChange(
                 Selection(**chosen), machine.directory.snapshots, machine.writer.transaction_log
             )
-        rows = RowBatch(body.get("context"), body.get("contexts"), body["inputs"])
-        return Update(rows, body["targets"], body["steps"])
+        if sent.kind == "alter":
+            return Alter(sent.path.rpartition("/")[2], add_labels=body["add_labels"])
+        if sent.kind == "relabel":
+            log = machine.writer.transaction_log
+            return Relabel(int(sent.path.split("/")[3]), body["targets"], machine.directory.snapshots, log)
+        rows = RowBatch(body.get("context"), body.get("contexts"), body.get("inputs", body.get("records")))
+        more = {"grow_labels": body.get("grow_labels", False), "weights": body.get("sample_weight")}
+        return Update(rows, body["targets"], body["steps"], **more)
 
 
 def differences(one: WeightStore, other: WeightStore) -> list[str]:
     """List the tensors and the facts of the registry in which two stores differ."""
-    mine, theirs = (store.state() | store.replay_buffer.state() for store in (one, other))
+    mine, theirs = (
+        store.state() | store.replay_buffer.state() | store._learned_tensors() for store in (one, other)
+    )
     found = [name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs]
     found += [
         f"{name}: {int((mine[name] != theirs[name]).sum())} of {mine[name].numel()}"
@@ -445,12 +498,19 @@ def differences(one: WeightStore, other: WeightStore) -> list[str]:
     return found
 
 
+def is_grouped(sent: Sent) -> bool:
+    """Tell if a request may be prepared before those that wait are applied."""
+    return sent.kind == "update" and not sent.body.get("grow_labels")
+
+
 def is_recorded(sent: Sent) -> bool:
     """Tell if a request was acknowledged and changed something, so that it must be in the journal."""
     if not 0 < sent.status < 300:
         return False
     if sent.kind == "register":
         return sent.status == 201  # 200: it was there already
+    if sent.kind == "alter":
+        return False  # labels that were all there change nothing, and the answer does not tell
     return sent.kind != "rollback" or bool(sent.answer["excluded"])
 
 
