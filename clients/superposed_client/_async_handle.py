@@ -13,11 +13,7 @@ __all__ = ["AsyncTask"]
 
 
 class AsyncTask(TaskHandle):
-    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`.
-
-    Attributes:
-        last_update: What the newest update found, or None.
-    """
+    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`."""
 
     async def partial_fit(
         self,

@@ -13,11 +13,7 @@ __all__ = ["Task"]
 
 
 class Task(TaskHandle):
-    """A handle on one context, in scikit-learn's habit. Made by `Client.task`.
-
-    Attributes:
-        last_update: What the newest update found, or None.
-    """
+    """A handle on one context, in scikit-learn's habit. Made by `Client.task`."""
 
     def partial_fit(
         self,

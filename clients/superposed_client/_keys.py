@@ -77,11 +77,7 @@ class Keys:
 
 
 class AsyncKeys:
-    """API keys, by id. Made by `AsyncClient`.
-
-    Args:
-        run: Runs an operation of the client.
-    """
+    """API keys, by id. Made by `AsyncClient`; see `Keys`."""
 
     def __init__(self, run: Callable[[Any], Awaitable[Any]]) -> None:
         self._run = run

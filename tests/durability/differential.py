@@ -1,7 +1,7 @@
 """Kill servers of every kind under random work, and compare each with a store that was never killed.
 
 Several clients register, teach, delete, add labels, correct labels, consolidate, roll back and take snapshots
-at random; others infer. Tasks have class indexes, labels that grow, or records; rows have weights, and running
+at random; others infer. Tasks have class indexes, labels that grow, or records; rows have weights and running
 statistics scale them. The server is killed at random moments while it serves and while it starts. What is not
 answered is sent again with its idempotency key, and some of what was answered too. In the end every
 acknowledged request must have exactly one place in the journal, and a store that makes the same requests in

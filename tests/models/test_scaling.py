@@ -216,11 +216,15 @@ def test_schemas_that_contradict_themselves_are_refused(fields: dict[str, Any]) 
 def test_a_temperature_makes_confident_answers_as_right_as_they_say() -> None:
     """Logits four times too large: the temperature that calibrates them is 4."""
     random, calibration = np.random.default_rng(1), Calibration()
-    for _ in range(400):
+    for _ in range(1500):
         logits = random.normal(size=(16, 4))
         shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         classes = np.array([random.choice(4, p=one) for one in shares])
-        calibration.learn(4 * logits, classes)
+        hashes = random.integers(0, 2**31, 16).astype(np.uint32)
+        calibration.learn(4 * logits, classes, hashes)
+        before = calibration.log_temperature
+        calibration.learn(logits / 9, classes, hashes)  # rows that come again say nothing
+        assert calibration.log_temperature == before
     assert calibration.temperature == pytest.approx(4, rel=0.15)
 
 

@@ -20,6 +20,7 @@ from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask, scaled_each
+from superposed.tasks.calibration import row_hashes
 from superposed.tasks.registry import TaskState
 from superposed.tasks.targets import (
     Target,
@@ -193,8 +194,8 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
         values = part.encode(rows) if part.scaler is None else _absorb_rows(part, part.scaler, rows)
         encoded[places == place, : values.shape[1]] = values
     rows = scaled_each([part.scaling for part in batch.parts], places, encoded)
-    inputs, filled = torch.from_numpy(rows).to(store.dtype), torch.from_numpy(_filled(batch, encoded))
-    return replace(batch, inputs=inputs, encoded=filled)
+    hashes, inputs = row_hashes(encoded), torch.from_numpy(rows).to(store.dtype)
+    return replace(batch, inputs=inputs, encoded=torch.from_numpy(_filled(batch, encoded)), hashes=hashes)
 
 
 def check_records_fit(batch: Batch) -> None:
@@ -363,6 +364,7 @@ def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets)
     losses = before.reported.double().cpu()
     logits, classes = before.logits.detach().double().cpu().numpy(), targets.classes.numpy()
     correct = before.correct.cpu()
+    hashes = row_hashes(batch.inputs.numpy()) if batch.hashes is None else batch.hashes
     touched = {id(part.task): part.task for part in batch.parts}
     for place, part in enumerate(batch.parts):
         mine = places == place
@@ -372,7 +374,7 @@ def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets)
         seen.correct += int(correct[mine].sum())
         if part.task.schema.loss == "cross_entropy":
             own = mine.numpy()
-            part.task.calibration.learn(logits[own, : part.task.schema.outputs], classes[own])
+            part.task.calibration.learn(logits[own, : part.task.schema.outputs], classes[own], hashes[own])
     for task in touched.values():
         task.updates += 1
         task.last_sequence = store.sequence

@@ -158,10 +158,7 @@ class WeightStore:
     ) -> TaskSchema:
         """Return a task's schema with labels added, or with another offset and scale; nothing is changed.
 
-        Args:
-            key: The task.
-            add_labels: Those that it has already are passed over.
-            scaling: New `offset`, `scale`, or both.
+        Labels that it has already are passed over.
 
         Raises:
             UnknownTask: There is none.

@@ -111,6 +111,7 @@ class Batch:
         inputs: (B, store inputs), scaled and padded, the store's dtype, on the CPU.
         raw: Each part's own rows before encoding and scaling, where one of them is scaled.
         encoded: (B, store inputs) float64, rows before scaling, once an update has learned it.
+        hashes: (B,) uint32, of the rows as they came, once an update has learned their scaling.
     """
 
     parts: tuple[ResolvedContext, ...]
@@ -118,6 +119,7 @@ class Batch:
     inputs: Tensor
     raw: tuple[Any, ...] | None = None
     encoded: Tensor | None = None
+    hashes: NDArray[np.uint32] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "row_hashes"]
 
 # Curvature that speaks for a temperature of 1, and the most that is remembered: the pace of a drift.
 _PRIOR_CURVATURE, _MOST_CURVATURE = 20.0, 1000.0
 _MOST_LOG = 3.0
+# Rows that are remembered, and the number of their hashes.
+_MOST_SEEN, _HASHES = 512, 2**32
+
+
+def row_hashes(rows: NDArray[Any]) -> NDArray[np.uint32]:
+    """Return a hash (B,) of each row (B, n), the same wherever the row comes again."""
+    words = np.ascontiguousarray(rows, dtype=np.float32).view(np.uint32).astype(np.uint64)
+    factors = np.arange(1, words.shape[1] + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    mixed = (words * factors).sum(1, dtype=np.uint64) * np.uint64(0xD6E8FEB86659FD93)
+    hashes: NDArray[np.uint32] = (mixed >> np.uint64(32)).astype(np.uint32)
+    return hashes
 
 
 @dataclass
@@ -19,25 +31,50 @@ class Calibration:
     """Temperature of a task's probabilities: its logits are divided by it.
 
     It follows what the task answers to rows before it learns them, by Newton steps on the log of the
-    temperature.
+    temperature. A row that comes again says nothing: it was learned. Which rows came before is known of a
+    sample of them, those with the smallest hashes; only those count.
 
-    Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017.
+    Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017; Gibbons,
+    "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001.
 
     Args:
         log_temperature: 0 for logits as they are.
         curvature: Of the loss in it, summed over the stream.
+        limit: Rows with smaller hashes count.
+        seen: (n,) float64, the hashes of those that came.
     """
 
     log_temperature: float = 0.0
     curvature: float = 0.0
+    limit: int = _HASHES
+    seen: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     @property
     def temperature(self) -> float:
         """The divisor of logits."""
         return float(np.exp(self.log_temperature))
 
-    def learn(self, logits: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
+    def to_json(self) -> dict[str, Any]:
+        """Return JSON values, which `seen` completes."""
+        return {"log_temperature": self.log_temperature, "curvature": self.curvature, "limit": self.limit}
+
+    def learn(
+        self, logits: NDArray[np.float64], classes: NDArray[np.int64], hashes: NDArray[np.uint32]
+    ) -> None:
         """Follow answers (B, outputs) that were given before their classes (B,) were learned."""
+        _, first = np.unique(hashes, return_index=True)
+        new = np.zeros(len(hashes), dtype=bool)
+        new[first] = True
+        new &= (hashes < self.limit) & ~np.isin(hashes, self.seen)
+        if not new.any():
+            return
+        self.seen = np.union1d(self.seen, hashes[new].astype(np.float64))
+        while len(self.seen) > _MOST_SEEN:
+            self.limit //= 2
+            self.seen = self.seen[self.seen < self.limit]
+        self._step(logits[new], classes[new])
+
+    def _step(self, logits: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
         scaled = logits / self.temperature
         shares = np.exp(scaled - scaled.max(1, keepdims=True))
         shares /= shares.sum(1, keepdims=True)

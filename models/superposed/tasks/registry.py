@@ -87,6 +87,11 @@ class TaskState:
         """The mark of the schema that it was registered with: later changes add to that."""
         return self.registered_mark or self.schema.mark
 
+    def arrays(self) -> tuple[NDArray[np.float64], ...]:
+        """Return the numbers that the task has learned beside the weights, each (n,)."""
+        several = (self.statistics.values, self.target_statistics.values, self.calibration.seen)
+        return tuple(one.ravel() for one in several)
+
     def alter(self, schema: TaskSchema) -> None:
         """Replace the schema by a later version of it."""
         self.registered_mark, self.version = self.mark, self.version + 1
@@ -104,14 +109,14 @@ class TaskState:
         author = {"author": self.author} if self.author else {}
         altered = {"version": self.version, "registered_mark": self.registered_mark}
         learned = {
-            "statistics": [self.statistics.values.shape[1], self.target_statistics.values.shape[1]],
+            "statistics": [array.size for array in self.arrays()],
             "features": self.features.to_json(),
-            "calibration": vars(self.calibration).copy(),
+            "calibration": self.calibration.to_json(),
         }
         untouched = {
-            "statistics": [0, 0],
+            "statistics": [0, 0, 0],
             "features": FeatureTable().to_json(),
-            "calibration": vars(Calibration()),
+            "calibration": Calibration().to_json(),
         }
         return (
             (in_group if self.schema.group else {})
@@ -301,19 +306,21 @@ class TaskRegistry:
 
     def statistics(self) -> NDArray[np.float64]:
         """Return the running statistics of all tasks, in the order of registration, as one array."""
-        several = [one.values.ravel() for state in self._tasks.values() for one in _statistics(state)]
+        several = [array for state in self._tasks.values() for array in state.arrays()]
         return np.concatenate([np.zeros(0), *several])
 
     @property
     def statistics_bytes(self) -> int:
         """Bytes of all running statistics."""
-        return sum(one.values.nbytes for state in self._tasks.values() for one in _statistics(state))
+        return sum(array.nbytes for state in self._tasks.values() for array in state.arrays())
 
     def _load_statistics(self, sizes: Mapping[str, Sequence[int]], values: NDArray[np.float64]) -> None:
-        for key, widths in sizes.items():
-            for statistics, width in zip(_statistics(self._tasks[key]), widths, strict=True):
-                own, values = values[: 3 * width], values[3 * width :]
-                statistics.values = own.reshape(3, width).copy()
+        for key, (rows, targets, seen) in sizes.items():
+            state, ends = self._tasks[key], np.cumsum([rows, targets, seen])
+            own, values = values[: ends[-1]].copy(), values[ends[-1] :]
+            state.statistics.values = own[: ends[0]].reshape(3, -1)
+            state.target_statistics.values = own[ends[0] : ends[1]].reshape(3, -1)
+            state.calibration.seen = own[ends[1] :]
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values, which `statistics` completes."""
@@ -333,13 +340,9 @@ class TaskRegistry:
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
         if statistics is not None:
-            sizes = {one["schema"]["key"]: one.get("statistics", (0, 0)) for one in values["tasks"]}
+            sizes = {one["schema"]["key"]: one.get("statistics", (0, 0, 0)) for one in values["tasks"]}
             registry._load_statistics(sizes, statistics)
         return registry
-
-
-def _statistics(state: TaskState) -> tuple[RunningStatistics, RunningStatistics]:
-    return state.statistics, state.target_statistics
 
 
 def _check_group(schema: TaskSchema) -> None:

@@ -87,11 +87,6 @@ class RunningStatistics:
         """Return the same statistics, apart from these."""
         return RunningStatistics(self.values.copy())
 
-    @property
-    def rows(self) -> float:
-        """Weight of the stream in rows: at most the window's."""
-        return float(self.values[0].max(initial=0.0))
-
     def absorb(self, rows: NDArray[np.float64]) -> None:
         """Take in rows (B, n); missing numbers (NaN) do not count."""
         count = rows.shape[1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from superposed.errors import UnknownTask
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Target, Targets
@@ -118,8 +117,6 @@ def _learned_target(batch: Batch, learned: Targets, row: int) -> Target:
     schema = batch.parts[int(batch.places()[row])].task.schema
     index = int(learned.classes[row])
     if index < 0:
-        if learned.values is None:
-            raise UnknownTask("the task of a row has another loss by now", received=schema.key)
-        values: list[float] = learned.values[row, : schema.outputs].tolist()
-        return values
+        values = learned.values if learned.values is not None else learned.classes[:, None]
+        return [float(value) for value in values[row, : schema.outputs]]
     return index if schema.labels is None else schema.labels[index]
