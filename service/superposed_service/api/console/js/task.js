@@ -36,7 +36,9 @@ function details(task) {
     "Last change": `#${count(task.last_sequence)}`,
     Shape: `${count(task.inputs)} features → ${task.labels ? task.labels.slice(0, 12).join(", ") : `${count(task.outputs)} outputs`}`,
     Loss: task.loss,
-    Scaling: task.offset || task.scale ? "(x − offset) / scale" : "as it comes",
+    Scaling: task.scaling === "running" ? "by running statistics" : task.offset || task.scale ? "(x − offset) / scale" : "as it comes",
+    Features: task.features ? task.features.map((/** @type {{name: string, kind: string}} */ one) => `${one.name} (${one.kind})`).join(", ") : "by position",
+    Temperature: fixed(task.temperature, 2),
     Description: task.description || "–",
   };
   return h("div.stack", {},
