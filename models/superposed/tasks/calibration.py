@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["Calibration", "row_hashes"]
 
 # Curvature that speaks for a temperature of 1, and the most that is remembered: the pace of a drift.
-_PRIOR_CURVATURE, _MOST_CURVATURE = 20.0, 1000.0
+_PRIOR_CURVATURE, _MOST_CURVATURE = 10.0, 100.0
 _MOST_LOG = 3.0
 # Rows that are remembered, and the number of their hashes.
 _MOST_SEEN, _HASHES = 512, 2**32
