@@ -19,9 +19,10 @@ from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, Upda
 from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask, scaled_each
+from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask
 from superposed.tasks.calibration import row_hashes
 from superposed.tasks.registry import TaskState
+from superposed.tasks.scaling import scaled_each
 from superposed.tasks.targets import (
     Target,
     Targets,
@@ -31,21 +32,6 @@ from superposed.tasks.targets import (
     read_targets,
     scaled_targets,
 )
-
-__all__ = [
-    "APPLY_VERSION",
-    "CROSSTALK_INTERVAL",
-    "UpdateResult",
-    "answer_losses",
-    "apply",
-    "atomic",
-    "check_records_fit",
-    "evaluate",
-    "learn",
-    "measure_batch",
-    "measure_losses",
-    "optimizer_step",
-]
 
 # The version of the arithmetic: raised by every change after which the same updates make other bits.
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
@@ -195,7 +181,8 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
         encoded[places == place, : values.shape[1]] = values
     rows = scaled_each([part.scaling for part in batch.parts], places, encoded)
     hashes, inputs = row_hashes(encoded), torch.from_numpy(rows).to(store.dtype)
-    return replace(batch, inputs=inputs, encoded=torch.from_numpy(_filled(batch, encoded)), hashes=hashes)
+    kept = torch.from_numpy(_filled(batch, encoded)) if store.replay_buffer.enabled else None
+    return replace(batch, inputs=inputs, encoded=kept, hashes=hashes)
 
 
 def check_records_fit(batch: Batch) -> None:

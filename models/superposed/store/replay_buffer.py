@@ -20,9 +20,10 @@ from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
 from superposed.store.holdout import Split, split_of
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
-from superposed.tasks.batch import Batch, ResolvedContext, scaled_each
+from superposed.tasks.batch import Batch, ResolvedContext
 from superposed.tasks.registry import TaskRegistry
 from superposed.tasks.resolver import Resolver
+from superposed.tasks.scaling import scaled_each
 from superposed.tasks.targets import Targets, in_network_units, scaled_targets
 
 __all__ = ["RULES_VERSION", "ReplayBuffer"]

@@ -15,21 +15,7 @@ from superposed.contexts import Context
 from superposed.encoders.records import check_records
 from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
 from superposed.tasks.registry import TaskState
-from superposed.tasks.scaling import CLIP, LARGEST, Scaling
-
-__all__ = [
-    "Batch",
-    "ResolvedContext",
-    "check_finite",
-    "merge",
-    "one_context",
-    "one_context_each",
-    "padding_mask",
-    "per_row",
-    "read_rows",
-    "scaled_each",
-    "scaled_rows",
-]
+from superposed.tasks.scaling import CLIP, LARGEST, Scaling, scaled_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,33 +276,6 @@ def one_context_each(
     if len(distinct) == 1:
         return Batch(distinct, None, torch.from_numpy(rows))
     return Batch(distinct, torch.from_numpy(places[index]), torch.from_numpy(rows))
-
-
-def scaled_each(
-    scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]
-) -> NDArray[Any]:
-    """Return rows (B, features), each scaled by one of several scalings.
-
-    Args:
-        scalings: K scalings; None for rows as they are.
-        index: (B,) each row's place among them.
-        values: (B, features).
-    """
-    if all(one is None for one in scalings):
-        return values
-    if all(one is scalings[0] for one in scalings) and scalings[0] is not None:
-        return scalings[0].apply(values.astype(np.float64))
-    features = values.shape[1]
-    numbers = np.zeros((3, len(scalings), features))
-    numbers[1:] = [[[1.0]], [[np.inf]]]  # scale and clip
-    for place, one in enumerate(scalings):
-        if one is not None:
-            count = min(len(one.offset), features)
-            numbers[0, place, :count], numbers[1, place, :count] = one.offset[:count], one.scale[:count]
-            numbers[2, place, :count] = np.inf if one.clip is None else one.clip
-    offset, scale, clip = numbers[:, index]  # (B, features) each
-    scaled: NDArray[Any] = np.clip((values - offset) / scale, -clip, clip)
-    return np.where(np.isnan(values), 0.0, scaled)
 
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:

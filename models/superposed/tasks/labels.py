@@ -10,16 +10,6 @@ from pydantic import Field, Strict
 
 from superposed.errors import LabelOutOfRange, redacted
 
-__all__ = [
-    "Label",
-    "LabelType",
-    "class_of",
-    "is_label",
-    "label_text",
-    "label_type",
-    "plain_target",
-]
-
 LabelType: TypeAlias = Literal["bool", "int", "float", "str", "datetime"]
 Label: TypeAlias = (
     Annotated[bool, Strict()]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIP", "LARGEST", "WINDOW", "RunningStatistics", "Scaling", "fixed_scaling"]
+__all__ = ["CLIP", "LARGEST", "WINDOW", "RunningStatistics", "Scaling", "fixed_scaling", "scaled_each"]
 
 # Standard deviations from the mean at which a scaled feature is cut off.
 CLIP = 10.0
@@ -40,15 +41,11 @@ class Scaling:
     scale: NDArray[np.float64]
     clip: float | None
 
-    def apply(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return rows (B, width) with their first n features scaled; a missing one (NaN) becomes 0."""
         count = min(len(self.offset), rows.shape[1])
-        scaled = rows.copy()
-        with np.errstate(over="ignore"):  # what is too large is found by the caller, or cut off
-            own = (rows[:, :count] - self.offset[:count]) / self.scale[:count]
-        if self.clip is not None:
-            own = np.nan_to_num(np.clip(own, -self.clip, self.clip), nan=0.0)
-        scaled[:, :count] = own
+        scaled = rows.astype(np.float64)
+        _scale(scaled[:, :count], self.offset[:count], self.scale[:count], self.clip)
         return scaled
 
     def bounded(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -58,6 +55,50 @@ class Scaling:
         own = np.where(np.isnan(rows[:, :count]), offset, rows[:, :count])
         bounded[:, :count] = np.clip(own, offset - reach, offset + reach)
         return bounded
+
+
+def _scale(rows: NDArray[Any], offset: NDArray[Any], scale: NDArray[Any], clip: float | None) -> None:
+    """Scale rows (B, n) in place."""
+    with np.errstate(over="ignore"):  # what is too large is found by the caller, or cut off
+        rows -= offset
+        rows /= scale
+    if clip is not None:
+        np.clip(rows, -clip, clip, out=rows)
+        if _has_missing(rows):
+            rows[np.isnan(rows)] = 0.0
+
+
+def _has_missing(rows: NDArray[np.float64]) -> bool:
+    """Return True if a number is NaN, in one pass."""
+    with np.errstate(all="ignore"):
+        return bool(np.isnan(rows.sum()))
+
+
+def scaled_each(
+    scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]
+) -> NDArray[Any]:
+    """Return rows (B, features), each scaled by one of several scalings.
+
+    Args:
+        scalings: K scalings; None for rows as they are.
+        index: (B,) each row's place among them.
+        values: (B, features).
+    """
+    first, features = scalings[0], values.shape[1]
+    if all(one is first for one in scalings):
+        return values if first is None else first.apply(values)
+    scaled = values.astype(np.float64)
+    alike = [one for one in scalings if one is not None and len(one.offset) >= features]
+    if len(alike) == len(scalings) and len({one.clip for one in alike}) == 1:
+        numbers = np.stack([(one.offset[:features], one.scale[:features]) for one in alike], axis=1)
+        offset, scale = numbers if len(values) == len(alike) else numbers[:, index]  # (B, features) each
+        _scale(scaled, offset, scale, alike[0].clip)
+        return scaled
+    for place, one in enumerate(scalings):
+        if one is not None:
+            rows = index == place
+            scaled[rows] = one.apply(values[rows])
+    return scaled
 
 
 def fixed_scaling(offset: Sequence[float] | None, scale: Sequence[float] | None) -> Scaling | None:
@@ -93,13 +134,19 @@ class RunningStatistics:
         if count > self.values.shape[1]:
             self.values = np.concatenate([self.values, np.zeros((3, count - self.values.shape[1]))], axis=1)
         weight, mean, squares = (part[:count] for part in self.values)
-        present = ~np.isnan(rows)
-        added = present.sum(0, dtype=np.float64)  # (n,)
+        present = ~np.isnan(rows) if _has_missing(rows) else None
+        added = np.full(count, float(len(rows))) if present is None else present.sum(0, dtype=np.float64)
         settled = (weight >= _SETTLED) & (squares > 0)
-        reach = np.where(settled, CLIP * np.sqrt(squares / np.maximum(weight, 1.0)), np.inf)
-        rows = np.where(present, np.clip(rows, mean - reach, mean + reach), 0.0)
-        batch_mean = rows.sum(0) / np.maximum(added, 1.0)
-        batch_squares = np.where(present, np.square(rows - batch_mean), 0.0).sum(0)
+        if settled.any():
+            reach = np.where(settled, CLIP * np.sqrt(squares / np.maximum(weight, 1.0)), np.inf)
+            rows = np.clip(rows, mean - reach, mean + reach)
+        batch_mean = (rows if present is None else np.where(present, rows, 0.0)).sum(0) / np.maximum(
+            added, 1.0
+        )
+        centred = rows - batch_mean
+        if present is not None:
+            centred[~present] = 0.0
+        batch_squares = np.einsum("ij,ij->j", centred, centred)
         kept = np.minimum(weight, np.maximum(WINDOW - added, 0.0))
         squares *= kept / np.maximum(weight, 1.0)
         total = np.maximum(kept + added, 1.0)

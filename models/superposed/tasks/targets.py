@@ -16,19 +16,6 @@ from superposed.tasks.batch import Batch, check_finite
 from superposed.tasks.labels import class_of
 from superposed.tasks.schema import TaskSchema
 
-__all__ = [
-    "Target",
-    "Targets",
-    "check_classes",
-    "in_network_units",
-    "in_user_units",
-    "join_targets",
-    "read_targets",
-    "scaled_targets",
-    "targets_of_arrays",
-    "weighted",
-]
-
 Target: TypeAlias = bool | int | float | str | Sequence[float]
 
 

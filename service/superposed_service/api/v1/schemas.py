@@ -274,11 +274,27 @@ class ApiKeyRequest(Body):
 _Number = Annotated[float, Field(ge=-64, le=64)]
 
 
-class LocateBody(Body):
-    """`POST /v1/locate`: rows of one unknown context."""
+class _InputsBody(Body):
+    """Rows of numbers, or records."""
 
     inputs: Matrix = None
     records: Records = None
+
+    @property
+    def rows(self) -> Any:
+        """Rows of numbers, or records."""
+        return self.inputs if self.records is None else self.records
+
+    @model_validator(mode="after")
+    def _one_form_of_rows(self) -> Self:
+        if (self.inputs is None) == (self.records is None):
+            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
+        return self
+
+
+class LocateBody(_InputsBody):
+    """`POST /v1/locate`: rows of one unknown context."""
+
     targets: Targets | None = Field(None, description="Targets of the rows, if they are known.")
     candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(
         None, min_length=1, description="Candidate contexts; default: every task that takes such rows."
@@ -292,15 +308,8 @@ class LocateBody(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
 
-    @property
-    def rows(self) -> Any:
-        """Rows of numbers, or records."""
-        return self.inputs if self.records is None else self.records
-
     @model_validator(mode="after")
     def _one_question(self) -> Self:
-        if (self.inputs is None) == (self.records is None):
-            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
         if self.candidates is not None and self.exponent_of is not None:
             raise ValueError("give candidates or exponent_of, not both")
         if self.exponents is not None and self.exponent_of is None:
@@ -384,24 +393,11 @@ Targets = Annotated[
 ]
 
 
-class _RowsBody(Body):
+class _RowsBody(_InputsBody):
     """Rows, and the context of all or of each of them."""
 
     context: Context = None
     contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})] = None
-    inputs: Matrix = None
-    records: Records = None
-
-    @property
-    def rows(self) -> Any:
-        """Rows of numbers, or records."""
-        return self.inputs if self.records is None else self.records
-
-    @model_validator(mode="after")
-    def _one_form_of_rows(self) -> Self:
-        if (self.inputs is None) == (self.records is None):
-            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
-        return self
 
     @model_validator(mode="after")
     def _one_context_form(self) -> Self:
