@@ -119,10 +119,7 @@ def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[dict[
     if isinstance(inputs, Mapping):
         raise ValueError("one row by name (a dict): wrap it in a list")
     if _is_list_of(inputs, Mapping):
-        return [
-            {_name(name, row): _value(value, row, name) for name, value in record.items()}
-            for row, record in enumerate(inputs)
-        ]
+        return [_record(record, row) for row, record in enumerate(inputs)]
     if by_name and is_by_name(inputs):
         return _records_of_frame(inputs)
     return rows_of(inputs)
@@ -134,10 +131,20 @@ def is_by_name(inputs: Any) -> bool:
     return frame or isinstance(inputs, Mapping) or _is_list_of(inputs, Mapping)
 
 
+def _record(record: Any, row: int) -> Any:
+    """Return one row by name; among rows of several tasks one may be numbers."""
+    if not isinstance(record, Mapping):
+        return plain_values(record)
+    return {_name(name, row): _value(value, row, name) for name, value in record.items()}
+
+
 def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
     """Return the rows of a data frame (pandas, polars) by the names of its columns."""
     if hasattr(frame, "to_dicts"):
         return inputs_of(frame.to_dicts())  # type: ignore[return-value]  # they are records
+    names = [str(name) for name in frame.columns]
+    if len(set(names)) < len(names) or getattr(frame.columns, "nlevels", 1) > 1:
+        raise ValueError("columns need one name each, told apart as text, and one level")
     columns = {str(name): _column_of(frame[name], str(name)) for name in frame.columns}
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -202,7 +209,7 @@ def rows_of(inputs: Any) -> NDArray[Any]:
 
 
 def _is_list_of(values: Any, kind: type) -> bool:
-    return isinstance(values, list | tuple) and bool(values) and isinstance(values[0], kind)
+    return isinstance(values, list | tuple) and any(isinstance(value, kind) for value in values)
 
 
 def targets_of(y: Any) -> NDArray[Any]:
@@ -216,7 +223,8 @@ def targets_of(y: Any) -> NDArray[Any]:
     try:
         plain = plain_values(_times_as_text(y))
         kinds = {type(value) for value in plain} if isinstance(plain, list) else set()
-        array = np.asarray(plain, dtype=object if len(kinds - {int, float}) > 1 else None)
+        # Of mixed types, such as 1 and "1", numpy would make one; the server tells them apart.
+        array = np.asarray(plain, dtype=None if len(kinds) <= 1 or kinds == {int, float} else object)
     except ValueError as error:
         raise ValueError(f"targets: {error}") from None
     if array.ndim == 0:
@@ -239,8 +247,10 @@ def _times_as_text(values: Any) -> Any:
     dtype = getattr(values, "dtype", None)
     if getattr(dtype, "tz", None) is not None:
         raise ValueError(f"times with a time zone ({dtype}): convert them, series.dt.tz_convert(None)")
-    if isinstance(values, list | tuple) and values and isinstance(values[0], datetime.date):
-        values = np.asarray(values, dtype="M8[ns]")
+    if isinstance(values, list | tuple) and values and isinstance(values[0], datetime.date | np.datetime64):
+        if any(getattr(value, "tzinfo", None) is not None for value in values):
+            raise ValueError("times with a time zone: convert them to one, and take it off")
+        values = np.asarray(values, dtype="M8[us]")
     array = values if isinstance(values, np.ndarray) else None
     if getattr(dtype, "kind", "") == "M" and hasattr(values, "to_numpy"):
         array = values.to_numpy()
@@ -248,4 +258,7 @@ def _times_as_text(values: Any) -> Any:
         return values
     if np.isnat(array).any():
         raise ValueError("a missing value (NaT): fill it in, or leave its row out")
-    return np.datetime_as_string(array.astype("M8[ns]"))
+    exact = array.astype("M8[ns]")
+    if not np.array_equal(exact.astype(array.dtype), array):
+        raise ValueError("a time outside of 1678 to 2261, which nanoseconds cannot hold")
+    return np.datetime_as_string(exact)

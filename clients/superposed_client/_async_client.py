@@ -26,9 +26,7 @@ from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
 from superposed_client._keys import AsyncKeys
 from superposed_client._task import TaskCore, TaskFields, TaskSchema
-from superposed_client.models import (
-    Event,
-)
+from superposed_client.models import Event
 
 __all__ = ["AsyncClient"]
 
@@ -98,11 +96,7 @@ class AsyncClient:
     async def _send_once(self, request: Request) -> Response:
         content, headers = request.encoded()
         answer = await self._http.request(
-            request.method,
-            request.path,
-            content=content,
-            params=dict(request.params),
-            headers=headers,
+            request.method, request.path, content=content, params=dict(request.params), headers=headers
         )
         return Response(answer.status_code, answer.content, answer.headers)
 

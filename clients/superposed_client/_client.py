@@ -26,9 +26,7 @@ from superposed_client._events import EventReader, events_params
 from superposed_client._handle import Task
 from superposed_client._keys import Keys
 from superposed_client._task import TaskCore, TaskFields, TaskSchema
-from superposed_client.models import (
-    Event,
-)
+from superposed_client.models import Event
 
 __all__ = ["Client"]
 
@@ -111,11 +109,7 @@ class Client:
     def _send_once(self, request: Request) -> Response:
         content, headers = request.encoded()
         answer = self._http.request(
-            request.method,
-            request.path,
-            content=content,
-            params=dict(request.params),
-            headers=headers,
+            request.method, request.path, content=content, params=dict(request.params), headers=headers
         )
         return Response(answer.status_code, answer.content, answer.headers)
 

@@ -35,9 +35,7 @@ def task(key: str) -> Context:
     return Context({"task": key})
 
 
-def mixture(
-    parts: Mapping[Any, float] | Sequence[tuple[ContextLike, float]],
-) -> Context:
+def mixture(parts: Mapping[Any, float] | Sequence[tuple[ContextLike, float]]) -> Context:
     """Return a weighted mixture of contexts; the server normalises the weights.
 
     Args:

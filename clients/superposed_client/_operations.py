@@ -155,8 +155,11 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
     body = {
         name: context_form(value) if isinstance(value, Context) else plain_values(value)
         for name, value in schema.items()
-        if value is not None and name != "labels"
+        if value is not None and name not in {"labels", "features"}
     }
+    if (features := schema.get("features")) is not None:
+        kinds = features.items() if isinstance(features, Mapping) else None
+        body["features"] = features if kinds is None else [{"name": a, "kind": b} for a, b in kinds]
     if schema.get("labels") is not None:
         body["labels"], form = labels_of(schema["labels"])
         body |= {"label_form": form} if form else {}

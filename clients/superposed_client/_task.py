@@ -97,9 +97,6 @@ class TaskSchema:
         grows = fields.pop("grow_labels", None)
         if self.labels is None and self.outputs is None and grows and targets is not None:
             fields["labels"] = sorted(set(targets.tolist()))
-        if self.fields.get("features") is not None:
-            kinds = dict(self.fields["features"] or {})
-            fields["features"] = [{"name": name, "kind": kind} for name, kind in kinds.items()]
         for name in ("offset", "scale"):
             if fields.get(name) is not None:
                 fields[name] = [float(number) for number in fields[name]]  # type: ignore[attr-defined]
@@ -188,16 +185,18 @@ class TaskCore:
 
     def _when_known(self, rows: Rows, answer: Callable[[], Operation[T]]) -> Operation[T]:
         """Return an answer about rows; a task that is not there yet is registered by the handle's schema."""
+        new = False
         try:
-            return (yield from answer())
-        except UnknownTask:
-            if self.schema.labels is None and self.schema.outputs is None:
-                raise
-            self._registered = False
-            new = yield from self._prepare(rows, None)
-        try:
-            return (yield from answer())
+            try:
+                return (yield from answer())
+            except UnknownTask:
+                if self.schema.labels is None and self.schema.outputs is None:
+                    raise
+                self._registered = False
+                new = yield from self._prepare(rows, None)
+                return (yield from answer())
         except ApiError:
+            self._by_position = None  # the task may be another by now
             if new:
                 yield from self._unregister()
             raise
@@ -230,6 +229,7 @@ class TaskCore:
             self._registered = False  # it was deleted: the next rows register it again
             raise
         except ApiError as error:
+            self._by_position = None  # the task may be another by now
             if new:
                 yield from self._unregister()
             if isinstance(error, LabelOutOfRange) and (found := self._first_unknown(targets)) is not None:
@@ -251,12 +251,7 @@ class TaskCore:
         values = enumerate(targets.tolist())
         return next(((row, value) for row, value in values if known and value not in known), None)
 
-    def fit(
-        self,
-        inputs: Inputs,
-        y: Targets,
-        options: FitOptions,
-    ) -> Operation[None]:
+    def fit(self, inputs: Inputs, y: Targets, options: FitOptions) -> Operation[None]:
         """Return updates over shuffled rows, epoch after epoch."""
         rows, targets = yield from self._paired(inputs, y)
         weights = _weights(targets, options.sample_weight, options.class_weight)
@@ -342,6 +337,21 @@ def _take(rows: Rows, chosen: NDArray[Any]) -> Rows:
     return [rows[place] for place in chosen] if isinstance(rows, list) else rows[chosen]
 
 
+def _class_weights(
+    labels: NDArray[Any], counts: NDArray[Any], class_weight: ClassWeight
+) -> NDArray[np.float64]:
+    """Return the weight of each label, (labels,)."""
+    if isinstance(class_weight, str):
+        if class_weight != "balanced":
+            raise ValueError(f'class_weight is a dict or "balanced", not {class_weight!r}')
+        balanced: NDArray[np.float64] = counts.sum() / (len(labels) * counts)
+        return balanced
+    given = dict(zip(labels_of(list(class_weight))[0], class_weight.values(), strict=True))
+    if unknown := [label for label in given if label not in labels.tolist()]:
+        raise ValueError(f"class_weight has labels that no row has, for example {unknown[0]!r}")
+    return np.asarray([given.get(label, 1.0) for label in labels.tolist()])
+
+
 def _weights(
     targets: NDArray[Any], sample_weight: Any, class_weight: ClassWeight | None
 ) -> NDArray[np.float64] | None:
@@ -351,13 +361,10 @@ def _weights(
     """
     weights = np.ones(len(targets))
     if class_weight is not None:
+        if targets.ndim != 1:
+            raise ValueError("class_weight is for labels, one a row")
         labels, places = np.unique(targets, return_inverse=True)
-        counts = np.bincount(places)
-        if class_weight == "balanced":
-            by_class = len(targets) / (len(labels) * counts)
-        else:
-            by_class = np.asarray([dict(class_weight).get(label, 1.0) for label in labels.tolist()])
-        weights = weights * by_class[places]
+        weights = weights * _class_weights(labels, np.bincount(places), class_weight)[places]
     if sample_weight is not None:
         given = np.asarray(plain_rows(sample_weight), dtype=np.float64)
         if given.shape != weights.shape:

@@ -16,6 +16,7 @@ __all__ = [
     "Event",
     "Inference",
     "Interference",
+    "JournalInfo",
     "LayerCrosstalk",
     "LearnedModel",
     "Located",
@@ -23,10 +24,12 @@ __all__ = [
     "Prequential",
     "Quarantine",
     "Ranked",
+    "RecoveryInfo",
     "Relabelling",
     "Rollback",
     "Score",
     "Snapshot",
+    "StoreBytes",
     "StoreInfo",
     "TaskInfo",
     "TasksLeft",
@@ -53,9 +56,7 @@ class Evaluation(_PartialAnswer):
 
     rows: int
     loss: float
-    accuracy: float | None = Field(
-        None, description="Fraction of correct labels; absent where no row belongs to a cross_entropy task."
-    )
+    accuracy: float | None = Field(None, description="Fraction of correct labels; absent without labels.")
 
 
 class Update(Evaluation):
@@ -69,9 +70,7 @@ class Relabelling(Update):
 
     relabelled: int = Field(description="Sequence number of the update that was taken out.")
     rebuilt_from: int = Field(description="Sequence number of the snapshot that the store was rebuilt from.")
-    excluded: list[tuple[int, int]] = Field(
-        description="Ranges of sequence numbers taken out, both ends included."
-    )
+    excluded: list[tuple[int, int]] = Field(description="Ranges of records taken out, both ends included.")
 
 
 class Score(_Answer):
@@ -99,9 +98,7 @@ class Inference(_PartialAnswer):
     sequence: int
     labels: list[Label | None] | None = None
     label_form: str | None = Field(None, description="datetime where the labels are times, written as texts.")
-    probabilities: list[list[float] | None] | None = Field(
-        None, description="Calibrated by the task's temperature."
-    )
+    probabilities: list[list[float] | None] | None = Field(None, description="Calibrated probabilities.")
     confidence: list[float | None] | None = Field(None, description="Probability of the label.")
     top_k: list[list[Ranked] | None] | None = Field(None, description="Likeliest labels, best first.")
     logits: list[list[float]] | None = None
@@ -119,16 +116,10 @@ class EvaluatedAccuracy(_Answer):
 
 
 class Interference(_Answer):
-    """Relations between tasks, in the order asked for.
-
-    `overlap` is the cosine between their contexts; `crosstalk` the energy of the response to each task's
-    rows under every context, relative to its own, None for a task of which the server keeps no rows.
-    """
+    """Relations between tasks, in the order asked for."""
 
     tasks: list[str]
-    overlap: list[list[float]] = Field(
-        description="Cosine between contexts, mean over layers: 1 if equal, near 0 if independent."
-    )
+    overlap: list[list[float]] = Field(description="Cosine between contexts: 1 if equal, 0 if independent.")
     crosstalk: list[list[float] | None] = Field(
         description="Energy of the response to each task's rows under every context, relative to its own; "
         "null for a task of which no rows are kept."
@@ -173,10 +164,7 @@ class LearnedModel(_Answer):
 
     sequence: int
     updates: int
-    agreement: float = Field(
-        description="Agreement on held-out rows: fraction of equal labels; for mse tasks the "
-        "explained variance."
-    )
+    agreement: float = Field(description="On held-out rows: equal labels, for mse tasks explained variance.")
 
 
 class TaskInfo(_Answer):
@@ -200,23 +188,50 @@ class TaskInfo(_Answer):
     group: str | None = None
     own_layers: int | None = None
     composition: str | None = None
-    quarantined: int | None = Field(
-        None, description="Sequence number since which the task is in quarantine; null if it is not."
-    )
+    quarantined: int | None = Field(None, description="Sequence number of its quarantine; null without one.")
     schema_version: int = Field(1, description="Version of the schema: each change of it adds 1.")
     scaling: str = "none"
     kind: str = "rows"
-    features: list[dict[str, str]] | None = Field(
-        None, description="Features of records, once they are known."
-    )
+    features: list[dict[str, str]] | None = Field(None, description="Of records, once they are known.")
     extra_features: str = "refuse"
-    temperature: float = Field(
-        1.0, description="Temperature that calibrates the probabilities: logits are divided by it."
+    temperature: float = Field(1.0, description="Divisor of the logits of calibrated probabilities.")
+
+
+class StoreBytes(_Answer):
+    """Memory, in bytes."""
+
+    weights: int
+    optimizer: int
+    contexts_cached: int
+    kept_rows: int
+    statistics: int = Field(0, description="Running statistics of the tasks.")
+
+
+class JournalInfo(_Answer):
+    """The journal: what a recovery would replay, and whether it can be written."""
+
+    horizon: int = Field(description="The sequence number before the oldest record.")
+    sequence: int
+    records_since_snapshot: int
+    failure: str | None = Field(None, description="Why nothing is learned until the next start, or null.")
+    lineage: str = Field("", description="The store's identity: the same in every copy, export and backup.")
+    incarnation: str | None = Field(
+        None, description="Identity of the serving process; it changes at each start."
     )
+
+
+class RecoveryInfo(_Answer):
+    """Recovery of the store when the service was started."""
+
+    snapshot: str
+    replayed: int
+    fingerprint_changed: bool = Field(description="Records were replayed by other arithmetic, to rounding.")
+    rules_changed: bool = Field(False, description="Another release wrote them; no rollback reaches past it.")
+    damaged: list[str] = Field(description="Newer snapshots that could not be read.")
 
 
 class StoreInfo(_Answer):
-    """Description of a store: family, network, memory in bytes, sequence."""
+    """`GET /v1/store`."""
 
     family: str
     network: dict[str, Any]
@@ -227,11 +242,11 @@ class StoreInfo(_Answer):
     dtype: str
     sequence: int
     tasks: int
-    bytes: dict[str, int]
-    rehearsal: dict[str, float] = Field(default_factory=dict)
+    bytes: StoreBytes
+    rehearsal: dict[str, float] = Field(default_factory=dict, description="Configuration of rehearsal.")
     fingerprint: dict[str, Any]
-    journal: dict[str, Any]
-    recovery: dict[str, Any]
+    journal: JournalInfo
+    recovery: RecoveryInfo
 
 
 class TaskPage(_Answer):
@@ -281,31 +296,15 @@ class Snapshot(_Answer):
 
 
 class Rollback(_Answer):
-    """Records that a rollback took out: ranges of sequence numbers, both ends included.
+    """Records that a rollback took out; `rebuilt_from` is None where there was nothing to take out."""
 
-    `rebuilt_from` is the sequence number of the snapshot that the store was rebuilt from; None where there
-    was nothing to take out.
-    """
-
-    sequence: int = Field(
-        description="Sequence number of the rollback; the numbers taken out are not used again."
-    )
-    rebuilt_from: int | None = Field(
-        None,
-        description="Sequence number of the snapshot that the store was rebuilt from; null where "
-        "there was nothing to do.",
-    )
-    excluded: list[tuple[int, int]] = Field(
-        description="Ranges of sequence numbers taken out, both ends included."
-    )
+    sequence: int = Field(description="Sequence number of the rollback; those taken out are not used again.")
+    rebuilt_from: int | None = Field(None, description="Sequence number of the snapshot that it began with.")
+    excluded: list[tuple[int, int]] = Field(description="Ranges of records taken out, both ends included.")
 
 
 class Erasure(_Answer):
-    """The outcome of an erasure: records whose rows were removed, and forgotten rows kept for rehearsal.
-
-    `snapshots_until` is the time (Unix seconds) until which older snapshots, which may hold such rows, stay
-    for rollbacks; None where there are none, or they are gone.
-    """
+    """The outcome of an erasure."""
 
     records: int = Field(description="Number of records that lost their rows in the journal.")
     rows: int = Field(description="Number of rehearsal rows that were forgotten.")
@@ -317,23 +316,15 @@ class Erasure(_Answer):
 
 
 class Quarantine(_Answer):
-    """A source (a task key, or `key:<id>`) whose updates are recorded and not learned from.
-
-    `since` is the sequence number of the decision, `reason` who decided it and why.
-    """
+    """A source whose updates are recorded and not learned from."""
 
     source: str = Field(description="A task key, or `key:<id>` for an API key.")
     since: int = Field(description="Sequence number of the decision.")
-    reason: dict[str, Any] | None = Field(
-        None, description="The decision and its reason; null where the journal no longer reaches back to it."
-    )
+    reason: dict[str, Any] | None = Field(None, description="The decision; null before the journal's begin.")
 
 
 class ApiKey(_Answer):
-    """An API key, without its secret. Times are Unix seconds; `since` is a sequence number.
-
-    Quotas are those of its own; None where the server's settings hold.
-    """
+    """An API key, without its secret."""
 
     id: str
     name: str
@@ -347,13 +338,11 @@ class ApiKey(_Answer):
     expires: float | None = Field(None, description="Unix seconds; null for never.")
     revoked: float | None = Field(None, description="Unix seconds; null while it is good.")
     requests_per_second: float | None = Field(
-        None, description="Its own quota; null for the server's, 0 for none."
+        None, description="Its own quota; null for the server's, 0: none."
     )
-    rows_per_second: float | None = Field(
-        None, description="Its own quota; null for the server's, 0 for none."
-    )
+    rows_per_second: float | None = Field(None, description="Its own quota; null for the server's, 0: none.")
     updates_per_second: float | None = Field(
-        None, description="Its own quota; null for the server's, 0 for none."
+        None, description="Its own quota; null for the server's, 0: none."
     )
 
 
@@ -361,6 +350,4 @@ class NewApiKey(_Answer):
     """A new API key, or one with a new secret. Its text, `key`, is shown this once and kept out of `repr`."""
 
     id: str
-    key: str = Field(
-        repr=False, description="The secret of the key, for `Authorization: Bearer …`; it is shown once."
-    )
+    key: str = Field(repr=False, description="The secret, for `Authorization: Bearer …`; it is shown once.")

@@ -169,3 +169,35 @@ def test_any_labels_are_registered_taught_and_predicted(http: httpx.Client, labe
     assert set(map(repr, answered)) <= set(map(repr, http.get("/v1/tasks/any").json()["labels"]))
     again = http.post("/v1/tasks", json={"key": "any", "inputs": 3, "labels": labels})
     assert again.status_code == 200
+
+
+@pytest.mark.parametrize("y", [[1, "2"], [True, 2], ["a", 1], pd.Series(["1", 2], dtype=object)], ids=str)
+def test_targets_of_mixed_types_keep_them_and_are_refused(client: Client, y: Any) -> None:
+    client.register_task("mixed-text", labels=["1", "2", "a"], inputs=3)
+    client.register_task("mixed-int", labels=[1, 2], inputs=3)
+    for key in ("mixed-text", "mixed-int"):
+        with pytest.raises(LabelOutOfRange):
+            client.update(key, X[:2], y, grow_labels=True)
+    assert client.get_task("mixed-text").schema_version == client.get_task("mixed-int").schema_version == 1
+
+
+def test_times_that_cannot_be_told_exactly_are_refused(client: Client) -> None:
+    for y in (
+        [datetime.date(1, 1, 1)],
+        [datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)],
+        pd.Series(pd.to_datetime(["2026-01-01"], utc=True)),
+        [np.datetime64("NaT")],
+    ):
+        with pytest.raises(ValueError, match=r"time|missing"):
+            client.task("when", labels=["a"]).partial_fit(X[:1], y)
+    with pytest.raises(ApiError, match="ISO 8601"):
+        client.register_task("when", labels=["hello"], label_form="datetime", inputs=3)
+
+
+def test_numbers_grow_by_value(http: httpx.Client) -> None:
+    http.post("/v1/tasks", json={"key": "whole", "labels": [1, 2], "inputs": 3})
+    body = {"context": "whole", "inputs": [[0, 1, 2]], "grow_labels": True}
+    for target in (7.0, 7, 2.0):
+        assert http.post("/v1/update", json=body | {"targets": [target]}).status_code == 200
+    assert http.get("/v1/tasks/whole").json()["labels"] == [1, 2, 7]
+    assert http.post("/v1/update", json=body | {"targets": [7.5]}).status_code == 422

@@ -246,3 +246,28 @@ def test_weights_count_as_rows_do_and_zero_as_none() -> None:
     for bad in ([1.0], [-1.0] * 6, [float("nan")] * 6, [0.0] * 6):
         with pytest.raises(SuperposedError):
             taught(bad, 6)
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_targets_of_any_size_have_a_finite_loss_and_can_be_saved(size: float) -> None:
+    store = new_store(rows_per_task=20)
+    store.register(running("line", outputs=1, loss="mse"))
+    x = DRAW.normal(size=(40, 5))
+    for _ in range(3):
+        result = learn(store, "line", x, (x[:, 0] * size / 9).tolist())
+    assert 0 < result.loss < np.inf
+    assert WeightStore.from_bytes(store.to_bytes()).digest() == store.digest()
+    with pytest.raises(NonFiniteInput, match="too large"):
+        learn(store, "line", x[:1], [2e30])
+
+
+def test_targets_far_from_zero_that_vary_little_are_learned() -> None:
+    store = new_store()
+    store.register(running("line", outputs=1, loss="mse"))
+    x = DRAW.normal(size=(200, 5))
+    y = 1e9 + 1e-3 * x[:, 0]
+    for _ in range(30):
+        for start in range(0, 200, 40):
+            learn(store, "line", x[start : start + 40], y[start : start + 40].tolist())
+    answers = store.answers(store.batch("line", x))[:, 0].numpy()
+    assert 1 - np.square(answers - y).sum() / np.square(y - y.mean()).sum() > 0.5

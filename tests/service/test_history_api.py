@@ -245,12 +245,12 @@ def test_snapshots_come_by_themselves_and_the_journal_is_trimmed(
     with Server(path) as server, server.client() as client:
         task = client.task("t", outputs=2)
         deadline = time.monotonic() + 30
-        while client.store().journal["horizon"] == 0:
+        while client.store().journal.horizon == 0:
             assert time.monotonic() < deadline
             task.partial_fit(np.ones((2, 3)), [0, 1])
         found = client.list_snapshots()
         assert 2 <= len(found) <= 3
-        assert client.store().journal["horizon"] == found[0].sequence
+        assert client.store().journal.horizon == found[0].sequence
         with pytest.raises(HistoryTruncated):
             client.roll_back(to_sequence=0)
         with pytest.raises(HistoryTruncated, match="beginning of task t"):

@@ -15,7 +15,7 @@ import pytest
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.config import RehearsalConfig
-from superposed_client import Client
+from superposed_client import Client, ShapeMismatch
 from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
@@ -232,3 +232,70 @@ def test_records_are_the_same_store_after_crashes_and_in_groups_of_any_size(tmp_
     assert json.dumps(features) == json.dumps(single.store.tasks.get("r").features.to_json())
     single.close()
     grouped.close()
+
+
+def test_a_records_task_answers_before_its_first_update_and_empty_records_teach_no_features(
+    http: httpx.Client,
+) -> None:
+    new_task(http, "early")
+    body = {"context": "early", "records": PEOPLE}
+    assert http.post("/v1/infer", json=body).json()["probabilities"] == [[0.5, 0.5]] * 3
+    assert teach(http, "early", [{}]).status_code == 200
+    assert http.get("/v1/tasks/early").json()["features"] is None
+    assert teach(http, "early", PEOPLE).status_code == 200
+
+
+def test_locate_passes_over_tasks_with_other_features(http: httpx.Client) -> None:
+    new_task(http, "here")
+    new_task(http, "there")
+    teach(http, "here", [{"u": 1.0, "v": "k"}, {"u": 2.0, "v": "l"}])
+    teach(http, "there", [{"x": 1.0}, {"x": 2.0}])
+    asked = {"records": [{"u": 1.0, "v": "k"}], "candidates": ["here", "there"]}
+    assert http.post("/v1/locate", json=asked).json()["best"] == "here"
+    nothing = asked | {"records": [{"w": 1}]}
+    problem(http.post("/v1/locate", json=nothing), 422, "shape-mismatch")
+
+
+def test_compositions_of_other_kinds_are_refused(http: httpx.Client) -> None:
+    new_task(http, "left")
+    new_task(http, "right")
+    http.post("/v1/tasks", json={"key": "plain", "labels": ["stays", "leaves"]})
+    made = {"key": "both", "labels": ["stays", "leaves"], "composition": "mix(left:0.6,right:0.4)"}
+    problem(http.post("/v1/tasks", json=made), 422, "composition-not-supported")
+    problem(
+        http.post("/v1/tasks", json=made | {"kind": "records", "inputs": 30}),
+        422,
+        "composition-not-supported",
+    )
+    assert http.post("/v1/tasks", json=made | {"kind": "records"}).status_code == 201
+    mixed = {"context": "mix(left:0.5,plain:0.5)", "records": PEOPLE}
+    problem(http.post("/v1/infer", json=mixed), 422, "composition-not-supported")
+
+
+def test_many_records_of_many_features_are_refused_at_once(http: httpx.Client) -> None:
+    features = [{"name": f"f{number}", "kind": "category"} for number in range(1024)]
+    new_task(http, "wide", features=features)
+    problem(ask(http, "wide", [{}] * 1000), 413, "batch-too-large")
+    assert ask(http, "wide", [{}] * 100).status_code == 200
+
+
+def test_frames_and_features_in_the_sdk(client: Client) -> None:
+    table, y = frame(20)
+    with pytest.raises(ValueError, match="one name each"):
+        client.task("double", labels=["stays", "leaves"]).fit(table.rename(columns={"age": "vip"}), y)
+    levels = pd.DataFrame(np.ones((2, 2)), columns=pd.MultiIndex.from_product([["a"], ["b", "c"]]))
+    with pytest.raises(ValueError, match="one level"):
+        client.task("levels", labels=[0, 1]).fit(levels, [0, 1])
+    told = client.task(
+        "told", labels=["stays", "leaves"], features={"zip": "category"}, extra_features="ignore"
+    )
+    told.partial_fit([{"zip": 1, "more": 2}, {"zip": 2}], ["stays", "leaves"])
+    assert client.get_task("told").features == [{"name": "zip", "kind": "category"}]
+    client.delete_task("told")
+    client.register_task("told", labels=["stays", "leaves"], inputs=2)
+    old = client.task("told").partial_fit(pd.DataFrame(np.ones((2, 2))), ["stays", "leaves"])
+    client.delete_task("told")
+    client.register_task("told", labels=["stays", "leaves"], kind="records")
+    with pytest.raises(ShapeMismatch, match="takes records"):
+        old.predict(pd.DataFrame(np.ones((2, 2))))
+    old.partial_fit(pd.DataFrame(np.ones((2, 2))), ["stays", "leaves"])  # asked again what the task is

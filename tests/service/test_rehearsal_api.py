@@ -68,7 +68,7 @@ def test_what_is_kept_is_shown_and_erased(client: Client, tmp_path: Path) -> Non
     assert client.get_task("t1").rows_kept == 64
     store = client.store()
     assert store.rehearsal == {"rows_per_task": 100, "ratio": 1.0, "max_bytes": 2**28, "logit_share": 0.0}
-    assert store.bytes["kept_rows"] > 0
+    assert store.bytes.kept_rows > 0
     client.take_snapshot()
     sequence = client.store().sequence
     client.erase_rows("t0")

@@ -150,3 +150,24 @@ def test_over_http_and_the_sdk(http: httpx.Client) -> None:
     problem(http.post("/v1/updates/99999/relabel", json={"targets": ["cat"]}), 404, "not-found")
     problem(http.post(path, json={"targets": "cat"}), 422, "invalid-request")
     problem(http.post("/v1/updates/x/relabel", json={"targets": ["cat"]}), 422, "invalid-request")
+
+
+def test_a_correction_keeps_labels_that_the_update_added(tmp_path: Path) -> None:
+    machine = taught(tmp_path / "store")
+    rows = RowBatch("a", None, ROWS[0])
+    first = int(machine.do(Update(rows, ["x", "new"], 1, grow_labels=True))["sequence"])
+    for number in range(1, 4):
+        teach(machine, number, ["new", "y"])
+    with pytest.raises(Exception, match="more outputs"):
+        machine.do(Update(rows, ["fourth", "new"], 1, grow_labels=True))
+    answer = relabel(machine, first, ["y", None])
+    assert answer["excluded"] == [[first, first]]
+    assert machine.store.tasks.get("a").schema.labels == ("x", "y", "new")
+    assert machine.store.tasks.get("a").updates == 4
+    relabel(machine, first + 1, [None, "new"])
+    digest = machine.store.digest()
+    machine.crash()
+    assert machine.store.digest() == digest
+    machine.roll_back(sequences=(first, first))  # a rollback takes the label out, and what depends on it
+    assert machine.store.tasks.get("a").schema.labels == ("x", "y")
+    machine.close()

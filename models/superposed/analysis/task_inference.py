@@ -163,7 +163,7 @@ def _fitting(
 
     names = [name for name in dict.fromkeys(candidates) if name not in tasks or takes(tasks.get(name).schema)]
     check_evaluations(len(rows) * len(names), most)
-    names = [name for name in names if takes(store.resolve(name).task.schema)]
+    names = [name for name in names if takes(store.resolve(name).task.schema) and _fits(store, name, rows)]
     if not names:
         raise ShapeError(
             "no candidate takes such rows",
@@ -171,6 +171,18 @@ def _fitting(
             received=f"{len(rows)} {kind}" if width is None else f"shape {(len(rows), width)}",
         )
     return names
+
+
+def _fits(store: WeightStore, name: str, rows: NDArray[Any] | list[Any]) -> bool:
+    """Return True if a context can have rows; records whose features it does not have, it cannot."""
+    part = store.resolve(name)
+    if isinstance(rows, np.ndarray):
+        return True
+    try:
+        part.encode(rows[:1])
+    except InputError:
+        return False
+    return (part.scaler or part.task).features.known
 
 
 def _of_one_loss(

@@ -3,15 +3,7 @@
 from typing import Any
 
 from superposed.contexts.binary import Binary
-from superposed.contexts.expression import (
-    Expression,
-    Leaf,
-    Mixture,
-    Power,
-    Task,
-    check_key,
-    flatten,
-)
+from superposed.contexts.expression import Expression, Leaf, Mixture, Power, Task, check_key, flatten
 from superposed.contexts.family import Family, Term
 from superposed.contexts.grammar import as_expression, parse
 from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, new_secret, seeded_secret

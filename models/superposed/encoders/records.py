@@ -27,7 +27,10 @@ __all__ = ["MOST_FEATURES", "Feature", "FeatureTable", "Kind", "check_records"]
 
 Kind: TypeAlias = Literal["number", "category", "date"]
 MOST_FEATURES, LONGEST_NAME, LONGEST_TEXT = 1024, 128, 256
-_LARGEST = 1e150
+# Largest number whose square still leaves room in float64.
+LARGEST = 1e150
+# Values of one request, missing ones too: each is looked at.
+_MOST_VALUES = 2**17
 # Size of a hashed value beside numbers of variance 1: a half generalised better than 1 on ten tables.
 _HASHED = 0.5
 
@@ -44,16 +47,27 @@ class Feature(Config):
     kind: Kind
 
 
-def check_records(records: object) -> None:
+def check_records(records: object, features: FeatureTable | None = None) -> None:
     """Check the form of records, whatever task they belong to.
+
+    Args:
+        records: The records.
+        features: Of their task, as far as they are known.
 
     Raises:
         InputError: They are no list of records, or a name or value cannot be one.
-        CapacityExceeded: A record has too many values, or a text is too long.
+        CapacityExceeded: A record, or all together, have too many values, or a text is too long.
         NonFiniteInput: A number is not finite.
     """
     if not isinstance(records, Sequence) or isinstance(records, str) or not len(records):
         raise InputError("records are no list", expected="at least one record", received=redacted(records))
+    values = len(records) * len(features.features if features is not None else ())
+    if values > _MOST_VALUES:
+        raise CapacityExceeded(
+            "too many records for the task's number of features",
+            expected=f"{_MOST_VALUES} values in all at most, missing ones too",
+            received=values,
+        )
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise InputError(
@@ -82,10 +96,10 @@ def _check_value(row: int, name: object, value: object) -> None:
                 received=len(value),
             )
     elif isinstance(value, int | float):
-        if not (abs(value) <= _LARGEST or (isinstance(value, float) and math.isnan(value))):
+        if not (abs(value) <= LARGEST or (isinstance(value, float) and math.isnan(value))):
             raise NonFiniteInput(
                 f"record {row} holds a number that is too large",
-                expected=f"{_LARGEST:g} at most",
+                expected=f"{LARGEST:g} at most",
                 received=str(value)[:30],
             )
     elif value is not None:
@@ -152,6 +166,8 @@ class FeatureTable:
         """
         if not self.known:
             names = dict.fromkeys(name for record in records for name in record)
+            if not names:
+                return
             if len(names) > MOST_FEATURES:
                 raise CapacityExceeded(
                     "the records have too many names",
@@ -184,15 +200,14 @@ class FeatureTable:
         """
         rows = np.zeros((len(records), width))
         for row, record in enumerate(records):
-            extra = (
-                None if ignore_extra else next((name for name in record if name not in self.features), None)
-            )
+            names = () if ignore_extra or not self.known else record
+            extra = next((name for name in names if name not in self.features), None)
             if extra is not None:
                 raise ShapeError(
                     f"record {row} has a feature that the task does not have: leave it out, or register the"
                     " task with extra_features=ignore",
                     expected=f"some of the task's {len(self.features)} features",
-                    received=redacted(extra),
+                    received=extra[:LONGEST_NAME],
                 )
             for name, kind in self.features.items():
                 self._encode(rows[row], name, kind, record.get(name), row)
@@ -215,7 +230,7 @@ class FeatureTable:
         elif kind is not None:  # of a kind that is not known yet, nothing can be said
             raise InputError(
                 f"record {place} holds a value of another kind than the feature has",
-                expected=f"{redacted(name)} to be a {kind}",
+                expected=f"{name} to be a {kind}",
                 received=redacted(value),
             )
 

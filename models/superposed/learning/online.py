@@ -185,6 +185,13 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
     return replace(batch, inputs=inputs, encoded=kept, hashes=hashes)
 
 
+def learn_features(batch: Batch) -> None:
+    """Learn the features of a batch's records, and nothing else."""
+    for part, rows in zip(batch.parts, batch.raw or (), strict=False):
+        if part.task.schema.kind == "records" and part.scaler is not None:
+            part.scaler.features.learn(rows, part.task.schema.inputs)
+
+
 def check_records_fit(batch: Batch) -> None:
     """Check that the features of a batch's tasks can take its records, before that is recorded.
 
@@ -234,8 +241,15 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
         if drawn is not None:
             return _step_together(store, batch, targets, *drawn)
     outcome = _forward(store, batch, store.bindings(batch), targets)
+    _check_reported(outcome)
     optimizer_step(store, outcome.losses.mean())
     return outcome
+
+
+def _check_reported(outcome: _Forward) -> None:
+    """Raise `NonFiniteUpdate` where a loss in the user's units is not finite: it could not be counted."""
+    if not bool(torch.isfinite(outcome.reported).all()):
+        raise NonFiniteUpdate("the update has no finite loss", expected="smaller inputs or targets")
 
 
 def _step_together(
@@ -246,6 +260,7 @@ def _step_together(
     together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
     both = _forward(store, together, store.bindings(together), aims)
     new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
+    _check_reported(new)
     optimizer_step(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
     return new
 

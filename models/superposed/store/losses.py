@@ -75,8 +75,9 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
         losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
     reported = losses.detach()
     if targets.units is not None and targets.values is not None:
-        in_units = (difference.detach() * targets.units.to(logits.device)).square().sum(1) / outputs
-        reported = torch.where(classified, reported, in_units)
+        # In float64: a square of a large or a small number of the user's may not fit float32.
+        in_units = (difference.detach().double() * targets.units.to(logits.device)).square().sum(1) / outputs
+        reported = torch.where(classified, reported.double(), in_units)
     if targets.weights is not None:
         losses = losses * targets.weights.to(logits.device, logits.dtype)
     correct = (masked.detach().argmax(1) == classes) & classified

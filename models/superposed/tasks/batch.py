@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.contexts import Context
-from superposed.encoders.records import check_records
-from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError
+from superposed.encoders.records import LARGEST, check_records
+from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError, redacted
 from superposed.tasks.registry import TaskState
-from superposed.tasks.scaling import CLIP, LARGEST, Scaling, scaled_each
+from superposed.tasks.scaling import CLIP, Scaling, scaled_each
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,12 +120,7 @@ class Batch:
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
-_KINDS = {
-    "U": "text",
-    "S": "text",
-    "O": "something else than numbers",
-    "c": "complex numbers",
-}
+_KINDS = {"U": "text", "S": "text", "O": "something else than numbers", "c": "complex numbers"}
 
 
 def read_rows(values: object) -> NDArray[Any]:
@@ -165,17 +160,23 @@ def check_finite(rows: NDArray[Any], what: str) -> None:
         )
 
 
-def _checked(task: TaskState, inputs: object) -> Any:
+def _checked(part: ResolvedContext, inputs: object) -> Any:
     """Return rows (B, inputs) or records that fit a task's schema, whatever its statistics are."""
-    schema = task.schema
+    schema, features = part.task.schema, (part.scaler or part.task).features
     if schema.kind == "records":
-        check_records(inputs)
+        if not isinstance(inputs, list | tuple):
+            raise ShapeError(
+                f"task {schema.key} takes records of named values, not rows of numbers",
+                expected="records: a list of objects",
+                received=redacted(inputs),
+            )
+        check_records(inputs, features)
         return inputs
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
         raise ShapeError(
             f"task {schema.key} takes rows of numbers, not records",
-            expected=f"{schema.inputs} numbers a row, or a task that was registered with kind records",
-            received="an object",
+            expected=f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records",
+            received="records",
         )
     rows = read_rows(inputs)
     if rows.shape[1] != schema.inputs:
@@ -228,7 +229,7 @@ def one_context(
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.
     """
-    rows = _checked(part.task, inputs)
+    rows = _checked(part, inputs)
     learned = learning and part.scaler is not None
     scaled = torch.zeros(len(rows), width, dtype=dtype) if learned else scaled_rows(part, rows, width, dtype)
     return Batch((part,), None, scaled, raw=None if part.scaling is None else (rows,))
@@ -362,7 +363,7 @@ def per_row(
     index = torch.empty(len(inputs), dtype=torch.int64)
     raw = []
     for place, (resolved, rows) in enumerate(zip(resolved_parts, members, strict=True)):
-        raw.append(_checked(resolved.task, [inputs[row] for row in rows]))
+        raw.append(_checked(resolved, [inputs[row] for row in rows]))
         index[rows] = place
         if not learning or resolved.scaler is None:
             result[rows] = scaled_rows(resolved, raw[-1], width, dtype)

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import datetime
+import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import Field, Strict
+from pydantic import PlainValidator, WithJsonSchema
 
 from superposed.errors import LabelOutOfRange, redacted
 
 LabelType: TypeAlias = Literal["bool", "int", "float", "str", "datetime"]
-Label: TypeAlias = (
-    Annotated[bool, Strict()]
-    | Annotated[int, Strict(), Field(ge=-(2**63), lt=2**64)]
-    | Annotated[float, Strict()]
-    | Annotated[str, Strict(), Field(max_length=256)]
-)
+
+
+def _plain_label(value: object) -> object:
+    """Return a value that can be a label; whole numbers have 64 bits.
+
+    Raises:
+        ValueError: It cannot.
+    """
+    good = (
+        isinstance(value, bool)
+        or (isinstance(value, int) and -(2**63) <= value < 2**64)
+        or (isinstance(value, float) and math.isfinite(value))
+        or (isinstance(value, str) and len(value) <= 256)
+    )
+    if not good:
+        raise ValueError("a label is a bool, a finite number of 64 bits, or a text of up to 256 characters")
+    return value
+
+
+Label: TypeAlias = Annotated[
+    bool | int | float | str,
+    PlainValidator(_plain_label),
+    WithJsonSchema({"anyOf": [{"type": kind} for kind in ("boolean", "integer", "number", "string")]}),
+]
 
 _WORDS = {
     "bool": "true or false",
@@ -41,6 +61,14 @@ def label_type(labels: Sequence[object]) -> LabelType:
         raise ValueError("labels of different types: give all of them as bool, number, or text")
     found: dict[type, LabelType] = {bool: "bool", int: "int", float: "float", str: "str"}
     return found[kinds.pop()]
+
+
+def is_time(label: Label) -> bool:
+    """Return True for a text that is a time in ISO 8601."""
+    try:
+        return isinstance(label, str) and datetime.datetime.fromisoformat(label) is not None
+    except ValueError:
+        return False
 
 
 def plain_target(target: object) -> object:
@@ -74,7 +102,8 @@ def class_of(
     if kind is None:
         return _index(target, outputs, task)
     if is_label(target, kind):
-        if (found := classes.get(target)) is not None:  # type: ignore[call-overload]  # its type was checked
+        value: Any = float(target) if kind == "float" else target  # type: ignore[arg-type]  # it is a number
+        if (found := classes.get(value)) is not None:
             return int(found)
         raise LabelOutOfRange(
             f"not a label of task {task}",

@@ -253,14 +253,8 @@ class TaskRegistry:
             received={name: _shown(name, wanted[name], there[name]) for name in fields},
         )
 
-    def check_growable(self, key: str) -> TaskState:
-        """Return the task of a key, if its number of outputs may change.
-
-        Raises:
-            UnknownTask: There is none.
-            TaskInUse: Tasks are composed of it, which have its number of outputs.
-        """
-        state = self.get(key)
+    def check_growable(self, key: str) -> None:
+        """Raise `TaskInUse` where tasks are composed of a task, which have its number of outputs."""
         composed = [one.schema.key for one in self._tasks.values() if key in one.schema.composed_of]
         if composed:
             raise TaskInUse(
@@ -268,7 +262,6 @@ class TaskRegistry:
                 expected="a task that no declared composition needs",
                 received=f"{len(composed)} compositions",
             )
-        return state
 
     def next_generation(self, key: str) -> int:
         """Return the generation that a key would be registered with: the number of its deletions."""

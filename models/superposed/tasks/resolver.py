@@ -84,11 +84,9 @@ class Resolver:
             )
         parts = self._composed(flatten(parse(declared.schema.composition or "")))
         keep_rows = parts.keep_rows and declared.schema.keep_rows
-        return (
-            replace(parts, task=declared, keep_rows=keep_rows)
-            if declared.schema.scaling == "running"
-            else (ResolvedContext(parts.context, declared, keep_rows))
-        )
+        if declared.schema.scaling != "running":
+            return ResolvedContext(parts.context, declared, keep_rows)
+        return replace(parts, task=declared, keep_rows=keep_rows)
 
     def _composed(self, leaves: Sequence[Leaf]) -> ResolvedContext:
         states = {leaf.key: self._tasks.member(leaf.key, leaf.group) for leaf in leaves}
@@ -110,8 +108,7 @@ class Resolver:
         if schema.scaling != "running":
             return None
         group = self._tasks.get(schema.group) if schema.group is not None else task
-        alike = (group.schema.scaling, group.schema.kind) == (schema.scaling, schema.kind)
-        return group if alike else task
+        return group if group.schema.scaling == "running" and group.schema.is_read_as(schema) else task
 
 
 def _units(task: TaskState) -> TaskState | None:

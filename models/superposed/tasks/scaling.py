@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIP", "LARGEST", "WINDOW", "RunningStatistics", "Scaling", "fixed_scaling", "scaled_each"]
+__all__ = ["CLIP", "LARGEST_TARGET", "WINDOW", "RunningStatistics", "Scaling", "fixed_scaling", "scaled_each"]
 
 # Standard deviations from the mean at which a scaled feature is cut off.
 CLIP = 10.0
 # Rows after which older ones fade: the statistics follow a drift at this pace.
 WINDOW = 10_000
-# Largest number whose square still leaves room in float64.
-LARGEST = 1e150
+# Largest target whose size fits float32, where an export folds it into the weights.
+LARGEST_TARGET = 1e30
 # Rows from which on an outlier counts no more than the clip allows.
 _SETTLED = 64
 # A spread that is smaller than this share of the mean is rounding, not information.
-_NO_SPREAD = 1e-9
+_NO_SPREAD = 1e-12
 
 
 @dataclass(frozen=True)

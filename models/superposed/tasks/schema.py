@@ -13,7 +13,7 @@ from superposed.config import Config
 from superposed.contexts import Task, check_key, flatten, parse
 from superposed.encoders.records import MOST_FEATURES, Feature
 from superposed.errors import CompositionNotSupported, LabelOutOfRange, ShapeError
-from superposed.tasks.labels import Label, LabelType, is_label, label_type
+from superposed.tasks.labels import Label, LabelType, is_label, is_time, label_type
 from superposed.tasks.scaling import Scaling, fixed_scaling
 
 __all__ = ["Loss", "TaskSchema"]
@@ -150,8 +150,8 @@ class TaskSchema(Config):
             raise ValueError(f"{len(self.labels)} labels, but {self.outputs} outputs")
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("two labels are the same")
-        if self.label_form is not None and self.label_type != self.label_form:
-            raise ValueError("labels that are times are given as texts")
+        if self.label_form is not None and not all(map(is_time, self.labels)):
+            raise ValueError("labels that are times are given as texts in ISO 8601")
         return self
 
     @cached_property
@@ -185,19 +185,20 @@ class TaskSchema(Config):
             LabelOutOfRange: It has no labels, or labels of another type.
             CompositionNotSupported: The task is a composition, whose outputs are those of its parts.
         """
-        wanted = tuple(labels)
+        wanted = tuple(self._as_stored(label) for label in labels)
         if self.labels is None:
             raise LabelOutOfRange(
                 f"task {self.key} has no labels to add to",
                 expected="a task that was registered with labels",
                 received=f"{self.outputs} outputs",
             )
-        kinds = {type(label) for label in (*self.labels, *wanted)}
-        if len(kinds) > 1 and not (kinds <= {int, float} and self.label_type == "float"):
+        kind = self.label_type
+        fraction = kind == "int" and any(isinstance(label, float) for label in wanted)
+        if kind is not None and (fraction or not all(is_label(label, kind) for label in wanted)):
             raise LabelOutOfRange(
                 f"labels of another type than those of task {self.key}",
-                expected=self.label_type,
-                received=sorted(kind.__name__ for kind in kinds),
+                expected=kind,
+                received=", ".join(sorted({type(label).__name__ for label in wanted})),
             )
         added = [label for label in dict.fromkeys(wanted) if label not in self.classes]
         if added and self.composition is not None:
@@ -209,10 +210,18 @@ class TaskSchema(Config):
         longer = (*self.labels, *added)
         return self.replace(labels=longer, outputs=len(longer)) if added else self
 
-    def has_label(self, target: object) -> bool:
+    def _as_stored(self, label: Label) -> Label:
+        """Return a number as the labels are: 7.0 is the label 7."""
+        if isinstance(label, bool | str) or self.label_type not in {"int", "float"}:
+            return label
+        if self.label_type == "float":
+            return float(label)
+        return int(label) if float(label).is_integer() else label
+
+    def has_label(self, target: Label) -> bool:
         """Return True if a target of that type and value is a label."""
         kind = self.label_type
-        return kind is not None and is_label(target, kind) and target in self.classes
+        return kind is not None and is_label(target, kind) and self._as_stored(target) in self.classes
 
     def is_met_by(self, existing: Self) -> bool:
         """Return True if a registered schema is this one, or this one with labels that were added to it."""
@@ -250,18 +259,28 @@ class TaskSchema(Config):
         """Return JSON values; fields that did not exist yet are left out where they have their defaults."""
         return self.model_dump(mode="json", exclude=self.defaults)
 
+    def is_read_as(self, other: Self) -> bool:
+        """Return True if the rows of another task are read as its own are."""
+        return self.kind == other.kind and (self.kind == "rows" or self.inputs == other.inputs)
+
     def check_composable(self, other: Self) -> None:
         """Check that a composition can have this task and another in it.
 
         Raises:
-            CompositionNotSupported: They differ in outputs or loss.
+            CompositionNotSupported: They differ in outputs, loss or kind.
         """
-        if (other.outputs, other.loss) != (self.outputs, self.loss):
+        if other._face != self._face:
             raise CompositionNotSupported(
                 f"tasks {self.key} and {other.key} cannot be composed",
-                expected=f"{self.outputs} outputs, {self.loss}",
-                received=f"{other.outputs} outputs, {other.loss}",
+                expected="{} outputs, {}, {}".format(*self._face),
+                received="{} outputs, {}, {}".format(*other._face),
             )
+
+    @property
+    def _face(self) -> tuple[int, Loss, str]:
+        """Facts that tasks of one composition have in common; records are encoded by their width."""
+        rows = "rows of numbers" if self.kind == "rows" else f"records in {self.inputs} inputs"
+        return self.outputs, self.loss, rows
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
         """Check the task against a store's numbers of inputs, outputs and layers.

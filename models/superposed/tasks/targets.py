@@ -14,6 +14,7 @@ from torch import Tensor
 from superposed.errors import LabelOutOfRange, NonFiniteInput, ShapeError, redacted
 from superposed.tasks.batch import Batch, check_finite
 from superposed.tasks.labels import class_of
+from superposed.tasks.scaling import LARGEST_TARGET
 from superposed.tasks.schema import TaskSchema
 
 Target: TypeAlias = bool | int | float | str | Sequence[float]
@@ -87,7 +88,7 @@ def scaled_targets(batch: Batch, targets: Targets) -> Targets:
     scalings = [part.target_scaling for part in batch.parts]
     if targets.values is None or all(one is None for one in scalings):
         return targets
-    values, units = targets.values.double().clone(), torch.ones_like(targets.values)
+    values, units = targets.values.double().clone(), torch.ones_like(targets.values, dtype=torch.float64)
     places = batch.places()
     for place, scaling in enumerate(scalings):
         rows = places == place
@@ -95,8 +96,8 @@ def scaled_targets(batch: Batch, targets: Targets) -> Targets:
             count = len(scaling.offset)
             offset, scale = torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
             values[rows, :count] = (values[rows, :count] - offset) / scale
-            units[rows, :count] = scale.to(units.dtype)
-    return replace(targets, values=values.to(batch.inputs.dtype), units=units.to(batch.inputs.dtype))
+            units[rows, :count] = scale
+    return replace(targets, values=values.to(batch.inputs.dtype), units=units)
 
 
 def in_network_units(batch: Batch, answers: Tensor) -> Tensor:
@@ -237,4 +238,10 @@ def _values_of(schema: TaskSchema, target: Target) -> list[float]:
             received=redacted(target),
         )
     check_finite(numbers[None], "targets")
+    if schema.scaling == "running" and np.abs(numbers.astype(np.float64)).max() > LARGEST_TARGET:
+        raise NonFiniteInput(
+            f"a target of task {schema.key} is too large",
+            expected=f"{LARGEST_TARGET:g} at most",
+            received=redacted(target),
+        )
     return [float(number) for number in numbers]

@@ -72,6 +72,10 @@ class Change(ABC):
     author: str | None = None
     grouped: bool = False
 
+    def learn_schema(self, store: WeightStore) -> None:
+        """Apply only what the change adds to the schemas of tasks."""
+        del store
+
     @property
     def size(self) -> int:
         """Cost, relative to other changes."""

@@ -40,10 +40,12 @@ class RollbackDecision:
     Args:
         sequence: Its own place in the journal.
         excluded: Ranges of records that it took out, both ends included.
+        schema_stays: Whether what they added to schemas stays: labels, and features of records.
     """
 
     sequence: int
     excluded: Sequence[tuple[int, int]]
+    schema_stays: bool = False
 
     def covers(self, sequence: int) -> bool:
         """Return True if the rollback took a record out."""
@@ -83,9 +85,8 @@ class Exclusions:
             if kind == REFUSAL:
                 refused.append(head["sequence"])
             elif sequence <= through:
-                rollbacks.append(
-                    RollbackDecision(sequence, [(first, last) for first, last in head["excluded"]])
-                )
+                excluded = [(first, last) for first, last in head["excluded"]]
+                rollbacks.append(RollbackDecision(sequence, excluded, kind == RELABEL))
         return cls(refused, rollbacks)
 
     def with_rollback(self, rollback: RollbackDecision) -> Exclusions:
@@ -94,6 +95,11 @@ class Exclusions:
 
     def __contains__(self, sequence: int) -> bool:
         return sequence in self._refused or any(one.covers(sequence) for one in self._active)
+
+    def schema_stays(self, sequence: int) -> bool:
+        """Return True if only the rows of a record were taken out, and not what it added to schemas."""
+        covering = [one for one in self._active if one.covers(sequence)]
+        return sequence not in self._refused and bool(covering) and all(one.schema_stays for one in covering)
 
     def allows_start(self, sequence: int) -> bool:
         """Return True if the store after that record held nothing that was taken out later."""

@@ -35,10 +35,10 @@ def task_body(store: WeightStore, state: TaskState) -> JsonObject:
 
 
 def _features(state: TaskState) -> list[JsonObject] | None:
-    """Return the features of a task's records, once they are known; a kind that is not is a number."""
+    """Return the features of a task's records, once they are known."""
     if not state.features.known:
         return None
-    return [{"name": name, "kind": kind or "number"} for name, kind in state.features.features.items()]
+    return [{"name": name, "kind": kind or "unknown"} for name, kind in state.features.features.items()]
 
 
 class Register(Change):

@@ -8,7 +8,7 @@ from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Target, Targets
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejected
-from superposed_service.changes.exclusions import RELABEL, Exclusions, RollbackDecision
+from superposed_service.changes.exclusions import RELABEL, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.rollback import rebuild
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, InvalidRequest, UnknownUpdate
@@ -56,10 +56,17 @@ class Relabel(Change):
             raise UnknownUpdate("the update was taken out, or rejected", received=self._sequence)
         # What an earlier correction took out stays out.
         before = [(first, end) for first, end in record.head.get("excluded", [])]
-        decision = RollbackDecision(last + 1, [(self._sequence, self._sequence), *before])
+        chosen = [(self._sequence, self._sequence), *before]
+        decision = RollbackDecision(last + 1, chosen, schema_stays=True)
         rebuilt, start, excluded = rebuild(
             decision, self._snapshots, self._transaction_log, str(store.device), self._progress
         )
+        if excluded != [list(one) for one in ranges(first for first, _ in chosen)]:
+            raise InvalidRequest(
+                "other records depend on this update: roll it back, and send its rows again",
+                expected="an update that no record depends on",
+                received=f"dependent records among {excluded}",
+            )
         update = Update.from_record(record).with_targets(rebuilt, self._corrected)
         update.author = self.author
         prepared = update.prepare(rebuilt)

@@ -256,6 +256,8 @@ def _apply(
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
     if record.sequence in exclusions and record.kind not in LASTING:
+        if exclusions.schema_stays(record.sequence):
+            change_of(record).learn_schema(store)
         return {}
     try:
         prepared = change_of(record).prepare(store)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
-from superposed.learning.online import apply, check_records_fit
+from superposed.learning.online import apply, check_records_fit, learn_features
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
@@ -158,10 +158,13 @@ class Update(Change):
         if not isinstance(self._targets, Targets):
             raise TypeError("only an update that was read from its record has targets to correct")
         batch, weights = _plain(self._rows).batch(store, learning=True), self._targets.weights
-        grown = {one.key: store.altered(one.key, add_labels=one.labels) for one in self._growth}
-        targets = corrected(with_schemas(batch, grown), self._targets)
         given = None if weights is None else weights.tolist()
-        return Update(self._rows, targets, self._steps, weights=given, grow_labels=bool(self._growth))
+        return Update(self._rows, corrected(batch, self._targets), self._steps, weights=given)
+
+    def learn_schema(self, store: WeightStore) -> None:
+        """Add the labels of the record, and learn the features of its records."""
+        with store.growing({one.key: one.schema(store) for one in self._growth}):
+            learn_features(_plain(self._rows).batch(store, learning=True))
 
     @classmethod
     def from_record(cls, record: Record) -> Self:

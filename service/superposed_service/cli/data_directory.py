@@ -55,8 +55,7 @@ def log(
     directory: Directory,
     after: Annotated[int, typer.Option(help="List only records after this sequence number.")] = 0,
     limit: Annotated[
-        int | None,
-        typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0),
+        int | None, typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0)
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:

@@ -83,10 +83,7 @@ class Telemetry:
         if total:
             metrics.batch_rows.observe(total)
         if self.tracing is not None:
-            attributes = {
-                "superposed.batch.rows": total,
-                "superposed.batch.requests": len(timings),
-            }
+            attributes = {"superposed.batch.rows": total, "superposed.batch.requests": len(timings)}
             for timing in timings:
                 self._span(timing, "queue", timing.asked, began, {})
                 self._span(timing, "batch", began, ended, attributes)

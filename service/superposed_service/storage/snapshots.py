@@ -198,9 +198,7 @@ class Snapshots:
         digest = hashlib.sha256(data).hexdigest()
         if digest != snapshot.sha256:
             raise SnapshotMismatch(
-                f"{path} is damaged",
-                expected=f"SHA-256 {snapshot.sha256}",
-                received=digest,
+                f"{path} is damaged", expected=f"SHA-256 {snapshot.sha256}", received=digest
             )
         return data
 

@@ -28,67 +28,6 @@ class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
-class StoreBytes(BaseModel):
-    """Memory, in bytes."""
-
-    weights: int
-    optimizer: int
-    contexts_cached: int
-    kept_rows: int
-    statistics: int = Field(description="Running statistics of the tasks.")
-
-
-class JournalBody(BaseModel):
-    """The journal: what a recovery would replay, and whether it can be written."""
-
-    horizon: int = Field(description="The sequence number before the oldest record.")
-    sequence: int
-    records_since_snapshot: int
-    failure: str | None = Field(
-        description="Reason why nothing is learned until the next start; null while the journal can "
-        "be written."
-    )
-    lineage: str = Field(description="The store's identity: the same in every copy, export and backup.")
-    incarnation: str | None = Field(description="Identity of the serving process; it changes at each start.")
-
-
-class RecoveryBody(BaseModel):
-    """Recovery of the store when the service was started."""
-
-    snapshot: str
-    replayed: int
-    fingerprint_changed: bool = Field(
-        description="True if the replayed records were first applied in a different execution "
-        "environment, so that the store is equal only to rounding."
-    )
-    rules_changed: bool = Field(
-        description="True if a release with other learning rules wrote the records. No rollback "
-        "reaches past that point."
-    )
-    damaged: list[str] = Field(description="Newer snapshots that could not be read.")
-
-
-class StoreBody(BaseModel):
-    """`GET /v1/store`."""
-
-    family: str
-    network: dict[str, Any]
-    derivation_version: int
-    limits: dict[str, float]
-    optimizer: dict[str, Any]
-    device: str
-    dtype: str
-    sequence: int
-    tasks: int
-    bytes: StoreBytes
-    rehearsal: dict[str, float] = Field(
-        description="Configuration of rehearsal: kept rows, and their ratio to new rows."
-    )
-    fingerprint: dict[str, Any]
-    journal: JournalBody
-    recovery: RecoveryBody
-
-
 class ProblemBody(BaseModel):
     """A problem document (RFC 9457)."""
 
@@ -251,11 +190,7 @@ class RollbackBody(Body):
 
 
 _SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn); `admin` (everything)."
-
-
 _TASKS = "A pattern of task keys that it may name: `*` and `?`."
-
-
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
 
@@ -327,22 +262,17 @@ class ConsolidateBody(Body):
     )
 
 
-_SOURCE = "A task key, or `key:<id>` for an API key."
-
-
 class QuarantineBody(Body):
     """`POST /v1/quarantine`."""
 
-    source: str = Field(description=_SOURCE, max_length=256)
+    source: str = Field(description="A task key, or `key:<id>` for an API key.", max_length=256)
     reason: str = Field("", max_length=1024)
 
 
 ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values"]
 
-
 # Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
 Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
-
 
 Matrix = Annotated[
     Any,
@@ -354,7 +284,6 @@ Matrix = Annotated[
         }
     ),
 ]
-
 
 Records = Annotated[
     Any,
@@ -370,7 +299,6 @@ Records = Annotated[
         }
     ),
 ]
-
 
 Targets = Annotated[
     list[Any],
@@ -442,7 +370,7 @@ class UpdateBody(EvaluateBody):
         strict=True,
         description="Number of optimizer steps on these rows; they are applied as one atomic record.",
     )
-    sample_weight: list[Annotated[float, Field(ge=0, le=1e6)]] | None = Field(
+    sample_weight: list[Annotated[float, Field(ge=0, le=1e6, strict=True)]] | None = Field(
         None, description="How much each row counts, 0 to 1e6; default: 1 each."
     )
     grow_labels: bool = Field(

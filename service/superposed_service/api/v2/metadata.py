@@ -71,10 +71,7 @@ def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
         "platform": "superposed",
         "backend": "superposed",
         "max_batch_size": most_rows,
-        "input": [
-            field(INPUT, "FP32", [-1, schema.inputs]),
-            field(CONTEXT, "BYTES", [-1], optional=True),
-        ],
+        "input": [field(INPUT, "FP32", [-1, schema.inputs]), field(CONTEXT, "BYTES", [-1], optional=True)],
         "output": [field(name, *described) for name, described in outputs_of(schema).items()],
         "parameters": {"label_type": {"string_value": schema.label_type}} if schema.labels else {},
     }

@@ -49,21 +49,18 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
         server = Server(directory)
         with server, server.client() as client:
             console.print(
-                f"\nOne store at [bold]{server.url}[/], {client.store().bytes['weights']:,} bytes of weights."
+                f"\nOne store at [bold]{server.url}[/], {client.store().bytes.weights:,} bytes of weights."
             )
             console.print(f"Teaching it {len(tasks)} tasks, strictly one after another, over HTTP:\n")
             curves = teach(client, tasks)
         console.print("\nThe server is stopped and started again; all that follows is what it answers now.")
         with Server(directory, server.port) as again, again.client() as client:
             curves[:, -1] = [_score(client, task) for task in tasks]
-            weights = client.store().bytes["weights"] // 4
+            weights = client.store().bytes.weights // 4
             console.print(
                 "The same rows, the same order: one plain network, and one small network a task ..."
             )
-            plain, separate = (
-                plain_network(network, _OPTIMIZER, tasks),
-                separate_networks(weights, tasks),
-            )
+            plain, separate = (plain_network(network, _OPTIMIZER, tasks), separate_networks(weights, tasks))
             show_table(console, [task.key for task in tasks], curves, plain, separate)
             _compositions(console, client, tasks)
             _curl(console, again, tasks, output)

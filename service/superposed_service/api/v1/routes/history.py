@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import Response
 
 from superposed_client.models import Relabelling, Rollback, Snapshot
@@ -62,7 +63,7 @@ async def roll_back(request: Request) -> Response:
     summary="Correct the targets of an update",
 )
 @requires("update")
-async def relabel(request: Request, sequence: int) -> Response:
+async def relabel(request: Request, sequence: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
     """Take an update out of the store's past and learn its rows with other targets, as one record.
 
     The store is rebuilt from a snapshot without the update; other requests wait meanwhile. So every record

@@ -5,10 +5,9 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from superposed_client.models import Capacity, Interference
+from superposed_client.models import Capacity, Interference, StoreInfo
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import json_response, principal, runtime
-from superposed_service.api.v1.schemas import StoreBody
 from superposed_service.api.v1.serializers import (
     capacity_body,
     interference_body,
@@ -23,7 +22,7 @@ router = APIRouter(prefix="/v1")
 _MOST_TASKS = 24
 
 
-@router.get("/store", tags=["store"], response_model=StoreBody, summary="Describe the store")
+@router.get("/store", tags=["store"], response_model=StoreInfo, summary="Describe the store")
 @requires("infer")
 async def get_store(request: Request) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
@@ -51,12 +50,7 @@ async def get_capacity(request: Request) -> Response:
     return json_response(await runtime(request).engine.call(lambda store: capacity_body(store, wanted)))
 
 
-@router.get(
-    "/interference",
-    tags=["capacity"],
-    response_model=Interference,
-    summary="Measure interference",
-)
+@router.get("/interference", tags=["capacity"], response_model=Interference, summary="Measure interference")
 @requires("infer")
 async def get_interference(request: Request, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
