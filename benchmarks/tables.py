@@ -15,6 +15,17 @@ def machine_line(values: dict[str, Any]) -> str:
     return f"{of['processor']}, {of['device']}, torch {of['torch']}, Python {of['python']}"
 
 
+def dataframes_table(values: dict[str, Any]) -> str:
+    head = ["table", "superposed store", "scikit-learn pipeline", "temperature", "calibration error", "at 1"]
+    lines = []
+    for name, found in [*values["tables"].items(), ("mean", values["mean"])]:
+        of = [found[f"after one pass: {what}"] for what in
+              ("temperature", "calibration error", "calibration error, temperature 1")]  # fmt: skip
+        lines.append([name, f"{found['accuracy']:.1%}", f"{found['pipeline']:.1%}", f"{of[0]:.2f}",
+                      f"{of[1]:.3f}", f"{of[2]:.3f}"])  # fmt: skip
+    return table(head, lines)
+
+
 def forward_tables(values: dict[str, Any]) -> tuple[str, str]:
     rows = values["rows"]
     batches = sorted({row["rows"] for row in rows})

@@ -249,7 +249,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
 def _check_reported(outcome: _Forward) -> None:
     """Raise `NonFiniteUpdate` where a loss in the user's units is not finite: it could not be counted."""
     if not bool(torch.isfinite(outcome.reported).all()):
-        raise NonFiniteUpdate("the update has no finite loss", expected="smaller inputs or targets")
+        raise NonFiniteUpdate("the update has no finite loss and gradient", expected="finite numbers")
 
 
 def _step_together(
