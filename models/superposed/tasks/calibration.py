@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 __all__ = ["Calibration", "row_hashes"]
 
 # Curvature that speaks for a temperature of 1, and the most that is remembered: the pace of a drift.
-_PRIOR_CURVATURE, _MOST_CURVATURE = 10.0, 100.0
+_PRIOR_CURVATURE, _MOST_CURVATURE = 20.0, 50.0
 _MOST_LOG = 3.0
+# Rows learned again after which little is left of what was measured.
+_AGE = 500.0
 # Rows that are remembered, and the number of their hashes.
 _MOST_SEEN, _HASHES = 512, 2**32
 # Numbers of a row that its hash is made of.
@@ -34,8 +36,9 @@ class Calibration:
     """Temperature of a task's probabilities: its logits are divided by it.
 
     It follows what the task answers to rows before it learns them, by Newton steps on the log of the
-    temperature. A row that comes again says nothing: it was learned. Which rows came before is known of a
-    sample of them, those with the smallest hashes; only those count.
+    temperature. A row that comes again says nothing, as it was learned; learning it changes the model, and
+    what was measured ages. Which rows came before is known of a sample of them, those with the smallest
+    hashes; only those count.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017; Gibbons,
     "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001.
@@ -68,7 +71,9 @@ class Calibration:
         _, first = np.unique(hashes, return_index=True)
         new = np.zeros(len(hashes), dtype=bool)
         new[first] = True
-        new &= (hashes < self.limit) & ~np.isin(hashes, self.seen)
+        counted, known = hashes < self.limit, np.isin(hashes, self.seen)
+        self._age(int((counted & known).sum()) * _HASHES / self.limit)
+        new &= counted & ~known
         if not new.any():
             return
         self.seen = np.union1d(self.seen, hashes[new].astype(np.float64))
@@ -76,6 +81,11 @@ class Calibration:
             self.limit //= 2
             self.seen = self.seen[self.seen < self.limit]
         self._step(logits[new], classes[new])
+
+    def _age(self, rows: float) -> None:
+        """Lean back to a temperature of 1, as rows that come again change the model that was measured."""
+        kept = float(np.exp(-rows / _AGE))
+        self.log_temperature, self.curvature = self.log_temperature * kept, self.curvature * kept
 
     def _step(self, logits: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
         scaled = logits / self.temperature
