@@ -222,7 +222,7 @@ def test_a_temperature_makes_confident_answers_as_right_as_they_say() -> None:
         classes = np.array([random.choice(4, p=one) for one in shares])
         hashes = random.integers(0, 2**31, 16).astype(np.uint32)
         calibration.learn(4 * logits, classes, hashes)
-    assert calibration.temperature == pytest.approx(4, rel=0.15)
+    assert calibration.temperature == pytest.approx(4, rel=0.25)
     for _ in range(200):  # what was measured ages as rows are learned again
         calibration.learn(4 * logits, classes, np.sort(calibration.seen[:16]).astype(np.uint32))
     assert calibration.temperature == pytest.approx(1, abs=0.05)

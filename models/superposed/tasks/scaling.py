@@ -24,7 +24,7 @@ LARGEST_TARGET = 1e30
 # Rows from which on an outlier counts no more than the clip allows.
 _SETTLED = 64
 # A spread that is smaller than this share of the mean is rounding, not information.
-_NO_SPREAD = 1e-12
+_NO_SPREAD = 1e-14
 
 
 @dataclass(frozen=True)
