@@ -113,50 +113,47 @@ class FeatureTable:
 
     Args:
         features: Each name's kind, in order; None where no value of it was seen yet.
-        room: Number of columns for numbers and dates, the first ones; None until the features are known.
+        columns: Names that have a column of their own, in the order of the columns: those that were no
+            categories when the features became known; None until then.
 
     A name keeps its kind and its column for good.
     """
 
-    def __init__(self, features: Mapping[str, Kind | None] | None = None, room: int | None = None) -> None:
+    def __init__(
+        self, features: Mapping[str, Kind | None] | None = None, columns: Sequence[str] | None = None
+    ) -> None:
         self.features: dict[str, Kind | None] = dict(features or {})
-        self.room = room
-        self._columns: dict[str, int] = {}
-        for name, kind in self.features.items():
-            self._place(name, kind)
+        self._columns = None if columns is None else {name: place for place, name in enumerate(columns)}
 
     @classmethod
     def declared(cls, features: Sequence[Feature]) -> FeatureTable:
         """Return the table of declared features."""
         kinds = {one.name: one.kind for one in features}
-        return cls(kinds, sum(kind != "category" for kind in kinds.values()))
+        return cls(kinds, [name for name, kind in kinds.items() if kind != "category"])
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> FeatureTable:
         """Return the inverse of `to_json`."""
-        return cls(dict(values["features"]), values["room"])
+        return cls(dict(values["features"]), values["columns"])
 
     def to_json(self) -> dict[str, Any]:
         """Return JSON values; the order of features counts, so they are a list."""
-        return {"features": [list(one) for one in self.features.items()], "room": self.room}
+        columns = None if self._columns is None else list(self._columns)
+        return {"features": [list(one) for one in self.features.items()], "columns": columns}
 
     def copy(self) -> FeatureTable:
         """Return the same table, apart from this one."""
-        return FeatureTable(self.features, self.room)
+        return FeatureTable(self.features, None if self._columns is None else list(self._columns))
 
     @property
     def known(self) -> bool:
         """True once the names are known."""
-        return self.room is not None
+        return self._columns is not None
 
     @property
     def numbers(self) -> int:
         """Number of columns for numbers and dates."""
-        return self.room or 0
-
-    def _place(self, name: str, kind: Kind | None) -> None:
-        if kind in {"number", "date"}:
-            self._columns[name] = len(self._columns)
+        return len(self._columns or ())
 
     def learn(self, records: Sequence[Mapping[str, Any]], width: int) -> None:
         """Learn names from the first records, and kinds from the first values.
@@ -178,9 +175,9 @@ class FeatureTable:
         for name in [name for name, kind in self.features.items() if kind is None]:
             kind = _kind([record.get(name) for record in records])
             self.features[name] = kind
-            self._place(name, kind)
-        if not self.known:
-            self.room = sum(kind != "category" for kind in self.features.values())
+        if self._columns is None:
+            own = [name for name, kind in self.features.items() if kind != "category"]
+            self._columns = {name: place for place, name in enumerate(own)}
         hashed = any(kind in {"category", "date"} for kind in self.features.values())
         if self.numbers + hashed > width:
             raise ShapeError(
@@ -214,17 +211,17 @@ class FeatureTable:
         return rows
 
     def _encode(self, row: NDArray[np.float64], name: str, kind: Kind | None, value: Any, place: int) -> None:
-        missing = value is None or (isinstance(value, float) and math.isnan(value))
-        if missing:
-            if name in self._columns:
-                row[self._columns[name]] = math.nan
+        columns = self._columns or {}
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            if name in columns:
+                row[columns[name]] = math.nan
             self._hash(row, name, "missing")
         elif kind == "category":
             self._hash(row, name, "=" + _category(value))
         elif kind == "number" and isinstance(value, int | float):
-            row[self._columns[name]] = value
+            row[columns[name]] = value
         elif kind == "date" and (when := _date(value)) is not None:
-            row[self._columns[name]] = when.timestamp()
+            row[columns[name]] = when.timestamp()
             for part, number in (("weekday", when.weekday()), ("month", when.month), ("hour", when.hour)):
                 self._hash(row, name, f"{part}={number}")
         elif kind is not None:  # of a kind that is not known yet, nothing can be said
