@@ -318,8 +318,10 @@ class Campaign:
                 self.pending.append(sent)
             return False
         body = answer.json() if answer.content else None
-        if sent.status and (sent.status, sent.answer) != (answer.status_code, body):
-            self.outcome.other_answers += is_recorded(sent)  # any other request is judged anew
+        other = sent.status and (sent.status, sent.answer) != (answer.status_code, body)
+        if other and is_recorded(sent):  # any other request is judged anew
+            self.outcome.other_answers += 1
+            self.outcome.failures.append(f"again {sent}: {answer.status_code} {body}")
         sent.status, sent.answer = answer.status_code, body
         return True
 
@@ -380,7 +382,9 @@ class Campaign:
                 by_sequence[place] = sent
                 if isinstance(sent.answer, dict) and sent.status == 200:
                     said = sent.answer.get("sequence", sent.answer.get("last_sequence"))
-                    self.outcome.other_answers += said != place
+                    if said != place:
+                        self.outcome.other_answers += 1
+                        self.outcome.failures.append(f"at {place}: {sent}")
         self.reference(by_sequence, store)
 
     def reference(self, by_sequence: dict[int, Sent], store: WeightStore) -> None:
@@ -392,7 +396,9 @@ class Campaign:
             writes = self.make_again(by_sequence, machine)
             for sequence, write in writes.items():
                 refused = isinstance(write.future.exception(), SuperposedError)
-                self.outcome.other_answers += refused != (by_sequence[sequence].status in {413, 422})
+                if refused != (by_sequence[sequence].status in {413, 422}):
+                    self.outcome.other_answers += 1
+                    self.outcome.failures.append(f"{by_sequence[sequence]}: {write.future.exception()}")
             self.outcome.records += machine.store.sequence
             self.outcome.lost += max(0, machine.store.sequence - store.sequence)
             self.outcome.applied_twice += max(0, store.sequence - machine.store.sequence)
