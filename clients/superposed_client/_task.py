@@ -96,15 +96,22 @@ class TaskSchema:
         by_name = isinstance(rows, list) or fields.get("features") is not None
         grows = fields.pop("grow_labels", None)
         if self.labels is None and self.outputs is None and grows and targets is not None:
-            fields["labels"] = sorted(set(targets.tolist()))
+            fields["labels"] = _in_order(set(targets.tolist()))
         for name in ("offset", "scale"):
             if fields.get(name) is not None:
-                fields[name] = [float(number) for number in fields[name]]  # type: ignore[attr-defined]
+                fields[name] = [float(number) for number in fields[name]]  # type: ignore[attr-defined]  # the name varies
         if not isinstance(rows, list):
             fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
         if fields.get("keep_rows", True):
             fields.pop("keep_rows", None)
         return {"key": key, "loss": "cross_entropy"} | fields | ({"kind": "records"} if by_name else {})
+
+
+def _in_order(labels: set[Any]) -> list[Any]:
+    """Return labels sorted; labels of different types, which the server refuses, as they are."""
+    with suppress(TypeError):
+        return sorted(labels)
+    return list(labels)
 
 
 @dataclass
@@ -162,9 +169,7 @@ class TaskCore:
         if self._registered or self._key is None:
             return new
         try:
-            if not (
-                self.schema.given and (self.schema.labels is not None or self.schema.outputs is not None)
-            ):
+            if self.schema.labels is None and self.schema.outputs is None:
                 yield from operations.get_task(self._key)
             else:
                 _, new = yield from operations.register_new(self.schema.body(self._key, rows, targets))

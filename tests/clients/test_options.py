@@ -121,3 +121,6 @@ def test_a_handle_whose_labels_grow_needs_none_at_first(client: Client) -> None:
     assert set(again.predict(X)) <= {1, 2, 3, 7}
     with pytest.raises(TaskExists):
         client.task("growing", labels=[3, 1]).partial_fit(X[:1], [3])
+    with pytest.raises(InvalidRequest, match="different types"):
+        client.task("growing-mixed", grow_labels=True).partial_fit(X[:2], [1, "a"])
+    assert client.list_tasks("growing-mixed") == []

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import builtins
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
 import httpx
 import pytest
 
+import superposed
 import superposed_client
+import superposed_service
 from superposed import errors as library
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_client import _errors as client_errors
@@ -52,6 +60,32 @@ def test_a_module_exports_the_tree_that_its_docstring_draws(module: object) -> N
     doc = str(module.__doc__)
     for name in module.__all__:  # type: ignore[attr-defined]
         assert name in doc, name
+
+
+def trees(package: object) -> Iterator[ast.AST]:
+    """The syntax of a package's modules."""
+    return (ast.parse(path.read_text()) for path in Path(str(package.__file__)).parent.rglob("*.py"))  # type: ignore[attr-defined]  # a module
+
+
+def classes(package: object) -> set[str]:
+    """Names of a package's classes."""
+    return {one.name for tree in trees(package) for one in ast.walk(tree) if isinstance(one, ast.ClassDef)}
+
+
+def raised(package: object) -> set[str]:
+    """Names of the errors that a package's docstrings say are raised."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    nodes = [one for tree in trees(package) for one in ast.walk(tree) if isinstance(one, kinds)]
+    sections = [re.search(r"^Raises:\n((?: +.*\n?)+)", ast.get_docstring(one) or "", re.M) for one in nodes]
+    lines = [name for found in sections if found for name in re.findall(r"^ {4}([\w, ]+):", found[1], re.M)]
+    return {name for line in lines for name in line.split(", ")}
+
+
+def test_docstrings_name_errors_that_exist() -> None:
+    here = classes(superposed) | classes(superposed_service) | set(dir(builtins))
+    assert {"HistoryTruncated", "InputError"} <= raised(superposed_service) | raised(superposed)
+    assert raised(superposed) | raised(superposed_service) <= here
+    assert raised(superposed_client) <= classes(superposed_client) | set(dir(builtins))
 
 
 def test_codes_are_those_that_release_0_1_0_has_stored() -> None:

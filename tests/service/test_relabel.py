@@ -13,6 +13,7 @@ import torch
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.config import RehearsalConfig
+from superposed.learning.online import learn
 from superposed_client import Client
 from superposed_service.changes.registration import Register
 from superposed_service.changes.relabel import Relabel
@@ -63,8 +64,6 @@ def test_a_corrected_store_is_that_of_a_rollback_and_a_new_update(tmp_path: Path
     twin.store.sequence = machine.store.sequence - 1  # the same place, which decides what is rehearsed
     schema = twin.store.tasks.get("a")
     assert schema.updates == 1
-    from superposed.learning.online import learn
-
     learn(twin.store, "a", ROWS[0], ["x", "y"])
     assert twin.store.digest() == machine.store.digest()
     digest = machine.store.digest()

@@ -88,7 +88,7 @@ def locate(
     Source: Liu, Wang, Owens, Li, "Energy-based Out-of-distribution Detection", NeurIPS 2020, equation 4;
     neither mean nor number of outputs is taken off there.
     """
-    rows = read_inputs(inputs)
+    rows = _read_inputs(inputs)
     names = _of_one_loss(store, _fitting(store, rows, candidates, most), len(rows), targets)
     return _ranked(names, _evidence(store, rows, targets, names), len(rows))
 
@@ -117,7 +117,7 @@ def locate_exponent(
         SuperposedError: As `locate`.
     """
     low, high = exponents
-    rows = read_inputs(inputs)
+    rows = _read_inputs(inputs)
     check_evaluations(len(rows) * EXPONENT_EVALUATIONS, most)
     _of_one_loss(store, [key], len(rows), targets)  # refuses what says nothing about an exponent
     tried: dict[float, float] = {}
@@ -143,7 +143,7 @@ def check_evaluations(tries: int, most: int) -> None:
         )
 
 
-def read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
+def _read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
     """Return rows of numbers as an array, records as they are; raises as `read_rows` and `check_records`."""
     if not (isinstance(inputs, list) and inputs and isinstance(inputs[0], Mapping)):
         return read_rows(inputs)
@@ -175,9 +175,9 @@ def _fitting(
 
 def _fits(store: WeightStore, name: str, rows: NDArray[Any] | list[Any]) -> bool:
     """Return True if a context can have rows; records whose features it does not have, it cannot."""
-    part = store.resolve(name)
     if isinstance(rows, np.ndarray):
         return True
+    part = store.resolve(name)
     try:
         part.encode(rows[:1])
     except InputError:

@@ -24,7 +24,7 @@ def change_of(record: Record) -> Change:
 
     Raises:
         JournalCorrupt: No release of this service made such a record.
-        BeyondHorizon: Its rows were erased.
+        HistoryTruncated: Its rows were erased.
     """
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)

@@ -192,7 +192,7 @@ def newest_good(
         ConfigError: There is no snapshot.
         JournalCorrupt: The journal ends before one.
         SnapshotMismatch: None is good.
-        BeyondHorizon: The journal reaches back to none of them.
+        HistoryTruncated: The journal reaches back to none of them.
         StorageUnavailable: The disk refused.
     """
     damaged: list[str] = []
@@ -235,7 +235,7 @@ def replay(
 
     Raises:
         JournalCorrupt: A record is damaged.
-        BeyondHorizon: The journal was trimmed past the store.
+        HistoryTruncated: The journal was trimmed past the store.
     """
     for record in journal.replay(store.sequence, through):
         outcome = _apply(store, record, exclusions)

@@ -50,7 +50,7 @@ class Selection:
             InvalidRequest: There is no such record.
             UnknownTask: No task has or had the key.
             UnknownApiKey: There was no such API key.
-            BeyondHorizon: The journal was trimmed past the beginning of the task or the key.
+            HistoryTruncated: The journal was trimmed past the beginning of the task or the key.
         """
         journal = transaction_log.journal
         if self.api_key is not None:
@@ -163,23 +163,22 @@ class RollbackChange(Change):
     ) -> None:
         self._selection = selection
         self._snapshots = snapshots
-        self._ledger = transaction_log
-        self._journal = transaction_log.journal
+        self._transaction_log = transaction_log
         self._progress = progress or Progress()
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Rebuild the store; a record that depends on one taken out is taken out with it.
 
         Raises:
-            BeyondHorizon: No snapshot is old enough, or rows that are needed were erased.
+            HistoryTruncated: No snapshot is old enough, or rows that are needed were erased.
             StorageError: The disk refused, or a record is damaged.
         """
-        chosen = self._selection.find(store, self._ledger)
+        chosen = self._selection.find(store, self._transaction_log)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
-        decision = RollbackDecision(self._journal.sequence + 1, chosen)
+        decision = RollbackDecision(self._transaction_log.journal.sequence + 1, chosen)
         rebuilt, start, excluded = rebuild(
-            decision, self._snapshots, self._ledger, str(store.device), self._progress
+            decision, self._snapshots, self._transaction_log, str(store.device), self._progress
         )
         answer: JsonObject = {"sequence": decision.sequence, "rebuilt_from": start, "excluded": excluded}
         # The record holds what was taken out: replay does not decide again.

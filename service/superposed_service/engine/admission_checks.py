@@ -43,7 +43,7 @@ class AdmissionChecks:
     """
 
     def __init__(self, transaction_log: TransactionLog) -> None:
-        self._ledger = transaction_log
+        self._transaction_log = transaction_log
 
     def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PreparedWrite]:
         """Return the changes of a group that may be journalled; the others are answered at once."""
@@ -79,7 +79,7 @@ class AdmissionChecks:
         author = write.change.author
         owner = task if author is None else AUTHOR + author
         waiting = sum(one.owner == owner for one in entering.values())
-        self._ledger.answers.check_room(owner, waiting)
+        self._transaction_log.answers.check_room(owner, waiting)
         entering[idempotency_key.key] = replace(idempotency_key, owner=owner)
         return entering[idempotency_key.key]
 
@@ -98,7 +98,7 @@ class AdmissionChecks:
         """
         if idempotency_key is None:
             return None
-        kept = self._ledger.answers.find(idempotency_key)
+        kept = self._transaction_log.answers.find(idempotency_key)
         twin = entering.get(idempotency_key.key)
         if twin is not None and twin != idempotency_key:
             raise IdempotencyMismatch(
@@ -116,8 +116,8 @@ class AdmissionChecks:
 
     def check_writable(self) -> None:
         """Raise `StorageUnavailable` where nothing can be written any more."""
-        if self._ledger.failure is not None:
+        if self._transaction_log.failure is not None:
             raise StorageUnavailable(
                 "the journal failed: nothing is learned until the service is started again",
-                received=self._ledger.failure,
+                received=self._transaction_log.failure,
             )

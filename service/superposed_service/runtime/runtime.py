@@ -158,7 +158,7 @@ class Runtime:
         """Take records out of the store's past, and take a snapshot of the result.
 
         Raises:
-            BeyondHorizon: The journal does not reach back far enough.
+            HistoryTruncated: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
         return await self._in_turn(self._roll_back(selection, idempotency_key, author))

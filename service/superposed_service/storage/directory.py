@@ -48,7 +48,7 @@ class DataDirectory:
             ) from error
         self._hold(path, path / "LOCK")
         self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
-        self._ledger: TransactionLog | None = None
+        self._transaction_log: TransactionLog | None = None
 
     def _hold(self, *paths: Path) -> None:
         """Remember which files stand at these paths now."""
@@ -71,8 +71,8 @@ class DataDirectory:
             expected=f"the files that it opened at {self.path}",
             received=f"other files at {', '.join(changed)}",
         )
-        if self._ledger is not None and self._ledger.failure is None:
-            self._ledger.fail(str(error))
+        if self._transaction_log is not None and self._transaction_log.failure is None:
+            self._transaction_log.fail(str(error))
         raise error
 
     @property
@@ -109,8 +109,8 @@ class DataDirectory:
         Where another directory stands at the path, the write-ahead log is left as it is: SQLite would
         remove the other directory's.
         """
-        if self._ledger is not None:
-            self._ledger.close(keep_log=self.replaced)
+        if self._transaction_log is not None:
+            self._transaction_log.close(keep_log=self.replaced)
         os.close(self._lock)
 
     def transaction_log(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
@@ -124,12 +124,14 @@ class DataDirectory:
             raise JournalCorrupt(
                 f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
             )
-        if self._ledger is None:
-            self._ledger = TransactionLog(self.path, synchronous=synchronous, check_place=self.check_place)
+        if self._transaction_log is None:
+            self._transaction_log = TransactionLog(
+                self.path, synchronous=synchronous, check_place=self.check_place
+            )
             self._hold(self.path / "journal.db", self.path / "HEAD")
-        if not self._ledger.journal.exists:
+        if not self._transaction_log.journal.exists:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
-        return self._ledger
+        return self._transaction_log
 
     def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str) -> None:
         """Write a store's first snapshot and begin its journal.

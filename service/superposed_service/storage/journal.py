@@ -140,7 +140,7 @@ class Journal:
             through: The last one; default the newest.
 
         Raises:
-            BeyondHorizon: The journal was trimmed past `after`.
+            HistoryTruncated: The journal was trimmed past `after`.
             JournalCorrupt: A record is missing or is not what was written.
         """
         for sequence, kind, head, digest, payload, crc in self._linked(after, through, "payload, crc"):
