@@ -374,6 +374,8 @@ class Campaign:
         by_sequence: dict[int, Sent] = {}
         for sent in self.log:
             self.outcome.requests[f"{sent.kind} {sent.status}"] += 1
+            if sent.status == 500:
+                self.outcome.failures.append(str(sent))
             name = f"{sent.key} 0" if sent.kind == "consolidate" else sent.key
             place = places.get(name)
             self.outcome.lost += is_recorded(sent) and place is None

@@ -13,9 +13,10 @@ import torch
 
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.config import RehearsalConfig
+from superposed.errors import LabelOutOfRange
 from superposed.learning.online import learn
 from superposed_client import Client
-from superposed_service.changes.registration import Register
+from superposed_service.changes.registration import Delete, Register
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
@@ -98,7 +99,12 @@ def test_a_correction_can_be_corrected_and_rolled_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "error"),
-    [(["x"], InvalidRequest), (["x", "z"], Exception), (["x", 1], Exception), ([], InvalidRequest)],
+    [
+        (["x"], InvalidRequest),
+        (["x", "z"], LabelOutOfRange),
+        (["x", 1], LabelOutOfRange),
+        ([], InvalidRequest),
+    ],
 )
 def test_bad_corrections_change_nothing(tmp_path: Path, targets: list[Any], error: type[Exception]) -> None:
     machine = taught(tmp_path / "store")
@@ -169,4 +175,27 @@ def test_a_correction_keeps_labels_that_the_update_added(tmp_path: Path) -> None
     assert machine.store.digest() == digest
     machine.roll_back(sequences=(first, first))  # a rollback takes the label out, and what depends on it
     assert machine.store.tasks.get("a").schema.labels == ("x", "y")
+    machine.close()
+
+
+@pytest.mark.parametrize("context", ["a", "mix(a:0.9,b:0.1)"])
+@pytest.mark.parametrize("labels", [(), ("x", "y"), ("x", "y", "new")])
+def test_an_update_of_a_deleted_task_is_not_learned_by_its_successor(
+    tmp_path: Path, context: str, labels: tuple[str, ...]
+) -> None:
+    machine = taught(tmp_path / "store")
+    teach(machine, 0, [1, 2], "b")
+    machine.do(Update(RowBatch("a", None, ROWS[1]), ["x", "new"], 1, grow_labels=True))
+    sequence = teach(machine, 2, ["new", "y"], context)
+    machine.do(Delete("a"))
+    deleted = machine.store.sequence
+    if labels:
+        schema = TaskSchema(key="a", inputs=4, outputs=len(labels), labels=labels, scaling="running")
+        machine.do(Register(lambda _: schema))
+    digest = machine.store.digest()
+    with pytest.raises(UnknownUpdate, match="deleted"):
+        relabel(machine, sequence, [None, "x"])
+    assert machine.store.digest() == digest
+    machine.roll_back(sequences=(deleted, machine.store.sequence))  # the task is there again
+    relabel(machine, sequence, [None, "x"])
     machine.close()

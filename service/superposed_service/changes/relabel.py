@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Target, Targets
-from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejected
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of, rejected
 from superposed_service.changes.exclusions import RELABEL, Exclusions, RollbackDecision, ranges
+from superposed_service.changes.registration import Delete
 from superposed_service.changes.rollback import rebuild
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, InvalidRequest, UnknownUpdate
@@ -16,6 +18,7 @@ from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshots, TransactionLog
 
 
+@dataclass(eq=False)
 class Relabel(Change):
     """A correction. `prepare` rebuilds another store aside, which learns the rows with their new targets.
 
@@ -29,37 +32,33 @@ class Relabel(Change):
 
     kind = RELABEL
 
-    def __init__(
-        self,
-        sequence: int,
-        targets: Sequence[Target | None],
-        snapshots: Snapshots,
-        transaction_log: TransactionLog,
-        progress: Progress | None = None,
-    ) -> None:
-        self._sequence, self._targets = sequence, targets
-        self._snapshots, self._transaction_log = snapshots, transaction_log
-        self._progress = progress or Progress()
+    sequence: int
+    targets: Sequence[Target | None]
+    snapshots: Snapshots
+    transaction_log: TransactionLog
+    progress: Progress = field(default_factory=Progress)
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Rebuild the store without the update, and teach it the update's rows again.
 
         Raises:
-            UnknownUpdate: No update has that sequence number, or it was taken out.
+            UnknownUpdate: No update has that sequence number, or it was taken out, or its task was deleted.
             HistoryTruncated: No snapshot is old enough, or the rows were erased.
             SuperposedError: The new targets cannot be learned.
         """
-        journal = self._transaction_log.journal
-        record = find_update(journal, self._sequence)
+        journal = self.transaction_log.journal
+        record = find_update(journal, self.sequence)
         last = journal.sequence
-        if self._sequence in Exclusions.read(journal, last):
-            raise UnknownUpdate("the update was taken out, or rejected", received=self._sequence)
+        exclusions = Exclusions.read(journal, last)
+        if self.sequence in exclusions:
+            raise UnknownUpdate("the update was taken out, or rejected", received=self.sequence)
+        _check_not_deleted(record, journal, exclusions)
         # What an earlier correction took out stays out.
         before = [(first, end) for first, end in record.head.get("excluded", [])]
-        chosen = [(self._sequence, self._sequence), *before]
+        chosen = [(self.sequence, self.sequence), *before]
         decision = RollbackDecision(last + 1, chosen, schema_stays=True)
         rebuilt, start, excluded = rebuild(
-            decision, self._snapshots, self._transaction_log, str(store.device), self._progress
+            decision, self.snapshots, self.transaction_log, str(store.device), self.progress
         )
         if excluded != [list(one) for one in ranges(first for first, _ in chosen)]:
             raise InvalidRequest(
@@ -72,7 +71,7 @@ class Relabel(Change):
         prepared = update.prepare(rebuilt)
         rebuilt.sequence = last
         measured = rejected(prepared.apply(rebuilt))
-        answer = {**measured, "relabelled": self._sequence, "rebuilt_from": start, "excluded": excluded}
+        answer = {**measured, "relabelled": self.sequence, "rebuilt_from": start, "excluded": excluded}
 
         def entry() -> Entry:
             taught = prepared.entry()
@@ -87,15 +86,15 @@ class Relabel(Change):
 
     def _corrected(self, batch: Batch, learned: Targets) -> list[Target]:
         """Return the new targets, and those of before for rows that were right."""
-        if len(self._targets) != len(batch):
+        if len(self.targets) != len(batch):
             raise InvalidRequest(
                 "targets: not one for each row of the update, null for one that was right",
                 expected=len(batch),
-                received=len(self._targets),
+                received=len(self.targets),
             )
         return [
             _learned_target(batch, learned, row) if target is None else target
-            for row, target in enumerate(self._targets)
+            for row, target in enumerate(self.targets)
         ]
 
 
@@ -118,6 +117,21 @@ def find_update(journal: Journal, sequence: int) -> Record:
     if record.kind not in {Update.kind, RELABEL}:
         raise UnknownUpdate("the record is no update", expected="an update's sequence", received=record.kind)
     return record
+
+
+def _check_not_deleted(record: Record, journal: Journal, exclusions: Exclusions) -> None:
+    """Raise `UnknownUpdate` where a task of the record was deleted since: one of the same key is another."""
+    deleted = {
+        head["key"]
+        for sequence, _, head in journal.rare({Delete.kind})
+        if sequence > record.sequence and sequence not in exclusions
+    }
+    if gone := deleted & keys_of(record.head):
+        raise UnknownUpdate(
+            "a task of the update was deleted since",
+            expected="an update of tasks that are still there",
+            received=sorted(gone),
+        )
 
 
 def _learned_target(batch: Batch, learned: Targets, row: int) -> Target:

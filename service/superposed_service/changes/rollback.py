@@ -6,7 +6,7 @@ it undoes it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
@@ -142,6 +142,7 @@ def rebuild(
     return rebuilt, start.sequence, [list(one) for one in ranges({*numbers, *dependent})]
 
 
+@dataclass(eq=False)
 class RollbackChange(Change):
     """A rollback. `prepare` rebuilds another store aside: only a store that could be rebuilt is replaced.
 
@@ -154,17 +155,10 @@ class RollbackChange(Change):
 
     kind = ROLLBACK
 
-    def __init__(
-        self,
-        selection: Selection,
-        snapshots: Snapshots,
-        transaction_log: TransactionLog,
-        progress: Progress | None = None,
-    ) -> None:
-        self._selection = selection
-        self._snapshots = snapshots
-        self._transaction_log = transaction_log
-        self._progress = progress or Progress()
+    selection: Selection
+    snapshots: Snapshots
+    transaction_log: TransactionLog
+    progress: Progress = field(default_factory=Progress)
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Rebuild the store; a record that depends on one taken out is taken out with it.
@@ -173,16 +167,16 @@ class RollbackChange(Change):
             HistoryTruncated: No snapshot is old enough, or rows that are needed were erased.
             StorageError: The disk refused, or a record is damaged.
         """
-        chosen = self._selection.find(store, self._transaction_log)
+        chosen = self.selection.find(store, self.transaction_log)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
-        decision = RollbackDecision(self._transaction_log.journal.sequence + 1, chosen)
+        decision = RollbackDecision(self.transaction_log.journal.sequence + 1, chosen)
         rebuilt, start, excluded = rebuild(
-            decision, self._snapshots, self._transaction_log, str(store.device), self._progress
+            decision, self.snapshots, self.transaction_log, str(store.device), self.progress
         )
         answer: JsonObject = {"sequence": decision.sequence, "rebuilt_from": start, "excluded": excluded}
         # The record holds what was taken out: replay does not decide again.
-        head = {"asked": vars(self._selection), "excluded": answer["excluded"], "answer": answer}
+        head = {"asked": vars(self.selection), "excluded": answer["excluded"], "answer": answer}
 
         def apply(store: WeightStore) -> JsonObject:
             rebuilt.sequence = store.sequence + 1
