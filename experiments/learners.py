@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ __all__ = ["Identity", "Learner", "Separate", "Standard", "Superposed"]
 class Identity(Family[None]):
     """No contexts at all: what turns a superposed network back into the standard one."""
 
-    name: ClassVar[str] = "standard"
+    name = "standard"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of a placeholder: nothing is stored."""

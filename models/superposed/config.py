@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from superposed.errors import ConfigError, SuperposedError, redacted
 
@@ -65,11 +65,15 @@ class Config(BaseModel):
         return validated(type(self), self.model_dump() | changes)
 
 
+Expansion = Annotated[int, Field(ge=1, le=1024)]
+
+
 class MLPConfig(Config):
     """A multi-layer perceptron: what a store holds by default.
 
     `normalisation` "layer" normalises every hidden layer's activations (no learned scale) before they
     are bound; inputs are not normalised, so that a task narrower than the store exports as its own width.
+    `expansion` is the number of blocks of the output layer's context: see `superposed.contexts.Expanded`.
     `bias` "bound" is a column of the weights on a constant input, "shared" is added for all tasks alike.
     """
 
@@ -77,6 +81,7 @@ class MLPConfig(Config):
     inputs: int = Field(784, ge=1, le=MAX_WIDTH)
     hidden: tuple[int, ...] = Field((256, 256, 256), max_length=MAX_LAYERS)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
+    expansion: Expansion = 1
     activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "layer"
     bias: Literal["bound", "shared"] = "bound"
@@ -90,6 +95,7 @@ class _ImageNetwork(Config):
 
     input_shape: tuple[Side, Side, Side] = (1, 28, 28)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
+    expansion: Expansion = 1
 
     @property
     def inputs(self) -> int:
@@ -115,13 +121,22 @@ class ResNetConfig(_ImageNetwork):
 class ModuleConfig(Config):
     """A network of the user's own: `factory` is `package:function`, which returns a torch module.
 
-    Its linear and convolution layers are superposed; it takes rows of `input_shape`.
+    Its linear and convolution layers are superposed; it takes rows of `input_shape`. `output_layer` names
+    the linear layer that `expansion` widens, as `named_modules` does.
     """
 
     kind: Literal["module"] = "module"
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
     input_shape: tuple[Side, ...] = Field(min_length=1, max_length=8)
     outputs: int = Field(ge=1, le=MAX_WIDTH)
+    expansion: Expansion = 1
+    output_layer: str | None = Field(None, max_length=256)
+
+    @model_validator(mode="after")
+    def _output_layer_is_named(self) -> Self:
+        if self.expansion > 1 and self.output_layer is None:
+            raise ValueError("an expansion needs the name of the output layer: output_layer")
+        return self
 
     @property
     def inputs(self) -> int:

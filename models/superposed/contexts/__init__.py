@@ -3,6 +3,7 @@
 from typing import Any
 
 from superposed.contexts.binary import Binary
+from superposed.contexts.expanded import Expanded, expanded
 from superposed.contexts.expression import Expression, Leaf, Mixture, Power, Task, check_key, flatten
 from superposed.contexts.family import Family, Term
 from superposed.contexts.grammar import as_expression, parse
@@ -22,6 +23,7 @@ __all__ = [
     "ContextSource",
     "ContextTable",
     "Cyclic",
+    "Expanded",
     "Expression",
     "Family",
     "Leaf",
@@ -35,6 +37,7 @@ __all__ = [
     "Term",
     "as_expression",
     "check_key",
+    "expanded",
     "family_named",
     "flatten",
     "new_secret",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ class Binary(Family[Tensor]):
     Source: Cheung et al. 2019, section 2.3 ("binary superposition").
     """
 
-    name: ClassVar[str] = "binary"
+    name = "binary"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of one sign a feature: (features,)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -36,8 +36,12 @@ class Family(ABC, Generic[G]):
     lays a vector of complex numbers out as its real parts followed by its imaginary parts.
     """
 
-    name: ClassVar[str]
-    components: ClassVar[int] = 1
+    name: str
+    components: int = 1
+    # Parts of a vector that are paired with each other: 2 for families that turn pairs.
+    halves: int = 1
+    # Blocks of an expanded context, each bound with the whole vector.
+    blocks: int = 1
 
     def padding(self, features: int) -> int:
         """Return the number of zero features appended before binding, for families that act on pairs."""
@@ -47,6 +51,14 @@ class Family(ABC, Generic[G]):
     def width(self, features: int) -> int:
         """Return the number of real numbers in a bound vector of `features` features."""
         return self.components * (features + self.padding(features))
+
+    def bound_width(self, features: int) -> int:
+        """Return the number of real numbers in a vector once it is bound."""
+        return self.width(features)
+
+    def repeat(self, x: Tensor) -> Tensor:
+        """Return each row (B, width) once for each block of an expanded context."""
+        return x
 
     @abstractmethod
     def context_shape(self, features: int) -> tuple[int, ...]:

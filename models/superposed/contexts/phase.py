@@ -8,7 +8,6 @@ complex family is this one with a pair for every feature.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
@@ -34,7 +33,8 @@ class Phase(Family[Tensor]):
     Source: Cheung et al. 2019, section 2.3 ("complex superposition"), restricted to real weights.
     """
 
-    name: ClassVar[str] = "phase"
+    name = "phase"
+    halves = 2
 
     def padding(self, features: int) -> int:
         """Return 0: every complex feature is a pair by itself."""
@@ -95,8 +95,8 @@ class Complex(Phase):
     Source: Cheung et al. 2019, section 2.3 ("complex superposition").
     """
 
-    name: ClassVar[str] = "complex"
-    components: ClassVar[int] = 2
+    name = "complex"
+    components = 2
 
     def padding(self, features: int) -> int:
         """Return 0: every complex feature is a pair by itself."""
@@ -114,7 +114,7 @@ class Cyclic(Phase):
             The overlap of exponents s and t is about `exp(-(2π scale (t - s))² / 2)` within a period.
     """
 
-    name: ClassVar[str] = "cyclic"
+    name = "cyclic"
 
     def __init__(self, frequency_scale: float = 1.0) -> None:
         self.frequency_scale = frequency_scale

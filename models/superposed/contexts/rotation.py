@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -74,7 +73,7 @@ class Rotation(Family[RotationGenerator]):
     Source: Cheung et al. 2019, section 2.2 ("rotational superposition").
     """
 
-    name: ClassVar[str] = "rotation"
+    name = "rotation"
 
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of a dense matrix: (features, features)."""

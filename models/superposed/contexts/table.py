@@ -65,15 +65,31 @@ class ContextSource:
         family: The context family.
         features: Each layer's name and its number of input features, first to last.
         secret: 32 bytes.
+        expanded: The families of layers whose contexts are expanded.
     """
 
-    def __init__(self, family: Family[Any], features: Mapping[str, int], secret: bytes) -> None:
+    def __init__(
+        self,
+        family: Family[Any],
+        features: Mapping[str, int],
+        secret: bytes,
+        expanded: Mapping[str, Family[Any]] | None = None,
+    ) -> None:
         self.family = family
         self.features = dict(features)
+        self._expanded = dict(expanded or {})
         self._layers_left = {name: len(features) - place for place, name in enumerate(features)}
         self._secret = secret
         self._generators: OrderedDict[tuple[str, TaskId], Any] = OrderedDict()
         self.generator_bytes = 0
+
+    def family_of(self, layer: str) -> Family[Any]:
+        """Return the family of a layer's contexts."""
+        return self._expanded.get(layer, self.family)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of one context of each layer."""
+        return {name: self.family_of(name).context_shape(count) for name, count in self.features.items()}
 
     def _generator(self, layer: str, task: TaskId) -> Any:
         """Draw a task's generator, or take it from the least-recently-used ones that are kept."""
@@ -81,12 +97,13 @@ class ContextSource:
         if place in self._generators:
             self._generators.move_to_end(place)
             return self._generators[place]
-        generator = self.family.generate(Stream.for_task(self._secret, layer, task), self.features[layer])
+        family, features = self.family_of(layer), self.features[layer]
+        generator = family.generate(Stream.for_task(self._secret, layer, task), features)
         self._generators[place] = generator
-        self.generator_bytes += self.family.generator_bytes(self.features[layer])
+        self.generator_bytes += family.generator_bytes(features)
         while self.generator_bytes > _GENERATOR_BYTES and len(self._generators) > 1:
             (dropped, _), _ = self._generators.popitem(last=False)
-            self.generator_bytes -= self.family.generator_bytes(self.features[dropped])
+            self.generator_bytes -= self.family_of(dropped).generator_bytes(self.features[dropped])
         return generator
 
     def derive(self, context: Context, layer: str) -> Tensor:
@@ -99,7 +116,7 @@ class ContextSource:
         bound = [(task.bound_in(left), weight, exponent) for task, weight, exponent in context.shares]
         terms = [Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in bound]
         tasks = tuple(dict.fromkeys(task for task, _, _ in bound))
-        return self.family.compose(terms, Stream.for_mixture(self._secret, layer, tasks))
+        return self.family_of(layer).compose(terms, Stream.for_mixture(self._secret, layer, tasks))
 
 
 class ContextTable:
@@ -120,7 +137,7 @@ class ContextTable:
         self.source = source
         self._dtype = dtype
         self._device = device
-        shapes = {name: source.family.context_shape(count) for name, count in source.features.items()}
+        shapes = source.shapes()
         itemsize = torch.empty((), dtype=dtype).element_size()
         self.bytes_per_context = itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(1, max_bytes // self.bytes_per_context)

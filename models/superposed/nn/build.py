@@ -44,7 +44,18 @@ def build(
     module = _seeded(config, seed)
     if initialized and any(True for _ in module.buffers()):
         _check_buffers(module, _seeded(config, seed))
-    return superpose(module.to(dtype), family, config.input_shape)
+    return superpose(module.to(dtype), family, config.input_shape, _expansions(module, config))
+
+
+def _expansions(
+    module: nn.Module, config: ConvNetConfig | ResNetConfig | ModuleConfig
+) -> dict[str, int] | None:
+    """Return the number of blocks of the output layer, by its name; None where it is not expanded."""
+    if config.expansion == 1:
+        return None
+    if isinstance(config, ModuleConfig):
+        return {str(config.output_layer): config.expansion}
+    return {str(len(list(module.children())) - 1): config.expansion}
 
 
 def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> nn.Module:

@@ -83,7 +83,7 @@ class FusedMLP:
                     matrix.t(),
                     None if layer.bias is None else torch.as_tensor(layer.shared_bias()).detach(),
                     kernel,
-                    matrix.new_empty(BLOCK_ROWS, layer.width),
+                    matrix.new_empty(BLOCK_ROWS, matrix.shape[1]),
                     matrix.new_empty(BLOCK_ROWS, len(matrix)),
                 )
             )
@@ -167,11 +167,12 @@ class FusedMLP:
 
 
 def _layout(layer: SuperposedLinear) -> Layout:
-    features, constants = layer.in_features, layer.bound_features - layer.in_features
+    features, blocks = layer.in_features, layer.family.blocks
+    constant = features if layer.bound_features > features else -1
     if layer.family.components == 2:  # real parts with the constant, then imaginary parts
-        return Layout(features, features, features, features if constants else -1)
+        return Layout(features, features, features, constant, blocks)
     if layer.family.name == "binary":
-        return Layout(features, 0, 0, features if constants else -1)
+        return Layout(features, 0, 0, constant, blocks)
     pairs = layer.width // 2
     first = min(features, pairs)
-    return Layout(first, features - first, pairs, features if constants else -1)
+    return Layout(first, features - first, pairs, constant, blocks)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from superposed.config import MLPConfig
-from superposed.contexts import Binding, Family
+from superposed.contexts import Binding, Family, expanded
 from superposed.errors import ConfigError
 from superposed.nn.layers import SuperposedLinear
 
@@ -54,20 +54,21 @@ class MLP(nn.Module):
         self.config = config
         self.family = family
         sizes = (config.inputs, *config.hidden, config.outputs)
+        last = len(sizes) - 2
         self.layers = nn.ModuleList(
             SuperposedLinear(
                 sizes[place],
                 sizes[place + 1],
-                family,
+                expanded(family, config.expansion) if place == last else family,
                 bias=config.bias,
-                real_output=place == len(sizes) - 2,
+                real_output=place == last,
                 # Normalised signals keep their scale by themselves, and small weights are learned over
                 # faster (docs/decisions/0004-learning-rate.md).
                 gain=1.0 if config.normalisation == "layer" else 6.0**0.5,
                 generator=generator,
                 dtype=dtype,
             )
-            for place in range(len(sizes) - 1)
+            for place in range(last + 1)
         )
 
     def superposed_layers(self) -> dict[str, SuperposedLinear]:

@@ -74,7 +74,9 @@ class WeightStore:
         network = self.config.network
         self.network = build(network, family, seed, self.dtype, initialized=initialized).to(self.device)
         self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
-        source = ContextSource(family, self.network.bound_features(), self.secret)
+        layers = self.network.superposed_layers()
+        expanded = {name: layer.family for name, layer in layers.items() if layer.family is not family}
+        source = ContextSource(family, self.network.bound_features(), self.secret, expanded)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
         self.tasks = TaskRegistry()
         self.sequence = 0

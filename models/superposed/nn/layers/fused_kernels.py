@@ -41,13 +41,15 @@ class Layout(NamedTuple):
 
     For a family that turns pairs, number j of the first half is turned with number j of the second half;
     `first` and `second` of them come from the row, the second half's from `offset` on. For one that flips
-    signs `first` is the whole row. `constant` is the place of the constant 1 in the bound row, -1 for none.
+    signs `first` is the whole row. `constant` is the place of the constant 1 in the row, -1 for none. An
+    expanded context has several `blocks`, each of them bound with the row.
     """
 
     first: int
     second: int
     offset: int
     constant: int
+    blocks: int = 1
 
 
 def kernel_for(family: Family[Any], layout: Layout, *, relu: bool, normalise: bool) -> Kernel | None:
@@ -116,49 +118,63 @@ def _scale(row: Any, known: Any) -> Any:
 
 
 @_compiled()
-def _turns(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-    """Turn pairs of numbers by phases: contexts are (K, 2, pairs), cosines and sines."""
-    first, second, offset, constant = layout
+def _turn(row: Any, context: Any, top: Any, bottom: Any, layout: Any, known: Any, scale: Any) -> None:
+    """Turn the pairs of one row by the phases of one block: context is (2, pairs)."""
+    first, second, offset, constant, _ = layout
     zero, one, relu = known[0], known[1], known[4]
+    mean, factor = scale
+    cosine, sine = context[0], context[1]
+    both, pairs = min(first, second), len(cosine)
+    left, right = row[:both], row[offset : offset + both]
+    for j in range(both):
+        a = ((max(left[j], zero) if relu else left[j]) - mean) * factor
+        b = ((max(right[j], zero) if relu else right[j]) - mean) * factor
+        top[j] = a * cosine[j] - b * sine[j]
+        bottom[j] = a * sine[j] + b * cosine[j]
+    for j in range(both, pairs):  # where one half is longer, the constant, and the padding
+        a = b = zero
+        if j < first:
+            a = ((max(row[j], zero) if relu else row[j]) - mean) * factor
+        elif j == constant:
+            a = one
+        if j < second:
+            b = ((max(row[offset + j], zero) if relu else row[offset + j]) - mean) * factor
+        elif pairs + j == constant:
+            b = one
+        top[j] = a * cosine[j] - b * sine[j]
+        bottom[j] = a * sine[j] + b * cosine[j]
+
+
+@_compiled()
+def _turns(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
+    """Turn pairs of numbers by phases: contexts are (K, 2, pairs of all blocks), cosines and sines."""
     pairs = contexts.shape[2]
-    both = min(first, second)
+    step = pairs // layout[4]
     for number in range(len(rows)):
         row, out = rows[number], bound[number]
-        cosine, sine = contexts[slots[number], 0], contexts[slots[number], 1]
-        mean, factor = _scale(row, known)
-        left, right = row[:both], row[offset : offset + both]
-        top, bottom = out[:pairs], out[pairs:]
-        for j in range(both):
-            a = ((max(left[j], zero) if relu else left[j]) - mean) * factor
-            b = ((max(right[j], zero) if relu else right[j]) - mean) * factor
-            top[j] = a * cosine[j] - b * sine[j]
-            bottom[j] = a * sine[j] + b * cosine[j]
-        for j in range(both, pairs):  # where one half is longer, the constant, and the padding
-            a = b = zero
-            if j < first:
-                a = ((max(row[j], zero) if relu else row[j]) - mean) * factor
-            elif j == constant:
-                a = one
-            if j < second:
-                b = ((max(row[offset + j], zero) if relu else row[offset + j]) - mean) * factor
-            elif pairs + j == constant:
-                b = one
-            top[j] = a * cosine[j] - b * sine[j]
-            bottom[j] = a * sine[j] + b * cosine[j]
+        scale = _scale(row, known)
+        for start in range(0, pairs, step):
+            end = start + step
+            context = contexts[slots[number], :, start:end]
+            _turn(row, context, out[start:end], out[pairs + start : pairs + end], layout, known, scale)
 
 
 @_compiled()
 def _signs(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-    """Flip the signs of numbers: contexts are (K, width)."""
-    first, _, _, constant = layout
+    """Flip the signs of numbers: contexts are (K, width of all blocks)."""
+    first, _, _, constant, blocks = layout
     zero, relu = known[0], known[4]
+    width = contexts.shape[1] // blocks
     for number in range(len(rows)):
-        row, context, out = rows[number], contexts[slots[number]], bound[number]
+        row = rows[number]
         mean, factor = _scale(row, known)
-        for j in range(first):
-            out[j] = ((max(row[j], zero) if relu else row[j]) - mean) * factor * context[j]
-        if constant >= 0:
-            out[constant] = context[constant]
+        for start in range(0, blocks * width, width):
+            context = contexts[slots[number], start : start + width]
+            out = bound[number, start : start + width]
+            for j in range(first):
+                out[j] = ((max(row[j], zero) if relu else row[j]) - mean) * factor * context[j]
+            if constant >= 0:
+                out[constant] = context[constant]
 
 
 if numba is not None:

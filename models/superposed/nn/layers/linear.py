@@ -21,8 +21,8 @@ class SuperposedLinear(nn.Module):
     width) before it is bound, so that the bias is a column of the weights and is superposed and
     retrieved like the rest. A shared bias is added after the product, for all tasks alike.
 
-    `weight` is (out_features, width) for real families. For complex it is (2, out_features,
-    bound features), real and imaginary parts, and the product is one real product with the block
+    `weight` is (out_features, bound width) for real families. For complex it is (2, out_features,
+    bound width / 2), real and imaginary parts, and the product is one real product with the block
     matrix [[Re, -Im], [Im, Re]]; a shared bias is on the real part.
 
     Args:
@@ -61,8 +61,9 @@ class SuperposedLinear(nn.Module):
         self.bound_features = in_features + constants
         self.width = family.width(self.bound_features)
         self._real_only = real_output
+        columns = family.bound_width(self.bound_features)
         complex_weights = family.components == 2
-        shape = (2, out_features, self.bound_features) if complex_weights else (out_features, self.width)
+        shape = (2, out_features, columns // 2) if complex_weights else (out_features, columns)
         bound = gain / math.sqrt(self.bound_features * family.components)
         # Drawn in float64 and cast last, so that stores of either dtype start from the same numbers.
         initialized = torch.zeros(shape, dtype=dtype)
@@ -77,14 +78,14 @@ class SuperposedLinear(nn.Module):
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
-        """Return the real matrix of the product (components x D_out, width), or (D_out, width) if real."""
+        """Return the real matrix of the product, (components x D_out, bound width), or of D_out rows if real."""
         if self.family.components == 1:
             return self.weight
         real, imaginary = self.weight
-        top = torch.cat([real, -imaginary], dim=1)  # (D_out, width)
+        top = torch.cat([real, -imaginary], dim=1)  # (D_out, bound width)
         if self._real_only:
             return top
-        return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, width)
+        return torch.cat([top, torch.cat([imaginary, real], dim=1)])  # (2 D_out, bound width)
 
     def extend(self, x: Tensor) -> Tensor:
         """Append a bound bias's constant 1 and the padding: (B, components x D_in) to (B, width)."""

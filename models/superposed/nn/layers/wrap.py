@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from superposed.contexts import Binding, Family
+from superposed.contexts import Binding, Family, expanded
 from superposed.errors import ConfigError
 from superposed.nn.layers.conv import SuperposedConv2d
 from superposed.nn.layers.linear import SuperposedLinear
@@ -59,15 +59,24 @@ class SuperposedModule(nn.Module):
         module: The network; changed in place. It takes (B, *input_shape).
         family: A context family of real features.
         input_shape: What the rows of a batch, (B, features), are reshaped to.
+        expansions: Number of blocks of linear layers whose contexts are expanded, by name.
 
     Raises:
         ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
-            rows, weights that two layers share, or nothing to superpose; or it does not take such rows.
+            rows, weights that two layers share, or nothing to superpose; or it does not take such rows; or
+            it has no linear layer of a name in `expansions`.
     """
 
-    def __init__(self, module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        family: Family[Any],
+        input_shape: tuple[int, ...],
+        expansions: Mapping[str, int] | None = None,
+    ) -> None:
         super().__init__()
         self.family = family
+        self._expansions = dict(expansions or {})
         self._input_shape = input_shape
         self.bindings: Mapping[str, Binding] = {}
         self.observe: Any = None
@@ -77,6 +86,12 @@ class SuperposedModule(nn.Module):
         self._replace(module, "")
         if not self._layers:
             raise ConfigError("the network has no linear or convolution layer to superpose")
+        if self._expansions:
+            raise ConfigError(
+                "the network has no such output layer to expand",
+                expected=f"a linear layer: one of {', '.join(self._layers)}",
+                received=", ".join(self._expansions),
+            )
         self.train(False)
         self._try()
 
@@ -91,8 +106,10 @@ class SuperposedModule(nn.Module):
         random = torch.Generator().manual_seed(0)
         rows = torch.randn(len(_TRIED), math.prod(self._input_shape), generator=random, dtype=dtype)
         contexts = {
-            name: torch.randn(2, *self.family.context_shape(count), generator=random, dtype=dtype)
-            for name, count in self.bound_features().items()
+            name: torch.randn(
+                2, *layer.family.context_shape(layer.bound_features), generator=random, dtype=dtype
+            )
+            for name, layer in self._layers.items()
         }
         try:
             with torch.inference_mode():
@@ -126,7 +143,8 @@ class SuperposedModule(nn.Module):
         for name, child in list(parent.named_children()):
             path = f"{prefix}{name}"
             _refuse_unsteady(child, path)
-            layer = _superposed(child, self.family)
+            blocks = self._expansions.pop(path, 1) if isinstance(child, nn.Linear) else 1
+            layer = _superposed(child, expanded(self.family, blocks))
             if layer is None:
                 self._replace(child, f"{path}.")
                 continue
@@ -171,7 +189,12 @@ class SuperposedModule(nn.Module):
         return state
 
 
-def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ...]) -> SuperposedModule:
+def superpose(
+    module: nn.Module,
+    family: Family[Any],
+    input_shape: tuple[int, ...],
+    expansions: Mapping[str, int] | None = None,
+) -> SuperposedModule:
     """Turn an ordinary network into a superposed one; see `SuperposedModule`.
 
     Its weights become the initial weights, as drawn ones would be: to have a *trained* network answer under a
@@ -181,6 +204,7 @@ def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ..
         module: Changed in place.
         family: The context family.
         input_shape: Of one row.
+        expansions: Number of blocks of linear layers whose contexts are expanded, by name.
 
     Example:
         >>> from superposed.contexts import family_named
@@ -188,7 +212,7 @@ def superpose(module: nn.Module, family: Family[Any], input_shape: tuple[int, ..
         >>> sorted(net.bound_features().items())
         [('1', 5)]
     """
-    return SuperposedModule(module, family, input_shape)
+    return SuperposedModule(module, family, input_shape, expansions)
 
 
 def _refuse_ties(module: nn.Module) -> None:
@@ -293,6 +317,8 @@ def _start_from(linear: SuperposedLinear, weight: Tensor, bias: Tensor | None) -
             received=linear.family.name,
         )
     with torch.no_grad():
-        linear.weight[:, : linear.in_features] = weight
+        block = linear.weight.new_zeros(linear.out_features, linear.width)
+        block[:, : linear.in_features] = weight
         if bias is not None:
-            linear.weight[:, linear.in_features] = bias
+            block[:, linear.in_features] = bias
+        linear.weight.copy_(linear.family.repeat(block))
