@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,7 +75,7 @@ class Expanded(Family[Any]):
 
     def compose(self, terms: Sequence[Term[Any]], picks: Stream) -> Tensor:
         """Evaluate a composition in each block, and apply the factor."""
-        return self.family.compose(terms, picks) * self.blocks**-0.5
+        return self.family.compose(terms, picks) / math.sqrt(self.blocks)
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply contexts: (B, width) to (B, m width)."""

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from superposed.config import OptimizerConfig
 from superposed.errors import ConfigError
+from superposed.nn.layers import SuperposedLinear
 
-__all__ = ["load_state", "make_optimizer", "optimizer_state", "state"]
+__all__ = ["load_state", "make_optimizer", "optimizer_state", "parameter_groups", "state"]
+
+Group = dict[str, Any]
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+def parameter_groups(config: OptimizerConfig, network: nn.Module) -> list[Group]:
+    """Return a network's weights in groups of one learning rate.
+
+    Adam and RMSprop move each weight by about the rate, and an expanded layer of m blocks has m times the
+    weights, each with a factor of 1/√m. So its rate is divided by √m: a step then moves its answers as far
+    as another layer's.
+    """
+    groups: dict[float, Group] = {}
+    for module in network.modules():
+        blocks = module.family.blocks if isinstance(module, SuperposedLinear) and config.name != "sgd" else 1
+        rate = config.learning_rate / math.sqrt(blocks)
+        own = list(module.parameters(recurse=False))
+        if own:
+            groups.setdefault(rate, {"params": [], "lr": rate})["params"] += own
+    return list(groups.values())
+
+
+def make_optimizer(
+    config: OptimizerConfig, parameters: Iterable[nn.Parameter] | Iterable[Group]
+) -> torch.optim.Optimizer:
     """Return the configured optimizer over these weights, everything else as torch has it by default."""
     match config.name:
         case "rmsprop":

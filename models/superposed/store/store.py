@@ -73,7 +73,8 @@ class WeightStore:
         seed = int.from_bytes(Stream(self.secret, ("weights",)).bytes(8, "seed"), "little", signed=True)
         network = self.config.network
         self.network = build(network, family, seed, self.dtype, initialized=initialized).to(self.device)
-        self.optimizer = optimizers.make_optimizer(self.config.optimizer, self.network.parameters())
+        groups = optimizers.parameter_groups(self.config.optimizer, self.network)
+        self.optimizer = optimizers.make_optimizer(self.config.optimizer, groups)
         layers = self.network.superposed_layers()
         expanded = {name: layer.family for name, layer in layers.items() if layer.family is not family}
         source = ContextSource(family, self.network.bound_features(), self.secret, expanded)

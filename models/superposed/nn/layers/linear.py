@@ -78,7 +78,7 @@ class SuperposedLinear(nn.Module):
         self.register_buffer("constant", constant, persistent=False)
 
     def matrix(self) -> Tensor:
-        """Return the real matrix of the product, (components x D_out, bound width), or of D_out rows if real."""
+        """Return the real matrix of the product, (rows, bound width): components x D_out rows, or D_out."""
         if self.family.components == 1:
             return self.weight
         real, imaginary = self.weight
