@@ -60,6 +60,9 @@ def permuted_mnist(
     logit_share: Annotated[
         float, typer.Option(help="Weight (0 to 1) of the logit-matching loss for rehearsed rows.")
     ] = 0.0,
+    own_ratio: Annotated[
+        float, typer.Option(help="Earlier rows of the task itself with each new row, for `rehearsed`.")
+    ] = 0.0,
     consolidation: Annotated[int, typer.Option(help="Steps over kept rows after the last task.")] = 0,
     evaluate_every: Annotated[int, typer.Option(help="Tasks between two measurements.")] = 1,
     budget: Annotated[int, typer.Option(help="Weights for `separate`; 0: as many as the network's.")] = 0,
@@ -114,7 +117,12 @@ def permuted_mnist(
         "synaptic-intelligence": {"strength": synaptic_strength},
         # as tuned: separate networks gain most from centred inputs
         "separate": {"centred": True, "budget": budget},
-        "rehearsed": {"kept_rows": kept_rows, "logit_share": logit_share, "consolidation": consolidation},
+        "rehearsed": {
+            "kept_rows": kept_rows,
+            "logit_share": logit_share,
+            "own_ratio": own_ratio,
+            "consolidation": consolidation,
+        },
         "standard-rehearsed": {"kept_rows": kept_rows},
     }
     for method in (name for name, wanted in chosen.items() if wanted):

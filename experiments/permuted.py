@@ -72,6 +72,7 @@ class PermutedConfig(Config):
         separate_learning_rate: Adam's at the start of its cosine.
         kept_rows: Of each task, for `rehearsed` and `standard-rehearsed`.
         logit_share: Of a kept row's loss, what is the distance from its logits of when it was kept.
+        own_ratio: Earlier rows of the task itself with each new row (`rehearsed` only).
         consolidation: Steps over kept rows of all tasks after the last one (`rehearsed` only).
         evaluate_every: Number of tasks between two measurements of the accuracies.
         budget: Weights that `separate` may have in all; 0 for as many as the network has.
@@ -95,6 +96,7 @@ class PermutedConfig(Config):
     separate_learning_rate: float = Field(2e-2, gt=0)
     kept_rows: int = Field(0, ge=0)
     logit_share: float = Field(0.0, ge=0, le=1)
+    own_ratio: float = Field(0.0, ge=0, le=16)
     consolidation: int = Field(0, ge=0)
     evaluate_every: int = Field(1, ge=1)
     budget: int = Field(0, ge=0)
@@ -118,6 +120,7 @@ class PermutedConfig(Config):
             f"layers{self.hidden_layers}" if self.hidden_layers != _HIDDEN_LAYERS else "",
             f"rows{self.kept_rows}" if self.kept_rows else "",
             f"logits{self.logit_share:g}" if self.logit_share else "",
+            f"own{self.own_ratio:g}" if self.own_ratio else "",
             f"steps{self.steps}" if self.steps != _STEPS else "",
             f"budget{self.budget}" if self.budget else "",
             f"tasks{self.tasks}" if self.method in _SIZED_BY_TASKS and self.tasks != _TASKS else "",
@@ -175,7 +178,14 @@ def _learner(config: PermutedConfig, data: Dataset) -> Learner:
 
 
 def _rehearsal(config: PermutedConfig) -> RehearsalConfig:
-    return RehearsalConfig(rows_per_task=config.kept_rows, max_bytes=2**40, logit_share=config.logit_share)
+    return RehearsalConfig(
+        rows_per_task=config.kept_rows,
+        ratio=1.0,
+        own_ratio=config.own_ratio,
+        least_rows=0,
+        max_bytes=2**40,
+        logit_share=config.logit_share,
+    )
 
 
 def _budget(config: PermutedConfig, network: MLPConfig) -> int:

@@ -179,14 +179,18 @@ class RehearsalConfig(Config):
         rows_per_task: How many rows are kept of each task; 0 keeps none, and rehearses nothing.
         ratio: How many kept rows of other tasks go with each new row; for a part of a row, one goes with that
             part of all updates.
+        own_ratio: As `ratio`, of earlier rows of the update's own tasks.
+        least_rows: Fewest rows of each of the two sorts beside an update, unless its ratio is 0.
         max_bytes: What all kept rows may take up, in memory and in each snapshot; the ranges of features
             take 16 bytes a feature and task beside them.
-        logit_share: How much of a kept row's loss is the distance of its logits from those of when it was
-            kept; 0 keeps no logits.
+        logit_share: How much of the loss of other tasks' rows is the distance of their logits from those of
+            when the row was last learned by an update of its own task; 0 keeps no logits.
     """
 
     rows_per_task: int = Field(0, ge=0, le=10_000_000)
     ratio: float = Field(1.0, ge=0, le=16)
+    own_ratio: float = Field(0.0, ge=0, le=16)
+    least_rows: int = Field(0, ge=0, le=4096)
     max_bytes: int = Field(256 * 2**20, ge=0)
     logit_share: float = Field(0.0, ge=0, le=1)
 

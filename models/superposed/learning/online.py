@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from superposed.contexts import Stream
 from superposed.errors import ConfigError, NonFiniteInput, NonFiniteUpdate, UpdateError, UpdateTooLarge
 from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
+from superposed.store.replay_buffer import Drawn
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask
 from superposed.tasks.calibration import row_hashes
@@ -50,6 +51,14 @@ class UpdateResult(Measured):
     """
 
     sequence: int
+
+
+class _Step(NamedTuple):
+    """One step: the batch's outcome before it, and the kept rows beside it with their logits."""
+
+    new: _Forward
+    drawn: Drawn | None = None
+    logits: Tensor | None = None
 
 
 def learn(
@@ -108,22 +117,24 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     if steps < 1:
         raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
     before: _Forward | None = None
-    outcome: _Forward | None = None
+    taken: _Step | None = None
     # A single step is checked before it moves anything; only later steps can fail half-way.
     with _statistics_restored(batch), atomic(store) if steps > 1 else nullcontext():
         batch = _absorb(store, batch, targets)
         aims = scaled_targets(batch, targets)
         shown = _untaught(store, batch, targets)
         for step in range(steps):
-            outcome = _rehearsing_step(store, batch, aims, step)
-            before = before or outcome
+            taken = _rehearsing_step(store, batch, aims, step)
+            before = before or taken.new
     assert before is not None  # noqa: S101 - steps >= 1
-    assert outcome is not None  # noqa: S101 - steps >= 1
+    assert taken is not None  # noqa: S101 - steps >= 1
     store.sequence += 1
     before = shown or before
     _count(store, batch, before, targets)
     if store.config.rehearsal.logit_share:
-        targets = replace(targets, logits=in_user_units(batch, outcome.logits.detach().cpu()))
+        targets = replace(targets, logits=in_user_units(batch, taken.new.logits.detach().cpu()))
+        if taken.drawn is not None and taken.logits is not None:
+            store.replay_buffer.refresh(taken.drawn, in_user_units(taken.drawn.batch, taken.logits))
     store.replay_buffer.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
 
@@ -228,22 +239,21 @@ def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
     return encoded
 
 
-def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Forward:
-    """Take one step on the batch and on kept rows of other tasks; return the batch's outcome.
+def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Step:
+    """Take one step on the batch and on kept rows of its tasks and of others.
 
     Raises:
         UpdateError: The batch itself is refused.
     """
-    rows = len(batch)
-    drawn = store.draw(_rows_to_rehearse(store, rows, step), step=step, besides=batch)
+    drawn = store.draw_beside(batch, _rows_to_rehearse(store, len(batch), step), step=step)
     # A kept row with a bad gradient must not have every update rejected: then the step goes without.
     with suppress(UpdateError):
         if drawn is not None:
-            return _step_together(store, batch, targets, *drawn)
+            return _step_together(store, batch, targets, drawn)
     outcome = _forward(store, batch, store.bindings(batch), targets)
     _check_reported(outcome)
     optimizer_step(store, outcome.losses.mean())
-    return outcome
+    return _Step(outcome)
 
 
 def _check_reported(outcome: _Forward) -> None:
@@ -252,27 +262,32 @@ def _check_reported(outcome: _Forward) -> None:
         raise NonFiniteUpdate("the update has no finite loss and gradient", expected="finite numbers")
 
 
-def _step_together(
-    store: WeightStore, batch: Batch, targets: Targets, kept_batch: Batch, kept_targets: Targets
-) -> _Forward:
-    """Take one step on a batch and on kept rows; return the batch's outcome."""
-    rows, drawn = len(batch), (kept_batch, kept_targets)
-    together, aims = merge([batch, drawn[0]]), join_targets([targets, drawn[1]])
+def _step_together(store: WeightStore, batch: Batch, targets: Targets, drawn: Drawn) -> _Step:
+    """Take one step on a batch and on kept rows, those of its own tasks counted as rows of the batch."""
+    rows, own = len(batch), drawn.own
+    together, aims = merge([batch, drawn.batch]), join_targets([targets, drawn.targets])
     both = _forward(store, together, store.bindings(together), aims)
     new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
     _check_reported(new)
-    optimizer_step(store, new.losses.mean() + _kept_losses(store, kept, *drawn).mean())
-    return new
+    loss = torch.cat([new.losses, kept.losses[:own]]).mean()
+    if own < len(drawn.batch):
+        loss = loss + _kept_losses(store, kept, drawn.batch, drawn.targets)[own:].mean()
+    optimizer_step(store, loss)
+    return _Step(new, drawn, kept.logits.detach().cpu())
 
 
-def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> int:
-    """Return the number of kept rows to learn beside `rows` new ones, on average a fraction."""
-    wanted = store.config.rehearsal.ratio * rows
-    count = math.floor(wanted)
-    if wanted == count:
-        return count
-    names = ("ratio", str(store.sequence + 1), str(step))
-    return count + int(Stream(store.secret, names).uniforms(1)[0] < wanted - count)
+def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> tuple[int, int]:
+    """Return the numbers of kept rows of the own and of other tasks to learn beside `rows` new ones."""
+    config = store.config.rehearsal
+    counts = []
+    for name, ratio in (("own ratio", config.own_ratio), ("ratio", config.ratio)):
+        wanted = ratio * rows
+        count = math.floor(wanted)
+        if wanted > count:  # on average a fraction
+            names = (name, str(store.sequence + 1), str(step))
+            count += int(Stream(store.secret, names).uniforms(1)[0] < wanted - count)
+        counts.append(max(count, config.least_rows) if ratio else 0)
+    return counts[0], counts[1]
 
 
 @contextmanager

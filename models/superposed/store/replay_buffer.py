@@ -6,8 +6,8 @@ so that replaying the same records keeps and draws the same rows.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -26,11 +26,12 @@ from superposed.tasks.resolver import Resolver
 from superposed.tasks.scaling import scaled_each
 from superposed.tasks.targets import Targets, in_network_units, scaled_targets
 
-__all__ = ["RULES_VERSION", "ReplayBuffer"]
+__all__ = ["RULES_VERSION", "Drawn", "ReplayBuffer"]
 
 # The rules by which rows are kept and drawn: by others, the same records make another store.
 # 4: rows are kept before scaling, in 8 bits a number between the smallest and largest of a task's feature.
-RULES_VERSION = 4
+# 5: an update also learns earlier rows of its own tasks again, and their kept logits follow.
+RULES_VERSION = 5
 
 _LEVELS = 255
 # Once that many rows of a task are kept, one that lies farther outside their range than this many times its
@@ -38,6 +39,23 @@ _LEVELS = 255
 _SETTLED, _REACH = 32, 16.0
 # A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
 _LARGEST = torch.finfo(torch.float32).max / 4
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Kept rows to learn beside an update.
+
+    Args:
+        batch: The rows, scaled as their tasks scale rows now.
+        targets: Their targets and kept logits.
+        own: Number of first rows that belong to the update's own tasks.
+        slots: (B,) int64, the slot of each row.
+    """
+
+    batch: Batch
+    targets: Targets
+    own: int
+    slots: Tensor
 
 
 class ReplayBuffer:
@@ -76,7 +94,7 @@ class ReplayBuffer:
         bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
         self._pools = ReservoirAllocator(config.rows_per_task, self._capacity)
-        self._names: list[str] = []
+        self._set_names([])
         self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
         self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
 
@@ -200,18 +218,22 @@ class ReplayBuffer:
 
     def _name_ids(self, parts: Sequence[ResolvedContext]) -> Tensor:
         self._compact_names()
-        known = {name: place for place, name in enumerate(self._names)}
         for part in parts:
-            known.setdefault(part.text, len(known))
-        self._names = list(known)
-        return torch.tensor([known[part.text] for part in parts], dtype=torch.int32)
+            if part.text not in self._places:
+                self._places[part.text] = len(self._names)
+                self._names.append(part.text)
+        return torch.tensor([self._places[part.text] for part in parts], dtype=torch.int32)
+
+    def _set_names(self, names: Iterable[str]) -> None:
+        self._names = list(names)
+        self._places = {name: place for place, name in enumerate(self._names)}
 
     def _compact_names(self) -> None:
         """Forget contexts that no row was learned under any more, once they are most of them."""
         if len(self._names) <= 1024 + 2 * self._pools.used:
             return
         kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
-        self._names = [self._names[place] for place in kept]
+        self._set_names([self._names[place] for place in kept])
         self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
 
     def _grow(self) -> None:
@@ -248,23 +270,77 @@ class ReplayBuffer:
         Returns:
             Rows and targets; None where no such rows were found of any other task.
         """
-        pools = self._pools.of_others(besides)
-        if not pools or rows < 1 or contexts < 1:
-            return None
         tries = rows if share is Split.ALL else round(2 * rows / share.chance)
-        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * tries)
-        tasks = (chance[:tries] * len(pools)).astype(np.int64).tolist()
-        chosen = [
-            pools[task][int(place * len(pools[task]))]
-            for task, place in zip(tasks, chance[tries:].tolist(), strict=True)
-        ]
-        found = self._of_share(chosen, share, rows)
-        if not found:
+        found = self._of_share(self._of_others(besides, sequence, step, tries), share, rows)
+        slots = self._of_few_contexts(torch.tensor(found, dtype=torch.int64), contexts, ())
+        return self._read(resolver, slots) if len(slots) else None
+
+    def draw_beside(
+        self,
+        resolver: Resolver,
+        sequence: int,
+        step: int,
+        parts: Sequence[ResolvedContext],
+        rows: tuple[int, int],
+        besides: Collection[str],
+        contexts: int,
+    ) -> Drawn | None:
+        """Draw kept rows to learn beside an update: of its own tasks, and of others.
+
+        Args:
+            resolver: Finds the rows' contexts.
+            sequence: The update's, which the choice is drawn from.
+            step: The update's step.
+            parts: The contexts of the update.
+            rows: Numbers of rows of its own tasks and of others, at most.
+            besides: Tasks that are not rehearsed as others.
+            contexts: How many distinct contexts there may be at most besides the update's.
+
+        Returns:
+            The rows; None where nothing is kept.
+        """
+        own = self._of_own({part.task.schema.key for part in parts}, sequence, step, rows[0])
+        found = torch.tensor(own + self._of_others(besides, sequence, step, rows[1]), dtype=torch.int64)
+        slots = self._of_few_contexts(found, contexts, [part.text for part in parts])
+        if not len(slots):
             return None
-        slots = self._of_few_contexts(torch.tensor(found), contexts)
-        known, index = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
-        parts = tuple(resolver.resolve(self._names[place]) for place in known)
-        return self._read(slots, parts, torch.from_numpy(index))
+        is_own = np.isin(slots.numpy(), own)  # no slot is in both parts: a row belongs to one task
+        return Drawn(*self._read(resolver, slots), own=int(is_own.sum()), slots=slots)
+
+    def _of_own(self, keys: Collection[str], sequence: int, step: int, rows: int) -> list[int]:
+        """Draw slots of some tasks at random; all of them once where they are few."""
+        kept = [slot for key in sorted(keys) for slot in self._pools.of(key)]
+        if len(kept) <= rows:
+            return kept
+        chance = Stream(self._secret, ("own", str(sequence), str(step))).uniforms(rows)
+        return [kept[int(place * len(kept))] for place in chance.tolist()]
+
+    def _of_others(self, besides: Collection[str], sequence: int, step: int, rows: int) -> list[int]:
+        """Draw slots of other tasks: for each a task at random, and one of its rows."""
+        pools = self._pools.of_others(besides)
+        if not pools or rows < 1:
+            return []
+        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
+        tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
+        places = chance[rows:].tolist()
+        return [pools[task][int(place * len(pools[task]))] for task, place in zip(tasks, places, strict=True)]
+
+    def refresh(self, drawn: Drawn, logits: Tensor) -> None:
+        """Keep newer logits of the rows of an update's own tasks: those of when the task is known.
+
+        Args:
+            drawn: As it was drawn, before any other row was kept.
+            logits: (B, store outputs) of all its rows, in the user's units.
+        """
+        logits = logits[: drawn.own]
+        small = (logits.abs().amax(1) <= _LARGEST**0.5).numpy()
+        slots = drawn.slots[: drawn.own].numpy()[small]
+        numbers = logits.double().numpy()[small]
+        if len(self._rows["values"]):
+            numbers = numbers - self._rows["values"].numpy()[slots]
+        # By numpy: of a row that was drawn twice, the last one is kept.
+        self._rows["logits"].numpy()[slots] = numbers
+        self._rows["outputs"].numpy()[slots] = drawn.batch.outputs()[: drawn.own].numpy()[small]
 
     def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
         """Return the first `rows` slots that belong to a split."""
@@ -273,15 +349,18 @@ class ReplayBuffer:
         splits = self._rows["split"].numpy()
         return list(islice((slot for slot in slots if share.has(int(splits[slot]))), rows))
 
-    def _of_few_contexts(self, slots: Tensor, contexts: int) -> Tensor:
-        """Return the drawn rows of the contexts that were drawn first."""
+    def _of_few_contexts(self, slots: Tensor, contexts: int, free: Sequence[str]) -> Tensor:
+        """Return the drawn rows of the contexts that were drawn first, and of those that are free."""
         ids = self._rows["context"][slots].numpy()
-        first = np.sort(np.unique(ids, return_index=True)[1])[:contexts]
-        return slots[torch.from_numpy(np.isin(ids, ids[first]))]
+        first = ids[np.sort(np.unique(ids, return_index=True)[1])]
+        known = [self._places[name] for name in free if name in self._places]
+        allowed = np.concatenate([known, first[~np.isin(first, known)][: max(contexts, 0)]])
+        return slots[torch.from_numpy(np.isin(ids, allowed))]
 
-    def _read(
-        self, slots: Tensor, parts: tuple[ResolvedContext, ...], index: Tensor
-    ) -> tuple[Batch, Targets]:
+    def _read(self, resolver: Resolver, slots: Tensor) -> tuple[Batch, Targets]:
+        found, places = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
+        parts = tuple(resolver.resolve(self._names[place]) for place in found)
+        index = torch.from_numpy(places)
         numbers = self._rows["inputs"][slots].numpy()
         owners, places = np.unique(self._owners[slots.numpy()], return_inverse=True)
         known = list(self._ranges.values())
@@ -347,7 +426,7 @@ class ReplayBuffer:
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], tasks: TaskRegistry) -> None:
         """Restore what `state` and `to_json` returned, in this release or an earlier one."""
-        self._names = list(values["names"])
+        self._set_names(values["names"])
         self._pools.load(values)
         for name in self._rows:
             if (saved := tensors.get(f"rehearsal.{name}")) is not None:

@@ -29,7 +29,7 @@ from superposed.store import tensorfile
 from superposed.store.evaluations import Evaluations
 from superposed.store.holdout import Split
 from superposed.store.inference import InferenceRunner
-from superposed.store.replay_buffer import ReplayBuffer
+from superposed.store.replay_buffer import Drawn, ReplayBuffer
 from superposed.tasks.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
 from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskRegistry, TaskState
@@ -238,27 +238,39 @@ class WeightStore:
         *,
         sequence: int | None = None,
         step: int = 0,
-        besides: Batch | None = None,
         share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
-        """Draw kept rows for a change of the store; see `superposed.store.replay_buffer`.
+        """Draw kept rows of all tasks but those in quarantine; see `superposed.store.replay_buffer`.
 
         Args:
             rows: How many, at most.
             sequence: The change's, which the choice is drawn from; default: the next one's.
             step: Of the change.
-            besides: A batch beside which the rows are bound; its tasks are not rehearsed, and neither are
-                those in quarantine.
             share: Which of the kept rows.
 
         Returns:
             Rows and targets; None where nothing is kept.
         """
-        parts = () if besides is None else besides.parts
-        keys = set(self.tasks.quarantined).union(*(part.keys for part in parts))
-        room = self.contexts.capacity - len(parts)
         change = self.sequence + 1 if sequence is None else sequence
+        keys, room = self.tasks.quarantined, self.contexts.capacity
         return self.replay_buffer.draw(self._resolver, change, step, rows, keys, room, share)
+
+    def draw_beside(self, batch: Batch, rows: tuple[int, int], *, step: int = 0) -> Drawn | None:
+        """Draw kept rows to learn beside a batch, by the next sequence number.
+
+        Args:
+            batch: Its rows are new.
+            rows: Numbers of kept rows of its own tasks, and of others that are not in quarantine.
+            step: Of the update.
+
+        Returns:
+            The rows; None where nothing is kept.
+        """
+        besides = set(self.tasks.quarantined).union(*(part.keys for part in batch.parts))
+        room = self.contexts.capacity - len(batch.parts)
+        return self.replay_buffer.draw_beside(
+            self._resolver, self.sequence + 1, step, batch.parts, rows, besides, room
+        )
 
     def tasks_taught(self) -> int:
         """Return the number of registered tasks that have had at least one update."""
