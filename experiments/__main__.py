@@ -34,9 +34,12 @@ def permuted_mnist(
         float, typer.Option(help="RMSprop's; TensorFlow's is 1e-10.")
     ] = OptimizerConfig().epsilon,
     store_defaults: Annotated[
-        bool, typer.Option(help="A store's defaults: LayerNorm, centred inputs, its learning rate.")
+        bool,
+        typer.Option(
+            help="As a store: LayerNorm, centred inputs, a bound bias, and a learning rate for them."
+        ),
     ] = False,
-    activation: Annotated[str, typer.Option(help="relu, gelu, silu or tanh.")] = MLPConfig().activation,
+    activation: Annotated[str, typer.Option(help="relu, gelu, silu or tanh.")] = "relu",
     bias: Annotated[
         str | None, typer.Option(help="bound or shared; default: the paper's shared, or a store's.")
     ] = None,
@@ -79,7 +82,7 @@ def permuted_mnist(
     from experiments.permuted import PAPERS_OPTIMIZER, PermutedConfig, run
     from experiments.plots import plot_permuted
 
-    default = OptimizerConfig() if store_defaults else PAPERS_OPTIMIZER
+    default = PAPERS_OPTIMIZER.replace(learning_rate=3e-5) if store_defaults else PAPERS_OPTIMIZER
     if threads:
         torch.set_num_threads(threads)
     common: dict[str, Any] = {
@@ -133,6 +136,38 @@ def permuted_mnist(
             f"task 1 {result['task_1'][-1]:.1f}, mean {result['mean'][-1]:.1f}"
         )
     typer.echo(f"Plots: {plot_permuted(results)}")
+
+
+@experiments.command("defaults")
+def defaults(
+    draws: Annotated[str, typer.Option(help="Draws of the development jobs, with commas.")] = "0,1",
+    variants: Annotated[str, typer.Option(help="Only these settings, with commas; default: all.")] = "",
+    results: Annotated[Path, typer.Option(help="Where the results go.")] = Path("docs/results/defaults"),
+) -> None:
+    """Change one default at a time on all development jobs; resumable."""
+    import torch
+
+    from experiments.defaults import run
+
+    torch.set_num_threads(1)
+    chosen = [name.strip() for name in variants.split(",") if name.strip()]
+    typer.echo(run(results, [int(draw) for draw in draws.split(",")], chosen))
+
+
+@experiments.command("learning")
+def learning(
+    draws: Annotated[str, typer.Option(help="Draws of the jobs, with commas.")] = "3,4,5",
+    jobs: Annotated[str, typer.Option(help="Only these jobs, with commas; default: all.")] = "",
+    results: Annotated[Path, typer.Option(help="Where the results go.")] = Path("docs/results/learning"),
+) -> None:
+    """Measure what the defaults learn against what people use today; resumable. Needs river for `rows`."""
+    import torch
+
+    from experiments.learning import run
+
+    torch.set_num_threads(1)
+    chosen = [name.strip() for name in jobs.split(",") if name.strip()]
+    typer.echo(run(results, [int(draw) for draw in draws.split(",")], chosen))
 
 
 _RESULTS = Path("docs/results")

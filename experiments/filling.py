@@ -12,9 +12,10 @@ from pydantic import Field
 from tqdm import tqdm
 
 from experiments.images import Images, load_images
+from experiments.learners import NOTHING_KEPT, plain_mlp
 from experiments.report import machine, write_json
 from superposed.analysis.capacity import capacity
-from superposed.config import Config, MLPConfig, OptimizerConfig, StoreConfig
+from superposed.config import Config, OptimizerConfig, StoreConfig
 from superposed.contexts import seeded_secret
 from superposed.learning.online import apply, measure_batch
 from superposed.store.store import WeightStore
@@ -86,8 +87,9 @@ def run(config: CapacityConfig, results: Path, *, progress: bool = True) -> dict
     images = load_images()
     store = WeightStore(
         StoreConfig(
-            network=MLPConfig(inputs=images.features, hidden=(config.units,) * 3),
-            optimizer=OptimizerConfig(learning_rate=1e-4),
+            network=plain_mlp(inputs=images.features, hidden=(config.units,) * 3),
+            optimizer=OptimizerConfig(name="rmsprop", learning_rate=1e-4),
+            rehearsal=NOTHING_KEPT,
         ),
         secret=seeded_secret(config.seed),
     )

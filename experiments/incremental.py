@@ -79,8 +79,8 @@ class _Store:
         self._store = WeightStore(
             StoreConfig(
                 network=config.network(images, PER_BLOCK),
-                optimizer=OptimizerConfig(name="adam", learning_rate=config.learning_rate),
-                rehearsal=RehearsalConfig(rows_per_task=kept),
+                optimizer=OptimizerConfig(name="adam", steps=1, learning_rate=config.learning_rate),
+                rehearsal=RehearsalConfig(rows_per_task=kept, own_ratio=0.0, least_rows=0, logit_share=0.0),
             ),
             secret=seeded_secret(config.seed),
         )
@@ -105,7 +105,7 @@ class _MultiHead:
     def __init__(self, config: IncrementalConfig, images: Images) -> None:
         network = config.network(images, BLOCKS * PER_BLOCK)
         self._network = build(network, Identity(), config.seed, torch.float32)
-        optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
+        optimizer = OptimizerConfig(name="adam", steps=1, learning_rate=config.learning_rate)
         self._optimizer = make_optimizer(optimizer, self._network.parameters())
         self._bindings = {name: Binding(torch.ones(1)) for name in self._network.superposed_layers()}
 

@@ -18,8 +18,9 @@ from torch.func import functional_call
 from tqdm import tqdm
 
 from experiments.images import Images, load_images
+from experiments.learners import plain_mlp
 from experiments.report import machine, write_json
-from superposed.config import Config, MLPConfig
+from superposed.config import Config
 from superposed.contexts import Context, ContextSource, ContextTable, TaskId, family_named, seeded_secret
 from superposed.nn import MLP
 
@@ -85,7 +86,7 @@ def run(config: IntrinsicConfig, results: Path, *, progress: bool = True) -> dic
     images = load_images()
     family = family_named("phase")
     net = MLP(
-        MLPConfig(inputs=images.features, hidden=(config.units,) * 3),
+        plain_mlp(inputs=images.features, hidden=(config.units,) * 3),
         family,
         generator=torch.Generator().manual_seed(config.seed),
     )

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.config import Activation, MLPConfig, OptimizerConfig
+from superposed.config import Activation, MLPConfig, OptimizerConfig, RehearsalConfig
 from superposed.contexts import (
     Binding,
     Context,
@@ -27,7 +27,14 @@ from superposed.contexts import (
 from superposed.nn import MLP, plain_forward
 from superposed.nn.optimizers import make_optimizer
 
-__all__ = ["Identity", "Learner", "Separate", "Standard", "Superposed"]
+__all__ = ["NOTHING_KEPT", "Identity", "Learner", "Separate", "Standard", "Superposed", "plain_mlp"]
+
+NOTHING_KEPT = RehearsalConfig(rows_per_task=0)
+
+
+def plain_mlp(**settings: Any) -> MLPConfig:
+    """Return a network of ReLU units without expansion, as the paper's, with some settings of its own."""
+    return MLPConfig(**{"hidden": (256,) * 3, "activation": "relu", "expansion": 1} | settings)
 
 
 class Identity(Family[None]):
@@ -238,7 +245,7 @@ class Separate(Learner):
         inputs, outputs = self._shapes[task]
         # (inputs + 1) units + (units + 1) outputs = budget / K
         units = max(1, math.floor((self._each - outputs) / (inputs + 1 + outputs)))
-        config = MLPConfig(
+        config = plain_mlp(
             inputs=inputs,
             hidden=(units,),
             outputs=outputs,

@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.images import load_images
+from experiments.learners import plain_mlp
 from experiments.report import machine, write_json
-from superposed.config import Config, MLPConfig, OptimizerConfig, RehearsalConfig, StoreConfig
+from superposed.config import Config, OptimizerConfig, RehearsalConfig, StoreConfig
 from superposed.contexts import seeded_secret
 from superposed.learning.online import apply
 from superposed.store.store import WeightStore
@@ -71,9 +72,11 @@ def run(config: LocatedConfig, results: Path, *, progress: bool = True) -> dict[
     images = load_images()
     store = WeightStore(
         StoreConfig(
-            network=MLPConfig(inputs=images.features),
+            network=plain_mlp(inputs=images.features),
             optimizer=OptimizerConfig(name="adam", learning_rate=1e-4),
-            rehearsal=RehearsalConfig(rows_per_task=config.kept_rows, max_bytes=2**40),
+            rehearsal=RehearsalConfig(
+                rows_per_task=config.kept_rows, own_ratio=0.0, least_rows=0, logit_share=0.0, max_bytes=2**40
+            ),
         ),
         secret=seeded_secret(config.seed),
     )

@@ -146,6 +146,7 @@ class PermutedConfig(Config):
             activation=self.activation,
             normalisation=self.normalisation,
             bias=self.bias,
+            expansion=1,
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from experiments.images import Images, load_images, turned
-from experiments.learners import Separate, Standard
+from experiments.learners import NOTHING_KEPT, Separate, Standard, plain_mlp
 from experiments.report import machine, write_json
 from superposed.config import Config, MLPConfig, OptimizerConfig, StoreConfig
 from superposed.contexts import seeded_secret
@@ -113,7 +113,7 @@ def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict
     """Run one method and write `results/<name>.json`: the accuracy (percent) of each user, and the mean."""
     images = load_images()
     users = _Users(config, images)
-    network = MLPConfig(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
+    network = plain_mlp(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
     if config.method == "own-outputs":
         answer = _own_outputs(config, network, users, progress)
     elif config.method.startswith("separate"):
@@ -134,7 +134,10 @@ def run(config: PersonalConfig, results: Path, *, progress: bool = True) -> dict
 def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: bool) -> Any:
     """Run one store, taught by updates of rows of many users at once."""
     optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
-    store = WeightStore(StoreConfig(network=network, optimizer=optimizer), secret=seeded_secret(config.seed))
+    store = WeightStore(
+        StoreConfig(network=network, optimizer=optimizer, rehearsal=NOTHING_KEPT),
+        secret=seeded_secret(config.seed),
+    )
     store.register(TaskSchema(key="group", inputs=network.inputs, outputs=10))
     in_group = config.method.startswith("group")
     for user in range(config.users):

@@ -17,8 +17,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.images import Images, load_images, turned
+from experiments.learners import NOTHING_KEPT, plain_mlp
 from experiments.report import machine, write_json
-from superposed.config import Config, FamilyName, MLPConfig, OptimizerConfig, StoreConfig
+from superposed.config import Config, FamilyName, OptimizerConfig, StoreConfig
 from superposed.contexts import seeded_secret
 from superposed.learning.online import apply
 from superposed.store.store import WeightStore
@@ -59,7 +60,7 @@ class RotatingConfig(Config):
     steps: int = Field(1000, ge=1)
     batch: int = Field(128, ge=1)
     gaps: bool = False
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4)
+    optimizer: OptimizerConfig = OptimizerConfig(name="rmsprop", learning_rate=3e-4)
     seed: int = Field(0, ge=0)
 
     @property
@@ -103,9 +104,11 @@ def run(config: RotatingConfig, results: Path, *, progress: bool = True) -> dict
         Configuration, machine, and after each turn the accuracy (percent) at 60 angles of the turn.
     """
     images = load_images()
-    network = MLPConfig(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
+    network = plain_mlp(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
     store = WeightStore(
-        StoreConfig(network=network, family=config.family, optimizer=config.optimizer),
+        StoreConfig(
+            network=network, family=config.family, optimizer=config.optimizer, rehearsal=NOTHING_KEPT
+        ),
         secret=seeded_secret(config.seed),
     )
     for number in range(SEGMENTS):

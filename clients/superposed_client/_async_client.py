@@ -114,7 +114,6 @@ class AsyncClient:
     store = async_call(operations.store)
     capacity = async_call(operations.capacity)
     model = async_call(operations.model)
-    learn_model = async_call(operations.learn_model)
     locate = async_call(operations.locate)
     consolidate = async_call(operations.consolidate)
     take_snapshot = async_call(operations.take_snapshot)

@@ -20,7 +20,7 @@ class AsyncTask(TaskHandle):
         X: Inputs,  # noqa: N803 - as scikit-learn
         y: Targets,
         *,
-        steps: int = 1,
+        steps: int | None = None,
         sample_weight: Any = None,
     ) -> Self:
         """Send one online update; see `Task.partial_fit`."""
@@ -43,6 +43,20 @@ class AsyncTask(TaskHandle):
         options = FitOptions(batch_size, epochs, seed, progress, sample_weight, class_weight)
         await self._run(self._core.fit(X, y, options))
         return self
+
+    async def learn_model(
+        self,
+        model: Any,
+        X: Inputs,  # noqa: N803
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> float:
+        """Learn a trained model from its answers to unlabelled rows; see `Task.learn_model`."""
+        options = FitOptions(batch_size, epochs, seed)
+        found: float = await self._run(self._core.learn_model(model, X, options))
+        return found
 
     async def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""

@@ -127,7 +127,6 @@ class Client:
     store = sync_call(operations.store)
     capacity = sync_call(operations.capacity)
     model = sync_call(operations.model)
-    learn_model = sync_call(operations.learn_model)
     locate = sync_call(operations.locate)
     consolidate = sync_call(operations.consolidate)
     take_snapshot = sync_call(operations.take_snapshot)

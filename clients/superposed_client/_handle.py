@@ -20,7 +20,7 @@ class Task(TaskHandle):
         X: Inputs,  # noqa: N803 - as scikit-learn
         y: Targets,
         *,
-        steps: int = 1,
+        steps: int | None = None,
         sample_weight: Any = None,
     ) -> Self:
         """Send one online update of rows (B, features), or B rows by name, and B targets.
@@ -28,7 +28,7 @@ class Task(TaskHandle):
         Args:
             X: Numbers, a data frame, or a list of dicts.
             y: Labels, or values.
-            steps: Optimizer steps.
+            steps: Optimizer steps; default: the store's.
             sample_weight: (B,) how much each row counts, from 0.
         """
         self._run(self._core.partial_fit(X, y, steps, sample_weight))
@@ -53,6 +53,31 @@ class Task(TaskHandle):
         options = FitOptions(batch_size, epochs, seed, progress, sample_weight, class_weight)
         self._run(self._core.fit(X, y, options))
         return self
+
+    def learn_model(
+        self,
+        model: Any,
+        X: Inputs,  # noqa: N803
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> float:
+        """Learn a trained model from its answers to unlabelled rows; the model itself is not sent.
+
+        Args:
+            model: An object with `predict`, or a function: rows to labels, or to values of an mse task.
+            X: Rows as it takes them, 5 or more; on a fifth of them nothing is learned.
+            epochs: How often the other rows are gone through.
+            batch_size: Rows of one update.
+            seed: Of the order.
+
+        Returns:
+            Agreement on the rows held out: accuracy, or R² of an mse task.
+        """
+        options = FitOptions(batch_size, epochs, seed)
+        found: float = self._run(self._core.learn_model(model, X, options))
+        return found
 
     def predict(self, X: Inputs) -> NDArray[Any]:  # noqa: N803
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""

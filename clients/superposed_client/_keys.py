@@ -28,6 +28,7 @@ def create(
     *,
     name: str = "",
     tasks: str = "*",
+    groups: str = "",
     expires: float | None = None,
     **quotas: Unpack[Quotas],
 ) -> Operation[NewApiKey]:
@@ -37,10 +38,11 @@ def create(
         scope: `monitor` (metrics), `infer`, `update` (infer, and learn) or `admin` (everything).
         name: Free text.
         tasks: A pattern of task keys that it may name: `*` and `?`.
+        groups: A pattern of groups that its tasks may join, beside those that `tasks` matches.
         expires: Unix seconds; None for never.
         quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`.
     """
-    body = {"scope": scope, "name": name, "tasks": tasks, "expires": expires, **quotas}
+    body = {"scope": scope, "name": name, "tasks": tasks, "groups": groups, "expires": expires, **quotas}
     return parse(NewApiKey, (yield Request("POST", "/v1/keys", body, retry=False)))
 
 

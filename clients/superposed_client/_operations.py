@@ -7,9 +7,8 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from superposed_client import _safetensors as safetensors
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
@@ -22,7 +21,6 @@ from superposed_client.models import (
     Evaluation,
     Inference,
     Interference,
-    LearnedModel,
     Located,
     Quarantine,
     Relabelling,
@@ -102,7 +100,7 @@ def update(
     targets: Targets,
     *,
     contexts: Iterable[ContextLike] | None = None,
-    steps: int = 1,
+    steps: int | None = None,
     grow_labels: bool = False,
     sample_weight: Any = None,
     idempotency_key: str | None = None,
@@ -112,7 +110,8 @@ def update(
     Sent again with the same idempotency key it is still learned once; each call has a new key unless
     it is given one.
     """
-    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets), "steps": int(steps)}
+    body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
+    body |= {} if steps is None else {"steps": int(steps)}
     body |= {"grow_labels": True} if grow_labels else {}
     if sample_weight is not None:
         body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
@@ -240,49 +239,6 @@ def model(context: ContextLike) -> Operation[bytes]:
     form = context_form(context)
     text = form if isinstance(form, str) else _text(form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
-
-
-def _of_one_dtype(tensors: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """Return a network's tensors as arrays; its layers all float64 where one of them is, else float32."""
-    arrays = {name: np.asarray(plain_rows(values)) for name, values in tensors.items()}
-    layers = [array.dtype for name, array in arrays.items() if name.startswith("layers.")]
-    dtype = np.float64 if np.dtype(np.float64) in layers else np.float32
-    return {
-        name: array.astype(dtype) if name.startswith("layers.") else array for name, array in arrays.items()
-    }
-
-
-def learn_model(
-    key: str,
-    model: bytes | Mapping[str, Any],
-    rows: Inputs,
-    *,
-    epochs: int = 10,
-    activation: str = "relu",
-    normalisation: str = "none",
-) -> Operation[LearnedModel]:
-    """Have a task learn a trained network from what that answers to unlabelled rows.
-
-    Args:
-        key: The task.
-        model: What `model` gave; or the tensors `layers.{i}.weight` (outputs, inputs) and
-            `layers.{i}.bias` (outputs,) of an ordinary network.
-        rows: (rows, inputs); some of them are held out, to measure how well the two agree.
-        epochs: How often the rows are gone through.
-        activation: Of tensors.
-        normalisation: Of tensors: "none" or "layer".
-    """
-    samples = np.asarray(plain_rows(rows))
-    if isinstance(model, bytes):
-        tensors, metadata = safetensors.parse(model)
-    else:
-        facts = {"kind": normalisation, "epsilon": 1e-5}
-        metadata = {"activation": activation, "normalisation": facts}
-        width = samples.shape[-1]
-        tensors = {"input.offset": np.zeros(width), "input.scale": np.ones(width)} | _of_one_dtype(model)
-    body = safetensors.dump(tensors | {"rows": samples}, metadata)
-    path = f"/v1/tasks/{quote(key, safe='')}/model"
-    return parse(LearnedModel, (yield changing("PUT", path, body, params={"epochs": epochs})))
 
 
 def locate(

@@ -30,6 +30,7 @@ ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]
 
 _KEY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _POWER = re.compile(r".+\^-?[0-9.eE+-]+")
+_LEAST_MODEL_ROWS = 5
 _NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
 
 
@@ -213,13 +214,15 @@ class TaskCore:
             yield from operations.delete_task(str(self._key), untaught=True)
 
     def partial_fit(
-        self, inputs: Inputs, y: Targets, steps: int = 1, sample_weight: Any = None
+        self, inputs: Inputs, y: Targets, steps: int | None = None, sample_weight: Any = None
     ) -> Operation[Update]:
         """Send one online update; the first registers the task, and a rejected one registers nothing."""
         rows, targets = yield from self._paired(inputs, y)
         return (yield from self._teach(rows, targets, steps, sample_weight))
 
-    def _teach(self, rows: Rows, targets: NDArray[Any], steps: int, sample_weight: Any) -> Operation[Update]:
+    def _teach(
+        self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any
+    ) -> Operation[Update]:
         new = yield from self._prepare(rows, targets)
         try:
             self.last_update = yield from operations.update(
@@ -266,7 +269,21 @@ class TaskCore:
         for chosen in _progress(batches, str(self.context), options.progress):
             own = None if weights is None else weights[chosen]
             if own is None or own.any():
-                yield from self._teach(_take(rows, chosen), targets[chosen], 1, own)
+                yield from self._teach(_take(rows, chosen), targets[chosen], None, own)
+
+    def learn_model(self, model: Any, inputs: Inputs, options: FitOptions) -> Operation[float]:
+        """Fit a model's predictions for four rows of five, and score the others."""
+        rows = yield from self._read(inputs)
+        answers = targets_of(model.predict(inputs) if hasattr(model, "predict") else model(inputs))
+        if len(rows) != len(answers) or len(rows) < _LEAST_MODEL_ROWS:
+            found = f"{len(rows)} rows, {len(answers)} answers"
+            raise ValueError(
+                f"a model is learned from its answers to {_LEAST_MODEL_ROWS} rows or more: {found}"
+            )
+        order = np.random.default_rng(options.seed).permutation(len(rows))
+        held, learned = order[: max(2, len(rows) // 5)], order[max(2, len(rows) // 5) :]
+        yield from self.fit(_take(rows, learned), answers[learned], options)
+        return (yield from self.score(_take(rows, held), answers[held]))
 
     def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
         """Return labels of their own type (or class indexes) for cross-entropy, values for mse."""

@@ -18,7 +18,6 @@ __all__ = [
     "Interference",
     "JournalInfo",
     "LayerCrosstalk",
-    "LearnedModel",
     "Located",
     "NewApiKey",
     "Prequential",
@@ -159,14 +158,6 @@ class Consolidation(_Answer):
     steps: int = Field(description="Number of steps that were accepted.")
 
 
-class LearnedModel(_Answer):
-    """Agreement of a task with the model that it learned, on rows held out."""
-
-    sequence: int
-    updates: int
-    agreement: float = Field(description="On held-out rows: equal labels, for mse tasks explained variance.")
-
-
 class TaskInfo(_Answer):
     """A registered task."""
 
@@ -233,6 +224,7 @@ class RecoveryInfo(_Answer):
 class StoreInfo(_Answer):
     """`GET /v1/store`."""
 
+    preset: str | None = Field(None, description="Preset that the store's settings were taken from.")
     family: str
     network: dict[str, Any]
     derivation_version: int
@@ -333,6 +325,7 @@ class ApiKey(_Answer):
         json_schema_extra={"enum": ["monitor", "infer", "update", "admin"]},
     )
     tasks: str = Field(description="A pattern of task keys that it may name: `*` and `?`.")
+    groups: str = Field("", description="A pattern of groups that its tasks may join.")
     created: float = Field(description="Unix seconds.")
     since: int = Field(description="Sequence number of the journal when the key was made.")
     expires: float | None = Field(None, description="Unix seconds; null for never.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -18,6 +19,7 @@ __all__ = [
     "ModuleConfig",
     "NetworkConfig",
     "OptimizerConfig",
+    "PresetName",
     "RehearsalConfig",
     "ResNetConfig",
     "StoreConfig",
@@ -81,7 +83,7 @@ class MLPConfig(Config):
     inputs: int = Field(784, ge=1, le=MAX_WIDTH)
     hidden: tuple[int, ...] = Field((256, 256, 256), max_length=MAX_LAYERS)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
-    expansion: Expansion = 1
+    expansion: Expansion = 16
     activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "layer"
     bias: Literal["bound", "shared"] = "bound"
@@ -128,7 +130,7 @@ class ModuleConfig(Config):
     kind: Literal["module"] = "module"
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
     input_shape: tuple[Side, ...] = Field(min_length=1, max_length=8)
-    outputs: int = Field(ge=1, le=MAX_WIDTH)
+    outputs: int = Field(10, ge=1, le=MAX_WIDTH)
     expansion: Expansion = 1
     output_layer: str | None = Field(None, max_length=256)
 
@@ -162,10 +164,12 @@ class OptimizerConfig(Config):
 
     `decay` and `epsilon` are RMSprop's: of its running mean of squared gradients, and what is added to the
     root of it. The defaults are torch's; TensorFlow has 0.9 and 1e-10. The other optimizers use neither.
+    `steps` is the number of steps of an update that states none.
     """
 
-    name: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
-    learning_rate: float = Field(3e-5, gt=0, le=10)
+    name: Literal["rmsprop", "adam", "sgd"] = "adam"
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    steps: int = Field(3, ge=1, le=1000)
     decay: float = Field(0.99, ge=0, lt=1)
     epsilon: float = Field(1e-8, gt=0)
 
@@ -187,18 +191,22 @@ class RehearsalConfig(Config):
             when the row was last learned by an update of its own task; 0 keeps no logits.
     """
 
-    rows_per_task: int = Field(0, ge=0, le=10_000_000)
+    rows_per_task: int = Field(200, ge=0, le=10_000_000)
     ratio: float = Field(1.0, ge=0, le=16)
-    own_ratio: float = Field(0.0, ge=0, le=16)
-    least_rows: int = Field(0, ge=0, le=4096)
+    own_ratio: float = Field(0.25, ge=0, le=16)
+    least_rows: int = Field(32, ge=0, le=4096)
     max_bytes: int = Field(256 * 2**20, ge=0)
-    logit_share: float = Field(0.0, ge=0, le=1)
+    logit_share: float = Field(0.5, ge=0, le=1)
+
+
+PresetName = Literal["general", "users", "texts", "images", "paper"]
 
 
 class StoreConfig(Config):
     """Everything that a new store is built from, besides its secret.
 
     Args:
+        preset: The preset whose settings those not given were taken from; None in stores of earlier releases.
         network: Which network the weights belong to.
         family: The context family.
         optimizer: How updates move the weights.
@@ -208,6 +216,7 @@ class StoreConfig(Config):
         rehearsal: Which rows are kept and learned again.
     """
 
+    preset: PresetName | None = "general"
     network: NetworkConfig = MLPConfig()
     family: FamilyName = "phase"
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -215,3 +224,73 @@ class StoreConfig(Config):
     gradient_norm_cap: float = Field(1e4, gt=0)
     context_table_bytes: int = Field(256 * 2**20, ge=1)
     rehearsal: RehearsalConfig = RehearsalConfig()
+
+    @model_validator(mode="after")
+    def _rotations_are_not_expanded(self) -> Self:
+        network = self.network
+        if self.family == "rotation" and "expansion" not in network.model_fields_set:
+            object.__setattr__(self, "network", network.replace(expansion=1))
+        return self
+
+    @classmethod
+    def of_preset(cls, preset: str, values: Mapping[str, Any] | None = None) -> Self:
+        """Return the settings of a preset, some of them changed.
+
+        Args:
+            preset: Its name.
+            values: Settings that differ, nested as the configuration is. Another network's kind leaves out
+                the preset's own.
+
+        Raises:
+            ConfigError: There is no such preset, or a setting is unknown or out of range.
+        """
+        if preset not in PRESETS:
+            raise ConfigError("no such preset", expected=f"one of {', '.join(PRESETS)}", received=preset)
+        settings = {"preset": preset, **PRESETS[preset]}
+        for name, given in (values or {}).items():
+            before = settings.get(name, {})
+            other = name == "network" and given.get("kind", "mlp") != "mlp"
+            settings[name] = {**before, **given} if isinstance(given, Mapping) and not other else given
+        return validated(cls, settings)
+
+    @classmethod
+    def saved(cls, values: Mapping[str, Any]) -> Self:
+        """Return the configuration of a saved store: what its release did not know is as it was then."""
+        settings = {**_FIRST_RELEASE, **values}
+        for name, then in _FIRST_RELEASE.items():
+            if isinstance(then, Mapping):
+                settings[name] = {**then, **values.get(name, {})}
+        return validated(cls, settings)
+
+
+# Settings that each preset fills in; the others have the defaults, which are those of `general`.
+PRESETS: dict[str, dict[str, Any]] = {
+    "general": {},
+    "users": {"network": {"expansion": 50}},
+    "texts": {"network": {"inputs": 384, "outputs": 64, "expansion": 50}},
+    "images": {
+        "network": {"hidden": (300, 300), "activation": "silu", "expansion": 1},
+        "optimizer": {"learning_rate": 1.5e-4, "steps": 1},
+        "rehearsal": {"rows_per_task": 600, "least_rows": 0},
+    },
+    "paper": {
+        "family": "binary",
+        "network": {
+            "hidden": (256, 256, 256),
+            "activation": "relu",
+            "normalisation": "none",
+            "bias": "shared",
+            "expansion": 1,
+        },
+        "optimizer": {"name": "rmsprop", "learning_rate": 1e-4, "steps": 1},
+        "rehearsal": {"rows_per_task": 0},
+    },
+}
+
+# Settings that came later, as every store of the first release behaved.
+_FIRST_RELEASE: dict[str, Any] = {
+    "preset": None,
+    "network": {"expansion": 1},
+    "optimizer": {"steps": 1},
+    "rehearsal": {"own_ratio": 0.0, "least_rows": 0},
+}

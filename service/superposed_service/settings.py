@@ -7,6 +7,8 @@ from typing import Literal
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from superposed.config import PresetName
+
 
 class Settings(BaseSettings):
     """Settings of one server, from flags, environment, file and these defaults."""
@@ -15,6 +17,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    preset: PresetName = Field(
+        "general", description="Preset of a store that `serve` makes in an empty directory."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="Device of the weights; `auto` takes a GPU where there is one."
     )
@@ -52,7 +57,7 @@ class Settings(BaseSettings):
     )
     max_steps: int = Field(100, ge=1, description="Largest number of optimizer steps in one update.")
     max_request_steps: int = Field(
-        10_000, ge=1, description="Largest number of optimizer steps in one distillation or consolidation."
+        10_000, ge=1, description="Largest number of optimizer steps in one consolidation."
     )
     max_candidate_evaluations: int = Field(
         65_536, ge=1, description="Largest number of rows times candidate contexts in one task inference."
@@ -199,11 +204,6 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         description="Optimizer steps of one slice of consolidation; other requests wait for one slice.",
-    )
-    idle_consolidation_s: float = Field(
-        0.0,
-        ge=0,
-        description="Seconds without a change after which the service consolidates; 0 turns this off.",
     )
 
     canary_rows: int = Field(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
+from superposed import MLPConfig, OptimizerConfig, WeightStore, seeded_secret
 from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
 from superposed.errors import DataUnavailable
 from superposed_client import Client
@@ -16,6 +16,7 @@ from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
+from tests.helpers.plain import plain_config
 
 if EXECUTABLE is None:
     pytest.skip(
@@ -58,7 +59,7 @@ def browser() -> Iterator[Browser]:
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
     digits, iris = real_digits(), sklearn_dataset("iris")
     path = tmp_path_factory.mktemp("browser") / "store"
-    config = StoreConfig(
+    config = plain_config(
         network=MLPConfig(inputs=digits.features, hidden=(128, 128)),
         optimizer=OptimizerConfig(learning_rate=1e-3),
     )

@@ -38,27 +38,12 @@ from superposed_client import (
     power,
     task,
 )
-from superposed_client import _safetensors as safetensors
-from superposed_client._operations import _text, learn_model
+from superposed_client._operations import _text
 from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
 from superposed_service.cli.demo.server_process import Server
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
-
-
-def test_a_networks_layers_are_sent_in_one_dtype() -> None:
-    """Layers may be tensors that learn, lists, and arrays of different kinds."""
-    import torch
-
-    wanted = torch.ones(2, 3, requires_grad=True)
-    model = {"layers.0.weight": wanted, "layers.0.bias": [0.5, 1.5]}
-    request = next(learn_model("a", model, torch.ones(4, 3, requires_grad=True)))
-    assert isinstance(request.body, bytes)
-    tensors, _ = safetensors.parse(request.body)
-    assert tensors["layers.0.weight"].dtype == tensors["layers.0.bias"].dtype == np.float64
-    assert tensors["layers.0.bias"].tolist() == [0.5, 1.5]
-    assert tensors["rows"].shape == (4, 3)
 
 
 class TestParity:

@@ -18,10 +18,11 @@ import pytest
 import scipy.sparse
 import torch
 
-from superposed import MLPConfig, StoreConfig
+from superposed import MLPConfig
 from superposed.config import ConvNetConfig
 from superposed_client import ApiError, AsyncClient, Client, ConnectionFailed, RetryPolicy
 from tests.conftest import make_directory, serving
+from tests.helpers.plain import plain_config
 
 ROWS = np.asarray([[0, 1, 0.5], [2, 0, 1], [1, 1, 0], [0, 0, 2]])
 Y = [0, 1, 1, 0]
@@ -50,7 +51,7 @@ class NAType:
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    config = StoreConfig(network=MLPConfig(inputs=9, hidden=(8,), outputs=4))
+    config = plain_config(network=MLPConfig(inputs=9, hidden=(8,), outputs=4))
     path = make_directory(tmp_path_factory.mktemp("inputs") / "store", config)
     with serving(path, quota_updates_per_s=0.0) as http:
         yield http
@@ -185,7 +186,7 @@ def test_targets_that_are_none_are_refused_in_words(client: Client, y: Any) -> N
 
 
 def test_a_store_of_images_refuses_rows_that_are_none(tmp_path: Path) -> None:
-    config = StoreConfig(network=ConvNetConfig(input_shape=(1, 8, 8), channels=(2,), hidden=(), outputs=2))
+    config = plain_config(network=ConvNetConfig(input_shape=(1, 8, 8), channels=(2,), hidden=(), outputs=2))
     with serving(make_directory(tmp_path / "store", config)) as http, Client(str(http.base_url)) as client:
         with pytest.raises(ApiError, match="no images") as refused:
             client.task("small", outputs=2).partial_fit(np.zeros((4, 36)), Y)

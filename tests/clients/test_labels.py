@@ -14,10 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig
+from superposed import MLPConfig, OptimizerConfig
 from superposed_client import Client, LabelOutOfRange
 from superposed_client._errors import ApiError
 from tests.conftest import make_directory, serving
+from tests.helpers.plain import plain_config
 
 X = np.random.default_rng(0).normal(size=(60, 3))
 CLASSES = (X[:, 0] > 0.4).astype(int) + (X[:, 0] > -0.4)
@@ -61,7 +62,7 @@ TARGETS: dict[str, Any] = {
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     network, optimizer = MLPConfig(inputs=4, hidden=(24,), outputs=6), OptimizerConfig(learning_rate=1e-2)
     path = make_directory(
-        tmp_path_factory.mktemp("labels") / "store", StoreConfig(network=network, optimizer=optimizer)
+        tmp_path_factory.mktemp("labels") / "store", plain_config(network=network, optimizer=optimizer)
     )
     with serving(path, quota_updates_per_s=0.0, canary_rows=0) as http:
         yield http

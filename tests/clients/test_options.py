@@ -8,10 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig
+from superposed import MLPConfig, OptimizerConfig
 from superposed_client import ApiError, Client, InvalidRequest, TaskExists, UnknownTask
 from superposed_client._task import _weights
 from tests.conftest import make_directory, serving
+from tests.helpers.plain import plain_config
 
 X = np.random.default_rng(0).normal(size=(90, 4)) * [1, 100, 1e-3, 5] + [0, 1e4, 0, -7]
 Y = np.where(X[:, 0] > 0.5, "high", np.where(X[:, 0] > -0.5, "mid", "low"))
@@ -24,7 +25,7 @@ def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         OptimizerConfig(name="adam", learning_rate=1e-2),
     )
     path = make_directory(
-        tmp_path_factory.mktemp("options") / "store", StoreConfig(network=network, optimizer=optimizer)
+        tmp_path_factory.mktemp("options") / "store", plain_config(network=network, optimizer=optimizer)
     )
     with serving(path, quota_updates_per_s=0.0, canary_rows=0, max_rows=200) as http:
         yield http

@@ -57,6 +57,7 @@ from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer
 from tests.helpers.machine import Machine
+from tests.helpers.plain import plain_config
 
 FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
 INPUTS, OUTPUTS = 9, 3
@@ -74,19 +75,24 @@ def configurations() -> Iterator[tuple[str, StoreConfig]]:
     kept = {
         "none": RehearsalConfig(),
         "labels": RehearsalConfig(rows_per_task=15, ratio=0.7),
-        "logits": RehearsalConfig(rows_per_task=15, ratio=1.5, logit_share=0.5),
+        "logits": RehearsalConfig(rows_per_task=15, ratio=1.5, own_ratio=0.6, least_rows=4, logit_share=0.5),
     }
     for number in count():
         for family, (how, rehearsal) in product(FAMILIES, kept.items()):
             widths = (12, 8) if number % 2 else (13, 8)
-            network: Any = MLPConfig(inputs=INPUTS, hidden=widths, outputs=OUTPUTS)
+            network: Any = MLPConfig(
+                inputs=INPUTS,
+                hidden=widths,
+                outputs=OUTPUTS,
+                expansion=1 if family == "rotation" else (3, 1)[number % 2],
+            )
             name = f"{family}, {how}"
             if number % 3 == 2 and family != "complex":
                 factory = "tests.durability.differential:wrapped"
                 network = ModuleConfig(factory=factory, input_shape=(1, 3, 3), outputs=OUTPUTS)
                 name += ", wrapped"
             optimizer = OptimizerConfig(name=optimizers[number % 3], learning_rate=1e-3)
-            yield name, StoreConfig(network=network, family=family, optimizer=optimizer, rehearsal=rehearsal)
+            yield name, plain_config(network=network, family=family, optimizer=optimizer, rehearsal=rehearsal)
 
 
 def wrapped() -> torch.nn.Module:

@@ -18,8 +18,10 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import idx_dataset
 from superposed.errors import DataUnavailable
 
-NETWORK = MLPConfig(inputs=10, hidden=(32, 32), outputs=3, normalisation="none")
-FAST = OptimizerConfig(learning_rate=1e-3)
+NETWORK = MLPConfig(
+    expansion=1, activation="relu", inputs=10, hidden=(32, 32), outputs=3, normalisation="none"
+)
+FAST = OptimizerConfig(name="rmsprop", learning_rate=1e-3)
 
 
 def task(number: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,18 +8,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import MLPConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
+from tests.helpers.plain import plain_config
 
 __all__ = ["make_store", "prepared", "running"]
 
 
 def make_store(family: str = "phase") -> WeightStore:
-    config = StoreConfig(network=MLPConfig(inputs=8, hidden=(16,), outputs=3), family=family)  # type: ignore[arg-type]
+    config = plain_config(network=MLPConfig(inputs=8, hidden=(16,), outputs=3), family=family)  # type: ignore[arg-type]
     store = WeightStore(config, secret=seeded_secret(0))
     for key in "abcd":
         state, _ = store.register(TaskSchema(key=key, inputs=8, outputs=3))

@@ -22,8 +22,9 @@ from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
+from tests.helpers.plain import plain_config
 
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=4, hidden=(6,), outputs=2), optimizer=OptimizerConfig(learning_rate=1e-2)
 )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from superposed import (
     MLPConfig,
     OptimizerConfig,
-    StoreConfig,
 )
 from superposed.config import RehearsalConfig
+from tests.helpers.plain import plain_config
 
 __all__ = ["CONFIG"]
 
 
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=6, hidden=(24,), outputs=3),
     optimizer=OptimizerConfig(name="adam", learning_rate=3e-3),
     rehearsal=RehearsalConfig(rows_per_task=100),

@@ -7,12 +7,12 @@ import numpy as np
 from superposed import (
     MLPConfig,
     OptimizerConfig,
-    StoreConfig,
     TaskSchema,
     WeightStore,
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
+from tests.helpers.plain import plain_config
 
 __all__ = ["NETWORK", "new_store", "rows"]
 
@@ -32,7 +32,7 @@ def new_store(
     rehearsal = RehearsalConfig(
         rows_per_task=rows, ratio=ratio, max_bytes=rows_in_all * BYTES_PER_ROW, logit_share=logit_share
     )
-    config = StoreConfig(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3), rehearsal=rehearsal)
+    config = plain_config(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3), rehearsal=rehearsal)
     store = WeightStore(config, secret=seeded_secret(seed))
     for number in range(tasks):
         store.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))

@@ -34,7 +34,6 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("DELETE", "/v1/tasks/{key}/data"): "update",
     ("POST", "/v1/update"): "update",
     ("POST", "/v1/updates/{sequence}/relabel"): "update",
-    ("PUT", "/v1/tasks/{key}/model"): "update",
     ("POST", "/v1/consolidate"): "admin",
     ("GET", "/v1/model"): "admin",
     ("GET", "/v1/snapshots"): "admin",

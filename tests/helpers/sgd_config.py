@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig
+from superposed import MLPConfig, OptimizerConfig
+from tests.helpers.plain import plain_config
 
 __all__ = ["CONFIG"]
 
 
 # Plain gradient descent without normalisation: here large rows really hurt the others.
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=64, hidden=(48,), outputs=10, normalisation="none"),
     optimizer=OptimizerConfig(name="sgd", learning_rate=0.02),
 )

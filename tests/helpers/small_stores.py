@@ -9,18 +9,18 @@ import numpy as np
 from superposed import (
     MLPConfig,
     OptimizerConfig,
-    StoreConfig,
     TaskSchema,
     WeightStore,
     seeded_secret,
 )
+from tests.helpers.plain import plain_config
 
 __all__ = ["store_of"]
 
 
 def store_of(family: str = "phase", dtype: str = "float32", *, tasks: int = 5, **network: Any) -> WeightStore:
     """A store with the tasks t0, t1 ...; 7 inputs, two hidden layers, 3 outputs where not said otherwise."""
-    config = StoreConfig(
+    config = plain_config(
         network=MLPConfig(**{"inputs": 7, "hidden": (6, 5), "outputs": 3} | network),
         family=family,
         dtype=dtype,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
+from superposed import TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.config import MLPConfig, RehearsalConfig, validated
 from superposed.errors import (
     CompositionNotSupported,
@@ -15,6 +15,7 @@ from superposed.errors import (
     TaskInUse,
     UnknownTask,
 )
+from tests.helpers.plain import plain_config
 from tests.helpers.small_stores import data
 
 HALF = "mix(a:0.5,b:0.5)"
@@ -26,7 +27,7 @@ def declared(family: str = "phase", **own: object) -> WeightStore:
         "family": family,
         "rehearsal": RehearsalConfig(rows_per_task=50),
     }
-    store = WeightStore(validated(StoreConfig, config), secret=seeded_secret(2))
+    store = WeightStore(plain_config(**config), secret=seeded_secret(2))
     for key in ("a", "b"):
         store.register(TaskSchema(key=key, inputs=8, outputs=3))
     register(store, composition=HALF, **own)

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, learn, retrieve_model, seeded_secret
+from superposed import MLPConfig, TaskSchema, WeightStore, learn, retrieve_model, seeded_secret
 from superposed.contexts import FAMILIES
+from tests.helpers.plain import plain_config
 
 pytestmark = [
     pytest.mark.gpu,
@@ -19,7 +20,7 @@ pytestmark = [
 def test_a_store_on_the_gpu_learns_and_answers_as_on_the_cpu(family: str) -> None:
     x = np.random.default_rng(0).normal(size=(64, 20))
     y = (x[:, 0] > 0).astype(int).tolist()
-    config = StoreConfig(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
+    config = plain_config(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
     answers = []
     for device in ("cpu", "cuda"):
         store = WeightStore(config, secret=seeded_secret(1), device=device)
@@ -40,7 +41,7 @@ def test_a_store_on_the_gpu_learns_and_answers_as_on_the_cpu(family: str) -> Non
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 def test_recorded_work_answers_as_the_plain_network_does(family: str, precision: torch.dtype | None) -> None:
-    config = StoreConfig(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
+    config = plain_config(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
     store = WeightStore(config, secret=seeded_secret(1), device="cuda")
     for number in range(40):
         store.register(TaskSchema(key=f"t{number}", inputs=20, outputs=2))

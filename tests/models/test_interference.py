@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import MLPConfig, StoreConfig, WeightStore, learn, seeded_secret
+from superposed import MLPConfig, WeightStore, learn, seeded_secret
 from superposed.analysis.interference import measure_interference
 from superposed.contexts import FAMILIES
 from superposed.errors import UnknownTask
 from superposed.tasks.schema import TaskSchema
+from tests.helpers.plain import plain_config
 
 KEYS = ("a", "b", "c")
 
 
 def make_store(family: str) -> WeightStore:
-    config = StoreConfig(network=MLPConfig(inputs=9, hidden=(12,), outputs=3), family=family)
+    config = plain_config(network=MLPConfig(inputs=9, hidden=(12,), outputs=3), family=family)
     store = WeightStore(config, secret=seeded_secret(3))
     for key, inputs in zip(KEYS, (9, 9, 5), strict=True):
         store.register(TaskSchema(key=key, inputs=inputs, outputs=3))

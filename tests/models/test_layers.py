@@ -100,7 +100,9 @@ def test_initial_weights_are_uniform_and_drawn_from_the_generator() -> None:
 
 class TestMLP:
     def network(self, family: str, **changes: object) -> MLP:
-        config = MLPConfig(inputs=6, hidden=(8, 5), outputs=3).replace(**changes)
+        config = MLPConfig(expansion=1, activation="relu", inputs=6, hidden=(8, 5), outputs=3).replace(
+            **changes
+        )
         return MLP(
             config, family_named(family), generator=torch.Generator().manual_seed(0), dtype=torch.float64
         )

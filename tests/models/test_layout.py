@@ -18,7 +18,6 @@ from torch import nn
 from superposed import (
     MLPConfig,
     OptimizerConfig,
-    StoreConfig,
     TaskSchema,
     WeightStore,
     learn,
@@ -28,6 +27,7 @@ from superposed.config import ModuleConfig, NetworkConfig, RehearsalConfig
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
+from tests.helpers.plain import plain_config
 
 FAMILIES = ["phase", "binary", "complex", "cyclic", "rotation"]
 TASKS = [f"t{number}" for number in range(6)]
@@ -57,7 +57,7 @@ NETWORKS: dict[str, NetworkConfig] = {
 
 
 def new_store(network: NetworkConfig, family: str, optimizer: str) -> WeightStore:
-    config = StoreConfig(
+    config = plain_config(
         network=network,
         family=family,
         optimizer=OptimizerConfig(name=optimizer, learning_rate=1e-2),

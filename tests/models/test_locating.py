@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.analysis.task_inference import locate, locate_exponent
 from superposed.datasets import Dataset, sklearn_dataset
 from superposed.errors import (
@@ -16,6 +16,7 @@ from superposed.errors import (
     ShapeError,
     UnknownTask,
 )
+from tests.helpers.plain import plain_config
 
 TASKS = 6
 
@@ -36,7 +37,7 @@ def teach(store: WeightStore, context: str, data: Dataset, view: np.ndarray, bat
 
 
 def new_store(family: str = "phase") -> WeightStore:
-    config = StoreConfig(
+    config = plain_config(
         network=MLPConfig(inputs=64, hidden=(64, 64), outputs=10),
         family=family,  # type: ignore[arg-type]
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-3),
@@ -171,7 +172,7 @@ def test_what_cannot_be_located(store: WeightStore, data: Dataset) -> None:
 
 
 def of_all_kinds(*, initialized: bool = True) -> WeightStore:
-    config = StoreConfig(network=MLPConfig(inputs=4, hidden=(16,), outputs=5))
+    config = plain_config(network=MLPConfig(inputs=4, hidden=(16,), outputs=5))
     store = WeightStore(config, secret=seeded_secret(1), initialized=initialized)
     store.register(TaskSchema(key="animals", inputs=4, outputs=2, labels=("cat", "dog")))
     store.register(TaskSchema(key="five", inputs=4, outputs=5))

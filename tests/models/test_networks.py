@@ -10,16 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
+from superposed import TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.analysis.capacity import capacity
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model
-from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig, validated
+from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig
 from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
 from superposed.datasets import sklearn_dataset
 from superposed.errors import ConfigError
 from superposed.nn import convnet, resnet18
 from superposed.nn.layers import SuperposedConv2d, superpose
 from tests.helpers import oracle
+from tests.helpers.plain import plain_config
 
 REAL = ("phase", "binary", "cyclic", "rotation")
 
@@ -259,7 +260,7 @@ def new_store(kind: str, family: str = "phase") -> WeightStore:
         "family": family,
         "optimizer": {"name": "adam", "learning_rate": 2e-3},
     }
-    store = WeightStore(validated(StoreConfig, config), secret=seeded_secret(3))
+    store = WeightStore(plain_config(**config), secret=seeded_secret(3))
     for key in ("a", "b"):
         store.register(TaskSchema(key=key, inputs=64, outputs=10, scale=(16.0,) * 64))
     return store
@@ -334,14 +335,14 @@ class TestStores:
     "factory", ["nowhere:x", "tests.models.test_networks:missing", "tests.models.test_networks:no_module"]
 )
 def test_a_factory_must_make_a_network(factory: str) -> None:
-    config = StoreConfig(network=ModuleConfig(factory=factory, input_shape=(8, 8), outputs=10))
+    config = plain_config(network=ModuleConfig(factory=factory, input_shape=(8, 8), outputs=10))
     with pytest.raises(ConfigError, match="factory"):
         WeightStore(config, secret=seeded_secret(1))
 
 
 def module_store(factory: str) -> WeightStore:
     network = ModuleConfig(factory=f"tests.models.test_networks:{factory}", input_shape=(8, 8), outputs=10)
-    store = WeightStore(StoreConfig(network=network), secret=seeded_secret(4))
+    store = WeightStore(plain_config(network=network), secret=seeded_secret(4))
     store.register(TaskSchema(key="a", inputs=64, outputs=10))
     return store
 
@@ -386,4 +387,4 @@ def test_a_module_that_a_store_could_not_rely_on(factory: str, reason: str) -> N
 def test_a_module_must_answer_as_configured() -> None:
     network = ModuleConfig(factory="tests.models.test_networks:two_layers", input_shape=(8, 8), outputs=9)
     with pytest.raises(ConfigError, match="does not answer"):
-        WeightStore(StoreConfig(network=network), secret=seeded_secret(1))
+        WeightStore(plain_config(network=network), secret=seeded_secret(1))

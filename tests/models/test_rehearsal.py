@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,6 @@ import torch
 from superposed import (
     MLPConfig,
     OptimizerConfig,
-    StoreConfig,
     TaskSchema,
     WeightStore,
     evaluate,
@@ -20,11 +21,12 @@ from superposed.config import RehearsalConfig
 from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning.consolidation import consolidate
-from superposed.learning.online import _rows_to_rehearse
+from superposed.learning.online import _rows_to_rehearse, optimizer_step
 from superposed.nn import optimizers
 from superposed.store.holdout import Split
 from superposed.store.reservoir import ReservoirAllocator
 from superposed.tasks.targets import Targets
+from tests.helpers.plain import plain_config
 from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, rows
 
 
@@ -37,7 +39,7 @@ def kept_inputs(store: WeightStore, key: str) -> np.ndarray:
 
 class TestKeeping:
     def test_nothing_by_default(self) -> None:
-        store = WeightStore(StoreConfig(network=NETWORK), secret=seeded_secret(1))
+        store = WeightStore(plain_config(network=NETWORK), secret=seeded_secret(1))
         store.register(TaskSchema(key="a", inputs=6, outputs=3))
         learn(store, "a", *rows(50))
         assert store.replay_buffer.bytes == 0
@@ -189,9 +191,9 @@ class TestDrawing:
         store = new_store(tasks=4)
         for number, count in enumerate((20, 5, 20, 20)):
             learn(store, f"t{number}", *rows(count, number))
-        drawn = store.draw(3000, besides=store.batch("t3", rows(2)[0]))
+        drawn = store.draw_beside(store.batch("t3", rows(2)[0]), (0, 3000))
         assert drawn is not None
-        batch = drawn[0]
+        batch = drawn.batch
         names = [batch.parts[place].text for place in batch.places().tolist()]
         shares = {name: names.count(name) / 3000 for name in set(names)}
         assert set(shares) == {"t0", "t1", "t2"}
@@ -276,10 +278,10 @@ class TestDrawing:
         for number in range(30):
             small.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))
             learn(small, f"t{number}", *rows(3, number))
-        drawn = small.draw(500, besides=small.batch("t0", rows(1)[0]))
+        drawn = small.draw_beside(small.batch("t0", rows(1)[0]), (0, 500))
         assert drawn is not None
-        assert len(drawn[0].parts) == 3
-        assert 0 < len(drawn[0]) < 500
+        assert len(drawn.batch.parts) == 3
+        assert 0 < len(drawn.batch) < 500
 
     def test_part_of_a_row_is_rehearsed_in_part_of_the_updates(self) -> None:
         """At ratio 0.25 one update of one row in four rehearses a row; whole numbers stay what they are."""
@@ -287,10 +289,10 @@ class TestDrawing:
         drawn = []
         for sequence in range(400):
             store.sequence = sequence
-            drawn.append(_rows_to_rehearse(store, 1, 0))
+            drawn.append(_rows_to_rehearse(store, 1, 0)[1])
         assert set(drawn) == {0, 1}
         assert abs(sum(drawn) - 100) < 5 * np.sqrt(400 * 0.25 * 0.75)
-        assert [_rows_to_rehearse(store, count, 0) for count in (4, 8, 400)] == [1, 2, 100]
+        assert [_rows_to_rehearse(store, count, 0)[1] for count in (4, 8, 400)] == [1, 2, 100]
 
 
 class TestExactness:
@@ -366,9 +368,9 @@ class TestLogits:
         x, y = rows(8, 3)
         learn(store, "t1", x, y)
 
-        drawn = expected.draw(8, besides=expected.batch("t1", x))
+        drawn = expected.draw_beside(expected.batch("t1", x), (0, 8))
         assert drawn is not None
-        old, aims = drawn
+        old, aims = drawn.batch, drawn.targets
         assert aims.logits is not None
         new = expected.batch("t1", x)
         bound = [expected.bindings(batch) for batch in (old, new, old)]  # the table is full before it is used
@@ -493,7 +495,7 @@ def test_rehearsed_tasks_are_remembered_better() -> None:
     data = sklearn_dataset("digits")
     means = []
     for kept in (0, 200):
-        config = StoreConfig(
+        config = plain_config(
             network=MLPConfig(inputs=64, hidden=(32, 32), outputs=10),
             optimizer=OptimizerConfig(learning_rate=2e-3),
             rehearsal=RehearsalConfig(rows_per_task=kept),
@@ -512,3 +514,114 @@ def test_rehearsed_tasks_are_remembered_better() -> None:
         means.append(float(np.mean([one for one in seen if one is not None])))
     plain, rehearsed = means
     assert rehearsed > plain + 0.05
+
+
+class TestOwnRows:
+    """An update learns earlier rows of its own tasks again, and their logits follow."""
+
+    def _store(self, **rehearsal: object) -> WeightStore:
+        values = {"rows_per_task": 20, "own_ratio": 1.0, "ratio": 1.0, "logit_share": 0.5} | rehearsal
+        config = plain_config(
+            network=NETWORK, optimizer={"name": "adam", "learning_rate": 3e-3}, rehearsal=values
+        )
+        store = WeightStore(config, secret=seeded_secret(1))
+        for number in range(3):
+            store.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))
+        return store
+
+    def test_draw_beside_holds_own_rows_first(self) -> None:
+        store = self._store()
+        for number in range(3):
+            learn(store, f"t{number}", *rows(12, number))
+        drawn = store.draw_beside(store.batch("t1", rows(4, 9)[0]), (8, 6))
+        assert drawn is not None
+        names = [drawn.batch.parts[place].text for place in drawn.batch.places().tolist()]
+        assert drawn.own == 8
+        assert set(names[:8]) == {"t1"}
+        assert len(names) == 14
+        assert "t1" not in names[8:]
+
+    def test_draw_beside_takes_each_own_row_once_where_they_are_few(self) -> None:
+        store = self._store()
+        learn(store, "t0", *rows(5))
+        drawn = store.draw_beside(store.batch("t0", rows(4, 9)[0]), (8, 0))
+        assert drawn is not None
+        assert len(set(drawn.slots.tolist())) == len(drawn.batch) == 5
+
+    def test_step_counts_own_rows_as_rows_of_the_batch(self) -> None:
+        """The step is that of a loss computed here, by hand."""
+        store = self._store(ratio=0.0)
+        learn(store, "t0", *rows(5))
+        expected = WeightStore.from_bytes(store.to_bytes())
+        x, y = rows(6, 3)
+        learn(store, "t0", x, y)
+        drawn = expected.draw_beside(expected.batch("t0", x), (6, 0))
+        assert drawn is not None
+        inputs = torch.cat([torch.from_numpy(x), drawn.batch.inputs])
+        logits = expected.network(inputs, expected.bindings(expected.batch("t0", inputs)))
+        expected.optimizer.zero_grad()
+        targets = torch.cat([torch.tensor(y), drawn.targets.classes])
+        torch.nn.functional.cross_entropy(logits, targets).backward()
+        expected.optimizer.step()
+        for name, tensor in store.state().items():
+            torch.testing.assert_close(tensor, expected.state()[name], rtol=1e-4, atol=1e-6)
+
+    def test_update_refreshes_logits_of_own_rows_and_of_no_others(self) -> None:
+        store = self._store(own_ratio=4.0)
+        learn(store, "t0", *rows(10))
+        learn(store, "t1", *rows(10, 1))
+        before = store.replay_buffer.state()["rehearsal.logits"].clone()
+        drawn = store.draw_beside(store.batch("t0", rows(4, 9)[0]), (16, 4))
+        assert drawn is not None
+        current = store.logits(drawn.batch)[: drawn.own]
+        learn(store, "t0", *rows(4, 9))
+        after = store.replay_buffer.state()["rehearsal.logits"]
+        own = drawn.slots[: drawn.own]
+        torch.testing.assert_close(after[own], current, rtol=1e-3, atol=1e-4)
+        others = drawn.slots[drawn.own :]
+        assert torch.equal(after[others], before[others])
+
+    def test_failed_update_leaves_logits_as_they_were(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its first steps refreshed nothing: logits follow once all steps were taken."""
+        store = self._store(own_ratio=4.0)
+        learn(store, "t0", *rows(10))
+        digest, taken = store.digest(), itertools.count()
+
+        def fails_late(store: WeightStore, loss: torch.Tensor) -> None:
+            if next(taken) >= 2:  # the third step, with kept rows and without
+                raise UpdateTooLarge("too long")
+            optimizer_step(store, loss)
+
+        monkeypatch.setattr("superposed.learning.online.optimizer_step", fails_late)
+        with pytest.raises(UpdateTooLarge):
+            learn(store, "t0", *rows(4, 9), steps=3)
+        assert store.digest() == digest
+
+    def test_least_rows_hold_for_each_sort_unless_its_ratio_is_0(self) -> None:
+        for ratio, own, expected in ((1.0, 0.25, (32, 32)), (0.0, 0.25, (32, 0)), (0.0, 0.0, (0, 0))):
+            store = self._store(ratio=ratio, own_ratio=own, least_rows=32)
+            assert _rows_to_rehearse(store, 1, 0) == expected
+        assert _rows_to_rehearse(self._store(ratio=0.5, own_ratio=0.25, least_rows=32), 128, 0) == (32, 64)
+
+    def test_logits_of_grown_labels_are_refreshed_to_their_width(self) -> None:
+        store = self._store(own_ratio=4.0)
+        store.register(TaskSchema(key="grows", inputs=6, outputs=2, labels=("a", "b")))
+        learn(store, "grows", rows(6)[0], ["a", "b"] * 3)
+        store.alter("grows", store.altered("grows", add_labels=["c"]))
+        learn(store, "grows", rows(3, 1)[0], ["a", "b", "c"])
+        assert set(store.replay_buffer.state()["rehearsal.outputs"].tolist()) == {3}
+
+    def test_small_table_rehearses_own_rows_and_others(self) -> None:
+        """A context of the update takes no room from those of other tasks."""
+        store = self._store()
+        for number in range(3):
+            learn(store, f"t{number}", *rows(12, number))
+        config = store.config.replace(context_table_bytes=2 * store.contexts.bytes_per_context)
+        small = WeightStore(config, secret=store.secret)
+        for number in range(3):
+            small.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))
+            learn(small, f"t{number}", *rows(12, number))
+        drawn = small.draw_beside(small.batch("t1", rows(4, 9)[0]), (8, 30))
+        assert drawn is not None
+        assert drawn.own == 8
+        assert len(drawn.batch.parts) == 2

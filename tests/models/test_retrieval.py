@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,6 @@ from superposed import (
     MLPConfig,
     OptimizerConfig,
     RetrievedModel,
-    StoreConfig,
     TaskSchema,
     WeightStore,
     capacity,
@@ -21,18 +23,18 @@ from superposed import (
 )
 from superposed.analysis.crosstalk import measure
 from superposed.analysis.retrieval import residual_variance
-from superposed.config import validated
 from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
 from superposed.errors import ConfigError
 from superposed.store.evaluations import Evaluation, Evaluations
+from tests.helpers.plain import plain_config
 
 ALL = sorted(FAMILIES)
 
 
 def taught_store(**changes: object) -> WeightStore:
     network = {"inputs": 11, "hidden": (20, 14), "outputs": 4} | changes.pop("network", {})  # type: ignore[operator]
-    config = validated(
-        StoreConfig, {"network": network, "optimizer": OptimizerConfig(learning_rate=3e-3)} | changes
+    config = plain_config(
+        **({"network": network, "optimizer": OptimizerConfig(learning_rate=3e-3)} | changes)
     )
     store = WeightStore(config, secret=seeded_secret(3))
     for place, key in enumerate("abc"):
@@ -138,7 +140,8 @@ def test_one_task_is_retrieved_exactly() -> None:
 class TestCrosstalk:
     def test_measured_agrees_with_the_law(self) -> None:
         store = WeightStore(
-            StoreConfig(network=MLPConfig(inputs=200, hidden=(256, 256), outputs=10)), secret=seeded_secret(1)
+            plain_config(network=MLPConfig(inputs=200, hidden=(256, 256), outputs=10)),
+            secret=seeded_secret(1),
         )
         store.register(TaskSchema(key="a", inputs=200, outputs=10))
         rng = np.random.default_rng(0)
@@ -154,7 +157,7 @@ class TestCrosstalk:
         assert sample.measured["layers.2"] < 0.5
 
     def test_capacity_is_empty_before_anything_was_measured(self) -> None:
-        store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(4,), outputs=2)))
+        store = WeightStore(plain_config(network=MLPConfig(inputs=4, hidden=(4,), outputs=2)))
         assert capacity(store).layers == ()
         assert capacity(store).mean_accuracy is None
         assert capacity(store).tasks_left is None
@@ -236,3 +239,10 @@ class TestCrosstalk:
         learn(roomy, "a", [[1e20] + [1.0] * 8], [0])
         assert measure(roomy, roomy.batch("a", [[6e38] * 9])) is None
         roomy.to_bytes()
+
+
+def test_metadata_nested_without_end_is_no_model() -> None:
+    for text in ("[" * 100_000 + "]" * 100_000, "[1]", "3"):
+        header = json.dumps({"__metadata__": {"superposed": text}}).encode()
+        with pytest.raises(ConfigError, match="not a file"):
+            RetrievedModel.from_bytes(struct.pack("<Q", len(header)) + header)

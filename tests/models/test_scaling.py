@@ -10,19 +10,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.config import RehearsalConfig
 from superposed.errors import ConfigError, NonFiniteInput, SuperposedError
 from superposed.learning.online import evaluate, learn
 from superposed.tasks.calibration import Calibration
 from superposed.tasks.scaling import CLIP, WINDOW, RunningStatistics
+from tests.helpers.plain import plain_config
 
 DRAW = np.random.default_rng(0)
 
 
 def new_store(**rehearsal: Any) -> WeightStore:
-    config = StoreConfig(
+    config = plain_config(
         network=MLPConfig(inputs=5, hidden=(16,), outputs=3),
         optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),
         rehearsal=RehearsalConfig(**rehearsal),

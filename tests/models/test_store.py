@@ -34,13 +34,14 @@ from superposed.errors import (
     UpdateTooLarge,
 )
 from superposed.tasks.batch import merge
+from tests.helpers.plain import plain_config
 from tests.helpers.small_stores import data
 
 SMALL = MLPConfig(inputs=12, hidden=(24, 16), outputs=5)
 
 
 def new_store(seed: int = 1, **changes: object) -> WeightStore:
-    store = WeightStore(validated(StoreConfig, {"network": SMALL} | changes), secret=seeded_secret(seed))
+    store = WeightStore(plain_config(**({"network": SMALL} | changes)), secret=seeded_secret(seed))
     store.register(TaskSchema(key="wide", inputs=12, outputs=5))
     store.register(
         TaskSchema(
@@ -265,7 +266,7 @@ class TestLearning:
 
     def test_one_task_does_not_undo_another(self) -> None:
         store = WeightStore(
-            StoreConfig(
+            plain_config(
                 network=MLPConfig(inputs=12, hidden=(128, 128), outputs=5),
                 optimizer=OptimizerConfig(learning_rate=1e-3),
             ),
@@ -415,10 +416,10 @@ class TestSaving:
             with pytest.raises(ConfigError):
                 WeightStore.from_bytes(data_)
         with pytest.raises(ConfigError, match="format"):
-            WeightStore.from_bytes(good.replace(b'\\"format\\":2', b'\\"format\\":9'))
+            WeightStore.from_bytes(good.replace(b'\\"format\\":3', b'\\"format\\":9'))
 
     def test_thousands_of_tasks_fit_in_a_file(self) -> None:
-        store = WeightStore(StoreConfig(network=SMALL.replace(inputs=784)))
+        store = WeightStore(plain_config(network=SMALL.replace(inputs=784)))
         numbers = tuple(np.linspace(0, 1, 784).tolist())
         for number in range(300):
             store.register(
@@ -436,7 +437,7 @@ class TestSaving:
         torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
         assert float((answers[0] - answers[2]).abs().max()) > 0.01
         assert (
-            WeightStore(StoreConfig(network=SMALL)).secret != WeightStore(StoreConfig(network=SMALL)).secret
+            WeightStore(plain_config(network=SMALL)).secret != WeightStore(plain_config(network=SMALL)).secret
         )
 
 
@@ -458,7 +459,7 @@ def test_bad_configurations(values: dict[str, object]) -> None:
 
 
 def test_mixtures_of_the_same_parts_keep_their_own_faces() -> None:
-    store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(5,), outputs=2)))
+    store = WeightStore(plain_config(network=MLPConfig(inputs=4, hidden=(5,), outputs=2)))
     store.register(TaskSchema(key="a", inputs=4, outputs=2, labels=("a0", "a1"), scale=(2.0,) * 4))
     store.register(TaskSchema(key="b", inputs=4, outputs=2, labels=("b0", "b1")))
     texts = ["mix(a:0.5,b:0.5)", "mix(b:0.5,a:0.5)"]

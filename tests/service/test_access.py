@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from typer.testing import CliRunner
 
-from superposed import MLPConfig, StoreConfig
+from superposed import MLPConfig
 from superposed.errors import UnknownTask
 from superposed_client import ApiKey as ApiKeyInfo
 from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
@@ -31,6 +31,7 @@ from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.api_keys import UPDATE, make
 from tests.helpers.http import ROW, problem, register
+from tests.helpers.plain import plain_config
 from tests.helpers.routes import ACCESS_RULES, ROUTES
 
 SCOPES = ("monitor", "infer", "update", "admin")
@@ -308,7 +309,35 @@ class TestPatterns:
         assert admin.post("/v1/locate", json=away, headers=key).status_code == 200
         member = {"key": "me", "outputs": 10, "group": "theirs"}
         problem(admin.post("/v1/tasks", json=member, headers=key), 404, "unknown-task")
-        problem(admin.put("/v1/tasks/theirs/model", content=b"", headers=key), 404, "unknown-task")
+
+    def test_group_permission_lets_a_key_join_and_nothing_else(self, admin: httpx.Client) -> None:
+        """A member binds the group's layers; the group is not addressed, taught, shown or deleted by it."""
+        register(admin, "support")
+        key = make(admin, "update", tasks="acme-*", groups="support*")
+        member = {"key": "acme-mail", "labels": ["a", "b"], "inputs": 64, "group": "support"}
+        assert admin.post("/v1/tasks", json=member, headers=key).status_code == 201
+        new = {"key": "acme-chat", "labels": ["a", "b"], "inputs": 64, "group": "support-eu"}
+        assert admin.post("/v1/tasks", json=new, headers=key).status_code == 201  # the group is made
+        assert admin.get("/v1/tasks/support-eu").status_code == 200
+        update = {"context": "acme-mail", "inputs": [ROW], "targets": ["a"]}
+        assert admin.post("/v1/update", json=update, headers=key).status_code == 200
+        before = admin.get("/v1/tasks/support").json()
+        for group in ("support", "support-eu"):
+            rows = {"context": group, "inputs": [ROW]}
+            problem(admin.post("/v1/infer", json=rows, headers=key), 404, "unknown-task")
+            taught = rows | {"targets": [0]}
+            problem(admin.post("/v1/update", json=taught, headers=key), 404, "unknown-task")
+            problem(admin.get(f"/v1/tasks/{group}", headers=key), 404, "unknown-task")
+            problem(admin.delete(f"/v1/tasks/{group}", headers=key), 404, "unknown-task")
+            mixed = {"context": f"mix({group}:0.5,acme-mail:0.5)", "inputs": [ROW]}
+            problem(admin.post("/v1/infer", json=mixed, headers=key), 404, "unknown-task")
+        assert admin.get("/v1/tasks/support").json() == before
+        for group, other in (("sales", "acme-x"), ("support", "globex")):
+            body = member | {"key": other, "group": group}
+            problem(admin.post("/v1/tasks", json=body, headers=key), 404, "unknown-task")
+        assert "sales" not in {task["key"] for task in admin.get("/v1/tasks").json()["tasks"]}
+        listed = admin.get("/v1/tasks", headers=key).json()["tasks"]
+        assert {task["key"] for task in listed} == {"acme-mail", "acme-chat"}
 
     def test_statistics_show_only_what_may_be_named(self, admin: httpx.Client) -> None:
         for key in ("ma", "mb", "secret"):
@@ -366,7 +395,7 @@ class TestPatterns:
         assert mine.may_address(context) == allowed
 
     def test_the_stores_family_says_which_distance_holds(self, tmp_path: Path) -> None:
-        config = StoreConfig(network=MLPConfig(inputs=64, hidden=(16,), outputs=10), family="cyclic")
+        config = plain_config(network=MLPConfig(inputs=64, hidden=(16,), outputs=10), family="cyclic")
         with serving(make_directory(tmp_path / "store", config)) as http:
             names = [f"mine{number}" for number in range(5)]
             for key in names:

@@ -18,7 +18,7 @@ JSON = {"Content-Type": "application/json"}
 def test_store(http: httpx.Client) -> None:
     body = http.get("/v1/store").json()
     assert set(body) == {
-        "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
+        "preset", "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
         "sequence", "tasks", "bytes", "rehearsal", "fingerprint", "journal", "recovery",
     }  # fmt: skip
     facts = {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
@@ -462,7 +462,9 @@ class TestGroups:
         member = {"key": "u1", "labels": list("0123456789"), "group": "digits", "own_layers": 1}
         assert http.post("/v1/tasks", json=member).json()["own_layers"] == 1
         problem(http.post("/v1/tasks", json=member | {"own_layers": 2}), 409, "task-exists")
-        problem(http.post("/v1/tasks", json=member | {"key": "u2", "group": "nobody"}), 404, "unknown-task")
+        assert http.post("/v1/tasks", json=member | {"key": "u2", "group": "new"}).status_code == 201
+        made = http.get("/v1/tasks/new").json()
+        assert (made["inputs"], made["labels"], made["group"]) == (64, None, None)
         problem(http.delete("/v1/tasks/digits"), 409, "task-in-use")
         update = {"context": "digits/u1", "inputs": [ROW], "targets": ["3"]}
         assert http.post("/v1/update", json=update).status_code == 200

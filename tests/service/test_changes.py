@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from superposed import MLPConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import MLPConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import SuperposedError
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
@@ -21,6 +21,7 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage import Record
+from tests.helpers.plain import plain_config
 
 WIDTHS = {"a": 3, "b": 5, "line": 2}
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]
@@ -28,7 +29,7 @@ DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "u
 
 def new_store() -> WeightStore:
     network = MLPConfig(inputs=6, hidden=(7,), outputs=4)
-    store = WeightStore(StoreConfig(network=network), secret=seeded_secret(5))
+    store = WeightStore(plain_config(network=network), secret=seeded_secret(5))
     store.register(TaskSchema(key="a", inputs=3, outputs=4, offset=(1.0, 2, 3), scale=(0.1, 3, 7)))
     store.register(TaskSchema(key="b", inputs=5, labels=("x", "y"), outputs=2))
     store.register(TaskSchema(key="line", inputs=2, outputs=3, loss="mse"))

@@ -21,13 +21,14 @@ from superposed_service.runtime import runtime
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import problem
+from tests.helpers.plain import plain_config
 
-REHEARSING = StoreConfig(
+REHEARSING = plain_config(
     network=MLPConfig(inputs=6, hidden=(9,), outputs=3),
     optimizer=OptimizerConfig(learning_rate=1e-2),
     rehearsal=RehearsalConfig(rows_per_task=30),
 )
-PLAIN = REHEARSING.replace(rehearsal=RehearsalConfig())
+PLAIN = REHEARSING.replace(rehearsal=RehearsalConfig(rows_per_task=0))
 
 
 class Site:

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
+from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import LabelOutOfRange, SuperposedError
 from superposed.learning.online import learn
@@ -21,6 +21,7 @@ from superposed_service.changes.update import Update
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
+from tests.helpers.plain import plain_config
 
 NETWORK = MLPConfig(inputs=4, hidden=(9,), outputs=5)
 ROWS = np.random.default_rng(0).normal(size=(6, 4))
@@ -28,7 +29,7 @@ ROWS = np.random.default_rng(0).normal(size=(6, 4))
 
 @pytest.fixture(scope="module")
 def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    config = StoreConfig(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3))
+    config = plain_config(network=NETWORK, optimizer=OptimizerConfig(learning_rate=1e-3))
     path = make_directory(tmp_path_factory.mktemp("growth") / "store", config)
     with serving(path) as http:
         yield http
@@ -142,7 +143,7 @@ def test_the_sdk_grows_labels(http: httpx.Client) -> None:
         handle.partial_fit(ROWS, ["a", "b", "c"] * 2)  # registered with a prefix
 
 
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=NETWORK,
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),
     rehearsal=RehearsalConfig(rows_per_task=8, ratio=1.0, logit_share=0.5),

@@ -116,14 +116,6 @@ def test_both_faces_and_every_unit(tmp_path: Path) -> None:
         problem(answers[0], 429, "quota-exceeded")
         assert "quota of rows" in answers[-1].json()["error"]
 
-        model = http.get("/v1/model", params={"context": "digits"}).content
-        key = few_rows["Authorization"].removeprefix("Bearer ")
-        with (
-            Client(str(http.base_url), api_key=key, retries=RetryPolicy(retries=0)) as client,
-            pytest.raises(QuotaExceeded, match="rows"),
-        ):
-            client.learn_model("digits", model, [ROW] * 10)
-
         few_updates = make(http, "update", updates_per_second=0.1)
         assert http.post(*infer[:1], json=infer[1], headers=few_updates).status_code == 200
         [answer] = refused(few_updates, ("/v1/update", UPDATE))

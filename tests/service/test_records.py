@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
+from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed_client import Client, ShapeMismatch
 from superposed_service.changes.registration import Register
@@ -22,8 +22,9 @@ from superposed_service.changes.update import Update
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
+from tests.helpers.plain import plain_config
 
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=48, hidden=(32,), outputs=4),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),
     rehearsal=RehearsalConfig(rows_per_task=40, ratio=1.0, logit_share=0.5),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
+from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import LabelOutOfRange
 from superposed.learning.online import learn
@@ -26,8 +26,9 @@ from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
+from tests.helpers.plain import plain_config
 
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=4, hidden=(8,), outputs=3),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-2),
     rehearsal=RehearsalConfig(rows_per_task=10, ratio=1.0),

@@ -79,13 +79,10 @@ class Expanded(Family[Any]):
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply contexts: (B, width) to (B, m width)."""
-        return self.family.bind(self.repeat(x), contexts, index)
-
-    def repeat(self, x: Tensor) -> Tensor:
-        """Return each row once for each block: (B, width) to (B, m width)."""
         rows, width = x.shape
         halves = x.view(rows, self.halves, 1, width // self.halves)
-        return halves.expand(-1, -1, self.blocks, -1).reshape(rows, self.blocks * width)
+        repeated = halves.expand(-1, -1, self.blocks, -1).reshape(rows, self.blocks * width)
+        return self.family.bind(repeated, contexts, index)
 
     def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
         """Apply left inverses: (B, m width) to (B, width)."""

@@ -56,10 +56,6 @@ class Family(ABC, Generic[G]):
         """Return the number of real numbers in a vector once it is bound."""
         return self.width(features)
 
-    def repeat(self, x: Tensor) -> Tensor:
-        """Return each row (B, width) once for each block of an expanded context."""
-        return x
-
     @abstractmethod
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of one materialised context for a layer of `features` inputs."""

@@ -17,8 +17,6 @@ __all__ = ["CONSOLIDATION_ROWS", "Judged", "consolidate", "judge"]
 
 # Rows of one step, drawn from all tasks.
 CONSOLIDATION_ROWS = 256
-# A loss that falls by less is no gain: it may fall a little for ever.
-_GAIN = 0.01
 
 
 def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> int:
@@ -83,11 +81,6 @@ class Judged:
     def is_no_worse_than(self, before: Judged) -> bool:
         """Return True if neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
         return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
-
-    def is_better_than(self, before: Judged) -> bool:
-        """Return True if the mean accuracy rose, or the loss fell by 1 %, and the other is no worse."""
-        gained = self._accuracy() > before._accuracy() or self._loss() < before._loss() * (1.0 - _GAIN)
-        return gained and self.is_no_worse_than(before)
 
     def _accuracy(self) -> float:
         return fmean(self.accuracy.values()) if self.accuracy else 0.0

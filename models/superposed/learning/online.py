@@ -37,7 +37,8 @@ from superposed.tasks.targets import (
 # The version of the arithmetic: raised by every change after which the same updates make other bits.
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
 # 3: running statistics scale rows and targets; kept rows are scaled when they are drawn; calibration.
-APPLY_VERSION = 3
+# 4: a member of a group starts from what its other members have learned.
+APPLY_VERSION = 4
 # Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
 
@@ -62,7 +63,12 @@ class _Step(NamedTuple):
 
 
 def learn(
-    store: WeightStore, context: object, inputs: object, targets: Sequence[Target], *, steps: int = 1
+    store: WeightStore,
+    context: object,
+    inputs: object,
+    targets: Sequence[Target],
+    *,
+    steps: int | None = None,
 ) -> UpdateResult:
     """Teach one context a batch of rows: the store's one way to learn.
 
@@ -71,7 +77,7 @@ def learn(
         context: A context expression, its text, or its JSON form.
         inputs: (B, task inputs).
         targets: B labels, class indexes, or numbers.
-        steps: Optimizer steps on this batch, applied whole or not at all.
+        steps: Optimizer steps on this batch, applied whole or not at all; default: the configuration's.
 
     Returns:
         Loss and accuracy before the first step, and the sequence number.
@@ -82,6 +88,7 @@ def learn(
         UpdateError: The update was refused; every bit of the store is as it was.
     """
     batch = store.batch(context, inputs, learning=True)
+    steps = store.config.optimizer.steps if steps is None else steps
     return apply(store, batch, read_targets(batch, targets, store.config.network.outputs), steps=steps)
 
 
@@ -141,7 +148,7 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
 
 def _untaught(store: WeightStore, batch: Batch, targets: Targets) -> _Forward | None:
     """Return how a batch is answered before the first update of one of its tasks; None where all had some."""
-    if all(part.task.updates for part in batch.parts):
+    if all(part.task.knows for part in batch.parts):
         return None
 
     def network(rows: Batch) -> Tensor:

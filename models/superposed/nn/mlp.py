@@ -65,7 +65,8 @@ class MLP(nn.Module):
                 # Normalised signals keep their scale by themselves, and small weights are learned over
                 # faster (docs/decisions/0004-learning-rate.md).
                 gain=1.0 if config.normalisation == "layer" else 6.0**0.5,
-                generator=generator,
+                # An expanded layer starts at 0: what it were drawn from would be noise to every task.
+                generator=None if place == last and config.expansion > 1 else generator,
                 dtype=dtype,
             )
             for place in range(last + 1)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from superposed.config import StoreConfig, validated
+from superposed.config import StoreConfig
 from superposed.contexts import (
     DERIVATION_VERSION,
     Binding,
@@ -40,7 +40,8 @@ from superposed.tasks.targets import Targets, in_user_units
 __all__ = ["WeightStore"]
 
 # 2: rows are kept before scaling, in 8 bits a number by feature; tasks have running statistics.
-FORMAT_VERSION, READABLE_FORMATS = 2, (1, 2)
+# 3: the output layer may be expanded; updates rehearse their own tasks' rows too.
+FORMAT_VERSION, READABLE_FORMATS = 3, (1, 2, 3)
 
 
 class WeightStore:
@@ -91,8 +92,12 @@ class WeightStore:
     # Tasks
 
     def completed(self, schema: TaskSchema) -> TaskSchema:
-        """Return the schema with what it leaves to the store filled in; see `TaskSchema.completed`."""
-        return schema.completed(len(self.contexts.source.features))
+        """Return the schema with what it leaves to the store filled in; see `TaskSchema.completed`.
+
+        A member's own layers are the output layer where that is expanded, else the later half.
+        """
+        layers = len(self.contexts.source.features)
+        return schema.completed(1 if self.config.network.expansion > 1 else (layers + 1) // 2)
 
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """Return the task that is registered with exactly this schema; None where it could be registered.
@@ -100,7 +105,7 @@ class WeightStore:
         Raises:
             TaskExists: The key is registered with another schema.
             ShapeError: The task has more inputs, outputs or own layers than the store.
-            UnknownTask: Its group, or a task of its composition, is not registered.
+            UnknownTask: A task of its composition is not registered.
             CompositionNotSupported: Its group is in a group itself, or a composition; or the family has none.
         """
         network, schema = self.config.network, self.completed(schema)
@@ -110,6 +115,13 @@ class WeightStore:
             composed.task.schema.check_composable(schema)
             self.contexts.bind_all(composed.context)
         return self.tasks.find_same(schema)
+
+    def group_to_make(self, schema: TaskSchema) -> TaskSchema | None:
+        """Return the schema of a new task's group, where no task has its key yet: its members' inputs."""
+        if schema.group is None or schema.group in self.tasks or schema.key in self.tasks:
+            return None
+        shared = {"inputs", "outputs", "loss", "scaling", "kind", "extra_features", "keep_rows"}
+        return TaskSchema(key=schema.group, **schema.model_dump(include=shared))
 
     def check_image(self, schema: TaskSchema) -> None:
         """Check that a task's rows are whole images, where the network takes images.
@@ -139,7 +151,8 @@ class WeightStore:
             recorded: Whether it was admitted before, by this release or an earlier one, and is replayed.
 
         Returns:
-            The task, and whether it is new: registering the same schema again changes nothing.
+            The task, and whether it is new: registering the same schema again changes nothing. A group that
+            is not registered yet is registered with it.
             Raises as `find_same` and `check_image`.
         """
         if not recorded:
@@ -147,6 +160,8 @@ class WeightStore:
         if (existing := self.find_same(schema)) is not None:
             return existing, False
         self._resolver.forget()
+        if (group := self.group_to_make(schema)) is not None:
+            self.tasks.add(group, author).last_sequence = self.sequence + 1
         state = self.tasks.add(self.completed(schema), author)
         self.sequence += 1
         state.last_sequence = self.sequence
@@ -355,7 +370,7 @@ class WeightStore:
     def _known(self, part: ResolvedContext) -> ResolvedContext | None:
         """Return a context that answers for a task: its own, its group's before it is taught, or none."""
         schema = part.task.schema
-        if part.task.updates or schema.composition is not None or not part.is_single:
+        if part.task.knows or schema.composition is not None or not part.is_single:
             return part
         if schema.group is None or not (group := self.tasks.get(schema.group)).updates:
             return None
@@ -454,7 +469,7 @@ class WeightStore:
                     f"a store of another {name}", expected=f"one of {versions}", received=metadata.get(name)
                 )
         store = cls(
-            validated(StoreConfig, metadata["config"]),
+            StoreConfig.saved(metadata["config"]),
             secret=bytes.fromhex(metadata["secret"]),
             device=device,
             initialized=False,

@@ -60,7 +60,10 @@ class Prequential:
 
 @dataclass
 class TaskState:
-    """A registered task: its schema and the version of that, its generation, its counters, its author."""
+    """A registered task: its schema and the version of that, its generation, its counters, its author.
+
+    `started` is True for a member of a group that started from what other members had learned.
+    """
 
     schema: TaskSchema
     generation: int = 0
@@ -76,6 +79,7 @@ class TaskState:
     target_statistics: RunningStatistics = field(default_factory=RunningStatistics)
     features: FeatureTable = field(default_factory=FeatureTable)
     calibration: Calibration = field(default_factory=Calibration)
+    started: bool = False
 
     def __post_init__(self) -> None:
         """Take over features that the schema declares."""
@@ -96,6 +100,11 @@ class TaskState:
         """Replace the schema by a later version of it."""
         self.registered_mark, self.version = self.mark, self.version + 1
         self.schema = schema
+
+    @property
+    def knows(self) -> bool:
+        """True if the task answers by a model of its own: it was taught, or started from its group's."""
+        return self.started or self.updates > 0
 
     @property
     def id(self) -> TaskId:
@@ -122,6 +131,7 @@ class TaskState:
             (in_group if self.schema.group else {})
             | author
             | (altered if self.version > 1 else {})
+            | ({"started": True} if self.started else {})
             | {name: value for name, value in learned.items() if value != untouched[name]}
             | {
                 "schema": self.schema.to_json(),
@@ -149,6 +159,7 @@ class TaskState:
             group_generation=values.get("group_generation", 0),
             author=values.get("author", ""),
             version=values.get("version", 1),
+            started=values.get("started", False),
             registered_mark=values.get("registered_mark", ""),
             features=FeatureTable.from_json(values.get("features", FeatureTable().to_json())),
             calibration=Calibration(**values.get("calibration", {})),
@@ -237,11 +248,10 @@ class TaskRegistry:
 
         Raises:
             TaskExists: The key is registered with another schema.
-            UnknownTask: Its group is not registered.
             CompositionNotSupported: Its group is in a group itself, or is a composition.
         """
         existing = self._tasks.get(schema.key)
-        if existing is None and schema.group is not None:
+        if existing is None and schema.group is not None and schema.group in self._tasks:
             _check_group(self.get(schema.group).schema)
         if existing is None or schema.is_met_by(existing.schema):
             return existing

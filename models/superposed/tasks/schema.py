@@ -45,8 +45,8 @@ class TaskSchema(Config):
             that it is rehearsed with.
         group: The key of a registered task that it shares its first layers with: there it binds that task's
             context, so that what is common is learned once.
-        own_layers: How many of the last layers it binds its own context in; by default the later half.
-            Only with a group.
+        own_layers: How many of the last layers it binds its own context in; by default the output layer where
+            the store expands it, else the later half. Only with a group.
         composition: A mixture or power of registered tasks that it binds instead of a context of its own:
             it starts from what those know, and teaching it moves them. Its canonical text.
         label_form: "datetime" where the labels are times, written as texts by the client.
@@ -239,15 +239,15 @@ class TaskSchema(Config):
             return ()
         return tuple(dict.fromkeys(leaf.key for leaf in flatten(parse(self.composition))))
 
-    def completed(self, layers: int) -> Self:
+    def completed(self, own_layers: int) -> Self:
         """Fill in what a registration left to the store: it is recorded, and never decided again.
 
         Args:
-            layers: How many layers the store has: the later half is a group member's own by default.
+            own_layers: How many layers are a group member's own by default.
         """
         if self.group is None or self.own_layers is not None:
             return self
-        return self.replace(own_layers=(layers + 1) // 2)
+        return self.replace(own_layers=own_layers)
 
     @property
     def defaults(self) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Self
 
 from superposed.config import validated
 from superposed.errors import TaskInUse
+from superposed.learning.groups import register
 from superposed.store.store import WeightStore
 from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskState
@@ -67,7 +68,7 @@ class Register(Change):
         head = {"schema": schema.to_json(), "generation": store.tasks.next_generation(schema.key)}
 
         def apply(store: WeightStore) -> JsonObject:
-            state, new = store.register(schema, author=self.author or "", recorded=True)
+            state, new = register(store, schema, author=self.author or "", recorded=True)
             return {"new": new, "task": task_body(store, state)}
 
         return PreparedChange(lambda: Entry(self.kind, head), apply, schema.key)

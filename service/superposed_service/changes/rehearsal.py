@@ -29,13 +29,12 @@ class Consolidate(Change):
 
     Args:
         steps: Rehearsal steps.
-        gaining: Whether it only counts where it makes them better.
     """
 
     kind = "consolidate"
 
-    def __init__(self, steps: int, *, gaining: bool = False, decided: JsonObject | None = None) -> None:
-        self._steps, self._gaining, self._decided = steps, gaining, decided
+    def __init__(self, steps: int, *, decided: JsonObject | None = None) -> None:
+        self._steps, self._decided = steps, decided
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Try the slice, unless the record holds the decision.
@@ -70,7 +69,7 @@ class Consolidate(Change):
             optimizers.load_state(store.network, store.optimizer, before_state)
             store.sequence = sequence
         shown = [dict(list(one.accuracy.items())[:_MOST_SHOWN]) for one in (before, after)]
-        accepted = after.is_better_than(before) if self._gaining else after.is_no_worse_than(before)
+        accepted = after.is_no_worse_than(before)
         return {"before": shown[0], "after": shown[1], "accepted": accepted}, after_state
 
     @classmethod

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from superposed.errors import SuperposedError
 from superposed_client import SuperposedError as ClientError
-from superposed_service.cli.bench import bench
 from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import add_commands
 from superposed_service.cli.init import init
@@ -25,7 +24,6 @@ app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.command()(init)
 app.command()(serve)
-app.command()(bench)
 add_commands(app)
 _console = Console(stderr=True)
 

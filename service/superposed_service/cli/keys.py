@@ -44,6 +44,9 @@ def create_key(
     ],
     name: Annotated[str, typer.Option(help="Note for the operator, as free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of the task keys that the key may name.")] = "*",
+    groups: Annotated[
+        str, typer.Option(help="Pattern of the groups that its tasks may join, without naming them.")
+    ] = "",
     days: Annotated[float | None, typer.Option(help="Lifetime of the key in days.", min=0)] = None,
     requests_per_second: Quota = None,
     rows_per_second: Quota = None,
@@ -57,6 +60,7 @@ def create_key(
             name=name,
             scope=scope.value,
             tasks=tasks,
+            groups=groups,
             expires=expires,
             requests_per_second=requests_per_second,
             rows_per_second=rows_per_second,

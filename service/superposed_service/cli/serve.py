@@ -13,14 +13,13 @@ from typing import Annotated
 import typer
 import uvicorn
 
-from superposed.store.store import WeightStore
+from superposed.config import StoreConfig
 from superposed_service.api.app import create_api, guarded
 from superposed_service.api.server.bind_address import check_addresses, joined
 from superposed_service.api.server.connections import allow_connections, bounded_protocol
 from superposed_service.api.server.server import HttpServer
-from superposed_service.changes.snapshot import begin
 from superposed_service.cli.config import ConfigFile
-from superposed_service.cli.init import Directory
+from superposed_service.cli.init import Directory, begin_store
 from superposed_service.cli.settings_loader import configure
 from superposed_service.observability.logs import logging_config
 from superposed_service.storage import DataDirectory
@@ -35,6 +34,9 @@ def serve(
     file: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000; 0: a free one.")] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="Preset of a store that is made now; default: general.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
     grpc_port: Annotated[
         int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC; default: no gRPC.")
@@ -43,8 +45,8 @@ def serve(
         bool, typer.Option(help="Listen beyond loopback without API keys, where a proxy controls access.")
     ] = False,
 ) -> None:
-    """Serve the store in DIR; make one with the defaults if there is none."""
-    given = {"host": host, "port": port, "device": device}
+    """Serve the store in DIR; make one with the preset's settings if there is none."""
+    given = {"host": host, "port": port, "device": device, "preset": preset}
     settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
@@ -55,7 +57,7 @@ def serve(
             settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
         )
         if new:
-            begin(opened, WeightStore())
+            begin_store(opened, StoreConfig.of_preset(settings.preset))
         api = create_api(settings, opened)
         allow_connections(settings)
         sys.setswitchinterval(_SWITCH_S)

@@ -79,6 +79,7 @@ RENAMED: Mapping[str, str | None] = {
     "guard_interval": "poison_interval_steps",
     "guard_rise": "poison_threshold",
     "http_workers": None,
+    "idle_consolidation_s": None,
     "idempotency_s": "idempotency_retention_s",
     "max_held_bytes": "max_inflight_bytes",
     "max_row_numbers": "max_row_values",

@@ -126,7 +126,7 @@ class Engine:
         self,
         rows: RowBatch,
         targets: Sequence[Target] | Targets,
-        steps: int,
+        steps: int | None,
         idempotency_key: IdempotencyKey | None = None,
         author: str | None = None,
         *,
@@ -134,6 +134,8 @@ class Engine:
         weights: Sequence[float] | None = None,
     ) -> JsonObject:
         """Apply one update and answer what the model knew before it; raises as `change`."""
+        if steps is None:
+            steps = self._writer.store.config.optimizer.steps
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
                 "more steps than one update may have",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from superposed.errors import CapacityExceeded
-from superposed_service.engine.writer import Writer
 from superposed_service.storage.idempotency import IdempotencyKey
 
 
@@ -32,25 +30,3 @@ class ResumableRequest:
     def part(self, number: int) -> IdempotencyKey | None:
         """Return the origin of one of the changes."""
         return self.idempotency_key and self.idempotency_key.part(number)
-
-    def answered(self, writer: Writer, most: int) -> int:
-        """Return the number of its first `most` changes that an earlier attempt has completed.
-
-        Raises:
-            IdempotencyMismatch: The request's key came with another request.
-            SuperposedError: One of them was refused so.
-        """
-        if self.idempotency_key is None:
-            return 0
-        number = 0
-        while number < most and writer.answer_to(self.idempotency_key.part(number)) is not None:
-            number += 1
-        return number
-
-
-def check_steps(steps: int, most: int) -> None:
-    """Raise `CapacityExceeded` where one request would take more optimizer steps than it may, in all."""
-    if steps > most:
-        raise CapacityExceeded(
-            "more steps than one request may take", expected=f"{most} at most", received=steps
-        )

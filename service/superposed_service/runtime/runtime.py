@@ -26,7 +26,6 @@ from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotReady, UnknownSnapshot
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
-from superposed_service.runtime.rehearse import IdleConsolidation
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -279,12 +278,9 @@ class Runtime:
         _log.info("snapshots from before an erasure removed", extra={"sequence": first})
 
     async def background_loop(self) -> None:
-        """Take snapshots and consolidate as the settings say, until `stop_background`."""
-        settings = self.settings
-        idle = IdleConsolidation(self.engine, settings.consolidation_slice, settings.idle_consolidation_s)
+        """Take snapshots as the settings say, until `stop_background`."""
         again, look = 0.0, 0.0
         while not await self._stopped_within(_WATCH_S):
-            await _logged("no idle consolidation", idle.tick(_WATCH_S))
             due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
             if due and not await _logged("no snapshot was taken", self.snapshot()):
                 again = time.monotonic() + _RETRY_S

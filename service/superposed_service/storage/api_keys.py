@@ -23,6 +23,7 @@ class ApiKey:
         name: Free text.
         scope: What it may do: read metrics (`monitor`), `infer`, also `update`, or everything (`admin`).
         tasks: A pattern of task keys (`*` and `?`) that it may name.
+        groups: A pattern of groups that its tasks may join, beside those that `tasks` matches.
         secret_sha256: Of its secret part, hexadecimal.
         created: Unix seconds.
         since: The journal's sequence number when it was made: all its records are later.
@@ -45,6 +46,7 @@ class ApiKey:
     requests_per_second: float | None = None
     rows_per_second: float | None = None
     updates_per_second: float | None = None
+    groups: str = ""
 
     def is_good(self, now: float) -> bool:
         """Return True if it was neither revoked nor has expired."""

@@ -197,8 +197,8 @@ def superpose(
 ) -> SuperposedModule:
     """Turn an ordinary network into a superposed one; see `SuperposedModule`.
 
-    Its weights become the initial weights, as drawn ones would be: to have a *trained* network answer under a
-    key, it is learned in (`superposed.learning.distillation`).
+    Its weights become the initial weights, as drawn ones would be, but of an expanded layer, which starts at
+    0. To have a *trained* network answer under a key, teach the key what the network answers.
 
     Args:
         module: Changed in place.
@@ -317,8 +317,8 @@ def _start_from(linear: SuperposedLinear, weight: Tensor, bias: Tensor | None) -
             received=linear.family.name,
         )
     with torch.no_grad():
-        block = linear.weight.new_zeros(linear.out_features, linear.width)
-        block[:, : linear.in_features] = weight
+        if linear.family.blocks > 1:  # an expanded layer starts at 0
+            return
+        linear.weight[:, : linear.in_features] = weight
         if bias is not None:
-            block[:, linear.in_features] = bias
-        linear.weight.copy_(linear.family.repeat(block))
+            linear.weight[:, linear.in_features] = bias

@@ -23,6 +23,7 @@ def create(
     name: str,
     scope: AccessScope,
     tasks: str = "*",
+    groups: str = "",
     expires: float | None = None,
     most: int | None = None,
     **quotas: float | None,
@@ -34,6 +35,7 @@ def create(
         name: Free text.
         scope: What it may do.
         tasks: A pattern of task keys that it may name.
+        groups: A pattern of groups that its tasks may join.
         expires: Unix seconds; None for never.
         most: How many keys there may be, the revoked ones too; None for any number.
         quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`, each where it is not the
@@ -57,6 +59,7 @@ def create(
         name=name,
         scope=scope,
         tasks=tasks,
+        groups=groups,
         secret_sha256=_digest(secret),
         created=time.time(),
         since=transaction_log.journal.sequence,

@@ -120,6 +120,11 @@ class Principal:
         if not self.may_name(key):
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
 
+    def check_group(self, key: str) -> None:
+        """Raise `UnknownTask` for a group that it may not join; joining gives no other right to it."""
+        if self.key is None or not fnmatchcase(key, self.key.groups):
+            self.check_task(key)
+
     def may_address(self, context: object) -> bool:
         """Return True if `check_contexts` accepts a context."""
         try:

@@ -194,12 +194,16 @@ _TASKS = "A pattern of task keys that it may name: `*` and `?`."
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
 
+_GROUPS = "Pattern of the groups that its tasks may join, beside those that `tasks` matches."
+
+
 class ApiKeyRequest(Body):
     """`POST /v1/keys`."""
 
     name: str = Field("", max_length=256)
     scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
+    groups: str = Field("", max_length=256, description=_GROUPS)
     expires: float | None = Field(None, gt=0, description="Unix seconds; null for never.")
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
@@ -364,11 +368,12 @@ class EvaluateBody(_RowsBody):
 class UpdateBody(EvaluateBody):
     """`POST /v1/update`."""
 
-    steps: int = Field(
-        1,
+    steps: int | None = Field(
+        None,
         ge=1,
         strict=True,
-        description="Number of optimizer steps on these rows; they are applied as one atomic record.",
+        description="Number of optimizer steps on these rows, applied as one atomic record; default: the"
+        " store's.",
     )
     sample_weight: list[Annotated[float, Field(ge=0, le=1e6, strict=True)]] | None = Field(
         None, description="How much each row counts, 0 to 1e6; default: 1 each."

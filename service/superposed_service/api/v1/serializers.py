@@ -29,6 +29,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
     """Return the body of `GET /v1/store`."""
     store, journal = writer.store, writer.transaction_log.journal
     return {
+        "preset": store.config.preset,
         "family": store.config.family,
         "network": {"inputs": store.config.network.inputs} | store.config.network.model_dump(mode="json"),
         "derivation_version": DERIVATION_VERSION,

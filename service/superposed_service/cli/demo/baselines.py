@@ -30,13 +30,13 @@ class _Learner:
 
 
 def plain_network(network: MLPConfig, optimizer: OptimizerConfig, tasks: Sequence[DemoTask]) -> Curves:
-    """Teach all tasks to one ordinary network of the store's size, with the store's optimizer."""
+    """Teach all tasks to one ordinary network of the store's layers, with its optimizer and steps."""
     plain = _network(network, seed=0)
     learner = _Learner(plain, make_optimizer(optimizer, plain.parameters()))
-    return _curves([learner] * len(tasks), tasks, network.inputs)
+    return _curves([learner] * len(tasks), tasks, network.inputs, optimizer.steps)
 
 
-def separate_networks(budget: int, tasks: Sequence[DemoTask]) -> Curves:
+def separate_networks(budget: int, steps: int, tasks: Sequence[DemoTask]) -> Curves:
     """Teach one small network a task, with Adam on a cosine schedule; together they have `budget` weights."""
     learners = []
     for seed, task in enumerate(tasks):
@@ -46,8 +46,8 @@ def separate_networks(budget: int, tasks: Sequence[DemoTask]) -> Curves:
         small = MLPConfig(inputs=inputs, hidden=(units,), outputs=outputs, normalisation="none")
         network = _network(small, seed)
         adam = torch.optim.Adam(network.parameters(), lr=1e-2)
-        learners.append(_Learner(network, adam, CosineAnnealingLR(adam, len(task.batches(seed=0)))))
-    return _curves(learners, tasks, None)
+        learners.append(_Learner(network, adam, CosineAnnealingLR(adam, steps * len(task.batches(seed=0)))))
+    return _curves(learners, tasks, None, steps)
 
 
 def _network(config: MLPConfig, seed: int) -> nn.Sequential:
@@ -63,7 +63,7 @@ def _network(config: MLPConfig, seed: int) -> nn.Sequential:
     return nn.Sequential(*parts)
 
 
-def _curves(learners: Sequence[_Learner], tasks: Sequence[DemoTask], width: int | None) -> Curves:
+def _curves(learners: Sequence[_Learner], tasks: Sequence[DemoTask], width: int | None, steps: int) -> Curves:
     """Teach task after task, and measure all that were taught after each; rows are padded to `width`."""
 
     def logits(place: int, values: NDArray[np.float32]) -> Tensor:
@@ -74,7 +74,7 @@ def _curves(learners: Sequence[_Learner], tasks: Sequence[DemoTask], width: int 
 
     curves = np.full((len(tasks), len(tasks)), np.nan)
     for now, (learner, task) in enumerate(zip(learners, tasks, strict=True)):
-        for chosen in task.batches(seed=now):
+        for chosen in (chosen for chosen in task.batches(seed=now) for _ in range(steps)):
             learner.optimizer.zero_grad()
             targets = torch.from_numpy(task.data.train_y[chosen])
             torch.autograd.backward(F.cross_entropy(logits(now, task.data.train_x[chosen]), targets))

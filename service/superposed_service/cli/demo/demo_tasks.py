@@ -74,7 +74,7 @@ def demo_tasks(data: str) -> list[DemoTask]:
         DataUnavailable: MNIST's files are not here.
     """
     if data == "digits":
-        images, epochs, batch_size, count = sklearn_dataset("digits"), 15, 32, 7
+        images, epochs, batch_size, count = sklearn_dataset("digits"), 5, 32, 7
     elif data == "mnist":
         full = idx_dataset("mnist")
         images = Dataset(
@@ -85,12 +85,12 @@ def demo_tasks(data: str) -> list[DemoTask]:
             full.test_y[:_TEST_ROWS],
             full.labels,
         )
-        epochs, batch_size, count = 3, 128, 6
+        epochs, batch_size, count = 1, 128, 6
     else:
         raise ConfigError("no such data for the demo", expected="digits or mnist", received=data)
     small = [
         DemoTask(name.replace("_", "-"), sklearn_dataset(name), 16, epochs)
-        for name, epochs in (("breast_cancer", 15), ("wine", 40), ("iris", 40))
+        for name, epochs in (("breast_cancer", 5), ("wine", 15), ("iris", 15))
     ]
     permuted = [
         DemoTask(f"{data}-permuted-{seed}", images.permuted(seed), batch_size, epochs)

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
-from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
+from superposed.config import MLPConfig, StoreConfig
 from superposed.store.store import WeightStore
 from superposed_client import Client, mixture, power
 from superposed_service.changes.snapshot import begin
@@ -25,8 +25,6 @@ from superposed_service.cli.demo.demo_tasks import DemoTask, demo_tasks
 from superposed_service.cli.demo.report import save_report, show_table
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
-
-_OPTIMIZER = OptimizerConfig(name="rmsprop", learning_rate=3e-4)
 
 
 def run_demo(data: str, output: Path, *, keep: bool) -> None:
@@ -42,10 +40,11 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
     torch.set_num_threads(1)  # the baselines here, beside the server's own process
     tasks = demo_tasks(data)
     network = MLPConfig(inputs=max(task.data.features for task in tasks))
+    config = StoreConfig(network=network)
     output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="superposed-demo-") as folder:
         directory = Path(folder) / "store"
-        _initialise(directory, StoreConfig(network=network, optimizer=_OPTIMIZER))
+        _initialise(directory, config)
         server = Server(directory)
         with server, server.client() as client:
             console.print(
@@ -60,7 +59,8 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
             console.print(
                 "The same rows, the same order: one plain network, and one small network a task ..."
             )
-            plain, separate = (plain_network(network, _OPTIMIZER, tasks), separate_networks(weights, tasks))
+            plain = plain_network(network, config.optimizer, tasks)
+            separate = separate_networks(weights, config.optimizer.steps, tasks)
             show_table(console, [task.key for task in tasks], curves, plain, separate)
             _compositions(console, client, tasks)
             _curl(console, again, tasks, output)

@@ -10,7 +10,6 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import documented_body, json_response, read, resumable, runtime
 from superposed_service.api.v1.schemas import ConsolidateBody
 from superposed_service.runtime.rehearse import consolidate
-from superposed_service.runtime.resumable import check_steps
 
 router = APIRouter(prefix="/v1", tags=["history"])
 
@@ -29,8 +28,5 @@ async def post(request: Request) -> Response:
     """
     body = await read(request, ConsolidateBody)
     service = runtime(request)
-    check_steps(body.steps, service.settings.max_request_steps)
-    answer = await consolidate(
-        service.engine, body.steps, service.settings.consolidation_slice, await resumable(request)
-    )
+    answer = await consolidate(service.engine, service.settings, body.steps, await resumable(request))
     return json_response(answer)

@@ -42,11 +42,14 @@ _LONG = {"labels", "offset", "scale"}
 )
 @requires("update")
 async def register(request: Request) -> Response:
-    """Cost no weight memory. The same key with another schema is 409 `task-exists`."""
+    """Cost no weight memory. The same key with another schema is 409 `task-exists`.
+
+    A group that is not there yet is registered with its first member.
+    """
     body = await read(request, TaskRegistration)
     principal(request).check_task(body.key)
     if body.group is not None:
-        principal(request).check_task(body.group)
+        principal(request).check_group(body.group)
     if body.composition is not None:
         principal(request).check_contexts([body.composition])
     settings = runtime(request).settings

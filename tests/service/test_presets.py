@@ -1,0 +1,108 @@
+"""Presets: what a new store is made with, by flag, environment and configuration, and who says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from superposed.config import PRESETS, MLPConfig, StoreConfig
+from superposed.errors import ConfigError
+from superposed.store.store import WeightStore
+from superposed_client import Client
+from superposed_service.cli.commands import app
+from superposed_service.storage import DataDirectory
+from tests.conftest import serving
+
+RUN = CliRunner()
+
+
+def made(path: Path) -> StoreConfig:
+    with DataDirectory.existing(path) as opened:
+        [snapshot] = opened.snapshots.list()
+        return WeightStore.from_bytes(opened.snapshots.read(snapshot)).config
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_init_preset_makes_its_settings(preset: str, tmp_path: Path) -> None:
+    result = RUN.invoke(app, ["init", str(tmp_path / "store"), "--preset", preset])
+    assert result.exit_code == 0, result.output
+    config = made(tmp_path / "store")
+    assert config == StoreConfig.of_preset(preset)
+    assert config.preset == preset
+
+
+def test_init_flags_change_single_settings_of_the_preset(tmp_path: Path) -> None:
+    flags = [
+        "--preset",
+        "paper",
+        "--hidden",
+        "32",
+        "--rehearsal-rows",
+        "50",
+        "--steps",
+        "2",
+        "--expansion",
+        "3",
+    ]
+    assert RUN.invoke(app, ["init", str(tmp_path / "store"), *flags]).exit_code == 0
+    config = made(tmp_path / "store")
+    assert isinstance(config.network, MLPConfig)
+    assert (config.network.hidden, config.network.activation, config.network.expansion) == ((32,), "relu", 3)
+    assert (config.rehearsal.rows_per_task, config.optimizer.steps) == (50, 2)
+    assert (config.optimizer.name, config.optimizer.learning_rate) == ("rmsprop", 1e-4)
+
+
+def test_init_takes_the_preset_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPERPOSED_PRESET", "users")
+    assert RUN.invoke(app, ["init", str(tmp_path / "one")]).exit_code == 0
+    assert made(tmp_path / "one").preset == "users"
+    shown = RUN.invoke(app, ["config", "show", "--json"])
+    assert '"value": "users"' in shown.output
+    monkeypatch.setenv("SUPERPOSED_PRESET", "none")
+    assert RUN.invoke(app, ["init", str(tmp_path / "two")]).exit_code != 0
+
+
+def test_unknown_preset_is_refused_with_the_names() -> None:
+    with pytest.raises(ConfigError, match="general, users, texts, images, paper"):
+        StoreConfig.of_preset("best")
+
+
+def test_rotations_of_any_preset_have_no_expansion() -> None:
+    config = StoreConfig.of_preset("general", {"family": "rotation"})
+    assert config.network.expansion == 1
+    with pytest.raises(ConfigError, match="no expansion"):
+        WeightStore(StoreConfig.of_preset("general", {"family": "rotation", "network": {"expansion": 2}}))
+
+
+def test_other_networks_leave_the_presets_network_out() -> None:
+    config = StoreConfig.of_preset("users", {"network": {"kind": "convnet", "input_shape": (1, 8, 8)}})
+    assert (config.network.kind, config.network.expansion) == ("convnet", 1)
+
+
+def test_saved_configuration_of_an_earlier_release_keeps_what_it_had() -> None:
+    saved = StoreConfig.of_preset("paper").model_dump(mode="json")
+    for name, fields in (
+        ("network", ["expansion"]),
+        ("optimizer", ["steps"]),
+        ("rehearsal", ["own_ratio", "least_rows"]),
+    ):
+        for field in fields:
+            del saved[name][field]
+    del saved["preset"]
+    config = StoreConfig.saved(saved)
+    assert config.preset is None
+    assert (config.network.expansion, config.optimizer.steps) == (1, 1)
+    assert (config.rehearsal.own_ratio, config.rehearsal.least_rows) == (0.0, 0)
+
+
+def test_serve_on_an_empty_directory_makes_the_preset_and_store_says_so(tmp_path: Path) -> None:
+    RUN.invoke(app, ["init", str(tmp_path / "store"), "--preset", "users", "--inputs", "4", "--outputs", "3"])
+    with serving(tmp_path / "store") as http, Client(str(http.base_url)) as client:
+        store = client.store()
+        assert (store.preset, store.network["expansion"]) == ("users", 50)
+        client.task("a", outputs=3).partial_fit([[0.0, 1.0, 2.0, 3.0]] * 4, [0, 1, 2, 0])
+        update = http.post("/v1/update", json={"context": "a", "inputs": [[0, 1, 2, 3]], "targets": [1]})
+        assert update.status_code == 200
+        assert client.get_task("a").rows_kept == 5
