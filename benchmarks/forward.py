@@ -35,8 +35,11 @@ def plain_network(width: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Linear(width, OUTPUTS)).eval()
 
 
-def store_of(family: str, width: int, tasks: int, device: torch.device | str = "cpu") -> WeightStore:
-    config = StoreConfig(family=family, network=MLPConfig(hidden=(width,) * 3), context_table_bytes=4 * 2**30)
+def store_of(
+    family: str, width: int, tasks: int, device: torch.device | str = "cpu", expansion: int = 1
+) -> WeightStore:
+    network = MLPConfig(hidden=(width,) * 3, activation="relu", expansion=expansion)
+    config = StoreConfig(family=family, network=network, context_table_bytes=4 * 2**30)
     store = WeightStore(config, secret=seeded_secret(0), device=device)
     for number in range(tasks):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=OUTPUTS))
@@ -90,8 +93,10 @@ def summary(plain: list[float], mixed: list[float]) -> dict[str, Any]:
     }
 
 
-def forward(family: str, width: int, tasks: int, batches: list[int], seconds: float) -> list[dict[str, Any]]:
-    store, network = store_of(family, width, tasks), plain_network(width)
+def forward(
+    family: str, width: int, tasks: int, batches: list[int], seconds: float, expansion: int = 1
+) -> list[dict[str, Any]]:
+    store, network = store_of(family, width, tasks, expansion=expansion), plain_network(width)
     draw = np.random.default_rng(0)
     found = []
     with torch.inference_mode():
@@ -104,7 +109,8 @@ def forward(family: str, width: int, tasks: int, batches: list[int], seconds: fl
                 lambda batch=batch: store.logits(batch),  # type: ignore[misc]  # of default arguments
                 seconds,
             )
-            row = {"family": family, "width": width, "tasks": tasks, "rows": rows, **summary(plain, mixed)}
+            facts = {"family": family, "width": width, "tasks": tasks, "rows": rows, "expansion": expansion}
+            row = facts | summary(plain, mixed)
             print(json.dumps(row), flush=True)
             found.append(row)
     return found
@@ -125,7 +131,13 @@ def main() -> None:
     found += forward("binary", 1024, 1000, [64, 256, 1024], asked.seconds)
     for tasks in (1, 10, 100, 10_000):
         found += forward("phase", 256, tasks, few, 2 * asked.seconds)
-    write_json(asked.results, {"machine": machine(), "threads": asked.threads, "rows": found})
+    expanded = []
+    for family, expansion in (("phase", 4), ("phase", 16), ("phase", 50), ("binary", 16), ("binary", 50)):
+        expanded += forward(family, 256, 1000, [64, 256, 1024], asked.seconds, expansion)
+    write_json(
+        asked.results,
+        {"machine": machine(), "threads": asked.threads, "rows": found, "expanded": expanded},
+    )
 
 
 if __name__ == "__main__":

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import subprocess
-import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
@@ -239,22 +237,3 @@ class TestMessages:
             nobody.store()
         assert failed.value.__cause__ is None
         assert failed.value.__suppress_context__
-
-
-def test_the_bench_without_a_server_is_one_line() -> None:
-    run = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            "from superposed_service.cli.main import main; main()",
-            "bench",
-            "http://127.0.0.1:9",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    assert run.returncode == 1
-    assert "Traceback" not in run.stderr
-    assert "no answer from http://127.0.0.1:9" in run.stderr

@@ -114,7 +114,8 @@ class InferenceRunner:
                 slots = torch.zeros(count, dtype=torch.int64)
                 with torch.inference_mode():
                     found = recorded(rows, self._contexts.bind_rows([_PROBE], slots))
-                distance = float((found - expected).abs().max() / expected.abs().max())
+                largest = expected.abs().max().clamp(min=1e-6)  # an expanded store starts at answers of 0
+                distance = float((found - expected).abs().max() / largest)
                 if not distance <= _TOLERANCES[precision]:
                     return f"what was recorded answers otherwise, by {distance:.2g} of the largest logit"
         except Exception as error:  # noqa: BLE001 - belongs to this request
