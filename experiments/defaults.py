@@ -34,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SiLU and two hidden layers": {"network": {"activation": "silu", "hidden": (256, 256)}},
     "no normalisation": {"network": {"normalisation": "none"}},
     "expansion 1": {"network": {"expansion": 1}},
-    "expansion 4": {"network": {"expansion": 4}},
+    "expansion 16": {"network": {"expansion": 16}},
     "expansion 50": {"network": {"expansion": 50}},
     "Adam 1.5e-4": {"optimizer": {"learning_rate": 1.5e-4}},
     "Adam 5e-4": {"optimizer": {"learning_rate": 5e-4}},

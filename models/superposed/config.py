@@ -83,7 +83,7 @@ class MLPConfig(Config):
     inputs: int = Field(784, ge=1, le=MAX_WIDTH)
     hidden: tuple[int, ...] = Field((256, 256, 256), max_length=MAX_LAYERS)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
-    expansion: Expansion = 16
+    expansion: Expansion = 4
     activation: Activation = "relu"
     normalisation: Literal["layer", "none"] = "layer"
     bias: Literal["bound", "shared"] = "bound"
@@ -238,8 +238,7 @@ class StoreConfig(Config):
 
         Args:
             preset: Its name.
-            values: Settings that differ, nested as the configuration is. Another network's kind leaves out
-                the preset's own.
+            values: Settings that differ, nested as the configuration is; another kind of network as a whole.
 
         Raises:
             ConfigError: There is no such preset, or a setting is unknown or out of range.

@@ -21,9 +21,8 @@ def register(
     """Register a task; arguments, result and errors as `WeightStore.register`.
 
     A new member of a group whose output layer alone is its own is given the mean of the output layers that
-    other members have learned: the rows of each label over the members that have it, or of each output over
-    members without labels. That model is superposed under the member's context, so it answers as its group
-    does before its first row, and learns on from there. The members are the 64 that joined last, at most.
+    other members have learned (the 64 that joined last, at most), label by label, or output by output without
+    labels. It is superposed under the member's context: the member answers as its group before its first row.
     """
     state, new = store.register(schema, author=author, recorded=recorded)
     if new and state.schema.group is not None and state.schema.own_layers == 1:

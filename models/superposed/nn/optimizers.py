@@ -29,8 +29,7 @@ def parameter_groups(config: OptimizerConfig, network: nn.Module) -> list[Group]
     for module in network.modules():
         blocks = module.family.blocks if isinstance(module, SuperposedLinear) and config.name != "sgd" else 1
         rate = config.learning_rate / math.sqrt(blocks)
-        own = list(module.parameters(recurse=False))
-        if own:
+        if own := list(module.parameters(recurse=False)):
             groups.setdefault(rate, {"params": [], "lr": rate})["params"] += own
     return list(groups.values())
 

@@ -132,11 +132,13 @@ class ReplayBuffer:
         chance = Stream(self._secret, ("reservoir", str(sequence))).uniforms(2 * len(batch)).reshape(2, -1)
         chosen: dict[str, dict[int, int]] = {}  # task -> place -> row, the last row that took it
         encoded = batch.inputs.double() if batch.encoded is None else batch.encoded
-        keepable = _keepable(encoded, targets).tolist()
-        values = encoded.numpy()
-        for row, place in enumerate(batch.places().tolist()):
-            part, key = batch.parts[place], batch.parts[place].task.schema.key
-            if not (part.keep_rows and keepable[row] and self._is_near(key, values[row])):
+        values, places = encoded.numpy(), batch.places().numpy()
+        keepable = _keepable(encoded, targets).numpy()
+        keepable &= np.asarray([part.keep_rows for part in batch.parts])[places]
+        near = self._near(batch, values)
+        for row in np.flatnonzero(keepable).tolist():
+            key = batch.parts[places[row]].task.schema.key
+            if self._pools.kept(key) >= _SETTLED and not near[row]:
                 continue
             slot = self._pools.place_for(key, *chance[:, row].tolist())
             if slot is not None:
@@ -145,13 +147,16 @@ class ReplayBuffer:
                 chosen.setdefault(key, {})[slot] = row
         self._write(batch, values, targets, chosen)
 
-    def _is_near(self, key: str, row: NDArray[np.float64]) -> bool:
-        """Return True unless a row lies far outside the range of its task's kept rows."""
-        if self._pools.kept(key) < _SETTLED or key not in self._ranges:
-            return True
-        low, high = self._ranges[key]
-        reach = np.where(high > low, _REACH * (high - low), np.inf)
-        return bool(((row >= low - reach) & (row <= high + reach)).all())
+    def _near(self, batch: Batch, rows: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Return (B,) bool: False for rows far outside the range of their task's kept rows."""
+        near, places = np.ones(len(rows), dtype=bool), batch.places().numpy()
+        for place, part in enumerate(batch.parts):
+            if (known := self._ranges.get(part.task.schema.key)) is not None:
+                low, high = known
+                reach = np.where(high > low, _REACH * (high - low), np.inf)
+                own = rows[places == place]
+                near[places == place] = ((own >= low - reach) & (own <= high + reach)).all(1)
+        return near
 
     def _write(
         self,
@@ -304,8 +309,8 @@ class ReplayBuffer:
         slots = self._of_few_contexts(found, contexts, [part.text for part in parts])
         if not len(slots):
             return None
-        is_own = np.isin(slots.numpy(), own)  # no slot is in both parts: a row belongs to one task
-        return Drawn(*self._read(resolver, slots), own=int(is_own.sum()), slots=slots)
+        count = int(np.isin(slots.numpy(), own).sum())  # no slot is in both parts: a row belongs to one task
+        return Drawn(*self._read(resolver, slots), own=count, slots=slots)
 
     def _of_own(self, keys: Collection[str], sequence: int, step: int, rows: int) -> list[int]:
         """Draw slots of some tasks at random; all of them once where they are few."""

@@ -38,11 +38,7 @@ def _network(
     if module is None:
         return {"kind": kind, **image}
     if "input_shape" not in image:
-        raise ConfigError(
-            "--module needs the shape of a row",
-            expected="--input-shape, for example 1,28,28",
-            received="none",
-        )
+        raise ConfigError("--module needs the shape of a row", expected="--input-shape, for example 1,28,28")
     return {"kind": "module", "factory": module, **image}
 
 

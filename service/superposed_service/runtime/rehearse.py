@@ -31,7 +31,7 @@ async def consolidate(
     """
     if steps > (most := settings.max_request_steps):
         raise CapacityExceeded(
-            "more steps than one request may take", expected=f"{most} at most", received=steps
+            "more steps than a request may take", expected=f"{most} at most", received=steps
         )
     slice_steps = settings.consolidation_slice
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
