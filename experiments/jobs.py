@@ -31,7 +31,16 @@ from superposed.nn import LAYER_NORM_EPSILON, activate
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 
-__all__ = ["JOBS", "Job", "PrivateLayers", "Stream", "baselines", "private_layers", "run_store"]
+__all__ = [
+    "JOBS",
+    "Job",
+    "PrivateLayers",
+    "Stream",
+    "baselines",
+    "private_layers",
+    "private_stream",
+    "run_store",
+]
 
 Rows: TypeAlias = NDArray[np.float64]
 Classes: TypeAlias = NDArray[np.int64]
@@ -240,12 +249,50 @@ def private_layers(
             optimizer.zero_grad()
             F.cross_entropy(net(x[rows], owner[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
             optimizer.step()
-    each = []
+    return _private_accuracies(net, streams), sum(parameter.numel() for parameter in net.parameters())
+
+
+def private_stream(
+    job: Job, streams: Sequence[Stream], hidden: Sequence[int], rate: float, steps: int, seed: int
+) -> list[float]:
+    """Train private output layers in the store's order of updates, with replay of all rows seen; accuracies.
+
+    Beside each batch 32 earlier rows of its task and 32 of other tasks are learned, as a store of the
+    defaults does; nothing is forgotten by the replay buffer.
+    """
+    torch.manual_seed(seed)
+    net = PrivateLayers(streams[0].x.shape[1], hidden, len(streams), streams[0].classes, "relu")
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
+    seen: dict[int, list[int]] = {}
+    random = np.random.default_rng(seed)
+
+    def chosen(tasks: Sequence[int]) -> list[tuple[int, int]]:
+        kept = [(task, row) for task in tasks for row in seen.get(task, ())]
+        return [kept[place] for place in random.integers(0, len(kept), 32)] if kept else []
+
+    def loss(rows: Sequence[tuple[int, int]]) -> Tensor:
+        x = np.stack([streams[task].x[row] for task, row in rows])
+        y = torch.tensor([int(streams[task].y[row]) for task, row in rows])
+        return F.cross_entropy(net(torch.from_numpy(x).float(), torch.tensor([task for task, _ in rows])), y)
+
+    for [(task, rows)] in _updates(job, streams, seed):
+        for _ in range(steps):
+            others = chosen([one for one in seen if one != task])
+            total = loss([(task, int(row)) for row in rows] + chosen([task]))
+            optimizer.zero_grad()
+            (total + loss(others) if others else total).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+            optimizer.step()
+        seen[task] = sorted({*seen.get(task, []), *rows.tolist()})
+    return _private_accuracies(net, streams)
+
+
+def _private_accuracies(net: PrivateLayers, streams: Sequence[Stream]) -> list[float]:
     with torch.inference_mode():
-        for task, one in enumerate(streams):
-            found = net(torch.from_numpy(one.test_x).float(), torch.full((len(one.test_x),), task)).argmax(1)
-            each.append(100.0 * float((found.numpy() == one.test_y).mean()))
-    return each, sum(parameter.numel() for parameter in net.parameters())
+        found = [
+            net(torch.from_numpy(one.test_x).float(), torch.full((len(one.test_x),), task)).argmax(1).numpy()
+            for task, one in enumerate(streams)
+        ]
+    return [100.0 * float((own == one.test_y).mean()) for own, one in zip(found, streams, strict=True)]
 
 
 def baselines(streams: Sequence[Stream]) -> dict[str, list[float]]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from experiments.jobs import JOBS, Job, Stream, baselines, private_layers, run_store
+from experiments.jobs import JOBS, Job, Stream, baselines, private_layers, private_stream, run_store
 from experiments.report import machine, write_json
 from superposed.config import StoreConfig
 from superposed.contexts import seeded_secret
@@ -31,7 +31,13 @@ Found = dict[str, Any]
 
 # Learning rate, passes and hidden layers of private output layers, as tuned on draws 0 to 2.
 _TUNED: dict[str, dict[str, Any]] = {
-    "digit-users": {"rate": 1e-3, "passes": 100, "batch": 32, "hidden": (256, 256)},
+    "digit-users": {
+        "rate": 1e-3,
+        "passes": 100,
+        "batch": 32,
+        "hidden": (256, 256),
+        "stream rate": 1e-3,
+    },
     "mnist-users": {"rate": 1e-3, "passes": 30, "batch": 128, "hidden": (195, 195, 195)},
 }
 # 317,230 weights and 14,925 numbers' worth of binary contexts, where private output layers have 327,515.
@@ -67,9 +73,15 @@ def _users(name: str, config: StoreConfig) -> Callable[[int], Found]:
         private, weights = private_layers(
             streams, tuned["hidden"], tuned["rate"], tuned["passes"], tuned["batch"], draw
         )
-        found = _store(job, config)(draw) | {"private output layers": private, "their weights": weights}
-        regression = baselines(streams)["logistic regression"]
-        return found | {"logistic regression": regression}
+        found = _store(job, config)(draw) | {
+            "private output layers, all rows at once": private,
+            "their weights": weights,
+        }
+        if not job.mixed:
+            found["private output layers, same order, replay"] = private_stream(
+                job, streams, tuned["hidden"], tuned["stream rate"], 3, draw
+            )
+        return found | {"logistic regression": baselines(streams)["logistic regression"]}
 
     return taught
 
