@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 
+from superposed.analysis.capacity import capacity
 from superposed.analysis.crosstalk import PROBES
+from superposed.analysis.interference import measure_interference
 from superposed.analysis.retrieval import retrieve_model
 from superposed.config import MLPConfig, ModuleConfig, StoreConfig
 from superposed.contexts import ContextSource, Expanded, expanded, family_named, seeded_secret
 from superposed.errors import ConfigError
 from superposed.learning.online import learn
+from superposed.nn import MLP, CudaGraphMLP
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from tests.helpers import oracle
@@ -155,3 +161,43 @@ def test_wrapped_network_names_its_output_layer_or_is_refused() -> None:
     torch.testing.assert_close(
         module(rows).detach(), store.logits(store.batch("a", rows)), rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_crosstalk_and_interference_know_expanded_layers(name: str) -> None:
+    """The law agrees with what is measured; a task overlaps with itself alone."""
+    network = MLPConfig(inputs=40, hidden=(64,), outputs=10, expansion=8)
+    store = WeightStore(StoreConfig(network=network, family=name), secret=oracle.SECRET)  # type: ignore[arg-type]  # a parameter
+    draw = np.random.default_rng(0)
+    for key in "abc":
+        store.register(TaskSchema(key=key, inputs=40, outputs=10))
+        for _ in range(5):
+            learn(store, key, draw.normal(size=(64, 40)), draw.integers(0, 10, 64).tolist())
+    sample = store.tasks.get("c").crosstalk
+    assert sample is not None
+    ratio = sample.measured["layers.1"] / sample.predicted["layers.1"]
+    assert 0.6 < ratio < 1.6
+    found = measure_interference(store, ["a", "b"], {"a": draw.normal(size=(8, 40))})
+    assert found.overlap[0][0] == pytest.approx(1.0)
+    assert abs(found.overlap[0][1]) < 0.3
+    assert capacity(store).layers
+
+
+@pytest.mark.parametrize("name", DIAGONAL)
+def test_recorded_work_of_an_expanded_store_answers_as_its_network(name: str) -> None:
+    network = MLPConfig(inputs=6, hidden=(8, 5), outputs=3, expansion=4)
+    store = WeightStore(StoreConfig(network=network, family=name), secret=oracle.SECRET)  # type: ignore[arg-type]  # a parameter
+    for key in "ab":
+        store.register(TaskSchema(key=key, inputs=6, outputs=3))
+        learn(store, key, torch.randn(8, 6), [0, 1, 2, 0, 1, 2, 0, 1])
+    batch = store.batch_per_row(["a", "b"] * 10, list(torch.randn(20, 6).numpy()))
+
+    def at_once(work: Callable[[], None]) -> Callable[[], None]:
+        work()
+        return work
+
+    assert isinstance(store.network, MLP)
+    ready = CudaGraphMLP(store.network, torch.float32, record=at_once, compile_=lambda function: function)
+    bindings = store.contexts.bind_rows([part.context for part in batch.parts], batch.places())
+    with torch.inference_mode():
+        torch.testing.assert_close(ready(batch.inputs, bindings), store.logits(batch), rtol=1e-4, atol=1e-5)

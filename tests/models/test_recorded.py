@@ -116,6 +116,12 @@ class TestPreparing:
         answerer = InferenceRunner(store.network, store.contexts, torch.device("cpu"))
         return answerer, answerer._record(store.network, 7, store.dtype, store.dtype)
 
+    def test_an_expanded_store_that_answers_0_so_far_is_recorded(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        _, reason = self.record(monkeypatch, store_of(expansion=4), Recorder())
+        assert reason is None
+
     def test_what_answers_alike_is_used(self, monkeypatch: pytest.MonkeyPatch) -> None:
         store, recorder = store_of(), Recorder()
         answerer, reason = self.record(monkeypatch, store, recorder)
