@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "six steps": {"optimizer": {"steps": 6}},
     "nothing kept": {"rehearsal": {"rows_per_task": 0}},
     "50 rows": {"rehearsal": {"rows_per_task": 50}},
-    "600 rows": {"rehearsal": {"rows_per_task": 600}},
+    "200 rows": {"rehearsal": {"rows_per_task": 200}},
     "no rows of its own": {"rehearsal": {"own_ratio": 0.0}},
     "at least 8 rows": {"rehearsal": {"least_rows": 8}},
     "at least 64 rows": {"rehearsal": {"least_rows": 64}},

@@ -47,8 +47,8 @@ class TaskFields(TypedDict, total=False):
         description: Free text.
         keep_rows: Whether the server may keep rows: a few to see how the task fares, and those that it is
             rehearsed with.
-        group: The key of a task whose first layers it shares: its group.
-        own_layers: How many of the last layers are its own; the later half where not given.
+        group: The key of the group whose first layers it shares; made with its first member.
+        own_layers: How many of the last layers are its own; by default the output layer, if it is expanded.
         composition: A mixture or power of registered tasks that it binds instead of a context of its own.
         scaling: "running" to standardise inputs by running statistics, "none" to leave them as they are.
         features: Names of the values of records, each with its kind: `number`, `category` or `date`; taken

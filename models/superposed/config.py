@@ -191,7 +191,7 @@ class RehearsalConfig(Config):
             when the row was last learned by an update of its own task; 0 keeps no logits.
     """
 
-    rows_per_task: int = Field(200, ge=0, le=10_000_000)
+    rows_per_task: int = Field(600, ge=0, le=10_000_000)
     ratio: float = Field(1.0, ge=0, le=16)
     own_ratio: float = Field(0.25, ge=0, le=16)
     least_rows: int = Field(32, ge=0, le=4096)
@@ -270,7 +270,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "images": {
         "network": {"hidden": (300, 300), "activation": "silu", "expansion": 1},
         "optimizer": {"learning_rate": 1.5e-4, "steps": 1},
-        "rehearsal": {"rows_per_task": 600, "least_rows": 0},
+        "rehearsal": {"least_rows": 0},
     },
     "paper": {
         "family": "binary",

@@ -86,13 +86,14 @@ class TaskRegistration(Body):
         "rehearsal.",
     )
     group: str | None = Field(
-        None, description="Group of the task: a registered task that lends its first layers."
+        None, description="Group of the task, whose first layers it shares; made if it is not there."
     )
     own_layers: int | None = Field(
         None,
         ge=1,
         strict=True,
-        description="Number of last layers that are the task's own, in a group; default: the later half.",
+        description="Number of last layers that are the task's own, in a group; default: an expanded output"
+        " layer, else the later half.",
     )
     composition: Context = Field(
         None,
