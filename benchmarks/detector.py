@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import logging
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -125,18 +125,27 @@ class Stream:
 
 
 def store(optimizer: str, rate: float, kept: int, **network: Any) -> StoreConfig:
-    shape: dict[str, Any] = {"inputs": 64, "hidden": (48, 48), "outputs": 10}
+    shape: dict[str, Any] = {"inputs": 64, "hidden": (48, 48), "outputs": 10, "expansion": 1}
     return StoreConfig(
         network=MLPConfig(**shape | network),
         optimizer=OptimizerConfig(name=optimizer, learning_rate=rate),
-        rehearsal=RehearsalConfig(rows_per_task=kept),
+        rehearsal=RehearsalConfig(rows_per_task=kept, own_ratio=0.0, least_rows=0, logit_share=0.0),
     )
 
 
-def ordinary() -> Iterator[dict[str, Any]]:
-    for (name, kinds), (optimizer, rate), kept in product(TASKS.items(), RATES, (0, 60)):
+DEFAULTS = StoreConfig(network=MLPConfig(inputs=64))
+Configured = tuple[str, float, int, StoreConfig]
+
+
+def configured() -> list[Configured]:
+    """Optimizer, rate, rows kept of a task, and the store."""
+    return [(name, rate, kept, store(name, rate, kept)) for (name, rate), kept in product(RATES, (0, 60))]
+
+
+def ordinary(stores: Sequence[Configured]) -> Iterator[dict[str, Any]]:
+    for (name, kinds), (optimizer, rate, kept, config) in product(TASKS.items(), stores):
         with tempfile.TemporaryDirectory() as folder:
-            stream = Stream(Path(folder) / "store", store(optimizer, rate, kept), kinds, seed=kept)
+            stream = Stream(Path(folder) / "store", config, kinds, seed=kept)
             stream.ordinary(UPDATES, in_turn=name.endswith("another"))
             accused = sorted(stream.machine.store.tasks.quarantined)
             accuracy = stream.accuracy()
@@ -205,8 +214,8 @@ def attacked(attack: Attack, config: StoreConfig, *, cold: bool, detect: bool) -
     return {"before": before, "after": after, "stopped": stopped, "innocent": innocent}
 
 
-def harmful() -> Iterator[dict[str, Any]]:
-    for (place, config), (name, attack) in product(STORES.items(), ATTACKS.items()):
+def harmful(stores: Mapping[str, StoreConfig]) -> Iterator[dict[str, Any]]:
+    for (place, config), (name, attack) in product(stores.items(), ATTACKS.items()):
         free = attacked(attack, config, cold=False, detect=False)
         lost = free["before"] - free["after"]
         found = {"store": place, "stream": name, "lost_without": round(lost, 3), "harmful": lost >= 0.1}
@@ -234,12 +243,20 @@ def summary(streams: list[dict[str, Any]], attacks: list[dict[str, Any]]) -> str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
-    results: Path = parser.parse_args().results
+    parser.add_argument("--defaults", action="store_true", help="only a store of the defaults")
+    asked = parser.parse_args()
+    results: Path = asked.results
+    several = {"the defaults": DEFAULTS} if asked.defaults else STORES
+    optimizer, rehearsal = DEFAULTS.optimizer, DEFAULTS.rehearsal
+    own = [(optimizer.name, optimizer.learning_rate, rehearsal.rows_per_task, DEFAULTS)]
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     streams: list[dict[str, Any]] = []
     attacks: list[dict[str, Any]] = []
-    for made, found in ((harmful(), attacks), (ordinary(), streams)):
+    for made, found in (
+        (harmful(several), attacks),
+        (ordinary(own if asked.defaults else configured()), streams),
+    ):
         for one in made:
             found.append(one)
             print(one, flush=True)

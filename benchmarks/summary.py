@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+_PRIVATE = "private output layers, all rows at once"
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
@@ -21,12 +22,15 @@ def last_accuracy(name: str) -> float:
     return float(read(f"rehearsal/{name}.json")["mean"][-1])
 
 
-def users_accuracy(name: str) -> float:
-    return mean(read(f"personalisation/{name}-seed{seed}.json")["mean"] for seed in range(3))
+def job_accuracy(job: str, learner: str) -> float:
+    runs = read("learning/learning.json")["runs"]
+    return mean(mean(run[learner]) for place, run in runs.items() if place.startswith(f"{job} / "))
 
 
 def rows() -> list[tuple[str, str, str]]:
-    store = last_accuracy("phase-rehearsed-256-layernorm-centred-boundbias-rows6000-adam-0.0001")
+    store = last_accuracy(
+        "phase-rehearsed-300-silu-layernorm-centred-boundbias-layers2-rows570-logits0.5-own0.25-adam-0.00015"
+    )
     separate = last_accuracy("separate-256-layernorm-centred-boundbias-steps2000-tasks100-rmsprop-3e-05")
     serving = read("benchmarks/serving.json")
     peer, name = serving["requests_over_best_peer"], serving["best_peer"]
@@ -38,13 +42,18 @@ def rows() -> list[tuple[str, str, str]]:
     return [
         (
             "100 permuted-MNIST tasks, one after another: accuracy",
-            f"{store:.1f} % (with rehearsal)",
+            f"{store:.1f} % (0.5 MB of kept rows a task)",
             f"{separate:.1f} %: one network a task, as many weights in all",
         ),
         (
-            "50 users with 100 labelled rows each: accuracy",
-            f"{users_accuracy('permuted-group-2'):.1f} % (grouped contexts)",
-            f"{users_accuracy('permuted-own-outputs'):.1f} %: shared layers, a private output layer a user",
+            "30 unrelated tables of 300 rows, one pass, defaults: accuracy",
+            f"{job_accuracy('tables', 'superposed store'):.1f} %",
+            f"{job_accuracy('tables', 'logistic regression'):.1f} %: a logistic regression a table, all rows",
+        ),
+        (
+            "50 users of MNIST with 100 rows each, equal weights: accuracy",
+            f"{job_accuracy('mnist-users', 'superposed store'):.1f} %",
+            f"{job_accuracy('mnist-users', _PRIVATE):.1f} %: shared layers, a private output layer a user",
         ),
         (
             "One-row requests for 100 tasks, 64 connections: rate",
