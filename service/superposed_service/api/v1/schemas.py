@@ -86,7 +86,7 @@ class TaskRegistration(Body):
         "rehearsal.",
     )
     group: str | None = Field(
-        None, description="Group of the task, whose first layers it shares; made if it is not there."
+        None, description="Group of the task, which shares its first layers; made if it is not there."
     )
     own_layers: int | None = Field(
         None,
