@@ -17,8 +17,9 @@ import numpy as np
 import torch
 
 from benchmarks.forward import pairs
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed.config import ConvNetConfig
 
 NETWORK = ConvNetConfig(input_shape=(1, 28, 28), channels=(16, 32), hidden=(128,))
@@ -26,7 +27,7 @@ NETWORK = ConvNetConfig(input_shape=(1, 28, 28), channels=(16, 32), hidden=(128,
 
 def compare(rows: int, seconds: float) -> dict[str, Any]:
     """Time a batch of `rows` rows of as many tasks, each way."""
-    store = WeightStore(StoreConfig(network=NETWORK), secret=seeded_secret(1))
+    store = WeightStore(plain_config(network=NETWORK), secret=seeded_secret(1))
     keys = [f"t{number}" for number in range(rows)]
     for key in keys:
         store.register(TaskSchema(key=key, inputs=NETWORK.inputs, outputs=10))

@@ -33,8 +33,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore
+from superposed import MLPConfig, OptimizerConfig, WeightStore
 from superposed.config import RehearsalConfig
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
@@ -42,7 +43,7 @@ from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 
 EPOCHS, BATCH, DRAWS = 10, 32, 3
-CONFIG = StoreConfig(
+CONFIG = plain_config(
     network=MLPConfig(inputs=256, hidden=(256, 256), outputs=10, activation="silu"),
     optimizer=OptimizerConfig(name="adam", learning_rate=1e-3),
     rehearsal=RehearsalConfig(rows_per_task=1000, ratio=2.0, logit_share=0.5),

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 import uvicorn
 
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
-from superposed.config import MLPConfig, StoreConfig
+from superposed.config import MLPConfig
 from superposed_service.api.app import create_app, open_store
 from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
@@ -62,13 +63,13 @@ def serve(path: Path, port: int, durable: bool) -> None:
 
 
 class Running:
-    """A server over a new store with the defaults and a few tasks."""
+    """A server over a new store of plain settings and a few tasks."""
 
     def __init__(self, durable: bool) -> None:
         self.folder = tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-")
         self.path = Path(self.folder.name) / "store"
         with DataDirectory(self.path) as directory:
-            begin(directory, WeightStore())
+            begin(directory, WeightStore(plain_config()))
         self.port = free_port()
         self.process = multiprocessing.get_context("spawn").Process(
             target=serve, args=(self.path, self.port, durable)
@@ -228,7 +229,7 @@ def replay(records: int) -> dict[str, Any]:
     schema = TaskSchema(key="t", inputs=784, outputs=10)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         path = Path(folder) / "store"
-        bare = WeightStore()
+        bare = WeightStore(plain_config())
         with DataDirectory(path) as directory:
             begin(directory, bare)
             writer, _ = open_store(directory, Settings(device="cpu"))
@@ -266,7 +267,7 @@ def forget(file: Path) -> None:
 
 def large_snapshot() -> dict[str, Any]:
     """A start from a snapshot of a gigabyte, against reading the file; from the disk, both of them."""
-    config = StoreConfig(network=MLPConfig(inputs=4096, hidden=(8192, 8192), outputs=4096))
+    config = plain_config(network=MLPConfig(inputs=4096, hidden=(8192, 8192), outputs=4096))
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         path = Path(folder) / "store"
         store = WeightStore(config)

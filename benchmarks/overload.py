@@ -30,8 +30,9 @@ import httpx
 import numpy as np
 
 from benchmarks.load import Load, Outcome, run
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory
@@ -52,7 +53,7 @@ class Pinned:
 
     def __init__(self, folder: Path) -> None:
         path, port = folder / "store", free_port()
-        store = WeightStore(StoreConfig(), secret=seeded_secret(0))
+        store = WeightStore(plain_config(), secret=seeded_secret(0))
         for number in range(TASKS):
             store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
         with DataDirectory(path) as directory:

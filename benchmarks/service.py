@@ -31,8 +31,9 @@ import uvicorn
 from benchmarks.durability import Forgetful
 from benchmarks.forward import mixed_batch
 from benchmarks.load import Load, run
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+from superposed import TaskSchema, WeightStore, learn, seeded_secret
 from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_app
 from superposed_service.changes.snapshot import begin
@@ -45,7 +46,7 @@ TASKS, INPUTS = 100, 784
 
 
 def new_store() -> WeightStore:
-    store = WeightStore(StoreConfig(), secret=seeded_secret(0))
+    store = WeightStore(plain_config(), secret=seeded_secret(0))
     for number in range(TASKS):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
     return store

@@ -31,8 +31,9 @@ import numpy as np
 import torch
 
 from benchmarks.peers.networks import networks
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory
@@ -77,7 +78,7 @@ def _peer_expected() -> list[int]:
 
 
 def _store() -> WeightStore:
-    store = WeightStore(StoreConfig(), secret=seeded_secret(0))
+    store = WeightStore(plain_config(), secret=seeded_secret(0))
     for number in range(TASKS):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
     return store

@@ -8,24 +8,28 @@ Both are switched every fifth of a second, so that whatever else the machine doe
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import tempfile
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import uvicorn
 
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed.store.store import WeightStore
+from superposed_client import AsyncClient, Client
 from superposed_service.api.app import create_app
 from superposed_service.api.middleware.gateway import RequestGateway
 from superposed_service.api.middleware.request_metrics import Observed
+from superposed_service.api.middleware.route_table import ROUTE
 from superposed_service.changes.snapshot import begin
 from superposed_service.engine.telemetry import RequestTiming, Telemetry
 from superposed_service.settings import Settings
@@ -38,8 +42,9 @@ _NOBODY = RequestTiming(0.0, "", None)
 served = 0
 
 
-async def _pass_on(self: Observed, *request: Any) -> None:
-    await self._app(*request)
+async def _pass_on(self: Observed, scope: Any, *channels: Any) -> None:
+    scope[ROUTE] = self._routes.match(scope)  # what comes after needs it
+    await self._app(scope, *channels)
 
 
 async def _count(self: RequestGateway, *request: Any) -> None:
@@ -74,12 +79,25 @@ def measure(seconds: float) -> dict[str, list[float]]:
     return found
 
 
-def load(port: int, seconds: float) -> subprocess.Popen[bytes]:
-    code = "from superposed_service.cli.main import main; main()"
-    options = ["--connections", str(CONNECTIONS), "--seconds", str(seconds), "--tasks", "10"]
-    return subprocess.Popen(
-        [sys.executable, "-c", code, "bench", f"http://127.0.0.1:{port}", *options], stdout=subprocess.DEVNULL
-    )
+def load(url: str, seconds: float) -> None:
+    """Ask for one row of ten tasks in turn, over several connections, as long as that takes."""
+
+    row = np.zeros((1, 784), dtype=np.float32)
+
+    async def connection(number: int) -> None:
+        async with AsyncClient(url) as client:
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                await client.infer(f"t{number % 10}", row, fields=("labels",))
+                number += 1
+
+    async def connections() -> None:
+        await asyncio.gather(*(connection(number) for number in range(CONNECTIONS)))
+
+    with Client(url) as client:
+        for number in range(10):
+            client.register_task(f"t{number}", outputs=2)
+    asyncio.run(connections())
 
 
 def run(seconds: float) -> dict[str, list[float]]:
@@ -89,22 +107,24 @@ def run(seconds: float) -> dict[str, list[float]]:
         tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder,
         DataDirectory(Path(folder) / "store") as directory,
     ):
-        begin(directory, WeightStore())
+        begin(directory, WeightStore(plain_config()))
         app = create_app(Settings(threads=1), directory)
         server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:
             time.sleep(0.01)
-        client = load(server.servers[0].sockets[0].getsockname()[1], seconds + 10)
+        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        client = multiprocessing.get_context("spawn").Process(target=load, args=(url, seconds + 10))
+        client.start()
         try:
             while served < 1000:  # tasks are registered, and the load has begun
-                assert client.poll() is None, "the load ended early"
+                assert client.is_alive(), "the load ended early"
                 time.sleep(0.1)
             return measure(seconds)
         finally:
             switch(on=True)
-            client.wait()
+            client.join()
             server.should_exit = True
             thread.join()
 

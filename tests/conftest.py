@@ -14,6 +14,7 @@ import torch
 import uvicorn
 from fastapi import FastAPI
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed_service.api.app import create_api, guarded
 from superposed_service.api.server.connections import bounded_protocol
@@ -22,7 +23,6 @@ from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
-from tests.helpers.plain import plain_config
 
 # Small products on a machine that runs servers beside the tests: one thread is faster than two.
 torch.set_num_threads(1)

@@ -1,8 +1,12 @@
-"""The load generator, against a real server."""
+"""The load generator and the telemetry benchmark, against real servers."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -55,3 +59,11 @@ def test_percentiles() -> None:
     outcome = Outcome(seconds=2.0, latencies_ms=list(np.arange(1.0, 101.0)))
     assert outcome.requests_per_s == 50
     assert outcome.percentile(50) == pytest.approx(50.5)
+
+
+def test_the_telemetry_benchmark_measures_pairs_of_slices(tmp_path: Path) -> None:
+    """In a process of its own: it replaces methods of the service."""
+    file = tmp_path / "telemetry.json"
+    command = [sys.executable, "-m", "benchmarks.telemetry", "--results", str(file), "--seconds", "3"]
+    subprocess.run(command, check=True, timeout=120, capture_output=True, cwd=Path(__file__).parents[2])
+    assert json.loads(file.read_text())["pairs"] >= 2

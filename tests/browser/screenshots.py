@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, WeightStore, seeded_secret
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
@@ -21,7 +22,6 @@ from superposed_service.cli.demo.run import teach
 from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import chromium
-from tests.helpers.plain import plain_config
 
 _TRAFFIC_S = 75
 _SEVEN = ((0.3, 0.27), (0.45, 0.25), (0.7, 0.26), (0.66, 0.4), (0.56, 0.6), (0.48, 0.82))

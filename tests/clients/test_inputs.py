@@ -16,11 +16,11 @@ import pytest
 import scipy.sparse
 import torch
 
+from experiments.plain import plain_config
 from superposed import MLPConfig
 from superposed.config import ConvNetConfig
 from superposed_client import ApiError, AsyncClient, Client, ConnectionFailed, RetryPolicy
 from tests.conftest import make_directory, serving
-from tests.helpers.plain import plain_config
 
 ROWS = np.asarray([[0, 1, 0.5], [2, 0, 1], [1, 1, 0], [0, 0, 2]])
 Y = [0, 1, 1, 0]

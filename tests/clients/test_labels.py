@@ -14,11 +14,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig
 from superposed_client import Client, LabelOutOfRange
 from superposed_client._errors import ApiError
 from tests.conftest import make_directory, serving
-from tests.helpers.plain import plain_config
 
 X = np.random.default_rng(0).normal(size=(60, 3))
 CLASSES = (X[:, 0] > 0.4).astype(int) + (X[:, 0] > -0.4)

@@ -8,11 +8,11 @@ import httpx
 import numpy as np
 import pytest
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig
 from superposed_client import ApiError, Client, InvalidRequest, TaskExists, UnknownTask
 from superposed_client._task import _weights
 from tests.conftest import make_directory, serving
-from tests.helpers.plain import plain_config
 
 X = np.random.default_rng(0).normal(size=(90, 4)) * [1, 100, 1e-3, 5] + [0, 1e4, 0, -7]
 Y = np.where(X[:, 0] > 0.5, "high", np.where(X[:, 0] > -0.5, "mid", "low"))

@@ -27,12 +27,12 @@ from typing import Any
 import httpx
 import numpy as np
 
+from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory, Snapshots
-from tests.helpers.plain import plain_config
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=8, hidden=(16,), outputs=3), optimizer=OptimizerConfig(learning_rate=1e-3)

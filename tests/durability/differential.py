@@ -35,6 +35,7 @@ import httpx
 import numpy as np
 import torch
 
+from experiments.plain import plain_config
 from experiments.report import machine as this_machine
 from experiments.report import write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
@@ -57,7 +58,6 @@ from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer
 from tests.helpers.machine import Machine
-from tests.helpers.plain import plain_config
 
 FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
 INPUTS, OUTPUTS = 9, 3

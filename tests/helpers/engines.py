@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
-from tests.helpers.plain import plain_config
 
 __all__ = ["make_store", "prepared", "running"]
 

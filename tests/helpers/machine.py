@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
 from superposed_service.api.app import open_store
 from superposed_service.changes.base import Change, JsonObject
@@ -22,7 +23,6 @@ from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.helpers.plain import plain_config
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=4, hidden=(6,), outputs=2), optimizer=OptimizerConfig(learning_rate=1e-2)

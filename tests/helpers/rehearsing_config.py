@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
 )
 from superposed.config import RehearsalConfig
-from tests.helpers.plain import plain_config
 
 __all__ = ["CONFIG"]
 

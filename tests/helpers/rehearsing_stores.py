@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -12,7 +13,6 @@ from superposed import (
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
-from tests.helpers.plain import plain_config
 
 __all__ = ["NETWORK", "new_store", "rows"]
 

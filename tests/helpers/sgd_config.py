@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig
-from tests.helpers.plain import plain_config
 
 __all__ = ["CONFIG"]
 

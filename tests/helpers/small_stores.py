@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -13,7 +14,6 @@ from superposed import (
     WeightStore,
     seeded_secret,
 )
-from tests.helpers.plain import plain_config
 
 __all__ = ["store_of"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.config import MLPConfig, RehearsalConfig, validated
 from superposed.errors import (
@@ -15,7 +16,6 @@ from superposed.errors import (
     TaskInUse,
     UnknownTask,
 )
-from tests.helpers.plain import plain_config
 from tests.helpers.small_stores import data
 
 HALF = "mix(a:0.5,b:0.5)"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, TaskSchema, WeightStore, learn, retrieve_model, seeded_secret
 from superposed.contexts import FAMILIES
-from tests.helpers.plain import plain_config
 
 pytestmark = [
     pytest.mark.gpu,

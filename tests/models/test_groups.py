@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import TaskSchema, WeightStore, learn, seeded_secret
 from superposed.config import MLPConfig, validated
 from superposed.contexts import FAMILIES
@@ -16,7 +17,6 @@ from superposed.errors import (
     TaskInUse,
     UnknownTask,
 )
-from tests.helpers.plain import plain_config
 from tests.helpers.small_stores import data
 
 LAYERS = ("layers.0", "layers.1", "layers.2", "layers.3")

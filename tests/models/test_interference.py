@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, WeightStore, learn, seeded_secret
 from superposed.analysis.interference import measure_interference
 from superposed.contexts import FAMILIES
 from superposed.errors import UnknownTask
 from superposed.tasks.schema import TaskSchema
-from tests.helpers.plain import plain_config
 
 KEYS = ("a", "b", "c")
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -27,7 +28,6 @@ from superposed.config import ModuleConfig, NetworkConfig, RehearsalConfig
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
-from tests.helpers.plain import plain_config
 
 FAMILIES = ["phase", "binary", "complex", "cyclic", "rotation"]
 TASKS = [f"t{number}" for number in range(6)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.analysis.task_inference import locate, locate_exponent
 from superposed.datasets import Dataset, sklearn_dataset
@@ -16,7 +17,6 @@ from superposed.errors import (
     ShapeError,
     UnknownTask,
 )
-from tests.helpers.plain import plain_config
 
 TASKS = 6
 

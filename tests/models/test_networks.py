@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.plain import plain_config
 from superposed import TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.analysis.capacity import capacity
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model
@@ -20,7 +21,6 @@ from superposed.errors import ConfigError
 from superposed.nn import convnet, resnet18
 from superposed.nn.layers import SuperposedConv2d, superpose
 from tests.helpers import oracle
-from tests.helpers.plain import plain_config
 
 REAL = ("phase", "binary", "cyclic", "rotation")
 

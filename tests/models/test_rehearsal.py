@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -26,7 +27,6 @@ from superposed.nn import optimizers
 from superposed.store.holdout import Split
 from superposed.store.reservoir import ReservoirAllocator
 from superposed.tasks.targets import Targets
-from tests.helpers.plain import plain_config
 from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, rows
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -26,7 +27,6 @@ from superposed.analysis.retrieval import residual_variance
 from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
 from superposed.errors import ConfigError
 from superposed.store.evaluations import Evaluation, Evaluations
-from tests.helpers.plain import plain_config
 
 ALL = sorted(FAMILIES)
 

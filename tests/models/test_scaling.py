@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.config import RehearsalConfig
@@ -17,7 +18,6 @@ from superposed.errors import ConfigError, NonFiniteInput, SuperposedError
 from superposed.learning.online import evaluate, learn
 from superposed.tasks.calibration import Calibration
 from superposed.tasks.scaling import CLIP, WINDOW, RunningStatistics
-from tests.helpers.plain import plain_config
 
 DRAW = np.random.default_rng(0)
 

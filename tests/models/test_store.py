@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -34,7 +35,6 @@ from superposed.errors import (
     UpdateTooLarge,
 )
 from superposed.tasks.batch import merge
-from tests.helpers.plain import plain_config
 from tests.helpers.small_stores import data
 
 SMALL = MLPConfig(inputs=12, hidden=(24, 16), outputs=5)

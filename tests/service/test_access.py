@@ -17,6 +17,7 @@ from fastapi.routing import APIRoute
 from starlette.routing import Route
 from typer.testing import CliRunner
 
+from experiments.plain import plain_config
 from superposed import MLPConfig
 from superposed.errors import UnknownTask
 from superposed_client import ApiKey as ApiKeyInfo
@@ -31,7 +32,6 @@ from superposed_service.storage import ApiKey, DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.api_keys import UPDATE, make
 from tests.helpers.http import ROW, problem, register
-from tests.helpers.plain import plain_config
 from tests.helpers.routes import ACCESS_RULES, ROUTES
 
 SCOPES = ("monitor", "infer", "update", "admin")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import SuperposedError
 from superposed.learning.online import apply
@@ -21,7 +22,6 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage import Record
-from tests.helpers.plain import plain_config
 
 WIDTHS = {"a": 3, "b": 5, "line": 2}
 DTYPES = ["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"]

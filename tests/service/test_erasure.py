@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.config import RehearsalConfig
 from superposed_client import Client, HistoryTruncated
@@ -21,7 +22,6 @@ from superposed_service.runtime import runtime
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import problem
-from tests.helpers.plain import plain_config
 
 REHEARSING = plain_config(
     network=MLPConfig(inputs=6, hidden=(9,), outputs=3),

@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import LabelOutOfRange, SuperposedError
@@ -21,7 +22,6 @@ from superposed_service.changes.update import Update
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
-from tests.helpers.plain import plain_config
 
 NETWORK = MLPConfig(inputs=4, hidden=(9,), outputs=5)
 ROWS = np.random.default_rng(0).normal(size=(6, 4))

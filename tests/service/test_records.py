@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed_client import Client, ShapeMismatch
@@ -22,7 +23,6 @@ from superposed_service.changes.update import Update
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
-from tests.helpers.plain import plain_config
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=48, hidden=(32,), outputs=4),

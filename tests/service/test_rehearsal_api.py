@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
     OptimizerConfig,
@@ -29,7 +30,6 @@ from superposed_service.runtime import runtime
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
-from tests.helpers.plain import plain_config
 from tests.helpers.rehearsing_config import CONFIG
 
 

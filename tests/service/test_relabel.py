@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import LabelOutOfRange
@@ -26,7 +27,6 @@ from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem
 from tests.helpers.machine import Machine
-from tests.helpers.plain import plain_config
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=4, hidden=(8,), outputs=3),

@@ -1,4 +1,7 @@
-"""Plain stores: one step an update, nothing kept, no expansion, as the first release had by default."""
+"""Plain settings: one step an update, nothing kept, no expansion, as the first release had by default.
+
+For benchmarks and tests whose subject is neither, and whose figures were measured so.
+"""
 
 from __future__ import annotations
 
