@@ -1,6 +1,6 @@
 """Jobs that the defaults are chosen by and measured on, and what people use for them today.
 
-Each job draws its tasks from a number: draws 0 to 2 are for choosing settings, later ones for reports.
+Each job draws its tasks from a number: draw 0 is for choosing settings, later ones are for reports.
 """
 
 from __future__ import annotations

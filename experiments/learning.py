@@ -1,7 +1,7 @@
 """Measurement of what defaults and presets learn, beside what people use today, on draws that chose nothing.
 
-Settings of store and baselines were chosen on draws 0 to 2 (`python -m experiments defaults`, and the figures
-in `_TUNED`); reports are on draws 3 to 5.
+Settings of store and baselines were chosen on draw 0 (`python -m experiments defaults`, and the figures in
+`_TUNED`); reports are on draws 3 to 5.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = ["REPORTS", "run", "table"]
 
 Found = dict[str, Any]
 
-# Learning rate, passes and hidden layers of private output layers, as tuned on draws 0 to 2.
+# Learning rate, passes and hidden layers of private output layers, as tuned on draw 0.
 _TUNED: dict[str, dict[str, Any]] = {
     "digit-users": {
         "rate": 1e-3,

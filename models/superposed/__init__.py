@@ -14,6 +14,7 @@ from superposed.analysis.capacity import Capacity, capacity
 from superposed.analysis.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
 from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.contexts import Mixture, Power, Task, family_named, parse, seeded_secret
+from superposed.learning.groups import register
 from superposed.learning.online import UpdateResult, apply, evaluate, learn
 from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
@@ -45,6 +46,7 @@ __all__ = [
     "family_named",
     "learn",
     "parse",
+    "register",
     "retrieve",
     "retrieve_model",
     "seeded_secret",

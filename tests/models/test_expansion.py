@@ -13,7 +13,15 @@ from superposed.analysis.crosstalk import PROBES
 from superposed.analysis.interference import measure_interference
 from superposed.analysis.retrieval import retrieve_model
 from superposed.config import MLPConfig, ModuleConfig, StoreConfig
-from superposed.contexts import ContextSource, Expanded, expanded, family_named, seeded_secret
+from superposed.contexts import (
+    ContextSource,
+    Expanded,
+    Stream,
+    TaskId,
+    expanded,
+    family_named,
+    seeded_secret,
+)
 from superposed.errors import ConfigError
 from superposed.learning.online import learn
 from superposed.nn import MLP, CudaGraphMLP
@@ -61,14 +69,31 @@ def test_bind_expanded_context_equals_blocks_of_family(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["phase", "complex", "cyclic"])
-def test_compose_expanded_context_averages_phases_in_each_block(name: str) -> None:
-    _, contexts = _contexts(name, "a", "b", "mix(a:0.25,b:0.75)", "a^0.5")
-    scaled = contexts * BLOCKS**0.5
-    torch.testing.assert_close(scaled.square().sum(1), torch.ones_like(scaled[:, 0]))
-    if name == "cyclic":  # its exponent turns frequencies and leaves the anchor
-        return
-    half = torch.complex(scaled[3, 0], scaled[3, 1])
-    torch.testing.assert_close(half**2, torch.complex(scaled[0, 0], scaled[0, 1]))
+def test_compose_expanded_context_averages_and_multiplies_phases_in_each_block(name: str) -> None:
+    """Computed here from the phases as drawn, block by block."""
+    family, contexts = _contexts(name, "mix(a:0.25,b:0.75)", "a^0.5")
+    one, two = (family.generate(Stream.for_task(oracle.SECRET, "l", TaskId(key)), FEATURES) for key in "ab")
+    mixed = 0.25 * (one[0] if name == "cyclic" else one) + 0.75 * (two[0] if name == "cyclic" else two)
+    power = one[0] + 0.5 * one[1] if name == "cyclic" else 0.5 * one
+    for context, phases in zip(contexts, (mixed, power), strict=True):
+        expected = torch.stack([phases.cos(), phases.sin()]) / BLOCKS**0.5
+        torch.testing.assert_close(context, expected)
+    blocks = power.view(BLOCKS, -1)
+    assert not torch.allclose(blocks[0], blocks[1])  # each block has phases of its own
+
+
+def test_compose_expanded_binary_mixture_overlaps_parts_by_their_weights() -> None:
+    family = Expanded(family_named("binary"), 64)
+    source = ContextSource(family_named("binary"), {"l": 64}, oracle.SECRET, {"l": family})
+    store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(), outputs=2)))
+    for key in "ab":
+        store.register(TaskSchema(key=key, inputs=4, outputs=2))
+    one, two, mixed = (
+        source.derive(store.resolve(text).context, "l") for text in ("a", "b", "mix(a:0.25,b:0.75)")
+    )
+    length = float(one.square().sum())
+    assert float(mixed @ one) / length == pytest.approx(0.25, abs=0.05)
+    assert float(mixed @ two) / length == pytest.approx(0.75, abs=0.05)
 
 
 @pytest.mark.parametrize("name", DIAGONAL)

@@ -67,6 +67,8 @@ class TestSizes:
             same = {"key": "a", "labels": [str(number) for number in range(10)]}
             assert http.post("/v1/tasks", json=same).status_code == 200  # is there already
             http.delete("/v1/tasks/a")
+            two = {"key": "c", "outputs": 2, "group": "new"}
+            problem(http.post("/v1/tasks", json=two), 409, "limit-reached")
             register(http, "c")
             key = http.post("/v1/keys", json={"scope": "admin"}).json()["key"]
             again = http.post("/v1/keys", json={"scope": "infer"}, headers={"Authorization": f"Bearer {key}"})

@@ -12,6 +12,7 @@ from superposed.errors import ConfigError
 from superposed.store.store import WeightStore
 from superposed_client import Client
 from superposed_service.cli.commands import app
+from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.conftest import serving
 
@@ -97,12 +98,43 @@ def test_saved_configuration_of_an_earlier_release_keeps_what_it_had() -> None:
     assert (config.rehearsal.own_ratio, config.rehearsal.least_rows) == (0.0, 0)
 
 
-def test_serve_on_an_empty_directory_makes_the_preset_and_store_says_so(tmp_path: Path) -> None:
-    RUN.invoke(app, ["init", str(tmp_path / "store"), "--preset", "users", "--inputs", "4", "--outputs", "3"])
-    with serving(tmp_path / "store") as http, Client(str(http.base_url)) as client:
+def test_serve_on_an_empty_directory_makes_the_preset_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPERPOSED_PRESET", "texts")
+    with Server(tmp_path / "store") as server, server.client() as client:
         store = client.store()
-        assert (store.preset, store.network["expansion"]) == ("users", 50)
-        client.task("a", outputs=3).partial_fit([[0.0, 1.0, 2.0, 3.0]] * 4, [0, 1, 2, 0])
-        update = http.post("/v1/update", json={"context": "a", "inputs": [[0, 1, 2, 3]], "targets": [1]})
-        assert update.status_code == 200
-        assert client.get_task("a").rows_kept == 5
+        assert (store.preset, store.network["inputs"], store.network["expansion"]) == ("texts", 384, 50)
+    assert "preset texts" in (tmp_path / "store.log").read_text()
+
+
+def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:
+    """Three steps in one record are what one record of `steps: 3` is."""
+    shape = ["--inputs", "4", "--outputs", "3", "--seed", "1"]
+    answers = []
+    for name, flags, steps in (("one", [], {}), ("two", ["--steps", "1"], {"steps": 3})):
+        RUN.invoke(app, ["init", str(tmp_path / name), *shape, *flags])
+        with serving(tmp_path / name) as http, Client(str(http.base_url)) as client:
+            client.register_task("a", outputs=3, inputs=4)
+            update = {"context": "a", "inputs": [[0, 1, 2, 3], [3, 2, 1, 0]], "targets": [1, 2]}
+            assert http.post("/v1/update", json=update | steps).status_code == 200
+            assert client.get_task("a").rows_kept == 2
+            answers.append(client.infer("a", [[1, 1, 2, 3]], fields=["logits"]).logits)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--network", "convnet", "--normalisation", "none"], "normalisation"),
+        (["--output-layer", "3"], "output_layer"),
+        (["--network", "resnet18", "--inputs", "64"], "inputs"),
+    ],
+)
+def test_init_refuses_settings_that_the_network_does_not_have(
+    flags: list[str], named: str, tmp_path: Path
+) -> None:
+    result = RUN.invoke(app, ["init", str(tmp_path / "store"), *flags])
+    assert result.exit_code != 0
+    assert named in str(result.exception)
+    assert not (tmp_path / "store").exists()

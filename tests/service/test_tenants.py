@@ -64,6 +64,14 @@ def test_one_key_cannot_take_all_tasks(tenants: Tenants) -> None:
     }
 
 
+def test_a_group_that_is_made_counts_as_a_task(tenants: Tenants) -> None:
+    for number in range(2):
+        assert tenants.register(f"a-{number}", tenants.a).status_code == 201
+    problem(tenants.register("a-2", tenants.a, group="a-group"), 409, "limit-reached")
+    assert tenants.http.get("/v1/tasks/a-group").status_code == 404
+    assert tenants.register("a-2", tenants.a, group="a-0").status_code == 201  # it is there already
+
+
 def test_the_bound_holds_after_a_restart_and_in_a_replay(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "store")
     with serving(path, max_tasks_per_key=2) as http:

@@ -64,7 +64,7 @@ class Register(Change):
             return alter.prepare(store)
         if (existing := store.find_same(schema)) is not None:
             return {"new": False, "task": task_body(store, existing)}
-        self._check_room(store)
+        self._check_room(store, schema)
         head = {"schema": schema.to_json(), "generation": store.tasks.next_generation(schema.key)}
 
         def apply(store: WeightStore) -> JsonObject:
@@ -73,10 +73,11 @@ class Register(Change):
 
         return PreparedChange(lambda: Entry(self.kind, head), apply, schema.key)
 
-    def _check_room(self, store: WeightStore) -> None:
+    def _check_room(self, store: WeightStore, schema: TaskSchema) -> None:
         if self._most is None or self.author is None:
             return
-        if (count := store.tasks.registered_by(self.author)) >= self._most:
+        count = store.tasks.registered_by(self.author) + (store.group_to_make(schema) is not None)
+        if count >= self._most:
             raise LimitReached(
                 "this API key has registered as many tasks and compositions as it may: delete some first",
                 expected=f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)",

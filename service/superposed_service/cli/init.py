@@ -29,19 +29,6 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
         ) from None
 
 
-def _network(
-    kind: str | None, module: str | None, mlp: dict[str, Any], image: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the network's settings that were given, of those that its kind has."""
-    if kind in {None, "mlp"} and module is None:
-        return mlp
-    if module is None:
-        return {"kind": kind, **image}
-    if "input_shape" not in image:
-        raise ConfigError("--module needs the shape of a row", expected="--input-shape, for example 1,28,28")
-    return {"kind": "module", "factory": module, **image}
-
-
 def _given(**values: Any) -> dict[str, Any]:
     """Return the values that were given."""
     return {name: value for name, value in values.items() if value is not None}
@@ -124,15 +111,20 @@ def init(
     ] = None,
 ) -> None:
     """Make a new store in DIR: a preset's settings, and over them those that are given."""
-    shape = None if input_shape is None else _numbers(input_shape, "--input-shape")
-    common = _given(outputs=outputs, expansion=expansion)
-    mlp = common | _given(
+    if module is not None and input_shape is None:
+        raise ConfigError("--module needs the shape of a row", expected="--input-shape, for example 1,28,28")
+    given_network = _given(
+        kind=network if module is None else "module",
+        factory=module,
         inputs=inputs,
+        input_shape=None if input_shape is None else _numbers(input_shape, "--input-shape"),
         hidden=None if hidden is None else _numbers(hidden, "--hidden"),
         activation=activation,
         normalisation=normalisation,
+        outputs=outputs,
+        expansion=expansion,
+        output_layer=output_layer,
     )
-    image = common | _given(input_shape=shape, output_layer=output_layer)
     rehearsal = _given(
         rows_per_task=rehearsal_rows,
         ratio=rehearsal_ratio,
@@ -142,7 +134,7 @@ def init(
         logit_share=rehearsal_logits,
     )
     values = _given(family=family, context_table_bytes=context_bytes) | {
-        "network": _network(network, module, mlp, image),
+        "network": given_network,
         "optimizer": _given(name=optimizer, learning_rate=learning_rate, steps=steps),
         "rehearsal": rehearsal,
     }

@@ -108,8 +108,10 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
         ConfigError: There can be no such task.
         ShapeError: The store's network takes images, and the task's rows are narrower.
     """
-    if len(store.tasks) >= most and body.key not in store.tasks:
-        raise LimitReached("there are as many tasks as there may be", expected=most, received=most + 1)
+    added = sum(key is not None and key not in store.tasks for key in (body.key, body.group))
+    if added and len(store.tasks) + added > most:
+        received = len(store.tasks) + added
+        raise LimitReached("there are as many tasks as there may be", expected=most, received=received)
     there = store.tasks.get(body.key).schema if body.key in store.tasks else None
     values = body.model_dump()
     values["inputs"] = body.inputs or store.config.network.inputs
