@@ -138,36 +138,43 @@ def permuted_mnist(
     typer.echo(f"Plots: {plot_permuted(results)}")
 
 
+Draws = Annotated[str, typer.Option(help="Draws of the jobs, with commas.")]
+Only = Annotated[str, typer.Option(help="Only these, by name and with commas; default: all.")]
+
+
+def _on_draws(
+    run: Callable[[Path, list[int], list[str]], Path], results: Path, draws: str, only: str
+) -> None:
+    """Run jobs on one thread, so that a figure does not depend on the machine's cores."""
+    import torch
+
+    torch.set_num_threads(1)
+    chosen = [name.strip() for name in only.split(",") if name.strip()]
+    typer.echo(run(results, [int(draw) for draw in draws.split(",")], chosen))
+
+
 @experiments.command("defaults")
 def defaults(
-    draws: Annotated[str, typer.Option(help="Draws of the development jobs, with commas.")] = "0,1",
-    variants: Annotated[str, typer.Option(help="Only these settings, with commas; default: all.")] = "",
+    draws: Draws = "0,1",
+    only: Only = "",
     results: Annotated[Path, typer.Option(help="Where the results go.")] = Path("docs/results/defaults"),
 ) -> None:
     """Change one default at a time on all development jobs; resumable."""
-    import torch
-
     from experiments.defaults import run
 
-    torch.set_num_threads(1)
-    chosen = [name.strip() for name in variants.split(",") if name.strip()]
-    typer.echo(run(results, [int(draw) for draw in draws.split(",")], chosen))
+    _on_draws(run, results, draws, only)
 
 
 @experiments.command("learning")
 def learning(
-    draws: Annotated[str, typer.Option(help="Draws of the jobs, with commas.")] = "3,4,5",
-    jobs: Annotated[str, typer.Option(help="Only these jobs, with commas; default: all.")] = "",
+    draws: Draws = "3,4,5",
+    only: Only = "",
     results: Annotated[Path, typer.Option(help="Where the results go.")] = Path("docs/results/learning"),
 ) -> None:
     """Measure what the defaults learn against what people use today; resumable. Needs river for `rows`."""
-    import torch
-
     from experiments.learning import run
 
-    torch.set_num_threads(1)
-    chosen = [name.strip() for name in jobs.split(",") if name.strip()]
-    typer.echo(run(results, [int(draw) for draw in draws.split(",")], chosen))
+    _on_draws(run, results, draws, only)
 
 
 _RESULTS = Path("docs/results")
