@@ -143,7 +143,7 @@ class WeightStore:
     def register(
         self, schema: TaskSchema, *, author: str = "", recorded: bool = False
     ) -> tuple[TaskState, bool]:
-        """Register a task; costs no weight memory.
+        """Register a task; costs no weight memory. `superposed.register` also starts a member of a group.
 
         Args:
             schema: The task.
