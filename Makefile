@@ -8,7 +8,7 @@ SETUP := .venv/.ready
 
 ## demo: teach one store ten real tasks over HTTP and show that they are all still there (DATA=mnist for MNIST)
 demo: $(SETUP)
-	$(BIN)/superposed demo --data $(DATA)
+	$(BIN)/python -m demo --data $(DATA)
 
 ## test: lint, types, import rules, tests
 test: lint types unit

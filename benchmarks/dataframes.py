@@ -33,13 +33,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
+from demo.server_process import Server
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, WeightStore
 from superposed.config import RehearsalConfig
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 
 EPOCHS, BATCH, DRAWS = 10, 32, 3

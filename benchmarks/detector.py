@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from sklearn import datasets
 
+from experiments.datasets import sklearn_dataset
 from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema
 from superposed.config import RehearsalConfig
-from superposed.datasets import sklearn_dataset
 from superposed.errors import SuperposedError
 from superposed.tasks.schema import Loss
 from superposed_service.changes.registration import Register

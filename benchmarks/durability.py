@@ -25,6 +25,7 @@ import numpy as np
 import torch
 import uvicorn
 
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
@@ -34,7 +35,6 @@ from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.engine.work import PendingWrite
 from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings

@@ -30,11 +30,11 @@ import httpx
 import numpy as np
 
 from benchmarks.load import Load, Outcome, run
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory
 
 TASKS, INPUTS = 20, 784

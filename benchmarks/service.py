@@ -31,13 +31,13 @@ import uvicorn
 from benchmarks.durability import Forgetful
 from benchmarks.forward import mixed_batch
 from benchmarks.load import Load, run
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn, seeded_secret
 from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_app
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from superposed_service.storage import directory as directory_module

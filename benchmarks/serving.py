@@ -31,11 +31,11 @@ import numpy as np
 import torch
 
 from benchmarks.peers.networks import networks
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory
 
 TASKS, INPUTS = 100, 784

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from superposed.datasets import data_dir, idx_dataset
-from superposed.errors import DataUnavailable
+from experiments.datasets import DataUnavailable, data_dir, idx_dataset
 
 __all__ = ["Images", "load_images", "turned"]
 

@@ -21,10 +21,10 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
+from experiments.datasets import sklearn_dataset
 from experiments.images import load_images
 from superposed.config import StoreConfig
 from superposed.contexts import seeded_secret
-from superposed.datasets import sklearn_dataset
 from superposed.learning.groups import register
 from superposed.learning.online import evaluate, learn
 from superposed.nn import LAYER_NORM_EPSILON, activate

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from experiments.datasets import sklearn_dataset
 from experiments.jobs import JOBS, Job, Stream, baselines, private_layers, private_stream, run_store
 from experiments.report import machine, write_json
 from superposed.config import StoreConfig
 from superposed.contexts import seeded_secret
-from superposed.datasets import sklearn_dataset
 from superposed.learning.online import evaluate, learn
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema

@@ -19,12 +19,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from experiments.anchored import EWC, SynapticIntelligence
+from experiments.datasets import Dataset, idx_dataset
 from experiments.ensemble import BatchEnsemble
 from experiments.learners import Learner, Separate, Standard, Superposed
 from experiments.rehearsed import Rehearsed, StandardRehearsed
 from experiments.report import machine, write_json
 from superposed.config import Activation, Config, FamilyName, MLPConfig, OptimizerConfig, RehearsalConfig
-from superposed.datasets import Dataset, idx_dataset
 from superposed.store import tensorfile
 
 __all__ = ["Method", "PermutedConfig", "run"]

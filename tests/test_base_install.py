@@ -27,5 +27,5 @@ def test_the_base_install_is_the_client_alone(tmp_path: Path) -> None:
         [tmp_path / "venv" / "bin" / "superposed", "serve", "x"], capture_output=True, text=True, check=False
     )
     assert command.returncode == 1
-    assert "pip install 'superposed[demo]'" in command.stderr
+    assert "pip install 'superposed[service]'" in command.stderr
     assert "Traceback" not in command.stderr

@@ -11,9 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import report
+from demo.server_process import Server
 from superposed_service.api.problems import PROBLEMS
 from superposed_service.cli.commands import app
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]

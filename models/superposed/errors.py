@@ -2,7 +2,6 @@
 
 SuperposedError
 ├── ConfigError                  a store, network or data set that cannot be built as described
-│   └── DataUnavailable          the files of a data set are not where they are looked for
 ├── InputError (ValueError)      the input cannot be used
 │   ├── ShapeError               wrong number of rows, features or outputs
 │   ├── NonFiniteInput           NaN or infinity among the numbers
@@ -31,7 +30,6 @@ __all__ = [
     "CompositionNotSupported",
     "ConfigError",
     "ContextError",
-    "DataUnavailable",
     "EmptyBatch",
     "ExpressionInvalid",
     "InputError",
@@ -92,10 +90,6 @@ class SuperposedError(Exception):
 
 class ConfigError(SuperposedError, code="ConfigError"):
     """A store, network or data set that cannot be built as described."""
-
-
-class DataUnavailable(ConfigError, code="DataUnavailable"):
-    """The files of a data set are not where they are looked for."""
 
 
 class InputError(SuperposedError, ValueError, code="InputError"):

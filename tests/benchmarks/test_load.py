@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from benchmarks.load import Load, Outcome, run
+from demo.server_process import Server, free_port
 from superposed_client import Client
-from superposed_service.cli.demo.server_process import Server, free_port
 from superposed_service.errors import NotReady
 from tests.conftest import make_directory
 

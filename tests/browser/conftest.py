@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page
 
+from demo.server_process import Server
+from experiments.datasets import Dataset, DataUnavailable, idx_dataset, sklearn_dataset
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, WeightStore, seeded_secret
-from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
-from superposed.errors import DataUnavailable
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
 

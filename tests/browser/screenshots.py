@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from playwright.sync_api import Browser, Page
 
+from demo.demo_tasks import DemoTask, demo_tasks
+from demo.run import teach
+from demo.server_process import Server
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, WeightStore, seeded_secret
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.demo_tasks import DemoTask, demo_tasks
-from superposed_service.cli.demo.run import teach
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import chromium
 

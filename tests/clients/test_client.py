@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import superposed_client
+from demo.server_process import Server
+from experiments.datasets import sklearn_dataset
 from superposed.contexts import as_expression
-from superposed.datasets import sklearn_dataset
 from superposed_client import (
     AsyncClient,
     AsyncKeys,
@@ -40,7 +41,6 @@ from superposed_client import (
 )
 from superposed_client._operations import _text
 from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
-from superposed_service.cli.demo.server_process import Server
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)

@@ -97,7 +97,6 @@ def test_codes_are_those_that_release_0_1_0_has_stored() -> None:
         "CompositionNotSupported",
         "ConfigError",
         "ContextError",
-        "DataUnavailable",
         "DeadlineExceeded",
         "DigestMismatch",
         "EmptyBatch",

@@ -15,8 +15,8 @@ import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
+from demo.server_process import free_port
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
-from superposed_service.cli.demo.server_process import free_port
 from tests.conftest import make_directory, serving
 from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 

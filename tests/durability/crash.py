@@ -27,11 +27,11 @@ from typing import Any
 import httpx
 import numpy as np
 
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.storage import DataDirectory, Snapshots
 
 CONFIG = plain_config(

@@ -35,6 +35,7 @@ import httpx
 import numpy as np
 import torch
 
+from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine as this_machine
 from experiments.report import write_json
@@ -52,7 +53,6 @@ from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.engine.work import PendingWrite
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.datasets import sklearn_dataset
 from superposed import StoreConfig, TaskSchema, WeightStore
 from superposed.config import RehearsalConfig
-from superposed.datasets import sklearn_dataset
 from superposed.errors import UpdateError
 from superposed_service.changes.array_codec import pack
 from superposed_service.changes.registration import Register

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from experiments.anchored import EWC, SynapticIntelligence
+from experiments.datasets import DataUnavailable, idx_dataset
 from experiments.ensemble import BatchEnsemble
 from experiments.learners import Learner, Separate, Standard, Superposed
 from experiments.permuted import PermutedConfig, run
@@ -15,8 +16,6 @@ from experiments.plots import plot_permuted
 from experiments.rehearsed import Rehearsed, StandardRehearsed
 from superposed import MLPConfig, OptimizerConfig
 from superposed.config import RehearsalConfig
-from superposed.datasets import idx_dataset
-from superposed.errors import DataUnavailable
 
 NETWORK = MLPConfig(
     expansion=1, activation="relu", inputs=10, hidden=(32, 32), outputs=3, normalisation="none"

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from experiments import filling, incremental, intrinsic, located, personalisation, rotating, variants
+from experiments.datasets import DataUnavailable, data_dir, idx_dataset
 from experiments.images import load_images, turned
 from experiments.report import check_settings
 from experiments.summaries import summarise
-from superposed.datasets import data_dir, idx_dataset
-from superposed.errors import ConfigError, DataUnavailable
+from superposed.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from superposed.datasets import data_dir, idx_dataset, read_idx, sklearn_dataset
-from superposed.errors import DataUnavailable
+from experiments.datasets import DataUnavailable, data_dir, idx_dataset, read_idx, sklearn_dataset
 
 FILES = (
     "train-images-idx3-ubyte",

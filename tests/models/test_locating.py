@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from experiments.datasets import Dataset, sklearn_dataset
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.analysis.task_inference import locate, locate_exponent
-from superposed.datasets import Dataset, sklearn_dataset
 from superposed.errors import (
     CapacityExceeded,
     CompositionNotSupported,

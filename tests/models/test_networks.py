@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from experiments.datasets import sklearn_dataset
 from experiments.plain import plain_config
 from superposed import TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.analysis.capacity import capacity
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig
 from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
-from superposed.datasets import sklearn_dataset
 from superposed.errors import ConfigError
 from superposed.nn import convnet, resnet18
 from superposed.nn.layers import SuperposedConv2d, superpose

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.datasets import sklearn_dataset
 from experiments.plain import plain_config
 from superposed import (
     MLPConfig,
@@ -19,7 +20,6 @@ from superposed import (
     seeded_secret,
 )
 from superposed.config import RehearsalConfig
-from superposed.datasets import sklearn_dataset
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import _rows_to_rehearse, optimizer_step

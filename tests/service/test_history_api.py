@@ -13,8 +13,8 @@ import httpx
 import numpy as np
 import pytest
 
+from demo.server_process import Server
 from superposed_client import Client, HistoryTruncated, NotFound, UnknownTask
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
 from tests.helpers.http import ROW, problem, register

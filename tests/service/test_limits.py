@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from demo.server_process import Server
 from superposed_service.api.server.connections import _WriteBuffer
-from superposed_service.cli.demo.server_process import Server
 from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import ROW, problem, register
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
+from demo.server_process import Server, free_port
 from superposed_client import Client
-from superposed_service.cli.demo.server_process import Server, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "service" / "operations"

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import pytest
 
-from superposed.datasets import sklearn_dataset
+from experiments.datasets import sklearn_dataset
 from tests.conftest import make_directory, serving
 from tests.helpers.api_keys import make
 from tests.helpers.http import problem

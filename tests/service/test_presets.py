@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from demo.server_process import Server
 from superposed.config import PRESETS, MLPConfig, StoreConfig
 from superposed.errors import ConfigError
 from superposed.store.store import WeightStore
 from superposed_client import Client
 from superposed_service.cli.commands import app
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 from tests.conftest import serving
 

@@ -11,11 +11,11 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from demo.server_process import free_port
 from superposed_client import Client, QuotaExceeded, RetryPolicy
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.cli.commands import app as command_line
-from superposed_service.cli.demo.server_process import free_port
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import Job, Work
 from superposed_service.errors import QuotaExceeded as Refused

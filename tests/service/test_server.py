@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from superposed.datasets import sklearn_dataset
+from demo.server_process import Server
+from experiments.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
-from superposed_service.cli.demo.server_process import Server
 from tests.conftest import make_directory
 
 
@@ -65,7 +65,6 @@ def test_init_says_what_it_made(tmp_path: Path) -> None:
         (("init", "X", "--network", "transformer"), "mlp"),
         (("serve", "X", "--host", "0.0.0.0"), "--allow-unauthenticated"),
         (("serve", "X", "--device", "tpu"), "'auto', 'cpu' or 'cuda'"),
-        (("demo", "--data", "imagenet"), "digits or mnist"),
     ],
 )
 def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
@@ -78,7 +77,7 @@ def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...],
 def test_version_and_help() -> None:
     assert superposed("--version").stdout.strip() == "0.1.0"
     shown = superposed("--help").stdout
-    assert all(command in shown for command in ("init", "serve", "demo", "keys"))
+    assert all(command in shown for command in ("init", "serve", "config", "keys"))
 
 
 def test_a_second_owner_is_refused(server: Server) -> None:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -50,23 +47,3 @@ def _superposed(
     ] = False,
 ) -> None:
     """Many task models in one set of weights, each served and taught by its key."""
-
-
-@app.command()
-def demo(
-    data: Annotated[
-        str, typer.Option(help="Data set of the demo: digits, or mnist where its files are present.")
-    ] = "digits",
-    output: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
-        "demo-results"
-    ),
-    keep: Annotated[
-        bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
-    ] = None,
-) -> None:
-    """Start a server, teach it real tasks one after another over HTTP, and show what it remembers."""
-    # Ended from outside, it still stops the server that it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    from superposed_service.cli.demo import run_demo
-
-    run_demo(data, output, keep=sys.stdout.isatty() if keep is None else keep)

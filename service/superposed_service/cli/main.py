@@ -14,4 +14,4 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("superposed"):
             raise
-        sys.exit(f"superposed: {error.name} is not installed; run: pip install 'superposed[demo]'")
+        sys.exit(f"superposed: {error.name} is not installed; run: pip install 'superposed[service]'")

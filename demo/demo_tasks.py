@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.datasets import Dataset, idx_dataset, sklearn_dataset
+from experiments.datasets import Dataset, idx_dataset, sklearn_dataset
 from superposed.errors import ConfigError
 
 _MNIST_ROWS = 6_000

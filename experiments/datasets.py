@@ -16,11 +16,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn.datasets
 from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
 
-from superposed.errors import DataUnavailable
+from superposed.errors import ConfigError
 
-__all__ = ["DATA_DIR_VARIABLE", "Dataset", "data_dir", "idx_dataset", "read_idx", "sklearn_dataset"]
+__all__ = [
+    "DATA_DIR_VARIABLE",
+    "DataUnavailable",
+    "Dataset",
+    "data_dir",
+    "idx_dataset",
+    "read_idx",
+    "sklearn_dataset",
+]
 
 DATA_DIR_VARIABLE = "SUPERPOSED_DATA_DIR"
 
@@ -45,6 +55,10 @@ _CHECKSUMS = {
         "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     }
 }
+
+
+class DataUnavailable(ConfigError, code="DataUnavailable"):
+    """The files of a data set are not where they are looked for."""
 
 
 @dataclass(frozen=True)
@@ -163,19 +177,12 @@ def sklearn_dataset(name: str, *, test_share: float = 0.25, seed: int = 0) -> Da
     The split is stratified and drawn from the seed.
 
     Raises:
-        DataUnavailable: scikit-learn is not installed, or has no such data set.
+        DataUnavailable: There is no such data set.
     """
-    try:
-        from sklearn import datasets
-        from sklearn.model_selection import train_test_split
-    except ModuleNotFoundError as error:
-        raise DataUnavailable(
-            "this data set comes with scikit-learn", expected="pip install 'superposed[demo]'"
-        ) from error
     names: Sequence[str] = ("digits", "breast_cancer", "wine", "iris")
     if name not in names:
         raise DataUnavailable("no such data set", expected=f"one of {list(names)}", received=name)
-    bunch = getattr(datasets, f"load_{name}")()
+    bunch = getattr(sklearn.datasets, f"load_{name}")()
     train_x, test_x, train_y, test_y = train_test_split(
         bunch.data.astype(np.float32),
         bunch.target.astype(np.int64),

@@ -14,7 +14,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from superposed_service.cli.demo.baselines import Curves
+from demo.baselines import Curves
 
 
 def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> None:

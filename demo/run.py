@@ -16,14 +16,14 @@ import torch
 from rich.console import Console
 from tqdm import tqdm
 
+from demo.baselines import Curves, plain_network, separate_networks
+from demo.demo_tasks import DemoTask, demo_tasks
+from demo.report import save_report, show_table
+from demo.server_process import Server
 from superposed.config import MLPConfig, StoreConfig
 from superposed.store.store import WeightStore
 from superposed_client import Client, mixture, power
 from superposed_service.changes.snapshot import begin
-from superposed_service.cli.demo.baselines import Curves, plain_network, separate_networks
-from superposed_service.cli.demo.demo_tasks import DemoTask, demo_tasks
-from superposed_service.cli.demo.report import save_report, show_table
-from superposed_service.cli.demo.server_process import Server
 from superposed_service.storage import DataDirectory
 
 

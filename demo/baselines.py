@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
+from demo.demo_tasks import DemoTask
 from superposed.config import MLPConfig, OptimizerConfig
 from superposed.nn.optimizers import make_optimizer
-from superposed_service.cli.demo.demo_tasks import DemoTask
 
 # Accuracy of each task after each number of tasks learned, (K, K), NaN before a task was learned.
 Curves = NDArray[np.float64]

@@ -1,0 +1,1 @@
+"""The demo: one server, real tasks taught one after another over HTTP, baselines, a picture."""
