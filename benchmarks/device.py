@@ -2,11 +2,10 @@
 
     python -m benchmarks.device --results docs/results/benchmarks/device.json
 
-Everything stays on the device: what the service records of a store (`CudaGraphMLP`, bfloat16 products), and
-one plain `nn.Sequential` of the same layers and precision, recorded too, on as many rows. Peak is the
-faster of two bfloat16 products, bandwidth that of a copy, both measured in this run. Each figure is a median
-over turns of all, in one loop. Before anything is timed, the recorded answers are compared with the plain
-path's.
+Everything stays on the device: a store's network with bfloat16 products (autocast), and one plain
+`nn.Sequential` of the same layers and precision on as many rows. Peak is the faster of two bfloat16 products,
+bandwidth that of a copy, both measured in this run. Each figure is a median over turns of all, in one loop.
+Before anything is timed, the answers are compared with those in the weights' own precision.
 """
 
 from __future__ import annotations
@@ -27,16 +26,15 @@ from benchmarks.forward import mixed_batch, plain_network, store_of
 from experiments.report import machine, write_json
 from superposed import WeightStore
 from superposed.contexts import Binding
-from superposed.nn import MLP, SIZES, CudaGraphMLP
-from superposed.nn.cuda_graph_runtime import Work, compile_for_all_sizes, record_graph
 from superposed.nn.layers import SuperposedLinear
 
+Work = Callable[[], Any]
 PRECISION = torch.bfloat16
 TASKS = 1000
 
 
-class Recording:
-    """Prepare work: recorded and compiled on a GPU, plain elsewhere (to try this file)."""
+class Timer:
+    """Times work on a device."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -44,14 +42,8 @@ class Recording:
         # What bandwidth and peak are measured with: large on a GPU.
         self.copied_bytes, self.side = (2**28, 8192) if self._on_gpu else (2**20, 64)
 
-    def record(self, work: Work) -> Work:
-        return record_graph(work) if self._on_gpu else work
-
-    def compile(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        return compile_for_all_sizes(function) if self._on_gpu else function
-
     def seconds(self, work: Work, repeats: int) -> float:
-        """Seconds of one launch, of several in a row."""
+        """Seconds of one call, of several in a row."""
         self._wait()
         started = time.perf_counter()
         for _ in range(repeats):
@@ -73,32 +65,31 @@ def products(shape: tuple[int, int, int], device: torch.device) -> Work:
     return lambda: torch.mm(x, weight.T, out=found)
 
 
-def store_work(store: WeightStore, rows: int, how: Recording) -> Work:
-    """Return the work for `rows` rows of random tasks, compared with the plain network first."""
-    assert isinstance(store.network, MLP)
-    draw = np.random.default_rng(0)
-    ready = CudaGraphMLP(store.network, PRECISION, record=how.record, compile_=how.compile)
-    batch = mixed_batch(store, min(rows, SIZES[-1]), TASKS, draw)
-    plain = store.network(batch.inputs.to(how.device), store.bindings(batch)).cpu()
-    distance = float((ready(batch.inputs, store.bindings(batch)) - plain).abs().max() / plain.abs().max())
+def store_work(store: WeightStore, rows: int, how: Timer) -> Work:
+    """Return the work for rows of random tasks, compared with the weights' own precision first."""
+    batch = mixed_batch(store, rows, TASKS, np.random.default_rng(0))
+    inputs, bindings = batch.inputs.to(how.device), store.bindings(batch)
+
+    def work() -> Tensor:
+        with torch.autocast(how.device.type, PRECISION):
+            answers: Tensor = store.network(inputs, bindings)
+        return answers
+
+    exact = store.network(inputs, bindings)
+    distance = float((work() - exact).abs().max() / exact.abs().max())
     if not distance <= 0.05:
-        raise SystemExit(f"the recorded answers differ from the plain network's by {distance:.2g}")
-
-    def work() -> None:
-        for _ in range(max(1, rows // SIZES[-1])):
-            ready.launch(len(batch))
-
+        raise SystemExit(f"bfloat16 answers differ by {distance:.2g}")
     return work
 
 
-def plain_work(width: int, rows: int, how: Recording) -> Work:
+def plain_work(width: int, rows: int, how: Timer) -> Work:
     """One ordinary network for all rows."""
     network = plain_network(width).to(how.device, PRECISION)
     inputs = torch.randn(rows, 784, device=how.device).to(PRECISION)
-    return how.record(partial(network, inputs))
+    return partial(network, inputs)
 
 
-def binding_work(store: WeightStore, rows: int, how: Recording) -> tuple[Work, int]:
+def binding_work(store: WeightStore, rows: int, how: Timer) -> tuple[Work, int]:
     """Binding a hidden layer's signal alone, and the bytes that it has to read and write at least."""
     draw = np.random.default_rng(0)
     name, layer = list(store.network.superposed_layers().items())[1]
@@ -106,10 +97,9 @@ def binding_work(store: WeightStore, rows: int, how: Recording) -> tuple[Work, i
     batch = mixed_batch(store, rows, TASKS, draw)
     binding = store.bindings(batch)[name]
     signal = torch.randn(rows, layer.in_features, device=how.device).to(PRECISION)
-    bound = how.compile(_bound)
     distinct = len(batch.parts) * binding.contexts[0].numel() * binding.contexts.element_size()
     moved = signal.element_size() * (signal.numel() + rows * layer.width) + distinct
-    return how.record(lambda: bound(layer, signal, binding)), moved
+    return lambda: _bound(layer, signal, binding), moved
 
 
 def _bound(layer: SuperposedLinear, signal: Tensor, binding: Binding) -> Tensor:
@@ -117,7 +107,7 @@ def _bound(layer: SuperposedLinear, signal: Tensor, binding: Binding) -> Tensor:
     return layer.family.bind(extended, binding.contexts, binding.slots).to(signal.dtype)
 
 
-def measure(family: str, width: int, rows: int, how: Recording, turns: int, repeats: int) -> dict[str, Any]:
+def measure(family: str, width: int, rows: int, how: Timer, turns: int, repeats: int) -> dict[str, Any]:
     """One row of the table: each part in turn, repeated."""
     store = store_of(family, width, TASKS, how.device)
     with torch.inference_mode():
@@ -164,7 +154,7 @@ def main() -> None:
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this measures a CUDA device, and torch finds none here")
-    how = Recording(torch.device("cuda"))
+    how = Timer(torch.device("cuda"))
     found = []
     for family in ("phase", "binary"):
         for width in (1024, 2048, 4096):

@@ -363,5 +363,21 @@ def intrinsic_dimension(
     _run_all("intrinsic-dimension", configs, run, results, threads, again)
 
 
+@experiments.command("out-of-scope")
+def out_of_scope(
+    draws: Annotated[str, typer.Option(help="Seeds, with commas.")] = "3,4,5",
+    per_class: Annotated[str, typer.Option(help="Sentences of an intent, with commas.")] = "10,100",
+    results: Annotated[Path, typer.Option(help="The file.")] = Path("docs/results/quality/out-of-scope.json"),
+) -> None:
+    """Tell sentences of no intent from a task's own, by CLINC150's."""
+    from experiments.out_of_scope import run
+
+    found = run(_numbers(draws), tuple(_numbers(per_class)), results)
+    for name, values in found["jobs"].items():
+        typer.echo(name)
+        for field, value in values.items():
+            typer.echo(f"  {field}: {value:.4f}")
+
+
 if __name__ == "__main__":
     experiments()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -191,3 +192,50 @@ def sklearn_dataset(name: str, *, test_share: float = 0.25, seed: int = 0) -> Da
         stratify=bunch.target,
     )
     return Dataset(name, train_x, train_y, test_x, test_y, tuple(str(label) for label in bunch.target_names))
+
+
+@dataclass(frozen=True)
+class Clinc:
+    """CLINC150: sentences by intent, intents by domain, and sentences about something else.
+
+    Args:
+        sentences: (text, intent) pairs by split; `oos` is the intent of those that have none.
+        domains: Intents by domain.
+
+    Source: Larson et al., "An evaluation dataset for intent classification and out-of-scope prediction",
+    EMNLP 2019.
+    """
+
+    sentences: Mapping[str, Sequence[tuple[str, str]]]
+    domains: Mapping[str, Sequence[str]]
+
+    @property
+    def labels(self) -> list[str]:
+        """All intents, by domain."""
+        return [label for labels in self.domains.values() for label in labels]
+
+    def texts_of(self, split: str, label: str) -> list[str]:
+        """Return the sentences of an intent."""
+        return [text for text, intent in self.sentences[split] if intent == label]
+
+    @property
+    def out_of_scope(self) -> list[str]:
+        """All sentences that are of no intent."""
+        splits = ("oos_train", "oos_val", "oos_test")
+        return [text for split in splits for text, _ in self.sentences[split]]
+
+
+@lru_cache(maxsize=1)
+def clinc() -> Clinc:
+    """Return CLINC150.
+
+    Raises:
+        DataUnavailable: Its files are not there.
+    """
+    folder = data_dir() / "clinc150"
+    try:
+        with gzip.open(folder / "data_full.json.gz") as file:
+            sentences = json.load(file)
+        return Clinc(sentences, json.loads((folder / "domains.json").read_text()))
+    except OSError as error:
+        raise DataUnavailable("CLINC150 is not there", expected=f"its files in {folder}") from error

@@ -11,14 +11,18 @@ declare -A packages=(
   [mlserver]="mlserver"
   [bentoml]="bentoml"
   [ray]="ray[serve]"
+  [texts-litserve]="litserve onnxruntime tokenizers"
+  [texts-mlserver]="mlserver onnxruntime tokenizers"
 )
-for peer in "${@:-fastapi litserve mlserver bentoml ray}"; do
+for peer in "${@:-fastapi litserve mlserver bentoml ray texts-litserve texts-mlserver}"; do
   for name in $peer; do
     venv="$PEERS_DIR/$name"
     [ -e "$venv/.ready" ] && continue
+    torch=torch
+    [[ $name == texts-* ]] && torch=  # an encoder in ONNX Runtime needs none
     # shellcheck disable=SC2086 # a list of packages
     if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check \
-      --constraint "$here/../../constraints.txt" torch numpy ${packages[$name]} >"$PEERS_DIR/$name.log" 2>&1; then
+      --constraint "$here/../../constraints.txt" $torch numpy ${packages[$name]} >"$PEERS_DIR/$name.log" 2>&1; then
       touch "$venv/.ready"
       echo "$name: ready"
     else

@@ -10,16 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "inputs_of",
-    "is_by_name",
-    "labels_of",
-    "plain_rows",
-    "plain_value",
-    "plain_values",
-    "rows_of",
-    "targets_of",
-]
+from superposed_client._originals import originals_of
 
 
 def plain_values(values: Any) -> Any:
@@ -106,11 +97,11 @@ def _where(place: tuple[int, ...]) -> str:
     return ", ".join(f"{name} {number}" for name, number in zip(names, place, strict=False)) or "the value"
 
 
-def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[dict[str, Any]]:
-    """Return rows as they are sent: rows by name as records, other rows as an array of numbers.
+def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[Any]:
+    """Return rows as they are sent: records, texts or images in a list, other rows as an array of numbers.
 
     Args:
-        inputs: An array, tensor, sparse matrix, data frame, list of rows, or list of dicts.
+        inputs: An array, tensor, sparse matrix, data frame, list of rows, or list of dicts; texts or images.
         by_name: Whether a data frame is rows by name, and not an array of numbers.
 
     Raises:
@@ -118,6 +109,8 @@ def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[dict[
     """
     if isinstance(inputs, Mapping):
         raise ValueError("one row by name (a dict): wrap it in a list")
+    if (originals := originals_of(inputs)) is not None:
+        return originals
     if _is_list_of(inputs, Mapping):
         return [_record(record, row) for row, record in enumerate(inputs)]
     if by_name and is_by_name(inputs):
@@ -141,7 +134,7 @@ def _record(record: Any, row: int) -> Any:
 def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
     """Return the rows of a data frame (pandas, polars) by the names of its columns."""
     if hasattr(frame, "to_dicts"):
-        return inputs_of(frame.to_dicts())  # type: ignore[return-value]  # they are records
+        return [_record(record, row) for row, record in enumerate(frame.to_dicts())]
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names) or getattr(frame.columns, "nlevels", 1) > 1:
         raise ValueError("columns need one name each, told apart as text, and one level")

@@ -28,8 +28,6 @@ from superposed_client._keys import Keys
 from superposed_client._task import TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
-__all__ = ["Client"]
-
 T = TypeVar("T")
 
 

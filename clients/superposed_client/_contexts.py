@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Context", "ContextLike", "context_form", "mixture", "power", "task"]
-
 
 @dataclass(frozen=True)
 class Context:

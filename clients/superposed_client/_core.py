@@ -20,19 +20,6 @@ from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
 from superposed_client._tensors import HEAD_LENGTH, MEDIA_TYPE, dump
 from superposed_client._tensors import parse as read_tensors
 
-__all__ = [
-    "Operation",
-    "Request",
-    "Response",
-    "RetryPolicy",
-    "changing",
-    "credentials",
-    "parse",
-    "parse_list",
-    "refuse_errors",
-    "unreachable",
-]
-
 T = TypeVar("T")
 M = TypeVar("M", bound=BaseModel)
 

@@ -13,6 +13,7 @@ SuperposedError
     ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
     ├── Quarantined (423), QuotaExceeded (429)
+    ├── EncoderUnavailable (501)
     └── Overloaded, NotReady, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "ConnectionFailed",
     "DeadlineExceeded",
     "EmptyBatch",
+    "EncoderUnavailable",
     "ExpressionInvalid",
     "Forbidden",
     "HeadersTooLarge",
@@ -89,6 +91,9 @@ class ApiError(SuperposedError):
 
     slug: ClassVar[str] = ""
 
+    def __init_subclass__(cls, slug: str = "") -> None:
+        cls.slug = slug
+
     def __init__(self, problem: dict[str, Any], status: int, request_id: str | None) -> None:
         self.problem = problem
         self.status = status
@@ -109,202 +114,140 @@ class ApiError(SuperposedError):
         return type(self)(problem, self.status, self.request_id)
 
 
-class InvalidRequest(ApiError):
+class InvalidRequest(ApiError, slug="invalid-request"):
     """A body or parameter that the API does not have."""
 
-    slug = "invalid-request"
 
-
-class ShapeMismatch(ApiError):
+class ShapeMismatch(ApiError, slug="shape-mismatch"):
     """Wrong number of rows, features or outputs."""
 
-    slug = "shape-mismatch"
 
-
-class NonFiniteInput(ApiError):
+class NonFiniteInput(ApiError, slug="non-finite-input"):
     """NaN or infinity among the numbers."""
 
-    slug = "non-finite-input"
 
-
-class LabelOutOfRange(ApiError):
+class LabelOutOfRange(ApiError, slug="label-out-of-range"):
     """A target that the task does not have."""
 
-    slug = "label-out-of-range"
 
-
-class EmptyBatch(ApiError):
+class EmptyBatch(ApiError, slug="empty-batch"):
     """No rows."""
 
-    slug = "empty-batch"
 
-
-class CompositionNotSupported(ApiError):
+class CompositionNotSupported(ApiError, slug="composition-not-supported"):
     """A mixture or power that the family or the parts do not allow."""
 
-    slug = "composition-not-supported"
 
-
-class ExpressionInvalid(ApiError):
+class ExpressionInvalid(ApiError, slug="expression-invalid"):
     """Not a context expression."""
 
-    slug = "expression-invalid"
 
-
-class UnknownTask(ApiError):
+class UnknownTask(ApiError, slug="unknown-task"):
     """No task has this key."""
 
-    slug = "unknown-task"
 
-
-class TaskExists(ApiError):
+class TaskExists(ApiError, slug="task-exists"):
     """The key is registered with another schema."""
 
-    slug = "task-exists"
 
-
-class SchemaChanged(ApiError):
+class SchemaChanged(ApiError, slug="schema-changed"):
     """The task's schema has another version by now."""
 
-    slug = "schema-changed"
 
-
-class TaskInUse(ApiError):
+class TaskInUse(ApiError, slug="task-in-use"):
     """The task is the group of others."""
 
-    slug = "task-in-use"
 
-
-class UpdateRefused(ApiError):
+class UpdateRefused(ApiError, slug="update-refused"):
     """The update was refused; nothing was learned."""
 
-    slug = "update-refused"
 
-
-class PayloadTooLarge(ApiError):
+class PayloadTooLarge(ApiError, slug="payload-too-large"):
     """More bytes than one request may have."""
 
-    slug = "payload-too-large"
 
-
-class IdempotencyMismatch(ApiError):
+class IdempotencyMismatch(ApiError, slug="idempotency-mismatch"):
     """The same idempotency key with another payload."""
 
-    slug = "idempotency-mismatch"
 
-
-class IdempotencyInFlight(ApiError):
+class IdempotencyInFlight(ApiError, slug="idempotency-in-flight"):
     """The first request with this idempotency key is still running."""
 
-    slug = "idempotency-in-flight"
 
-
-class Unauthenticated(ApiError):
+class Unauthenticated(ApiError, slug="unauthenticated"):
     """No API key, or one that is not valid."""
 
-    slug = "unauthenticated"
 
-
-class Forbidden(ApiError):
+class Forbidden(ApiError, slug="forbidden"):
     """The API key may not do this."""
 
-    slug = "forbidden"
 
-
-class QuotaExceeded(ApiError):
+class QuotaExceeded(ApiError, slug="quota-exceeded"):
     """The API key's quota is used up."""
 
-    slug = "quota-exceeded"
+
+class EncoderUnavailable(ApiError, slug="encoder-unavailable"):
+    """The server cannot encode texts or images; rows of numbers it takes."""
 
 
-class Overloaded(ApiError):
+class Overloaded(ApiError, slug="overloaded"):
     """Too many requests are waiting."""
 
-    slug = "overloaded"
 
-
-class NotReady(ApiError):
+class NotReady(ApiError, slug="not-ready"):
     """The service is starting or stopping."""
 
-    slug = "not-ready"
 
-
-class StorageUnavailable(ApiError):
+class StorageUnavailable(ApiError, slug="storage-unavailable"):
     """The service cannot write to its disk."""
 
-    slug = "storage-unavailable"
 
-
-class DeadlineExceeded(ApiError):
+class DeadlineExceeded(ApiError, slug="deadline-exceeded"):
     """No answer within the time allowed."""
 
-    slug = "deadline-exceeded"
 
-
-class BatchTooLarge(ApiError):
+class BatchTooLarge(ApiError, slug="batch-too-large"):
     """More rows or contexts than one request may have."""
 
-    slug = "batch-too-large"
 
-
-class Quarantined(ApiError):
+class Quarantined(ApiError, slug="quarantined"):
     """The task or key is quarantined."""
 
-    slug = "quarantined"
 
-
-class HistoryTruncated(ApiError):
+class HistoryTruncated(ApiError, slug="beyond-horizon"):
     """The journal no longer reaches back so far."""
 
-    slug = "beyond-horizon"
 
-
-class NotFound(ApiError):
+class NotFound(ApiError, slug="not-found"):
     """No such route."""
 
-    slug = "not-found"
 
-
-class MethodNotAllowed(ApiError):
+class MethodNotAllowed(ApiError, slug="method-not-allowed"):
     """The route has no such method."""
 
-    slug = "method-not-allowed"
 
-
-class UnsupportedMediaType(ApiError):
+class UnsupportedMediaType(ApiError, slug="unsupported-media-type"):
     """A body in a form that the route does not read."""
 
-    slug = "unsupported-media-type"
 
-
-class LimitReached(ApiError):
+class LimitReached(ApiError, slug="limit-reached"):
     """There are as many tasks, or API keys, as there may be."""
 
-    slug = "limit-reached"
 
-
-class BadRequest(ApiError):
+class BadRequest(ApiError, slug="bad-request"):
     """Not HTTP."""
 
-    slug = "bad-request"
 
-
-class RequestTimeout(ApiError):
+class RequestTimeout(ApiError, slug="request-timeout"):
     """The request did not arrive in time."""
 
-    slug = "request-timeout"
 
-
-class HeadersTooLarge(ApiError):
+class HeadersTooLarge(ApiError, slug="headers-too-large"):
     """More bytes of headers than one request may have."""
 
-    slug = "headers-too-large"
 
-
-class Internal(ApiError):
+class Internal(ApiError, slug="internal"):
     """Something went wrong inside the service."""
-
-    slug = "internal"
 
 
 ERRORS: dict[str, type[ApiError]] = {error.slug: error for error in ApiError.__subclasses__()}

@@ -8,8 +8,6 @@ from typing import Any
 
 from superposed_client.models import Event
 
-__all__ = ["EventReader", "events_params"]
-
 
 def events_params(after: int | None) -> dict[str, int]:
     """Return the query of `GET /v1/events`."""

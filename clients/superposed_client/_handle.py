@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 from superposed_client._operations import Inputs, Targets
 from superposed_client._task import ClassWeight, FitOptions, TaskHandle
 
-__all__ = ["Task"]
-
 
 class Task(TaskHandle):
     """A handle on one context, in scikit-learn's habit. Made by `Client.task`."""

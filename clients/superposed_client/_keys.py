@@ -10,8 +10,6 @@ from superposed_client._calls import async_call, sync_call
 from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
 from superposed_client.models import ApiKey, NewApiKey
 
-__all__ = ["AsyncKeys", "KeyScope", "Keys", "Quotas"]
-
 KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
 
 

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
+from superposed_client._originals import originals_form, originals_of
 from superposed_client._tensors import as_tensor
 from superposed_client.models import (
     Capacity,
@@ -31,8 +32,6 @@ from superposed_client.models import (
     TaskPage,
     Update,
 )
-
-__all__ = ["CHUNK_ROWS", "Inputs", "Targets", "chunks"]
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]] | Sequence[Mapping[str, Any]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
@@ -67,7 +66,9 @@ def _rows_body(
 
 
 def _inputs_form(inputs: Inputs) -> dict[str, Any]:
-    """Return rows as they are sent: records, or numbers as a tensor."""
+    """Return rows as they are sent: texts, images, records, or numbers as a tensor."""
+    if (form := originals_form(originals_of(inputs))) is not None:
+        return form
     if is_by_name(inputs):
         return {"records": inputs_of(inputs)}
     plain = plain_rows(inputs)

@@ -18,9 +18,8 @@ from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
 from superposed_client._operations import Inputs, Targets, chunks
+from superposed_client._originals import originals_form
 from superposed_client.models import Update
-
-__all__ = ["ClassWeight", "FitOptions", "TaskCore", "TaskFields", "TaskHandle", "TaskSchema"]
 
 T = TypeVar("T")
 Loss = Literal["cross_entropy", "mse"]
@@ -54,6 +53,8 @@ class TaskFields(TypedDict, total=False):
         features: Names of the values of records, each with its kind: `number`, `category` or `date`; taken
             from the first rows by name where not given.
         extra_features: Whether a record with other names is refused, or those are ignored.
+        encoder: The store's encoder of texts or images; needed where it has several.
+        abstain: Share of its own kept texts that a task of texts may leave without a label (None).
         grow_labels: Whether targets that are no labels yet become labels.
     """
 
@@ -71,6 +72,8 @@ class TaskFields(TypedDict, total=False):
     scaling: Literal["running", "none"] | None
     features: Mapping[str, str] | None
     extra_features: Literal["refuse", "ignore"] | None
+    encoder: str | None
+    abstain: float | None
     grow_labels: bool
 
 
@@ -94,7 +97,9 @@ class TaskSchema:
     def body(self, key: str, rows: Rows, targets: NDArray[Any] | None) -> dict[str, Any]:
         """Return the registration's body, for rows and the targets that may become labels."""
         fields = dict(self.fields)
-        by_name = isinstance(rows, list) or fields.get("features") is not None
+        original = originals_form(rows)
+        by_name = (isinstance(rows, list) and not original) or fields.get("features") is not None
+        kind = next(iter(original)) if original else "records" if by_name else "rows"
         grows = fields.pop("grow_labels", None)
         if self.labels is None and self.outputs is None and grows and targets is not None:
             fields["labels"] = _in_order(set(targets.tolist()))
@@ -105,7 +110,7 @@ class TaskSchema:
             fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
         if fields.get("keep_rows", True):
             fields.pop("keep_rows", None)
-        return {"key": key, "loss": "cross_entropy"} | fields | ({"kind": "records"} if by_name else {})
+        return {"key": key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
 
 
 def _in_order(labels: set[Any]) -> list[Any]:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from superposed_client._arrays import plain_value
 
-__all__ = ["HEAD_LENGTH", "MEDIA_TYPE", "as_tensor", "dump", "parse"]
-
 MEDIA_TYPE = "application/vnd.superposed.tensors"
 HEAD_LENGTH = "Inference-Header-Content-Length"
 

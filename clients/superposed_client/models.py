@@ -102,6 +102,7 @@ class Inference(_PartialAnswer):
     top_k: list[list[Ranked] | None] | None = Field(None, description="Likeliest labels, best first.")
     logits: list[list[float]] | None = None
     values: list[list[float] | None] | None = None
+    in_scope: list[bool] | None = Field(None, description="False where a task abstains: no label is given.")
     located: Score | None = Field(None, description="The context that `auto` resolved to.")
 
 
@@ -185,6 +186,8 @@ class TaskInfo(_Answer):
     kind: str = "rows"
     features: list[dict[str, str]] | None = Field(None, description="Of records, once they are known.")
     extra_features: str = "refuse"
+    encoder: str | None = Field(None, description="Encoder of its texts or images.")
+    abstain: float | None = Field(None, description="Share of its kept texts that may get no label.")
     temperature: float = Field(1.0, description="Divisor of the logits of calibrated probabilities.")
 
 
@@ -221,6 +224,16 @@ class RecoveryInfo(_Answer):
     damaged: list[str] = Field(description="Newer snapshots that could not be read.")
 
 
+class EncoderInfo(_Answer):
+    """An encoder of texts or images."""
+
+    spec: str
+    kind: str
+    width: int
+    fingerprint: str
+    status: str = Field(description="`loading`, `ready`, or the reason why it cannot be used.")
+
+
 class StoreInfo(_Answer):
     """`GET /v1/store`."""
 
@@ -239,6 +252,7 @@ class StoreInfo(_Answer):
     fingerprint: dict[str, Any]
     journal: JournalInfo
     recovery: RecoveryInfo
+    encoders: dict[str, EncoderInfo] = Field(default_factory=dict, description="Encoders by name.")
 
 
 class TaskPage(_Answer):

@@ -11,7 +11,7 @@ Example:
 """
 
 from superposed.analysis.capacity import Capacity, capacity
-from superposed.analysis.retrieval import RetrievedModel, retrieve, retrieve_model, superpose
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
 from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
 from superposed.contexts import Mixture, Power, Task, family_named, parse, seeded_secret
 from superposed.learning.groups import register
@@ -47,8 +47,6 @@ __all__ = [
     "learn",
     "parse",
     "register",
-    "retrieve",
     "retrieve_model",
     "seeded_secret",
-    "superpose",
 ]

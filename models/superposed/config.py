@@ -10,22 +10,6 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from superposed.errors import ConfigError, SuperposedError, redacted
 
-__all__ = [
-    "Activation",
-    "Config",
-    "ConvNetConfig",
-    "FamilyName",
-    "MLPConfig",
-    "ModuleConfig",
-    "NetworkConfig",
-    "OptimizerConfig",
-    "PresetName",
-    "RehearsalConfig",
-    "ResNetConfig",
-    "StoreConfig",
-    "validated",
-]
-
 FamilyName = Literal["phase", "binary", "complex", "cyclic", "rotation"]
 Activation = Literal["relu", "gelu", "silu", "tanh"]
 
@@ -199,6 +183,26 @@ class RehearsalConfig(Config):
     logit_share: float = Field(0.5, ge=0, le=1)
 
 
+OriginalKind = Literal["texts", "images"]
+EncoderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+
+
+class EncoderConfig(Config):
+    """An encoder of a store: from texts or images to rows.
+
+    Args:
+        spec: What describes it; see `superposed.encoders`.
+        kind: What it encodes.
+        width: Numbers of a row, at most the store's inputs.
+        fingerprint: Equal for encoders that encode alike; another one is not used.
+    """
+
+    spec: str = Field(min_length=1, max_length=1024)
+    kind: OriginalKind
+    width: int = Field(ge=1, le=MAX_WIDTH)
+    fingerprint: str
+
+
 PresetName = Literal["general", "users", "texts", "images", "paper"]
 
 
@@ -214,6 +218,7 @@ class StoreConfig(Config):
         gradient_norm_cap: An update whose gradient is longer than this is refused.
         context_table_bytes: What materialised contexts may take up.
         rehearsal: Which rows are kept and learned again.
+        encoders: Encoders of texts and images, by name.
     """
 
     preset: PresetName | None = "general"
@@ -224,6 +229,17 @@ class StoreConfig(Config):
     gradient_norm_cap: float = Field(1e4, gt=0)
     context_table_bytes: int = Field(256 * 2**20, ge=1)
     rehearsal: RehearsalConfig = RehearsalConfig()
+    encoders: dict[EncoderName, EncoderConfig] = {}
+
+    @model_validator(mode="after")
+    def _encodings_fit(self) -> Self:
+        for name, encoder in self.encoders.items():
+            if encoder.width > self.network.inputs:
+                raise ValueError(
+                    f"encoder {name} makes rows of {encoder.width} numbers, more than the network's"
+                    f" {self.network.inputs} inputs"
+                )
+        return self
 
     @model_validator(mode="after")
     def _rotations_are_not_expanded(self) -> Self:
@@ -284,6 +300,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "optimizer": {"name": "rmsprop", "learning_rate": 1e-4, "steps": 1},
         "rehearsal": {"rows_per_task": 0},
     },
+}
+
+# The encoders of a new store with a preset, by name, where none are given.
+PRESET_ENCODERS: dict[str, dict[str, str]] = {
+    "texts": {"texts": "sentence-transformers:all-MiniLM-L6-v2"},
+    "images": {"images": "pixels:1x28x28"},
 }
 
 # Settings that came later, as every store of the first release behaved.

@@ -2,6 +2,7 @@
 
 SuperposedError
 ├── ConfigError                  a store, network or data set that cannot be built as described
+├── EncoderUnavailable           an encoder whose model or package is not there, or another than recorded
 ├── InputError (ValueError)      the input cannot be used
 │   ├── ShapeError               wrong number of rows, features or outputs
 │   ├── NonFiniteInput           NaN or infinity among the numbers
@@ -24,28 +25,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
-
-__all__ = [
-    "CapacityExceeded",
-    "CompositionNotSupported",
-    "ConfigError",
-    "ContextError",
-    "EmptyBatch",
-    "ExpressionInvalid",
-    "InputError",
-    "LabelOutOfRange",
-    "NonFiniteInput",
-    "NonFiniteUpdate",
-    "SchemaChanged",
-    "ShapeError",
-    "SuperposedError",
-    "TaskExists",
-    "TaskInUse",
-    "UnknownTask",
-    "UpdateError",
-    "UpdateTooLarge",
-    "redacted",
-]
 
 
 class SuperposedError(Exception):
@@ -90,6 +69,10 @@ class SuperposedError(Exception):
 
 class ConfigError(SuperposedError, code="ConfigError"):
     """A store, network or data set that cannot be built as described."""
+
+
+class EncoderUnavailable(SuperposedError, code="EncoderUnavailable"):
+    """An encoder whose model or package is not there, or is another than the store was made with."""
 
 
 class InputError(SuperposedError, ValueError, code="InputError"):

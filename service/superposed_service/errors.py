@@ -35,37 +35,6 @@ from __future__ import annotations
 
 from superposed.errors import SuperposedError
 
-__all__ = [
-    "AccessError",
-    "DeadlineExceeded",
-    "DigestMismatch",
-    "Forbidden",
-    "HistoryTruncated",
-    "IdempotencyInFlight",
-    "IdempotencyMismatch",
-    "InvalidRequest",
-    "JournalCorrupt",
-    "LimitReached",
-    "NotReady",
-    "Overloaded",
-    "PayloadTooLarge",
-    "Quarantined",
-    "QuotaExceeded",
-    "RequestError",
-    "ServiceUnavailable",
-    "SnapshotMismatch",
-    "StorageError",
-    "StorageUnavailable",
-    "StoreLocked",
-    "Unauthenticated",
-    "UnknownApiKey",
-    "UnknownFile",
-    "UnknownSnapshot",
-    "UnknownUpdate",
-    "UnknownVersion",
-    "UnsupportedMediaType",
-]
-
 
 class RequestError(SuperposedError, code="RequestError"):
     """A request that cannot be read."""

@@ -12,6 +12,7 @@ from demo.server_process import Server
 from experiments.datasets import Dataset, DataUnavailable, idx_dataset, sklearn_dataset
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, WeightStore, seeded_secret
+from superposed.encoders import describe
 from superposed_client import Client
 from superposed_service.changes.snapshot import begin
 from superposed_service.storage import DataDirectory
@@ -81,6 +82,22 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
         for key, data in (("digits", digits), ("iris", iris)):
             client.evaluate(key, data.test_x[:200], [data.labels[n] for n in data.test_y[:200]])
         yield Taught(server, digits, round(digits.features**0.5))
+
+
+@pytest.fixture(scope="package")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with a task of texts and one of images."""
+    path = tmp_path_factory.mktemp("browser") / "originals"
+    encoders = {
+        name: describe(spec, path) for name, spec in (("words", "hash:64"), ("pixels", "pixels:1x8x8"))
+    }
+    config = plain_config(network=MLPConfig(inputs=64, hidden=(16,)), encoders=encoders)
+    with DataDirectory(path) as directory:
+        begin(directory, WeightStore(config, secret=seeded_secret(12)))
+    with Server(path) as server, server.client() as client:
+        client.register_task("support", labels=["card", "train"], kind="texts")
+        client.register_task("pictures", labels=["dark", "bright"], kind="images")
+        yield server
 
 
 def teach(client: Client, key: str, data: Dataset, *, rows: int, batch: int) -> None:

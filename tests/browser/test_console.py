@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fastapi import FastAPI
 from playwright.sync_api import Page, expect
 
+from demo.server_process import Server
 from superposed import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.snapshot import begin
@@ -18,6 +20,7 @@ from tests.browser.conftest import Taught
 from tests.browser.drawing import draw
 from tests.conftest import CONFIG, make_directory, serving
 from tests.helpers.api_keys import make
+from tests.helpers.encoders import png
 from tests.helpers.http import ROW, register
 
 VIEWS = ("overview", "interference", "playground", "operations")
@@ -361,3 +364,37 @@ def test_the_api_page_shows_every_route_and_tries_one(page: Page, taught: Taught
     expect(page.locator(".live-responses-table")).to_contain_text("live")
     assert asked
     assert all(url.startswith((taught.server.url, "data:", "blob:")) for url in asked)
+
+
+class TestOriginals:
+    """Texts are typed and images are dropped as files; both are asked about, taught and placed."""
+
+    def test_texts_are_typed_taught_and_placed(self, page: Page, originals: Server) -> None:
+        show(page, originals.url, "playground?task=support")
+        box = page.get_by_label("One text a line")
+        box.fill("my card was declined")
+        page.locator("[data-answer]").wait_for()
+        page.get_by_label("train", exact=True).check(force=True)
+        page.get_by_role("button", name="Teach").click()
+        page.get_by_text("Learned as").wait_for()
+        page.get_by_role("button", name="Which task is this?").click()
+        page.get_by_text("Placed.").wait_for()
+        box.fill("my card was declined\nis the train late")
+        page.get_by_text("rows answered").wait_for()
+        with originals.client() as client:
+            assert client.get_task("support").rows_seen == 1
+
+    def test_images_are_chosen_as_files(self, page: Page, originals: Server, tmp_path: Path) -> None:
+        files = []
+        for number in range(2):
+            files.append(tmp_path / f"{number}.png")
+            files[-1].write_bytes(png(np.full((12, 12), 90 * number, dtype=np.uint8)))
+        show(page, originals.url, "playground?task=pictures")
+        page.locator("input[type=file]").set_input_files(files)
+        page.get_by_text("rows answered").wait_for()
+        assert page.locator("img.thumb").count() == 2
+        page.get_by_label("dark", exact=True).check(force=True)
+        page.get_by_role("button", name="Teach").click()
+        page.get_by_text("Learned as").wait_for()
+        page.locator("input[type=file]").set_input_files([files[0]])
+        page.locator("[data-answer]").wait_for()

@@ -80,7 +80,7 @@ GOOD: dict[str, Any] = {
     "a list of tensors": [torch.tensor(row) for row in ROWS],
 }
 BAD: dict[str, tuple[Any, str]] = {
-    "images": (np.zeros((4, 2, 2)), r"shape \(4, 2, 2\), expected \(rows, features\): flatten each row"),
+    "images": (np.zeros((4, 2, 2)), r"no image as an array, uint8 .* float64; .* flatten each row"),
     "a series": (Frame([1, 2, 3, 4]), "a Series"),
     "one row": ([1.0, 2.0, 3.0], "wrap one row in a list"),
     "a dict": ({"a": [1, 2]}, r"by name \(a dict\): wrap it in a list"),

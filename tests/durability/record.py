@@ -36,7 +36,7 @@ RUN = (sys.executable, "-c", "from importlib.metadata import entry_points; "
        "[one] = entry_points(group='console_scripts', name='superposed'); one.load()()")  # fmt: skip
 SMALL = ["--inputs", "6", "--hidden", "9,7", "--outputs", "3", "--learning-rate", "1e-2", "--seed", "5"]
 WRAPPED = ["--module", "tests.durability.record:wrapped"]
-REHEARSAL = ["--rehearsal-rows", "12", "--rehearsal-ratio", "1.5"]
+REHEARSAL = ["--set", "rehearsal.rows_per_task=12", "--set", "rehearsal.ratio=1.5"]
 
 
 def wrapped() -> nn.Module:
@@ -181,7 +181,11 @@ RECORDINGS: dict[str, tuple[list[str], Callable[[Recorded], list[str]], signal.S
     "rolled-back": (SMALL, rolled_back, signal.SIGKILL),
     "quarantined": (SMALL, quarantined, signal.SIGKILL),
     "rehearsing": ([*SMALL, *REHEARSAL], rehearsing, signal.SIGKILL),
-    "rehearsing-logits": ([*SMALL, *REHEARSAL, "--rehearsal-logits", "0.5"], rehearsing, signal.SIGKILL),
+    "rehearsing-logits": (
+        [*SMALL, *REHEARSAL, "--set", "rehearsal.logit_share=0.5"],
+        rehearsing,
+        signal.SIGKILL,
+    ),
     "erased": ([*SMALL, *REHEARSAL], erased, signal.SIGKILL),
     "grouped": ([*SMALL, *REHEARSAL], grouped, signal.SIGKILL),
     "composed": ([*SMALL, *REHEARSAL], composed, signal.SIGKILL),

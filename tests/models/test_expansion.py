@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,6 @@ from superposed.contexts import (
 )
 from superposed.errors import ConfigError
 from superposed.learning.online import learn
-from superposed.nn import MLP, CudaGraphMLP
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from tests.helpers import oracle
@@ -206,23 +203,3 @@ def test_crosstalk_and_interference_know_expanded_layers(name: str) -> None:
     assert found.overlap[0][0] == pytest.approx(1.0)
     assert abs(found.overlap[0][1]) < 0.3
     assert capacity(store).layers
-
-
-@pytest.mark.parametrize("name", DIAGONAL)
-def test_recorded_work_of_an_expanded_store_answers_as_its_network(name: str) -> None:
-    network = MLPConfig(inputs=6, hidden=(8, 5), outputs=3, expansion=4)
-    store = WeightStore(StoreConfig(network=network, family=name), secret=oracle.SECRET)  # type: ignore[arg-type]  # a parameter
-    for key in "ab":
-        store.register(TaskSchema(key=key, inputs=6, outputs=3))
-        learn(store, key, torch.randn(8, 6), [0, 1, 2, 0, 1, 2, 0, 1])
-    batch = store.batch_per_row(["a", "b"] * 10, list(torch.randn(20, 6).numpy()))
-
-    def at_once(work: Callable[[], None]) -> Callable[[], None]:
-        work()
-        return work
-
-    assert isinstance(store.network, MLP)
-    ready = CudaGraphMLP(store.network, torch.float32, record=at_once, compile_=lambda function: function)
-    bindings = store.contexts.bind_rows([part.context for part in batch.parts], batch.places())
-    with torch.inference_mode():
-        torch.testing.assert_close(ready(batch.inputs, bindings), store.logits(batch), rtol=1e-4, atol=1e-5)

@@ -40,12 +40,12 @@ def test_a_store_on_the_gpu_learns_and_answers_as_on_the_cpu(family: str) -> Non
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
-def test_recorded_work_answers_as_the_plain_network_does(family: str, precision: torch.dtype | None) -> None:
+def test_inference_answers_as_the_plain_network_does(family: str, precision: torch.dtype | None) -> None:
     config = plain_config(network=MLPConfig(inputs=20, hidden=(32, 32), outputs=2), family=family)  # type: ignore[arg-type]
     store = WeightStore(config, secret=seeded_secret(1), device="cuda")
     for number in range(40):
         store.register(TaskSchema(key=f"t{number}", inputs=20, outputs=2))
-    assert (store.prepare(precision) is None) == (family != "rotation")
+    store.prepare(precision)
     random = np.random.default_rng(0)
     for rows in (1, 3, 70, 5000):
         x = random.normal(size=(rows, 20))

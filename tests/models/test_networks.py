@@ -19,7 +19,7 @@ from superposed.config import ConvNetConfig, ModuleConfig, ResNetConfig
 from superposed.contexts import Binding, Context, ContextSource, TaskId, family_named
 from superposed.errors import ConfigError
 from superposed.nn import convnet, resnet18
-from superposed.nn.layers import SuperposedConv2d, superpose
+from superposed.nn.layers import SuperposedConv2d, SuperposedModule
 from tests.helpers import oracle
 
 REAL = ("phase", "binary", "cyclic", "rotation")
@@ -71,7 +71,7 @@ def test_complex_features_are_refused() -> None:
     with pytest.raises(ConfigError, match="real features"):
         SuperposedConv2d(1, 1, (3, 3), family_named("complex"))
     with pytest.raises(ConfigError, match="real features"):
-        superpose(nn.Sequential(nn.Linear(2, 2)), family_named("complex"), (2,))
+        SuperposedModule(nn.Sequential(nn.Linear(2, 2)), family_named("complex"), (2,))
 
 
 class TestWrapping:
@@ -87,7 +87,7 @@ class TestWrapping:
         )
         x = torch.randn(6, 25)
         before = net(x.view(6, 1, 5, 5))
-        wrapped = superpose(net, family_named("binary"), (1, 5, 5))
+        wrapped = SuperposedModule(net, family_named("binary"), (1, 5, 5))
         assert wrapped.bound_features() == {"0": 10, "3": 101, "5": 8}
         ones = {name: Binding(torch.ones(count)) for name, count in wrapped.bound_features().items()}
         assert torch.allclose(wrapped(x, ones), before, atol=1e-5)
@@ -109,23 +109,23 @@ class TestWrapping:
     )
     def test_what_cannot_be_superposed_is_named(self, layer: nn.Module) -> None:
         with pytest.raises(ConfigError):
-            superpose(nn.Sequential(nn.Linear(2, 2), layer), family_named("phase"), (2,))
+            SuperposedModule(nn.Sequential(nn.Linear(2, 2), layer), family_named("phase"), (2,))
 
     def test_weights_in_two_places_are_refused(self) -> None:
         layer, other = nn.Linear(2, 2), nn.Linear(2, 2)
         other.weight = layer.weight
         for net in (nn.Sequential(layer, nn.ReLU(), layer), nn.Sequential(layer, nn.ReLU(), other)):
             with pytest.raises(ConfigError, match="two places"):
-                superpose(net, family_named("phase"), (2,))
+                SuperposedModule(net, family_named("phase"), (2,))
 
     @pytest.mark.parametrize("shape", [(3, 4), (5,)])
     def test_rows_that_it_cannot_take_are_found_at_once(self, shape: tuple[int, ...]) -> None:
         with pytest.raises(ConfigError, match="does not run"):
-            superpose(nn.Sequential(nn.Linear(4, 2)), family_named("phase"), shape)
+            SuperposedModule(nn.Sequential(nn.Linear(4, 2)), family_named("phase"), shape)
 
     def test_it_stays_in_evaluation_mode(self) -> None:
         net = nn.Sequential(nn.Linear(2, 2), nn.RReLU())
-        wrapped = superpose(net, family_named("phase"), (2,)).train()
+        wrapped = SuperposedModule(net, family_named("phase"), (2,)).train()
         assert not any(module.training for module in wrapped.modules())
 
     @pytest.mark.parametrize("way", ["subclass", "hooks", "parametrisation"])
@@ -136,18 +136,18 @@ class TestWrapping:
         if way == "parametrisation":
             nn.utils.parametrizations.weight_norm(layer)
         with pytest.raises(ConfigError, match="of its own"):
-            superpose(nn.Sequential(layer), family_named("phase"), (4,))
+            SuperposedModule(nn.Sequential(layer), family_named("phase"), (4,))
 
     @pytest.mark.parametrize("family", REAL)
     def test_rows_that_meet_each_other(self, family: str) -> None:
         """Rows regrouped between layers, and answers that depend on the batch's mean."""
         for network, reason in ((Regrouped(), "does not run"), (Centred(), "rows beside it")):
             with pytest.raises(ConfigError, match=reason):
-                superpose(network, family_named(family), (8, 8))
+                SuperposedModule(network, family_named(family), (8, 8))
 
     def test_nothing_to_superpose(self) -> None:
         with pytest.raises(ConfigError, match="no linear"):
-            superpose(nn.Sequential(nn.ReLU()), family_named("phase"), (2,))
+            SuperposedModule(nn.Sequential(nn.ReLU()), family_named("phase"), (2,))
 
 
 class Regrouped(nn.Module):

@@ -17,10 +17,8 @@ from superposed import (
     capacity,
     evaluate,
     learn,
-    retrieve,
     retrieve_model,
     seeded_secret,
-    superpose,
 )
 from superposed.analysis.crosstalk import measure
 from superposed.analysis.retrieval import residual_variance
@@ -118,8 +116,8 @@ def test_the_residual_follows_the_law(family: str) -> None:
         contexts = torch.stack(
             [source.derive(Context(((TaskId(f"t{task}"), 1.0, None),)), "l") for task in range(tasks)]
         )
-        store = superpose(kind, weights, contexts)
-        recovered = retrieve(kind, store, contexts[0])
+        store = kind.superpose(weights, contexts)
+        recovered = kind.retrieve(store, contexts[0])
         squares.append((x @ (recovered - weights[0]).T).square())
         torch.testing.assert_close(kind.bind(x, contexts[0]) @ store.T, x @ recovered.T, rtol=1e-9, atol=1e-9)
     measured, law = torch.stack(squares).mean(0), residual_variance(kind, weights[1:], x)
@@ -132,7 +130,7 @@ def test_one_task_is_retrieved_exactly() -> None:
     source = ContextSource(kind, {"l": 7}, seeded_secret(0))
     context = source.derive(Context(((TaskId("a"), 1.0, None),)), "l")
     weight = torch.randn(3, kind.width(7), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    torch.testing.assert_close(retrieve(kind, superpose(kind, weight[None], context[None]), context), weight)
+    torch.testing.assert_close(kind.retrieve(kind.superpose(weight[None], context[None]), context), weight)
     alone = residual_variance(kind, weight[None][1:], torch.ones(2, kind.width(7), dtype=torch.float64))
     assert torch.equal(alone, torch.zeros(2, 3, dtype=torch.float64))
 

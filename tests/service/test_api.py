@@ -19,7 +19,7 @@ def test_store(http: httpx.Client) -> None:
     body = http.get("/v1/store").json()
     assert set(body) == {
         "preset", "family", "network", "derivation_version", "limits", "optimizer", "device", "dtype",
-        "sequence", "tasks", "bytes", "rehearsal", "fingerprint", "journal", "recovery",
+        "sequence", "tasks", "bytes", "rehearsal", "fingerprint", "journal", "recovery", "encoders",
     }  # fmt: skip
     facts = {"horizon": 0, "sequence": 0, "records_since_snapshot": 0, "failure": None}
     assert facts.items() <= body["journal"].items()
@@ -53,7 +53,7 @@ class TestTasks:
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
             "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "composition": None,
-            "quarantined": None,
+            "quarantined": None, "encoder": None, "abstain": None,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")

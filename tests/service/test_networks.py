@@ -60,7 +60,7 @@ def test_a_convolutional_store_is_taught_served_and_taken_out(tmp_path: Path) ->
     ("options", "expected"),
     [
         (
-            ("--activation", "silu", "--normalisation", "none"),
+            ("--set", "network.activation=silu", "--set", "network.normalisation=none"),
             {"activation": "silu", "normalisation": "none"},
         ),
         ((), {"activation": MLPConfig().activation, "normalisation": "layer"}),

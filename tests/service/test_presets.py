@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from demo.server_process import Server
-from superposed.config import PRESETS, MLPConfig, StoreConfig
+from superposed.config import PRESET_ENCODERS, PRESETS, MLPConfig, StoreConfig
 from superposed.errors import ConfigError
 from superposed.store.store import WeightStore
 from superposed_client import Client
@@ -30,7 +30,8 @@ def test_init_preset_makes_its_settings(preset: str, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["init", str(tmp_path / "store"), "--preset", preset])
     assert result.exit_code == 0, result.output
     config = made(tmp_path / "store")
-    assert config == StoreConfig.of_preset(preset)
+    assert config.replace(encoders={}) == StoreConfig.of_preset(preset)
+    assert {name: one.spec for name, one in config.encoders.items()} == PRESET_ENCODERS.get(preset, {})
     assert config.preset == preset
 
 
@@ -40,10 +41,10 @@ def test_init_flags_change_single_settings_of_the_preset(tmp_path: Path) -> None
         "paper",
         "--hidden",
         "32",
-        "--rehearsal-rows",
-        "50",
-        "--steps",
-        "2",
+        "--set",
+        "rehearsal.rows_per_task=50",
+        "--set",
+        "optimizer.steps=2",
         "--expansion",
         "3",
     ]
@@ -101,18 +102,19 @@ def test_saved_configuration_of_an_earlier_release_keeps_what_it_had() -> None:
 def test_serve_on_an_empty_directory_makes_the_preset_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SUPERPOSED_PRESET", "texts")
+    monkeypatch.setenv("SUPERPOSED_PRESET", "images")
     with Server(tmp_path / "store") as server, server.client() as client:
         store = client.store()
-        assert (store.preset, store.network["inputs"], store.network["expansion"]) == ("texts", 384, 50)
-    assert "preset texts" in (tmp_path / "store.log").read_text()
+        assert (store.preset, store.network["inputs"], store.network["expansion"]) == ("images", 784, 1)
+        assert store.encoders["images"].spec == "pixels:1x28x28"
+    assert "preset images" in (tmp_path / "store.log").read_text()
 
 
 def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:
     """Three steps in one record are what one record of `steps: 3` is."""
     shape = ["--inputs", "4", "--outputs", "3", "--seed", "1"]
     answers = []
-    for name, flags, steps in (("one", [], {}), ("two", ["--steps", "1"], {"steps": 3})):
+    for name, flags, steps in (("one", [], {}), ("two", ["--set", "optimizer.steps=1"], {"steps": 3})):
         RUN.invoke(app, ["init", str(tmp_path / name), *shape, *flags])
         with serving(tmp_path / name) as http, Client(str(http.base_url)) as client:
             client.register_task("a", outputs=3, inputs=4)
@@ -126,8 +128,11 @@ def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "named"),
     [
-        (["--network", "convnet", "--normalisation", "none"], "normalisation"),
-        (["--output-layer", "3"], "output_layer"),
+        (["--network", "convnet", "--set", "network.normalisation=none"], "normalisation"),
+        (["--set", "network.output_layer=3"], "output_layer"),
+        (["--set", "optimizer.stepz=3"], "stepz"),
+        (["--set", "steps"], "--set"),
+        (["--set", "a.b.c=1"], "--set"),
         (["--network", "resnet18", "--inputs", "64"], "inputs"),
     ],
 )
@@ -138,3 +143,36 @@ def test_init_refuses_settings_that_the_network_does_not_have(
     assert result.exit_code != 0
     assert named in str(result.exception)
     assert not (tmp_path / "store").exists()
+
+
+def test_init_names_encoders_and_widens_the_network_for_them(tmp_path: Path) -> None:
+    flags = ["--encoder", "words=hash:2000", "--encoder", "pictures=pixels:1x8x8"]
+    result = RUN.invoke(app, ["init", str(tmp_path / "store"), *flags])
+    assert result.exit_code == 0, result.output
+    config = made(tmp_path / "store")
+    assert {name: (one.kind, one.width) for name, one in config.encoders.items()} == {
+        "words": ("texts", 2000),
+        "pictures": ("images", 64),
+    }
+    assert config.network.inputs == 2000
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--encoder", "hash"], "--encoder"),
+        (["--encoder", "a=hash:0"], "width"),
+        (["--encoder", "a=nothing"], "no such encoder"),
+        (["--encoder", "a/b=hash"], "encoders"),
+        (["--encoder", "a=hash:100", "--inputs", "99"], "rows of 100 numbers"),
+        (["--preset", "images", "--network", "convnet", "--input-shape", "2,8,8"], "pixels"),
+    ],
+)
+def test_init_refuses_encoders_that_are_none_and_leaves_nothing(
+    flags: list[str], named: str, tmp_path: Path
+) -> None:
+    result = RUN.invoke(app, ["init", str(tmp_path / "store"), *flags])
+    assert result.exit_code != 0
+    assert named in str(result.exception)
+    with DataDirectory(tmp_path / "store") as opened:
+        assert opened.untouched

@@ -167,7 +167,8 @@ def test_the_api_is_documented(server: Server) -> None:
     )
     body = document["paths"]["/v1/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["examples"]
-    assert set(body["properties"]) == {"context", "contexts", "inputs", "records", "return", "k"}
+    rows = {"inputs", "records", "texts", "images"}
+    assert set(body["properties"]) == {"context", "contexts", "return", "k"} | rows
     assert httpx.get(f"{server.url}/docs").status_code == 200
     problems = document["paths"]["/v1/infer"]["post"]["responses"]["422"]["content"]
     assert list(problems) == ["application/problem+json"]

@@ -11,8 +11,6 @@ import numpy as np
 from superposed.store.store import WeightStore
 from superposed.tasks.registry import TaskState
 
-__all__ = ["Capacity", "LayerCrosstalk", "TasksLeft", "capacity", "layer_crosstalk"]
-
 _FOR_DROP = 0.01
 _MOST = 1_000_000
 

@@ -20,8 +20,6 @@ from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.registry import CrosstalkSample
 
-__all__ = ["PROBES", "measure"]
-
 # Contexts that no key can name (the character is not allowed in one): what no task was taught under.
 PROBES = tuple(Context(((TaskId(f"~{number}"), 1.0, None),)) for number in range(2))
 _ROWS = 64

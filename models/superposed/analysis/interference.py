@@ -18,8 +18,6 @@ from superposed.contexts import Binding
 from superposed.nn.layers import SuperposedLinear
 from superposed.store.store import WeightStore
 
-__all__ = ["Interference", "measure_interference"]
-
 Matrix = tuple[tuple[float, ...], ...]
 
 

@@ -21,29 +21,8 @@ from superposed.store.store import WeightStore
 from superposed.tasks.scaling import Scaling
 from superposed.tasks.schema import TaskSchema
 
-__all__ = ["RetrievedModel", "residual_variance", "retrieve", "retrieve_model", "superpose"]
-
 # The names of a network's state stand behind it in a file, apart from those of the task's own tensors.
 _STATE = "network."
-
-
-def superpose(family: Family[Any], weights: Tensor, contexts: Tensor) -> Tensor:
-    """Return `W = Σ_k W(k) C(k)⁻¹`.
-
-    Args:
-        family: The context family.
-        weights: (K, D_out, width).
-        contexts: (K, ...), materialised, in the weights' dtype.
-
-    Returns:
-        (D_out, width).
-    """
-    return family.superpose(weights, contexts)
-
-
-def retrieve(family: Family[Any], weight: Tensor, context: Tensor) -> Tensor:
-    """Return `Ŵ(k) = W C(k)`, which is W(k) and a residual: (D_out, width)."""
-    return family.retrieve(weight, context)
 
 
 def residual_variance(family: Family[Any], others: Tensor, x: Tensor) -> Tensor:

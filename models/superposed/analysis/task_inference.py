@@ -20,8 +20,6 @@ from superposed.tasks.batch import Batch, merge, read_rows
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, read_targets, scaled_targets
 
-__all__ = ["EXPONENT_EVALUATIONS", "Located", "Score", "check_evaluations", "locate", "locate_exponent"]
-
 # Rows of one batch of candidate evaluations.
 _ROWS_AT_ONCE = 4096
 _MOST_SHOWN = 100
@@ -159,7 +157,7 @@ def _fitting(
     width, kind = (rows.shape[1], "rows") if isinstance(rows, np.ndarray) else (None, "records")
 
     def takes(schema: TaskSchema) -> bool:
-        return schema.kind == kind and width in {None, schema.inputs}
+        return (schema.kind == "records") == (kind == "records") and width in {None, schema.inputs}
 
     names = [name for name in dict.fromkeys(candidates) if name not in tasks or takes(tasks.get(name).schema)]
     check_evaluations(len(rows) * len(names), most)

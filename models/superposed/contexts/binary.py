@@ -11,8 +11,6 @@ from torch import Tensor
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream
 
-__all__ = ["Binary"]
-
 
 class Binary(Family[Tensor]):
     """`C(k) = diag(c)`, `c ∈ {-1, +1}^D`. Its own inverse. Mixes, but has no real powers.

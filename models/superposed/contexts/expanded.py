@@ -14,8 +14,6 @@ from superposed.contexts.keys import Stream
 from superposed.contexts.rotation import Rotation
 from superposed.errors import ConfigError
 
-__all__ = ["Expanded", "expanded"]
-
 
 def expanded(family: Family[Any], blocks: int) -> Family[Any]:
     """Return a family expanded to a number of blocks; the family itself for 1."""

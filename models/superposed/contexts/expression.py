@@ -13,21 +13,6 @@ from typing import TypeAlias
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid
 
-__all__ = [
-    "MAX_DEPTH",
-    "MAX_EXPONENT",
-    "MAX_LEAVES",
-    "RESERVED_KEYS",
-    "Expression",
-    "Leaf",
-    "Mixture",
-    "Power",
-    "Task",
-    "check_key",
-    "check_number",
-    "flatten",
-]
-
 MAX_DEPTH = 4
 MAX_EXPONENT = 64.0
 MAX_LEAVES = 64

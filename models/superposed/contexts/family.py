@@ -13,8 +13,6 @@ from torch import Tensor
 from superposed.contexts.keys import Stream
 from superposed.errors import CompositionNotSupported, ShapeError
 
-__all__ = ["Family", "Term"]
-
 G = TypeVar("G")
 
 

@@ -29,8 +29,6 @@ from superposed.contexts.expression import (
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid, redacted
 
-__all__ = ["as_expression", "parse"]
-
 MAX_TEXT = 16_384
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)

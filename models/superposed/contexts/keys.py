@@ -17,16 +17,6 @@ from numpy.typing import NDArray
 
 from superposed.errors import ConfigError
 
-__all__ = [
-    "DERIVATION_VERSION",
-    "KEY_PATTERN",
-    "SECRET_BYTES",
-    "Stream",
-    "TaskId",
-    "new_secret",
-    "seeded_secret",
-]
-
 DERIVATION_VERSION = 1
 SECRET_BYTES = 32
 KEY_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

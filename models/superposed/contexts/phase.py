@@ -16,8 +16,6 @@ from torch import Tensor
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream
 
-__all__ = ["Complex", "Cyclic", "Phase"]
-
 
 def _rotate(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)  # each (B, width/2)

@@ -13,8 +13,6 @@ from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream
 from superposed.errors import CompositionNotSupported
 
-__all__ = ["Rotation", "RotationGenerator"]
-
 # Entries of the Cayley transform beyond this mean an angle within about 1e-9 of half a turn.
 _STEEPEST = 1e9
 

@@ -17,8 +17,6 @@ from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream, TaskId
 from superposed.errors import CapacityExceeded
 
-__all__ = ["Binding", "Context", "ContextSource", "ContextTable"]
-
 # Generators are kept for contexts that are composed of the same tasks again and again.
 _GENERATOR_BYTES = 64 * 2**20
 

@@ -1,1 +1,66 @@
-"""Encoders: from what users have to rows of numbers."""
+"""Encoders: from what users have (texts, images, named values) to rows of numbers.
+
+A store names its encoders in its configuration. Each is described by a text:
+
+- `sentence-transformers:NAME`, or the path of a model's directory: sentence embeddings (extra `text`).
+- `hash`, `hash:WIDTH`: n-grams of characters and words, hashed; no model.
+- `pixels:CHANNELSxHEIGHTxWIDTH`: PNG and JPEG images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from superposed.config import EncoderConfig, OriginalKind
+from superposed.encoders.base import Encoder, check_texts
+from superposed.encoders.hashing import HashEncoder
+from superposed.encoders.pixels import PixelEncoder, check_images
+from superposed.encoders.sentences import SentenceEncoder
+from superposed.errors import ConfigError
+
+__all__ = ["Encoder", "HashEncoder", "PixelEncoder", "SentenceEncoder"]
+__all__ += ["check_items", "describe", "open_encoder"]
+
+
+def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
+    """Check items at a low cost, before they are encoded.
+
+    Raises:
+        InputError: One is no text or no image, or too large.
+        EncoderUnavailable: A package is missing.
+    """
+    (check_texts if kind == "texts" else check_images)(items)
+
+
+def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
+    """Open an encoder.
+
+    Args:
+        spec: What describes it; see the module.
+        folder: Where a sentence encoder keeps its model; made there the first time.
+        threads: Threads of one call.
+
+    Raises:
+        ConfigError: There is no such encoder.
+        EncoderUnavailable: Its model or a package is missing.
+    """
+    name, _, argument = spec.partition(":")
+    if name == "hash":
+        return HashEncoder.of(argument)
+    if name == "pixels":
+        return PixelEncoder.of(argument)
+    if name == "sentence-transformers" and argument:
+        return SentenceEncoder.of(argument, folder, threads)
+    raise ConfigError(
+        "no such encoder",
+        expected="sentence-transformers:NAME (or a directory), hash:WIDTH, or pixels:1x28x28",
+        received=spec,
+    )
+
+
+def describe(spec: str, folder: Path) -> EncoderConfig:
+    """Return what a store records of an encoder; raises as `open_encoder`."""
+    found = open_encoder(spec, folder)
+    return EncoderConfig(spec=spec, kind=found.kind, width=found.width, fingerprint=found.fingerprint)

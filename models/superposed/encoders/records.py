@@ -23,8 +23,6 @@ from pydantic import Field
 from superposed.config import Config
 from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, redacted
 
-__all__ = ["MOST_FEATURES", "Feature", "FeatureTable", "Kind", "check_records"]
-
 Kind: TypeAlias = Literal["number", "category", "date"]
 MOST_FEATURES, LONGEST_NAME, LONGEST_TEXT = 1024, 128, 256
 # Largest number whose square still leaves room in float64.

@@ -13,8 +13,6 @@ from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Targets
 
-__all__ = ["CONSOLIDATION_ROWS", "Judged", "consolidate", "judge"]
-
 # Rows of one step, drawn from all tasks.
 CONSOLIDATION_ROWS = 256
 

@@ -9,8 +9,6 @@ from superposed.store.store import WeightStore
 from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
 
-__all__ = ["register"]
-
 # Most members whose output layers are averaged: this bounds what a registration costs.
 _MOST_MEMBERS = 64
 

@@ -225,7 +225,7 @@ def check_records_fit(batch: Batch) -> None:
 
 def _absorb_rows(part: ResolvedContext, scaler: TaskState, rows: Any) -> NDArray[np.float64]:
     """Move the running statistics of a task by its rows; return the rows encoded."""
-    if part.task.schema.kind == "rows":
+    if part.task.schema.kind != "records":
         values = part.encode(rows)
         scaler.statistics.absorb(values)
         return values

@@ -3,14 +3,11 @@
 from superposed.nn.build import Network, build
 from superposed.nn.convnet import convnet, resnet18
 from superposed.nn.cpu_runtime import FusedMLP, prepared
-from superposed.nn.cuda_graph_runtime import SIZES, CudaGraphMLP
 from superposed.nn.mlp import LAYER_NORM_EPSILON, MLP, Observer, activate, plain_forward
 
 __all__ = [
     "LAYER_NORM_EPSILON",
     "MLP",
-    "SIZES",
-    "CudaGraphMLP",
     "FusedMLP",
     "Network",
     "Observer",

@@ -12,10 +12,8 @@ from superposed.config import ConvNetConfig, MLPConfig, ModuleConfig, NetworkCon
 from superposed.contexts import Family
 from superposed.errors import ConfigError
 from superposed.nn.convnet import convnet, resnet18
-from superposed.nn.layers import FORWARD_ERRORS, SuperposedModule, superpose
+from superposed.nn.layers import FORWARD_ERRORS, SuperposedModule
 from superposed.nn.mlp import MLP
-
-__all__ = ["Network", "build"]
 
 Network: TypeAlias = MLP | SuperposedModule
 
@@ -44,7 +42,7 @@ def build(
     module = _seeded(config, seed)
     if initialized and any(True for _ in module.buffers()):
         _check_buffers(module, _seeded(config, seed))
-    return superpose(module.to(dtype), family, config.input_shape, _expansions(module, config))
+    return SuperposedModule(module.to(dtype), family, config.input_shape, _expansions(module, config))
 
 
 def _expansions(

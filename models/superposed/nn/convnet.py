@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from superposed.config import ConvNetConfig, ResNetConfig
 
-__all__ = ["convnet", "resnet18"]
-
 _GROUPS = 8
 
 

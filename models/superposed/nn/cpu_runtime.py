@@ -17,8 +17,6 @@ from superposed.nn.layers import SuperposedLinear
 from superposed.nn.layers.fused_kernels import Kernel, Layout, kernel_for
 from superposed.nn.mlp import ACTIVATIONS, LAYER_NORM_EPSILON, MLP
 
-__all__ = ["FusedMLP", "prepared"]
-
 # Rows that go through all layers before the next ones, so that their numbers stay in the cache.
 BLOCK_ROWS = 256
 

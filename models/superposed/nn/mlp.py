@@ -14,8 +14,6 @@ from superposed.contexts import Binding, Family, expanded
 from superposed.errors import ConfigError
 from superposed.nn.layers import SuperposedLinear
 
-__all__ = ["LAYER_NORM_EPSILON", "MLP", "Observer", "activate", "plain_forward"]
-
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "gelu": F.gelu,

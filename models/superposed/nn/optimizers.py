@@ -13,8 +13,6 @@ from superposed.config import OptimizerConfig
 from superposed.errors import ConfigError
 from superposed.nn.layers import SuperposedLinear
 
-__all__ = ["load_state", "make_optimizer", "optimizer_state", "parameter_groups", "state"]
-
 Group = dict[str, Any]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["KEPT", "Evaluation", "Evaluations"]
-
 # Evaluations kept of each task, the newest.
 KEPT = 64
 

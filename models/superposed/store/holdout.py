@@ -5,8 +5,6 @@ from __future__ import annotations
 from enum import Enum
 from zlib import crc32
 
-__all__ = ["Split", "split_of"]
-
 
 class Split(Enum):
     """Split of kept rows: all of them, or one of two parts that have no row in common.

@@ -11,8 +11,6 @@ from torch import Tensor
 from superposed.tasks.batch import padding_mask
 from superposed.tasks.targets import Targets
 
-__all__ = ["Measured", "row_losses"]
-
 
 @dataclass(frozen=True)
 class Measured:

@@ -26,8 +26,6 @@ from superposed.tasks.resolver import Resolver
 from superposed.tasks.scaling import scaled_each
 from superposed.tasks.targets import Targets, in_network_units, scaled_targets
 
-__all__ = ["RULES_VERSION", "Drawn", "ReplayBuffer"]
-
 # The rules by which rows are kept and drawn: by others, the same records make another store.
 # 4: rows are kept before scaling, in 8 bits a number between the smallest and largest of a task's feature.
 # 5: an update also learns earlier rows of its own tasks again, and their kept logits follow.
@@ -116,6 +114,15 @@ class ReplayBuffer:
     def rows_kept(self, key: str) -> int:
         """Return the number of rows kept of a task."""
         return self._pools.kept(key)
+
+    def rows_of(self, key: str, width: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return the kept rows (B, width) of a task as they came, to 8 bits, and their classes (B,)."""
+        slots = list(self._pools.of(key))
+        classes = self._rows["classes"][slots].numpy().astype(np.int64)
+        if not slots:
+            return np.zeros((0, width)), classes
+        levels = self._rows["inputs"][slots].numpy()
+        return _from_levels(levels, self._ranges[key])[:, :width], classes
 
     # Keeping
 

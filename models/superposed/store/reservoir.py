@@ -8,8 +8,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["PLACE_BYTES", "ReservoirAllocator"]
-
 # What it takes to remember one place, with the room that a growing array has to spare.
 PLACE_BYTES = 8
 

@@ -37,8 +37,6 @@ from superposed.tasks.resolver import Resolver
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Targets, in_user_units
 
-__all__ = ["WeightStore"]
-
 # 2: rows are kept before scaling, in 8 bits a number by feature; tasks have running statistics.
 # 3: the output layer may be expanded; updates rehearse their own tasks' rows too.
 FORMAT_VERSION, READABLE_FORMATS = 3, (1, 2, 3)
@@ -120,7 +118,8 @@ class WeightStore:
         """Return the schema of a new task's group, where no task has its key yet: its members' inputs."""
         if schema.group is None or schema.group in self.tasks or schema.key in self.tasks:
             return None
-        shared = {"inputs", "outputs", "loss", "scaling", "kind", "extra_features", "keep_rows"}
+        shared = {"inputs", "outputs", "loss", "scaling", "kind", "encoder"}
+        shared |= {"extra_features", "keep_rows"}
         return TaskSchema(key=schema.group, **schema.model_dump(include=shared))
 
     def check_image(self, schema: TaskSchema) -> None:
@@ -382,9 +381,9 @@ class WeightStore:
         """Return the seconds that a batch of `rows` rows takes now: the least of a few times."""
         return self._answerer.seconds(rows, self.config.network.inputs, self.dtype)
 
-    def prepare(self, precision: torch.dtype | None = None) -> str | None:
+    def prepare(self, precision: torch.dtype | None = None) -> None:
         """Prepare inference ahead of the first request; see `InferenceRunner.prepare`."""
-        return self._answerer.prepare(self.config.network.inputs, self.dtype, precision)
+        self._answerer.prepare(self.config.network.inputs, self.dtype, precision)
 
     # Bytes and state
 

@@ -16,8 +16,6 @@ from torch import Tensor
 
 from superposed.errors import ConfigError
 
-__all__ = ["METADATA_KEY", "dump", "json_tensor", "parse", "read_json_tensor", "sync_directory", "write"]
-
 METADATA_KEY = "superposed"
 
 

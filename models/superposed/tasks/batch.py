@@ -75,7 +75,7 @@ class ResolvedContext:
             InputError: A record does not fit the task's features.
         """
         schema = self.task.schema
-        if schema.kind == "rows":
+        if schema.kind != "records":
             values: NDArray[np.float64] = np.asarray(rows, dtype=np.float64)
             return values
         features = (self.scaler or self.task).features
@@ -259,7 +259,7 @@ def one_context_each(
         return None
     schemas = [part.task.schema for part in parts]
     features = schemas[0].inputs
-    if any(one.inputs != features or one.kind != "rows" for one in schemas):
+    if any(one.inputs != features or one.kind == "records" for one in schemas):
         return None
     values = (
         _join_arrays(inputs, features) if isinstance(inputs[0], np.ndarray) else _join_lists(inputs, features)

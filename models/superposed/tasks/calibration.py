@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Calibration", "row_hashes"]
-
 # Curvature that speaks for a temperature of 1, and the most that is remembered: the pace of a drift.
 _PRIOR_CURVATURE, _MOST_CURVATURE = 20.0, 50.0
 _MOST_LOG = 3.0

@@ -17,8 +17,6 @@ from superposed.tasks.calibration import Calibration
 from superposed.tasks.scaling import RunningStatistics
 from superposed.tasks.schema import Loss, TaskSchema
 
-__all__ = ["CrosstalkSample", "Prequential", "TaskRegistry", "TaskState"]
-
 
 @dataclass(frozen=True)
 class CrosstalkSample:

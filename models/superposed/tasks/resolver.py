@@ -10,8 +10,6 @@ from superposed.errors import CapacityExceeded, CompositionNotSupported
 from superposed.tasks.batch import ResolvedContext
 from superposed.tasks.registry import TaskRegistry, TaskState
 
-__all__ = ["Resolver"]
-
 # Largest number and length of context texts in the cache.
 _MOST_KEPT, _LONGEST_KEPT = 65_536, 256
 # Each share is a generator to draw and add up: what one batch may make the store derive.

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CLIP", "LARGEST_TARGET", "WINDOW", "RunningStatistics", "Scaling", "fixed_scaling", "scaled_each"]
-
 # Standard deviations from the mean at which a scaled feature is cut off.
 CLIP = 10.0
 # Rows after which older ones fade: the statistics follow a drift at this pace.

@@ -9,20 +9,19 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from superposed.config import Config
+from superposed.config import Config, EncoderName
 from superposed.contexts import Task, check_key, flatten, parse
 from superposed.encoders.records import MOST_FEATURES, Feature
 from superposed.errors import CompositionNotSupported, LabelOutOfRange, ShapeError
 from superposed.tasks.labels import Label, LabelType, is_label, is_time, label_type
 from superposed.tasks.scaling import Scaling, fixed_scaling
 
-__all__ = ["Loss", "TaskSchema"]
-
 Loss = Literal["cross_entropy", "mse"]
 
 SMALLEST_SCALE = 1e-30
+_WHITE = 255.0
 # Fields that say nothing of what a row or a class index means.
-_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition"}
+_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition", "abstain"}
 # The fields of the first release: always written. A later field is written only where it differs from its
 # default, so that the digest of a store and the mark of a schema stay what an earlier release computed.
 _FIRST_FIELDS = frozenset({"key", "inputs", "outputs", "labels", "loss", "offset", "scale", "description"})
@@ -52,9 +51,13 @@ class TaskSchema(Config):
         label_form: "datetime" where the labels are times, written as texts by the client.
         scaling: "running" where inputs, and targets of an mse task, are standardised by running statistics
             of the task; "none" where `offset` and `scale` are all that is done.
-        kind: Whether inputs are rows of numbers, or records of named values.
+        kind: Whether inputs are rows of numbers, records of named values, or texts or images that an encoder
+            makes rows of; rows of its width are taken too.
         features: Names and kinds of the values of records; None where the first update tells them.
         extra_features: What happens to a record with a name that the task does not have.
+        encoder: The store's encoder of its texts or images.
+        abstain: Share of its own kept texts that it may leave without a label, as it does with texts that
+            are no nearer to what it learned.
     """
 
     key: str
@@ -71,9 +74,11 @@ class TaskSchema(Config):
     composition: str | None = None
     label_form: Literal["datetime"] | None = None
     scaling: Literal["none", "running"] = "none"
-    kind: Literal["rows", "records"] = "rows"
+    kind: Literal["rows", "records", "texts", "images"] = "rows"
     features: tuple[Feature, ...] | None = Field(None, min_length=1, max_length=MOST_FEATURES)
     extra_features: Literal["refuse", "ignore"] = "refuse"
+    encoder: EncoderName | None = None
+    abstain: float | None = Field(None, gt=0, le=0.5)
 
     @field_validator("key")
     @classmethod
@@ -138,6 +143,14 @@ class TaskSchema(Config):
         return self
 
     @model_validator(mode="after")
+    def _encoder_agrees(self) -> Self:
+        if (self.encoder is None) == (self.kind in {"texts", "images"}):
+            raise ValueError("tasks of texts and images name an encoder of the store, and no others do")
+        if self.abstain is not None and (self.kind != "texts" or self.loss != "cross_entropy"):
+            raise ValueError("only a cross_entropy task of texts can abstain")
+        return self
+
+    @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values is not None and len(values) != self.inputs:
@@ -161,7 +174,9 @@ class TaskSchema(Config):
 
     @cached_property
     def fixed_scaling(self) -> Scaling | None:
-        """The scaling by `offset` and `scale`; None without them."""
+        """The scaling by `offset` and `scale`, of pixels else to 0 to 1; None for other rows without them."""
+        if self.kind == "images" and self.offset is None and self.scale is None:
+            return fixed_scaling(None, (_WHITE,) * self.inputs)
         return fixed_scaling(self.offset, self.scale)
 
     @property
@@ -261,7 +276,9 @@ class TaskSchema(Config):
 
     def is_read_as(self, other: Self) -> bool:
         """Return True if the rows of another task are read as its own are."""
-        return self.kind == other.kind and (self.kind == "rows" or self.inputs == other.inputs)
+        if "records" in {self.kind, other.kind}:
+            return self.kind == other.kind and self.inputs == other.inputs
+        return self.encoder == other.encoder
 
     def check_composable(self, other: Self) -> None:
         """Check that a composition can have this task and another in it.
@@ -279,7 +296,7 @@ class TaskSchema(Config):
     @property
     def _face(self) -> tuple[int, Loss, str]:
         """Facts that tasks of one composition have in common; records are encoded by their width."""
-        rows = "rows of numbers" if self.kind == "rows" else f"records in {self.inputs} inputs"
+        rows = f"records in {self.inputs} inputs" if self.kind == "records" else "rows of numbers"
         return self.outputs, self.loss, rows
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:

@@ -41,6 +41,7 @@ from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
 from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import CLIENT_LEFT
+from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Events
 from superposed_service.runtime.gauges import observe
 from superposed_service.runtime.runtime import Runtime
@@ -105,9 +106,7 @@ def open_store(
             start_history(writer.transaction_log, directory, snapshot)
     transaction_log.journal.set_fingerprint(fingerprint(store.device))
     transaction_log.journal.set_identity(store.lineage, secrets.token_hex(16))
-    precision = torch.bfloat16 if settings.inference_precision == "bfloat16" else None
-    if reason := store.prepare(precision):
-        _log.warning("the plain network answers", extra={"reason": reason})
+    store.prepare(torch.bfloat16 if settings.inference_precision == "bfloat16" else None)
     return writer, recovery
 
 
@@ -164,6 +163,10 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         engine = Engine(writer, settings)
         engine.start()
+        configs, folder = writer.store.config.encoders, directory.path / "encoders"
+        encoders = Encoders(configs, folder, settings.threads or _spare_threads(), settings)
+        encoders.start()
+        telemetry.metrics.registry.register(encoders)
         app.state.runtime = runtime = Runtime(
             settings,
             engine,
@@ -172,6 +175,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             str(directory.snapshots.list()[-1].sequence),
             telemetry,
             events,
+            encoders,
         )
         observe(telemetry.metrics.registry, runtime, writer)
         watching = [asyncio.create_task(runtime.background_loop()), asyncio.create_task(runtime.heartbeat())]
@@ -186,6 +190,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             runtime.stop_background()
             events.close()
             await asyncio.wait(watching)
+            encoders.close()
             stopped = engine.stop()
             _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
             if directory.replaced:

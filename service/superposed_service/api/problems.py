@@ -22,6 +22,7 @@ Problem = tuple[int, str, str]
 PROBLEMS: dict[type[SuperposedError], Problem] = {
     SuperposedError: (500, "internal", "Internal error"),
     library.ConfigError: (422, "invalid-request", "Invalid request"),
+    library.EncoderUnavailable: (501, "encoder-unavailable", "Encoder unavailable"),
     library.InputError: (422, "invalid-request", "Invalid request"),
     library.ShapeError: (422, "shape-mismatch", "Shape mismatch"),
     library.NonFiniteInput: (422, "non-finite-input", "Non-finite input"),

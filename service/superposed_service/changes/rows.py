@@ -7,9 +7,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from superposed.config import OriginalKind
 from superposed.errors import CapacityExceeded
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Texts or images that rows are encoded from.
+
+    Args:
+        kind: What they are; None for what the rows' task takes, from bytes.
+        items: (B,) texts, or files' bytes.
+    """
+
+    kind: OriginalKind | None
+    items: Sequence[str | bytes]
 
 
 @dataclass(frozen=True)
@@ -20,11 +34,13 @@ class RowBatch:
         context: A context for all rows; None where `contexts` is given.
         contexts: (B,) contexts; None where `context` is given.
         inputs: (B, features): an array, or a list of rows.
+        originals: What the rows are encoded from; in place of `inputs`, until they are.
     """
 
     context: object
     contexts: Sequence[object] | None
     inputs: Any
+    originals: Originals | None = None
 
     @property
     def are_records(self) -> bool:
@@ -34,7 +50,7 @@ class RowBatch:
 
     def __len__(self) -> int:
         try:
-            return len(self.inputs)
+            return len(self.inputs if self.originals is None else self.originals.items)
         except TypeError:
             return 0
 

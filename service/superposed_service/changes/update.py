@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -206,6 +206,10 @@ def _entry(
         arrays["values"] = targets.values.numpy()
     if targets.weights is not None:
         arrays["weights"] = targets.weights.numpy()
+    if rows.originals is not None:
+        items = [one.encode() if isinstance(one, str) else one for one in rows.originals.items]
+        arrays["originals"] = np.frombuffer(b"".join(items), dtype=np.uint8)
+        arrays["original_bytes"] = narrowed(np.asarray([len(one) for one in items]))
     if rows.are_records:
         arrays["records"] = np.frombuffer(orjson.dumps(rows.inputs), dtype=np.uint8)
         head |= {"context": rows.context} if rows.contexts is None else {"contexts": rows.contexts}
@@ -271,7 +275,7 @@ def _plain(rows: RowBatch) -> RowBatch:
         contexts = None if rows.contexts is None else [str(as_expression(one)) for one in rows.contexts]
         return RowBatch(None if contexts else str(as_expression(rows.context)), contexts, rows.inputs)
     if rows.contexts is None:
-        return RowBatch(str(as_expression(rows.context)), None, _array(rows.inputs))
+        return replace(rows, context=str(as_expression(rows.context)), inputs=_array(rows.inputs))
     text: dict[Any, str] = {}
     contexts = []
     for context in rows.contexts:
@@ -280,7 +284,7 @@ def _plain(rows: RowBatch) -> RowBatch:
             text[known] = str(as_expression(known))
         contexts.append(text[known])
     if not isinstance(rows.inputs, list | tuple):
-        return RowBatch(None, contexts, rows.inputs)
+        return replace(rows, contexts=contexts)
     return RowBatch(None, contexts, _alike([_array(row) for row in rows.inputs]))
 
 

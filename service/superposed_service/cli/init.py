@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from superposed.config import StoreConfig
+from superposed.config import PRESET_ENCODERS, StoreConfig
 from superposed.contexts import seeded_secret
+from superposed.encoders import describe
 from superposed.errors import ConfigError
 from superposed.store.store import WeightStore
 from superposed_service.changes.snapshot import begin
@@ -61,50 +64,32 @@ def init(
     hidden: Annotated[
         str | None, typer.Option(help="Units of each hidden layer of an mlp, with commas.")
     ] = None,
-    activation: Annotated[
-        str | None, typer.Option(help="Activation of an mlp's hidden layers: relu, gelu, silu or tanh.")
-    ] = None,
-    normalisation: Annotated[
-        str | None, typer.Option(help="Normalisation of an mlp's hidden layers: layer or none.")
-    ] = None,
     outputs: Annotated[int | None, typer.Option(help="Number of outputs of the largest task.")] = None,
     expansion: Annotated[
         int | None,
         typer.Option(help="Number of blocks of the output layer's context: more blocks, less interference."),
-    ] = None,
-    output_layer: Annotated[
-        str | None, typer.Option(help="Name of the output layer that --expansion widens, with --module.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Context family: phase, binary, complex, cyclic or rotation.")
     ] = None,
     optimizer: Annotated[str | None, typer.Option(help="Optimizer: rmsprop, adam or sgd.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The optimizer's learning rate.")] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Number of optimizer steps of an update that states none.")
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SPEC",
+            help="An encoder of texts or images: sentence-transformers:MODEL, hash:WIDTH or pixels:1x28x28; "
+            "may be repeated. Default: the preset's.",
+        ),
     ] = None,
-    context_bytes: Annotated[
-        int | None, typer.Option(help="Largest memory of materialised contexts in bytes.")
-    ] = None,
-    rehearsal_rows: Annotated[
-        int | None,
-        typer.Option(help="Number of rows kept of each task for rehearsal; 0 turns rehearsal off."),
-    ] = None,
-    rehearsal_ratio: Annotated[
-        float | None, typer.Option(help="Number of kept rows of other tasks learned with each new row.")
-    ] = None,
-    rehearsal_own_ratio: Annotated[
-        float | None, typer.Option(help="Number of the task's own kept rows learned with each new row.")
-    ] = None,
-    rehearsal_least: Annotated[
-        int | None, typer.Option(help="Smallest number of kept rows of each sort in an update.")
-    ] = None,
-    rehearsal_bytes: Annotated[
-        int | None, typer.Option(help="Largest memory of all kept rows in bytes.")
-    ] = None,
-    rehearsal_logits: Annotated[
-        float | None,
-        typer.Option(help="Weight (0 to 1) of the logit-matching loss for rehearsed rows (DER++)."),
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any other setting of the store, for example rehearsal.rows_per_task=0 or"
+            " network.activation=silu; may be repeated. `GET /v1/store` shows all of them.",
+        ),
     ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Number that the secret is made from, for tests and experiments only.")
@@ -119,38 +104,82 @@ def init(
         inputs=inputs,
         input_shape=None if input_shape is None else _numbers(input_shape, "--input-shape"),
         hidden=None if hidden is None else _numbers(hidden, "--hidden"),
-        activation=activation,
-        normalisation=normalisation,
         outputs=outputs,
         expansion=expansion,
-        output_layer=output_layer,
     )
-    rehearsal = _given(
-        rows_per_task=rehearsal_rows,
-        ratio=rehearsal_ratio,
-        own_ratio=rehearsal_own_ratio,
-        least_rows=rehearsal_least,
-        max_bytes=rehearsal_bytes,
-        logit_share=rehearsal_logits,
-    )
-    values = _given(family=family, context_table_bytes=context_bytes) | {
-        "network": given_network,
-        "optimizer": _given(name=optimizer, learning_rate=learning_rate, steps=steps),
-        "rehearsal": rehearsal,
-    }
+    optimizer_given = _given(name=optimizer, learning_rate=learning_rate)
+    values = _given(family=family) | {"network": given_network, "optimizer": optimizer_given}
+    for setting in settings or ():
+        _set(values, setting)
     config = StoreConfig.of_preset(preset or configure().settings.preset, values)
+    specs = default_encoders(config) if encoder is None else dict(_named(one) for one in encoder)
     with DataDirectory(directory) as opened:
-        begin_store(opened, config, secret=None if seed is None else seeded_secret(seed))
+        secret = None if seed is None else seeded_secret(seed)
+        begin_store(opened, config, specs, secret=secret, widen=inputs is None)
     if seed is not None:
         _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
 
 
-def begin_store(directory: DataDirectory, config: StoreConfig, secret: bytes | None = None) -> None:
-    """Make a store in an empty directory, and say which."""
-    store = WeightStore(config, secret=secret)
+def _set(values: dict[str, Any], setting: str) -> None:
+    """Put a setting, such as `optimizer.steps=1`, into nested values."""
+    path, equals, text = setting.partition("=")
+    *groups, name = path.split(".")
+    if not (equals and name) or len(groups) > 1:
+        raise ConfigError("--set names a setting", expected="for example optimizer.steps=1", received=setting)
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    for group in groups:
+        values = values.setdefault(group, {})
+    values[name] = value
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, spec = text.partition("=")
+    if not (name and equals and spec):
+        raise ConfigError("--encoder names an encoder", expected="for example texts=hash", received=text)
+    return name, spec
+
+
+def default_encoders(config: StoreConfig) -> dict[str, str]:
+    """Return the encoders of a new store with a preset: of images those that its network takes."""
+    specs, network = dict(PRESET_ENCODERS.get(config.preset or "", {})), config.network
+    if "images" in specs and network.kind != "mlp":
+        specs["images"] = "pixels:" + "x".join(map(str, network.input_shape))
+    return specs
+
+
+def begin_store(
+    directory: DataDirectory,
+    config: StoreConfig,
+    specs: Mapping[str, str],
+    *,
+    secret: bytes | None = None,
+    widen: bool = True,
+) -> None:
+    """Make a store in an empty directory, and say which.
+
+    Args:
+        directory: The directory.
+        config: Of the store, without its encoders.
+        specs: Its encoders, by name.
+        secret: The store's; None for a random one.
+        widen: Whether an mlp gets as many inputs as its widest encoder makes.
+    """
+    directory.check_untouched()
+    folder = directory.path / "encoders"
+    encoders = {name: describe(spec, folder / name) for name, spec in specs.items()}
+    widest = max((one.width for one in encoders.values()), default=0)
+    if widen and config.network.kind == "mlp" and config.network.inputs < widest:
+        config = config.replace(network=config.network.model_dump() | {"inputs": widest})
+    store = WeightStore(config.replace(encoders=encoders), secret=secret)
     begin(directory, store)
     _console.print(
         f"A new store in {directory.path}, preset {config.preset}: {config.family} contexts, "
         f"{store.weight_bytes:,} bytes of weights, however many tasks.",
         highlight=False,
+        soft_wrap=True,
     )
+    for name, one in encoders.items():
+        _console.print(f"Encoder {name}: {one.kind} by {one.spec}, {one.width} numbers.", soft_wrap=True)

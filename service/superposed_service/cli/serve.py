@@ -19,7 +19,7 @@ from superposed_service.api.server.bind_address import check_addresses, joined
 from superposed_service.api.server.connections import allow_connections, bounded_protocol
 from superposed_service.api.server.server import HttpServer
 from superposed_service.cli.config import ConfigFile
-from superposed_service.cli.init import Directory, begin_store
+from superposed_service.cli.init import Directory, begin_store, default_encoders
 from superposed_service.cli.settings_loader import configure
 from superposed_service.observability.logs import logging_config
 from superposed_service.storage import DataDirectory
@@ -57,7 +57,8 @@ def serve(
             settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
         )
         if new:
-            begin_store(opened, StoreConfig.of_preset(settings.preset))
+            new_config = StoreConfig.of_preset(settings.preset)
+            begin_store(opened, new_config, default_encoders(new_config))
         api = create_api(settings, opened)
         allow_connections(settings)
         sys.setswitchinterval(_SWITCH_S)

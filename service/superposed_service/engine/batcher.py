@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superposed.analysis.scope import in_scope
 from superposed.errors import NonFiniteInput, SuperposedError
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, merge
@@ -27,6 +28,7 @@ class InferenceResult:
         places: (B,) each row's place in `tasks`.
         logits: (B, store outputs); each row's task says how many of them are its own.
         temperatures: What each task's logits are divided by for its probabilities.
+        in_scope: (B,) False where a task abstains; None where none of the tasks ever does.
     """
 
     sequence: int
@@ -34,6 +36,7 @@ class InferenceResult:
     places: NDArray[np.int64]
     logits: NDArray[Any]
     temperatures: tuple[float, ...]
+    in_scope: NDArray[np.bool_] | None = None
 
 
 Outcome = InferenceResult | Exception
@@ -58,7 +61,7 @@ def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome
     outcomes: dict[int, Outcome] = {}
     batches, shares = _prepare(store, several, outcomes)
     try:
-        outcomes.update(_answered(store, batches, shares))
+        outcomes.update(_answered(store, several, batches, shares))
     except SuperposedError as error:
         if len(shares) == 1:
             outcomes[shares[0].place] = error
@@ -111,7 +114,9 @@ def _together(
     return None
 
 
-def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Share]) -> dict[int, Outcome]:
+def _answered(
+    store: WeightStore, several: Sequence[RowBatch], batches: Sequence[Batch], shares: Sequence[_Share]
+) -> dict[int, Outcome]:
     if not shares:
         return {}
     logits = store.answers(merge(batches)).numpy()
@@ -130,5 +135,21 @@ def _answered(store: WeightStore, batches: Sequence[Batch], shares: Sequence[_Sh
         places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
         schemas = tuple(part.task.schema for part in share.parts)
         temperatures = tuple(part.task.calibration.temperature for part in share.parts)
-        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own, temperatures)
+        scope = _in_scope(store, several[share.place].inputs, schemas, places)
+        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own, temperatures, scope)
     return outcomes
+
+
+def _in_scope(
+    store: WeightStore, inputs: Any, schemas: Sequence[TaskSchema], places: NDArray[np.int64]
+) -> NDArray[np.bool_] | None:
+    """Return which rows (B,) are labelled; None where no task abstains."""
+    if all(schema.abstain is None for schema in schemas):
+        return None
+    found = np.ones(len(places), dtype=bool)
+    for place, schema in enumerate(schemas):
+        rows = np.flatnonzero(places == place)
+        if schema.abstain is not None:
+            own = np.asarray([inputs[row] for row in rows], dtype=np.float32)
+            found[rows] = in_scope(store, schema.key, own)
+    return found

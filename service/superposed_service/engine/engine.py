@@ -23,10 +23,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from superposed.contexts import as_expression, flatten
 from superposed.errors import CapacityExceeded
 from superposed.learning.online import measure_batch
 from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, Targets, read_targets
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.rows import RowBatch
@@ -196,6 +198,17 @@ class Engine:
         job = Job(run, size)
         limit_s = self._admit(job)
         return await _answer(job.future, limit_s)
+
+    def schema_of(self, context: object) -> TaskSchema:
+        """Return the schema of a context's heaviest part, which says how its rows are read.
+
+        Read at this moment, outside of any turn.
+
+        Raises:
+            ContextError: It is no context, or the task is not registered.
+        """
+        heaviest = max(flatten(as_expression(context)), key=lambda leaf: leaf.weight)
+        return self._writer.store.tasks.get(heaviest.key).schema
 
     def check_room(self, *, reads: bool) -> None:
         """Check the estimated wait of a request before more is spent on it.

@@ -5,9 +5,7 @@ from __future__ import annotations
 # How much of what is known about the pace each new turn replaces.
 _FORGETTING = 0.05
 
-
 _ENOUGH_TURNS = 20
-
 
 _UNUSUAL = 4.0
 

@@ -16,7 +16,7 @@ from prometheus_client.utils import floatToGoString
 # The label of all tasks without one of their own: no task key begins so.
 OTHER_TASKS = "_other"
 
-_SECONDS = (
+SECONDS = (
     *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05),
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
@@ -48,7 +48,7 @@ class Distribution:
 
 @dataclass
 class _Route:
-    durations: Distribution = field(default_factory=lambda: Distribution(_SECONDS))
+    durations: Distribution = field(default_factory=lambda: Distribution(SECONDS))
     statuses: dict[int, int] = field(default_factory=dict)
 
 
@@ -74,7 +74,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()
         self._routes: dict[tuple[str, str], _Route] = defaultdict(_Route)
         self.queue, self.compute, self.change_queue, self.journal, self.apply = (
-            Distribution(_SECONDS) for _ in range(5)
+            Distribution(SECONDS) for _ in range(5)
         )
         self.batch_rows, self.group_records = Distribution(_SIZES), Distribution(_SIZES)
         self.answered = self.rows = self.learned = 0
@@ -101,18 +101,10 @@ class Metrics(Collector):
         """Return the counts and times."""
         yield from self._http()
         for name, text, values in (
-            (
-                "inference_queue_duration_seconds",
-                "Seconds that inference requests waited for their batch.",
-                self.queue,
-            ),
+            ("inference_queue_duration_seconds", "Seconds of waiting for a mixed batch.", self.queue),
             ("inference_compute_duration_seconds", "Seconds of computing one mixed batch.", self.compute),
             ("inference_batch_size_rows", "Number of rows in a mixed batch.", self.batch_rows),
-            (
-                "change_queue_duration_seconds",
-                "Seconds that changes waited until they were journalled.",
-                self.change_queue,
-            ),
+            ("change_queue_duration_seconds", "Seconds of waiting for the journal.", self.change_queue),
             ("journal_duration_seconds", "Seconds of one journal transaction, fsync included.", self.journal),
             ("journal_group_size_records", "Number of records in a journal transaction.", self.group_records),
             ("apply_duration_seconds", "Seconds of applying one change.", self.apply),

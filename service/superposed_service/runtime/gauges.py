@@ -60,11 +60,8 @@ class Readings(Collector):
 
     def _engine(self) -> Iterator[tuple[str, str, float]]:
         runtime, replay = self._runtime, self._runtime.telemetry.replay
-        yield (
-            "ready",
-            "1 while requests are admitted and the journal can be written.",
-            runtime.not_ready is None,
-        )
+        ready = runtime.not_ready is None
+        yield "ready", "1 while requests are admitted and the journal can be written.", ready
         yield "journal_failed", "1 once the journal could not be written.", runtime.engine.failure is not None
         yield "replay_records", "Records of the newest replay.", replay.total
         yield "replay_records_done", "Records of the newest replay that are applied.", replay.done

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from superposed.errors import CapacityExceeded
 from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rehearsal import Consolidate
-from superposed_service.engine.engine import Engine
-from superposed_service.runtime.resumable import ResumableRequest
-from superposed_service.settings import Settings
+from superposed_service.runtime.runtime import Runtime
+from superposed_service.storage.idempotency import IdempotencyKey
 
 
 async def consolidate(
-    engine: Engine, settings: Settings, steps: int, resumable: ResumableRequest
+    runtime: Runtime,
+    steps: int,
+    key: IdempotencyKey | None,
+    author: str | None,
+    check: Callable[[], Awaitable[None]],
 ) -> JsonObject:
     """Rehearse all tasks in slices, up to the first that is not accepted.
 
     Args:
-        engine: Runs each slice in its turn among the updates.
-        settings: The steps of one slice, and of a request at most.
+        runtime: Its engine runs each slice in its turn among the updates.
         steps: In all.
-        resumable: The request.
+        key: The request: sent again, it goes on where it stopped.
+        author: Who asks: an API key's id.
+        check: Called between two slices; raises where no more should follow.
 
     Returns:
         Sequence, accuracies before and after, how many steps count, and whether all were accepted.
 
     Raises:
         CapacityExceeded: More steps than a request may take.
-        InvalidRequest: No rows are kept.
         SuperposedError: As `Engine.change`.
     """
+    settings = runtime.settings
     if steps > (most := settings.max_request_steps):
         raise CapacityExceeded(
             "more steps than a request may take", expected=f"{most} at most", received=steps
         )
-    slice_steps = settings.consolidation_slice
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
-    for number, start in enumerate(range(0, steps, slice_steps)):
-        size = min(slice_steps, steps - start)
-        await resumable.check()
+    for number, start in enumerate(range(0, steps, settings.consolidation_slice)):
+        size = min(settings.consolidation_slice, steps - start)
+        await check()
         change = Consolidate(size)
-        answer = await engine.change(change, resumable.part(number), resumable.author, limited=False)
+        answer = await runtime.engine.change(change, key and key.part(number), author, limited=False)
         before = answer["before"] if before is None else before
         after = answer["after"] if answer["accepted"] else after or answer["before"]
         if not answer["accepted"]:

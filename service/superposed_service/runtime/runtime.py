@@ -7,10 +7,10 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import SuperposedError
+from superposed.errors import EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows
@@ -18,14 +18,16 @@ from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
-from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.rows import Originals, RowBatch
 from superposed_service.changes.snapshot import is_due, keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotReady, UnknownSnapshot
+from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
+from superposed_service.runtime.originals import items_of, read_as
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -33,6 +35,8 @@ from superposed_service.storage.idempotency import IdempotencyKey
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0
+# What a text or image that was not encoded before costs in the quota of rows.
+_ROWS_PER_ITEM = 100
 _RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a copy of the store
 
 
@@ -58,6 +62,7 @@ class Runtime:
         version: The newest snapshot's sequence number: the version of every model.
         telemetry: Told what is done.
         events: Who is told of changes.
+        encoders: Make rows of texts and images.
         statistics: What models were asked.
     """
 
@@ -68,6 +73,7 @@ class Runtime:
     version: str
     telemetry: Telemetry
     events: Events
+    encoders: Encoders
     statistics: Statistics = field(default_factory=Statistics)
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -118,6 +124,53 @@ class Runtime:
         """
         rows.check(self.settings.max_rows, self.settings.max_row_values)
         principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
+
+    def encoder_of(self, originals: Originals, context: object) -> str:
+        """Return the encoder of a context's task; without a context the only one of the store.
+
+        Raises:
+            ShapeError: The task takes other inputs, or the store has no or several encoders of the kind.
+        """
+        if context is not None:
+            return read_as(originals, [self.engine.schema_of(context)])[0]
+        names = self.encoders.names(originals.kind)
+        if len(names) != 1:
+            raise ShapeError(
+                f"this store has {len(names)} encoders of {originals.kind}: name candidates",
+                expected="candidates with one encoder",
+                received=originals.kind,
+            )
+        return names[0]
+
+    async def encode(self, rows: RowBatch, principal: Principal, *, encoder: str | None = None) -> RowBatch:
+        """Return rows that were encoded from texts or images; a new one costs as much as a hundred rows.
+
+        Args:
+            rows: Admitted, with originals.
+            principal: The API key that asks.
+            encoder: The encoder's name, where the rows have no context yet.
+
+        Raises:
+            ShapeError: A task takes other inputs, or the tasks have several encoders.
+            QuotaExceeded: The quota is used up.
+            SuperposedError: As `Encoders.fill`.
+        """
+        originals = rows.originals
+        if originals is None:
+            return rows
+        if not len(rows):
+            raise EmptyBatch("a batch without rows", expected="at least one text or image", received=0)
+        given = [rows.context] * len(rows) if rows.contexts is None else rows.contexts
+        tasks = [""] * len(rows)
+        if encoder is None:
+            encoder, tasks = read_as(originals, [self.engine.schema_of(one) for one in given])
+        kind = self.encoders.kind(encoder)
+        items = items_of(originals, kind)
+        lookup = self.encoders.known(encoder, tasks, items)
+        principal.spend(rows=_ROWS_PER_ITEM * len(lookup.missing))
+        vectors = await self.encoders.fill(lookup)
+        kept = Originals(kind, items) if self.settings.keep_originals else None
+        return replace(rows, inputs=vectors, originals=kept)
 
     async def snapshot(self) -> Snapshot:
         """Take a snapshot; inference goes on while it is written to the disk.
@@ -247,6 +300,7 @@ class Runtime:
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s
         change = ForgetRows(key, until if found.in_snapshots else None)
+        self.encoders.cache.forget(key)
         forgotten = await self.engine.change(change, None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
         records = await self.engine.call_writer(

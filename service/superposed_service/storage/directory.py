@@ -146,8 +146,7 @@ class DataDirectory:
             ConfigError: There is a store already.
             StorageUnavailable: The disk refused.
         """
-        if not self.untouched:
-            raise ConfigError(f"{self.path} holds a store already", expected="an empty directory")
+        self.check_untouched()
         # The snapshot comes last: a directory without one holds no store, whatever else was begun.
         for name in ("HEAD", "journal.db", "journal.db-wal"):
             (self.path / name).unlink(missing_ok=True)
@@ -161,6 +160,11 @@ class DataDirectory:
         self.snapshots.write(store, sequence=sequence, digest=digest, chain=chain, lineage=lineage)
         for path in (self.path, self.path.parent):
             tensorfile.sync_directory(path)
+
+    def check_untouched(self) -> None:
+        """Raise `ConfigError` where a store is, or was."""
+        if not self.untouched:
+            raise ConfigError(f"{self.path} holds a store already", expected="an empty directory")
 
     @property
     def untouched(self) -> bool:

@@ -12,8 +12,6 @@ from superposed.contexts import Binding, Family
 from superposed.errors import ConfigError
 from superposed.nn.layers.linear import SuperposedLinear
 
-__all__ = ["SuperposedConv2d"]
-
 
 class SuperposedConv2d(nn.Module):
     """One kernel shared by all tasks; a task is the context that its patches are bound with.

@@ -25,8 +25,6 @@ try:
 except ModuleNotFoundError:  # an extra; what is below is then never compiled
     numba = None
 
-__all__ = ["Kernel", "Layout", "kernel_for"]
-
 Array = NDArray[np.floating[Any]]
 # (rows (B, n), contexts (K, ...), slots (B,), bound rows (B, width), epsilon of the normalisation)
 Kernel = Callable[[Array, Array, NDArray[np.int64], Array, float], None]

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from superposed.contexts import Binding, Family
 
-__all__ = ["SuperposedLinear"]
-
 
 class SuperposedLinear(nn.Module):
     """One matrix of weights shared by all tasks; a task is the context its rows are bound with.

@@ -17,8 +17,6 @@ from superposed.errors import ConfigError
 from superposed.nn.layers.conv import SuperposedConv2d
 from superposed.nn.layers.linear import SuperposedLinear
 
-__all__ = ["FORWARD_ERRORS", "SuperposedModule", "superpose"]
-
 # Errors that torch and a user's `forward` raise at rows that do not fit.
 FORWARD_ERRORS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
 
@@ -53,7 +51,8 @@ class SuperposedModule(nn.Module):
     Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. It is in
     evaluation mode and stays there: learning and answering compute the same. Not thread-safe: the bindings of
     a batch are what all its layers look at. The last layers, which a member of a group binds as its own, are
-    those that the network registered last, whatever its `forward` calls last.
+    those that the network registered last, whatever its `forward` calls last. Weights become the initial
+    weights, as drawn ones would be, but of an expanded layer, which starts at 0.
 
     Args:
         module: The network; changed in place. It takes (B, *input_shape).
@@ -187,32 +186,6 @@ class SuperposedModule(nn.Module):
         for name, layer in bound.items():
             state[f"{name}.weight"], state[f"{name}.bias"] = layer.retrieve(bindings[name].contexts)
         return state
-
-
-def superpose(
-    module: nn.Module,
-    family: Family[Any],
-    input_shape: tuple[int, ...],
-    expansions: Mapping[str, int] | None = None,
-) -> SuperposedModule:
-    """Turn an ordinary network into a superposed one; see `SuperposedModule`.
-
-    Its weights become the initial weights, as drawn ones would be, but of an expanded layer, which starts at
-    0. To have a *trained* network answer under a key, teach the key what the network answers.
-
-    Args:
-        module: Changed in place.
-        family: The context family.
-        input_shape: Of one row.
-        expansions: Number of blocks of linear layers whose contexts are expanded, by name.
-
-    Example:
-        >>> from superposed.contexts import family_named
-        >>> net = superpose(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), family_named("phase"), (1, 2, 2))
-        >>> sorted(net.bound_features().items())
-        [('1', 5)]
-    """
-    return SuperposedModule(module, family, input_shape, expansions)
 
 
 def _refuse_ties(module: nn.Module) -> None:

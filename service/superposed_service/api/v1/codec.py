@@ -105,7 +105,8 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 # Fields that hold rows, labels, or what was made from them.
-_DATA = {"inputs", "records", "targets", "labels", "add_labels", "offset", "scale", "description", "features"}
+_DATA = {"inputs", "records", "texts", "images", "targets", "labels", "add_labels"}
+_DATA |= {"offset", "scale", "description", "features"}
 
 
 def _shown(value: object, place: Sequence[object] = ()) -> str:
@@ -212,7 +213,7 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: 
     Raises:
         InvalidRequest: A field that applies to none of the rows.
     """
-    possible = {"logits"}
+    possible = {"logits"} if answer.in_scope is None else {"logits", "in_scope"}
     for task in answer.tasks:
         possible |= {"values"} if task.loss == "mse" else set(_OF_CLASSES)
     fields = list(wanted) if wanted is not None else sorted(possible - {"logits", "top_k"})
@@ -223,7 +224,12 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: 
                 expected=f"some of {sorted(possible)}",
                 received=field,
             )
-    columns = {field: _column(answer, field, k) for field in fields}
+    columns = {field: _column(answer, field, k) for field in fields if field != "in_scope"}
+    if answer.in_scope is not None:
+        columns |= {"in_scope": answer.in_scope.tolist()} if "in_scope" in fields else {}
+        if "labels" in columns:
+            pairs = zip(columns["labels"], answer.in_scope, strict=True)
+            columns["labels"] = [label if good else None for label, good in pairs]
     times = "labels" in columns and any(task.label_form for task in answer.tasks)
     return {"sequence": answer.sequence, **columns} | ({"label_form": "datetime"} if times else {})
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, WithJsonSchema, model_validator
 
 from superposed.encoders.records import Feature
 from superposed.tasks.labels import Label
+from superposed_service.changes.rows import Originals
 
 CONTEXT_SCHEMA: dict[str, Any] = {
     "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
@@ -25,13 +26,14 @@ _CONTEXTS = WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})
 class Body(BaseModel):
     """A request's body: unknown fields and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ProblemBody(BaseModel):
     """A problem document (RFC 9457)."""
 
-    type: str = Field(description="`urn:superposed:problem:<slug>`; docs/http-api.md lists the slugs.")
+    type: str
+    """`urn:superposed:problem:<slug>`; docs/http-api.md lists the slugs."""
     title: str
     status: int
     detail: str
@@ -40,6 +42,7 @@ class ProblemBody(BaseModel):
     received: str | int | float | None = None
 
     model_config = ConfigDict(
+        use_attribute_docstrings=True,
         json_schema_extra={
             "examples": [
                 {
@@ -52,7 +55,7 @@ class ProblemBody(BaseModel):
                     "received": 63,
                 }
             ]
-        }
+        },
     )
 
 
@@ -60,62 +63,40 @@ class TaskRegistration(Body):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
     key: str
-    labels: list[Label] | None = Field(
-        None,
-        min_length=1,
-        description="The classes, all bool, number or text. Targets are matched to them by value.",
-    )
-    label_form: Literal["datetime"] | None = Field(
-        None, description="datetime where the labels are times, which the client writes as texts."
-    )
+    labels: list[Label] | None = Field(None, min_length=1)
+    """The classes, all bool, number or text. Targets are matched to them by value."""
+    label_form: Literal["datetime"] | None = None
+    """datetime where the labels are times, which the client writes as texts."""
     outputs: int | None = Field(None, ge=1, strict=True)
-    inputs: int | None = Field(
-        None,
-        ge=1,
-        strict=True,
-        description="Number of features of a row; default: the store's number of inputs.",
-    )
+    inputs: int | None = Field(None, ge=1, strict=True)
+    """Number of features of a row; default: the store's number of inputs."""
     loss: Literal["cross_entropy", "mse"] = "cross_entropy"
     offset: list[Annotated[float, Field(strict=True)]] | None = None
     scale: list[Annotated[float, Field(strict=True)]] | None = None
     description: str = ""
-    keep_rows: bool = Field(
-        True,
-        strict=True,
-        description="True if the server may keep rows of the task, for the poison detector and for "
-        "rehearsal.",
-    )
-    group: str | None = Field(
-        None, description="Group of the task, which shares its first layers; made if it is not there."
-    )
-    own_layers: int | None = Field(
-        None,
-        ge=1,
-        strict=True,
-        description="Number of last layers that are the task's own, in a group; default: an expanded output"
-        " layer, else the later half.",
-    )
-    composition: Context = Field(
-        None,
-        description="Composition (mixture or power of registered tasks) that the task binds instead "
-        "of a context of its own.",
-    )
+    keep_rows: bool = Field(True, strict=True)
+    """True if the server may keep rows of the task, for the poison detector and for rehearsal."""
+    group: str | None = None
+    """Group of the task, which shares its first layers; made if it is not there."""
+    own_layers: int | None = Field(None, ge=1, strict=True)
+    """Number of last layers of its own, in a group; default: an expanded output layer, or half."""
+    composition: Context = None
+    """Mixture or power of registered tasks that the task binds instead of a context of its own."""
     scaling: Literal["running", "none"] | None = Field(
         None,
         description="running: inputs, and targets of mse tasks, are standardised by running statistics. "
         "Default: running, without offset and scale, in stores that hold a multi-layer perceptron.",
     )
-    kind: Literal["rows", "records"] = Field(
-        "rows", description="rows of numbers (`inputs`), or records of named values (`records`)."
-    )
-    features: list[Feature] | None = Field(
-        None,
-        min_length=1,
-        description="Names and kinds of the values of records; default: as in the first update.",
-    )
-    extra_features: Literal["refuse", "ignore"] = Field(
-        "refuse", description="What happens to a record with a name that the task does not have."
-    )
+    kind: Literal["rows", "records", "texts", "images"] = "rows"
+    """rows of numbers (`inputs`), records of named values (`records`), `texts` or `images`."""
+    encoder: str | None = None
+    """Name of the store's encoder of texts or images; default: the only one of the kind."""
+    abstain: float | None = Field(None, gt=0, le=0.5, strict=True)
+    """Share of its own kept texts that may get no label, so that others that are unlike get none."""
+    features: list[Feature] | None = Field(None, min_length=1)
+    """Names and kinds of the values of records; default: as in the first update."""
+    extra_features: Literal["refuse", "ignore"] = "refuse"
+    """What happens to a record with a name that the task does not have."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}
@@ -131,17 +112,12 @@ class TaskRegistration(Body):
 class TaskAlteration(Body):
     """`PATCH /v1/tasks/{key}`: give at least one change."""
 
-    add_labels: list[Label] | None = Field(
-        None, description="Labels to add after those that the task has; present ones are passed over."
-    )
+    add_labels: list[Label] | None = None
+    """Labels to add after those that the task has; present ones are passed over."""
     offset: list[Annotated[float, Field(strict=True)]] | None = None
     scale: list[Annotated[float, Field(strict=True)]] | None = None
-    schema_version: int | None = Field(
-        None,
-        ge=1,
-        strict=True,
-        description="Version of the schema that is changed: another one is 409 `schema-changed`.",
-    )
+    schema_version: int | None = Field(None, ge=1, strict=True)
+    """Version of the schema that is changed: another one is 409 `schema-changed`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"add_labels": ["x"]}]})
 
@@ -158,13 +134,12 @@ Sequence = Annotated[int, Field(ge=1, strict=True)]
 class WithoutBody(Body):
     """Records to take out: all that teach a task, all that an API key sent, or a range."""
 
-    task: str | None = Field(
-        None, description="Task key: all updates of the task, also those of compositions that contain it."
-    )
-    api_key: str | None = Field(None, description="API key id: all updates that the key sent.")
-    sequences: tuple[Sequence, Sequence] | None = Field(
-        None, description="First and last sequence number, both included."
-    )
+    task: str | None = None
+    """Task key: all updates of the task, also those of compositions that contain it."""
+    api_key: str | None = None
+    """API key id: all updates that the key sent."""
+    sequences: tuple[Sequence, Sequence] | None = None
+    """First and last sequence number, both included."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -194,7 +169,6 @@ _SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn
 _TASKS = "A pattern of task keys that it may name: `*` and `?`."
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
-
 _GROUPS = "Pattern of the groups that its tasks may join, beside those that `tasks` matches."
 
 
@@ -205,7 +179,8 @@ class ApiKeyRequest(Body):
     scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
     tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
     groups: str = Field("", max_length=256, description=_GROUPS)
-    expires: float | None = Field(None, gt=0, description="Unix seconds; null for never.")
+    expires: float | None = Field(None, gt=0)
+    """Unix seconds; null for never."""
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
@@ -215,36 +190,60 @@ _Number = Annotated[float, Field(ge=-64, le=64)]
 
 
 class _InputsBody(Body):
-    """Rows of numbers, or records."""
+    """Rows of numbers, records, texts or images."""
 
     inputs: Matrix = None
     records: Records = None
+    texts: list[Any] | None = None
+    """Texts, of tasks of kind texts."""
+    images: list[Any] | None = None
+    """PNG or JPEG files in base64, of tasks of kind images."""
 
     @property
     def rows(self) -> Any:
-        """Rows of numbers, or records."""
-        return self.inputs if self.records is None else self.records
+        """Rows of numbers, or records; texts and images as they came."""
+        given = (self.inputs, self.records, self.texts, self.images)
+        return next((rows for rows in given if rows is not None), None)
+
+    @property
+    def originals(self) -> Originals | None:
+        """Texts or images."""
+        if self.texts is not None:
+            return Originals("texts", self.texts)
+        return None if self.images is None else Originals("images", self.images)
 
     @model_validator(mode="after")
     def _one_form_of_rows(self) -> Self:
-        if (self.inputs is None) == (self.records is None):
-            raise ValueError("give exactly one of inputs (rows of numbers) and records (named values)")
+        given = (self.inputs, self.records, self.texts, self.images)
+        if sum(rows is not None for rows in given) != 1:
+            raise ValueError(
+                "give exactly one of inputs (rows of numbers), records (named values), texts and images"
+            )
         return self
 
 
 class LocateBody(_InputsBody):
     """`POST /v1/locate`: rows of one unknown context."""
 
-    targets: Targets | None = Field(None, description="Targets of the rows, if they are known.")
-    candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(
-        None, min_length=1, description="Candidate contexts; default: every task that takes such rows."
-    )
-    exponent_of: str | None = Field(
-        None, description="Task key: find the power of this task that fits the rows best."
-    )
-    exponents: tuple[_Number, _Number] | None = Field(
-        None, description="Range of exponents; default: 0 to 1 in cyclic stores, 0 to 4 in others."
-    )
+    _encoder: str | None = PrivateAttr(None)
+
+    @property
+    def encoder(self) -> str | None:
+        """The encoder that the rows were made by; None for rows that came as numbers."""
+        return self._encoder
+
+    def set_encoder(self, name: str) -> None:
+        """Say which encoder the rows were made by."""
+        self._encoder = name
+
+    targets: Targets | None = None
+    """Targets of the rows, if they are known."""
+    candidates: Annotated[list[Any] | None, _CONTEXTS] = Field(None, min_length=1)
+    """Candidate contexts; default: every task that takes such rows."""
+    exponent_of: str | None = None
+    """Task key: find the power of this task that fits the rows best."""
+    exponents: tuple[_Number, _Number] | None = None
+    """Range of exponents; default: 0 to 1 in cyclic stores, 0 to 4 in others."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
 
@@ -262,66 +261,44 @@ class LocateBody(_InputsBody):
 class ConsolidateBody(Body):
     """`POST /v1/consolidate`."""
 
-    steps: int = Field(
-        ge=1, strict=True, description="Number of rehearsal steps over all tasks, taken in short slices."
-    )
+    steps: int = Field(ge=1, strict=True)
+    """Number of rehearsal steps over all tasks, taken in short slices."""
 
 
 class QuarantineBody(Body):
     """`POST /v1/quarantine`."""
 
-    source: str = Field(description="A task key, or `key:<id>` for an API key.", max_length=256)
+    source: str = Field(max_length=256)
+    """A task key, or `key:<id>` for an API key."""
     reason: str = Field("", max_length=1024)
 
 
-ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values"]
+ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values", "in_scope"]
 
 # Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
 Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
 
-Matrix = Annotated[
-    Any,
-    WithJsonSchema(
-        {
-            "description": "Rows of numbers, each as wide as its task.",
-            "type": "array",
-            "items": {"type": "array", "items": {"type": "number"}},
-        }
-    ),
-]
 
+def _documented(kind: Any, description: str) -> WithJsonSchema:
+    """Return the schema of a type for values that are checked later, and just pass here."""
+    return WithJsonSchema(TypeAdapter(kind).json_schema() | {"description": description})
+
+
+Matrix = Annotated[Any, _documented(list[list[float]], "Rows of numbers, each as wide as its task.")]
 Records = Annotated[
     Any,
-    WithJsonSchema(
-        {
-            "description": "Rows of named values: numbers, texts (categories, or dates in ISO 8601), bools, "
-            "null for a missing one. Of tasks that were registered with kind records.",
-            "type": "array",
-            "items": {
-                "type": "object",
-                "additionalProperties": {"type": ["number", "string", "boolean", "null"]},
-            },
-        }
+    _documented(
+        list[dict[str, float | str | bool | None]],
+        "Rows of named values: numbers, texts (categories, or dates in ISO 8601), bools, null for a missing"
+        " one. Of tasks that were registered with kind records.",
     ),
 ]
-
 Targets = Annotated[
     list[Any],
-    WithJsonSchema(
-        {
-            "description": "One target a row: a label (bool, number or text, matched by value); a class index"
-            " where the task was registered without labels; for mse one or several numbers.",
-            "type": "array",
-            "items": {
-                "anyOf": [
-                    {"type": "boolean"},
-                    {"type": "string"},
-                    {"type": "integer"},
-                    {"type": "number"},
-                    {"type": "array", "items": {"type": "number"}},
-                ]
-            },
-        }
+    _documented(
+        list[bool | str | int | float | list[float]],
+        "One target a row: a label (bool, number or text, matched by value); a class index where the task was"
+        " registered without labels; for mse one or several numbers.",
     ),
 ]
 
@@ -347,9 +324,10 @@ class InferBody(_RowsBody):
         alias="return",
         min_length=1,
         description="Fields of the response; default: labels, probabilities and confidence, for mse tasks "
-        "values.",
+        "values, for tasks that abstain in_scope too.",
     )
-    k: int = Field(5, ge=1, le=100, strict=True, description="Number of labels in `top_k`.")
+    k: int = Field(5, ge=1, le=100, strict=True)
+    """Number of labels in `top_k`."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
@@ -369,26 +347,18 @@ class EvaluateBody(_RowsBody):
 class UpdateBody(EvaluateBody):
     """`POST /v1/update`."""
 
-    steps: int | None = Field(
-        None,
-        ge=1,
-        strict=True,
-        description="Number of optimizer steps on these rows, applied as one atomic record; default: the"
-        " store's.",
-    )
-    sample_weight: list[Annotated[float, Field(ge=0, le=1e6, strict=True)]] | None = Field(
-        None, description="How much each row counts, 0 to 1e6; default: 1 each."
-    )
-    grow_labels: bool = Field(
-        False,
-        strict=True,
-        description="True if targets that are no labels yet become labels, in the same record.",
-    )
+    steps: int | None = Field(None, ge=1, strict=True)
+    """Number of optimizer steps on these rows, applied as one atomic record; default: the store's."""
+    sample_weight: list[Annotated[float, Field(ge=0, le=1000000.0, strict=True)]] | None = None
+    """How much each row counts, 0 to 1e6; default: 1 each."""
+    grow_labels: bool = Field(False, strict=True)
+    """True if targets that are no labels yet become labels, in the same record."""
 
 
 class RelabelBody(Body):
     """`POST /v1/updates/{sequence}/relabel`: the targets that the rows of an update should have had."""
 
-    targets: Targets = Field(description="One target a row of the update; null for one that was right.")
+    targets: Targets
+    """One target a row of the update; null for one that was right."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"targets": ["7", None]}]})

@@ -9,8 +9,9 @@ from typing import Any
 from superposed.analysis.capacity import capacity
 from superposed.analysis.interference import measure_interference
 from superposed.analysis.retrieval import retrieve_model
-from superposed.config import validated
+from superposed.config import EncoderConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
+from superposed.errors import ConfigError, ShapeError
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.api.v1.schemas import TaskRegistration
@@ -114,7 +115,9 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
         raise LimitReached("there are as many tasks as there may be", expected=most, received=received)
     there = store.tasks.get(body.key).schema if body.key in store.tasks else None
     values = body.model_dump()
-    values["inputs"] = body.inputs or store.config.network.inputs
+    encoder = _encoder(body, store)
+    values["encoder"] = encoder and encoder[0]
+    values["inputs"] = body.inputs or (encoder[1].width if encoder else store.config.network.inputs)
     values["scaling"] = body.scaling or _default_scaling(body, there, store)
     if there is not None and body.features is None:
         values["features"] = there.features
@@ -123,12 +126,43 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
         values["composition"] = str(as_expression(body.composition))
     schema = validated(TaskSchema, values)
     store.check_image(schema)
+    if schema.abstain is not None and not (schema.keep_rows and store.replay_buffer.enabled):
+        raise ConfigError(
+            "a task that abstains needs kept rows", expected="keep_rows, and a store that rehearses"
+        )
     return schema
+
+
+def _encoder(body: TaskRegistration, store: WeightStore) -> tuple[str, EncoderConfig] | None:
+    """Return the encoder of a task of texts or images, by name; None for other tasks."""
+    kind, given = body.kind, body.encoder
+    if kind not in {"texts", "images"}:
+        if given is not None:
+            raise ConfigError("tasks of texts and images name an encoder, and no others", received=kind)
+        return None
+    there = {name: one for name, one in store.config.encoders.items() if one.kind == kind}
+    fitting = {name: one for name, one in there.items() if given in {None, name}}
+    if len(fitting) == 1:
+        [(name, encoder)] = fitting.items()
+        if body.inputs not in {None, encoder.width}:
+            raise ShapeError(
+                f"tasks of encoder {name} have its width", expected=encoder.width, received=body.inputs
+            )
+        return name, encoder
+    if there:
+        raise ConfigError(
+            f"which encoder of {kind}?", expected=f"encoder: {', '.join(there)}", received=given
+        )
+    raise ConfigError(
+        f"this store has no encoder of {kind}",
+        expected=f"one that was made with --encoder NAME=…, or --preset {kind}",
+        received=f"kind {kind}",
+    )
 
 
 def _default_scaling(body: TaskRegistration, there: TaskSchema | None, store: WeightStore) -> str:
     """Return the scaling of a registration that leaves it out: none for images, or with offset or scale."""
-    if body.offset is not None or body.scale is not None:
+    if body.offset is not None or body.scale is not None or body.kind == "images":
         return "none"
     if there is not None and there.offset is None and there.scale is None:
         return there.scaling

@@ -26,13 +26,14 @@ def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str],
 
     Without targets they are only those whose answers have an energy. The engine's thread only.
     """
-    width, kind = _width(body.rows), "rows" if body.records is None else "records"
+    width, records = _width(body.rows), body.records is not None
     schemas = [state.schema for state in store.tasks.all()]
     return [
         schema.key
         for schema in schemas
-        if schema.kind == kind
-        and (kind == "records" or schema.inputs == width)
+        if (schema.kind == "records") == records
+        and (records or schema.inputs == width)
+        and body.encoder in {None, schema.encoder}
         and may_name(schema.key)
         and (body.targets is not None or schema.loss == "cross_entropy")
     ]

@@ -29,6 +29,7 @@ _CODES: Mapping[int, grpc.StatusCode] = {
     413: grpc.StatusCode.INVALID_ARGUMENT,
     422: grpc.StatusCode.INVALID_ARGUMENT,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    501: grpc.StatusCode.UNIMPLEMENTED,
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
@@ -236,7 +237,7 @@ class GrpcServer:
         request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)
         self._runtime.admit(rows, principal)
         with self._runtime.statistics.measured(model, len(rows)):
-            answer = await self._runtime.engine.infer(rows)
+            answer = await self._runtime.engine.infer(await self._runtime.encode(rows, principal))
             columns = messages.columns_of(request, answer)
         return {
             "model_name": model,

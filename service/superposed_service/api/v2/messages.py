@@ -15,7 +15,7 @@ from superposed.tasks.labels import label_text
 from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
-from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.rows import Originals, RowBatch
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest
 
@@ -158,14 +158,17 @@ def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
     if INPUT not in tensors:
         raise InvalidRequest("inputs: there are no rows", expected=f"an input named {INPUT}")
     inputs, contexts = tensors[INPUT], tensors.get(CONTEXT)
-    if inputs.dtype == np.dtype("?"):
+    originals = None
+    if inputs.dtype == object:  # texts or images: which of them, the rows' task says
+        originals, inputs = Originals(None, inputs.reshape(-1).tolist()), np.zeros((0, 0))
+    elif inputs.dtype == np.dtype("?"):
         inputs = inputs.astype(np.uint8)
     if contexts is None:
-        return RowBatch(model, None, inputs)
+        return RowBatch(model, None, inputs, originals)
     if contexts.dtype != object:
         raise InvalidRequest(f"{CONTEXT}: not text", expected="datatype BYTES", received=str(contexts.dtype))
     try:
-        return RowBatch(None, [text.decode() for text in contexts.reshape(-1)], inputs)
+        return RowBatch(None, [text.decode() for text in contexts.reshape(-1)], inputs, originals)
     except UnicodeDecodeError:
         raise InvalidRequest(f"{CONTEXT}: not UTF-8") from None
 
@@ -253,9 +256,14 @@ def _column(answer: InferenceResult, name: str) -> NDArray[Any]:
         labels = [[label_text(label).encode() for label in task.labels or ()] for task in answer.tasks]
         numbers = _classes(answer)
         found = [labels[place][number] for place, number in zip(answer.places, numbers, strict=True)]
+        if answer.in_scope is not None:
+            found = [label if good else b"" for label, good in zip(found, answer.in_scope, strict=True)]
         return np.asarray([*found, None], dtype=object)[:-1]
     if name == "classes":
         return _classes(answer)
+    if name == "in_scope":
+        everything = np.ones(len(answer.places), dtype=bool)
+        return everything if answer.in_scope is None else answer.in_scope
     width = max(task.outputs for task in answer.tasks)
     column = np.zeros((len(answer.places), width), dtype="<f4")
     for place, task in enumerate(answer.tasks):

@@ -34,7 +34,13 @@ def outputs_of(schema: TaskSchema) -> dict[str, tuple[str, list[int]]]:
     if schema.loss == "mse":
         return {"values": numbers, "logits": numbers}
     named = {"labels": ("BYTES", [-1])} if schema.labels is not None else {}
-    return {"probabilities": numbers, **named, "classes": ("INT64", [-1]), "logits": numbers}
+    scope = {"in_scope": ("BOOL", [-1])} if schema.abstain is not None else {}
+    return {"probabilities": numbers, **named, "classes": ("INT64", [-1]), "logits": numbers, **scope}
+
+
+def input_of(schema: TaskSchema) -> tuple[str, list[int]]:
+    """Return datatype and shape of a model's rows: texts and images are BYTES; rows of FP32 are taken too."""
+    return ("FP32", [-1, schema.inputs]) if schema.encoder is None else ("BYTES", [-1])
 
 
 def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
@@ -44,7 +50,7 @@ def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
         "versions": [current],
         "platform": "superposed",
         "inputs": [
-            {"name": INPUT, "datatype": "FP32", "shape": [-1, schema.inputs]},
+            dict(zip(("name", "datatype", "shape"), (INPUT, *input_of(schema)), strict=True)),
             {"name": CONTEXT, "datatype": "BYTES", "shape": [-1], "optional": True},
         ],
         "outputs": [
@@ -71,7 +77,7 @@ def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
         "platform": "superposed",
         "backend": "superposed",
         "max_batch_size": most_rows,
-        "input": [field(INPUT, "FP32", [-1, schema.inputs]), field(CONTEXT, "BYTES", [-1], optional=True)],
+        "input": [field(INPUT, *input_of(schema)), field(CONTEXT, "BYTES", [-1], optional=True)],
         "output": [field(name, *described) for name, described in outputs_of(schema).items()],
         "parameters": {"label_type": {"string_value": schema.label_type}} if schema.labels else {},
     }

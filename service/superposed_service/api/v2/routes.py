@@ -138,9 +138,11 @@ async def infer(request: Request) -> Response:
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
         width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs
     asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
-    service.admit(asked.rows, principal(request))
-    with service.statistics.measured(name, len(asked.rows)):
-        answer = await service.engine.infer(asked.rows)
+    rows = service.admit(asked.rows, principal(request))
+    with service.statistics.measured(name, len(rows)):
+        if rows.originals is not None:
+            rows = await service.encode(rows, principal(request))
+        answer = await service.engine.infer(rows)
         content, head_length = messages.render(asked, answer, name, service.version)
     if head_length is None:
         return Response(content, 200, media_type="application/json")

@@ -34,6 +34,7 @@ function details(task) {
     "Rows seen": `${count(task.rows_seen)} in ${count(task.updates)} updates`,
     "Test, then train": `${task.loss === "mse" ? "" : `${percent(seen.accuracy)}, `}loss ${fixed(seen.loss, 4)}`,
     "Last change": `#${count(task.last_sequence)}`,
+    Takes: task.encoder ? `${task.kind}, by encoder ${task.encoder}` : task.kind,
     Shape: `${count(task.inputs)} features → ${task.labels ? task.labels.slice(0, 12).join(", ") : `${count(task.outputs)} outputs`}`,
     Loss: task.loss,
     Scaling: task.scaling === "running" ? "by running statistics" : task.offset || task.scale ? "(x − offset) / scale" : "as it comes",

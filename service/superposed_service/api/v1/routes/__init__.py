@@ -5,7 +5,6 @@ from fastapi import APIRouter
 from superposed_service.api.v1.routes import (
     api_keys,
     console,
-    consolidation,
     events,
     health,
     history,
@@ -29,7 +28,6 @@ _MODULES = (
     quarantine,
     api_keys,
     locate,
-    consolidation,
     events,
     console,
 )

@@ -18,7 +18,6 @@ from superposed_service.api.v1.serializers import check_member, explain_quaranti
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.errors import InvalidRequest, Quarantined, Unauthenticated
 from superposed_service.observability.request_ids import header
-from superposed_service.runtime.resumable import ResumableRequest
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.storage.idempotency import IdempotencyKey
 
@@ -53,21 +52,12 @@ def refuse_repeats(request: Request) -> None:
         )
 
 
-async def resumable(request: Request) -> ResumableRequest:
-    """Return the resumable form of a request that makes several changes.
-
-    Raises:
-        InvalidRequest: Its `Idempotency-Key` is no key.
-    """
-    asker, keys = principal(request), runtime(request).directory.transaction_log().api_keys
-
-    async def check() -> None:
-        if not asker.is_still_good(keys):
-            raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
-        if await request.is_disconnected():
-            raise ClientDisconnect
-
-    return ResumableRequest(await idempotency_key(request), asker.author, check)
+async def check_wanted(request: Request) -> None:
+    """Check, between two changes of one request, that its client waits and its API key is still good."""
+    if not principal(request).is_still_good(runtime(request).directory.transaction_log().api_keys):
+        raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+    if await request.is_disconnected():
+        raise ClientDisconnect
 
 
 @asynccontextmanager

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.staticfiles import StaticFiles
+from starlette.types import Receive, Scope, Send
 
 from superposed_service.api.auth import requires
-from superposed_service.api.console import ConsoleFile, console_files
 from superposed_service.errors import UnknownFile
 
 router = APIRouter(include_in_schema=False)
 
+_FILES = StaticFiles(directory=str(files("superposed_service.api.console")))
+_SERVED = (".html", ".css", ".js", ".svg")
 # Nothing from elsewhere, nothing inline, no frames: what the page may do is in its own files.
-_POLICY = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' data:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self';"
+    " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 _HEADERS = {
     "Content-Security-Policy": _POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin",
-    "Vary": "Accept-Encoding",
 }
+
+
+class _Compressed(Response):
+    """A response that is sent as the client's `Accept-Encoding` allows."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(status_code=response.status_code, headers=dict(response.headers))
+        self._app = GZipMiddleware(response)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 @router.get("/")
@@ -45,32 +54,27 @@ async def root(request: Request) -> Response:
 @requires(None)
 async def docs(request: Request) -> Response:
     """Serve Swagger UI from the package."""
-    return _answer(request, console_files()["docs.html"])
+    return await file(request, "docs.html")
 
 
 @router.get("/console")
 @requires(None)
 async def page(request: Request) -> Response:
     """Return the page; its files are beside it under `/console/`."""
-    return _answer(request, console_files()["index.html"])
+    return await file(request, "index.html")
 
 
 @router.get("/console/{path:path}")
 @requires(None)
 async def file(request: Request, path: str) -> Response:
     """Return a script, style or picture of the page."""
-    found = console_files().get(path)
-    if found is None:
-        raise UnknownFile("the console has no such file", received=path[:100])
-    return _answer(request, found)
-
-
-def _answer(request: Request, file: ConsoleFile) -> Response:
+    try:
+        if not path.endswith(_SERVED):
+            raise HTTPException(404)
+        found = await _FILES.get_response(path, request.scope)
+    except HTTPException:
+        raise UnknownFile("the console has no such file", received=path[:100]) from None
     # What a library's file holds is named by its version; ours are asked for again, and mostly not sent.
-    caching = "public, max-age=31536000, immutable" if file.versioned else "no-cache"
-    headers = _HEADERS | {"ETag": file.etag, "Cache-Control": caching}
-    if file.etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    if "gzip" in request.headers.get("accept-encoding", ""):
-        return Response(file.compressed, 200, headers | {"Content-Encoding": "gzip"}, file.media_type)
-    return Response(file.content, 200, headers, file.media_type)
+    caching = "public, max-age=31536000, immutable" if path.startswith("vendor/") else "no-cache"
+    found.headers.update(_HEADERS | {"Cache-Control": caching})
+    return _Compressed(found)

@@ -29,15 +29,20 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 
 
 def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
-    rows = RowBatch(body.context, body.contexts, body.rows)
+    rows = RowBatch(body.context, body.contexts, body.rows, body.originals)
     return runtime(request).admit(rows, principal(request), updates=updates)
+
+
+async def _encoded(request: Request, rows: RowBatch) -> RowBatch:
+    return await runtime(request).encode(rows, principal(request))
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
     """Return the rows under the task that they fit best, and which that is and how sure it is."""
     answered = len(RowBatch(None, None, body.rows))
-    found = await answer_locate(request, LocateBody(inputs=body.inputs, records=body.records), answered)
-    return RowBatch(found["best"], None, body.rows), {"located": found["scores"][0]}
+    asked = LocateBody(inputs=body.inputs, records=body.records, texts=body.texts, images=body.images)
+    found, rows = await answer_locate(request, asked, answered)
+    return RowBatch(found["best"], None, rows), {"located": found["scores"][0]}
 
 
 def _known(measured: object) -> dict[str, Any]:
@@ -58,6 +63,8 @@ async def infer(request: Request) -> Response:
         rows, located = await _located(request, body)
     else:
         rows, located = _rows(request, body), {}
+        if rows.originals is not None:
+            rows = await _encoded(request, rows)
     answer = await runtime(request).engine.infer(rows)
     return rows_response(request, codec.render_answer(answer, body.return_, body.k) | located)
 
@@ -77,7 +84,7 @@ async def update(request: Request) -> Response:
     body = await read(request, UpdateBody)
     async with explaining_quarantine(request):
         answer = await runtime(request).engine.update(
-            _rows(request, body, updates=1),
+            await _encoded(request, _rows(request, body, updates=1)),
             body.targets,
             body.steps,
             await idempotency_key(request),
@@ -98,4 +105,5 @@ async def update(request: Request) -> Response:
 async def evaluate(request: Request) -> Response:
     """Measure loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)
-    return json_response(_known(await runtime(request).engine.evaluate(_rows(request, body), body.targets)))
+    rows = await _encoded(request, _rows(request, body))
+    return json_response(_known(await runtime(request).engine.evaluate(rows, body.targets)))

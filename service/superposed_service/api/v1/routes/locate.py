@@ -27,11 +27,12 @@ router = APIRouter(prefix="/v1", tags=["rows"])
 @requires("infer")
 async def locate(request: Request) -> Response:
     """Try the rows, all of one stream, under every candidate context; nothing is learned."""
-    return json_response(await answer_locate(request, await read(request, LocateBody)))
+    found, _ = await answer_locate(request, await read(request, LocateBody))
+    return json_response(found)
 
 
-async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> dict[str, Any]:
-    """Return the response of task inference for a body.
+async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> tuple[dict[str, Any], Any]:
+    """Return the response of task inference for a body, and its rows, encoded if they were texts or images.
 
     Args:
         request: The request; its principal needs quota for every row under every candidate.
@@ -40,13 +41,19 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     """
     service, asking = runtime(request), principal(request)
     engine, most = service.engine, service.settings.max_candidate_evaluations
-    service.check(RowBatch(None, body.candidates or _powers(body), body.rows), asking)
+    rows = RowBatch(None, body.candidates or _powers(body), body.rows, body.originals)
+    service.check(rows, asking)
     candidates = named(body)
+    if rows.originals is not None:
+        encoder = service.encoder_of(rows.originals, body.exponent_of or next(iter(candidates), None))
+        rows = await service.encode(rows, asking, encoder=encoder)
+        body = body.model_copy(update={"inputs": rows.inputs, "texts": None, "images": None})
+        body.set_encoder(encoder)
     if body.candidates is None and body.exponent_of is None:
         candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
     count = tries(body, candidates, most)
     asking.spend(rows=count + answered)
-    return await engine.call(partial(find_context, body, candidates, most=most), size=count)
+    return await engine.call(partial(find_context, body, candidates, most=most), size=count), rows.inputs
 
 
 def _powers(body: LocateBody) -> list[str]:

@@ -33,6 +33,7 @@ async def get_store(request: Request) -> Response:
     body = await service.engine.call_writer(
         lambda writer: store_body(writer, service.settings, service.recovery)
     )
+    body["encoders"] = service.encoders.body()
     if not asker.sees_all:
         body = await service.engine.call(lambda store: tenants_view(body, store, asker.may_name))
     return json_response(body)

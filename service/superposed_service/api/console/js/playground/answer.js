@@ -4,6 +4,7 @@ import { call, Problem } from "../api.js";
 import { fill, h } from "../dom.js";
 import { count, fixed, milliseconds, percent } from "../format.js";
 import { notice } from "../problem.js";
+import { asSent } from "./originals.js";
 
 const MOST_ROWS = 50;
 
@@ -16,19 +17,19 @@ export class Answer {
     this.said = h("small.muted");
     this.element = h("div.stack", {}, this.headline, this.bars, this.more, h("p", {}, this.said));
     this.busy = false;
-    /** @type {{context: string, rows: number[][], task: any} | null} */
+    /** @type {{context: string, rows: import("./originals.js").Row[], task: any} | null} */
     this.next = null;
     this.idle();
   }
 
   idle() {
-    fill(this.headline, h("span.muted", {}, "Draw, or give numbers: the answer follows."));
+    fill(this.headline, h("span.muted", {}, "Draw, write, or give numbers: the answer follows."));
     fill(this.bars);
     fill(this.more);
     this.said.textContent = "";
   }
 
-  /** @param {string} context @param {number[][]} rows @param {any} task */
+  /** @param {string} context @param {import("./originals.js").Row[]} rows @param {any} task */
   async ask(context, rows, task) {
     this.next = { context, rows, task };
     if (this.busy) return;
@@ -41,13 +42,13 @@ export class Answer {
     this.busy = false;
   }
 
-  /** @param {{context: string, rows: number[][], task: any}} question */
+  /** @param {{context: string, rows: import("./originals.js").Row[], task: any}} question */
   async askOnce({ context, rows, task }) {
     if (!rows.length) return this.idle();
     const classes = task.loss === "cross_entropy";
     const started = performance.now();
     try {
-      const body = { context, inputs: rows, return: classes ? ["labels", "probabilities"] : ["values"] };
+      const body = { context, ...asSent(rows), return: classes ? ["labels", "probabilities"] : ["values"] };
       const answer = await call("POST", "v1/infer", { body });
       this.said.textContent = `${context} at #${count(answer.sequence)}, in ${milliseconds(performance.now() - started)}`;
       if (rows.length > 1) this.showMany(answer, rows, classes);
@@ -64,7 +65,8 @@ export class Answer {
   showOne(label, probabilities, task) {
     const best = probabilities.indexOf(Math.max(...probabilities));
     fill(this.more);
-    fill(this.headline, h("b", { "data-answer": label }, String(label)), h("span.muted", {}, percent(probabilities[best])));
+    const words = label === null ? "out of scope" : String(label);
+    fill(this.headline, h("b", { "data-answer": words }, words), h("span.muted", {}, percent(probabilities[best])));
     const labels = task.labels ?? probabilities.map((_, place) => String(place));
     bars(this.bars, probabilities.map((value, place) => ({ name: labels[place], value, best: place === best })));
   }
@@ -76,13 +78,13 @@ export class Answer {
     fill(this.headline, h("b", {}, values.map((value) => fixed(value, 3)).join(", ")));
   }
 
-  /** @param {any} answer @param {number[][]} rows @param {boolean} classes */
+  /** @param {any} answer @param {import("./originals.js").Row[]} rows @param {boolean} classes */
   showMany(answer, rows, classes) {
     fill(this.bars);
     fill(this.headline, h("b", {}, count(rows.length)), h("span.muted", {}, "rows answered"));
     const cells = (/** @type {number} */ place) =>
       classes
-        ? [h("td", {}, String(answer.labels[place])), h("td.right", {}, percent(Math.max(...answer.probabilities[place])))]
+        ? [h("td", {}, String(answer.labels[place] ?? "out of scope")), h("td.right", {}, percent(Math.max(...answer.probabilities[place])))]
         : [h("td", {}, answer.values[place].map((/** @type {number} */ value) => fixed(value, 3)).join(", ")), h("td")];
     fill(this.more, h("div.scroll", { tabindex: 0, role: "region", "aria-label": "Answers" }, h("table", {},
       h("thead", {}, h("tr", {}, h("th", {}, "Row"), h("th", {}, "Answer"), h("th.right", {}, classes ? "Probability" : ""))),

@@ -77,9 +77,10 @@ export function sideOf({ inputs }) {
 
 /**
  * What full ink is in a task's numbers: told from its offset and scale, as nothing else says it.
- * @param {{offset: number[] | null, scale: number[] | null}} task
+ * @param {{offset: number[] | null, scale: number[] | null, kind: string}} task
  */
-export function inkOf({ offset, scale }) {
+export function inkOf({ offset, scale, kind }) {
+  if (kind === "images") return 255;
   const usual = [1, 16, 255];
   // A mean brightness is below full ink, and a spread is less than half of it.
   const least = Math.max(0, ...(offset ?? []), ...(scale ?? []).map((value) => (offset ? 2 * Math.abs(value) : Math.abs(value))));

@@ -4,6 +4,7 @@ import { fill, h } from "../dom.js";
 import { notice } from "../problem.js";
 import { Problem } from "../api.js";
 import { inkOf, picture, sideOf } from "./digit.js";
+import { FileSource, TextSource } from "./originals.js";
 import { Pad } from "./pad.js";
 import { readRows } from "./rows.js";
 
@@ -12,7 +13,7 @@ const MOST_FIELDS = 64;
 /**
  * @typedef {object} Source Dispatches `change`.
  * @property {HTMLElement} element
- * @property {() => number[][]} rows Empty where nothing was given yet.
+ * @property {() => import("./originals.js").Row[]} rows Empty where nothing was given yet.
  */
 
 /** A drawing, as one row of a task's pixels. @implements {Source} */
@@ -109,36 +110,52 @@ export class RowInput extends EventTarget {
     /** @type {(EventTarget & Source) | null} */
     this.source = null;
     this.shape = "";
-    this.numbers = false;
+    this.other = false;
   }
 
   /** @param {any} task */
   show(task) {
-    const shape = `${task.inputs} ${inkOf(task)}`;
+    const shape = `${task.kind} ${task.inputs} ${inkOf(task)}`;
     // A drawing stays where the next task can see it too.
     if (shape === this.shape) return;
     this.shape = shape;
-    this.numbers = false;
+    this.other = false;
     this.choose(task);
   }
 
   /** @param {any} task */
   choose(task) {
-    const side = sideOf(task);
-    this.source = side && !this.numbers ? new DrawingSource(task, side) : new NumbersSource(task);
+    const sources = sourcesOf(task);
+    const [, make] = sources[this.other ? 1 : 0];
+    this.source = make();
     this.source.addEventListener("change", () => this.dispatchEvent(new Event("change")));
-    const other = h("button.small.quiet", { type: "button" }, this.numbers ? "Draw instead" : "Numbers instead");
+    const named = sources[this.other ? 0 : 1]?.[0];
+    const other = h("button.small.quiet", { type: "button" }, `${named} instead`);
     other.addEventListener("click", () => {
-      this.numbers = !this.numbers;
+      this.other = !this.other;
       this.choose(task);
       this.dispatchEvent(new Event("change"));
     });
     fill(this.element, this.source.element);
-    if (side) (this.element.querySelector(":scope > .stack > .row:last-child") ?? this.element).append(other);
+    if (named) (this.element.querySelector(":scope > .stack > .row:last-child") ?? this.element).append(other);
   }
 
-  /** @returns {number[][]} */
+  /** @returns {import("./originals.js").Row[]} */
   rows() {
     return this.source?.rows() ?? [];
   }
+}
+
+/**
+ * The sources that suit a task, the best first, with what its button says.
+ * @param {any} task
+ * @returns {[string, () => EventTarget & Source][]}
+ */
+function sourcesOf(task) {
+  if (task.kind === "texts") return [["Texts", () => new TextSource()]];
+  const side = sideOf(task);
+  /** @type {[string, () => EventTarget & Source][]} */
+  const drawing = side ? [["Draw", () => new DrawingSource(task, side)]] : [];
+  if (task.kind === "images") return [["Files", () => new FileSource()], ...drawing];
+  return [...drawing, ["Numbers", () => new NumbersSource(task)]];
 }

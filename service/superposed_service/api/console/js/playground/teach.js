@@ -5,14 +5,15 @@ import { confirmed } from "../dialogs.js";
 import { fill, h } from "../dom.js";
 import { count, fixed, percent } from "../format.js";
 import { pressed } from "../problem.js";
+import { asSent } from "./originals.js";
 
 const MOST_KEPT = 64;
 
-/** @typedef {{context: string, row: number[], label: string | number}} Example */
+/** @typedef {{context: string, row: import("./originals.js").Row, label: string | number}} Example */
 
 /** The teaching card. Dispatches `taught` when the store has learned or unlearned something. */
 export class Teacher extends EventTarget {
-  /** @param {() => {context: string, rows: number[][], task: any} | null} current What would be taught. */
+  /** @param {() => {context: string, rows: import("./originals.js").Row[], task: any} | null} current What would be taught. */
   constructor(current) {
     super();
     this.current = current;
@@ -76,7 +77,7 @@ export class Teacher extends EventTarget {
       const mine = this.keep(context, rows, each);
       try {
         const before = await this.measure(context);
-        const answer = await post("v1/update", { context, inputs: rows, targets: each, steps: Number(this.steps.value) });
+        const answer = await post("v1/update", { context, ...asSent(rows), targets: each, steps: Number(this.steps.value) });
         const after = await this.measure(context);
         this.showOutcome(answer, before, after);
         this.log.prepend(this.entry(answer.sequence, targets[0], context, mine));
@@ -89,7 +90,7 @@ export class Teacher extends EventTarget {
     }, "Taught.");
   }
 
-  /** @param {string} context @param {number[][]} rows @param {any[]} targets @returns {Example[]} Those of these rows. */
+  /** @param {string} context @param {import("./originals.js").Row[]} rows @param {any[]} targets @returns {Example[]} Those of these rows. */
   keep(context, rows, targets) {
     const mine = rows.map((row, place) => ({ context, row, label: targets[place] }));
     this.examples = [...this.examples, ...mine].slice(-MOST_KEPT);
@@ -100,7 +101,7 @@ export class Teacher extends EventTarget {
   async measure(context) {
     const mine = this.examples.filter((one) => one.context === context && !Array.isArray(one.label));
     if (!mine.length) return null;
-    const { labels } = await post("v1/infer", { context, inputs: mine.map((one) => one.row), return: ["labels"] });
+    const { labels } = await post("v1/infer", { context, ...asSent(mine.map((one) => one.row)), return: ["labels"] });
     return { right: mine.filter((one, place) => String(one.label) === String(labels[place])).length, of: mine.length };
   }
 

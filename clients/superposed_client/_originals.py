@@ -1,0 +1,86 @@
+"""Texts and images as they are sent."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+
+
+class Image(str):
+    """A PNG or JPEG file in base64."""
+
+    __slots__ = ()
+
+
+def originals_of(inputs: Any) -> list[str] | None:
+    """Return texts as strings, or images as `Image`; None for rows of numbers or records.
+
+    Args:
+        inputs: A list, array or Series of texts; a list of Pillow images or of files' bytes; or an array
+            uint8 of images (B, height, width) or (B, height, width, 3).
+
+    Raises:
+        ValueError: Some are texts or images, and some are not; or one text that is in no list.
+    """
+    if isinstance(inputs, str | bytes) or _is_picture(inputs):
+        raise ValueError("one text or image: wrap it in a list")
+    first = inputs[0] if isinstance(inputs, list | tuple | np.ndarray) and len(inputs) else None
+    if isinstance(first, np.ndarray) and first.ndim in {2, 3}:
+        return [_of_array(one, place) for place, one in enumerate(inputs)]
+    values = inputs.tolist() if getattr(inputs, "ndim", 0) == 1 and hasattr(inputs, "tolist") else inputs
+    if not isinstance(values, list | tuple) or not values:
+        return None
+    for kind, read in ((str, _plain), (bytes, _of_file), (object, _of_picture)):
+        if kind is object and not _is_picture(values[0]):
+            return None
+        if isinstance(values[0], kind):
+            return [read(one, place) for place, one in enumerate(values)]
+    return None
+
+
+def originals_form(rows: Any) -> dict[str, Any] | None:
+    """Return the field of a body for what `originals_of` returned; None for other rows."""
+    if not (isinstance(rows, list) and rows and isinstance(rows[0], str)):
+        return None
+    return {"images" if isinstance(rows[0], Image) else "texts": rows}
+
+
+def _is_picture(value: Any) -> bool:
+    return hasattr(value, "getbands") and hasattr(value, "save")
+
+
+def _plain(value: Any, place: int) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"row {place} is no text, as the first is, but a {type(value).__name__}")
+    return value if isinstance(value, Image) else str(value)
+
+
+def _of_file(value: Any, place: int) -> Image:
+    if not isinstance(value, bytes):
+        raise ValueError(f"row {place} is no file's bytes, as the first is, but a {type(value).__name__}")
+    return Image(base64.b64encode(value).decode())
+
+
+def _of_picture(value: Any, place: int) -> Image:
+    if not _is_picture(value):
+        raise ValueError(f"row {place} is no image, as the first is, but a {type(value).__name__}")
+    buffer = io.BytesIO()
+    value.save(buffer, "PNG")
+    return _of_file(buffer.getvalue(), place)
+
+
+def _of_array(array: Any, place: int) -> Image:
+    kind = getattr(array, "dtype", type(array).__name__)
+    if kind != np.uint8:
+        raise ValueError(
+            f"row {place} is no image as an array, uint8 from 0 to 255, but {kind};"
+            " to send rows of numbers, flatten each row, X.reshape(len(X), -1)"
+        )
+    try:
+        from PIL import Image as Pillow
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("images as arrays need Pillow: pip install pillow") from error
+    return _of_picture(Pillow.fromarray(array), place)

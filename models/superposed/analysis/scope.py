@@ -1,0 +1,112 @@
+"""Scope of a task: which texts are like those that it learned, and which are about something else.
+
+A text is as near as the cosine between its encoding and the nearest mean of a class, over the rows that are
+kept of the task. The threshold is the share `abstain` of how near the kept rows themselves are, each to means
+without it. Weights play no part: what other tasks learn moves nothing.
+
+Source: Mensink, Verbeek, Perronnin, Csurka, "Distance-based image classification: generalizing to new classes
+at near-zero cost", TPAMI 2013 (nearest class mean).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.store.store import WeightStore
+
+# Fewer kept rows say nothing yet: the task does not abstain.
+_LEAST_ROWS = 8
+_MOST_KNOWN = 4096
+_TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Class means of a task's kept rows.
+
+    Args:
+        means: (C, n) float32, of length 1.
+        threshold: Smallest cosine of a row that is in scope.
+    """
+
+    means: NDArray[np.float32]
+    threshold: float
+
+    @classmethod
+    def of(cls, rows: NDArray[Any], classes: NDArray[np.int64], share: float) -> Self | None:
+        """Return the scope of rows (B, n) of classes (B,); None where they are too few.
+
+        Args:
+            rows: Rows as they came, before scaling.
+            classes: Their class indexes.
+            share: Share of the rows that would be out of scope.
+        """
+        _, first = np.unique(rows, axis=0, return_index=True)  # a row that came twice would vouch for itself
+        rows, classes = rows[first], classes[first]
+        if len(rows) < _LEAST_ROWS:
+            return None
+        units = _units(rows)
+        _, places, counts = np.unique(classes, return_inverse=True, return_counts=True)
+        sums = np.zeros((len(counts), rows.shape[1]), dtype=np.float32)
+        np.add.at(sums, places, units)
+        means = _units(sums)
+        near = units @ means.T  # (B, C)
+        own = np.arange(len(rows)), places
+        along = (units * sums[places]).sum(1)
+        rest = np.square(sums[places]).sum(1) - 2 * along + 1  # squared length of the sum without the row
+        near[own] = np.where(counts[places] > 1, (along - 1) / np.sqrt(np.maximum(rest, _TINY)), -1.0)
+        return cls(means, float(np.quantile(near.max(1), share)))
+
+    def nearness(self, rows: NDArray[Any]) -> NDArray[np.float32]:
+        """Return the cosine (B,) of rows (B, n) with the nearest mean."""
+        found: NDArray[np.float32] = (_units(rows) @ self.means.T).max(1)
+        return found
+
+
+def _units(rows: NDArray[Any]) -> NDArray[np.float32]:
+    rows = np.asarray(rows, dtype=np.float32)
+    units: NDArray[np.float32] = rows / np.maximum(
+        np.linalg.norm(rows, axis=1, keepdims=True), np.float32(_TINY)
+    )
+    return units
+
+
+_known: WeakKeyDictionary[WeightStore, OrderedDict[str, tuple[object, Scope | None]]] = WeakKeyDictionary()
+
+
+def _scope_of(store: WeightStore, key: str) -> Scope | None:
+    """Return the scope of a task as it is now; worked out again once it was taught or lost rows."""
+    state, buffer = store.tasks.get(key), store.replay_buffer
+    known = _known.setdefault(store, OrderedDict())
+    # A rollback brings another buffer.
+    version = (buffer, state.generation, state.last_sequence, state.schema.abstain, buffer.rows_kept(key))
+    if key not in known or known[key][0] != version:
+        rows, classes = buffer.rows_of(key, state.schema.inputs)
+        known[key] = (version, Scope.of(rows, classes, state.schema.abstain or 0.0))
+        if len(known) > _MOST_KNOWN:
+            known.popitem(last=False)
+    known.move_to_end(key)
+    return known[key][1]
+
+
+def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows (B, inputs) a task labels; all of them where it does not abstain.
+
+    The owner of the store calls it.
+
+    Args:
+        store: Has the task.
+        key: The task.
+        rows: Encoded texts, before scaling.
+    """
+    scope = None if store.tasks.get(key).schema.abstain is None else _scope_of(store, key)
+    if scope is None:
+        return np.ones(len(rows), dtype=bool)
+    answered: NDArray[np.bool_] = scope.nearness(rows) >= scope.threshold
+    return answered

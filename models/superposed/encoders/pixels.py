@@ -1,0 +1,134 @@
+"""Images as rows of pixels: PNG and JPEG, decoded by Pillow, fitted to one shape."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from superposed.config import OriginalKind
+from superposed.errors import ConfigError, EncoderUnavailable, InputError, redacted
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+_SHAPE = re.compile(r"([13])x([1-9]\d{0,3})x([1-9]\d{0,3})", re.ASCII)
+_FORMATS = ("PNG", "JPEG")
+# Decoding takes time and memory by the pixel, whatever the file's size.
+MOST_PIXELS = 2**24
+_BLACK = (0, 0, 0, 255)
+
+
+@dataclass(frozen=True)
+class PixelEncoder:
+    """Images as rows of bytes (channels, height, width), flattened in that order.
+
+    An image of other proportions is scaled to fit, and has black bars.
+
+    Args:
+        shape: Channels (1 grey, 3 RGB), height, width.
+    """
+
+    shape: tuple[int, int, int]
+    kind: ClassVar[OriginalKind] = "images"
+
+    @classmethod
+    def of(cls, argument: str) -> Self:
+        """Return the encoder of a shape in text, such as 1x28x28.
+
+        Raises:
+            ConfigError: It is no shape.
+            EncoderUnavailable: Pillow is not installed.
+        """
+        found = _SHAPE.fullmatch(argument)
+        if found is None:
+            raise ConfigError(
+                "pixels: not a shape", expected="for example 1x28x28 or 3x32x32", received=argument
+            )
+        _pillow()
+        channels, height, width = map(int, found.groups())
+        return cls((channels, height, width))
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        channels, height, width = self.shape
+        return channels * height * width
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for encoders that encode alike."""
+        return "pixels-1:" + "x".join(map(str, self.shape))
+
+    def encode(self, items: Sequence[bytes]) -> NDArray[np.uint8]:
+        """Return rows (B, width) uint8.
+
+        Raises:
+            InputError: One is no PNG or JPEG image, is damaged, or has too many pixels.
+        """
+        rows = np.empty((len(items), self.width), dtype=np.uint8)
+        for place, item in enumerate(items):
+            rows[place] = self._row(item, place)
+        return rows
+
+    def _row(self, item: bytes, place: int) -> NDArray[np.uint8]:
+        from PIL import Image, ImageOps
+
+        channels, height, width = self.shape
+        mode = "L" if channels == 1 else "RGB"
+        with _opened(item, place) as image:
+            try:
+                image.draft(mode, (width, height))  # a JPEG is decoded no larger than needed
+                upright = ImageOps.exif_transpose(image)
+                if "A" in upright.getbands() or "transparency" in upright.info:
+                    seen = upright.convert("RGBA")
+                    upright = Image.alpha_composite(Image.new("RGBA", seen.size, _BLACK), seen)
+                fitted = ImageOps.pad(upright.convert(mode), (width, height))
+            except Exception as error:  # noqa: BLE001 - a decoder raises whatever its input leads it to
+                raise InputError(f"image {place} cannot be decoded", received=str(error)[:200]) from None
+        pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1)).reshape(-1)
+
+
+def check_images(items: Sequence[Any]) -> None:
+    """Check images by their headers, before they are decoded.
+
+    Raises:
+        InputError: One is no PNG or JPEG image, or has too many pixels.
+        EncoderUnavailable: Pillow is not installed.
+    """
+    for place, item in enumerate(items):
+        _opened(item, place).close()
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise EncoderUnavailable("images need Pillow", expected="pip install pillow") from None
+    return Image
+
+
+def _opened(item: object, place: int) -> Image.Image:
+    """Return an image whose header was read; its pixels are not decoded yet."""
+    if not isinstance(item, bytes):
+        raise InputError(f"image {place} is no image", expected="bytes", received=redacted(item))
+    module = _pillow()
+    try:
+        image: Image.Image = module.open(io.BytesIO(item), formats=_FORMATS)
+    except Exception as error:  # noqa: BLE001 - see `_row`
+        reason = "too many pixels" if isinstance(error, module.DecompressionBombError) else "unreadable"
+        raise InputError(f"image {place}: {reason}", expected="a PNG or JPEG image") from None
+    if image.width * image.height > MOST_PIXELS:
+        image.close()
+        raise InputError(
+            f"image {place} has too many pixels",
+            expected=f"{MOST_PIXELS} at most",
+            received=f"{image.width} x {image.height}",
+        )
+    return image

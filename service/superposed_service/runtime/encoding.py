@@ -1,0 +1,310 @@
+"""Encoding of texts and images: off the event loop, in batches across requests, in fair shares.
+
+Each encoder of the store has one thread and one queue. What waits in it is admitted as the engine admits
+rows: by the estimated wait and the request's deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from superposed.config import EncoderConfig, OriginalKind
+from superposed.encoders import Encoder, open_encoder
+from superposed.errors import EncoderUnavailable, SuperposedError
+from superposed_service.engine.fair_queue import FairQueue
+from superposed_service.engine.request_metadata import current_request
+from superposed_service.errors import DeadlineExceeded, Overloaded
+from superposed_service.observability.counters import SECONDS, Distribution
+from superposed_service.runtime.embedding_cache import CacheKey, EmbeddingCache, key_of
+from superposed_service.settings import Settings
+
+_log = logging.getLogger("superposed.encoders")
+# Items of one turn: more gain little speed, and make the others wait.
+_TURN_ITEMS = 16
+
+
+@dataclass
+class _Waiting:
+    """Items of one request that wait for their turn."""
+
+    items: Sequence[str | bytes]
+    future: asyncio.Future[NDArray[Any]]
+
+
+class EncoderThread:
+    """One encoder: its queue, and the thread that works it off. On the event loop.
+
+    Args:
+        name: Its name in the store.
+        config: What the store recorded of it.
+        folder: Where its model is kept.
+        threads: Threads of one call.
+        settings: How long the queue may become.
+    """
+
+    def __init__(
+        self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings
+    ) -> None:
+        self.name, self.config = name, config
+        self._folder, self._threads, self._settings = folder, threads, settings
+        self._queue: FairQueue[_Waiting] = FairQueue(_TURN_ITEMS)
+        self._executor = ThreadPoolExecutor(1, f"superposed-encoder-{name}")
+        self._opened: asyncio.Future[Encoder] | None = None
+        self._working: asyncio.Task[None] | None = None
+        self.durations = Distribution(SECONDS)
+
+    def start(self) -> None:
+        """Open the encoder on its thread; the service need not wait for it."""
+        self._opened = asyncio.get_running_loop().run_in_executor(self._executor, self._open)
+        self._opened.add_done_callback(self._note_opened)
+
+    def _open(self) -> Encoder:
+        found = open_encoder(self.config.spec, self._folder, threads=self._threads)
+        if found.fingerprint != self.config.fingerprint:
+            raise EncoderUnavailable(
+                f"encoder {self.name} is not the one that the store was made with: its rows would mean"
+                f" something else. Put the old model back, and remove {self._folder}",
+                expected=self.config.fingerprint[:16],
+                received=found.fingerprint[:16],
+            )
+        return found
+
+    def _note_opened(self, opened: asyncio.Future[Encoder]) -> None:
+        if not opened.cancelled() and (error := opened.exception()) is not None:
+            _log.error("no encoder", extra={"encoder": self.name, "reason": str(error)})
+
+    @property
+    def status(self) -> str:
+        """One of `loading`, `ready`, and the reason why it cannot be used."""
+        if self._opened is None or not self._opened.done():
+            return "loading"
+        error = self._opened.exception()
+        return "ready" if error is None else str(error)
+
+    async def encode(self, items: Sequence[str | bytes]) -> NDArray[Any]:
+        """Return rows (B, width) of B items.
+
+        Raises:
+            EncoderUnavailable: Its model or a package is missing.
+            InputError: An item cannot be encoded.
+            Overloaded: Its turn would come too late.
+            DeadlineExceeded: Its turn did not come in time.
+        """
+        caller = current_request()
+        limit_s = caller.left_s(self._settings.request_timeout_s)
+        try:
+            async with asyncio.timeout(limit_s):
+                encoder = await self._ready()
+                self._admit(len(items))
+                parts = [
+                    _Waiting(items[start : start + _TURN_ITEMS], asyncio.get_running_loop().create_future())
+                    for start in range(0, len(items), _TURN_ITEMS)
+                ]
+                for part in parts:  # a long request takes its turns among others
+                    self._queue.push(part, caller.source, len(part.items), time.monotonic() + limit_s)
+                if self._working is None or self._working.done():
+                    self._working = asyncio.create_task(self._work(encoder))
+                return np.concatenate(await asyncio.gather(*(part.future for part in parts)))
+        except TimeoutError:
+            late = DeadlineExceeded("no encoding in time; it was dropped", expected=f"within {limit_s} s")
+            raise late from None
+
+    async def _ready(self) -> Encoder:
+        assert self._opened is not None  # noqa: S101 - started with the service
+        try:
+            return await asyncio.shield(self._opened)
+        except EncoderUnavailable as error:
+            raise EncoderUnavailable(
+                error.message, expected=error.expected, received=error.received
+            ) from None
+
+    def _admit(self, size: int) -> None:
+        caller = current_request()
+        if len(self._queue) >= self._settings.queue_requests:
+            raise Overloaded("too many requests wait for the encoder")
+        if not self._queue.count(caller.source):
+            return  # a source without a waiting request is always admitted
+        wait_s = self._queue.wait_s(caller.source, size)
+        most_s = caller.left_s(self._settings.queue_delay_ms / 1000)
+        if wait_s > most_s:
+            raise Overloaded(
+                "too much waits for the encoder: the answer would come too late",
+                expected=f"{most_s:.3g} s in line at most",
+                received=f"{wait_s:.3g} s",
+                retry_after_s=wait_s,
+            )
+
+    async def _work(self, encoder: Encoder) -> None:
+        """Work the queue off, some items a turn."""
+        loop = asyncio.get_running_loop()
+        while turn := self._next_turn():
+            began = time.monotonic()
+            outcomes = await loop.run_in_executor(
+                self._executor, _encoded, encoder, [one.items for one in turn]
+            )
+            taken = time.monotonic() - began
+            self._queue.service_time.note(sum(len(one.items) for one in turn), taken)
+            self.durations.observe(taken)
+            for one, outcome in zip(turn, outcomes, strict=True):
+                if one.future.done():  # its client left
+                    continue
+                if isinstance(outcome, Exception):
+                    one.future.set_exception(outcome)
+                else:
+                    one.future.set_result(outcome)
+
+    def _next_turn(self) -> list[_Waiting]:
+        turn: list[_Waiting] = []
+        size = 0
+        while (entry := self._queue.peek()) is not None:
+            gone = entry.work.future.done() or entry.deadline <= time.monotonic()
+            if turn and not gone and size + entry.size > _TURN_ITEMS:
+                break
+            self._queue.pop()
+            if not gone:
+                turn.append(entry.work)
+                size += entry.size
+        return turn
+
+    def close(self) -> None:
+        """End its thread, once it has done what it is doing."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _encoded(encoder: Encoder, several: list[Sequence[Any]]) -> list[NDArray[Any] | Exception]:
+    """Return rows for each request's items, or its error; one that cannot be encoded spoils no other."""
+    try:
+        rows = encoder.encode([item for items in several for item in items])
+    except SuperposedError as error:
+        if len(several) == 1:
+            return [error]
+        return [_encoded(encoder, [items])[0] for items in several]
+    except Exception as error:  # noqa: BLE001 - a bug must not end the queue
+        return [error] * len(several)
+    ends = np.cumsum([len(items) for items in several])
+    return list(np.split(rows, ends[:-1]))
+
+
+class Encoders(Collector):
+    """The encoders of a store, and the embeddings that are kept. On the event loop.
+
+    Args:
+        configs: The store's encoders.
+        folder: Where their models are kept.
+        threads: Threads of one call.
+        settings: Bounds.
+    """
+
+    def __init__(
+        self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings
+    ) -> None:
+        self.cache = EmbeddingCache(settings.embedding_cache_bytes)
+        self._threads = {
+            name: EncoderThread(name, config, folder / name, threads, settings)
+            for name, config in configs.items()
+        }
+        self._items: Counter[tuple[str, str]] = Counter()
+
+    def start(self) -> None:
+        """Open every encoder in the background."""
+        for thread in self._threads.values():
+            thread.start()
+
+    def close(self) -> None:
+        """End their threads."""
+        for thread in self._threads.values():
+            thread.close()
+
+    def body(self) -> dict[str, Any]:
+        """Return the encoders as `GET /v1/store` shows them."""
+        return {
+            name: {**thread.config.model_dump(mode="json"), "status": thread.status}
+            for name, thread in self._threads.items()
+        }
+
+    def names(self, kind: OriginalKind | None) -> list[str]:
+        """Return the names of the encoders of a kind."""
+        return [name for name in self._threads if kind in {None, self.kind(name)}]
+
+    def kind(self, name: str) -> OriginalKind:
+        """Return what an encoder encodes."""
+        return self._threads[name].config.kind
+
+    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> Lookup:
+        """Look items up among the embeddings that are kept.
+
+        Args:
+            encoder: The encoder's name.
+            tasks: The task of each item, for whom its embedding is kept.
+            items: Texts or images.
+        """
+        source = current_request().source
+        keys = [key_of(encoder, source, task, item) for task, item in zip(tasks, items, strict=True)]
+        rows = [self.cache.get(key) for key in keys]
+        return Lookup(self._threads[encoder], keys, items, rows)
+
+    async def fill(self, lookup: Lookup) -> NDArray[Any]:
+        """Encode what a lookup did not find; return rows (B, width). Raises as `EncoderThread.encode`."""
+        missing, rows, name = lookup.missing, lookup.rows, lookup.encoder.name
+        self._items[name, "hit"] += len(rows) - len(missing)
+        if missing:
+            self._items[name, "miss"] += len(missing)
+            found = await lookup.encoder.encode([lookup.items[place] for place in missing])
+            for place, row in zip(missing, found, strict=True):
+                rows[place] = row
+                self.cache.put(lookup.keys[place], row)
+        return np.stack([row for row in rows if row is not None])
+
+    def collect(self) -> Iterator[Metric]:
+        """Return counts, times and sizes."""
+        items = CounterMetricFamily(
+            "superposed_encoder_items",
+            "Number of texts and images, by whether their embedding was kept.",
+            labels=["encoder", "cache"],
+        )
+        for labels, count in list(self._items.items()):
+            items.add_metric(labels, count)
+        durations = HistogramMetricFamily(
+            "superposed_encoder_duration_seconds", "Seconds of encoding one batch.", labels=["encoder"]
+        )
+        for name, thread in self._threads.items():
+            thread.durations.add_to(durations, [name])
+        size = GaugeMetricFamily(
+            "superposed_embedding_cache_bytes", "Bytes of kept embeddings.", self.cache.bytes
+        )
+        yield from (items, durations, size)
+
+
+@dataclass
+class Lookup:
+    """Items of one request, and the embeddings of them that were kept.
+
+    Args:
+        encoder: Encodes the others.
+        keys: Of the items in the cache.
+        items: Texts or images.
+        rows: Each one's embedding (width,), or None.
+    """
+
+    encoder: EncoderThread
+    keys: Sequence[CacheKey]
+    items: Sequence[str | bytes]
+    rows: list[NDArray[Any] | None]
+
+    @property
+    def missing(self) -> list[int]:
+        """The places of items without an embedding."""
+        return [place for place, row in enumerate(self.rows) if row is None]

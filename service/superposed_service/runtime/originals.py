@@ -1,0 +1,74 @@
+"""Texts and images of a request: which encoder reads them, and their bytes."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+
+from superposed.config import OriginalKind
+from superposed.encoders import check_items
+from superposed.errors import InputError, ShapeError, redacted
+from superposed.tasks.schema import TaskSchema
+from superposed_service.changes.rows import Originals
+
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8")
+
+
+def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, list[str]]:
+    """Return the encoder that all of some rows' tasks have, and each row's task.
+
+    Args:
+        originals: (B,) texts or images.
+        schemas: (B,) the schema of each one's task.
+
+    Raises:
+        ShapeError: A task takes something else, or they have several encoders.
+    """
+    encoders: dict[str, str] = {}
+    for schema in schemas:
+        if schema.encoder is None or originals.kind not in {None, schema.kind}:
+            raise ShapeError(
+                f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}",
+                expected=schema.kind if schema.kind != "rows" else "inputs: rows of numbers",
+                received=originals.kind or "bytes",
+            )
+        encoders.setdefault(schema.encoder, schema.key)
+    if len(encoders) > 1:
+        raise ShapeError(
+            "rows of several encoders in one request: send one request for each",
+            expected="tasks of one encoder",
+            received=", ".join(encoders),
+        )
+    return next(iter(encoders)), [schema.key for schema in schemas]
+
+
+def items_of(originals: Originals, kind: OriginalKind) -> list[str | bytes]:
+    """Return texts as strings, and images as the bytes of their files.
+
+    Raises:
+        InputError: One is no text, or no image, or too large.
+        EncoderUnavailable: A package is missing.
+    """
+    read = _text if kind == "texts" else _image
+    items = [read(item, place) for place, item in enumerate(originals.items)]
+    check_items(kind, items)
+    return items
+
+
+def _text(item: str | bytes, place: int) -> str:
+    try:
+        return item.decode() if isinstance(item, bytes) else item
+    except UnicodeDecodeError:
+        raise InputError(f"text {place} is not UTF-8") from None
+
+
+def _image(item: object, place: int) -> bytes:
+    if isinstance(item, bytes) and item.startswith(_SIGNATURES):
+        return item
+    try:
+        return base64.b64decode(item, validate=True)  # type: ignore[arg-type]  # what it is no other way is told
+    except (binascii.Error, TypeError, ValueError):
+        raise InputError(
+            f"image {place} is not base64", expected="a PNG or JPEG file in base64", received=redacted(item)
+        ) from None
