@@ -66,7 +66,7 @@ experiments: $(SETUP)
 	$(BIN)/python -m experiments incremental --dataset cifar10 --steps 2000 --seeds 0
 	$(BIN)/python -m experiments capacity --units 128,256,512,1024
 	$(BIN)/python -m experiments capacity --units 128 --tasks 1000 --steps 100 --evaluate-every 50
-	for name in locate intrinsic-dimension variants; do $(BIN)/python -m experiments $$name; done
+	for name in locate intrinsic-dimension variants out-of-scope; do $(BIN)/python -m experiments $$name; done
 
 ## durability: the long form of tests/durability: crashes, power cuts, failing disks, flipped bits, kills under random work (two hours)
 durability: $(SETUP)
@@ -79,7 +79,7 @@ durability: $(SETUP)
 ## benchmarks: the committed measurements and their page (half an hour; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
-	for name in forward separate serving service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	for name in forward separate serving texts service profiling durability convolution telemetry overload; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.detector --results docs/results/detector
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.summary

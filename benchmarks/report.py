@@ -19,6 +19,7 @@ from benchmarks.tables import (
     separate_table,
     service_tables,
     serving_table,
+    texts_table,
 )
 
 RESULTS = Path("docs/results/benchmarks")
@@ -48,6 +49,8 @@ def render() -> str:
     best = serving.get("best_peer", "none")
     over = serving.get("requests_over_best_peer", {})
     ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in over.items() if name.startswith("superposed"))
+    texts = read("texts")
+    alone = ", ".join(f"{rate:,.0f} {name}" for name, rate in texts["encoder alone"].items())
     return f"""# Benchmarks
 
 Every table here is made by `python -m benchmarks.report` from the JSON in `docs/results/benchmarks/`, which
@@ -101,6 +104,16 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 {serving_table(serving)}
 
 ![Requests a second at 64 connections](results/benchmarks/serving.png)
+
+## Texts
+
+`python -m benchmarks.texts`: {texts["tenants"]:,} tenants' classifiers on one encoder (all-MiniLM-L6-v2 in
+ONNX Runtime, one thread), one text a request, {texts["connections"]} connections, from `wrk` on the same two
+cores. The peers have the same encoder, a logistic regression for each tenant, and for texts that come again an
+`lru_cache` of embeddings; here each API key and task has embeddings of its own. The encoder alone, on a core
+of its own: {alone}.
+
+{texts_table(texts)}
 
 ## What the service costs
 

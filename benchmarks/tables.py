@@ -79,6 +79,21 @@ def separate_table(values: dict[str, Any]) -> str:
     return table([*head, "contexts in the batch"], lines)
 
 
+def texts_table(values: dict[str, Any]) -> str:
+    rows = []
+    for name in ("known texts", "new texts"):
+        ratio = values[name].get("requests over the best peer")
+        for one in values[name]["servers"]:
+            over = f"{ratio:.2f}" if ratio is not None and one["name"] == "superposed" else ""
+            shown = (
+                [one["error"][:60], "", ""]
+                if "error" in one
+                else [f"{one['requests_per_s']:,.0f}", f"{one['p50_ms']:.0f}", f"{one['p99_ms']:.0f}"]
+            )
+            rows.append([name, one["name"], *shown, over])
+    return table(["texts", "server", "requests/s", "p50 ms", "p99 ms", "over the best peer"], rows)
+
+
 def serving_table(values: dict[str, Any]) -> str:
     lines = []
     for server in values["servers"]:

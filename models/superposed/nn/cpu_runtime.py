@@ -91,25 +91,29 @@ class FusedMLP:
         """Return True if there are kernels for the network's family."""
         return kernel_for(network.family, Layout(0, 0, 0, -1), relu=False, normalise=False) is not None
 
-    def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
+    def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding], needed: int | None = None) -> Tensor:
         """Return logits of a batch whose rows may belong to different contexts; as `MLP.forward`.
 
         Args:
             inputs: (B, inputs), on the CPU.
             bindings: Every layer's binding.
+            needed: How many of the outputs are asked for, the first ones; None for all.
 
         Returns:
-            (B, outputs).
+            (B, outputs); 0 beyond those that are needed.
         """
         self._refresh()
         if self._lanes == 2:
             inputs = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
         tables, slots = self._tables(bindings, len(inputs))
         rows = inputs.numpy()
-        answers = np.empty((len(rows), self._layers[-1].product.shape[1]), rows.dtype)
+        outputs = self._layers[-1].product.shape[1]
+        if needed is None or needed > outputs // 2:  # hardly less work, by a product of another shape
+            needed = outputs
+        answers = np.zeros((len(rows), outputs), rows.dtype)
         for start in range(0, len(rows), BLOCK_ROWS):
             of = slice(start, start + BLOCK_ROWS)
-            self._answer(rows[of], tables, slots[of], answers[of])
+            self._answer(rows[of], tables, slots[of], answers[of, :needed])
         return torch.from_numpy(answers)
 
     def _block(self, rows: int) -> list[_Block]:
@@ -152,8 +156,13 @@ class FusedMLP:
         slots: NDArray[np.int64],
         answers: NDArray[Any],
     ) -> None:
+        needed = answers.shape[1]
         for layer, block in zip(self._layers, self._block(len(signal)), strict=True):
             layer.kernel(signal, tables[layer.name], slots, block.bound_array, LAYER_NORM_EPSILON)
+            if layer is self._layers[-1] and needed < layer.matrix.shape[1]:
+                product = block.bound @ layer.matrix[:, :needed]
+                signal = (product if layer.bias is None else product + layer.bias[:needed]).numpy()
+                continue
             if layer.bias is None:
                 torch.mm(block.bound, layer.matrix, out=block.product)
             else:

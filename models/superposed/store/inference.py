@@ -10,7 +10,7 @@ from torch import Tensor
 
 from superposed.contexts import Binding, Context, ContextTable, TaskId
 from superposed.nn import Network
-from superposed.nn.cpu_runtime import prepared
+from superposed.nn.cpu_runtime import FusedMLP, prepared
 from superposed.tasks.batch import Batch
 
 _PROBE = Context(((TaskId("~"), 1.0, None),))  # no key is written so
@@ -45,6 +45,9 @@ class InferenceRunner:
             CompositionNotSupported: The family has no such composition.
         """
         with torch.inference_mode():
+            if isinstance(self.plain, FusedMLP):
+                needed = max(part.task.schema.outputs for part in batch.parts)
+                return self.plain(batch.inputs, self._bindings(batch), needed)
             return self._answers(batch.inputs, self._bindings(batch))
 
     def _answers(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:

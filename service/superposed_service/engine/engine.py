@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from superposed.contexts import as_expression, flatten
@@ -207,8 +207,8 @@ class Engine:
         Raises:
             ContextError: It is no context, or the task is not registered.
         """
-        heaviest = max(flatten(as_expression(context)), key=lambda leaf: leaf.weight)
-        return self._writer.store.tasks.get(heaviest.key).schema
+        text = context if isinstance(context, str) else str(as_expression(context))
+        return self._writer.store.tasks.get(_heaviest(text)).schema
 
     def check_room(self, *, reads: bool) -> None:
         """Check the estimated wait of a request before more is spent on it.
@@ -292,6 +292,11 @@ class Engine:
         for work in group:
             if isinstance(work, Job) and work.future.set_running_or_notify_cancel():
                 resolve(work.future, partial(work.run, self._writer))
+
+
+@lru_cache(maxsize=4096)
+def _heaviest(context: str) -> str:
+    return max(flatten(as_expression(context)), key=lambda leaf: leaf.weight).key
 
 
 def _expire(read: InferenceRequest, limit_s: float) -> None:

@@ -32,8 +32,10 @@ from superposed_service.runtime.embedding_cache import CacheKey, EmbeddingCache,
 from superposed_service.settings import Settings
 
 _log = logging.getLogger("superposed.encoders")
-# Items of one turn: more gain little speed, and make the others wait.
-_TURN_ITEMS = 16
+# Items of one turn: fewer are padded more, and more make the others wait.
+_TURN_ITEMS = 64
+# An item takes a hundred times as long as a row: this many times as long may it wait.
+_PATIENCE = 4
 
 
 @dataclass
@@ -138,7 +140,7 @@ class EncoderThread:
         if not self._queue.count(caller.source):
             return  # a source without a waiting request is always admitted
         wait_s = self._queue.wait_s(caller.source, size)
-        most_s = caller.left_s(self._settings.queue_delay_ms / 1000)
+        most_s = caller.left_s(_PATIENCE * self._settings.queue_delay_ms / 1000)
         if wait_s > most_s:
             raise Overloaded(
                 "too much waits for the encoder: the answer would come too late",
@@ -254,12 +256,15 @@ class Encoders(Collector):
         source = current_request().source
         keys = [key_of(encoder, source, task, item) for task, item in zip(tasks, items, strict=True)]
         rows = [self.cache.get(key) for key in keys]
-        return Lookup(self._threads[encoder], keys, items, rows)
+        missing = [place for place, row in enumerate(rows) if row is None]
+        return Lookup(self._threads[encoder], keys, items, rows, missing)
 
     async def fill(self, lookup: Lookup) -> NDArray[Any]:
         """Encode what a lookup did not find; return rows (B, width). Raises as `EncoderThread.encode`."""
         missing, rows, name = lookup.missing, lookup.rows, lookup.encoder.name
         self._items[name, "hit"] += len(rows) - len(missing)
+        if len(rows) == 1 and rows[0] is not None:
+            return rows[0][None]
         if missing:
             self._items[name, "miss"] += len(missing)
             found = await lookup.encoder.encode([lookup.items[place] for place in missing])
@@ -297,14 +302,11 @@ class Lookup:
         keys: Of the items in the cache.
         items: Texts or images.
         rows: Each one's embedding (width,), or None.
+        missing: The places of those without one.
     """
 
     encoder: EncoderThread
     keys: Sequence[CacheKey]
     items: Sequence[str | bytes]
     rows: list[NDArray[Any] | None]
-
-    @property
-    def missing(self) -> list[int]:
-        """The places of items without an embedding."""
-        return [place for place, row in enumerate(self.rows) if row is None]
+    missing: Sequence[int]

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
@@ -160,17 +160,21 @@ class Runtime:
             return rows
         if not len(rows):
             raise EmptyBatch("a batch without rows", expected="at least one text or image", received=0)
-        given = [rows.context] * len(rows) if rows.contexts is None else rows.contexts
-        tasks = [""] * len(rows)
-        if encoder is None:
-            encoder, tasks = read_as(originals, [self.engine.schema_of(one) for one in given])
+        if encoder is not None:
+            tasks = [""] * len(rows)
+        elif rows.contexts is None:
+            encoder, [task] = read_as(originals, [self.engine.schema_of(rows.context)])
+            tasks = [task] * len(rows)
+        else:
+            encoder, tasks = read_as(originals, [self.engine.schema_of(one) for one in rows.contexts])
         kind = self.encoders.kind(encoder)
         items = items_of(originals, kind)
         lookup = self.encoders.known(encoder, tasks, items)
-        principal.spend(rows=_ROWS_PER_ITEM * len(lookup.missing))
+        if lookup.missing:
+            principal.spend(rows=_ROWS_PER_ITEM * len(lookup.missing))
         vectors = await self.encoders.fill(lookup)
         kept = Originals(kind, items) if self.settings.keep_originals else None
-        return replace(rows, inputs=vectors, originals=kept)
+        return RowBatch(rows.context, rows.contexts, vectors, kept)
 
     async def snapshot(self) -> Snapshot:
         """Take a snapshot; inference goes on while it is written to the disk.

@@ -82,11 +82,8 @@ class TaskRegistration(Body):
     """Number of last layers of its own, in a group; default: an expanded output layer, or half."""
     composition: Context = None
     """Mixture or power of registered tasks that the task binds instead of a context of its own."""
-    scaling: Literal["running", "none"] | None = Field(
-        None,
-        description="running: inputs, and targets of mse tasks, are standardised by running statistics. "
-        "Default: running, without offset and scale, in stores that hold a multi-layer perceptron.",
-    )
+    scaling: Literal["running", "none"] | None = None
+    """running (by statistics of the stream; default in an mlp without offset and scale), or none."""
     kind: Literal["rows", "records", "texts", "images"] = "rows"
     """rows of numbers (`inputs`), records of named values (`records`), `texts` or `images`."""
     encoder: str | None = None
@@ -319,13 +316,8 @@ class _RowsBody(_InputsBody):
 class InferBody(_RowsBody):
     """`POST /v1/infer`."""
 
-    return_: list[ReturnField] | None = Field(
-        None,
-        alias="return",
-        min_length=1,
-        description="Fields of the response; default: labels, probabilities and confidence, for mse tasks "
-        "values, for tasks that abstain in_scope too.",
-    )
+    return_: list[ReturnField] | None = Field(None, alias="return", min_length=1)
+    """Fields of the response; default: labels, probabilities, confidence; of mse tasks values."""
     k: int = Field(5, ge=1, le=100, strict=True)
     """Number of labels in `top_k`."""
 

@@ -64,7 +64,7 @@ async def infer(request: Request) -> Response:
     else:
         rows, located = _rows(request, body), {}
         if rows.originals is not None:
-            rows = await _encoded(request, rows)
+            rows = await runtime(request).encode(rows, principal(request))
     answer = await runtime(request).engine.infer(rows)
     return rows_response(request, codec.render_answer(answer, body.return_, body.k) | located)
 

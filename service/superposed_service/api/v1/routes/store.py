@@ -1,4 +1,4 @@
-"""The store as a whole: its description, its fill level, and relations between its tasks."""
+"""The store as a whole: its description, its fill level, relations between its tasks, and its models."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from fastapi.responses import Response
 
 from superposed_client.models import Capacity, Interference, StoreInfo
 from superposed_service.api.auth import requires
+from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import json_response, principal, runtime
 from superposed_service.api.v1.serializers import (
     capacity_body,
     interference_body,
+    model_bytes,
     store_body,
     task_keys,
     tenants_view,
@@ -62,4 +64,27 @@ async def get_interference(request: Request, tasks: str) -> Response:
         principal(request).check_task(key)
     return json_response(
         await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys))
+    )
+
+
+@router.get(
+    "/model",
+    tags=["model"],
+    summary="Export a task's model",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
+)
+@requires("admin")
+async def get_model(request: Request, context: str) -> Response:
+    """Return a context's model as an ordinary network, the context folded into its weights (safetensors).
+
+    Of a store that holds another network than an mlp, the state for a module of the same architecture.
+    """
+    wanted = codec.read_context(context)
+    principal(request).check_contexts([wanted])
+    data = await runtime(request).engine.call(lambda store: model_bytes(store, wanted))
+    return Response(
+        data,
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": 'attachment; filename="model.safetensors"'},
     )
