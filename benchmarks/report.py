@@ -108,10 +108,10 @@ and batch as their documentation advises. Requests a second at 64 connections ov
 ## Texts
 
 `python -m benchmarks.texts`: {texts["tenants"]:,} tenants' classifiers on one encoder (all-MiniLM-L6-v2 in
-ONNX Runtime, one thread), one text a request, {texts["connections"]} connections, from `wrk` on the same two
-cores. The peers have the same encoder, a logistic regression for each tenant, and for texts that come again an
-`lru_cache` of embeddings; here each API key and task has embeddings of its own. The encoder alone, on a core
-of its own: {alone}.
+ONNX Runtime, one thread), one text a request, {texts["connections"]} connections, from `wrk` on the same
+two cores. The peers have the same encoder, a logistic regression for each tenant, and for texts that come
+again an `lru_cache` of embeddings; here each API key and task has embeddings of its own. The encoder alone,
+on a core of its own: {alone}.
 
 {texts_table(texts)}
 
