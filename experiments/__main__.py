@@ -366,7 +366,7 @@ def intrinsic_dimension(
 @experiments.command("out-of-scope")
 def out_of_scope(
     draws: Annotated[str, typer.Option(help="Seeds, with commas.")] = "3,4,5",
-    per_class: Annotated[str, typer.Option(help="Sentences of an intent, with commas.")] = "10,100",
+    per_class: Annotated[str, typer.Option(help="Sentences of an intent, with commas.")] = "10,30",
     results: Annotated[Path, typer.Option(help="The file.")] = Path("docs/results/quality/out-of-scope.json"),
 ) -> None:
     """Tell sentences of no intent from a task's own, by CLINC150's."""

@@ -68,7 +68,11 @@ def _of_picture(value: Any, place: int) -> Image:
     if not _is_picture(value):
         raise ValueError(f"row {place} is no image, as the first is, but a {type(value).__name__}")
     buffer = io.BytesIO()
-    value.save(buffer, "PNG")
+    value = value.convert("RGB") if value.mode in {"CMYK", "YCbCr", "LAB", "HSV"} else value
+    try:
+        value.save(buffer, "PNG")
+    except OSError as error:
+        raise ValueError(f"row {place} is an image of mode {value.mode}: convert it to L or RGB") from error
     return _of_file(buffer.getvalue(), place)
 
 
@@ -83,4 +87,8 @@ def _of_array(array: Any, place: int) -> Image:
         from PIL import Image as Pillow
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("images as arrays need Pillow: pip install pillow") from error
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    if array.ndim == 3 and array.shape[2] not in {3, 4}:
+        raise ValueError(f"row {place} is no image of 1, 3 or 4 channels, but {array.shape}")
     return _of_picture(Pillow.fromarray(array), place)

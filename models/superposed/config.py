@@ -184,7 +184,8 @@ class RehearsalConfig(Config):
 
 
 OriginalKind = Literal["texts", "images"]
-EncoderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+ENCODER_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+EncoderName = Annotated[str, Field(pattern=ENCODER_NAME)]
 
 
 class EncoderConfig(Config):

@@ -59,6 +59,14 @@ class TestHash:
         assert HashEncoder(64).fingerprint == "hash-1:64"
 
 
+def png_with_text(chunks: int) -> bytes:
+    """A small file that unpacks to much: compressed text before its pixels."""
+    good = png(np.zeros((4, 4), np.uint8))
+    body = b"key\0\0" + zlib.compress(b"\0" * 2**20)
+    chunk = struct.pack(">I", len(body)) + b"zTXt" + body + struct.pack(">I", zlib.crc32(b"zTXt" + body))
+    return good[:33] + chunks * chunk + good[33:]
+
+
 class TestPixels:
     def test_a_picture_of_the_shape_is_its_own_bytes(self) -> None:
         pixels = np.random.default_rng(0).integers(0, 256, (28, 28), dtype=np.uint8)
@@ -83,6 +91,12 @@ class TestPixels:
         colour = np.full((5, 5, 3), 77, dtype=np.uint8)
         assert set(PixelEncoder((1, 5, 5)).encode([png(colour)])[0].tolist()) == {77}
 
+    @pytest.mark.parametrize("channels", [1, 3])
+    def test_sixteen_bits_are_scaled(self, channels: int) -> None:
+        deep = np.linspace(0, 65_535, 784).astype(np.uint16).reshape(28, 28)
+        row = PixelEncoder((channels, 28, 28)).encode([png(deep)])[0]
+        np.testing.assert_array_equal(row, np.tile((deep >> 8).reshape(-1), channels))
+
     def test_what_is_transparent_is_black(self) -> None:
         pixels = np.full((4, 4, 4), 200, dtype=np.uint8)
         pixels[..., 3] = 255
@@ -106,7 +120,8 @@ class TestPixels:
             (b"", "unreadable"),
             (b"GIF89a" + b"\0" * 40, "unreadable"),
             (png(np.zeros((9, 9), np.uint8))[:45], "decoded"),
-            ("text", "no image"),
+            ("text", "unreadable"),
+            (png_with_text(60), "unreadable"),
         ],
     )
     def test_what_is_no_image_is_named(self, data: object, reason: str) -> None:
@@ -123,8 +138,9 @@ class TestPixels:
             struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
             for kind, body in chunks
         )
-        with pytest.raises(InputError, match="too many pixels"):
-            check_items("images", [data])
+        check_items("images", [data])  # by its first bytes alone
+        with pytest.raises(InputError, match=r"image 7.*too many pixels"):
+            PixelEncoder((1, 4, 4)).encode([data], [7])
 
     @settings(max_examples=150, deadline=None)
     @given(data=st.binary(max_size=200), place=st.integers(0, 400), byte=st.integers(0, 255))

@@ -110,7 +110,7 @@ def test_a_convnet_learns_coloured_images(tmp_path: Any) -> None:
     [
         (["!!!"], "not base64"),
         ([7], "not base64"),
-        ([base64.b64encode(b"GIF89a and more").decode()], "unreadable"),
+        ([base64.b64encode(b"GIF89a and more").decode()], "no image"),
         ([base64.b64encode(png(PIXELS[0])[:45]).decode()], "decoded"),
         ([base64.b64encode(png(np.zeros((5000, 5000), np.uint8))).decode()], "too many pixels"),
         ([], "without rows"),
@@ -128,6 +128,31 @@ def test_bad_images_are_refused_and_nothing_is_learned(
     assert answer.status_code == 422
     assert reason in answer.text
     assert http.get("/v1/store").json()["sequence"] == before
+
+
+def test_an_error_names_the_image_as_the_request_has_it(http: httpx.Client) -> None:
+    """Among more than one turn's, and beside images whose embeddings are kept; the others are dropped."""
+    files = [base64.b64encode(png(one)).decode() for one in PIXELS[:150]]
+    assert logits(http, images=files[:50]).shape == (50, 10)
+    for place in (10, 49, 90, 140):
+        bad = [*files[:place], base64.b64encode(png(PIXELS[0])[:45]).decode(), *files[place + 1 :]]
+        answer = http.post("/v1/infer", json={"context": "digits", "images": bad})
+        assert f"image {place} cannot be decoded" in answer.text
+    assert logits(http, images=files).shape == (150, 10)
+
+
+def test_other_modes_and_shapes_are_sent_or_said(http: httpx.Client) -> None:
+    with Client(str(http.base_url)) as client:
+        plain = client.infer("digits", PIXELS[:2], fields=["logits"])
+        assert client.infer("digits", PIXELS[:2, ..., None], fields=["logits"]) == plain
+        inked = [Image.fromarray(one).convert("CMYK") for one in np.repeat(PIXELS[:2, ..., None], 3, axis=3)]
+        assert client.task("digits").predict(inked).shape == (2,)
+        for wrong, reason in (
+            ([Image.new("F", (8, 8))], "row 0 is an image of mode F"),
+            (np.zeros((2, 8, 8, 2), np.uint8), "1, 3 or 4 channels"),
+        ):
+            with pytest.raises(ValueError, match=reason):
+                client.task("digits").predict(wrong)
 
 
 def test_texts_are_no_images(http: httpx.Client) -> None:

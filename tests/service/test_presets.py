@@ -163,7 +163,8 @@ def test_init_names_encoders_and_widens_the_network_for_them(tmp_path: Path) -> 
         (["--encoder", "hash"], "--encoder"),
         (["--encoder", "a=hash:0"], "width"),
         (["--encoder", "a=nothing"], "no such encoder"),
-        (["--encoder", "a/b=hash"], "encoders"),
+        (["--encoder", "a/b=hash"], "--encoder"),
+        (["--encoder", "a=hash", "--encoder", "a=hash:9"], "--encoder"),
         (["--encoder", "a=hash:100", "--inputs", "99"], "rows of 100 numbers"),
         (["--preset", "images", "--network", "convnet", "--input-shape", "2,8,8"], "pixels"),
     ],
@@ -176,3 +177,14 @@ def test_init_refuses_encoders_that_are_none_and_leaves_nothing(
     assert named in str(result.exception)
     with DataDirectory(tmp_path / "store") as opened:
         assert opened.untouched
+
+
+@pytest.mark.parametrize("name", ["{folder}/precious", "../precious"])
+def test_an_encoders_name_is_no_path(name: str, tmp_path: Path) -> None:
+    """It would be a folder that an export replaces."""
+    kept = tmp_path / "precious" / "data.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    spec = f"{name.format(folder=tmp_path)}=sentence-transformers:all-MiniLM-L6-v2"
+    assert RUN.invoke(app, ["init", str(tmp_path / "store"), "--encoder", spec]).exit_code != 0
+    assert kept.read_text() == "mine"

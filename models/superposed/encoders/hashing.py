@@ -9,7 +9,7 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,8 +51,9 @@ class HashEncoder:
         """Equal for encoders that encode alike."""
         return f"hash-1:{self.width}"
 
-    def encode(self, items: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return rows (B, width) float32."""
+        del places
         rows = np.zeros((len(items), self.width), dtype=np.float32)
         for row, text in zip(rows, items, strict=True):
             hashes = np.fromiter(map(zlib.crc32, _pieces(text)), dtype=np.uint32)

@@ -22,6 +22,10 @@ _FORMATS = ("PNG", "JPEG")
 # Decoding takes time and memory by the pixel, whatever the file's size.
 MOST_PIXELS = 2**24
 _BLACK = (0, 0, 0, 255)
+# First bytes of PNG and JPEG files.
+SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8")
+# Of a PNG's text and colour profile, unpacked: a small file may hold much, and none of it is used.
+_MOST_TEXT_BYTES = 2**18
 
 
 @dataclass(frozen=True)
@@ -65,15 +69,19 @@ class PixelEncoder:
         """Equal for encoders that encode alike."""
         return "pixels-1:" + "x".join(map(str, self.shape))
 
-    def encode(self, items: Sequence[bytes]) -> NDArray[np.uint8]:
+    def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """Return rows (B, width) uint8.
+
+        Args:
+            items: Files.
+            places: (B,) what errors call them; by default their places.
 
         Raises:
             InputError: One is no PNG or JPEG image, is damaged, or has too many pixels.
         """
         rows = np.empty((len(items), self.width), dtype=np.uint8)
-        for place, item in enumerate(items):
-            rows[place] = self._row(item, place)
+        for row, item, place in zip(rows, items, places or range(len(items)), strict=True):
+            row[:] = self._row(item, place)
         return rows
 
     def _row(self, item: bytes, place: int) -> NDArray[np.uint8]:
@@ -85,6 +93,8 @@ class PixelEncoder:
             try:
                 image.draft(mode, (width, height))  # a JPEG is decoded no larger than needed
                 upright = ImageOps.exif_transpose(image)
+                if upright.mode.startswith("I"):  # 16 bits: `convert` would cut off, not scale
+                    upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
                 if "A" in upright.getbands() or "transparency" in upright.info:
                     seen = upright.convert("RGBA")
                     upright = Image.alpha_composite(Image.new("RGBA", seen.size, _BLACK), seen)
@@ -96,28 +106,25 @@ class PixelEncoder:
 
 
 def check_images(items: Sequence[Any]) -> None:
-    """Check images by their headers, before they are decoded.
-
-    Raises:
-        InputError: One is no PNG or JPEG image, or has too many pixels.
-        EncoderUnavailable: Pillow is not installed.
-    """
+    """Raise `InputError` where an item is no PNG or JPEG file by its first bytes; nothing is unpacked."""
     for place, item in enumerate(items):
-        _opened(item, place).close()
+        if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):
+            raise InputError(
+                f"image {place} is no image", expected="a PNG or JPEG file", received=redacted(item)
+            )
 
 
 def _pillow() -> Any:
     try:
-        from PIL import Image
+        from PIL import Image, PngImagePlugin
     except ModuleNotFoundError:
         raise EncoderUnavailable("images need Pillow", expected="pip install pillow") from None
+    PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY = _MOST_TEXT_BYTES
     return Image
 
 
-def _opened(item: object, place: int) -> Image.Image:
+def _opened(item: bytes, place: int) -> Image.Image:
     """Return an image whose header was read; its pixels are not decoded yet."""
-    if not isinstance(item, bytes):
-        raise InputError(f"image {place} is no image", expected="bytes", received=redacted(item))
     module = _pillow()
     try:
         image: Image.Image = module.open(io.BytesIO(item), formats=_FORMATS)

@@ -22,6 +22,7 @@ from superposed.config import OriginalKind
 from superposed.errors import EncoderUnavailable
 
 MODEL, TOKENIZER, SETTINGS = "model.onnx", "tokenizer.json", "encoder.json"
+_exports: set[subprocess.Popen[bytes]] = set()
 _INSTALL = "pip install 'superposed[text]'"
 # Texts of one call, sorted by length: longer batches pad more than they save.
 _BATCH = 16
@@ -78,8 +79,9 @@ class SentenceEncoder:
         tokenizer.enable_padding(**settings["padding"])
         return cls(settings["width"], settings["fingerprint"], session, tokenizer)
 
-    def encode(self, items: Sequence[str]) -> NDArray[np.float32]:
+    def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return rows (B, width) float32; equal to a call with each text alone, to rounding."""
+        del places
         order = sorted(range(len(items)), key=lambda place: len(items[place]))
         rows = np.empty((len(items), self.width), dtype=np.float32)
         for start in range(0, len(order), _BATCH):
@@ -96,15 +98,26 @@ class SentenceEncoder:
 def _export(source: str, folder: Path) -> None:
     """Export a model in another process, whose packages take half a gigabyte of memory."""
     command = [sys.executable, "-W", "ignore", "-m", "superposed.encoders.export", source, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own module
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1][:300]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:  # noqa: S603
+        _exports.add(process)  # it ends itself once its input does: with this process
+        told = b"" if process.stderr is None else process.stderr.read()
+    _exports.discard(process)
+    if process.returncode:
+        reason = (told.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:300]
         missing = reason.startswith("ModuleNotFoundError")
+        wanted = f"a model of the Hugging Face Hub, its directory, or a copy of {folder} and another start"
         raise EncoderUnavailable(
             f"the sentence encoder {source} cannot be made ready",
-            expected=_INSTALL if missing else "a model of the Hugging Face Hub, or its directory",
+            expected=_INSTALL if missing else wanted,
             received=reason,
         )
+
+
+def stop_exports() -> None:
+    """End the exports that this process has begun."""
+    for process in list(_exports):
+        process.kill()
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

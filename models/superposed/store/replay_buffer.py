@@ -6,6 +6,7 @@ so that replaying the same records keeps and draws the same rows.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -95,6 +96,9 @@ class ReplayBuffer:
         self._set_names([])
         self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
         self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
+        self.derived: OrderedDict[str, tuple[object, Any]] = (
+            OrderedDict()
+        )  # what others made of a task's rows
 
     def _empty_row(self) -> dict[str, Tensor]:
         return {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in self._rows.items()}
@@ -417,6 +421,7 @@ class ReplayBuffer:
         """Forget all rows of a task, also those learned under compositions with it; returns how many."""
         naming, context = self._naming(key), self._rows["context"].tolist()
         gone = self._pools.forget(key, lambda place: context[place] in naming)
+        self.derived.pop(key, None)
         self._ranges = {name: one for name, one in self._ranges.items() if self._pools.kept(name)}
         self._find_owners()
         for rows in self._rows.values():

@@ -173,8 +173,9 @@ def _checked(part: ResolvedContext, inputs: object) -> Any:
         check_records(inputs, features)
         return inputs
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
+        taken = "rows of numbers" if schema.kind == "rows" else f"{schema.kind}, or rows of numbers"
         raise ShapeError(
-            f"task {schema.key} takes rows of numbers, not records",
+            f"task {schema.key} takes {taken}, not records",
             expected=f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records",
             received="records",
         )

@@ -285,7 +285,7 @@ def _plain(rows: RowBatch) -> RowBatch:
         contexts.append(text[known])
     if not isinstance(rows.inputs, list | tuple):
         return replace(rows, contexts=contexts)
-    return RowBatch(None, contexts, _alike([_array(row) for row in rows.inputs]))
+    return replace(rows, contexts=contexts, inputs=_alike([_array(row) for row in rows.inputs]))
 
 
 def _alike(rows: list[Any]) -> list[Any]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from superposed.config import PRESET_ENCODERS, StoreConfig
+from superposed.config import ENCODER_NAME, PRESET_ENCODERS, StoreConfig
 from superposed.contexts import seeded_secret
 from superposed.encoders import describe
 from superposed.errors import ConfigError
@@ -112,7 +113,7 @@ def init(
     for setting in settings or ():
         _set(values, setting)
     config = StoreConfig.of_preset(preset or configure().settings.preset, values)
-    specs = default_encoders(config) if encoder is None else dict(_named(one) for one in encoder)
+    specs = default_encoders(config) if encoder is None else _named(encoder)
     with DataDirectory(directory) as opened:
         secret = None if seed is None else seeded_secret(seed)
         begin_store(opened, config, specs, secret=secret, widen=inputs is None)
@@ -135,11 +136,17 @@ def _set(values: dict[str, Any], setting: str) -> None:
     values[name] = value
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, spec = text.partition("=")
-    if not (name and equals and spec):
-        raise ConfigError("--encoder names an encoder", expected="for example texts=hash", received=text)
-    return name, spec
+def _named(encoders: Sequence[str]) -> dict[str, str]:
+    """Return specifications by name, checked before the name is a folder's."""
+    specs: dict[str, str] = {}
+    for text in encoders:
+        name, equals, spec = text.partition("=")
+        if not (equals and spec and re.fullmatch(ENCODER_NAME, name)) or name in specs:
+            raise ConfigError(
+                "--encoder names an encoder, each once", expected="for example texts=hash", received=text
+            )
+        specs[name] = spec
+    return specs
 
 
 def default_encoders(config: StoreConfig) -> dict[str, str]:

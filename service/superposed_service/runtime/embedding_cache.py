@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Of an entry: its key, its place in two tables, and the array's own.
-_ENTRY_BYTES = 400
+_ENTRY_BYTES = 700
 
 
 class CacheKey(NamedTuple):
@@ -42,7 +42,7 @@ class EmbeddingCache:
         self._most_bytes = most_bytes
         self._rows: OrderedDict[CacheKey, NDArray[Any]] = OrderedDict()
         self._of_task: dict[str, set[CacheKey]] = {}
-        self.bytes = 0
+        self.bytes = self.erasures = 0
 
     def get(self, key: CacheKey) -> NDArray[Any] | None:
         """Return an embedding (width,), or None."""
@@ -63,7 +63,8 @@ class EmbeddingCache:
             self._drop(next(iter(self._rows)))
 
     def forget(self, task: str) -> None:
-        """Drop every embedding that was made for a task."""
+        """Drop every embedding that was made for a task, and what is being made now."""
+        self.erasures += 1
         for key in list(self._of_task.get(task, ())):
             self._drop(key)
 

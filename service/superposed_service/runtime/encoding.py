@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from superposed.config import EncoderConfig, OriginalKind
 from superposed.encoders import Encoder, open_encoder
+from superposed.encoders.sentences import stop_exports
 from superposed.errors import EncoderUnavailable, SuperposedError
 from superposed_service.engine.fair_queue import FairQueue
 from superposed_service.engine.request_metadata import current_request
@@ -43,6 +44,7 @@ class _Waiting:
     """Items of one request that wait for their turn."""
 
     items: Sequence[str | bytes]
+    places: Sequence[int]
     future: asyncio.Future[NDArray[Any]]
 
 
@@ -96,8 +98,8 @@ class EncoderThread:
         error = self._opened.exception()
         return "ready" if error is None else str(error)
 
-    async def encode(self, items: Sequence[str | bytes]) -> NDArray[Any]:
-        """Return rows (B, width) of B items.
+    async def encode(self, items: Sequence[str | bytes], places: Sequence[int]) -> NDArray[Any]:
+        """Return rows (B, width) of B items; errors call them by `places`.
 
         Raises:
             EncoderUnavailable: Its model or a package is missing.
@@ -111,15 +113,20 @@ class EncoderThread:
             async with asyncio.timeout(limit_s):
                 encoder = await self._ready()
                 self._admit(len(items))
-                parts = [
-                    _Waiting(items[start : start + _TURN_ITEMS], asyncio.get_running_loop().create_future())
-                    for start in range(0, len(items), _TURN_ITEMS)
-                ]
-                for part in parts:  # a long request takes its turns among others
+                futures: list[asyncio.Future[NDArray[Any]]] = []
+                for start in range(0, len(items), _TURN_ITEMS):  # a long request takes its turns among others
+                    of = slice(start, start + _TURN_ITEMS)
+                    futures.append(asyncio.get_running_loop().create_future())
+                    part = _Waiting(items[of], places[of], futures[-1])
                     self._queue.push(part, caller.source, len(part.items), time.monotonic() + limit_s)
                 if self._working is None or self._working.done():
                     self._working = asyncio.create_task(self._work(encoder))
-                return np.concatenate(await asyncio.gather(*(part.future for part in parts)))
+                together = asyncio.gather(*futures)
+                try:
+                    return np.concatenate(await together)
+                finally:
+                    for future in futures:  # where one was refused, the others are dropped
+                        future.cancel()
         except TimeoutError:
             late = DeadlineExceeded("no encoding in time; it was dropped", expected=f"within {limit_s} s")
             raise late from None
@@ -154,9 +161,7 @@ class EncoderThread:
         loop = asyncio.get_running_loop()
         while turn := self._next_turn():
             began = time.monotonic()
-            outcomes = await loop.run_in_executor(
-                self._executor, _encoded, encoder, [one.items for one in turn]
-            )
+            outcomes = await loop.run_in_executor(self._executor, _encoded, encoder, turn)
             taken = time.monotonic() - began
             self._queue.service_time.note(sum(len(one.items) for one in turn), taken)
             self.durations.observe(taken)
@@ -186,18 +191,16 @@ class EncoderThread:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
 
-def _encoded(encoder: Encoder, several: list[Sequence[Any]]) -> list[NDArray[Any] | Exception]:
+def _encoded(encoder: Encoder, turn: list[_Waiting]) -> list[NDArray[Any] | Exception]:
     """Return rows for each request's items, or its error; one that cannot be encoded spoils no other."""
+    places = [place for one in turn for place in one.places]
     try:
-        rows = encoder.encode([item for items in several for item in items])
+        rows = encoder.encode([item for one in turn for item in one.items], places)
     except SuperposedError as error:
-        if len(several) == 1:
-            return [error]
-        return [_encoded(encoder, [items])[0] for items in several]
+        return [error] if len(turn) == 1 else [_encoded(encoder, [one])[0] for one in turn]
     except Exception as error:  # noqa: BLE001 - a bug must not end the queue
-        return [error] * len(several)
-    ends = np.cumsum([len(items) for items in several])
-    return list(np.split(rows, ends[:-1]))
+        return [error] * len(turn)
+    return list(np.split(rows, np.cumsum([len(one.items) for one in turn])[:-1]))
 
 
 class Encoders(Collector):
@@ -226,7 +229,8 @@ class Encoders(Collector):
             thread.start()
 
     def close(self) -> None:
-        """End their threads."""
+        """End their threads, and exports that have begun."""
+        stop_exports()
         for thread in self._threads.values():
             thread.close()
 
@@ -245,7 +249,7 @@ class Encoders(Collector):
         """Return what an encoder encodes."""
         return self._threads[name].config.kind
 
-    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> Lookup:
+    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> _Lookup:
         """Look items up among the embeddings that are kept.
 
         Args:
@@ -257,9 +261,9 @@ class Encoders(Collector):
         keys = [key_of(encoder, source, task, item) for task, item in zip(tasks, items, strict=True)]
         rows = [self.cache.get(key) for key in keys]
         missing = [place for place, row in enumerate(rows) if row is None]
-        return Lookup(self._threads[encoder], keys, items, rows, missing)
+        return _Lookup(self._threads[encoder], keys, items, rows, missing, self.cache.erasures)
 
-    async def fill(self, lookup: Lookup) -> NDArray[Any]:
+    async def fill(self, lookup: _Lookup) -> NDArray[Any]:
         """Encode what a lookup did not find; return rows (B, width). Raises as `EncoderThread.encode`."""
         missing, rows, name = lookup.missing, lookup.rows, lookup.encoder.name
         self._items[name, "hit"] += len(rows) - len(missing)
@@ -267,10 +271,11 @@ class Encoders(Collector):
             return rows[0][None]
         if missing:
             self._items[name, "miss"] += len(missing)
-            found = await lookup.encoder.encode([lookup.items[place] for place in missing])
+            found = await lookup.encoder.encode([lookup.items[place] for place in missing], missing)
             for place, row in zip(missing, found, strict=True):
                 rows[place] = row
-                self.cache.put(lookup.keys[place], row)
+                if lookup.keys[place].task and lookup.erasures == self.cache.erasures:
+                    self.cache.put(lookup.keys[place], row)
         return np.stack([row for row in rows if row is not None])
 
     def collect(self) -> Iterator[Metric]:
@@ -294,15 +299,10 @@ class Encoders(Collector):
 
 
 @dataclass
-class Lookup:
-    """Items of one request, and the embeddings of them that were kept.
+class _Lookup:
+    """Items of one request, their embeddings (width,) where those were kept, and the places of the others.
 
-    Args:
-        encoder: Encodes the others.
-        keys: Of the items in the cache.
-        items: Texts or images.
-        rows: Each one's embedding (width,), or None.
-        missing: The places of those without one.
+    After an erasure of the cache that `erasures` does not count nothing more is kept of them.
     """
 
     encoder: EncoderThread
@@ -310,3 +310,4 @@ class Lookup:
     items: Sequence[str | bytes]
     rows: list[NDArray[Any] | None]
     missing: Sequence[int]
+    erasures: int

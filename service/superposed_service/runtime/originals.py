@@ -8,11 +8,10 @@ from collections.abc import Sequence
 
 from superposed.config import OriginalKind
 from superposed.encoders import check_items
+from superposed.encoders.pixels import SIGNATURES
 from superposed.errors import InputError, ShapeError, redacted
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.rows import Originals
-
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8")
 
 
 def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, list[str]]:
@@ -64,7 +63,7 @@ def _text(item: str | bytes, place: int) -> str:
 
 
 def _image(item: object, place: int) -> bytes:
-    if isinstance(item, bytes) and item.startswith(_SIGNATURES):
+    if isinstance(item, bytes) and item.startswith(SIGNATURES):
         return item
     try:
         return base64.b64decode(item, validate=True)  # type: ignore[arg-type]  # what it is no other way is told

@@ -165,6 +165,9 @@ class Runtime:
         elif rows.contexts is None:
             encoder, [task] = read_as(originals, [self.engine.schema_of(rows.context)])
             tasks = [task] * len(rows)
+        elif len(rows.contexts) != len(rows):
+            received = len(rows.contexts)
+            raise ShapeError("contexts and rows differ in number", expected=len(rows), received=received)
         else:
             encoder, tasks = read_as(originals, [self.engine.schema_of(one) for one in rows.contexts])
         kind = self.encoders.kind(encoder)
@@ -295,6 +298,7 @@ class Runtime:
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
+        self.encoders.cache.forget(key)
         found = await self.engine.call_writer(
             lambda writer: find_rows(writer.transaction_log, writer.store, key)
         )
@@ -304,7 +308,6 @@ class Runtime:
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s
         change = ForgetRows(key, until if found.in_snapshots else None)
-        self.encoders.cache.forget(key)
         forgotten = await self.engine.change(change, None, author, limited=False)
         snapshot = await self._snapshot()  # what was learned from them must not need them again
         records = await self.engine.call_writer(
@@ -312,6 +315,7 @@ class Runtime:
         )
         await self._remove_erased_snapshots()
         stay = found.in_snapshots and not at_once
+        self.encoders.cache.forget(key)  # rows that were being encoded meanwhile
         return ErasureResult(records, forgotten["rows"], until if stay else None)
 
     async def _has_snapshots_before(self, sequence: int) -> bool:

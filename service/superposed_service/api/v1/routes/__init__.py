@@ -17,17 +17,6 @@ from superposed_service.api.v1.routes import (
 
 __all__ = ["routers"]
 
-_MODULES = (
-    health,
-    store,
-    tasks,
-    inference,
-    history,
-    quarantine,
-    api_keys,
-    locate,
-    events,
-    console,
-)
+_MODULES = (health, store, tasks, inference, history, quarantine, api_keys, locate, events, console)
 
 routers: list[APIRouter] = [module.router for module in _MODULES]

@@ -154,4 +154,5 @@ async def delete(request: Request, key: str, untaught: bool = False) -> Response
     """
     key = await task_key(request, key)
     await submit(request, Delete(key, untaught=untaught))
+    runtime(request).encoders.cache.forget(key)
     return Response(status_code=204)
