@@ -18,6 +18,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -95,6 +96,10 @@ def _own_start(port: int, folder: Path) -> tuple[list[str], Path]:
     return [".venv/bin/superposed", "serve", str(folder / "store"), "--port", str(port)], Path.cwd()
 
 
+def _bare(how: str) -> Callable[[int, Path], tuple[list[str], Path]]:
+    return lambda *_: ([sys.executable, str(HERE / "bare_uvicorn.py"), how], HERE)
+
+
 def _binary(k: int) -> tuple[bytes, dict[str, str]]:
     head = json.dumps(
         {"context": f"t{k}", "inputs": {"datatype": "FP32", "shape": [1, INPUTS]}, "return": ["labels"]}
@@ -148,6 +153,15 @@ SERVERS = [
     Server(
         "superposed, binary", _own_start, "/v1/infer", _binary,
         lambda answer: answer.json()["labels"][0], _own_expected,
+    ),
+    Server(
+        "bare uvicorn, JSON parsed", _bare("parse"), "/v1/infer",
+        lambda k: _json({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "return": ["labels"]}),
+        lambda answer: answer.json()["labels"][0], lambda: [0] * TASKS,
+    ),
+    Server(
+        "bare uvicorn, binary read", _bare("read"), "/v1/infer", _binary,
+        lambda answer: answer.json()["labels"][0], lambda: [0] * TASKS,
     ),
     Server("LitServe", _python("litserve", "litserve_server.py"), "/predict", _simple,
            lambda answer: answer.json()["label"], _peer_expected),
@@ -274,9 +288,8 @@ def main() -> None:
             found.append(measure(server, asked.seconds))
             print(json.dumps(found[-1]), flush=True)
     ran = [one for one in found if "error" not in one]
-    peers = [
-        one for one in found if not one["name"].startswith(("superposed", "FastAPI")) and "error" not in one
-    ]
+    apart = ("superposed", "bare", "FastAPI")
+    peers = [one for one in ran if not one["name"].startswith(apart)]
     values: dict[str, Any] = {"machine": machine(), "tasks": TASKS, "servers": found}
     if peers:
         at = "64 connections"
@@ -285,6 +298,15 @@ def main() -> None:
         values["requests_over_best_peer"] = {
             one["name"]: one[at]["requests_per_s"] / best[at]["requests_per_s"] for one in ran
         }
+    bare = {
+        one["name"].partition(", ")[2].partition(" ")[0]: one for one in ran if one["name"].startswith("bare")
+    }
+    own = {one["name"].partition(", ")[2]: one for one in ran if one["name"].startswith("superposed")}
+    values["requests_over_bare_server"] = {
+        f"{form}, {at}": own[form][at]["requests_per_s"] / bare[form][at]["requests_per_s"]
+        for form in own.keys() & bare.keys()
+        for at in ("1 connections", "8 connections", "64 connections")
+    }
     write_json(asked.results, values)
 
 

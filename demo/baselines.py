@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from demo.demo_tasks import DemoTask
 from superposed.config import MLPConfig, OptimizerConfig
-from superposed.nn.optimizers import make_optimizer
+from superposed.nn.optimizers import Optimizer
 
 # Accuracy of each task after each number of tasks learned, (K, K), NaN before a task was learned.
 Curves = NDArray[np.float64]
@@ -25,14 +25,14 @@ Curves = NDArray[np.float64]
 @dataclass
 class _Learner:
     network: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: Optimizer | torch.optim.Optimizer
     schedule: LRScheduler | None = None
 
 
 def plain_network(network: MLPConfig, optimizer: OptimizerConfig, tasks: Sequence[DemoTask]) -> Curves:
     """Teach all tasks to one ordinary network of the store's layers, with its optimizer and steps."""
     plain = _network(network, seed=0)
-    learner = _Learner(plain, make_optimizer(optimizer, plain.parameters()))
+    learner = _Learner(plain, Optimizer(optimizer, plain.parameters()))
     return _curves([learner] * len(tasks), tasks, network.inputs, optimizer.steps)
 
 

@@ -43,7 +43,7 @@ class _Anchored(Standard):
 
     def step(self, task: int, x: Tensor, y: Tensor) -> None:
         """Take one step on the task's loss and the penalty."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         self.loss(task, x, y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._before_step()
         if task > 0:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from experiments.learners import Learner
 from superposed.config import MLPConfig, OptimizerConfig
 from superposed.nn import activate
-from superposed.nn.optimizers import make_optimizer
+from superposed.nn.optimizers import Optimizer
 
 __all__ = ["BatchEnsemble"]
 
@@ -75,7 +75,7 @@ class BatchEnsemble(Learner):
         for layer in self._layers:
             assert isinstance(layer, _Layer)  # noqa: S101 - made above
             own += [layer.scales[task], layer.biases[task], *([layer.weight] if task == 0 else [])]
-        self._optimizer = make_optimizer(self._optimizer_config, own)
+        self._optimizer = Optimizer(self._optimizer_config, own)
 
     def _answer(self, task: int, x: Tensor) -> Tensor:
         for place, layer in enumerate(self._layers):

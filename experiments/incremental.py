@@ -22,7 +22,7 @@ from superposed.config import Config, ConvNetConfig, OptimizerConfig, RehearsalC
 from superposed.contexts import Binding, seeded_secret
 from superposed.learning.online import apply
 from superposed.nn import build
-from superposed.nn.optimizers import make_optimizer
+from superposed.nn.optimizers import Optimizer
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.schema import TaskSchema
@@ -106,7 +106,7 @@ class _MultiHead:
         network = config.network(images, BLOCKS * PER_BLOCK)
         self._network = build(network, Identity(), config.seed, torch.float32)
         optimizer = OptimizerConfig(name="adam", steps=1, learning_rate=config.learning_rate)
-        self._optimizer = make_optimizer(optimizer, self._network.parameters())
+        self._optimizer = Optimizer(optimizer, self._network.parameters())
         self._bindings = {name: Binding(torch.ones(1)) for name in self._network.superposed_layers()}
 
     def _answer(self, block: int, x: Tensor) -> Tensor:
@@ -114,7 +114,7 @@ class _MultiHead:
         return answer[:, block * PER_BLOCK : (block + 1) * PER_BLOCK]
 
     def step(self, block: int, x: Tensor, y: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         F.cross_entropy(self._answer(block, x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
 

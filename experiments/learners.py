@@ -25,7 +25,7 @@ from superposed.contexts import (
     seeded_secret,
 )
 from superposed.nn import MLP, plain_forward
-from superposed.nn.optimizers import make_optimizer
+from superposed.nn.optimizers import Optimizer
 
 __all__ = ["NOTHING_KEPT", "Identity", "Learner", "Separate", "Standard", "Superposed", "plain_mlp"]
 
@@ -137,7 +137,7 @@ class Superposed(Learner):
     def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, family: str, seed: int) -> None:
         self._family: Family[Any] = Identity() if family == Identity.name else family_named(family)
         self._network = MLP(network, self._family, generator=torch.Generator().manual_seed(seed))
-        self._optimizer = make_optimizer(optimizer, self._network.parameters())
+        self._optimizer = Optimizer(optimizer, self._network.parameters())
         source = ContextSource(self._family, self._network.bound_features(), seeded_secret(seed))
         self._contexts = ContextTable(source, 2**30, torch.float32, torch.device("cpu"))
 
@@ -162,7 +162,7 @@ class Superposed(Learner):
         self._descend(self.loss(task, x, y))
 
     def _descend(self, loss: Tensor) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         self._optimizer.step()
 

@@ -21,48 +21,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-__all__ = [
-    "ERRORS",
-    "ApiError",
-    "BadRequest",
-    "BatchTooLarge",
-    "CompositionNotSupported",
-    "ConnectionFailed",
-    "DeadlineExceeded",
-    "EmptyBatch",
-    "EncoderUnavailable",
-    "ExpressionInvalid",
-    "Forbidden",
-    "HeadersTooLarge",
-    "HistoryTruncated",
-    "IdempotencyInFlight",
-    "IdempotencyMismatch",
-    "Internal",
-    "InvalidRequest",
-    "LabelOutOfRange",
-    "LimitReached",
-    "MethodNotAllowed",
-    "NonFiniteInput",
-    "NotFound",
-    "NotReady",
-    "Overloaded",
-    "PayloadTooLarge",
-    "Quarantined",
-    "QuotaExceeded",
-    "RequestTimeout",
-    "SchemaChanged",
-    "ShapeMismatch",
-    "StorageUnavailable",
-    "SuperposedError",
-    "TaskExists",
-    "TaskInUse",
-    "Unauthenticated",
-    "UnexpectedAnswer",
-    "UnknownTask",
-    "UnsupportedMediaType",
-    "UpdateRefused",
-]
-
 
 class SuperposedError(Exception):
     """Base of everything that the client raises on purpose."""
@@ -251,3 +209,8 @@ class Internal(ApiError, slug="internal"):
 
 
 ERRORS: dict[str, type[ApiError]] = {error.slug: error for error in ApiError.__subclasses__()}
+
+__all__ = [
+    name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__
+]
+__all__ += ["ERRORS"]

@@ -6,36 +6,6 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
-__all__ = [
-    "ApiKey",
-    "Capacity",
-    "Consolidation",
-    "Erasure",
-    "EvaluatedAccuracy",
-    "Evaluation",
-    "Event",
-    "Inference",
-    "Interference",
-    "JournalInfo",
-    "LayerCrosstalk",
-    "Located",
-    "NewApiKey",
-    "Prequential",
-    "Quarantine",
-    "Ranked",
-    "RecoveryInfo",
-    "Relabelling",
-    "Rollback",
-    "Score",
-    "Snapshot",
-    "StoreBytes",
-    "StoreInfo",
-    "TaskInfo",
-    "TasksLeft",
-    "Update",
-]
-
-
 Label: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
@@ -358,3 +328,8 @@ class NewApiKey(_Answer):
 
     id: str
     key: str = Field(repr=False, description="The secret, for `Authorization: Bearer …`; it is shown once.")
+
+
+__all__ = [
+    name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__
+]

@@ -10,43 +10,16 @@ Example:
     2
 """
 
-from superposed.analysis.capacity import Capacity, capacity
-from superposed.analysis.retrieval import RetrievedModel, retrieve_model
-from superposed.config import MLPConfig, OptimizerConfig, StoreConfig
-from superposed.contexts import Mixture, Power, Task, family_named, parse, seeded_secret
-from superposed.learning.groups import register
-from superposed.learning.online import UpdateResult, apply, evaluate, learn
-from superposed.store.losses import Measured
-from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, ResolvedContext
-from superposed.tasks.registry import TaskState
-from superposed.tasks.schema import TaskSchema
-from superposed.tasks.targets import Targets
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Batch",
-    "Capacity",
-    "MLPConfig",
-    "Measured",
-    "Mixture",
-    "OptimizerConfig",
-    "Power",
-    "ResolvedContext",
-    "RetrievedModel",
-    "StoreConfig",
-    "Targets",
-    "Task",
-    "TaskSchema",
-    "TaskState",
-    "UpdateResult",
-    "WeightStore",
-    "apply",
-    "capacity",
-    "evaluate",
-    "family_named",
-    "learn",
-    "parse",
-    "register",
-    "retrieve_model",
-    "seeded_secret",
-]
+if TYPE_CHECKING:
+    from superposed._public import *  # noqa: F403 - re-exported
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and not earlier: torch takes a second, and not every use needs it."""
+    public = import_module("superposed._public")
+    if name not in public.__all__:
+        raise AttributeError(f"module 'superposed' has no attribute {name!r}")
+    return getattr(public, name)

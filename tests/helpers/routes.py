@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 from starlette.routing import Route
 
-from superposed_service.api import v2
 from superposed_service.api.v1.routes import routers
+from superposed_service.api.v2.routes import router as v2_router
 
-ROUTES = [route for router in (*routers, v2.router) for route in router.routes if isinstance(route, Route)]
+ROUTES = [route for router in (*routers, v2_router) for route in router.routes if isinstance(route, Route)]
 # Expected scope of each method and template, written down here apart from the endpoints; None is open to all.
 ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("GET", "/health/live"): None,

@@ -258,7 +258,7 @@ def new_store(kind: str, family: str = "phase") -> WeightStore:
     config = {
         "network": NETWORKS[kind],
         "family": family,
-        "optimizer": {"name": "adam", "learning_rate": 2e-3},
+        "optimizer": {"name": "adam", "learning_rate": 1e-3 if kind == "resnet18" else 2e-3},
     }
     store = WeightStore(plain_config(**config), secret=seeded_secret(3))
     for key in ("a", "b"):
@@ -283,13 +283,13 @@ class TestStores:
         store = new_store(kind)
         other = np.random.default_rng(1).permutation(10)  # the same digits, other labels
         for key, labels in (("a", data.train_y), ("b", other[data.train_y])):
-            for start in range(0, 60 * 32, 32):
+            for start in range(0, (100 if kind == "resnet18" else 60) * 32, 32):
                 rows = np.arange(start, start + 32) % len(data.train_x)
                 learn(store, key, data.train_x[rows], labels[rows].tolist())
         for key, labels in (("a", data.test_y), ("b", other[data.test_y])):
             accuracy = evaluate(store, key, data.test_x, labels.tolist()).accuracy
             assert accuracy is not None
-            assert accuracy > (0.3 if kind == "resnet18" else 0.55)
+            assert accuracy > 0.55
         assert {layer.name for layer in capacity(store).layers} == set(store.contexts.source.features)
 
     def test_mixed_rows_are_answered_as_alone(self, kind: str) -> None:

@@ -20,7 +20,7 @@ from superposed.store.evaluations import Evaluation
 from superposed.store.losses import Measured, _Forward, row_losses
 from superposed.store.replay_buffer import Drawn
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, ResolvedContext, merge, padding_mask
+from superposed.tasks.batch import Batch, ResolvedContext, fill_padding, merge
 from superposed.tasks.calibration import row_hashes
 from superposed.tasks.registry import TaskState
 from superposed.tasks.scaling import scaled_each
@@ -38,7 +38,8 @@ from superposed.tasks.targets import (
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
 # 3: running statistics scale rows and targets; kept rows are scaled when they are drawn; calibration.
 # 4: a member of a group starts from what its other members have learned.
-APPLY_VERSION = 4
+# 5: fused kernels compute perceptrons' gradients and scale rows; optimizers are in their fused forms.
+APPLY_VERSION = 5
 # Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
 
@@ -338,7 +339,7 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
         outputs = torch.minimum(outputs, targets.logit_widths)
     outputs = outputs.to(store.device)
     difference = outcome.logits - targets.logits.to(store.device)
-    distance = difference.masked_fill(padding_mask(outcome.logits, outputs), 0.0).square().sum(1) / outputs
+    distance = fill_padding(difference, outputs, 0.0).square().sum(1) / outputs
     return (1.0 - share) * outcome.losses + share * distance
 
 
@@ -348,19 +349,19 @@ def optimizer_step(store: WeightStore, loss: Tensor) -> None:
     Raises:
         UpdateError: Loss or gradient is not finite, or the gradient is too long.
     """
-    store.optimizer.zero_grad(set_to_none=True)
     try:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         _check_gradient(store, loss)
         store.optimizer.step()
     finally:
-        store.optimizer.zero_grad(set_to_none=True)
+        store.optimizer.zero_grad()
 
 
 def _check_gradient(store: WeightStore, loss: Tensor) -> None:
-    gradients = [parameter.grad for parameter in store.network.parameters() if parameter.grad is not None]
-    norm = float(torch.nn.utils.get_total_norm(gradients))
-    if not (bool(torch.isfinite(loss)) and norm < float("inf")):
+    gradients = [one.grad for group in store.optimizer.param_groups for one in group["params"]]
+    norms = [torch.linalg.vector_norm(one) for one in gradients if one is not None]
+    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+    if not (math.isfinite(float(loss.detach())) and norm < float("inf")):
         raise NonFiniteUpdate(
             "the update has no finite loss and gradient",
             expected="finite numbers",
@@ -384,21 +385,20 @@ def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
 
 def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets) -> None:
     """Add the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
-    places = batch.places()
-    losses = before.reported.double().cpu()
-    logits, classes = before.logits.detach().double().cpu().numpy(), targets.classes.numpy()
-    correct = before.correct.cpu()
+    places = batch.places().numpy()
+    losses, correct = before.reported.double().cpu().numpy(), before.correct.cpu().numpy()
+    logits, classes = before.logits.detach().cpu().numpy(), targets.classes.numpy()
     hashes = row_hashes(batch.inputs.numpy()) if batch.hashes is None else batch.hashes
     touched = {id(part.task): part.task for part in batch.parts}
     for place, part in enumerate(batch.parts):
-        mine = places == place
-        seen = part.task.prequential
-        seen.rows += int(mine.sum())
+        mine = slice(None) if len(batch.parts) == 1 else places == place
+        seen, outputs = part.task.prequential, part.task.schema.outputs
+        seen.rows += len(losses[mine])
         seen.loss_sum += float(losses[mine].sum())
         seen.correct += int(correct[mine].sum())
         if part.task.schema.loss == "cross_entropy":
-            own = mine.numpy()
-            part.task.calibration.learn(logits[own, : part.task.schema.outputs], classes[own], hashes[own])
+            own = logits[mine, :outputs].astype(np.float64)
+            part.task.calibration.learn(own, classes[mine], hashes[mine])
     for task in touched.values():
         task.updates += 1
         task.last_sequence = store.sequence

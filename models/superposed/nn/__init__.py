@@ -2,19 +2,16 @@
 
 from superposed.nn.build import Network, build
 from superposed.nn.convnet import convnet, resnet18
-from superposed.nn.cpu_runtime import FusedMLP, prepared
 from superposed.nn.mlp import LAYER_NORM_EPSILON, MLP, Observer, activate, plain_forward
 
 __all__ = [
     "LAYER_NORM_EPSILON",
     "MLP",
-    "FusedMLP",
     "Network",
     "Observer",
     "activate",
     "build",
     "convnet",
     "plain_forward",
-    "prepared",
     "resnet18",
 ]

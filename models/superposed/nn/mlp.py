@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from superposed.config import MLPConfig
 from superposed.contexts import Binding, Family, expanded
 from superposed.errors import ConfigError
+from superposed.nn.fused_mlp import FusedMLP
 from superposed.nn.layers import SuperposedLinear
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -69,6 +70,12 @@ class MLP(nn.Module):
             )
             for place in range(last + 1)
         )
+        self._fused = FusedMLP(
+            self.superposed_layers(),
+            config.activation,
+            normalise=config.normalisation == "layer",
+            epsilon=LAYER_NORM_EPSILON,
+        )
 
     def superposed_layers(self) -> dict[str, SuperposedLinear]:
         """Return the layers that bind, by the names that their contexts are derived from."""
@@ -83,7 +90,11 @@ class MLP(nn.Module):
         return {name: layer.bound_features for name, layer in self.superposed_layers().items()}
 
     def forward(
-        self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Observer | None = None
+        self,
+        inputs: Tensor,
+        bindings: Mapping[str, Binding],
+        observe: Observer | None = None,
+        needed: int | None = None,
     ) -> Tensor:
         """Return logits of a batch whose rows may belong to different contexts.
 
@@ -91,13 +102,16 @@ class MLP(nn.Module):
             inputs: (B, inputs).
             bindings: Every layer's binding.
             observe: Called before each layer with its name, itself and its input (B, components x D_in).
+            needed: How many of the outputs are asked for, the first ones; the others may be left out.
 
         Returns:
-            (B, outputs).
+            (B, outputs), or (B, needed).
         """
         signal = inputs
         if self.family.components == 2:
             signal = torch.cat([inputs, torch.zeros_like(inputs)], dim=-1)  # (B, 2 inputs)
+        if observe is None and self._fused.can_run(signal, bindings):
+            return self._fused(signal, bindings, needed)
         last = len(self.layers) - 1
         for place, (name, layer) in enumerate(self.superposed_layers().items()):
             if observe is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
+from torch.optim.sgd import sgd
 
 from superposed.config import OptimizerConfig
 from superposed.errors import ConfigError
@@ -32,22 +35,75 @@ def parameter_groups(config: OptimizerConfig, network: nn.Module) -> list[Group]
     return list(groups.values())
 
 
-def make_optimizer(
-    config: OptimizerConfig, parameters: Iterable[nn.Parameter] | Iterable[Group]
-) -> torch.optim.Optimizer:
-    """Return the configured optimizer over these weights, everything else as torch has it by default."""
-    match config.name:
-        case "rmsprop":
-            return torch.optim.RMSprop(
-                parameters, lr=config.learning_rate, alpha=config.decay, eps=config.epsilon
-            )
-        case "adam":
-            return torch.optim.Adam(parameters, lr=config.learning_rate)
-        case "sgd":
-            return torch.optim.SGD(parameters, lr=config.learning_rate)
+class Optimizer:
+    """The configured optimizer over groups of weights, by torch's functions.
+
+    Its classes would import torch's compiler, which takes a second, and spend more on a step than a small
+    network's arithmetic.
+
+    Args:
+        config: Which, and its constants.
+        parameters: Weights, or groups of them.
+        fused: Whether to take the form that updates all weights in one pass.
+
+    Attributes:
+        param_groups: Groups of weights, each with its learning rate.
+        state: Tensors that a step reads and moves, by weight and name; empty before the first step.
+    """
+
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        parameters: Iterable[nn.Parameter] | Iterable[Group],
+        *,
+        fused: bool = False,
+    ) -> None:
+        several: list[Any] = list(parameters)
+        plain = [one for one in several if isinstance(one, Tensor)]
+        self.param_groups: list[Group] = [{"params": plain, "lr": config.learning_rate}] if plain else several
+        self.state: dict[Tensor, dict[str, Tensor]] = {}
+        self._config, self._fused = config, fused
+
+    def zero_grad(self) -> None:
+        """Drop all gradients."""
+        for group in self.param_groups:
+            for weight in group["params"]:
+                weight.grad = None
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move the weights along their gradients."""
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._move(weights, [weight.grad for weight in weights], group["lr"])
+
+    def _move(self, weights: list[Tensor], gradients: list[Tensor], rate: float) -> None:
+        config, fused = self._config, self._fused or None
+        how: dict[str, Any] = {"lr": rate, "weight_decay": 0.0}
+        match config.name:
+            case "rmsprop":
+                squares, steps = self._fields(weights, "square_avg", "step")
+                how |= {"alpha": config.decay, "eps": config.epsilon, "momentum": 0.0, "centered": False}
+                rmsprop(weights, gradients, squares, [], [], steps, **how)
+            case "adam":
+                means, squares, steps = self._fields(weights, "exp_avg", "exp_avg_sq", "step")
+                how |= {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8}
+                how |= {"amsgrad": False, "maximize": False, "fused": fused}
+                adam(weights, gradients, means, squares, [], steps, **how)
+            case "sgd":
+                how |= {"momentum": 0.0, "dampening": 0.0, "nesterov": False}
+                sgd(weights, gradients, [None] * len(weights), maximize=False, fused=fused, **how)
+
+    def _fields(self, weights: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
+        for weight in weights:
+            if weight not in self.state:
+                own = {name: torch.zeros_like(weight) for name in names}
+                self.state[weight] = own | {"step": torch.zeros((), dtype=torch.float32)}
+        return [[self.state[weight][name] for weight in weights] for name in names]
 
 
-def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's tensors by the weights' names, sharing memory."""
     return {
         f"optimizer.{name}.{field}": value
@@ -57,13 +113,13 @@ def optimizer_state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     }
 
 
-def state(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """Return weights and optimizer state by name, sharing memory."""
     weights = {f"network.{name}": value.detach() for name, value in network.named_parameters()}
     return weights | optimizer_state(network, optimizer)
 
 
-def load_state(network: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+def load_state(network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restore what `state` returned; the optimizer's former state is lost.
 
     Raises:

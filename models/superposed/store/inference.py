@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from superposed.contexts import Binding, Context, ContextTable, TaskId
-from superposed.nn import Network
-from superposed.nn.cpu_runtime import FusedMLP, prepared
+from superposed.nn import MLP, Network
 from superposed.tasks.batch import Batch
 
 _PROBE = Context(((TaskId("~"), 1.0, None),))  # no key is written so
@@ -25,12 +24,12 @@ class InferenceRunner:
         network: The network; where its weights change, so do the answers.
         contexts: What rows are bound with.
         device: Where both live.
+        outputs: The network's.
     """
 
-    def __init__(self, network: Network, contexts: ContextTable, device: torch.device) -> None:
-        self._network, self._contexts, self._device = network, contexts, device
+    def __init__(self, network: Network, contexts: ContextTable, device: torch.device, outputs: int) -> None:
+        self._network, self._contexts, self._device, self._outputs = network, contexts, device, outputs
         self._precision: torch.dtype | None = None
-        self.plain = prepared(network) if device.type == "cpu" else network
 
     def _bindings(self, batch: Batch) -> Mapping[str, Binding]:
         if batch.index is None:
@@ -45,16 +44,21 @@ class InferenceRunner:
             CompositionNotSupported: The family has no such composition.
         """
         with torch.inference_mode():
-            if isinstance(self.plain, FusedMLP):
-                needed = max(part.task.schema.outputs for part in batch.parts)
-                return self.plain(batch.inputs, self._bindings(batch), needed)
-            return self._answers(batch.inputs, self._bindings(batch))
+            bindings, outputs = self._bindings(batch), self._outputs
+            needed = max(part.task.schema.outputs for part in batch.parts)
+            if not isinstance(self._network, MLP) or needed > outputs // 2:
+                return self._answers(batch.inputs, bindings)
+            answers = batch.inputs.new_zeros(len(batch), outputs)
+            answers[:, :needed] = self._answers(batch.inputs, bindings, needed=needed)
+            return answers
 
-    def _answers(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> Tensor:
+    def _answers(self, inputs: Tensor, bindings: Mapping[str, Binding], **how: int) -> Tensor:
         """Return logits of rows, on the CPU; products are of the precision of inference."""
-        lower = torch.autocast(self._device.type, self._precision, enabled=self._precision is not None)
-        with lower:
-            answer: Tensor = self.plain(inputs.to(self._device), bindings)
+        if self._device.type == "cpu":
+            found: Tensor = self._network(inputs, bindings, **how)
+            return found
+        with torch.autocast(self._device.type, self._precision, enabled=self._precision is not None):
+            answer: Tensor = self._network(inputs.to(self._device), bindings, **how)
         return answer.to(inputs.dtype).cpu()
 
     def seconds(self, rows: int, inputs: int, dtype: torch.dtype) -> float:

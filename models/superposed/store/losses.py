@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from superposed.tasks.batch import padding_mask
+from superposed.tasks.batch import fill_padding
 from superposed.tasks.targets import Targets
 
 
@@ -63,13 +63,13 @@ def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
         outputs: (B,) how many outputs each row's task has.
         targets: Classes and values of the rows.
     """
-    beyond = padding_mask(logits, outputs)  # (B, store outputs)
     classes = targets.classes.to(logits.device)
     classified = classes >= 0
-    masked = logits.masked_fill(beyond, float("-inf"))
-    losses = F.cross_entropy(masked, classes.clamp(min=0), reduction="none")  # (B,)
+    masked = fill_padding(logits, outputs, float("-inf"))
+    of_classes = classes if targets.values is None else classes.clamp(min=0)
+    losses = F.cross_entropy(masked, of_classes, reduction="none")  # (B,)
     if targets.values is not None:
-        difference = (logits - targets.values.to(logits.device)).masked_fill(beyond, 0.0)
+        difference = fill_padding(logits - targets.values.to(logits.device), outputs, 0.0)
         losses = torch.where(classified, losses, difference.square().sum(1) / outputs)
     reported = losses.detach()
     if targets.units is not None and targets.values is not None:

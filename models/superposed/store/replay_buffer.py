@@ -21,6 +21,7 @@ from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
 from superposed.store.holdout import Split, split_of
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
+from superposed.tasks import row_kernels
 from superposed.tasks.batch import Batch, ResolvedContext
 from superposed.tasks.registry import TaskRegistry
 from superposed.tasks.resolver import Resolver
@@ -144,7 +145,7 @@ class ReplayBuffer:
         chosen: dict[str, dict[int, int]] = {}  # task -> place -> row, the last row that took it
         encoded = batch.inputs.double() if batch.encoded is None else batch.encoded
         values, places = encoded.numpy(), batch.places().numpy()
-        keepable = _keepable(encoded, targets).numpy()
+        keepable = _keepable(values, targets)
         keepable &= np.asarray([part.keep_rows for part in batch.parts])[places]
         near = self._near(batch, values)
         for row in np.flatnonzero(keepable).tolist():
@@ -165,8 +166,10 @@ class ReplayBuffer:
             if (known := self._ranges.get(part.task.schema.key)) is not None:
                 low, high = known
                 reach = np.where(high > low, _REACH * (high - low), np.inf)
-                own = rows[places == place]
-                near[places == place] = ((own >= low - reach) & (own <= high + reach)).all(1)
+                mine = slice(None) if len(batch.parts) == 1 else places == place
+                own = rows[mine]
+                if not ((own.min(0) >= low - reach) & (own.max(0) <= high + reach)).all():
+                    near[mine] = ((own >= low - reach) & (own <= high + reach)).all(1)
         return near
 
     def _write(
@@ -317,6 +320,8 @@ class ReplayBuffer:
         """
         own = self._of_own({part.task.schema.key for part in parts}, sequence, step, rows[0])
         found = torch.tensor(own + self._of_others(besides, sequence, step, rows[1]), dtype=torch.int64)
+        if not len(found):
+            return None
         slots = self._of_few_contexts(found, contexts, [part.text for part in parts])
         if not len(slots):
             return None
@@ -381,7 +386,7 @@ class ReplayBuffer:
         owners, places = np.unique(self._owners[slots.numpy()], return_inverse=True)
         known = list(self._ranges.values())
         ranges = np.stack([known[owner] for owner in owners], axis=1)  # (2, K, inputs)
-        rows = _from_levels(numbers, ranges[:, places])
+        rows = _from_levels(numbers, ranges, places)
         scaled = scaled_each([part.scaling for part in parts], index.numpy(), rows)
         batch = Batch(parts, index if len(parts) > 1 else None, torch.from_numpy(scaled).to(self._dtype))
         classes = self._rows["classes"][slots].long()
@@ -473,11 +478,19 @@ class ReplayBuffer:
                 self._rows["outputs"][slots] = schema.outputs
 
 
-def _keepable(encoded: Tensor, targets: Targets) -> Tensor:
+def _keepable(encoded: NDArray[np.float64], targets: Targets) -> NDArray[np.bool_]:
     """Return (B,) bool: True if a row's numbers, targets and squared logits fit in float32."""
-    several = ((encoded, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5))
-    small = [numbers.abs().amax(1) <= most for numbers, most in several if numbers is not None]
-    return torch.stack(small).all(0)
+    keepable = np.ones(len(encoded), dtype=bool)
+    for numbers, most in (
+        (encoded, _LARGEST),
+        (targets.values, _LARGEST),
+        (targets.logits, _LARGEST**0.5),
+    ):
+        if numbers is not None:
+            values = np.asarray(numbers)
+            if not (values.min() >= -most and values.max() <= most):  # most often all of them are
+                keepable &= (np.abs(values) <= most).all(1)
+    return keepable
 
 
 def _splits(rows: NDArray[np.float64]) -> NDArray[np.uint8]:
@@ -487,15 +500,19 @@ def _splits(rows: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 def _in_levels(rows: NDArray[np.float64], ranges: NDArray[np.float64]) -> NDArray[np.uint8]:
     """Return numbers (B, n) in 8 bits, between the ends (2, n) of their features' ranges."""
-    low, step = ranges[0], (ranges[1] - ranges[0]) / _LEVELS
-    levels = (rows - low) / np.where(step > 0, step, 1.0)
-    rounded: NDArray[np.uint8] = np.clip(np.rint(levels), 0, _LEVELS).astype(np.uint8)
-    return rounded
+    levels = np.empty(rows.shape, dtype=np.uint8)
+    row_kernels.to_levels(rows, *ranges, _LEVELS, levels)
+    return levels
 
 
-def _from_levels(levels: NDArray[np.uint8], ranges: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the inverse of `_in_levels`, to rounding."""
-    values: NDArray[np.float64] = ranges[0] + levels * ((ranges[1] - ranges[0]) / _LEVELS)
+def _from_levels(
+    levels: NDArray[np.uint8], ranges: NDArray[np.float64], places: NDArray[np.int64] | None = None
+) -> NDArray[np.float64]:
+    """Return the inverse of `_in_levels`, to rounding; of ranges (2, K, n) with a place (B,) each."""
+    if places is None:
+        ranges, places = ranges[:, None], np.zeros(len(levels), dtype=np.int64)
+    values = np.empty(levels.shape)
+    row_kernels.from_levels(levels, places, *ranges, _LEVELS, values)
     return values
 
 

@@ -73,7 +73,7 @@ class WeightStore:
         network = self.config.network
         self.network = build(network, family, seed, self.dtype, initialized=initialized).to(self.device)
         groups = optimizers.parameter_groups(self.config.optimizer, self.network)
-        self.optimizer = optimizers.make_optimizer(self.config.optimizer, groups)
+        self.optimizer = optimizers.Optimizer(self.config.optimizer, groups, fused=self.device.type == "cpu")
         layers = self.network.superposed_layers()
         expanded = {name: layer.family for name, layer in layers.items() if layer.family is not family}
         source = ContextSource(family, self.network.bound_features(), self.secret, expanded)
@@ -85,7 +85,7 @@ class WeightStore:
         self.replay_buffer = ReplayBuffer(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
-        self._answerer = InferenceRunner(self.network, self.contexts, self.device)
+        self._answerer = InferenceRunner(self.network, self.contexts, self.device, network.outputs)
 
     # Tasks
 

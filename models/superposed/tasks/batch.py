@@ -116,7 +116,9 @@ class Batch:
 
     def outputs(self) -> Tensor:
         """Return (B,) int64: the number of outputs of each row's task."""
-        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
+        if self.index is None:
+            return torch.full((len(self),), self.parts[0].task.schema.outputs)
+        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.index]
 
 
 _NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
@@ -392,6 +394,10 @@ def merge(batches: Sequence[Batch]) -> Batch:
     )
 
 
-def padding_mask(numbers: Tensor, widths: Tensor) -> Tensor:
-    """Return the padding mask (B, N) bool of rows as wide as their tasks: `widths` (B,)."""
-    return torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None]
+def fill_padding(numbers: Tensor, widths: Tensor, value: float) -> Tensor:
+    """Return numbers (B, N) with a value where they lie beyond their row's width; widths are (B,)."""
+    if widths.device.type == "cpu" and int(widths.min()) >= numbers.shape[1]:
+        return numbers
+    return numbers.masked_fill(
+        torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None], value
+    )

@@ -66,15 +66,15 @@ class Calibration:
         self, logits: NDArray[np.float64], classes: NDArray[np.int64], hashes: NDArray[np.uint32]
     ) -> None:
         """Follow answers (B, outputs) that were given before their classes (B,) were learned."""
-        _, first = np.unique(hashes, return_index=True)
-        new = np.zeros(len(hashes), dtype=bool)
-        new[first] = True
-        counted, known = hashes < self.limit, np.isin(hashes, self.seen)
-        self._age(int((counted & known).sum()) * _HASHES / self.limit)
-        new &= counted & ~known
-        if not new.any():
+        counted = np.flatnonzero(hashes < self.limit)
+        few = hashes[counted].astype(np.float64)
+        known = np.append(self.seen, np.inf)[np.searchsorted(self.seen, few)] == few
+        self._age(int(known.sum()) * _HASHES / self.limit)
+        fresh, first = np.unique(few[~known], return_index=True)
+        if not len(fresh):
             return
-        self.seen = np.union1d(self.seen, hashes[new].astype(np.float64))
+        new = counted[~known][first]
+        self.seen = np.sort(np.concatenate([self.seen, fresh]))
         while len(self.seen) > _MOST_SEEN:
             self.limit //= 2
             self.seen = self.seen[self.seen < self.limit]

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from superposed.tasks import row_kernels
+
 # Standard deviations from the mean at which a scaled feature is cut off.
 CLIP = 10.0
 # Rows after which older ones fade: the statistics follow a drift at this pace.
@@ -41,35 +43,29 @@ class Scaling:
 
     def apply(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return rows (B, width) with their first n features scaled; a missing one (NaN) becomes 0."""
-        count = min(len(self.offset), rows.shape[1])
-        scaled = rows.astype(np.float64)
-        _scale(scaled[:, :count], self.offset[:count], self.scale[:count], self.clip)
-        return scaled
+        index = np.zeros(len(rows), dtype=np.int64)
+        return _scaled(rows, index, self.offset[None], self.scale[None], self.clip)
 
     def bounded(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return rows (B, width) with means for missing numbers, cut off where scaled rows are."""
-        count, bounded = min(len(self.offset), rows.shape[1]), rows.copy()
-        offset, reach = self.offset[:count], (self.clip or np.inf) * self.scale[:count]
-        own = np.where(np.isnan(rows[:, :count]), offset, rows[:, :count])
-        bounded[:, :count] = np.clip(own, offset - reach, offset + reach)
+        count, bounded = min(len(self.offset), rows.shape[1]), np.empty_like(rows)
+        row_kernels.bound(rows, self.offset[:count], self.scale[:count], self.clip or np.inf, bounded)
         return bounded
 
 
-def _scale(rows: NDArray[Any], offset: NDArray[Any], scale: NDArray[Any], clip: float | None) -> None:
-    """Scale rows (B, n) in place."""
-    with np.errstate(over="ignore"):  # what is too large is found by the caller, or cut off
-        rows -= offset
-        rows /= scale
-    if clip is not None:
-        np.clip(rows, -clip, clip, out=rows)
-        if _has_missing(rows):
-            rows[np.isnan(rows)] = 0.0
-
-
-def _has_missing(rows: NDArray[np.float64]) -> bool:
-    """Return True if a number is NaN, in one pass."""
-    with np.errstate(all="ignore"):
-        return bool(np.isnan(rows.sum()))
+def _scaled(
+    rows: NDArray[Any],
+    index: NDArray[np.int64],
+    offsets: NDArray[np.float64],
+    scales: NDArray[np.float64],
+    clip: float | None,
+) -> NDArray[np.float64]:
+    """Return rows (B, width) with their first n features scaled, each by its place in (K, n) numbers."""
+    values = np.ascontiguousarray(rows, dtype=np.float64)
+    count, scaled = min(offsets.shape[1], values.shape[1]), np.empty(values.shape)
+    limit = np.inf if clip is None else clip
+    row_kernels.scale(values, index, offsets[:, :count], scales[:, :count], limit, scaled)
+    return scaled
 
 
 def scaled_each(
@@ -85,13 +81,13 @@ def scaled_each(
     first, features = scalings[0], values.shape[1]
     if all(one is first for one in scalings):
         return values if first is None else first.apply(values)
-    scaled = values.astype(np.float64)
     alike = [one for one in scalings if one is not None and len(one.offset) >= features]
     if len(alike) == len(scalings) and len({one.clip for one in alike}) == 1:
-        numbers = np.stack([(one.offset[:features], one.scale[:features]) for one in alike], axis=1)
-        offset, scale = numbers if len(values) == len(alike) else numbers[:, index]  # (B, features) each
-        _scale(scaled, offset, scale, alike[0].clip)
-        return scaled
+        offsets, scales = (
+            np.stack([getattr(one, name)[:features] for one in alike]) for name in ("offset", "scale")
+        )
+        return _scaled(values, index, offsets, scales, alike[0].clip)
+    scaled = values.astype(np.float64)
     for place, one in enumerate(scalings):
         if one is not None:
             rows = index == place
@@ -131,27 +127,7 @@ class RunningStatistics:
         count = rows.shape[1]
         if count > self.values.shape[1]:
             self.values = np.concatenate([self.values, np.zeros((3, count - self.values.shape[1]))], axis=1)
-        weight, mean, squares = (part[:count] for part in self.values)
-        present = ~np.isnan(rows) if _has_missing(rows) else None
-        added = np.full(count, float(len(rows))) if present is None else present.sum(0, dtype=np.float64)
-        settled = (weight >= _SETTLED) & (squares > 0)
-        if settled.any():
-            reach = np.where(settled, CLIP * np.sqrt(squares / np.maximum(weight, 1.0)), np.inf)
-            rows = np.clip(rows, mean - reach, mean + reach)
-        batch_mean = (rows if present is None else np.where(present, rows, 0.0)).sum(0) / np.maximum(
-            added, 1.0
-        )
-        centred = rows - batch_mean
-        if present is not None:
-            centred[~present] = 0.0
-        batch_squares = np.einsum("ij,ij->j", centred, centred)
-        kept = np.minimum(weight, np.maximum(WINDOW - added, 0.0))
-        squares *= kept / np.maximum(weight, 1.0)
-        total = np.maximum(kept + added, 1.0)
-        distance = batch_mean - mean
-        squares += np.where(added > 0, batch_squares + np.square(distance) * kept * added / total, 0.0)
-        mean += np.where(added > 0, distance * added / total, 0.0)
-        weight[:] = kept + added
+        row_kernels.absorb(np.ascontiguousarray(rows), self.values, float(_SETTLED), CLIP, float(WINDOW))
         self._scaling = None
 
     def scaling(self, clip: float | None) -> Scaling:

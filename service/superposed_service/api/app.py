@@ -20,7 +20,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
-from superposed_service.api import v2
 from superposed_service.api.auth import Access, check_site, requires
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import Admission
@@ -32,6 +31,7 @@ from superposed_service.api.middleware.route_table import ROUTE, RouteTable
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.api.v1.routes import routers
+from superposed_service.api.v2.routes import router as v2_router
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
 from superposed_service.engine.engine import Engine
@@ -179,7 +179,11 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         )
         observe(telemetry.metrics.registry, runtime, writer)
         watching = [asyncio.create_task(runtime.background_loop()), asyncio.create_task(runtime.heartbeat())]
-        grpc_server = v2.GrpcServer(runtime, quotas, cyclic=cyclic) if settings.grpc_address else None
+        grpc_server = None
+        if settings.grpc_address:
+            from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
+
+            grpc_server = GrpcServer(runtime, quotas, cyclic=cyclic)
         try:
             if grpc_server is not None:
                 await grpc_server.start()
@@ -218,7 +222,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     app.state.quotas = quotas
     app.state.telemetry = telemetry
     app.state.events = events
-    app.state.routes = _include(app, (*routers, v2.router))
+    app.state.routes = _include(app, (*routers, v2_router))
     _handle_errors(app)
     describe_access(app)
     return app

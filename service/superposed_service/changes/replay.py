@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numba
 import numpy as np
 import torch
 from tqdm import tqdm
@@ -41,6 +42,7 @@ def fingerprint(device: torch.device) -> dict[str, Any]:
         "apply": APPLY_VERSION,
         "rehearsal_rules": RULES_VERSION,
         "numpy": np.__version__,
+        "numba": numba.__version__,
         "mkl": torch.backends.mkl.is_available(),  # type: ignore[no-untyped-call]  # torch has no annotation there
     }
 

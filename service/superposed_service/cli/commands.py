@@ -1,4 +1,7 @@
-"""The `superposed` command."""
+"""The `superposed` command.
+
+A command's function imports what it needs: torch alone takes a second, which `--help` has no use for.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,18 @@ import typer
 from rich.console import Console
 
 from superposed.errors import SuperposedError
-from superposed_client import SuperposedError as ClientError
 from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import add_commands
 from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
 from superposed_service.cli.serve import serve
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="The `superposed` command.",
+)
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.command()(init)
@@ -29,7 +36,7 @@ def run() -> None:
     """Run the command line; an expected error is one line and exit code 1."""
     try:
         app()
-    except (SuperposedError, ClientError) as error:
+    except SuperposedError as error:
         _console.print(f"superposed: {error}", style="red", markup=False, highlight=False)
         raise SystemExit(1) from None
 

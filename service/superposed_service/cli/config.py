@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from superposed_service.cli.settings_loader import configure
+from superposed_service.cli.arguments import ConfigFile
 
 config = typer.Typer(
     no_args_is_help=True, help="Show settings: flags override the environment, which overrides the TOML file."
 )
-
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="TOML file with settings; default: $SUPERPOSED_CONFIG."),
-]
 
 
 @config.callback()
@@ -33,6 +27,8 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Show every setting and where its value comes from."""
+    from superposed_service.cli.settings_loader import configure
+
     found = configure(file)
     values = found.settings.model_dump(mode="json")
     if as_json:

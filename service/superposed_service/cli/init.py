@@ -4,24 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from superposed.config import ENCODER_NAME, PRESET_ENCODERS, StoreConfig
-from superposed.contexts import seeded_secret
-from superposed.encoders import describe
 from superposed.errors import ConfigError
-from superposed.store.store import WeightStore
-from superposed_service.changes.snapshot import begin
-from superposed_service.cli.settings_loader import configure
-from superposed_service.storage import DataDirectory
-
-_console = Console(stderr=True)
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
+from superposed_service.cli.arguments import Directory
 
 
 def _numbers(text: str, flag: str) -> tuple[int, ...]:
@@ -97,6 +87,12 @@ def init(
     ] = None,
 ) -> None:
     """Make a new store in DIR: a preset's settings, and over them those that are given."""
+    from superposed.config import StoreConfig
+    from superposed.contexts import seeded_secret
+    from superposed_service.cli.new_store import begin_store, default_encoders
+    from superposed_service.cli.settings_loader import configure
+    from superposed_service.storage import DataDirectory
+
     if module is not None and input_shape is None:
         raise ConfigError("--module needs the shape of a row", expected="--input-shape, for example 1,28,28")
     given_network = _given(
@@ -118,7 +114,7 @@ def init(
         secret = None if seed is None else seeded_secret(seed)
         begin_store(opened, config, specs, secret=secret, widen=inputs is None)
     if seed is not None:
-        _console.print("Its secret is made from --seed: it protects nothing.", style="yellow")
+        Console(stderr=True).print("Its secret is made from --seed: it protects nothing.", style="yellow")
 
 
 def _set(values: dict[str, Any], setting: str) -> None:
@@ -138,6 +134,8 @@ def _set(values: dict[str, Any], setting: str) -> None:
 
 def _named(encoders: Sequence[str]) -> dict[str, str]:
     """Return specifications by name, checked before the name is a folder's."""
+    from superposed.config import ENCODER_NAME
+
     specs: dict[str, str] = {}
     for text in encoders:
         name, equals, spec = text.partition("=")
@@ -147,46 +145,3 @@ def _named(encoders: Sequence[str]) -> dict[str, str]:
             )
         specs[name] = spec
     return specs
-
-
-def default_encoders(config: StoreConfig) -> dict[str, str]:
-    """Return the encoders of a new store with a preset: of images those that its network takes."""
-    specs, network = dict(PRESET_ENCODERS.get(config.preset or "", {})), config.network
-    if "images" in specs and network.kind != "mlp":
-        specs["images"] = "pixels:" + "x".join(map(str, network.input_shape))
-    return specs
-
-
-def begin_store(
-    directory: DataDirectory,
-    config: StoreConfig,
-    specs: Mapping[str, str],
-    *,
-    secret: bytes | None = None,
-    widen: bool = True,
-) -> None:
-    """Make a store in an empty directory, and say which.
-
-    Args:
-        directory: The directory.
-        config: Of the store, without its encoders.
-        specs: Its encoders, by name.
-        secret: The store's; None for a random one.
-        widen: Whether an mlp gets as many inputs as its widest encoder makes.
-    """
-    directory.check_untouched()
-    folder = directory.path / "encoders"
-    encoders = {name: describe(spec, folder / name) for name, spec in specs.items()}
-    widest = max((one.width for one in encoders.values()), default=0)
-    if widen and config.network.kind == "mlp" and config.network.inputs < widest:
-        config = config.replace(network=config.network.model_dump() | {"inputs": widest})
-    store = WeightStore(config.replace(encoders=encoders), secret=secret)
-    begin(directory, store)
-    _console.print(
-        f"A new store in {directory.path}, preset {config.preset}: {config.family} contexts, "
-        f"{store.weight_bytes:,} bytes of weights, however many tasks.",
-        highlight=False,
-        soft_wrap=True,
-    )
-    for name, one in encoders.items():
-        _console.print(f"Encoder {name}: {one.kind} by {one.spec}, {one.width} numbers.", soft_wrap=True)

@@ -11,9 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from superposed_service.api.auth import create, keys_body, revoke, rotate
-from superposed_service.cli.init import Directory
-from superposed_service.storage import DataDirectory
+from superposed_service.cli.arguments import Directory
 
 keys = typer.Typer(
     no_args_is_help=True, help="Manage the API keys of a data directory (of a running server: /v1/keys)."
@@ -53,6 +51,9 @@ def create_key(
     updates_per_second: Quota = None,
 ) -> None:
     """Make an API key and show it, once. From the first one on, every request needs one."""
+    from superposed_service.api.auth import create
+    from superposed_service.storage import DataDirectory
+
     expires = None if days is None else time.time() + days * 86_400
     with DataDirectory.existing(directory) as opened:
         _, text = create(
@@ -72,6 +73,9 @@ def create_key(
 @keys.command("list")
 def list_keys(directory: Directory) -> None:
     """List the API keys of DIR."""
+    from superposed_service.api.auth import keys_body
+    from superposed_service.storage import DataDirectory
+
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.transaction_log().api_keys)
     table = Table()
@@ -86,6 +90,9 @@ def list_keys(directory: Directory) -> None:
 @keys.command("revoke")
 def revoke_key(directory: Directory, identifier: Identifier) -> None:
     """End an API key; what it did stays on record under its id."""
+    from superposed_service.api.auth import revoke
+    from superposed_service.storage import DataDirectory
+
     with DataDirectory.existing(directory) as opened:
         revoke(opened.transaction_log(), identifier)
 
@@ -93,6 +100,9 @@ def revoke_key(directory: Directory, identifier: Identifier) -> None:
 @keys.command("rotate")
 def rotate_key(directory: Directory, identifier: Identifier) -> None:
     """Give an API key a new secret and show it, once; the old one is no good from now on."""
+    from superposed_service.api.auth import rotate
+    from superposed_service.storage import DataDirectory
+
     with DataDirectory.existing(directory) as opened:
         _, text = rotate(opened.transaction_log(), identifier)
     typer.echo(text)

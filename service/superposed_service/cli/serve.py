@@ -2,31 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import logging.config
-import math
-import signal
-import sys
 from typing import Annotated
 
 import typer
-import uvicorn
 
-from superposed.config import StoreConfig
-from superposed_service.api.app import create_api, guarded
-from superposed_service.api.server.bind_address import check_addresses, joined
-from superposed_service.api.server.connections import allow_connections, bounded_protocol
-from superposed_service.api.server.server import HttpServer
-from superposed_service.cli.config import ConfigFile
-from superposed_service.cli.init import Directory, begin_store, default_encoders
-from superposed_service.cli.settings_loader import configure
-from superposed_service.observability.logs import logging_config
-from superposed_service.storage import DataDirectory
-
-# The event loop and the engine's thread take turns: with Python's own 5 ms, each product of the engine's
-# would wait so long behind a flood of requests that are refused (docs/decisions/0020-overload.md).
-_SWITCH_S = 0.0005
+from superposed_service.cli.arguments import ConfigFile, Directory
 
 
 def serve(
@@ -46,42 +27,13 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the store in DIR; make one with the preset's settings if there is none."""
+    gc.disable()  # what is imported stays, and a collection looks at all of it: until the server runs, none
+    from superposed_service.api.server.bind_address import joined
+    from superposed_service.cli.server_process import run_server
+    from superposed_service.cli.settings_loader import configure
+
     given = {"host": host, "port": port, "device": device, "preset": preset}
     settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
-    logging.config.dictConfig(logging_config(settings))
-    with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
-        new = opened.untouched
-        check_addresses(
-            settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
-        )
-        if new:
-            new_config = StoreConfig.of_preset(settings.preset)
-            begin_store(opened, new_config, default_encoders(new_config))
-        api = create_api(settings, opened)
-        allow_connections(settings)
-        sys.setswitchinterval(_SWITCH_S)
-        gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
-        application, end_streams = guarded(api, settings, opened), api.state.events.close
-        config = uvicorn.Config(
-            application,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            http=bounded_protocol(settings),
-            ws="none",
-            proxy_headers=False,
-            timeout_graceful_shutdown=30,
-            timeout_keep_alive=math.ceil(settings.keep_alive_s),
-        )
-        server = HttpServer(config, end_streams)
-        # The server passes the signal on once it has stopped; before it listens, the process just ends.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
-            server.run()
-        if not server.started:
-            raise typer.Exit(3)
-        if opened.replaced:  # it was moved or replaced meanwhile: no snapshot was taken
-            raise typer.Exit(4)
+    run_server(directory, settings, allow_unauthenticated)

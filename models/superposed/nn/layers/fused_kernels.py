@@ -1,33 +1,24 @@
-"""Binding in one pass over each row with what stands before it: activation, normalisation, the constant 1.
+"""Binding in one pass over each row with what stands before it: ReLU, normalisation, the constant 1.
 
-For inference on the CPU. Eager operations read and write every row once each (activation, normalisation,
+For the CPU, forwards and backwards. Eager operations read and write every row once each (ReLU, normalisation,
 constant, gathered contexts, products, sum); here a row stays in the cache from the matrix product before it
 to the one after it. A kernel on one thread takes microseconds and keeps Python's lock: to get it back from
-a busy event loop takes longer. The kernels are compiled by numba where that is installed; where it is not,
-`kernel_for` gives None, and the plain path computes the same.
+a busy event loop takes longer. Where there are no kernels, the plain path computes the same to rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
+from superposed.compiled import compiled
 from superposed.contexts import Family
-
-numba: Any
-try:
-    import numba
-except ModuleNotFoundError:  # an extra; what is below is then never compiled
-    numba = None
-
-Array = NDArray[np.floating[Any]]
-# (rows (B, n), contexts (K, ...), slots (B,), bound rows (B, width), epsilon of the normalisation)
-Kernel = Callable[[Array, Array, NDArray[np.int64], Array, float], None]
 
 # With fewer numbers a second thread costs more than it brings.
 _PARALLEL_FROM = 65_536
@@ -50,141 +41,219 @@ class Layout(NamedTuple):
     blocks: int = 1
 
 
-def kernel_for(family: Family[Any], layout: Layout, *, relu: bool, normalise: bool) -> Kernel | None:
-    """Return the fused kernel of a family; None where there is none for it, or no numba.
+@dataclass(frozen=True)
+class FusedBinding:
+    """The fused kernels of one layer. Rows, contexts and slots are contiguous, on the CPU.
 
     Args:
-        family: The context family.
+        signs: Whether contexts flip signs, (K, width); else they turn pairs, (K, 2, pairs).
         layout: Of the bound rows.
         relu: Whether negative numbers are set to 0 first.
         normalise: Whether each row is then brought to mean 0 and variance 1.
+        epsilon: Of the normalisation.
     """
-    if numba is None or family.name not in {"phase", "complex", "cyclic", "binary"}:
-        return None
-    alone, together = (_signs, _signs_parallel) if family.name == "binary" else (_turns, _turns_parallel)
 
-    places = tuple(layout)
+    signs: bool
+    layout: Layout
+    relu: bool
+    normalise: bool
+    epsilon: float
 
-    @lru_cache  # numba takes longer to look at new ones than a short row takes to bind
-    def constants(number: Any, width: int, epsilon: float) -> tuple[Any, ...]:
-        return number(0), number(1), number(width), number(epsilon), relu, normalise
+    def bind(self, rows: Tensor, contexts: Tensor, slots: Tensor) -> Tensor:
+        """Return rows (B, n) bound: (B, bound width)."""
+        bound = rows.new_empty(len(rows), contexts[0].numel())
+        kernels = (_signs, _signs_parallel) if self.signs else (_turns, _turns_parallel)
+        self._run(kernels, rows, contexts, slots, bound)
+        return bound
 
-    def run(rows: Array, contexts: Array, slots: NDArray[np.int64], bound: Array, epsilon: float) -> None:
-        threads = 1
-        if bound.size >= _PARALLEL_FROM:
-            threads = min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    def gradient(self, rows: Tensor, contexts: Tensor, slots: Tensor, bound: Tensor) -> Tensor:
+        """Return the gradient in rows (B, n) from that in the bound rows: a context is orthogonal."""
+        found = torch.empty_like(rows)
+        kernels = (_unsigns, _unsigns_parallel) if self.signs else (_unturns, _unturns_parallel)
+        self._run(kernels, rows, contexts, slots, bound, found)
+        return found
+
+    def _run(self, kernels: tuple[Any, Any], rows: Tensor, *tensors: Tensor) -> None:
+        threads = torch.get_num_threads() if tensors[2].numel() >= _PARALLEL_FROM else 1
         if threads > 1:
-            numba.set_num_threads(threads)
+            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            if torch.get_num_threads() != threads:  # the first call starts numba's own, and sets torch's too
+                torch.set_num_threads(threads)
         # A number of another width than the rows' would make all the arithmetic wider.
-        number: Any = rows.dtype.type
-        known = constants(number, rows.shape[1], epsilon)
-        (together if threads > 1 else alone)(rows, contexts, slots, bound, places, known)
-
-    return run
+        known = _constants(rows.dtype, rows.shape[1], self.epsilon, self.relu, self.normalise)
+        kernel = kernels[threads > 1]
+        kernel(rows.numpy(), *(tensor.numpy() for tensor in tensors), tuple(self.layout), known)
 
 
-def _compiled(parallel: bool = False) -> Callable[[Any], Any]:
-    if numba is None:
-        return lambda function: function
-    # Sums may be taken in another order, but what is not finite stays so: the service looks for it.
-    options = {"fastmath": {"reassoc", "contract", "arcp", "nsz"}, "error_model": "numpy", "nogil": parallel}
-
-    def decorate(function: Any) -> Any:
-        try:
-            return numba.njit(cache=True, parallel=parallel, **options)(function)
-        except RuntimeError:  # no folder to keep it in: it is compiled anew by each process
-            return numba.njit(parallel=parallel, **options)(function)
-
-    return decorate
+@lru_cache(4096)  # numba takes longer to look at new ones than a short row takes to bind
+def _constants(
+    dtype: torch.dtype, width: int, epsilon: float, relu: bool, normalise: bool
+) -> tuple[Any, ...]:
+    number: Any = np.float64 if dtype == torch.float64 else np.float32
+    return number(0), number(1), number(width), number(epsilon), relu, normalise
 
 
-@_compiled()
-def _scale(row: Any, known: Any) -> Any:
-    """Return the shift and the factor of a row's numbers (layer normalisation, no learned scale)."""
+def has_kernels(family: Family[Any]) -> bool:
+    """Return True if there are fused kernels for a family."""
+    return family.name in {"phase", "complex", "cyclic", "binary"}
+
+
+@compiled()
+def _ready(row: Any, out: Any, known: Any) -> Any:
+    """Write a row after ReLU and normalisation to `out`; return the factor of the normalisation."""
     zero, one, count, epsilon, relu, normalise = known
+    for j in range(len(row)):
+        out[j] = row[j]
+    if relu:
+        for j in range(len(row)):  # not a maximum: what is not a number stays so
+            out[j] = zero if row[j] < zero else row[j]
     if not normalise:
-        return zero, one
-    total = zero
+        return one
+    total = spread = zero
     for j in range(len(row)):
-        total += max(row[j], zero) if relu else row[j]
+        total += out[j]
     mean = total / count
-    spread = zero
     for j in range(len(row)):
-        distance = (max(row[j], zero) if relu else row[j]) - mean
+        distance = out[j] - mean
         spread += distance * distance
-    return mean, one / np.sqrt(spread / count + epsilon)
+    # A row too large to normalise becomes no number, and is refused: 0 would be an answer to any such row.
+    factor = spread - spread if spread == np.inf else one / np.sqrt(spread / count + epsilon)
+    for j in range(len(row)):
+        out[j] = (out[j] - mean) * factor
+    return factor
 
 
-@_compiled()
-def _turn(row: Any, context: Any, top: Any, bottom: Any, layout: Any, known: Any, scale: Any) -> None:
-    """Turn the pairs of one row by the phases of one block: context is (2, pairs)."""
-    first, second, offset, constant, _ = layout
-    zero, one, relu = known[0], known[1], known[4]
-    mean, factor = scale
-    cosine, sine = context[0], context[1]
-    both, pairs = min(first, second), len(cosine)
-    left, right = row[:both], row[offset : offset + both]
-    for j in range(both):
-        a = ((max(left[j], zero) if relu else left[j]) - mean) * factor
-        b = ((max(right[j], zero) if relu else right[j]) - mean) * factor
-        top[j] = a * cosine[j] - b * sine[j]
-        bottom[j] = a * sine[j] + b * cosine[j]
-    for j in range(both, pairs):  # where one half is longer, the constant, and the padding
-        a = b = zero
-        if j < first:
-            a = ((max(row[j], zero) if relu else row[j]) - mean) * factor
-        elif j == constant:
-            a = one
-        if j < second:
-            b = ((max(row[offset + j], zero) if relu else row[offset + j]) - mean) * factor
-        elif pairs + j == constant:
-            b = one
-        top[j] = a * cosine[j] - b * sine[j]
-        bottom[j] = a * sine[j] + b * cosine[j]
-
-
-@_compiled()
+@compiled()
 def _turns(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
     """Turn pairs of numbers by phases: contexts are (K, 2, pairs of all blocks), cosines and sines."""
+    first, second, offset, constant, blocks = layout
+    zero, one = known[0], known[1]
     pairs = contexts.shape[2]
-    step = pairs // layout[4]
+    step, both = pairs // blocks, min(first, second)
+    row = np.empty(rows.shape[1], rows.dtype)
+    left, right = row[:both], row[offset : offset + both]
     for number in range(len(rows)):
-        row, out = rows[number], bound[number]
-        scale = _scale(row, known)
+        _ready(rows[number], row, known)
         for start in range(0, pairs, step):
-            end = start + step
-            context = contexts[slots[number], :, start:end]
-            _turn(row, context, out[start:end], out[pairs + start : pairs + end], layout, known, scale)
+            cosine, sine = contexts[slots[number], 0, start:], contexts[slots[number], 1, start:]
+            top, bottom = bound[number, start:], bound[number, pairs + start :]
+            for j in range(both):
+                a, b = left[j], right[j]
+                top[j] = a * cosine[j] - b * sine[j]
+                bottom[j] = a * sine[j] + b * cosine[j]
+            for j in range(both, step):  # where one half is longer, the constant, and the padding
+                a = row[j] if j < first else one if j == constant else zero
+                b = row[offset + j] if j < second else one if step + j == constant else zero
+                top[j] = a * cosine[j] - b * sine[j]
+                bottom[j] = a * sine[j] + b * cosine[j]
 
 
-@_compiled()
+@compiled()
 def _signs(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
     """Flip the signs of numbers: contexts are (K, width of all blocks)."""
     first, _, _, constant, blocks = layout
-    zero, relu = known[0], known[4]
     width = contexts.shape[1] // blocks
+    row = np.empty(rows.shape[1], rows.dtype)
     for number in range(len(rows)):
-        row = rows[number]
-        mean, factor = _scale(row, known)
+        _ready(rows[number], row, known)
         for start in range(0, blocks * width, width):
-            context = contexts[slots[number], start : start + width]
-            out = bound[number, start : start + width]
+            context, out = contexts[slots[number], start:], bound[number, start:]
             for j in range(first):
-                out[j] = ((max(row[j], zero) if relu else row[j]) - mean) * factor * context[j]
+                out[j] = row[j] * context[j]
             if constant >= 0:
                 out[constant] = context[constant]
 
 
-if numba is not None:
+@compiled()
+def _unturns(
+    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
+) -> None:
+    """Set `found` to the gradient in rows from that in their turned ones."""
+    first, second, offset, _, blocks = layout
+    pairs = contexts.shape[2]
+    step, both = pairs // blocks, min(first, second)
+    row, out = np.empty(rows.shape[1], rows.dtype), np.empty(rows.shape[1], rows.dtype)
+    left, right = out[:both], out[offset : offset + both]
+    for number in range(len(rows)):
+        out[:] = known[0]
+        for start in range(0, pairs, step):
+            cosine, sine = contexts[slots[number], 0, start:], contexts[slots[number], 1, start:]
+            top, bottom = gradient[number, start:], gradient[number, pairs + start :]
+            for j in range(both):
+                a, b = top[j], bottom[j]
+                left[j] += a * cosine[j] + b * sine[j]
+                right[j] += b * cosine[j] - a * sine[j]
+            for j in range(both, first):
+                out[j] += top[j] * cosine[j] + bottom[j] * sine[j]
+            for j in range(both, second):
+                out[offset + j] += bottom[j] * cosine[j] - top[j] * sine[j]
+        _back(rows[number], row, out, found[number], known)
 
-    @_compiled(parallel=True)
-    def _turns_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-        for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
-            of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-            _turns(rows[of], contexts, slots[of], bound[of], layout, known)
 
-    @_compiled(parallel=True)
-    def _signs_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
-        for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
-            of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-            _signs(rows[of], contexts, slots[of], bound[of], layout, known)
+@compiled()
+def _unsigns(
+    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
+) -> None:
+    """Set `found` to the gradient in rows from that in their flipped ones."""
+    first, blocks = layout[0], layout[4]
+    width = contexts.shape[1] // blocks
+    row, out = np.empty(rows.shape[1], rows.dtype), np.empty(rows.shape[1], rows.dtype)
+    for number in range(len(rows)):
+        out[:] = known[0]
+        for start in range(0, blocks * width, width):
+            context, own = contexts[slots[number], start:], gradient[number, start:]
+            for j in range(first):
+                out[j] += own[j] * context[j]
+        _back(rows[number], row, out, found[number], known)
+
+
+@compiled()
+def _back(source: Any, row: Any, gradient: Any, found: Any, known: Any) -> None:
+    """Take the gradient of one row back through normalisation and ReLU to `found`; `row` is written to."""
+    zero, _, count, _, relu, normalise = known
+    if normalise:
+        factor = _ready(source, row, known)
+        total = along = zero
+        for j in range(len(row)):
+            total += gradient[j]
+            along += gradient[j] * row[j]
+        total, along = total / count, along / count
+        for j in range(len(row)):
+            gradient[j] = (gradient[j] - total - along * row[j]) * factor
+    for j in range(len(row)):
+        found[j] = gradient[j]
+    if relu:
+        for j in range(len(row)):
+            found[j] = gradient[j] if source[j] > zero else zero
+
+
+@compiled(parallel=True)
+def _turns_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
+    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
+        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
+        _turns(rows[of], contexts, slots[of], bound[of], layout, known)
+
+
+@compiled(parallel=True)
+def _signs_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
+    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
+        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
+        _signs(rows[of], contexts, slots[of], bound[of], layout, known)
+
+
+@compiled(parallel=True)
+def _unturns_parallel(
+    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
+) -> None:
+    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
+        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
+        _unturns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
+
+
+@compiled(parallel=True)
+def _unsigns_parallel(
+    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
+) -> None:
+    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
+        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
+        _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)

@@ -1,0 +1,28 @@
+"""Functions that numba compiles, and keeps compiled in the package's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+
+
+def compiled(*, parallel: bool = False) -> Callable[[Any], Any]:
+    """Return a decorator that compiles a function at its first call with arguments of some types.
+
+    Sums may be taken in another order, but what is not finite stays so: callers look for it.
+    """
+    options: dict[str, Any] = {
+        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+        "error_model": "numpy",
+        "nogil": parallel,
+    }
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(cache=True, parallel=parallel, **options)(function)
+        except RuntimeError:  # no folder to keep it in: it is compiled anew by each process
+            return numba.njit(parallel=parallel, **options)(function)
+
+    return decorate

@@ -1,0 +1,150 @@
+"""A multi-layer perceptron on the CPU by fused kernels, forwards and backwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from superposed.contexts import Binding
+from superposed.nn.layers import SuperposedLinear
+from superposed.nn.layers.fused_kernels import FusedBinding, Layout, has_kernels
+
+_aten = torch.ops.aten
+# Activations that are not in the kernels, and the gradient in their input from that in their output.
+_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "gelu": (F.gelu, _aten.gelu_backward),
+    "silu": (F.silu, _aten.silu_backward),
+    "tanh": (torch.tanh, lambda gradient, rows: _aten.tanh_backward(gradient, rows.tanh())),
+}
+
+
+class _Layer(NamedTuple):
+    """One layer's pass: how its input is activated, and bound with which contexts (K, ...) and slots (B,)."""
+
+    kernels: FusedBinding
+    activation: str | None
+    contexts: Tensor
+    slots: Tensor
+
+
+class FusedMLP:
+    """Answers and gradients of `MLP`, to rounding.
+
+    Args:
+        layers: The network's, by name.
+        activation: Between two layers.
+        normalise: Whether rows are normalised between two layers.
+        epsilon: Of the normalisation.
+    """
+
+    def __init__(
+        self, layers: dict[str, SuperposedLinear], activation: str, *, normalise: bool, epsilon: float
+    ) -> None:
+        self._layers = layers
+        self._activation = None if activation == "relu" else activation
+        relu = activation == "relu"
+        self._kernels = {
+            name: FusedBinding(
+                layer.family.name == "binary",
+                _layout(layer),
+                relu=place > 0 and relu,
+                normalise=place > 0 and normalise,
+                epsilon=epsilon,
+            )
+            for place, (name, layer) in enumerate(layers.items())
+        }
+        self._shapes = {
+            name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()
+        }
+
+    def can_run(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> bool:
+        """Return True if there are kernels for these rows and contexts."""
+        if inputs.device.type != "cpu" or inputs.requires_grad:
+            return False
+        families = has_kernels(next(iter(self._layers.values())).family)
+        return families and all(
+            bindings[name].contexts.shape[-len(shape) :] == shape
+            and not bindings[name].contexts.requires_grad
+            for name, shape in self._shapes.items()
+        )
+
+    def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding], needed: int | None) -> Tensor:
+        """Return logits; as `MLP.forward`."""
+        weights: list[Tensor] = []
+        biases: list[Tensor | None] = []
+        steps: list[_Layer] = []
+        for name, layer in self._layers.items():
+            contexts, slots = bindings[name]
+            if slots is None:
+                contexts, slots = contexts[None], torch.zeros(len(inputs), dtype=torch.int64)
+            activation = self._activation if steps else None
+            steps.append(_Layer(self._kernels[name], activation, contexts.contiguous(), slots))
+            weights.append(layer.matrix())
+            biases.append(layer.shared_bias())
+        if needed is not None:
+            weights[-1], last = weights[-1][:needed], biases[-1]
+            biases[-1] = None if last is None else last[:needed]
+        if torch.is_grad_enabled():
+            logits: Tensor = _Pass.apply(steps, inputs.contiguous(), *weights, *biases)  # type: ignore[no-untyped-call]
+            return logits
+        return _forward(steps, inputs.contiguous(), weights, biases, None)
+
+
+def _forward(
+    steps: Sequence[_Layer],
+    rows: Tensor,
+    weights: Sequence[Tensor],
+    biases: Sequence[Tensor | None],
+    saved: list[tuple[Tensor, Tensor, Tensor]] | None,
+) -> Tensor:
+    """Run all layers; keep each one's input, activated input, and bound rows where they are needed again."""
+    for step, weight, bias in zip(steps, weights, biases, strict=True):
+        active = rows if step.activation is None else _ACTIVATIONS[step.activation][0](rows)
+        bound = step.kernels.bind(active, step.contexts, step.slots)
+        if saved is not None:
+            saved.append((rows, active, bound))
+        rows = F.linear(bound, weight, bias)
+    return rows
+
+
+class _Pass(torch.autograd.Function):
+    """The whole network, with gradients in its weights and biases."""
+
+    @staticmethod
+    def forward(ctx: Any, steps: Sequence[_Layer], inputs: Tensor, *weights: Tensor | None) -> Tensor:
+        ctx.steps, ctx.kept, count = steps, [], len(steps)
+        ctx.matrices = weights[:count]
+        with torch.no_grad():
+            return _forward(steps, inputs, weights[:count], weights[count:], ctx.kept)  # type: ignore[arg-type]  # matrices
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        gradient, count = gradients[0].contiguous(), len(ctx.steps)
+        found: list[Tensor | None] = [None] * (2 * count)
+        for place in reversed(range(count)):
+            step, (rows, active, bound) = ctx.steps[place], ctx.kept[place]
+            found[place] = gradient.t() @ bound
+            if ctx.needs_input_grad[2 + count + place]:
+                found[count + place] = gradient.sum(0)
+            if place:
+                bound_gradient = gradient @ ctx.matrices[place]
+                gradient = step.kernels.gradient(active, step.contexts, step.slots, bound_gradient)
+                if step.activation is not None:
+                    gradient = _ACTIVATIONS[step.activation][1](gradient, rows)
+        return (None, None, *found)
+
+
+def _layout(layer: SuperposedLinear) -> Layout:
+    features, blocks = layer.in_features, layer.family.blocks
+    constant = features if layer.bound_features > features else -1
+    if layer.family.components == 2:  # real parts with the constant, then imaginary parts
+        return Layout(features, features, features, constant, blocks)
+    if layer.family.name == "binary":
+        return Layout(features, 0, 0, constant, blocks)
+    pairs = layer.width // 2
+    first = min(features, pairs)
+    return Layout(first, features - first, pairs, constant, blocks)

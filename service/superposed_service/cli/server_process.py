@@ -1,0 +1,78 @@
+"""The process of `superposed serve`."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging.config
+import math
+import signal
+import sys
+from pathlib import Path
+
+import typer
+import uvicorn
+
+from superposed.config import StoreConfig
+from superposed_service.api.app import create_api, guarded
+from superposed_service.api.server.bind_address import check_addresses
+from superposed_service.api.server.connections import allow_connections, bounded_protocol
+from superposed_service.api.server.server import HttpServer
+from superposed_service.cli.new_store import begin_store, default_encoders
+from superposed_service.observability.logs import logging_config
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
+
+# The event loop and the engine's thread take turns: with Python's own 5 ms, each product of the engine's
+# would wait so long behind a flood of requests that are refused (docs/decisions/0020-overload.md).
+_SWITCH_S = 0.0005
+
+
+def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool) -> None:
+    """Serve a data directory until the process is told to stop.
+
+    Args:
+        directory: The directory; a new store is made in an empty one.
+        settings: Of the server.
+        allow_unauthenticated: Whether others may reach it without API keys.
+
+    Raises:
+        SuperposedError: It cannot be opened or served so.
+        typer.Exit: The server did not start, or the directory was replaced meanwhile.
+    """
+    logging.config.dictConfig(logging_config(settings))
+    with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
+        new = opened.untouched
+        check_addresses(
+            settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
+        )
+        if new:
+            new_config = StoreConfig.of_preset(settings.preset)
+            begin_store(opened, new_config, default_encoders(new_config))
+        api = create_api(settings, opened)
+        allow_connections(settings)
+        sys.setswitchinterval(_SWITCH_S)
+        gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
+        gc.enable()
+        application, end_streams = guarded(api, settings, opened), api.state.events.close
+        config = uvicorn.Config(
+            application,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            http=bounded_protocol(settings),
+            ws="none",
+            proxy_headers=False,
+            timeout_graceful_shutdown=30,
+            timeout_keep_alive=math.ceil(settings.keep_alive_s),
+        )
+        server = HttpServer(config, end_streams)
+        # The server passes the signal on once it has stopped; before it listens, the process just ends.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
+            server.run()
+        if not server.started:
+            raise typer.Exit(3)
+        if opened.replaced:  # it was moved or replaced meanwhile: no snapshot was taken
+            raise typer.Exit(4)
