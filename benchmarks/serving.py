@@ -35,7 +35,7 @@ from benchmarks.peers.networks import networks
 from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import TaskSchema, WeightStore, seeded_secret
+from superposed import TaskSchema, WeightStore, learn, seeded_secret
 from superposed_service.changes.snapshot import begin
 from superposed_service.storage import DataDirectory
 
@@ -82,6 +82,7 @@ def _store() -> WeightStore:
     store = WeightStore(plain_config(), secret=seeded_secret(0))
     for number in range(TASKS):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
+        learn(store, f"t{number}", ROWS[number : number + 1], [number % 10])  # an untaught task answers 0
     return store
 
 

@@ -63,7 +63,7 @@ def serving(
             app,
             port=0,
             log_level="warning",
-            http=bounded_protocol(chosen),
+            http=bounded_protocol(chosen, api.state.direct),
             timeout_keep_alive=math.ceil(chosen.keep_alive_s),
         )
         running = HttpServer(config, api.state.events.close)

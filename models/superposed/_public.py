@@ -1,4 +1,4 @@
-"""What `superposed` offers by its own name."""
+"""Names of `superposed` itself."""
 
 from superposed.analysis.capacity import Capacity, capacity
 from superposed.analysis.retrieval import RetrievedModel, retrieve_model

@@ -30,6 +30,7 @@ from superposed_service.api.middleware.request_metrics import Observed
 from superposed_service.api.middleware.route_table import ROUTE, RouteTable
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
+from superposed_service.api.server.direct_inference import DirectInference
 from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
 from superposed_service.changes.replay import Recovery, fingerprint, recover
@@ -128,6 +129,8 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         rejection_delay=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
     )
     telemetry: Telemetry = api.state.telemetry
+    if telemetry.tracing is None and settings.access_log != "all":
+        api.state.direct = DirectInference(api, access, gateway, telemetry.metrics)
     return Observed(
         gateway,
         telemetry.metrics,
@@ -219,6 +222,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
     app.state.cyclic = cyclic
+    app.state.direct = None
     app.state.quotas = quotas
     app.state.telemetry = telemetry
     app.state.events = events

@@ -61,7 +61,7 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
             port=settings.port,
             log_config=None,
             access_log=False,
-            http=bounded_protocol(settings),
+            http=bounded_protocol(settings, api.state.direct),
             ws="none",
             proxy_headers=False,
             timeout_graceful_shutdown=30,

@@ -123,6 +123,7 @@ def _answered(
     finite = bool(np.isfinite(logits).all())
     outcomes: dict[int, Outcome] = {}
     start = 0
+    zeros = np.zeros(len(logits), np.int64)
     for share in shares:
         own = logits[start : start + share.rows]
         start += share.rows
@@ -132,7 +133,7 @@ def _answered(
             )
             continue
         index = None if share.batch is None else share.batch.index
-        places = np.zeros(share.rows, np.int64) if index is None else index.numpy()
+        places = zeros[: share.rows] if index is None else index.numpy()
         schemas = tuple(part.task.schema for part in share.parts)
         temperatures = tuple(part.task.calibration.temperature for part in share.parts)
         scope = _in_scope(store, several[share.place].inputs, schemas, places)

@@ -35,9 +35,9 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.inference_executor import InferenceExecutor
-from superposed_service.engine.request_metadata import current_request
+from superposed_service.engine.request_metadata import RequestMetadata, current_request
 from superposed_service.engine.request_queues import RequestQueues
-from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Work, resolve
+from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady
 from superposed_service.settings import Settings
@@ -114,15 +114,41 @@ class Engine:
         Raises:
             SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
         """
-        loop = asyncio.get_running_loop()
+        future: asyncio.Future[InferenceResult] = asyncio.get_running_loop().create_future()
         inline = self._executor.is_inline(rows)
-        read = InferenceRequest(rows, loop.create_future(), loop, self._telemetry.start_timing(), inline)
-        limit_s = self._admit(read)
-        timer = loop.call_later(limit_s, _expire, read, limit_s)  # half the cost of `asyncio.timeout`
+        timer = self.infer_soon(
+            rows, future, current_request(), inline=inline
+        )  # half the cost of `asyncio.timeout`
         try:
-            return await read.future
+            return await future
         finally:
             timer.cancel()
+
+    def answers_soon(self, rows: RowBatch) -> bool:
+        """Return True if the event loop may answer rows now, without the engine's thread."""
+        return self._is_idle() and self._executor.is_inline(rows)
+
+    def infer_soon(
+        self, rows: RowBatch, reply: Reply, caller: RequestMetadata, *, inline: bool
+    ) -> asyncio.TimerHandle:
+        """Have a reply get what `infer` returns or raises; only on the event loop.
+
+        Args:
+            rows: The rows.
+            reply: Gets it.
+            caller: Who asks, and until when.
+            inline: Whether the event loop may answer the rows.
+
+        Returns:
+            What gives it a `DeadlineExceeded`, to be cancelled.
+
+        Raises:
+            SuperposedError: As `infer`, where the rows cannot wait.
+        """
+        loop = asyncio.get_running_loop()
+        read = InferenceRequest(rows, reply, loop, self._telemetry.start_timing(), inline)
+        limit_s = self._admit(read, caller)
+        return loop.call_later(limit_s, _expire, read, limit_s)
 
     async def update(
         self,
@@ -221,9 +247,9 @@ class Engine:
         """
         self._queues.check_wait(current_request(), self._writer.pending, reads=reads)
 
-    def _admit(self, work: Work) -> float:
+    def _admit(self, work: Work, caller: RequestMetadata | None = None) -> float:
         """Put work in its line, and say how many seconds it may take."""
-        caller = current_request()
+        caller = caller or current_request()
         with self._wake:
             if not self.ready:
                 raise NotReady("the service is starting or stopping")

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from superposed_service.engine.service_time import ServiceTimeModel
@@ -19,7 +19,7 @@ from superposed_service.engine.service_time import ServiceTimeModel
 W = TypeVar("W")
 
 
-@dataclass(order=True)
+@dataclass(slots=True)
 class QueueEntry(Generic[W]):
     """A place in a queue.
 
@@ -34,10 +34,13 @@ class QueueEntry(Generic[W]):
 
     tag: float
     number: int
-    work: W = field(compare=False)
-    source: str = field(compare=False)
-    size: int = field(compare=False)
-    deadline: float = field(compare=False)
+    work: W
+    source: str
+    size: int
+    deadline: float
+
+    def __lt__(self, other: QueueEntry[W]) -> bool:
+        return self.tag < other.tag or (self.tag == other.tag and self.number < other.number)
 
 
 class FairQueue(Generic[W]):

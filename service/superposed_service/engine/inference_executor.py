@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult, answer_rows
 from superposed_service.engine.request_queues import RequestQueues
-from superposed_service.engine.work import InferenceRequest
+from superposed_service.engine.work import InferenceRequest, Reply
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 
@@ -125,11 +125,12 @@ class InferenceExecutor:
 
         The caller, on that event loop, holds the lock of the queues, and has put a request there.
         """
+        if self._loop is loop:  # due: it is looked at then
+            return True
         if self.turn.locked() or not self._suits_loop():
             return False
-        if self._loop is not loop:
-            self._loop, self._seen = loop, len(self._queues.reads)
-            self._call_soon(loop)
+        self._loop, self._seen = loop, len(self._queues.reads)
+        self._call_soon(loop)
         return True
 
     def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -178,7 +179,7 @@ class InferenceExecutor:
                 self._queues.reads.service_time.note(rows, time.monotonic() - began)
 
 
-def _deliver(outcomes: Sequence[tuple[asyncio.Future[InferenceResult], InferenceResult | Exception]]) -> None:
+def _deliver(outcomes: Sequence[tuple[Reply, InferenceResult | Exception]]) -> None:
     """Give requests their answers, on their event loop."""
     for future, outcome in outcomes:
         if future.done():

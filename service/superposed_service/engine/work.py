@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.rows import RowBatch
@@ -42,6 +42,19 @@ class Work(ABC):
         """Give it an error instead of its turn; any thread may call it."""
 
 
+class Reply(Protocol):
+    """Gets the result of an inference request, on its event loop: a future, or what is used as one."""
+
+    def done(self) -> bool:
+        """Return True if nothing waits for the result any more."""
+
+    def set_result(self, result: InferenceResult, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Take what went wrong."""
+
+
 @dataclass
 class InferenceRequest(Work):
     """Rows that wait for a result.
@@ -56,7 +69,7 @@ class InferenceRequest(Work):
     """
 
     rows: RowBatch
-    future: asyncio.Future[InferenceResult]
+    future: Reply
     loop: asyncio.AbstractEventLoop
     timing: RequestTiming
     inline: bool = False
@@ -78,7 +91,7 @@ class InferenceRequest(Work):
             self.loop.call_soon_threadsafe(_fail, self.future, error)
 
 
-def _fail(future: asyncio.Future[InferenceResult], error: Exception) -> None:
+def _fail(future: Reply, error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
 

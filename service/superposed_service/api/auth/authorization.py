@@ -225,7 +225,7 @@ class Access:
         self._anyone = Principal(None, quotas, cyclic)
 
     def check(self, scope: Scope, endpoint: Endpoint | None) -> None:
-        """Put the principal of an HTTP request into its ASGI scope.
+        """Put the principal of an HTTP request into its ASGI scope, where it is not yet.
 
         Args:
             scope: The ASGI scope.
@@ -236,8 +236,9 @@ class Access:
             Forbidden: The key lacks the scope, or the endpoint states none.
             QuotaExceeded: It has sent too many requests.
         """
-        scope[_STATE] = principal = self._admit(scope, endpoint)
-        scope[AUTHOR] = principal.author
+        if _STATE not in scope:
+            scope[_STATE] = principal = self._admit(scope, endpoint)
+            scope[AUTHOR] = principal.author
 
     def _admit(self, scope: Scope, endpoint: Endpoint | None) -> Principal:
         needed = None if endpoint is None else required_scope(endpoint)

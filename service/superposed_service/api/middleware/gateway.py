@@ -21,6 +21,8 @@ from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS,
 
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
+# Where an ASGI scope keeps what its request is refused with, if that was found before it came here.
+REFUSAL = "superposed.refusal"
 # Statuses that ask the client to come again later.
 _PACED = frozenset({429, 503})
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
@@ -51,7 +53,7 @@ class RequestGateway:
         rejection_delay: RejectionDelay,
     ) -> None:
         self._app = app
-        self._checks = (*checks, self._check_length)
+        self._checks = (_raise_refusal, *checks, self._check_length)
         self.max_bytes = max_bytes
         self.most_held = most_held
         self.rejection_delay = rejection_delay
@@ -64,7 +66,7 @@ class RequestGateway:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(self, scope, receive, send, self._identifier(scope))
+        exchange = _Exchange(self, scope, receive, send, self.identifier(scope))
         request_id.set(exchange.identifier)
         try:
             for check in self._checks:
@@ -91,7 +93,8 @@ class RequestGateway:
         else:
             await self._app(scope, exchange.receive, exchange.send)
 
-    def _identifier(self, scope: Scope) -> str:
+    def identifier(self, scope: Scope) -> str:
+        """Return the request's own id where it is a plain token, else a new one."""
         given = header(scope, b"x-request-id")
         return given if given and _REQUEST_ID.fullmatch(given) else f"{self._prefix}{next(self._count):x}"
 
@@ -153,6 +156,11 @@ class _Exchange:
         else:
             self.finished = message["type"] == "http.response.body" and not message.get("more_body")
         await self._send(message)
+
+
+def _raise_refusal(scope: Scope) -> None:
+    if REFUSAL in scope:
+        raise scope[REFUSAL]
 
 
 def _too_large(received: int, most: int) -> PayloadTooLarge:

@@ -13,9 +13,11 @@ import asyncio
 from typing import Any, ClassVar, Literal
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from superposed_service.api.problems import problem_response
+from superposed_service.api.server.direct_inference import DirectInference, Head
 from superposed_service.errors import Overloaded
 from superposed_service.observability.request_ids import PROBES
 from superposed_service.settings import Settings
@@ -86,6 +88,7 @@ class _Bounded(HttpToolsProtocol):
 
     settings: ClassVar[Settings]
     sweep: ClassVar[asyncio.TimerHandle | None] = None
+    direct: ClassVar[DirectInference | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Refuse what is beyond the reserve; of what is in it, only probes are answered.
@@ -100,6 +103,7 @@ class _Bounded(HttpToolsProtocol):
         self.url = b""
         self._refusal: tuple[int, str] | None = None
         self._ignoring = False
+        self._held: tuple[RequestResponseCycle, Head] | None = None  # begun once its body is here
         self._begin_head()
         surplus = self._make_room()
         self._surplus = surplus > 0
@@ -205,6 +209,26 @@ class _Bounded(HttpToolsProtocol):
             return
         self._phase, self._since = "rest", self.loop.time()
         super().on_message_complete()
+        if self._held is not None:
+            (cycle, head), self._held = self._held, None
+            self._begin(cycle, head)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        """Start a request; a small one of inference once its body is here."""
+        head = None if self.direct is None else self.direct.read_head(cycle)
+        if head is None:
+            super()._start_asgi_task(cycle, app)
+        elif cycle.more_body:
+            self._held = cycle, head
+        else:
+            self._begin(cycle, head)
+
+    def _begin(self, cycle: RequestResponseCycle, head: Head) -> None:
+        if self.direct is None or not self.direct.begin(cycle, head, self._hand_on):
+            self._hand_on(cycle)
+
+    def _hand_on(self, cycle: RequestResponseCycle) -> None:
+        super()._start_asgi_task(cycle, self.app)
 
     def send_400_response(self, msg: str) -> None:
         """Say why the request was not read to its end."""
@@ -262,7 +286,7 @@ def allow_connections(settings: Settings) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
-def bounded_protocol(settings: Settings) -> type[asyncio.Protocol]:
-    """Return the protocol of every connection of one server."""
-    members: dict[str, Any] = {"settings": settings, "sweep": None}
+def bounded_protocol(settings: Settings, direct: DirectInference | None = None) -> type[asyncio.Protocol]:
+    """Return the protocol of every connection of one server; small inference requests go to `direct`."""
+    members: dict[str, Any] = {"settings": settings, "sweep": None, "direct": direct}
     return type("Bounded", (_Bounded,), members)

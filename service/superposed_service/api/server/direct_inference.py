@@ -1,0 +1,182 @@
+"""Small inference requests answered on the connection: no task, no ASGI messages, no framework objects.
+
+Those are half of a one-row request's cost (docs/decisions/0046-direct-inference.md). A request takes this
+way only if it is plain, its body is here, and the event loop may answer it at once. In every other case, and
+where anything is wrong with it, it takes the usual way, which checks it again and says what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from starlette.applications import Starlette
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+from superposed_service.api.auth import Access, principal_of
+from superposed_service.api.middleware.gateway import REFUSAL, RequestGateway
+from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.routes.inference import infer
+from superposed_service.api.v1.schemas import InferBody
+from superposed_service.api.v1.task_search import AUTO
+from superposed_service.changes.rows import RowBatch
+from superposed_service.engine.batcher import InferenceResult
+from superposed_service.engine.request_metadata import ANYONE, RequestMetadata
+from superposed_service.observability.counters import Metrics
+from superposed_service.runtime.runtime import Runtime
+
+PATH = "/v1/infer"
+_LARGEST_BODY = 65_536  # uvicorn reads no more of a body that nothing has asked for
+_HEAD_LENGTH = HEAD_LENGTH.encode()
+_READ = frozenset({b"content-type", b"accept", b"content-length", _HEAD_LENGTH})
+# Further headers that change nothing here.
+_PLAIN = frozenset({b"host", b"user-agent", b"accept-encoding", b"connection", b"authorization"})
+_PLAIN |= {b"x-request-id", b"traceparent"}
+
+
+class Head(NamedTuple):
+    """Headers of a request: of its body, and whether its answer may hold tensors."""
+
+    content_type: str | None
+    head_length: str | None
+    tensors: bool
+
+
+class DirectInference:
+    """Answers requests of `PATH` whose body is here.
+
+    Args:
+        api: The application, whose engine answers.
+        access: Who may ask.
+        gateway: Names requests.
+        metrics: Counts them.
+    """
+
+    def __init__(self, api: Starlette, access: Access, gateway: RequestGateway, metrics: Metrics) -> None:
+        self._api, self._access, self._gateway, self._metrics = api, access, gateway, metrics
+
+    def read_head(self, cycle: RequestResponseCycle) -> Head | None:
+        """Return the head of a small and plain request whose client reads its answers; None of another."""
+        scope = cycle.scope
+        if scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
+            return None
+        known: dict[bytes, str] = {}
+        for name, value in scope["headers"]:
+            if name in _READ:
+                known[name] = value.decode("latin-1")
+            elif name not in _PLAIN:
+                return None
+        length = known.get(b"content-length", "")
+        if not length.isdecimal() or int(length) >= _LARGEST_BODY or cycle.flow.write_paused:
+            return None
+        tensors = TENSORS_MEDIA_TYPE in known.get(b"accept", "")
+        return Head(known.get(b"content-type"), known.get(_HEAD_LENGTH), tensors)
+
+    def begin(
+        self, cycle: RequestResponseCycle, head: Head, hand_on: Callable[[RequestResponseCycle], None]
+    ) -> bool:
+        """Let a request wait for the event loop's next batch; return False if it is to take the usual way.
+
+        Args:
+            cycle: The request, with its whole body.
+            head: See `read_head`.
+            hand_on: Has it take the usual way after all.
+        """
+        runtime: Runtime = self._api.state.runtime
+        scope = _scope(cycle)
+        began = perf_counter()
+        try:
+            self._access.check(scope, infer)
+            body = codec.read_body(InferBody, bytes(cycle.body), head.content_type, head.head_length)
+            rows = RowBatch(body.context, body.contexts, body.rows, body.originals)
+            encoded = rows.originals is not None
+            if encoded or body.context == AUTO or not runtime.engine.answers_soon(rows):
+                return False
+            principal = principal_of(scope)
+            runtime.admit(rows, principal)
+            reply = _Reply(self, cycle, hand_on, head, body, began)
+            caller = RequestMetadata(principal.author or ANYONE)
+            reply.timer = runtime.engine.infer_soon(rows, reply, caller, inline=True)
+        except Exception:  # noqa: BLE001 - the usual way meets it again, and says what it is
+            return False
+        return True
+
+    def write(
+        self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody
+    ) -> None:
+        """Write the answer to the connection."""
+        values = codec.render_answer(answer, body.return_, body.k)
+        kind, extra = b"application/json", b""
+        if head.tensors:
+            content, length = codec.dump_tensors(values)
+            kind, extra = TENSORS_MEDIA_TYPE.encode(), b"%s: %d\r\n" % (_HEAD_LENGTH, length)
+        else:
+            content = codec.dump(values)
+        lines = [STATUS_LINE[200], *(b"%s: %s\r\n" % pair for pair in cycle.default_headers)]
+        lines += [b"content-length: %d\r\ncontent-type: %s\r\n" % (len(content), kind), extra]
+        lines += [b"x-request-id: %s\r\n" % self._gateway.identifier(_scope(cycle)).encode()]
+        lines += [b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", content]
+        cycle.response_started = cycle.response_complete = True
+        cycle.transport.write(b"".join(lines))
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+
+    def count(self, status: int, began: float) -> None:
+        """Count a request that was answered so."""
+        self._metrics.request("POST", PATH, status, perf_counter() - began)
+
+
+def _scope(cycle: RequestResponseCycle) -> Scope:
+    return cast("Scope", cycle.scope)
+
+
+class _Reply:
+    """Gets the answer of one request, as a future would."""
+
+    __slots__ = ("_began", "_body", "_cycle", "_direct", "_done", "_hand_on", "_head", "timer")
+
+    if TYPE_CHECKING:
+        timer: asyncio.TimerHandle | None
+
+    def __init__(
+        self,
+        direct: DirectInference,
+        cycle: RequestResponseCycle,
+        hand_on: Callable[[RequestResponseCycle], None],
+        head: Head,
+        body: InferBody,
+        began: float,
+    ) -> None:
+        self._direct, self._cycle, self._hand_on = direct, cycle, hand_on
+        self._head, self._body, self._began = head, body, began
+        self._done, self.timer = False, None
+
+    def done(self) -> bool:
+        """Return True once it was answered, or its client has left."""
+        return self._done or self._cycle.disconnected
+
+    def set_result(self, answer: InferenceResult) -> None:
+        """Write the answer."""
+        try:
+            self._direct.write(self._cycle, answer, self._head, self._body)
+        except Exception as error:  # noqa: BLE001 - the usual way says what it is
+            self.set_exception(error)
+            return
+        self._finish()
+        self._direct.count(200, self._began)
+
+    def set_exception(self, error: Exception) -> None:
+        """Have the usual way say what is wrong."""
+        self._finish()
+        _scope(self._cycle)[REFUSAL] = error
+        self._hand_on(self._cycle)
+
+    def _finish(self) -> None:
+        self._done = True
+        if self.timer is not None:
+            self.timer.cancel()
