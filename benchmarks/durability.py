@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import multiprocessing
-import os
 import statistics
 import tempfile
 import time
@@ -25,18 +24,17 @@ import numpy as np
 import torch
 import uvicorn
 
+from benchmarks.plain_step import PlainStep
 from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, learn
-from superposed.config import MLPConfig
 from superposed_service.api.app import create_app, open_store
 from superposed_service.changes.registration import Register
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
-from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Record, TransactionLog
 from superposed_service.storage import directory as directory_module
@@ -220,7 +218,7 @@ def snapshot_pause(seconds: float) -> dict[str, Any]:
 
 
 def replay(records: int) -> dict[str, Any]:
-    """A start with records behind a snapshot, against a bare loop over the same batches."""
+    """A start with records behind a snapshot, against as many plain torch steps."""
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
     batches = [
@@ -239,58 +237,24 @@ def replay(records: int) -> dict[str, Any]:
                 inputs, targets = batches[number % len(batches)]
                 writer.commit([PendingWrite(Update(RowBatch("t", None, inputs), targets.tolist(), 1))])
                 writer.apply_next()
-        first, turns = bare.to_bytes(), []
+        bare.register(schema)
+        for number in range(records):
+            inputs, targets = batches[number % len(batches)]
+            learn(bare, "t", inputs, targets.tolist())
+        plain, turns = PlainStep(ROWS), []
         for _ in range(3):
-            bare = WeightStore.from_bytes(first)
-            bare.register(schema)
             started = time.perf_counter()
-            for number in range(records):
-                inputs, targets = batches[number % len(batches)]
-                learn(bare, "t", inputs, targets.tolist())
-            bare_s = time.perf_counter() - started
+            for _ in range(records):
+                plain()
+            plain_s = time.perf_counter() - started
             with DataDirectory(path) as directory:
                 started = time.perf_counter()
                 writer, recovery = open_store(directory, Settings(device="cpu"))
-                turns.append({"bare_loop_s": bare_s, "start_s": time.perf_counter() - started})
+                turns.append({"plain_s": plain_s, "start_s": time.perf_counter() - started})
                 assert recovery.replayed == records + 1
                 assert writer.store.digest() == bare.digest()
-    ratio = statistics.median(turn["bare_loop_s"] / turn["start_s"] for turn in turns)
-    return {"records": records, "turns": turns, "speed_ratio": ratio}
-
-
-def forget(file: Path) -> None:
-    """Has the operating system drop a file from its cache, so that it is read from the disk."""
-    with file.open("rb") as opened:
-        os.fsync(opened.fileno())
-        os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def large_snapshot() -> dict[str, Any]:
-    """A start from a snapshot of a gigabyte, against reading the file; from the disk, both of them."""
-    config = plain_config(network=MLPConfig(inputs=4096, hidden=(8192, 8192), outputs=4096))
-    with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
-        path = Path(folder) / "store"
-        store = WeightStore(config)
-        store.register(TaskSchema(key="t", inputs=4, outputs=2))
-        learn(store, "t", [[1.0, 2, 3, 4]], [1])
-        with DataDirectory(path) as directory:
-            begin(directory, store)
-        [file] = path.glob("snapshots/*.safetensors")
-        del store
-        forget(file)
-        started = time.perf_counter()
-        size = len(file.read_bytes())
-        read_s = time.perf_counter() - started
-        forget(file)
-        with DataDirectory(path) as directory:
-            started = time.perf_counter()
-            writer, _ = open_store(directory, Settings(device="cpu"))
-            start_s = time.perf_counter() - started
-            started = time.perf_counter()
-            writer.store.sequence += 1  # another store, so another snapshot
-            take(writer, directory, Settings())
-            take_s = time.perf_counter() - started
-    return {"bytes": size, "read_s": read_s, "start_s": start_s, "snapshot_s": take_s}
+    ratio = statistics.median(turn["plain_s"] / turn["start_s"] for turn in turns)
+    return {"records": records, "rows": ROWS, "turns": turns, "speed_ratio": ratio}
 
 
 def main() -> None:
@@ -306,7 +270,6 @@ def main() -> None:
         "updates": throughput(asked.seconds, asked.turns),
         "inference_during_snapshots": snapshot_pause(asked.seconds),
         "replay": replay(asked.records),
-        "large_snapshot": large_snapshot(),
     }
     write_json(asked.results, found)
     print(json.dumps(found, indent=1))

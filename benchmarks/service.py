@@ -4,7 +4,8 @@
 
 Inference: rows a second over HTTP, against rows a second of the bare mixed forward at the batch sizes that
 the engine formed meanwhile. Updates: acknowledged updates of 128 rows a second (binary, durable; then each
-switched), against a bare training loop over batches of the same size. Both sides take turns within one run.
+switched), against a plain torch step on as many rows (`benchmarks.plain_step`). Both sides take turns within
+one run.
 """
 
 from __future__ import annotations
@@ -31,10 +32,11 @@ import uvicorn
 from benchmarks.durability import Forgetful
 from benchmarks.forward import mixed_batch
 from benchmarks.load import Load, run
+from benchmarks.plain_step import PlainStep
 from demo.server_process import free_port
 from experiments.plain import plain_config
 from experiments.report import machine, write_json
-from superposed import TaskSchema, WeightStore, learn, seeded_secret
+from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_app
 from superposed_service.changes.snapshot import begin
@@ -151,18 +153,6 @@ def inference(seconds: float) -> list[dict[str, Any]]:
     return found
 
 
-def bare_updates(rows: int, seconds: float) -> float:
-    """Updates a second of the plain library."""
-    store, draw = new_store(), np.random.default_rng(0)
-    batches = [(draw.random((rows, INPUTS), dtype=np.float32), draw.integers(0, 2, rows)) for _ in range(64)]
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        inputs, targets = batches[count % len(batches)]
-        learn(store, f"t{count % TASKS}", inputs, targets.tolist())
-        count += 1
-    return count / (time.perf_counter() - started)
-
-
 def updates(seconds: float, turns: int) -> list[dict[str, Any]]:
     tasks, found = [(f"t{number}", INPUTS) for number in range(TASKS)], []
     for durable, binary, rows in (
@@ -171,13 +161,13 @@ def updates(seconds: float, turns: int) -> list[dict[str, Any]]:
         (True, False, 128),
         (True, True, 32),
     ):
-        ratios, speeds = [], []
+        ratios, speeds, plain = [], [], PlainStep(rows)
         with running(durable) as (url, _):
             load = Load(url, tasks, kind="update", rows=rows, binary=binary, connections=8, seconds=seconds)
             for _ in range(turns):
                 served = run(load)
                 assert set(served.statuses) == {200}
-                speeds.append((served.requests_per_s, bare_updates(rows, seconds)))
+                speeds.append((served.requests_per_s, plain.per_s(seconds)))
                 ratios.append(speeds[-1][0] / speeds[-1][1])
         found.append(
             {
@@ -185,7 +175,7 @@ def updates(seconds: float, turns: int) -> list[dict[str, Any]]:
                 "form": "binary" if binary else "json",
                 "rows": rows,
                 "updates_per_s": statistics.median(served for served, _ in speeds),
-                "bare_updates_per_s": statistics.median(bare for _, bare in speeds),
+                "plain_steps_per_s": statistics.median(bare for _, bare in speeds),
                 "ratio": statistics.median(ratios),
             }
         )

@@ -11,15 +11,18 @@ declare -A packages=(
   [mlserver]="mlserver"
   [bentoml]="bentoml"
   [ray]="ray[serve]"
+  [river]="river flask gunicorn"
+  [vw]="vowpalwabbit fastapi uvicorn uvloop httptools"
+  [sklearn]="scikit-learn fastapi uvicorn uvloop httptools"
   [texts-litserve]="litserve onnxruntime tokenizers"
   [texts-mlserver]="mlserver onnxruntime tokenizers"
 )
-for peer in "${@:-fastapi litserve mlserver bentoml ray texts-litserve texts-mlserver}"; do
+for peer in "${@:-fastapi litserve mlserver bentoml ray river vw sklearn texts-litserve texts-mlserver}"; do
   for name in $peer; do
     venv="$PEERS_DIR/$name"
     [ -e "$venv/.ready" ] && continue
     torch=torch
-    [[ $name == texts-* ]] && torch=  # an encoder in ONNX Runtime needs none
+    [[ $name == texts-* || $name =~ ^(river|vw|sklearn)$ ]] && torch=  # no network, or one in ONNX Runtime
     # shellcheck disable=SC2086 # a list of packages
     if python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check \
       --constraint "$here/../../constraints.txt" $torch numpy ${packages[$name]} >"$PEERS_DIR/$name.log" 2>&1; then

@@ -193,11 +193,11 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
             part.units.target_statistics.absorb(own)
     if batch.raw is None:
         return batch
-    width = store.config.network.inputs
-    encoded = np.zeros((len(batch), width))
+    encoded = np.zeros((len(batch), store.config.network.inputs))
     for place, (part, rows) in enumerate(zip(batch.parts, batch.raw, strict=True)):
         values = part.encode(rows) if part.scaler is None else _absorb_rows(part, part.scaler, rows)
-        encoded[places == place, : values.shape[1]] = values
+        mine = slice(None) if len(batch.parts) == 1 else places == place
+        encoded[mine, : values.shape[1]] = values
     rows = scaled_each([part.scaling for part in batch.parts], places, encoded)
     hashes, inputs = row_hashes(encoded), torch.from_numpy(rows).to(store.dtype)
     kept = torch.from_numpy(_filled(batch, encoded)) if store.replay_buffer.enabled else None
@@ -241,7 +241,7 @@ def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
     places = batch.places().numpy()
     for place, part in enumerate(batch.parts):
         if part.scaler is not None:
-            scaling, rows = part.scaling, places == place
+            scaling, rows = part.scaling, slice(None) if len(batch.parts) == 1 else places == place
             assert scaling is not None  # noqa: S101 - of running statistics
             encoded[rows] = scaling.bounded(encoded[rows])
     return encoded

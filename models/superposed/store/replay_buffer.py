@@ -148,6 +148,13 @@ class ReplayBuffer:
         keepable = _keepable(values, targets)
         keepable &= np.asarray([part.keep_rows for part in batch.parts])[places]
         near = self._near(batch, values)
+        if len(batch.parts) == 1 and self._pools.is_full(key := batch.parts[0].task.schema.key):
+            rows = np.flatnonzero(keepable & (near | (self._pools.kept(key) < _SETTLED)))
+            slots = self._pools.places_of_full(key, chance[0, rows])
+            taken = slots >= 0
+            chosen[key] = dict(zip(slots[taken].tolist(), rows[taken].tolist(), strict=True))
+            self._write(batch, values, targets, chosen)
+            return
         for row in np.flatnonzero(keepable).tolist():
             key = batch.parts[places[row]].task.schema.key
             if self._pools.kept(key) >= _SETTLED and not near[row]:
@@ -291,7 +298,8 @@ class ReplayBuffer:
         """
         tries = rows if share is Split.ALL else round(2 * rows / share.chance)
         found = self._of_share(self._of_others(besides, sequence, step, tries), share, rows)
-        slots = self._of_few_contexts(torch.tensor(found, dtype=torch.int64), contexts, ())
+        slots = torch.tensor(found, dtype=torch.int64)
+        slots = slots[torch.from_numpy(self._of_few_contexts(slots, contexts, ()))]
         return self._read(resolver, slots) if len(slots) else None
 
     def draw_beside(
@@ -322,11 +330,11 @@ class ReplayBuffer:
         found = torch.tensor(own + self._of_others(besides, sequence, step, rows[1]), dtype=torch.int64)
         if not len(found):
             return None
-        slots = self._of_few_contexts(found, contexts, [part.text for part in parts])
-        if not len(slots):
+        allowed = self._of_few_contexts(found, contexts, [part.text for part in parts])
+        if not allowed.any():
             return None
-        count = int(np.isin(slots.numpy(), own).sum())  # no slot is in both parts: a row belongs to one task
-        return Drawn(*self._read(resolver, slots), own=count, slots=slots)
+        slots = found[torch.from_numpy(allowed)]
+        return Drawn(*self._read(resolver, slots), own=int(allowed[: len(own)].sum()), slots=slots)
 
     def _of_own(self, keys: Collection[str], sequence: int, step: int, rows: int) -> list[int]:
         """Draw slots of some tasks at random; all of them once where they are few."""
@@ -370,13 +378,16 @@ class ReplayBuffer:
         splits = self._rows["split"].numpy()
         return list(islice((slot for slot in slots if share.has(int(splits[slot]))), rows))
 
-    def _of_few_contexts(self, slots: Tensor, contexts: int, free: Sequence[str]) -> Tensor:
-        """Return the drawn rows of the contexts that were drawn first, and of those that are free."""
-        ids = self._rows["context"][slots].numpy()
-        first = ids[np.sort(np.unique(ids, return_index=True)[1])]
+    def _of_few_contexts(self, slots: Tensor, contexts: int, free: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which drawn rows (B,) are of the contexts that were drawn first, or of free ones."""
+        ids = self._rows["context"].numpy()[slots.numpy()]
+        distinct, where = np.unique(ids, return_index=True)
+        if len(distinct) <= contexts:
+            return np.ones(len(ids), dtype=bool)
+        first = ids[np.sort(where)]
         known = [self._places[name] for name in free if name in self._places]
         allowed = np.concatenate([known, first[~np.isin(first, known)][: max(contexts, 0)]])
-        return slots[torch.from_numpy(np.isin(ids, allowed))]
+        return np.isin(ids, allowed)
 
     def _read(self, resolver: Resolver, slots: Tensor) -> tuple[Batch, Targets]:
         found, places = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)

@@ -8,6 +8,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 # What it takes to remember one place, with the room that a growing array has to spare.
 PLACE_BYTES = 8
 
@@ -78,6 +81,18 @@ class ReservoirAllocator:
                 self._resized(key, pool)
                 return place
         return pool.places[taken] if taken < len(pool.places) else None
+
+    def is_full(self, key: str) -> bool:
+        """Return True if a task has as many places as it may have."""
+        return self.kept(key) == self._rows_per_task
+
+    def places_of_full(self, key: str, chances: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Return what `place_for` does for several rows of a task that is full, -1 for None."""
+        pool = self._pools[key]
+        taken = (chances * (pool.seen + 1 + np.arange(len(chances)))).astype(np.int64)
+        pool.seen += len(chances)
+        places = np.append(np.asarray(pool.places, dtype=np.int64), -1)
+        return places[np.minimum(taken, len(pool.places))]
 
     def forget(self, key: str, gone: Callable[[int], bool]) -> list[int]:
         """Forget a task, and of all others the places that are gone; returns what is free now."""
