@@ -38,9 +38,7 @@ def compare(rows: int, seconds: float) -> dict[str, Any]:
     torch.testing.assert_close(
         store.logits(mixed), torch.cat([store.logits(one) for one in alone]), rtol=1e-4, atol=1e-4
     )
-    looped, product = pairs(
-        lambda: [store.logits(one) for one in alone], lambda: store.logits(mixed), seconds
-    )
+    looped, product = pairs(lambda: [store.logits(one) for one in alone], lambda: store.logits(mixed), seconds)
     product_again, one_task = pairs(lambda: store.logits(mixed), lambda: store.logits(together), seconds)
     return {
         "rows": rows,
@@ -60,9 +58,7 @@ def main() -> None:
     for rows in (8, 64, 256):
         found.append(compare(rows, asked.seconds))
         print(json.dumps(found[-1]), flush=True)
-    write_json(
-        asked.results, {"machine": machine(), "network": NETWORK.model_dump(mode="json"), "rows": found}
-    )
+    write_json(asked.results, {"machine": machine(), "network": NETWORK.model_dump(mode="json"), "rows": found})
 
 
 if __name__ == "__main__":

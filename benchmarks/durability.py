@@ -69,9 +69,7 @@ class Running:
         with DataDirectory(self.path) as directory:
             begin(directory, WeightStore(plain_config()))
         self.port = free_port()
-        self.process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(self.path, self.port, durable)
-        )
+        self.process = multiprocessing.get_context("spawn").Process(target=serve, args=(self.path, self.port, durable))
         self.process.start()
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
@@ -96,9 +94,7 @@ class Running:
 
 def request(path: str, body: Any) -> bytes:
     content = json.dumps(body, separators=(",", ":")).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
-    )
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}"
     return f"{head}\r\n\r\n".encode() + content
 
 
@@ -138,9 +134,7 @@ def load(port: int, requests: list[bytes], clients: int, seconds: float) -> dict
     async def run() -> list[float]:
         taken: list[float] = []
         until = time.perf_counter() + seconds
-        await asyncio.gather(
-            *(_client(port, requests[n:] + requests[:n], until, taken) for n in range(clients))
-        )
+        await asyncio.gather(*(_client(port, requests[n:] + requests[:n], until, taken) for n in range(clients)))
         return taken
 
     taken = asyncio.run(run())
@@ -193,17 +187,13 @@ def snapshot_pause(seconds: float) -> dict[str, Any]:
         taken: list[float] = []
         until = time.perf_counter() + seconds
         snapshots = [request("/v1/snapshots", {}), updates()[0]]
-        await asyncio.gather(
-            _client(server.port, reads, until, taken), _client(server.port, snapshots, until, [])
-        )
+        await asyncio.gather(_client(server.port, reads, until, taken), _client(server.port, snapshots, until, []))
         return taken
 
     async def one() -> list[float]:
         taken: list[float] = []
         until = time.perf_counter() + seconds
-        await asyncio.gather(
-            _client(server.port, reads, until, taken), _client(server.port, updates()[:1], until, [])
-        )
+        await asyncio.gather(_client(server.port, reads, until, taken), _client(server.port, updates()[:1], until, []))
         return taken
 
     try:
@@ -221,9 +211,7 @@ def replay(records: int) -> dict[str, Any]:
     """A start with records behind a snapshot, against as many plain torch steps."""
     torch.set_num_threads(1)
     draw = np.random.default_rng(0)
-    batches = [
-        (draw.normal(size=(ROWS, 784)).astype(np.float32), draw.integers(0, 10, ROWS)) for _ in range(64)
-    ]
+    batches = [(draw.normal(size=(ROWS, 784)).astype(np.float32), draw.integers(0, 10, ROWS)) for _ in range(64)]
     schema = TaskSchema(key="t", inputs=784, outputs=10)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), prefix=".benchmark-") as folder:
         path = Path(folder) / "store"

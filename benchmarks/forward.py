@@ -62,9 +62,7 @@ def check(store: WeightStore, batch: Batch) -> None:
         torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
 
 
-def pairs(
-    one: Callable[[], object], other: Callable[[], object], seconds: float
-) -> tuple[list[float], list[float]]:
+def pairs(one: Callable[[], object], other: Callable[[], object], seconds: float) -> tuple[list[float], list[float]]:
     """Times of both in turn, at least 15 of each, for about `seconds` seconds."""
     for _ in range(3):
         one(), other()
@@ -134,10 +132,7 @@ def main() -> None:
     expanded = []
     for family, expansion in (("phase", 4), ("phase", 16), ("phase", 50), ("binary", 16), ("binary", 50)):
         expanded += forward(family, 256, 1000, [64, 256, 1024], asked.seconds, expansion)
-    write_json(
-        asked.results,
-        {"machine": machine(), "threads": asked.threads, "rows": found, "expanded": expanded},
-    )
+    write_json(asked.results, {"machine": machine(), "threads": asked.threads, "rows": found, "expanded": expanded})
 
 
 if __name__ == "__main__":

@@ -86,9 +86,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0, help="for each pair")
     asked = parser.parse_args()
     found = [
-        row
-        for tasks, threads in ((TASKS, 1), (TASKS, 2), (1000, 1))
-        for row in measure(tasks, threads, asked.seconds)
+        row for tasks, threads in ((TASKS, 1), (TASKS, 2), (1000, 1)) for row in measure(tasks, threads, asked.seconds)
     ]
     write_json(asked.results, {"machine": machine(), "rows": found})
 

@@ -153,12 +153,7 @@ async def _drive(load: Load, requests: Sequence[bytes], draw: np.random.Generato
 
 
 async def _connection(
-    load: Load,
-    requests: Sequence[bytes],
-    place: int,
-    started: float,
-    times: asyncio.Queue[float],
-    outcome: Outcome,
+    load: Load, requests: Sequence[bytes], place: int, started: float, times: asyncio.Queue[float], outcome: Outcome
 ) -> None:
     line = _Line(load.url)
     try:

@@ -41,11 +41,7 @@ TASKS, INPUTS = 20, 784
 KINDS = {"infer": 64, "update": 128}  # rows of a request
 CLOSED = {"infer": 32, "update": 4}  # connections that keep the server busy and wait less than it allows
 OVERLOAD = 4.0
-SETTINGS = {
-    "SUPERPOSED_THREADS": "1",
-    "SUPERPOSED_SNAPSHOT_RECORDS": "1000000",
-    "SUPERPOSED_QUEUE_DELAY_MS": "100",
-}
+SETTINGS = {"SUPERPOSED_THREADS": "1", "SUPERPOSED_SNAPSHOT_RECORDS": "1000000", "SUPERPOSED_QUEUE_DELAY_MS": "100"}
 
 
 class Pinned:
@@ -236,9 +232,7 @@ def main() -> None:
             values["overload"].append(found)
             peak = found["peak"]["requests_per_s"]
             for quota in (True, False):
-                values["neighbours"].append(
-                    neighbours(server, kind, asked.neighbour_seconds, peak, quota=quota)
-                )
+                values["neighbours"].append(neighbours(server, kind, asked.neighbour_seconds, peak, quota=quota))
     write_json(asked.results, values)
 
 

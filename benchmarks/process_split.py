@@ -52,9 +52,7 @@ def engine(path: str) -> None:
 
     def answer() -> None:
         several, waiting[:] = list(waiting), []
-        rows = [
-            message[place : place + ROW] for _, message in several for place in range(0, len(message), ROW)
-        ]
+        rows = [message[place : place + ROW] for _, message in several for place in range(0, len(message), ROW)]
         inputs = [np.frombuffer(row, "<f4", offset=4)[None] for row in rows]
         keys = [f"t{int.from_bytes(row[:4], 'little')}" for row in rows]
         found = answer_rows(store, [RowBatch(key, None, one) for key, one in zip(keys, inputs, strict=True)])

@@ -25,15 +25,16 @@ from experiments.report import machine, write_json
 
 # The first of these that is in a stack says what was being done; inner ones stand first.
 DOINGS = {
-    "the batch: rows checked, bound, multiplied, handed back": (
-        "InferenceExecutor._answer_few",
-        "Engine._loop",
-    ),
-    "sending answers": ("_WriteBuffer._flush", "Response.__call__"),
+    "sending answers": ("_WriteBuffer._flush", "Response.__call__", "DirectInference.write"),
+    "the batch: rows checked, bound, multiplied, handed back": ("InferenceExecutor._answer_few", "Engine._loop"),
     "reading bodies: bytes, JSON head, tensors, checks": (
         "read (superposed_service/api/v1/routes/common.py",
+        "read_body (superposed_service/api/v1/codec.py",
     ),
-    "the route: quota, queue, the answer's JSON": ("infer (superposed_service/api/v1/routes/inference.py",),
+    "the route: quota, queue, the answer's JSON": (
+        "infer (superposed_service/api/v1/routes/inference.py",
+        "DirectInference.begin",
+    ),
     "before the route: id, key, room, counting": ("Observed.__call__",),
     "HTTP: heads, connections, tasks": ("data_received", "run_asgi"),
     "the event loop": ("",),

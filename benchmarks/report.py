@@ -13,12 +13,16 @@ from benchmarks.tables import (
     dataframes_table,
     durability_table,
     forward_tables,
+    learning_table,
     machine_line,
+    memory_table,
+    one_row_table,
     overload_tables,
     profile_table,
     separate_table,
     service_tables,
     serving_table,
+    split_table,
     texts_table,
 )
 
@@ -44,12 +48,15 @@ def render() -> str:
     inference, updates = service_tables(read("service"))
     durability = read("durability")
     size, pause = durability["updates"]["bytes per update"], durability["inference_during_snapshots"]
-    replay, large = durability["replay"], durability["large_snapshot"]
-    replays = [turn["bare_loop_s"] / turn["start_s"] for turn in replay["turns"]]
+    replay = durability["replay"]
+    replays = [turn["plain_s"] / turn["start_s"] for turn in replay["turns"]]
+    startup = read("startup")
+    large = startup["large_snapshot"]
     best = serving.get("best_peer", "none")
     over = serving.get("requests_over_best_peer", {})
     ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in over.items() if name.startswith("superposed"))
-    texts = read("texts")
+    bare = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sorted(serving["requests_over_bare_server"].items()))
+    texts, split = read("texts"), read("process_split")
     alone = ", ".join(f"{rate:,.0f} {name}" for name, rate in texts["encoder alone"].items())
     return f"""# Benchmarks
 
@@ -99,7 +106,8 @@ expected calibration error is that after one pass, beside that of the same answe
 `python -m benchmarks.serving`: requests a second (and their p99) with one row of 784 numbers each,
 {serving["tasks"]} tasks in turn, from `wrk` on the same two cores. The peers hold the same networks in a dict
 and batch as their documentation advises. Requests a second at 64 connections over the best peer's ({best}):
-{ratios}.
+{ratios}. Over those of a bare uvicorn application that reads the same body, and where it is JSON parses it
+by orjson: {bare}.
 
 {serving_table(serving)}
 
@@ -118,7 +126,7 @@ on a core of its own: {alone}.
 ## What the service costs
 
 `python -m benchmarks.service --seconds 2`: rows a second over HTTP against the bare mixed forward at the
-batch sizes that the server formed, and acknowledged updates a second against a bare training loop. Both
+batch sizes that the server formed, and acknowledged updates a second against a plain torch step. Both
 servers and clients share the two cores. With one row a request nearly all of the time goes into HTTP and
 Python, not into the store. The client here is a Python one: `wrk`, above, leaves the server more of the
 machine.
@@ -126,14 +134,43 @@ machine.
 {inference}
 
 Where the time of a one-row request goes, on a server with 64 connections (`python -m benchmarks.profiling`,
-samples of what holds Python's lock):
+samples of what holds Python's lock), before such requests were answered on their connection and now:
 
-{profile_table(read("profiling"))}
+{profile_table(read("profiling_before"), read("profiling"))}
+
+API processes in front of one engine process were tried and left (`python -m benchmarks.process_split`,
+[decision 46](decisions/0046-direct-inference.md)): one-row JSON requests at {split["connections"]} connections, the
+split without keys, quotas, deadlines and metrics:
+
+{split_table(split)}
 
 {updates}
 
 Counting and timing are {telemetry["ratio"] - 1:.0%} of the processor time of a one-row request (median of
 {telemetry["pairs"]} pairs, quartiles {low - 1:.0%} and {high - 1:.0%}; `python -m benchmarks.telemetry`).
+
+## What an update costs
+
+`python -m benchmarks.learning`: the library's `apply` of 128 rows of 784 numbers to three layers of 256, one
+step, beside a step of the same network in plain torch with fused Adam on as many rows, in turns:
+
+{learning_table(read("learning"))}
+
+Updates of one row over HTTP (`python -m benchmarks.one_row`): 100 tasks in turn, 20 numbers a row, each
+update on disk before it is answered, those that wait together in one commit; beside river's logistic
+regression behind Flask (each model put back into a shelf), Vowpal Wabbit behind FastAPI (nothing written), and
+scikit-learn's `partial_fit` behind FastAPI (each row committed to SQLite). Updates a second, p50 and p99:
+
+{one_row_table(read("one_row"))}
+
+## Starts and memory
+
+`python -m benchmarks.startup`: `superposed --help` {startup["help_s"]:.2f} s; `serve` in an empty directory is
+ready after {startup["ready_empty_s"]:.1f} s, of which `import torch` takes {startup["import_torch_s"]:.1f} s; on a
+snapshot of {large["bytes"] / 1e9:.2f} GB in the system's cache after {large["start_s"]:.1f} s, where reading and
+hashing the file take {large["read_and_hash_s"]:.1f} s.
+
+{memory_table(startup)}
 
 ## Overload, and a neighbour that floods
 
@@ -162,10 +199,8 @@ The last row was measured before attributions of the poison detector left room f
 - journal: {size["disk"]:,.0f} bytes an update, of {size["pixels"]:,} pixels ({size["http"]:,} bytes of JSON)
 - p99 of inference while snapshots are taken one after another, over that without: {pause["ratio"]:.2f}
   ({pause["p99_ms_during"]:.1f} ms and {pause["p99_ms"]:.1f} ms)
-- a start that replays {replay["records"]:,} records: {replay["speed_ratio"]:.2f} of a bare training loop's
-  speed (median of {", ".join(f"{ratio:.2f}" for ratio in replays)})
-- a start from a snapshot of {large["bytes"] / 1e9:.2f} GB: {large["start_s"]:.1f} s; reading the file alone:
-  {large["read_s"]:.1f} s
+- a start that replays {replay["records"]:,} records of {replay["rows"]} rows: {replay["speed_ratio"]:.2f} of the
+  speed of as many plain torch steps (median of {", ".join(f"{ratio:.2f}" for ratio in replays)})
 """
 
 
@@ -183,9 +218,7 @@ def pictures() -> None:
         axes.plot(x, y, marker="o", label=f"{family}, {width}")
         axes.fill_between(x, [row["low"] for row in mine], [row["high"] for row in mine], alpha=0.2)
     axes.axhline(1, color="grey", linewidth=0.8)
-    axes.set(
-        xscale="log", xlabel="rows, each of another task", ylabel="plain time / mixed time", ylim=(0, 1.3)
-    )
+    axes.set(xscale="log", xlabel="rows, each of another task", ylabel="plain time / mixed time", ylim=(0, 1.3))
     axes.legend(fontsize=8)
     figure.savefig(RESULTS / "forward.png", dpi=120)
     servers = [one for one in read("serving")["servers"] if "error" not in one]

@@ -38,7 +38,8 @@ from experiments.plain import plain_config
 from experiments.report import machine, write_json
 from superposed import TaskSchema, WeightStore, seeded_secret
 from superposed.tasks.batch import Batch
-from superposed_service.api.app import create_app
+from superposed_service.api.app import create_api, guarded
+from superposed_service.api.server.connections import bounded_protocol
 from superposed_service.changes.snapshot import begin
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -75,7 +76,9 @@ def serve(path: Path, port: int, durable: bool, seen: Path) -> None:
         directory_module.TransactionLog = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
         settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
-        uvicorn.run(create_app(settings, directory), port=port, log_level="error")
+        api = create_api(settings, directory)
+        app = guarded(api, settings, directory)
+        uvicorn.run(app, port=port, log_level="error", http=bounded_protocol(settings, api.state.direct))
 
 
 @contextmanager
@@ -123,13 +126,7 @@ def bare_forward(store: WeightStore, rows: int, seconds: float) -> float:
 
 def inference(seconds: float) -> list[dict[str, Any]]:
     tasks, found = [(f"t{number}", INPUTS) for number in range(TASKS)], []
-    for connections, rows, binary in (
-        (1, 1, True),
-        (8, 1, True),
-        (64, 1, True),
-        (64, 1, False),
-        (8, 64, True),
-    ):
+    for connections, rows, binary in ((1, 1, True), (8, 1, True), (64, 1, True), (64, 1, False), (8, 64, True)):
         with running(durable=True) as (url, sizes):
             load = Load(url, tasks, rows=rows, binary=binary, connections=connections, seconds=seconds)
             served = run(load)
@@ -155,12 +152,7 @@ def inference(seconds: float) -> list[dict[str, Any]]:
 
 def updates(seconds: float, turns: int) -> list[dict[str, Any]]:
     tasks, found = [(f"t{number}", INPUTS) for number in range(TASKS)], []
-    for durable, binary, rows in (
-        (True, True, 128),
-        (False, True, 128),
-        (True, False, 128),
-        (True, True, 32),
-    ):
+    for durable, binary, rows in ((True, True, 128), (False, True, 128), (True, False, 128), (True, True, 32)):
         ratios, speeds, plain = [], [], PlainStep(rows)
         with running(durable) as (url, _):
             load = Load(url, tasks, kind="update", rows=rows, binary=binary, connections=8, seconds=seconds)

@@ -105,10 +105,7 @@ def _binary(k: int) -> tuple[bytes, dict[str, str]]:
     head = json.dumps(
         {"context": f"t{k}", "inputs": {"datatype": "FP32", "shape": [1, INPUTS]}, "return": ["labels"]}
     ).encode()
-    headers = {
-        "Content-Type": "application/vnd.superposed.tensors",
-        HEAD_LENGTH: str(len(head)),
-    }
+    headers = {"Content-Type": "application/vnd.superposed.tensors", HEAD_LENGTH: str(len(head))}
     return head + ROWS[k].astype("<f4").tobytes(), headers
 
 
@@ -126,12 +123,7 @@ def _mlserver(port: int, folder: Path) -> tuple[list[str], Path]:
         shutil.copy(HERE / name, folder)
     ports = {"http_port": port, "grpc_port": free_port(), "metrics_port": free_port()}
     (folder / "settings.json").write_text(json.dumps({"parallel_workers": 0, "debug": False} | ports))
-    model = {
-        "name": "k",
-        "implementation": "mlserver_runtime.Networks",
-        "max_batch_size": 64,
-        "max_batch_time": 0.005,
-    }
+    model = {"name": "k", "implementation": "mlserver_runtime.Networks", "max_batch_size": 64, "max_batch_time": 0.005}
     (folder / "model-settings.json").write_text(json.dumps(model))
     return [str(PEERS / "mlserver/bin/mlserver"), "start", "."], folder
 
@@ -299,9 +291,7 @@ def main() -> None:
         values["requests_over_best_peer"] = {
             one["name"]: one[at]["requests_per_s"] / best[at]["requests_per_s"] for one in ran
         }
-    bare = {
-        one["name"].partition(", ")[2].partition(" ")[0]: one for one in ran if one["name"].startswith("bare")
-    }
+    bare = {one["name"].partition(", ")[2].partition(" ")[0]: one for one in ran if one["name"].startswith("bare")}
     own = {one["name"].partition(", ")[2]: one for one in ran if one["name"].startswith("superposed")}
     values["requests_over_bare_server"] = {
         f"{form}, {at}": own[form][at]["requests_per_s"] / bare[form][at]["requests_per_s"]

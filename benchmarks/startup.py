@@ -52,9 +52,7 @@ def server(path: Path) -> Iterator[tuple[httpx.Client, int, float]]:
     port = free_port()
     started = time.perf_counter()
     process = subprocess.Popen(
-        [COMMAND, "serve", str(path), "--port", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [COMMAND, "serve", str(path), "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:

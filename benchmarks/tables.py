@@ -68,14 +68,7 @@ def separate_table(values: dict[str, Any]) -> str:
                 f"{contexts['each'] * row['distinct_in_batch'] / 2**20:.2f} MiB",
             ]
         )
-    head = [
-        "tasks",
-        "store, rows/s",
-        "dict of networks",
-        "stacked (vmap)",
-        "store's weights",
-        "their weights",
-    ]
+    head = ["tasks", "store, rows/s", "dict of networks", "stacked (vmap)", "store's weights", "their weights"]
     return table([*head, "contexts in the batch"], lines)
 
 
@@ -101,9 +94,7 @@ def serving_table(values: dict[str, Any]) -> str:
             lines.append([server["name"], f"did not run: {server['error'].splitlines()[-1][:80]}", "", ""])
             continue
         cells = [server[f"{count} connections"] for count in (1, 8, 64)]
-        lines.append(
-            [server["name"], *(f"{one['requests_per_s']:,.0f} ({one['p99_ms']:.1f} ms)" for one in cells)]
-        )
+        lines.append([server["name"], *(f"{one['requests_per_s']:,.0f} ({one['p99_ms']:.1f} ms)" for one in cells)])
     return table(["server", "1 connection", "8 connections", "64 connections"], lines)
 
 
@@ -124,14 +115,14 @@ def service_tables(values: dict[str, Any]) -> tuple[str, str]:
         ],
     )
     updates = table(
-        ["rows", "form", "durable", "updates/s", "bare loop, updates/s", "ratio"],
+        ["rows", "form", "durable", "updates/s", "plain steps/s", "ratio"],
         [
             [
                 str(row["rows"]),
                 row["form"],
                 "yes" if row["durable"] else "no",
                 f"{row['updates_per_s']:.0f}",
-                f"{row['bare_updates_per_s']:.0f}",
+                f"{row['plain_steps_per_s']:.0f}",
                 f"{row['ratio']:.2f}",
             ]
             for row in values["updates"]
@@ -140,9 +131,73 @@ def service_tables(values: dict[str, Any]) -> tuple[str, str]:
     return inference, updates
 
 
-def profile_table(values: dict[str, Any]) -> str:
-    shares = sorted(values["shares"].items(), key=lambda share: -share[1])
-    return table(["", "of the time"], [[name, f"{share:.0%}"] for name, share in shares])
+def profile_table(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Microseconds of a request, before and after requests were answered on their connection."""
+    lines = [
+        [
+            name,
+            *(
+                f"{1e6 * share / of['requests_per_s']:.0f}"
+                for of, share in ((before, before["shares"].get(name, 0)), (after, share))
+            ),
+        ]
+        for name, share in sorted(after["shares"].items(), key=lambda one: -one[1])
+    ]
+    lines.append(["together", *(f"{1e6 / of['requests_per_s']:.0f}" for of in (before, after))])
+    return table(["", "before, µs", "now, µs"], lines)
+
+
+def learning_table(values: dict[str, Any]) -> str:
+    lines = [
+        [
+            row["store"],
+            f"{row['tasks']:,}",
+            str(row["threads"]),
+            str(row["rows in all"]),
+            f"{row['plain_ms']:.2f}",
+            f"{row['update_ms']:.2f}",
+            f"{row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})",
+        ]
+        for row in values["rows"]
+    ]
+    head = ["store", "tasks", "threads", "rows learned", "plain step, ms", "update, ms", "plain / update"]
+    return table(head, lines)
+
+
+def one_row_table(values: dict[str, Any]) -> str:
+    lines = []
+    for server in values["servers"]:
+        cells = [server[f"{count} connections"] for count in (1, 8, 64)]
+        over = values["updates_over"].get(server["name"], {})
+        shown = [f"{one['requests_per_s']:,.0f} ({one['p50_ms']:.1f}, {one['p99_ms']:.1f} ms)" for one in cells]
+        ratios = ", ".join(f"{over[f'{count} connections']:.2f}" for count in (1, 8, 64)) if over else ""
+        lines.append([server["name"], *shown, ratios])
+    head = ["server", "1 connection", "8 connections", "64 connections", "superposed over it"]
+    return table(head, lines)
+
+
+def memory_table(values: dict[str, Any]) -> str:
+    lines = [
+        [
+            f"{row['tasks']:,}",
+            f"{row['rows taught a task']} rows each" if row["rows taught a task"] else "registered only",
+            f"{row['kept_bytes'] / 2**20:,.0f} MiB",
+            f"{row['resident_bytes_at_start'] / 2**20:,.0f} MiB",
+            f"{row['resident_bytes'] / 2**20:,.0f} MiB",
+            f"{row['ready_s']:.1f} s",
+        ]
+        for row in values["memory"]
+    ]
+    head = ["tasks", "taught", "kept rows", "in memory at the start", "once 1,000 were asked", "ready after"]
+    return table(head, lines)
+
+
+def split_table(values: dict[str, Any]) -> str:
+    lines = [
+        [name, f"{one['requests_per_s']:,.0f}", f"{one['p50_ms']:.1f}", f"{one['p99_ms']:.1f}"]
+        for name, one in values["servers"].items()
+    ]
+    return table(["", "requests/s", "p50 ms", "p99 ms"], lines)
 
 
 def durability_table(values: dict[str, Any]) -> str:
@@ -161,14 +216,7 @@ def durability_table(values: dict[str, Any]) -> str:
 
 def overload_tables(values: dict[str, Any]) -> tuple[str, str]:
     overloads = table(
-        [
-            "",
-            "peak/s, before and after",
-            "answered/s at 4 x",
-            "of the mean peak",
-            "p99 at 0.9 x",
-            "p99 at 4 x",
-        ],
+        ["", "peak/s, before and after", "answered/s at 4 x", "of the mean peak", "p99 at 0.9 x", "p99 at 4 x"],
         [
             [
                 f"{row['kind']}, {row['rows_a_request']} rows",
@@ -187,10 +235,7 @@ def overload_tables(values: dict[str, Any]) -> tuple[str, str]:
             [
                 row["kind"],
                 "half of peak" if row["quota"] else "none",
-                *(
-                    f"{row[at]['own']['p50_ms']:.0f}, {row[at]['own']['p99_ms']:.0f} ms"
-                    for at in ("share", "flood")
-                ),
+                *(f"{row[at]['own']['p50_ms']:.0f}, {row[at]['own']['p99_ms']:.0f} ms" for at in ("share", "flood")),
                 f"{row['p99_ratio']:.2f}",
             ]
             for row in values["neighbours"]

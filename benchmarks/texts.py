@@ -56,9 +56,7 @@ def tenants(draw: np.random.Generator, encoder: Encoder) -> list[dict[str, Any]]
         places = {label: draw.choice(20, ROWS_A_CLASS + 1, replace=False) for label in labels}
         rows = np.concatenate([vectors[label][places[label][:-1]] for label in labels])
         asked = [str(pools[label][places[label][-1]]) for label in labels[:KNOWN]]
-        found.append(
-            {"labels": labels, "rows": rows, "targets": np.repeat(labels, ROWS_A_CLASS), "asked": asked}
-        )
+        found.append({"labels": labels, "rows": rows, "targets": np.repeat(labels, ROWS_A_CLASS), "asked": asked})
     return found
 
 
@@ -88,9 +86,7 @@ def make_store(folder: Path, everyone: list[dict[str, Any]]) -> WeightStore:
     return store
 
 
-def start_own(
-    store: WeightStore, folder: Path, kept: bool, _port: int, place: Path
-) -> tuple[list[str], Path]:
+def start_own(store: WeightStore, folder: Path, kept: bool, _port: int, place: Path) -> tuple[list[str], Path]:
     directory = place / "store"
     with DataDirectory(directory) as opened:
         begin(opened, store)

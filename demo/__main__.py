@@ -16,9 +16,7 @@ def main(
     data: Annotated[
         str, typer.Option(help="Data set of the demo: digits, or mnist where its files are present.")
     ] = "digits",
-    output: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path(
-        "demo-results"
-    ),
+    output: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path("demo-results"),
     keep: Annotated[
         bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
     ] = None,

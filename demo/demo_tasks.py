@@ -50,11 +50,7 @@ class DemoTask:
         random = np.random.default_rng(seed)
         rows = len(self.data.train_y)
         orders = [random.permutation(rows) for _ in range(self.epochs)]
-        return [
-            order[start : start + self.batch_size]
-            for order in orders
-            for start in range(0, rows, self.batch_size)
-        ]
+        return [order[start : start + self.batch_size] for order in orders for start in range(0, rows, self.batch_size)]
 
     def scaled(self, rows: NDArray[Any]) -> NDArray[Any]:
         """Return rows as the server scales them, for the baselines."""
@@ -93,7 +89,6 @@ def demo_tasks(data: str) -> list[DemoTask]:
         for name, epochs in (("breast_cancer", 5), ("wine", 15), ("iris", 15))
     ]
     permuted = [
-        DemoTask(f"{data}-permuted-{seed}", images.permuted(seed), batch_size, epochs)
-        for seed in range(1, count)
+        DemoTask(f"{data}-permuted-{seed}", images.permuted(seed), batch_size, epochs) for seed in range(1, count)
     ]
     return [DemoTask(data, images, batch_size, epochs), *small, *permuted]

@@ -46,9 +46,7 @@ def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves,
     (output / "demo.json").write_text(json.dumps({"tasks": list(keys), "curves": values}, indent=1))
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
     learned = np.arange(1, len(keys) + 1)
-    for axes, (name, curves) in zip(
-        panels, (("superposed store", store), ("plain network", plain)), strict=True
-    ):
+    for axes, (name, curves) in zip(panels, (("superposed store", store), ("plain network", plain)), strict=True):
         for place, key in enumerate(keys):
             axes.plot(learned, curves[place], marker=".", linewidth=1.4, label=key)
         axes.plot(learned, np.nanmean(curves, axis=0), color="black", linewidth=2.4, label="mean")

@@ -47,18 +47,14 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
         _initialise(directory, config)
         server = Server(directory)
         with server, server.client() as client:
-            console.print(
-                f"\nOne store at [bold]{server.url}[/], {client.store().bytes.weights:,} bytes of weights."
-            )
+            console.print(f"\nOne store at [bold]{server.url}[/], {client.store().bytes.weights:,} bytes of weights.")
             console.print(f"Teaching it {len(tasks)} tasks, strictly one after another, over HTTP:\n")
             curves = teach(client, tasks)
         console.print("\nThe server is stopped and started again; all that follows is what it answers now.")
         with Server(directory, server.port) as again, again.client() as client:
             curves[:, -1] = [_score(client, task) for task in tasks]
             weights = client.store().bytes.weights // 4
-            console.print(
-                "The same rows, the same order: one plain network, and one small network a task ..."
-            )
+            console.print("The same rows, the same order: one plain network, and one small network a task ...")
             plain = plain_network(network, config.optimizer, tasks)
             separate = separate_networks(weights, config.optimizer.steps, tasks)
             show_table(console, [task.key for task in tasks], curves, plain, separate)
@@ -79,9 +75,7 @@ def teach(client: Client, tasks: list[DemoTask]) -> Curves:
     """Teach the tasks in order and measure all of them after each; every number comes over HTTP."""
     curves = np.full((len(tasks), len(tasks)), np.nan)
     for now, task in enumerate(tasks):
-        handle = client.task(
-            task.key, labels=task.data.labels, offset=task.offset.tolist(), scale=task.scale.tolist()
-        )
+        handle = client.task(task.key, labels=task.data.labels, offset=task.offset.tolist(), scale=task.scale.tolist())
         with tqdm(task.batches(seed=now), desc=f"{task.key:>18}", unit="update", file=sys.stdout) as bar:
             for chosen in bar:
                 handle.partial_fit(task.data.train_x[chosen], task.data.named(task.data.train_y[chosen]))
@@ -105,13 +99,10 @@ def _compositions(console: Console, client: Client, tasks: list[DemoTask]) -> No
         mixed = mixture({first.key: weight, other.key: round(1 - weight, 2)})
         score = client.task(mixed).score(first.data.test_x, first.data.named(first.data.test_y))
         console.print(
-            f"  mix({first.key}:{weight}, {other.key}:{1 - weight:.1f})   accuracy {score:.3f}",
-            highlight=False,
+            f"  mix({first.key}:{weight}, {other.key}:{1 - weight:.1f})   accuracy {score:.3f}", highlight=False
         )
     for exponent in (0.9, 0.5):
-        score = client.task(power(first.key, exponent)).score(
-            first.data.test_x, first.data.named(first.data.test_y)
-        )
+        score = client.task(power(first.key, exponent)).score(first.data.test_x, first.data.named(first.data.test_y))
         console.print(f"  {first.key}^{exponent}   accuracy {score:.3f}", highlight=False)
 
 
@@ -119,9 +110,7 @@ def _curl(console: Console, server: Server, tasks: list[DemoTask], output: Path)
     """Run three commands that work while the server runs, and print their responses."""
     first, last = tasks[0], tasks[-1]
     row, mixed = output / "row.json", output / "two-tasks.json"
-    row.write_text(
-        json.dumps({"context": first.key, "inputs": first.data.test_x[:1].tolist(), "return": ["labels"]})
-    )
+    row.write_text(json.dumps({"context": first.key, "inputs": first.data.test_x[:1].tolist(), "return": ["labels"]}))
     mixed.write_text(
         json.dumps(
             {

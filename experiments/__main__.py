@@ -30,14 +30,9 @@ def permuted_mnist(
         float | None, typer.Option(help="Default: the paper's 1e-4, or a store's with --store-defaults.")
     ] = None,
     decay: Annotated[float, typer.Option(help="RMSprop's; TensorFlow's is 0.9.")] = OptimizerConfig().decay,
-    epsilon: Annotated[
-        float, typer.Option(help="RMSprop's; TensorFlow's is 1e-10.")
-    ] = OptimizerConfig().epsilon,
+    epsilon: Annotated[float, typer.Option(help="RMSprop's; TensorFlow's is 1e-10.")] = OptimizerConfig().epsilon,
     store_defaults: Annotated[
-        bool,
-        typer.Option(
-            help="As a store: LayerNorm, centred inputs, a bound bias, and a learning rate for them."
-        ),
+        bool, typer.Option(help="As a store: LayerNorm, centred inputs, a bound bias, and a learning rate for them.")
     ] = False,
     activation: Annotated[str, typer.Option(help="relu, gelu, silu or tanh.")] = "relu",
     bias: Annotated[
@@ -49,9 +44,7 @@ def permuted_mnist(
     ewc_strength: Annotated[float, typer.Option(help="Of EWC's penalty.")] = 10.0,
     synaptic_intelligence: Annotated[bool, typer.Option(help="And synaptic intelligence.")] = False,
     synaptic_strength: Annotated[float, typer.Option(help="Of its penalty.")] = 1.0,
-    separate: Annotated[
-        bool, typer.Option(help="And one small network a task, of equal bytes in all.")
-    ] = False,
+    separate: Annotated[bool, typer.Option(help="And one small network a task, of equal bytes in all.")] = False,
     rehearsed: Annotated[bool, typer.Option(help="And a store that rehearses kept rows.")] = False,
     standard_rehearsed: Annotated[
         bool, typer.Option(help="And the network without contexts that rehearses as many.")
@@ -72,9 +65,7 @@ def permuted_mnist(
     dataset: Annotated[str, typer.Option(help="An IDX data set in SUPERPOSED_DATA_DIR.")] = "mnist",
     seed: Annotated[int, typer.Option(help="Of everything that is drawn.")] = 0,
     threads: Annotated[int, typer.Option(help="Threads; 0 leaves torch's default.")] = 0,
-    results: Annotated[Path, typer.Option(help="Where the results go.")] = Path(
-        "docs/results/permuted-mnist"
-    ),
+    results: Annotated[Path, typer.Option(help="Where the results go.")] = Path("docs/results/permuted-mnist"),
 ) -> None:
     """Learn a new pixel permutation every 1,000 steps, and measure what is left of the first tasks."""
     import torch
@@ -142,9 +133,7 @@ Draws = Annotated[str, typer.Option(help="Draws of the jobs, with commas.")]
 Only = Annotated[str, typer.Option(help="Only these, by name and with commas; default: all.")]
 
 
-def _on_draws(
-    run: Callable[[Path, list[int], list[str]], Path], results: Path, draws: str, only: str
-) -> None:
+def _on_draws(run: Callable[[Path, list[int], list[str]], Path], results: Path, draws: str, only: str) -> None:
     """Run jobs on one thread, so that a figure does not depend on the machine's cores."""
     import torch
 
@@ -220,9 +209,7 @@ def _numbers(text: str) -> list[int]:
 
 @experiments.command("rotating-mnist")
 def rotating_mnist(
-    gaps: Annotated[
-        bool, typer.Option(help="Leave every second twentieth of a turn out of training.")
-    ] = False,
+    gaps: Annotated[bool, typer.Option(help="Leave every second twentieth of a turn out of training.")] = False,
     turns: Annotated[int, typer.Option(help="How many.")] = 5,
     seeds: Seeds = "0,1,2",
     results: Results = None,
@@ -242,9 +229,7 @@ def rotating_mnist(
 
 @experiments.command("personalisation")
 def personalisation(
-    drift: Annotated[
-        str, typer.Option(help="What users differ in: permuted (labels) or turned.")
-    ] = "permuted",
+    drift: Annotated[str, typer.Option(help="What users differ in: permuted (labels) or turned.")] = "permuted",
     users: Annotated[int, typer.Option(help="How many.")] = 50,
     rows: Annotated[int, typer.Option(help="Of each user.")] = 100,
     seeds: Seeds = "0,1,2",
@@ -258,10 +243,7 @@ def personalisation(
     values = {"drift": drift, "users": users, "rows": rows}
     rates = {"separate": 2e-2, "separate-8x": 6e-3}  # as tuned on seed 0, like the stores' 2e-3
     configs = (
-        validated(
-            PersonalConfig,
-            values | {"method": method, "seed": seed, "learning_rate": rates.get(method, 2e-3)},
-        )
+        validated(PersonalConfig, values | {"method": method, "seed": seed, "learning_rate": rates.get(method, 2e-3)})
         for seed in _numbers(seeds)
         for method in METHODS
     )

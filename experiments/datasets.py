@@ -23,25 +23,12 @@ from sklearn.model_selection import train_test_split
 
 from superposed.errors import ConfigError
 
-__all__ = [
-    "DATA_DIR_VARIABLE",
-    "DataUnavailable",
-    "Dataset",
-    "data_dir",
-    "idx_dataset",
-    "read_idx",
-    "sklearn_dataset",
-]
+__all__ = ["DATA_DIR_VARIABLE", "DataUnavailable", "Dataset", "data_dir", "idx_dataset", "read_idx", "sklearn_dataset"]
 
 DATA_DIR_VARIABLE = "SUPERPOSED_DATA_DIR"
 
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_IDX_FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+_IDX_FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _SOURCES = {
     "mnist": "the MNIST database of LeCun, Cortes and Burges",
     "fashion-mnist": "github.com/zalandoresearch/fashion-mnist",
@@ -120,9 +107,7 @@ def read_idx(data: bytes) -> NDArray[Any]:
     expected = int(np.prod(shape)) * dtype.itemsize
     if len(shape) != dimensions or len(data) - start != expected:
         raise DataUnavailable(
-            "an IDX file of the wrong length",
-            expected=f"{expected} bytes of data",
-            received=len(data) - start,
+            "an IDX file of the wrong length", expected=f"{expected} bytes of data", received=len(data) - start
         )
     return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape)
 
@@ -153,9 +138,7 @@ def idx_dataset(name: str = "mnist") -> Dataset:
         raw = _idx_bytes(name, file)
         known = _CHECKSUMS.get(name, {}).get(file)
         if known is not None and hashlib.sha256(raw).hexdigest() != known:
-            raise DataUnavailable(
-                f"{file} of {name} is damaged", expected=f"SHA-256 {known}", received="another"
-            )
+            raise DataUnavailable(f"{file} of {name} is damaged", expected=f"SHA-256 {known}", received="another")
         arrays.append(read_idx(raw))
     train_x, train_y, test_x, test_y = arrays
     return Dataset(

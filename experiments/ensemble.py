@@ -48,18 +48,14 @@ class BatchEnsemble(Learner):
     Source: Wen, Tran, Ba, "BatchEnsemble", ICLR 2020, section 4.1 (lifelong learning).
     """
 
-    def __init__(
-        self, network: MLPConfig, optimizer: OptimizerConfig, tasks: int, budget: int, seed: int
-    ) -> None:
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, tasks: int, budget: int, seed: int) -> None:
         self._config, self._optimizer_config, self._tasks = network, optimizer, tasks
         units = min(network.hidden)
         while units > 1 and self._numbers(units) > budget:
             units -= 1
         generator = torch.Generator().manual_seed(seed)
         sizes = self._sizes(units)
-        self._layers = nn.ModuleList(
-            _Layer(inputs, outputs, tasks, generator) for inputs, outputs in pairwise(sizes)
-        )
+        self._layers = nn.ModuleList(_Layer(inputs, outputs, tasks, generator) for inputs, outputs in pairwise(sizes))
 
     def _sizes(self, units: int) -> list[int]:
         return [self._config.inputs, *[units] * len(self._config.hidden), self._config.outputs]

@@ -49,9 +49,7 @@ class CapacityConfig(Config):
     @property
     def name(self) -> str:
         """Name of the result file."""
-        length = (
-            "" if (self.tasks, self.steps) == (_TASKS, _STEPS) else f"-tasks{self.tasks}-steps{self.steps}"
-        )
+        length = "" if (self.tasks, self.steps) == (_TASKS, _STEPS) else f"-tasks{self.tasks}-steps{self.steps}"
         return f"units{self.units}{length}-seed{self.seed}"
 
 
@@ -61,9 +59,7 @@ class _Stream:
     def __init__(self, images: Images, config: CapacityConfig) -> None:
         self._images = images
         self._random = np.random.default_rng(config.seed)
-        self._orders = [
-            torch.from_numpy(self._random.permutation(images.features)) for _ in range(config.tasks)
-        ]
+        self._orders = [torch.from_numpy(self._random.permutation(images.features)) for _ in range(config.tasks)]
 
     def batch(self, store: WeightStore, task: int) -> tuple[Batch, Targets]:
         rows = torch.from_numpy(self._random.integers(0, len(self._images.train_x), 128))

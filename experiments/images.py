@@ -44,9 +44,7 @@ def load_images(name: str = "mnist") -> Images:
     """
     if name == "cifar10":
         folder = data_dir() / name
-        (train_x, train_y), (test_x, test_y) = (
-            _pictures(folder / f"{part}.zip") for part in ("train", "test")
-        )
+        (train_x, train_y), (test_x, test_y) = (_pictures(folder / f"{part}.zip") for part in ("train", "test"))
         mean = train_x.mean(0)
         return Images(train_x - mean, train_y, test_x - mean, test_y, mean, (3, 32, 32))
     data = idx_dataset(name)
@@ -63,9 +61,7 @@ def load_images(name: str = "mnist") -> Images:
 def _pictures(path: Path) -> tuple[Tensor, Tensor]:
     """Read pictures `<class>/<id>` of a zip file as rows (N, channels x height x width) and classes."""
     if not path.exists():
-        raise DataUnavailable(
-            "no pictures there", expected="a zip file of <class>/<id>.jpg", received=str(path)
-        )
+        raise DataUnavailable("no pictures there", expected="a zip file of <class>/<id>.jpg", received=str(path))
     rows: list[NDArray[np.uint8]] = []
     names: list[str] = []
     with zipfile.ZipFile(path) as archive:

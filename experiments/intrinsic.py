@@ -71,8 +71,7 @@ class _Subspace:
         moved = self.theta[self._place] * self._entry  # (weights,)
         parts = moved.split([value.numel() for value in self._start.values()])  # type: ignore[no-untyped-call]  # torch has no annotation there
         return {
-            name: value + part.view_as(value)
-            for (name, value), part in zip(self._start.items(), parts, strict=True)
+            name: value + part.view_as(value) for (name, value), part in zip(self._start.items(), parts, strict=True)
         }
 
 

@@ -31,16 +31,7 @@ from superposed.nn import LAYER_NORM_EPSILON, activate
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 
-__all__ = [
-    "JOBS",
-    "Job",
-    "PrivateLayers",
-    "Stream",
-    "baselines",
-    "private_layers",
-    "private_stream",
-    "run_store",
-]
+__all__ = ["JOBS", "Job", "PrivateLayers", "Stream", "baselines", "private_layers", "private_stream", "run_store"]
 
 Rows: TypeAlias = NDArray[np.float64]
 Classes: TypeAlias = NDArray[np.int64]

@@ -192,9 +192,7 @@ class Superposed(Learner):
                 parameter.copy_(state[f"network.{name}"])
                 prefix = f"optimizer.{name}."
                 self._optimizer.state[parameter] = {
-                    key.removeprefix(prefix): value.clone()
-                    for key, value in state.items()
-                    if key.startswith(prefix)
+                    key.removeprefix(prefix): value.clone() for key, value in state.items() if key.startswith(prefix)
                 }
 
     @property
@@ -246,11 +244,7 @@ class Separate(Learner):
         # (inputs + 1) units + (units + 1) outputs = budget / K
         units = max(1, math.floor((self._each - outputs) / (inputs + 1 + outputs)))
         config = plain_mlp(
-            inputs=inputs,
-            hidden=(units,),
-            outputs=outputs,
-            activation=self._activation,
-            normalisation="none",
+            inputs=inputs, hidden=(units,), outputs=outputs, activation=self._activation, normalisation="none"
         )
         return MLP(config, Identity(), generator=generator)
 

@@ -31,13 +31,7 @@ Found = dict[str, Any]
 
 # Learning rate, passes and hidden layers of private output layers, as tuned on draw 0.
 _TUNED: dict[str, dict[str, Any]] = {
-    "digit-users": {
-        "rate": 1e-3,
-        "passes": 100,
-        "batch": 32,
-        "hidden": (256, 256),
-        "stream rate": 1e-3,
-    },
+    "digit-users": {"rate": 1e-3, "passes": 100, "batch": 32, "hidden": (256, 256), "stream rate": 1e-3},
     "mnist-users": {"rate": 1e-3, "passes": 30, "batch": 128, "hidden": (195, 195, 195)},
 }
 # 317,230 weights and 14,925 numbers' worth of binary contexts, where private output layers have 327,515.
@@ -52,11 +46,7 @@ _MNIST_USERS: dict[str, Any] = {
 def _store(job: Job, config: StoreConfig) -> Callable[[int], Found]:
     def taught(draw: int) -> Found:
         each, store = run_store(job, job.streams(draw), config, draw)
-        return {
-            "superposed store": each,
-            "weights": store.weight_bytes // 4,
-            "kept": store.replay_buffer.bytes,
-        }
+        return {"superposed store": each, "weights": store.weight_bytes // 4, "kept": store.replay_buffer.bytes}
 
     return taught
 
@@ -101,8 +91,7 @@ def _demo(draw: int) -> Found:
     def watch(store: WeightStore, task: int) -> None:
         if task == 0:
             first.append(
-                100.0
-                * float(evaluate(store, "t0", streams[0].test_x, streams[0].test_y.tolist()).accuracy or 0)
+                100.0 * float(evaluate(store, "t0", streams[0].test_x, streams[0].test_y.tolist()).accuracy or 0)
             )
 
     job = Job(lambda _: streams, batch=32, passes=5)
@@ -176,10 +165,7 @@ def run(results: Path, draws: Sequence[int], reports: Sequence[str]) -> Path:
 
 def table(found: Found) -> str:
     """Return each job's accuracy, and its difference from each baseline with 2 standard errors over draws."""
-    lines = [
-        "| job | learner | accuracy | the store's less this one's, ± 2 standard errors |",
-        "|---|---|---|---|",
-    ]
+    lines = ["| job | learner | accuracy | the store's less this one's, ± 2 standard errors |", "|---|---|---|---|"]
     for name, (title, _) in REPORTS.items():
         runs = [one for place, one in found["runs"].items() if place.startswith(f"{name} / ")]
         if not runs:

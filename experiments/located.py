@@ -107,8 +107,7 @@ def run(config: LocatedConfig, results: Path, *, progress: bool = True) -> dict[
         "machine": machine(),
         "accuracy_with_key": float(np.mean(keyed)),
         "found": {
-            name: {str(size): float(np.mean(shares)) for size, shares in sizes.items()}
-            for name, sizes in right.items()
+            name: {str(size): float(np.mean(shares)) for size, shares in sizes.items()} for name, sizes in right.items()
         },
     }
     write_json(results / f"{config.name}.json", result)

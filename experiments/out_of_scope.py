@@ -35,17 +35,12 @@ def embedded() -> dict[str, NDArray[np.float32]]:
     data = clinc()
     with tempfile.TemporaryDirectory() as folder:
         encoder = open_encoder(SPEC, Path(folder) / "encoder")
-        found = {
-            split: _encoded(encoder, [text for text, _ in data.sentences[split]])
-            for split in ("train", "test")
-        }
+        found = {split: _encoded(encoder, [text for text, _ in data.sentences[split]]) for split in ("train", "test")}
         return found | {"oos": _encoded(encoder, data.out_of_scope)}
 
 
 def _encoded(encoder: Encoder, texts: list[str]) -> NDArray[np.float32]:
-    parts = [
-        encoder.encode(texts[start : start + 256]) for start in tqdm(range(0, len(texts), 256), unit="texts")
-    ]
+    parts = [encoder.encode(texts[start : start + 256]) for start in tqdm(range(0, len(texts), 256), unit="texts")]
     return np.concatenate(parts).astype(np.float32)
 
 
@@ -59,9 +54,7 @@ def run(draws: list[int], per_class: tuple[int, ...], results: Path) -> dict[str
     """
     torch.set_num_threads(1)
     data, vectors = clinc(), embedded()
-    intents = {
-        split: np.asarray([intent for _, intent in data.sentences[split]]) for split in ("train", "test")
-    }
+    intents = {split: np.asarray([intent for _, intent in data.sentences[split]]) for split in ("train", "test")}
     jobs: dict[str, Sequence[Sequence[str]]]
     jobs = {"tenants of 15 intents": list(data.domains.values()), "one task of 150 intents": [data.labels]}
     values: dict[str, Any] = {"machine": machine(), "draws": draws, "abstain": ABSTAIN, "jobs": {}}
@@ -89,10 +82,7 @@ def _job(
     chosen = {}
     for number, labels in enumerate(tasks):
         key = f"t{number}"
-        register(
-            store,
-            TaskSchema(key=key, inputs=384, outputs=len(labels), labels=tuple(labels), scaling="running"),
-        )
+        register(store, TaskSchema(key=key, inputs=384, outputs=len(labels), labels=tuple(labels), scaling="running"))
         chosen[key] = np.concatenate(
             [random.choice(np.flatnonzero(intents["train"] == one), count, replace=False) for one in labels]
         )
@@ -102,9 +92,7 @@ def _job(
                 part = order[start : start + _BATCH]
                 targets = intents["train"][part].tolist()
                 learn(store, key, vectors["train"][part], targets, steps=config.optimizer.steps)
-    return [
-        _measured(store, f"t{number}", list(labels), vectors, intents) for number, labels in enumerate(tasks)
-    ]
+    return [_measured(store, f"t{number}", list(labels), vectors, intents) for number, labels in enumerate(tasks)]
 
 
 def _measured(

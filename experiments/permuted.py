@@ -156,16 +156,10 @@ def _learner(config: PermutedConfig, data: Dataset) -> Learner:
         "superposed": lambda net, own: Superposed(net, own.optimizer, own.family, own.seed),
         "standard": lambda net, own: Standard(net, own.optimizer, own.seed),
         "ewc": lambda net, own: EWC(net, own.optimizer, own.seed, own.strength),
-        "synaptic-intelligence": lambda net, own: SynapticIntelligence(
-            net, own.optimizer, own.seed, own.strength
-        ),
+        "synaptic-intelligence": lambda net, own: SynapticIntelligence(net, own.optimizer, own.seed, own.strength),
         "rehearsed": lambda net, own: Rehearsed(net, own.optimizer, own.family, _rehearsal(own), own.seed),
-        "standard-rehearsed": lambda net, own: StandardRehearsed(
-            net, own.optimizer, _rehearsal(own), own.seed
-        ),
-        "batch-ensemble": lambda net, own: BatchEnsemble(
-            net, own.optimizer, own.tasks, _budget(own, net), own.seed
-        ),
+        "standard-rehearsed": lambda net, own: StandardRehearsed(net, own.optimizer, _rehearsal(own), own.seed),
+        "batch-ensemble": lambda net, own: BatchEnsemble(net, own.optimizer, own.tasks, _budget(own, net), own.seed),
         "separate": lambda net, own: Separate(
             [(net.inputs, net.outputs)] * own.tasks,
             _budget(own, net),
@@ -276,9 +270,7 @@ def run(config: PermutedConfig, results: Path, *, progress: bool = True) -> dict
             }
             write_json(results / f"{config.name}.json", result)
             partial.parent.mkdir(parents=True, exist_ok=True)
-            tensorfile.write(
-                partial, tensorfile.dump(learner.state(), {"config": config.model_dump(), **history})
-            )
+            tensorfile.write(partial, tensorfile.dump(learner.state(), {"config": config.model_dump(), **history}))
     finished: dict[str, Any] = json.loads((results / f"{config.name}.json").read_text())
     if config.consolidation and isinstance(learner, Rehearsed) and "consolidated" not in finished:
         learner.consolidate(config.consolidation)

@@ -82,12 +82,8 @@ class _Users:
         self._images, self._config = images, config
         self._labels = [torch.from_numpy(random.permutation(10)) for _ in range(config.users)]
         self._angles = random.uniform(size=config.users)
-        rows = [
-            torch.from_numpy(random.choice(len(images.train_x), config.rows)) for _ in range(config.users)
-        ]
-        self.train = [
-            self._view(user, images.train_x[own], images.train_y[own]) for user, own in enumerate(rows)
-        ]
+        rows = [torch.from_numpy(random.choice(len(images.train_x), config.rows)) for _ in range(config.users)]
+        self.train = [self._view(user, images.train_x[own], images.train_y[own]) for user, own in enumerate(rows)]
 
     def _view(self, user: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         if self._config.drift == "permuted":
@@ -135,8 +131,7 @@ def _store(config: PersonalConfig, network: MLPConfig, users: _Users, progress: 
     """Run one store, taught by updates of rows of many users at once."""
     optimizer = OptimizerConfig(name="adam", learning_rate=config.learning_rate)
     store = WeightStore(
-        StoreConfig(network=network, optimizer=optimizer, rehearsal=NOTHING_KEPT),
-        secret=seeded_secret(config.seed),
+        StoreConfig(network=network, optimizer=optimizer, rehearsal=NOTHING_KEPT), secret=seeded_secret(config.seed)
     )
     store.register(TaskSchema(key="group", inputs=network.inputs, outputs=10))
     in_group = config.method.startswith("group")
@@ -210,11 +205,7 @@ def _separate(config: PersonalConfig, network: MLPConfig, users: _Users) -> Any:
     budget *= 8 if config.method == "separate-8x" else 1
     steps = config.passes * -(-config.rows // _SEPARATE_BATCH)
     learner = Separate(
-        [(network.inputs, 10)] * config.users,
-        budget,
-        [steps] * config.users,
-        config.learning_rate,
-        config.seed,
+        [(network.inputs, 10)] * config.users, budget, [steps] * config.users, config.learning_rate, config.seed
     )
     order = torch.Generator().manual_seed(config.seed)
     for user, (x, y) in enumerate(users.train):

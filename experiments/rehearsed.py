@@ -35,12 +35,7 @@ class Rehearsed(Learner):
     """
 
     def __init__(
-        self,
-        network: MLPConfig,
-        optimizer: OptimizerConfig,
-        family: FamilyName,
-        rehearsal: RehearsalConfig,
-        seed: int,
+        self, network: MLPConfig, optimizer: OptimizerConfig, family: FamilyName, rehearsal: RehearsalConfig, seed: int
     ) -> None:
         config = StoreConfig(network=network, family=family, optimizer=optimizer, rehearsal=rehearsal)
         self._store = WeightStore(config, secret=seeded_secret(seed))
@@ -90,9 +85,7 @@ class Rehearsed(Learner):
 class StandardRehearsed(Standard):
     """The standard network, with the same number of kept rows and the same mixture in every step."""
 
-    def __init__(
-        self, network: MLPConfig, optimizer: OptimizerConfig, rehearsal: RehearsalConfig, seed: int
-    ) -> None:
+    def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, rehearsal: RehearsalConfig, seed: int) -> None:
         super().__init__(network, optimizer, seed)
         self._rehearsal = rehearsal
         self._random = np.random.default_rng(seed)

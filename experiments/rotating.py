@@ -106,9 +106,7 @@ def run(config: RotatingConfig, results: Path, *, progress: bool = True) -> dict
     images = load_images()
     network = plain_mlp(inputs=images.features, hidden=(config.units,) * 3, outputs=10)
     store = WeightStore(
-        StoreConfig(
-            network=network, family=config.family, optimizer=config.optimizer, rehearsal=NOTHING_KEPT
-        ),
+        StoreConfig(network=network, family=config.family, optimizer=config.optimizer, rehearsal=NOTHING_KEPT),
         secret=seeded_secret(config.seed),
     )
     for number in range(SEGMENTS):
@@ -122,13 +120,7 @@ def run(config: RotatingConfig, results: Path, *, progress: bool = True) -> dict
                 turn = step / config.steps
                 if not (config.gaps and in_gap(turn)):
                     rows = torch.from_numpy(random.integers(0, len(images.train_x), config.batch))
-                    _learn(
-                        store,
-                        config,
-                        turn,
-                        turned(images.train_x[rows], turn, images.mean),
-                        images.train_y[rows],
-                    )
+                    _learn(store, config, turn, turned(images.train_x[rows], turn, images.mean), images.train_y[rows])
                 bar.update()
             accuracy.append([_accuracy(store, config, images, turn) for turn in angles])
             bar.set_postfix(mean=f"{np.mean(accuracy[-1]):.1f}")

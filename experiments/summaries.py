@@ -107,11 +107,7 @@ def _filling_table(runs: Runs) -> str:
     for name, several in runs.items():
         for point in several[0]["points"][3::4]:
             forecast, fitted = point["forecast"], point["fitted"]
-            said = (
-                ""
-                if forecast is None
-                else f"{forecast['estimate']} ({forecast['low']} to {forecast['high']})"
-            )
+            said = "" if forecast is None else f"{forecast['estimate']} ({forecast['low']} to {forecast['high']})"
             crosstalk = [f"{point[f'crosstalk_{kind}']:.2f}" for kind in ("measured", "predicted")]
             was = "" if fitted is None else f"{fitted:.0f}"
             rows.append([name, str(point["tasks"]), f"{point['mean']:.1f}", *crosstalk, said, was])
@@ -143,9 +139,7 @@ def _draw_turns(axes: Any, runs: Runs) -> None:
 def _draw_bars(axes: Any, runs: Runs) -> None:
     order = sorted(runs, key=lambda name: _statistics([one["mean"] for one in runs[name]])[0])
     found = [_statistics([one["mean"] for one in runs[name]]) for name in order]
-    axes.barh(
-        order, [mean for mean, _ in found], xerr=[error for _, error in found], color="#4c72b0", height=0.6
-    )
+    axes.barh(order, [mean for mean, _ in found], xerr=[error for _, error in found], color="#4c72b0", height=0.6)
     style_axes(axes, "Mean over seeds, with two standard errors", "test accuracy (%)", "")
 
 
@@ -163,14 +157,10 @@ def _draw_directions(axes: Any, runs: Runs) -> None:
         total = several[0]["weights"]
         points = sorted((key or total, value) for key, value in found.items())
         axes.plot(*zip(*points, strict=True), marker=".", label=f"{name}: directions")
-        kept = sorted(
-            (float(key) * total, value) for key, value in several[0]["accuracy_by_share_kept"].items()
-        )
+        kept = sorted((float(key) * total, value) for key, value in several[0]["accuracy_by_share_kept"].items())
         axes.plot(*zip(*kept, strict=True), marker="x", linestyle="--", label=f"{name}: weights kept")
     axes.set_xscale("log")
-    style_axes(
-        axes, "How little of the weights one task needs", "directions, or weights kept", "test accuracy (%)"
-    )
+    style_axes(axes, "How little of the weights one task needs", "directions, or weights kept", "test accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
 
 

@@ -13,9 +13,7 @@ def test_the_base_install_is_the_client_alone(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
     python = tmp_path / "venv" / "bin" / "python"
     subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(ROOT)],
-        check=True,
-        timeout=280,
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", str(ROOT)], check=True, timeout=280
     )
     code = "import superposed_client as c; print(c.mixture({'a': 1}).form)"
     shown = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)

@@ -75,11 +75,7 @@ def test_every_problem_and_setting_is_documented() -> None:
     "page", ["README.md", *sorted(str(path.relative_to(ROOT)) for path in EXPERIMENTS.glob("*.md"))]
 )
 def test_tables_of_figures_are_those_of_the_results(page: str) -> None:
-    made = {
-        line
-        for table in (ROOT / "docs" / "results").glob("*/table.md")
-        for line in table.read_text().splitlines()
-    }
+    made = {line for table in (ROOT / "docs" / "results").glob("*/table.md") for line in table.read_text().splitlines()}
     shown = [line for line in (ROOT / page).read_text().splitlines() if re.match(r"\| .*\d\.\d", line)]
     assert shown
     for line in shown:

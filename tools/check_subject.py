@@ -6,9 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-_THIRD_PERSON = re.compile(
-    r"(adds|fixes|changes|removes|makes|updates|moves|deletes|renames)\b", re.IGNORECASE
-)
+_THIRD_PERSON = re.compile(r"(adds|fixes|changes|removes|makes|updates|moves|deletes|renames)\b", re.IGNORECASE)
 
 
 def problem(subject: str) -> str | None:

@@ -52,9 +52,7 @@ class Trace:
         if (caller := outer(frame)) is not None:
             self.calling.add(caller)
         if room(caller) != here:
-            self.stays.append(
-                (frame, f"{here.replace('superposed_service', 'service')}.{frame.f_code.co_name}")
-            )
+            self.stays.append((frame, f"{here.replace('superposed_service', 'service')}.{frame.f_code.co_name}"))
 
     def walk(self) -> list[str]:
         """Return the stays: calls into a room that call further."""

@@ -16,9 +16,7 @@ from sklearn.linear_model import SGDClassifier
 
 app = FastAPI()
 models: dict[str, SGDClassifier] = {}
-database = sqlite3.connect(
-    Path(tempfile.mkdtemp(dir=os.environ.get("FOLDER"))) / "rows.db", check_same_thread=False
-)
+database = sqlite3.connect(Path(tempfile.mkdtemp(dir=os.environ.get("FOLDER"))) / "rows.db", check_same_thread=False)
 database.execute("PRAGMA journal_mode=WAL")
 database.execute("PRAGMA synchronous=FULL")
 database.execute("CREATE TABLE learned (task TEXT, line TEXT)")

@@ -10,13 +10,12 @@ Example:
 
 from superposed_client import _errors, models
 from superposed_client._async_client import AsyncClient
-from superposed_client._async_handle import AsyncTask
 from superposed_client._client import Client
 from superposed_client._contexts import Context, mixture, power, task
 from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree
-from superposed_client._handle import Task
 from superposed_client._keys import AsyncKeys, Keys
+from superposed_client._task import AsyncTask, Task
 from superposed_client.models import *  # noqa: F403 - the answers
 
 __all__ = [

@@ -181,9 +181,7 @@ def rows_of(inputs: Any) -> NDArray[Any]:
         ValueError: They are no rows of equally many numbers; the message says what to pass instead.
     """
     if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
-        raise ValueError(
-            "one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)"
-        )
+        raise ValueError("one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)")
     try:
         array = np.asarray(plain_rows(inputs))
         array = _sendable(array) if array.dtype.kind == "O" else array

@@ -10,22 +10,13 @@ from typing import Self, TypeVar, Unpack
 import httpx
 
 from superposed_client import _operations as operations
-from superposed_client._async_handle import AsyncTask
 from superposed_client._calls import async_call
 from superposed_client._contexts import ContextLike
-from superposed_client._core import (
-    Operation,
-    Request,
-    Response,
-    RetryPolicy,
-    credentials,
-    refuse_errors,
-    unreachable,
-)
+from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors, unreachable
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
 from superposed_client._keys import AsyncKeys
-from superposed_client._task import TaskCore, TaskFields, TaskSchema
+from superposed_client._task import AsyncTask, TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
 T = TypeVar("T")

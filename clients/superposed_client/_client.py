@@ -12,20 +12,11 @@ import httpx
 from superposed_client import _operations as operations
 from superposed_client._calls import sync_call
 from superposed_client._contexts import ContextLike
-from superposed_client._core import (
-    Operation,
-    Request,
-    Response,
-    RetryPolicy,
-    credentials,
-    refuse_errors,
-    unreachable,
-)
+from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors, unreachable
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
-from superposed_client._handle import Task
 from superposed_client._keys import Keys
-from superposed_client._task import TaskCore, TaskFields, TaskSchema
+from superposed_client._task import Task, TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
 T = TypeVar("T")

@@ -44,9 +44,7 @@ def mixture(parts: Mapping[Any, float] | Sequence[tuple[ContextLike, float]]) ->
         {'context': 'a', 'weight': 0.7}
     """
     pairs = list(parts.items()) if isinstance(parts, Mapping) else list(parts)
-    return Context(
-        {"mixture": [{"context": context_form(part), "weight": float(weight)} for part, weight in pairs]}
-    )
+    return Context({"mixture": [{"context": context_form(part), "weight": float(weight)} for part, weight in pairs]})
 
 
 def power(context: ContextLike, exponent: float) -> Context:

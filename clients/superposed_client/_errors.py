@@ -210,7 +210,5 @@ class Internal(ApiError, slug="internal"):
 
 ERRORS: dict[str, type[ApiError]] = {error.slug: error for error in ApiError.__subclasses__()}
 
-__all__ = [
-    name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__
-]
+__all__ = [name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__]
 __all__ += ["ERRORS"]

@@ -54,9 +54,7 @@ def _targets_form(targets: Targets) -> Any:
     return plain.tolist() if tensor is None else tensor
 
 
-def _rows_body(
-    context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs
-) -> dict[str, Any]:
+def _rows_body(context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs) -> dict[str, Any]:
     body = _inputs_form(inputs)
     if context is not None:
         body["context"] = context_form(context)
@@ -120,11 +118,7 @@ def update(
 
 
 def evaluate(
-    context: ContextLike | None,
-    inputs: Inputs,
-    targets: Targets,
-    *,
-    contexts: Iterable[ContextLike] | None = None,
+    context: ContextLike | None, inputs: Inputs, targets: Targets, *, contexts: Iterable[ContextLike] | None = None
 ) -> Operation[Evaluation]:
     """Return loss and accuracy on labelled rows."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}

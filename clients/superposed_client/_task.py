@@ -1,4 +1,4 @@
-"""Operations of a task handle with scikit-learn's method names, shared by `Task` and `AsyncTask`."""
+"""Handles on a context with scikit-learn's method names: their operations once, and how the clients run them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, targets_of
+from superposed_client._calls import async_chain, async_method, sync_chain, sync_method
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
@@ -219,15 +220,27 @@ class TaskCore:
             yield from operations.delete_task(str(self._key), untaught=True)
 
     def partial_fit(
-        self, inputs: Inputs, y: Targets, steps: int | None = None, sample_weight: Any = None
+        self,
+        X: Inputs,  # noqa: N803 - as scikit-learn
+        y: Targets,
+        *,
+        steps: int | None = None,
+        sample_weight: Any = None,
     ) -> Operation[Update]:
-        """Send one online update; the first registers the task, and a rejected one registers nothing."""
-        rows, targets = yield from self._paired(inputs, y)
+        """Send one online update of rows (B, features), or B rows by name, and B targets.
+
+        The first registers the task; one that is refused registers nothing.
+
+        Args:
+            X: Numbers, a data frame, or a list of dicts.
+            y: Labels, or values.
+            steps: Optimizer steps; default: the store's.
+            sample_weight: (B,) how much each row counts, from 0.
+        """
+        rows, targets = yield from self._paired(X, y)
         return (yield from self._teach(rows, targets, steps, sample_weight))
 
-    def _teach(
-        self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any
-    ) -> Operation[Update]:
+    def _teach(self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any) -> Operation[Update]:
         new = yield from self._prepare(rows, targets)
         try:
             self.last_update = yield from operations.update(
@@ -264,35 +277,66 @@ class TaskCore:
         values = enumerate(targets.tolist())
         return next(((row, value) for row, value in values if known and value not in known), None)
 
-    def fit(self, inputs: Inputs, y: Targets, options: FitOptions) -> Operation[None]:
-        """Return updates over shuffled rows, epoch after epoch."""
-        rows, targets = yield from self._paired(inputs, y)
-        weights = _weights(targets, options.sample_weight, options.class_weight)
-        random = np.random.default_rng(options.seed)
-        orders = [random.permutation(len(rows)) for _ in range(options.epochs)]
-        batches = [order[part] for order in orders for part in chunks(len(rows), options.batch_size)]
-        for chosen in _progress(batches, str(self.context), options.progress):
+    def fit(
+        self,
+        X: Inputs,  # noqa: N803
+        y: Targets,
+        *,
+        batch_size: int = 32,
+        epochs: int = 1,
+        seed: int | None = None,
+        progress: bool = False,
+        sample_weight: Any = None,
+        class_weight: ClassWeight | None = None,
+    ) -> Operation[None]:
+        """Send updates over shuffled rows, `epochs` times; continue from the task's present state.
+
+        `class_weight` is a weight a label, or "balanced" for the same sum of weights in each class.
+        """
+        rows, targets = yield from self._paired(X, y)
+        weights = _weights(targets, sample_weight, class_weight)
+        random = np.random.default_rng(seed)
+        orders = [random.permutation(len(rows)) for _ in range(epochs)]
+        batches = [order[part] for order in orders for part in chunks(len(rows), batch_size)]
+        for chosen in _progress(batches, str(self.context), progress):
             own = None if weights is None else weights[chosen]
             if own is None or own.any():
                 yield from self._teach(_take(rows, chosen), targets[chosen], None, own)
 
-    def learn_model(self, model: Any, inputs: Inputs, options: FitOptions) -> Operation[float]:
-        """Fit a model's predictions for four rows of five, and score the others."""
-        rows = yield from self._read(inputs)
-        answers = targets_of(model.predict(inputs) if hasattr(model, "predict") else model(inputs))
+    def learn_model(
+        self,
+        model: Any,
+        X: Inputs,  # noqa: N803
+        *,
+        epochs: int = 10,
+        batch_size: int = 32,
+        seed: int = 0,
+    ) -> Operation[float]:
+        """Learn a trained model from its answers to unlabelled rows; the model itself is not sent.
+
+        Args:
+            model: An object with `predict`, or a function: rows to labels, or to values of an mse task.
+            X: Rows as it takes them, 5 or more; on a fifth of them nothing is learned.
+            epochs: How often the other rows are gone through.
+            batch_size: Rows of one update.
+            seed: Of the order.
+
+        Returns:
+            Agreement on the rows held out: accuracy, or R² of an mse task.
+        """
+        rows = yield from self._read(X)
+        answers = targets_of(model.predict(X) if hasattr(model, "predict") else model(X))
         if len(rows) != len(answers) or len(rows) < _LEAST_MODEL_ROWS:
             found = f"{len(rows)} rows, {len(answers)} answers"
-            raise ValueError(
-                f"a model is learned from its answers to {_LEAST_MODEL_ROWS} rows or more: {found}"
-            )
-        order = np.random.default_rng(options.seed).permutation(len(rows))
+            raise ValueError(f"a model is learned from its answers to {_LEAST_MODEL_ROWS} rows or more: {found}")
+        order = np.random.default_rng(seed).permutation(len(rows))
         held, learned = order[: max(2, len(rows) // 5)], order[max(2, len(rows) // 5) :]
-        yield from self.fit(_take(rows, learned), answers[learned], options)
+        yield from self.fit(_take(rows, learned), answers[learned], batch_size=batch_size, epochs=epochs, seed=seed)
         return (yield from self.score(_take(rows, held), answers[held]))
 
-    def predict(self, inputs: Inputs) -> Operation[NDArray[Any]]:
-        """Return labels of their own type (or class indexes) for cross-entropy, values for mse."""
-        rows, found, form = (yield from self._read(inputs)), list[Any](), None
+    def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803
+        """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
+        rows, found, form = (yield from self._read(X)), list[Any](), None
         for part in chunks(len(rows)):
             answer = yield from self._when_known(rows, partial(operations.infer, self.context, rows[part]))
             found += (answer.labels if answer.labels is not None else answer.values) or []
@@ -302,17 +346,17 @@ class TaskCore:
             return values[:, 0] if values.shape[1] == 1 else values
         return np.asarray(found, dtype="M8[ns]" if form == "datetime" else None)
 
-    def predict_proba(self, inputs: Inputs) -> Operation[NDArray[Any]]:
+    def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803
         """Return probabilities (rows, classes)."""
-        rows, found = (yield from self._read(inputs)), list[Any]()
+        rows, found = (yield from self._read(X)), list[Any]()
         for part in chunks(len(rows)):
             asked = partial(operations.infer, self.context, rows[part], fields=["probabilities"])
             found += (yield from self._when_known(rows, asked)).probabilities or []
         return np.asarray(found)
 
-    def score(self, inputs: Inputs, y: Targets) -> Operation[float]:
+    def score(self, X: Inputs, y: Targets) -> Operation[float]:  # noqa: N803
         """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
-        rows, targets = yield from self._paired(inputs, y)
+        rows, targets = yield from self._paired(X, y)
         if not self.schema.given:
             yield from self._prepare(rows, None)
         correct = 0.0
@@ -320,7 +364,7 @@ class TaskCore:
             asked = partial(operations.evaluate, self.context, rows[part], targets[part])
             measured = yield from self._when_known(rows, asked)
             if measured.accuracy is None:
-                return _r2(targets, (yield from self.predict(inputs)))
+                return _r2(targets, (yield from self.predict(X)))
             correct += measured.accuracy * measured.rows
         return correct / len(rows)
 
@@ -348,25 +392,33 @@ class TaskHandle:
         return self._core.last_update
 
 
-@dataclass(frozen=True)
-class FitOptions:
-    """Options of `fit`."""
+class Task(TaskHandle):
+    """A handle on one context, in scikit-learn's habit. Made by `Client.task`."""
 
-    batch_size: int = 32
-    epochs: int = 1
-    seed: int | None = None
-    progress: bool = False
-    sample_weight: Any = None
-    class_weight: ClassWeight | None = None
+    partial_fit = sync_chain(TaskCore.partial_fit)
+    fit = sync_chain(TaskCore.fit)
+    learn_model = sync_method(TaskCore.learn_model)
+    predict = sync_method(TaskCore.predict)
+    predict_proba = sync_method(TaskCore.predict_proba)
+    score = sync_method(TaskCore.score)
+
+
+class AsyncTask(TaskHandle):
+    """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`; see `Task`."""
+
+    partial_fit = async_chain(TaskCore.partial_fit)
+    fit = async_chain(TaskCore.fit)
+    learn_model = async_method(TaskCore.learn_model)
+    predict = async_method(TaskCore.predict)
+    predict_proba = async_method(TaskCore.predict_proba)
+    score = async_method(TaskCore.score)
 
 
 def _take(rows: Rows, chosen: NDArray[Any]) -> Rows:
     return [rows[place] for place in chosen] if isinstance(rows, list) else rows[chosen]
 
 
-def _class_weights(
-    labels: NDArray[Any], counts: NDArray[Any], class_weight: ClassWeight
-) -> NDArray[np.float64]:
+def _class_weights(labels: NDArray[Any], counts: NDArray[Any], class_weight: ClassWeight) -> NDArray[np.float64]:
     """Return the weight of each label, (labels,)."""
     if isinstance(class_weight, str):
         if class_weight != "balanced":
@@ -379,9 +431,7 @@ def _class_weights(
     return np.asarray([given.get(label, 1.0) for label in labels.tolist()])
 
 
-def _weights(
-    targets: NDArray[Any], sample_weight: Any, class_weight: ClassWeight | None
-) -> NDArray[np.float64] | None:
+def _weights(targets: NDArray[Any], sample_weight: Any, class_weight: ClassWeight | None) -> NDArray[np.float64] | None:
     """Return the weight of each row, (B,); None where all are 1.
 
     "balanced" gives all classes the same sum, as in scikit-learn: rows / (classes * rows of the class).

@@ -50,9 +50,7 @@ def dump(body: Mapping[str, Any]) -> tuple[bytes, int]:
     """Return the bytes of a body whose arrays are sent as tensors, and how long its JSON head is."""
     arrays = {name: value for name, value in body.items() if isinstance(value, np.ndarray)}
     head = {
-        name: {"datatype": _NAMES[arrays[name].dtype], "shape": arrays[name].shape}
-        if name in arrays
-        else value
+        name: {"datatype": _NAMES[arrays[name].dtype], "shape": arrays[name].shape} if name in arrays else value
         for name, value in body.items()
     }
     text = json.dumps(head, separators=(",", ":"), default=plain_value).encode()

@@ -179,9 +179,7 @@ class JournalInfo(_Answer):
     records_since_snapshot: int
     failure: str | None = Field(None, description="Why nothing is learned until the next start, or null.")
     lineage: str = Field("", description="The store's identity: the same in every copy, export and backup.")
-    incarnation: str | None = Field(
-        None, description="Identity of the serving process; it changes at each start."
-    )
+    incarnation: str | None = Field(None, description="Identity of the serving process; it changes at each start.")
 
 
 class RecoveryInfo(_Answer):
@@ -314,13 +312,9 @@ class ApiKey(_Answer):
     since: int = Field(description="Sequence number of the journal when the key was made.")
     expires: float | None = Field(None, description="Unix seconds; null for never.")
     revoked: float | None = Field(None, description="Unix seconds; null while it is good.")
-    requests_per_second: float | None = Field(
-        None, description="Its own quota; null for the server's, 0: none."
-    )
+    requests_per_second: float | None = Field(None, description="Its own quota; null for the server's, 0: none.")
     rows_per_second: float | None = Field(None, description="Its own quota; null for the server's, 0: none.")
-    updates_per_second: float | None = Field(
-        None, description="Its own quota; null for the server's, 0: none."
-    )
+    updates_per_second: float | None = Field(None, description="Its own quota; null for the server's, 0: none.")
 
 
 class NewApiKey(_Answer):
@@ -330,6 +324,4 @@ class NewApiKey(_Answer):
     key: str = Field(repr=False, description="The secret, for `Authorization: Bearer …`; it is shown once.")
 
 
-__all__ = [
-    name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__
-]
+__all__ = [name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__]

@@ -24,9 +24,7 @@ _FLAGS = (
 def chromium() -> Iterator[Browser]:
     """A headless browser; without its own sandbox, which needs more than containers give."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=EXECUTABLE, args=list(_FLAGS), chromium_sandbox=False
-        )
+        browser = playwright.chromium.launch(executable_path=EXECUTABLE, args=list(_FLAGS), chromium_sandbox=False)
         try:
             yield browser
         finally:

@@ -19,9 +19,7 @@ from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
 
 if EXECUTABLE is None:
-    pytest.skip(
-        "no Chromium here: `apt-get install chromium` runs the browser tests", allow_module_level=True
-    )
+    pytest.skip("no Chromium here: `apt-get install chromium` runs the browser tests", allow_module_level=True)
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
     digits, iris = real_digits(), sklearn_dataset("iris")
     path = tmp_path_factory.mktemp("browser") / "store"
     config = plain_config(
-        network=MLPConfig(inputs=digits.features, hidden=(128, 128)),
-        optimizer=OptimizerConfig(learning_rate=1e-3),
+        network=MLPConfig(inputs=digits.features, hidden=(128, 128)), optimizer=OptimizerConfig(learning_rate=1e-3)
     )
     with DataDirectory(path) as directory:
         begin(directory, WeightStore(config, secret=seeded_secret(11)))
@@ -88,9 +85,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with a task of texts and one of images."""
     path = tmp_path_factory.mktemp("browser") / "originals"
-    encoders = {
-        name: describe(spec, path) for name, spec in (("words", "hash:64"), ("pixels", "pixels:1x8x8"))
-    }
+    encoders = {name: describe(spec, path) for name, spec in (("words", "hash:64"), ("pixels", "pixels:1x8x8"))}
     config = plain_config(network=MLPConfig(inputs=64, hidden=(16,)), encoders=encoders)
     with DataDirectory(path) as directory:
         begin(directory, WeightStore(config, secret=seeded_secret(12)))

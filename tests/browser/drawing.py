@@ -28,8 +28,7 @@ def draw(page: Page, picture: NDArray[Any], side: int) -> None:
             middle = (first + last) / 2
             left, right = min(first + inset, middle), max(last - inset, middle)
             at = [
-                (box["x"] + x / side * box["width"], box["y"] + (y + 0.5) / side * box["height"])
-                for x in (left, right)
+                (box["x"] + x / side * box["width"], box["y"] + (y + 0.5) / side * box["height"]) for x in (left, right)
             ]
             page.mouse.move(*at[0])
             page.mouse.down()

@@ -152,9 +152,7 @@ class TestPlayground:
             page.locator(".labels").get_by_text("3", exact=True).click()
             page.get_by_label("Steps").select_option("20")
             page.get_by_role("button", name="Teach", exact=True).click()
-            expect(
-                page.get_by_text("Of the 1 taught here, 0 were right before and 1 are now.")
-            ).to_be_visible()
+            expect(page.get_by_text("Of the 1 taught here, 0 were right before and 1 are now.")).to_be_visible()
             expect(page.locator("[data-answer]")).to_have_attribute("data-answer", "3")
             assert client.infer("digits", rows, fields=["logits"]).logits != before
             page.get_by_role("button", name=re.compile(r"^Undo #\d+")).click()
@@ -234,9 +232,7 @@ class TestOperations:
 
 
 class TestAccess:
-    def test_a_wrong_key_is_refused_and_a_good_one_is_kept_in_the_tab(
-        self, page: Page, tmp_path: Path
-    ) -> None:
+    def test_a_wrong_key_is_refused_and_a_good_one_is_kept_in_the_tab(self, page: Page, tmp_path: Path) -> None:
         with serving(make_directory(tmp_path / "store")) as http:
             register(http)
             http.headers.update(make(http, "admin"))
@@ -251,9 +247,7 @@ class TestAccess:
             page.keyboard.press("Enter")
             expect(page.locator(".task-row")).to_contain_text("digits")
             expect(page.locator("#connection")).to_have_text("Live")
-            assert reader not in page.evaluate(
-                "JSON.stringify({...localStorage}) + document.cookie + location.href"
-            )
+            assert reader not in page.evaluate("JSON.stringify({...localStorage}) + document.cookie + location.href")
             page.goto(f"{http.base_url}/console#/operations")
             refused = page.get_by_role("region", name="Snapshots").get_by_role("alert")
             expect(refused).to_contain_text("This API key may not do this.")

@@ -47,9 +47,7 @@ NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
 
 
 class TestParity:
-    @pytest.mark.parametrize(
-        ("sync", "asynchronous"), [(Client, AsyncClient), (Task, AsyncTask), (Keys, AsyncKeys)]
-    )
+    @pytest.mark.parametrize(("sync", "asynchronous"), [(Client, AsyncClient), (Task, AsyncTask), (Keys, AsyncKeys)])
     def test_both_clients_have_the_same_calls(self, sync: type, asynchronous: type) -> None:
         def calls(kind: type) -> dict[str, object]:
             return {
@@ -136,9 +134,7 @@ class TestRetries:
 
     def test_pauses_grow_with_jitter_up_to_a_limit(self) -> None:
         request = superposed_client._core.Request("GET", "/")
-        lowest, highest = (
-            list(RetryPolicy(5, 1.0, 10.0, draw).pauses(request)) for draw in (lambda: 0.0, lambda: 1.0)
-        )
+        lowest, highest = (list(RetryPolicy(5, 1.0, 10.0, draw).pauses(request)) for draw in (lambda: 0.0, lambda: 1.0))
         assert lowest == [0.5, 1.0, 2.0, 4.0, 8.0]
         assert highest == [1.5, 3.0, 6.0, 10.0, 10.0]
 
@@ -177,9 +173,7 @@ class TestContexts:
             (power(mixture({task("a"): 1, "b": 3}), -0.5), "mix(a:1,b:3)^-0.5"),
         ],
     )
-    def test_composed_contexts_mean_what_the_text_means(
-        self, context: superposed_client.Context, text: str
-    ) -> None:
+    def test_composed_contexts_mean_what_the_text_means(self, context: superposed_client.Context, text: str) -> None:
         assert as_expression(json.loads(json.dumps(context.form))) == as_expression(text)
         assert as_expression(_text(context.form)) == as_expression(text)
 
@@ -397,11 +391,7 @@ class TestTaskHandle:
             assert snapshot in client.list_snapshots()
             assert client.capacity().tasks == client.store().tasks
             made = client.register_task(
-                "sdk-rest-3",
-                labels=range(2),
-                inputs=3,
-                composition=mixture({"sdk-rest-1": 1}),
-                scale=np.ones(3),
+                "sdk-rest-3", labels=range(2), inputs=3, composition=mixture({"sdk-rest-1": 1}), scale=np.ones(3)
             )
             assert made.labels == [0, 1]
             client.delete_task("sdk-rest-3")

@@ -195,8 +195,7 @@ def test_a_store_of_images_refuses_rows_that_are_none(tmp_path: Path) -> None:
 
 class TestMessages:
     @pytest.mark.parametrize(
-        ("key", "suggested"),
-        [("my task", "my-task"), ("a@b.c", "a-b.c"), ("user:42", "user-42"), ("é", "my-task")],
+        ("key", "suggested"), [("my task", "my-task"), ("a@b.c", "a-b.c"), ("user:42", "user-42"), ("é", "my-task")]
     )
     def test_a_key_of_other_characters(self, client: Client, key: str, suggested: str) -> None:
         with pytest.raises(ValueError, match=f"is not a task key.*'{suggested}'"):

@@ -101,9 +101,7 @@ def test_labels_on_every_kind_of_handle_come_back_as_they_went_in(client: Client
 def assert_agrees(handle: Any, y: Any, values: Any) -> None:
     predicted = handle.predict(X)
     assert set(predicted.tolist()) <= set(np.unique(values).tolist())
-    assert (
-        predicted.dtype.kind == {"u": "i"}.get(values.dtype.kind, values.dtype.kind) or values.dtype == object
-    )
+    assert predicted.dtype.kind == {"u": "i"}.get(values.dtype.kind, values.dtype.kind) or values.dtype == object
     assert (predicted == values).mean() == pytest.approx(handle.score(X, y))
     assert handle.score(X, y) > 0.5
 
@@ -132,8 +130,7 @@ def test_a_target_of_another_type_or_value_is_refused(client: Client, labels: An
 
 
 @pytest.mark.parametrize(
-    "labels",
-    [[1, "a"], [True, 2], [0.5, "x"], [1, 1.0], ["a", "a"], ["x" * 257], [[1]], [None, 1]],
+    "labels", [[1, "a"], [True, 2], [0.5, "x"], [1, 1.0], ["a", "a"], ["x" * 257], [[1]], [None, 1]]
 )
 def test_labels_that_cannot_be_told_apart_are_refused(http: httpx.Client, labels: Any) -> None:
     body = {"key": "bad", "inputs": 3}
@@ -147,12 +144,7 @@ def test_labels_that_cannot_be_told_apart_are_refused(http: httpx.Client, labels
     labels=st.one_of(
         st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=6, unique=True),
         st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=6, unique=True),
-        st.lists(
-            st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
-            min_size=1,
-            max_size=6,
-            unique=True,
-        ),
+        st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), min_size=1, max_size=6, unique=True),
         st.permutations([True, False]),
     ),
     picks=st.lists(st.integers(0, 100), min_size=1, max_size=4),

@@ -87,9 +87,7 @@ def test_class_weights_are_scikit_learns() -> None:
     from sklearn.utils.class_weight import compute_sample_weight
 
     y = np.array(["a"] * 7 + ["b"] * 2 + ["c"])
-    np.testing.assert_allclose(
-        np.asarray(_weights(y, None, "balanced")), compute_sample_weight("balanced", y)
-    )
+    np.testing.assert_allclose(np.asarray(_weights(y, None, "balanced")), compute_sample_weight("balanced", y))
     np.testing.assert_allclose(
         np.asarray(_weights(y, np.arange(10), {"a": 2.0, "c": 0.5})),
         compute_sample_weight({"a": 2.0, "c": 0.5}, y) * np.arange(10),

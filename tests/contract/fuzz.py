@@ -61,12 +61,7 @@ class Found:
 
     def describe(self) -> dict[str, Any]:
         counts = {name: self.statuses[name] for name in sorted(self.statuses)}
-        return {
-            "cases": self.cases,
-            "answers": counts,
-            "slowest_s": self.slowest_s,
-            "broken": self.broken[:20],
-        }
+        return {"cases": self.cases, "answers": counts, "slowest_s": self.slowest_s, "broken": self.broken[:20]}
 
 
 class Target:
@@ -116,11 +111,7 @@ def target() -> Iterator[Target]:
 
 def _many(count: int, strategy: st.SearchStrategy[Any], test: Callable[[Any], None]) -> None:
     chosen = settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=_SLOW_IS_FINE,
-        phases=[Phase.generate],
+        max_examples=count, database=None, deadline=None, suppress_health_check=_SLOW_IS_FINE, phases=[Phase.generate]
     )
     chosen(seed(0)(given(strategy)(test)))()
 
@@ -208,8 +199,7 @@ v2_inputs = changed(
         "shape": st.lists(st.integers(-1, 2**40), max_size=4),
         "data": st.one_of(st.lists(numbers, max_size=5), numbers),
         "parameters": st.one_of(
-            st.fixed_dictionaries({"binary_data_size": st.one_of(st.just(4 * WIDTH), st.integers(-1, 600))}),
-            numbers,
+            st.fixed_dictionaries({"binary_data_size": st.one_of(st.just(4 * WIDTH), st.integers(-1, 600))}), numbers
         ),
     },
 )
@@ -267,10 +257,7 @@ def native(bodies: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[bytes, str
     )
 
 
-protocol = st.one_of(
-    st.tuples(v2_bodies.map(_text).flatmap(bent), st.none()),
-    framed(v2_bodies),
-)
+protocol = st.one_of(st.tuples(v2_bodies.map(_text).flatmap(bent), st.none()), framed(v2_bodies))
 
 
 def _headers(**values: str | None) -> dict[str, bytes]:

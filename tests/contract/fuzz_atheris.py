@@ -37,9 +37,7 @@ def seeds(folder: Path) -> None:
         text = json.dumps(head).encode()
         body = text + bytes(4 * WIDTH + 8)
         (folder / f"binary-{number}").write_bytes(b"\1" + len(text).to_bytes(2, "little") + body)
-    for number, value in enumerate(
-        ({"context": "digits", "inputs": [[0.5] * WIDTH]}, {"context": {"task": "a"}})
-    ):
+    for number, value in enumerate(({"context": "digits", "inputs": [[0.5] * WIDTH]}, {"context": {"task": "a"}})):
         (folder / f"json-{number}").write_bytes(b"\2\0\0" + json.dumps(value).encode())
 
 

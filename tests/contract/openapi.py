@@ -185,9 +185,7 @@ def _answered(where: str, was: Json, now: Json, old: Json, new: Json) -> Iterato
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="Takes the document as it is now.")
     asked = parser.parse_args()
     document = served()

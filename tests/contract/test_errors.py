@@ -170,9 +170,5 @@ def test_an_error_crosses_the_wire_with_what_it_says(kind: type[SuperposedError]
     if status == 500:
         assert "it went wrong" not in str(caught.value)
     else:
-        assert (caught.value.detail, caught.value.expected, caught.value.received) == (
-            "it went wrong",
-            "this",
-            "that",
-        )
+        assert (caught.value.detail, caught.value.expected, caught.value.received) == ("it went wrong", "this", "that")
     assert (status in {429, 503, 504}) == ("retry-after" in response.headers)

@@ -111,14 +111,11 @@ def test_default_outputs(call: Caller, http: httpx.Client) -> None:
     names = [one["name"] for one in answer.get_response()["outputs"]]
     assert names == ["probabilities", "labels", "classes", "logits"]
     answer = call("infer", "line", [rows_input()])
-    np.testing.assert_allclose(
-        answer.as_numpy("values"), native(http, "line")["values"], rtol=1e-5, atol=1e-6
-    )
+    np.testing.assert_allclose(answer.as_numpy("values"), native(http, "line")["values"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("dtype", "binary"),
-    [("f2", True), *((dtype, binary) for dtype in DTYPES for binary in (True, False))],
+    ("dtype", "binary"), [("f2", True), *((dtype, binary) for dtype in DTYPES for binary in (True, False))]
 )
 def test_other_datatypes(call: Caller, http: httpx.Client, dtype: str, binary: bool) -> None:
     datatype = (DTYPES | {"f2": "FP16"})[dtype]
@@ -139,9 +136,7 @@ def test_compositions_are_models(call: Caller, http: httpx.Client, model: str) -
 def test_a_context_for_each_row(call: Caller, http: httpx.Client, binary: bool) -> None:
     names = ["rot^2", "few", "digits"]
     contexts = triton.InferInput("context", [3], "BYTES")
-    contexts.set_data_from_numpy(
-        np.array([name.encode() for name in names], dtype=object), binary_data=binary
-    )
+    contexts.set_data_from_numpy(np.array([name.encode() for name in names], dtype=object), binary_data=binary)
     answer = call("infer", "plain", [rows_input(), contexts])
     wanted = native(http, names)["probabilities"]
     found = answer.as_numpy("probabilities")
@@ -229,11 +224,7 @@ def test_nested_data_and_a_raw_body(http: httpx.Client) -> None:
             {"json": {"inputs": [GOOD["inputs"][0] | {"datatype": "UINT8", "data": [300] * 64}]}},
             422,
         ),
-        (
-            "/v2/models/digits/infer",
-            {"json": {"inputs": [GOOD["inputs"][0] | {"shape": [0, 2**62], "data": []}]}},
-            422,
-        ),
+        ("/v2/models/digits/infer", {"json": {"inputs": [GOOD["inputs"][0] | {"shape": [0, 2**62], "data": []}]}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"parameters": {"binary_data_output": 1}}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"parameters": []}}, 422),
         ("/v2/models/digits/infer", {"json": GOOD | {"outputs": [{"name": "values"}]}}, 422),
@@ -250,16 +241,10 @@ def test_nested_data_and_a_raw_body(http: httpx.Client) -> None:
             {"content": zlib.compress(b"{}")[:-3], "headers": {"Content-Encoding": "deflate"}},
             422,
         ),
-        (
-            "/v2/models/digits/infer",
-            {"content": b"123", "headers": {"Inference-Header-Content-Length": "0"}},
-            422,
-        ),
+        ("/v2/models/digits/infer", {"content": b"123", "headers": {"Inference-Header-Content-Length": "0"}}, 422),
     ],
 )
-def test_every_refusal_is_an_error_body(
-    http: httpx.Client, path: str, more: dict[str, Any], status: int
-) -> None:
+def test_every_refusal_is_an_error_body(http: httpx.Client, path: str, more: dict[str, Any], status: int) -> None:
     answer = http.post(path, **more)
     assert answer.status_code == status, answer.text
     assert list(answer.json()) == ["error"]
@@ -303,7 +288,5 @@ def test_a_name_with_a_slash_is_known_in_every_route(http: httpx.Client, name: s
         answer = http.post(f"{model}/infer", json=body)
         assert answer.json()["model_name"] == name
     for action in ("load", "unload"):
-        assert (
-            http.post(f"/v2/repository/models/{path.removeprefix('/v2/models/')}/{action}").status_code == 200
-        )
+        assert http.post(f"/v2/repository/models/{path.removeprefix('/v2/models/')}/{action}").status_code == 200
     assert http.get(path.replace("digits", "line", 1)).status_code == 404  # u42 is in another group

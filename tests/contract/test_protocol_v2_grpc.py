@@ -129,9 +129,7 @@ def test_a_context_for_each_row(call: Caller, http: httpx.Client) -> None:
     contexts = triton.InferInput("context", [3], "BYTES")
     contexts.set_data_from_numpy(np.array([name.encode() for name in names], dtype=object))
     answer = call("infer", "plain", [rows_input(), contexts])
-    for row, numbers in zip(
-        answer.as_numpy("probabilities"), native(http, names)["probabilities"], strict=True
-    ):
+    for row, numbers in zip(answer.as_numpy("probabilities"), native(http, names)["probabilities"], strict=True):
         np.testing.assert_allclose(row[: len(numbers)], numbers, rtol=1e-5, atol=1e-6)
 
 
@@ -195,9 +193,7 @@ def test_bad_requests(http: httpx.Client, asked: Any) -> None:
     assert caught.value.details()
 
 
-def test_api_keys_hold_here_too(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_api_keys_hold_here_too(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     port = free_port()
     monkeypatch.setattr("tests.contract.test_protocol_v2_grpc.PORT", port)
     path = make_directory(tmp_path_factory.mktemp("grpc-keys") / "store")
@@ -243,10 +239,7 @@ def test_of_a_stranger_no_body_is_read(tmp_path_factory: pytest.TempPathFactory)
 def test_bodies_are_bounded_together(tmp_path_factory: pytest.TempPathFactory) -> None:
     address = f"127.0.0.1:{free_port()}"
     path = make_directory(tmp_path_factory.mktemp("grpc-held") / "store")
-    with (
-        serving(path, grpc_address=address, max_inflight_bytes=1024),
-        grpc.insecure_channel(address) as channel,
-    ):
+    with serving(path, grpc_address=address, max_inflight_bytes=1024), grpc.insecure_channel(address) as channel:
         infer, live = (channel.unary_unary(f"/{SERVICE}/{name}") for name in ("ModelInfer", "ServerLive"))
         for body, code in ((b"x" * 2000, "UNAVAILABLE"), (b"\xff", "INVALID_ARGUMENT")):
             for _ in range(2):

@@ -244,9 +244,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        return not (
-            self.lost or self.applied_twice or self.other_answers or self.other_digests or self.failures
-        )
+        return not (self.lost or self.applied_twice or self.other_answers or self.other_digests or self.failures)
 
 
 class Campaign:
@@ -257,9 +255,7 @@ class Campaign:
         self.work, self.random = Work(seed, config.family), random.Random(seed + 1)
         self.port = free_port()
         limits = httpx.Limits(max_connections=None)
-        self.http = httpx.Client(
-            base_url=f"http://127.0.0.1:{self.port}", timeout=60, verify=False, limits=limits
-        )
+        self.http = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=60, verify=False, limits=limits)
         self.log: list[Sent] = []
         self.pending: list[Sent] = []
         self.lock = threading.Lock()
@@ -314,9 +310,7 @@ class Campaign:
         """
         method = {"delete": "DELETE", "alter": "PATCH"}.get(sent.kind, "POST")
         try:
-            answer = self.http.request(
-                method, sent.path, json=sent.body or None, headers={"Idempotency-Key": sent.key}
-            )
+            answer = self.http.request(method, sent.path, json=sent.body or None, headers={"Idempotency-Key": sent.key})
         except httpx.TransportError:
             answer = None
         if answer is None or (answer.status_code in {429, 503, 504, 409} and b"in-flight" in answer.content):
@@ -397,9 +391,7 @@ class Campaign:
 
     def reference(self, by_sequence: dict[int, Sent], store: WeightStore) -> None:
         """Make the same requests in their order on a store that nothing happens to."""
-        machine = Machine(
-            self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9
-        )
+        machine = Machine(self.path.with_name("reference"), config=self.config, canary_rows=0, history_records=10**9)
         try:
             writes = self.make_again(by_sequence, machine)
             for sequence, write in writes.items():
@@ -454,9 +446,7 @@ class Campaign:
         with DataDirectory(self.path) as directory:
             journal = directory.transaction_log().journal
             after = max(journal.horizon, sequence - 6)
-            records = [
-                (one.sequence, one.kind, one.head.get("sequence")) for one in journal.summaries(after, 16)
-            ]
+            records = [(one.sequence, one.kind, one.head.get("sequence")) for one in journal.summaries(after, 16)]
         near = {number: by_sequence.get(number) for number in range(sequence - 5, sequence + 10)}
         asked = {number: (one.kind, one.status) for number, one in near.items() if one is not None}
         return f"{self.config.family}: the reference is at {sequence}; journal {records}; requests {asked}"
@@ -481,9 +471,7 @@ class Campaign:
         if sent.kind == "rollback":
             chosen = body.get("without", body)
             chosen = {name: tuple(one) if isinstance(one, list) else one for name, one in chosen.items()}
-            return RollbackChange(
-                Selection(**chosen), machine.directory.snapshots, machine.writer.transaction_log
-            )
+            return RollbackChange(Selection(**chosen), machine.directory.snapshots, machine.writer.transaction_log)
         if sent.kind == "alter":
             return Alter(sent.path.rpartition("/")[2], add_labels=body["add_labels"])
         if sent.kind == "relabel":
@@ -496,9 +484,7 @@ class Campaign:
 
 def differences(one: WeightStore, other: WeightStore) -> list[str]:
     """List the tensors and the facts of the registry in which two stores differ."""
-    mine, theirs = (
-        store.state() | store.replay_buffer.state() | store._learned_tensors() for store in (one, other)
-    )
+    mine, theirs = (store.state() | store.replay_buffer.state() | store._learned_tensors() for store in (one, other))
     found = [name for name in mine.keys() | theirs.keys() if name not in mine or name not in theirs]
     found += [
         f"{name}: {int((mine[name] != theirs[name]).sum())} of {mine[name].numel()}"

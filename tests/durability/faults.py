@@ -213,10 +213,7 @@ def flips(every: int = 1) -> dict[str, Counter[str]]:
         life.machine.close()
         acknowledged = max(life.digests)
         newest = max(source.glob("snapshots/*.safetensors")).relative_to(source)
-        for origin, names in (
-            (source, ["journal.db", str(newest)]),
-            (crashed, ["journal.db", "journal.db-wal"]),
-        ):
+        for origin, names in ((source, ["journal.db", str(newest)]), (crashed, ["journal.db", "journal.db-wal"])):
             for name in names:
                 found = outcome[f"{origin.name}/{Path(name).suffix or name}"] = Counter()
                 for place in range(0, (origin / name).stat().st_size, every):

@@ -41,9 +41,7 @@ REHEARSAL = ["--set", "rehearsal.rows_per_task=12", "--set", "rehearsal.ratio=1.
 
 def wrapped() -> nn.Module:
     """Build a small network with a convolution and a shared normalisation; recordings name this function."""
-    return nn.Sequential(
-        nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.LayerNorm(18), nn.Linear(18, 3)
-    )
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.SiLU(), nn.Flatten(), nn.LayerNorm(18), nn.Linear(18, 3))
 
 
 @dataclass
@@ -63,9 +61,7 @@ class Recorded:
         schema = {"outputs": 3, "inputs": 6} | schema
         self.send("POST", "/v1/tasks", 201, key=key, **schema)
 
-    def teach(
-        self, context: Any, seed: int, *, status: int = 200, loss: str = "cross_entropy", **more: Any
-    ) -> Any:
+    def teach(self, context: Any, seed: int, *, status: int = 200, loss: str = "cross_entropy", **more: Any) -> Any:
         draw = np.random.default_rng(seed)
         rows, wide = draw.normal(size=(4, 6)), isinstance(context, list)
         targets = (rows[:, :1] * 2 if loss == "mse" else rows[:, :3].argmax(1)).tolist()

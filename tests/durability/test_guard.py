@@ -276,9 +276,7 @@ def test_a_replay_that_arrives_elsewhere_blames_nobody(
     streams.machine.close()
 
 
-def test_an_alert_is_a_line_in_the_log_and_no_quarantine(
-    ready: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_alert_is_a_line_in_the_log_and_no_quarantine(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
     streams = Streams(ready, poison_action="alert")
     streams.register("bad")
     assert attack(streams, "bad") == 100

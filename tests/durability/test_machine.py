@@ -22,13 +22,7 @@ from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
-from superposed_service.errors import (
-    DigestMismatch,
-    HistoryTruncated,
-    JournalCorrupt,
-    NotReady,
-    StorageUnavailable,
-)
+from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, NotReady, StorageUnavailable
 from superposed_service.settings import Settings
 from superposed_service.storage import Snapshots, idempotency
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -79,10 +73,7 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
     machine.register("a")
     origins = [IdempotencyKey(f"key-{number}", b"0" * 32) for number in range(3)]
     machine.writer.commit(
-        [
-            PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), idempotency_key)
-            for idempotency_key in origins
-        ]
+        [PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), idempotency_key) for idempotency_key in origins]
     )
     machine.crash()
     for number, idempotency_key in enumerate(origins):
@@ -101,9 +92,7 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
 def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.commit(
-        [PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))]
-    )
+    machine.writer.commit([PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))])
     now = time.time()
     monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_retention_s)
     machine.crash()
@@ -115,9 +104,7 @@ def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_after_a_failed_commit_a_retry_is_not_in_flight(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.transaction_log.answers.add(
-        IdempotencyKey("key", b"0" * 32), 2
-    )  # as a commit that failed leaves it
+    machine.writer.transaction_log.answers.add(IdempotencyKey("key", b"0" * 32), 2)  # as a commit that failed leaves it
     machine.writer.transaction_log.fail("the disk is full")
     with pytest.raises(StorageUnavailable):
         machine.update("a", INPUTS, [1], key="key")
@@ -244,14 +231,12 @@ def test_a_rollback_sent_again_after_a_crash_is_answered(tmp_path: Path) -> None
     machine.update("a", INPUTS, [1])
     idempotency_key, selection = IdempotencyKey("rollback", b"0" * 32), Selection(to_sequence=1)
     first = machine.do(
-        RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log),
-        idempotency_key,
+        RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log), idempotency_key
     )
     machine.crash()
     assert (
         machine.do(
-            RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log),
-            idempotency_key,
+            RollbackChange(selection, machine.directory.snapshots, machine.writer.transaction_log), idempotency_key
         )
         == first
     )
@@ -298,9 +283,7 @@ def test_rows_are_learned_as_they_are_recorded(tmp_path: Path) -> None:
     assert np.array_equal(change.batch.inputs.numpy(), again.batch.inputs.numpy())
 
 
-def test_after_a_change_that_broke_off_nothing_more_is_applied(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_change_that_broke_off_nothing_more_is_applied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
     whole, calls = update.apply, []

@@ -155,9 +155,7 @@ def test_a_directory_without_its_head_or_log_is_refused(gone: list[str], tmp_pat
 
 
 @pytest.mark.parametrize("archive", [one for one in RECORDED if one.name == "killed.tar.xz"], ids=str)
-def test_a_directory_of_the_first_release_needs_its_head_once_it_was_opened(
-    archive: Path, tmp_path: Path
-) -> None:
+def test_a_directory_of_the_first_release_needs_its_head_once_it_was_opened(archive: Path, tmp_path: Path) -> None:
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter="data")
     path = tmp_path / "killed"

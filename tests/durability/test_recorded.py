@@ -75,17 +75,13 @@ def test_a_recorded_directory_opens_answers_verifies_and_learns_on(archive: Path
             http.headers["Authorization"] = f"Bearer {expected['api_key']}"
         assert_answers(http, expected)
         quarantined = {one["source"] for one in http.get("/v1/quarantine").json()}
-        key = next(
-            one for one, facts in expected["tasks"].items() if facts["updates"] and one not in quarantined
-        )
+        key = next(one for one, facts in expected["tasks"].items() if facts["updates"] and one not in quarantined)
         task = http.get(f"/v1/tasks/{key}").json()
         target = task["labels"][0] if task["labels"] else 0 if task["loss"] == "cross_entropy" else 0.5
         before = http.get("/v1/store").json()["sequence"]
         body = {"context": key, "inputs": [[0.1] * 6], "targets": [target]}
         assert http.post("/v1/update", json=body).json()["sequence"] == before + 1
-        after = http.post(
-            "/v1/infer", json={"context": key, "inputs": [[0.1] * 6], "return": ["logits"]}
-        ).json()
+        after = http.post("/v1/infer", json={"context": key, "inputs": [[0.1] * 6], "return": ["logits"]}).json()
     with serving(path) as http:
         if expected["api_key"]:
             http.headers["Authorization"] = f"Bearer {expected['api_key']}"

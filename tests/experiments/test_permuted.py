@@ -17,9 +17,7 @@ from experiments.rehearsed import Rehearsed, StandardRehearsed
 from superposed import MLPConfig, OptimizerConfig
 from superposed.config import RehearsalConfig
 
-NETWORK = MLPConfig(
-    expansion=1, activation="relu", inputs=10, hidden=(32, 32), outputs=3, normalisation="none"
-)
+NETWORK = MLPConfig(expansion=1, activation="relu", inputs=10, hidden=(32, 32), outputs=3, normalisation="none")
 FAST = OptimizerConfig(name="rmsprop", learning_rate=1e-3)
 
 
@@ -121,9 +119,7 @@ def test_the_penalty_is_the_sum_over_tasks_of_squared_distances() -> None:
     teach_more = task(2)
     learner.step(2, teach_more[0][:32], teach_more[1][:32])
     for name, value in learner._parameters.items():
-        expected = sum(
-            3.0 * importance[name] * (value.detach() - weights[name]) for importance, weights in anchors
-        )
+        expected = sum(3.0 * importance[name] * (value.detach() - weights[name]) for importance, weights in anchors)
         torch.testing.assert_close(learner.penalty_gradient(name), expected, rtol=1e-3, atol=1e-6)
         assert float(learner._importance[name].max()) > 0
 

@@ -125,9 +125,7 @@ def test_filling(tmp_path: Path) -> None:
 
 
 def test_how_many_more_tasks_there_were() -> None:
-    points = [
-        {"tasks": tasks, "mean": mean} for tasks, mean in ((10, 95.0), (20, 94.5), (30, 93.5), (40, 90.0))
-    ]
+    points = [{"tasks": tasks, "mean": mean} for tasks, mean in ((10, 95.0), (20, 94.5), (30, 93.5), (40, 90.0))]
     assert filling._fitted(points) == pytest.approx(15.0)  # 94.0 lies half-way from 20 to 30
     assert filling._fitted(points[2:]) == pytest.approx(10 / 3.5)
     assert filling._fitted(points[3:]) is None

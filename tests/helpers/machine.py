@@ -76,8 +76,7 @@ class Machine:
         """Changes that stand in line together, in one transaction."""
         origins = origins or [None] * len(changes)
         writes = [
-            PendingWrite(change, idempotency_key)
-            for change, idempotency_key in zip(changes, origins, strict=True)
+            PendingWrite(change, idempotency_key) for change, idempotency_key in zip(changes, origins, strict=True)
         ]
         self.writer.commit(writes)
         while self.writer.pending:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-)
+from superposed import MLPConfig, OptimizerConfig
 from superposed.config import RehearsalConfig
 
 __all__ = ["CONFIG"]

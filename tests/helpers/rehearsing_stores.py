@@ -5,13 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    TaskSchema,
-    WeightStore,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.config import RehearsalConfig
 
 __all__ = ["NETWORK", "new_store", "rows"]

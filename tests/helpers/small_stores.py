@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    TaskSchema,
-    WeightStore,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, seeded_secret
 
 __all__ = ["store_of"]
 

@@ -74,9 +74,7 @@ def test_callers_of_different_kinds_get_what_each_gets_alone_or_are_left_to_it(k
     together = each(STORE, ["t0", "t1"], inputs)
     assert (together is not None) == (kind == other or (kind in lists and other in lists))
     if together is not None:
-        alone = [
-            STORE.batch(context, rows).inputs for context, rows in zip(["t0", "t1"], inputs, strict=True)
-        ]
+        alone = [STORE.batch(context, rows).inputs for context, rows in zip(["t0", "t1"], inputs, strict=True)]
         assert torch.equal(together.inputs, torch.cat(alone))
 
 

@@ -99,8 +99,7 @@ class TestContract:
         weight = torch.randn(3, width, generator=generator, dtype=torch.float64)
         origin = source(family, features)
         drawn = [
-            (kind.bind(x, origin.derive(Context(((TaskId(f"key{n}"), 1.0, None),)), "layers.0")) @ weight.T)
-            ** 2
+            (kind.bind(x, origin.derive(Context(((TaskId(f"key{n}"), 1.0, None),)), "layers.0")) @ weight.T) ** 2
             for n in range(4000)
         ]
         measured, predicted = torch.stack(drawn).mean(0), kind.response_energy(weight, x)
@@ -113,9 +112,7 @@ class TestContract:
         dense = [oracle.dense(family, key, FEATURES) for key in "ab"]
         store = sum(weight.numpy() @ np.linalg.inv(c) for weight, c in zip(weights, dense, strict=True))
         np.testing.assert_allclose(kind.superpose(weights, contexts), store, atol=1e-10)
-        np.testing.assert_allclose(
-            kind.retrieve(torch.from_numpy(store), contexts[1]), store @ dense[1], atol=1e-10
-        )
+        np.testing.assert_allclose(kind.retrieve(torch.from_numpy(store), contexts[1]), store @ dense[1], atol=1e-10)
 
     def test_wrong_width_is_refused(self, family: str) -> None:
         with pytest.raises(ShapeError, match="width"):
@@ -123,11 +120,7 @@ class TestContract:
 
     def test_order_and_grouping_of_a_mixture_do_not_matter(self, family: str) -> None:
         reference = derive(family, "mix(a:0.5,b:0.3,c:0.2)")
-        for text in (
-            "mix(c:0.2,a:0.5,b:0.3)",
-            "mix(a:0.5,mix(b:0.6,c:0.4):0.5)",
-            "mix(a:0.25,b:0.3,a:0.25,c:0.2)",
-        ):
+        for text in ("mix(c:0.2,a:0.5,b:0.3)", "mix(a:0.5,mix(b:0.6,c:0.4):0.5)", "mix(a:0.25,b:0.3,a:0.25,c:0.2)"):
             np.testing.assert_allclose(derive(family, text), reference, atol=1e-9, err_msg=text)
 
 
@@ -141,10 +134,7 @@ class TestCompositions:
             ("mix(a:0.7,b:0.3)", [("a", 0.7, None), ("b", 0.3, None)]),
             ("mix(a:0.5,b^2:0.5)", [("a", 0.5, None), ("b", 0.5, 2.0)]),
             ("mix(a:0.5,b:0.5)^1.5", [("a", 0.5, 1.5), ("b", 0.5, 1.5)]),
-            (
-                "mix(a:0.25,mix(b:0.5,c^3:0.5)^0.5:0.75)",
-                [("a", 0.25, None), ("b", 0.375, 0.5), ("c", 0.375, 1.5)],
-            ),
+            ("mix(a:0.25,mix(b:0.5,c^3:0.5)^0.5:0.75)", [("a", 0.25, None), ("b", 0.375, 0.5), ("c", 0.375, 1.5)]),
         ],
     )
     def test_against_the_dense_exponential(
@@ -215,9 +205,7 @@ class TestBinaryMixtures:
             assert overlap == pytest.approx(weight, abs=0.02)
 
     def test_a_small_change_of_weight_moves_few_signs(self) -> None:
-        before, after = (
-            derive("binary", text, 10_000) for text in ("mix(a:0.5,b:0.5)", "mix(a:0.51,b:0.49)")
-        )
+        before, after = (derive("binary", text, 10_000) for text in ("mix(a:0.5,b:0.5)", "mix(a:0.51,b:0.49)"))
         assert 0 < float((before != after).double().mean()) < 0.02
 
 
@@ -235,9 +223,7 @@ class TestSpecialCases:
         x = rows(family, 4)
         dense = torch.from_numpy(oracle.dense(family, "a", FEATURES))
         np.testing.assert_allclose(
-            family_named(family).bind(x, derive(family, "a")),
-            family_named("rotation").bind(x, dense),
-            atol=1e-12,
+            family_named(family).bind(x, derive(family, "a")), family_named("rotation").bind(x, dense), atol=1e-12
         )
 
     def test_complex_is_multiplication_by_complex_numbers(self) -> None:
@@ -245,9 +231,7 @@ class TestSpecialCases:
         numbers = x[:, :FEATURES].numpy() + 1j * x[:, FEATURES:].numpy()
         turned = numbers * np.exp(1j * oracle.phases("a", FEATURES))
         expected = np.concatenate([turned.real, turned.imag], axis=1)
-        np.testing.assert_allclose(
-            family_named("complex").bind(x, derive("complex", "a")), expected, atol=1e-12
-        )
+        np.testing.assert_allclose(family_named("complex").bind(x, derive("complex", "a")), expected, atol=1e-12)
 
     def test_rotations_have_determinant_one(self) -> None:
         for key in "abc":

@@ -9,12 +9,7 @@ import pytest
 
 from experiments.datasets import DataUnavailable, data_dir, idx_dataset, read_idx, sklearn_dataset
 
-FILES = (
-    "train-images-idx3-ubyte",
-    "train-labels-idx1-ubyte",
-    "t10k-images-idx3-ubyte",
-    "t10k-labels-idx1-ubyte",
-)
+FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
 
 @pytest.fixture(autouse=True)
@@ -53,9 +48,7 @@ def test_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compressed: 
     assert data.train_y.tolist() == [0, 1, 2] * 4
 
 
-def test_a_file_that_is_not_the_published_one_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_is_not_the_published_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPERPOSED_DATA_DIR", str(tmp_path))
     write_set(tmp_path / "mnist", compressed=True)
     with pytest.raises(DataUnavailable, match="damaged"):
@@ -76,14 +69,7 @@ def test_absent_files_say_which_whence_and_where(tmp_path: Path, monkeypatch: py
 
 @pytest.mark.parametrize(
     "data",
-    [
-        b"",
-        b"\0\0",
-        b"\1\0\x08\1\0\0\0\1a",
-        b"\0\0\x07\1\0\0\0\1a",
-        b"\0\0\x08\1\0\0\0\2a",
-        b"\0\0\x08\2\0\0\0\1",
-    ],
+    [b"", b"\0\0", b"\1\0\x08\1\0\0\0\1a", b"\0\0\x07\1\0\0\0\1a", b"\0\0\x08\1\0\0\0\2a", b"\0\0\x08\2\0\0\0\1"],
 )
 def test_other_bytes_are_no_idx_file(data: bytes) -> None:
     with pytest.raises(DataUnavailable):
@@ -106,8 +92,7 @@ def test_real_mnist_where_it_is_present() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "features", "labels"),
-    [("digits", 64, 10), ("breast_cancer", 30, 2), ("wine", 13, 3), ("iris", 4, 3)],
+    ("name", "features", "labels"), [("digits", 64, 10), ("breast_cancer", 30, 2), ("wine", 13, 3), ("iris", 4, 3)]
 )
 def test_scikit_learns_own(name: str, features: int, labels: int) -> None:
     data = sklearn_dataset(name)

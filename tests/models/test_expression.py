@@ -8,15 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superposed.contexts.expression import (
-    MAX_DEPTH,
-    Expression,
-    Leaf,
-    Mixture,
-    Power,
-    Task,
-    flatten,
-)
+from superposed.contexts.expression import MAX_DEPTH, Expression, Leaf, Mixture, Power, Task, flatten
 from superposed.contexts.grammar import as_expression, parse
 from superposed.errors import ExpressionInvalid
 
@@ -64,9 +56,7 @@ def test_any_text_is_read_or_refused_with_a_reason(text: str) -> None:
         st.none() | st.booleans() | st.floats() | st.text(max_size=5),
         lambda inner: (
             st.lists(inner, max_size=3)
-            | st.dictionaries(
-                st.sampled_from(["task", "mixture", "power", "context", "weight", "exponent"]), inner
-            )
+            | st.dictionaries(st.sampled_from(["task", "mixture", "power", "context", "weight", "exponent"]), inner)
         ),
         max_leaves=8,
     )

@@ -101,7 +101,7 @@ def test_what_is_learned_is_the_same(family: str, bias: str) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("family", ["phase", "binary"])
 def test_many_rows_and_threads(family: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_kernels, "_PARALLEL_FROM", 1)
+    monkeypatch.setattr(fused_kernels, "PARALLEL_FROM", 1)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -10,10 +10,7 @@ from experiments.plain import plain_config
 from superposed import MLPConfig, TaskSchema, WeightStore, learn, retrieve_model, seeded_secret
 from superposed.contexts import FAMILIES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))

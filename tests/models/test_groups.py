@@ -27,9 +27,7 @@ def grouped(family: str = "phase", **own: object) -> WeightStore:
     store = WeightStore(plain_config(network=network, family=family), secret=seeded_secret(2))
     store.register(TaskSchema(key="digits", inputs=8, outputs=3))
     for key in ("u1", "u2"):
-        store.register(
-            validated(TaskSchema, {"key": key, "inputs": 8, "outputs": 3, "group": "digits"} | own)
-        )
+        store.register(validated(TaskSchema, {"key": key, "inputs": 8, "outputs": 3, "group": "digits"} | own))
     return store
 
 
@@ -71,10 +69,7 @@ def test_the_group_may_be_named() -> None:
     store = grouped()
     assert store.resolve("digits/u1").context == store.resolve("u1").context
     assert store.resolve({"task": "digits/u1"}).is_single
-    assert (
-        store.resolve("mix(digits/u1:0.3,u2:0.7)^0.5").context
-        == store.resolve("mix(u1:0.3,u2:0.7)^0.5").context
-    )
+    assert store.resolve("mix(digits/u1:0.3,u2:0.7)^0.5").context == store.resolve("mix(u1:0.3,u2:0.7)^0.5").context
     for wrong in ("u2/u1", "digits/digits", "nobody/u1"):
         with pytest.raises(UnknownTask, match="in this group"):
             store.resolve(wrong)
@@ -87,10 +82,7 @@ def test_mixed_batches_bind_each_row_as_alone() -> None:
     store = grouped()
     x = data(3, 8)
     mixed = store.logits(store.batch_per_row(["u1", "digits", "digits/u2"], list(x)))
-    alone = [
-        store.logits(store.batch(key, x[place : place + 1]))
-        for place, key in enumerate(("u1", "digits", "u2"))
-    ]
+    alone = [store.logits(store.batch(key, x[place : place + 1])) for place, key in enumerate(("u1", "digits", "u2"))]
     assert torch.allclose(mixed, torch.cat(alone), atol=1e-5)
 
 
@@ -152,10 +144,7 @@ def test_what_cannot_be_a_group() -> None:
 
 def test_a_store_without_groups_has_the_digest_it_always_had() -> None:
     """No field of groups is written where there are none: digests and snapshots of before stay good."""
-    store = WeightStore(
-        plain_config(network={"inputs": 4, "hidden": [5], "outputs": 2}),
-        secret=seeded_secret(1),
-    )
+    store = WeightStore(plain_config(network={"inputs": 4, "hidden": [5], "outputs": 2}), secret=seeded_secret(1))
     store.register(TaskSchema(key="a", inputs=4, outputs=2))
     [task] = store.tasks.to_json()["tasks"]
     assert not {"group", "own_layers", "group_generation"} & ({*task} | {*task["schema"]})

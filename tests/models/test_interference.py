@@ -40,8 +40,7 @@ def test_overlap_is_the_trace(family: str) -> None:
     store = make_store(family)
     found = measure_interference(store, KEYS, {})
     widths = {
-        name: store.contexts.source.family.width(features)
-        for name, features in store.contexts.source.features.items()
+        name: store.contexts.source.family.width(features) for name, features in store.contexts.source.features.items()
     }
     for row, a in enumerate(KEYS):
         for column, b in enumerate(KEYS):

@@ -56,9 +56,7 @@ def test_a_complex_layer_is_complex_arithmetic_in_one_real_product(bias: str, re
     if bias == "bound":
         numbers = np.concatenate([numbers, np.ones((4, 1))], 1)
     weight = layer.weight.detach().numpy()
-    product = (numbers * np.exp(1j * oracle.phases("a", layer.bound_features))) @ (
-        weight[0] + 1j * weight[1]
-    ).T
+    product = (numbers * np.exp(1j * oracle.phases("a", layer.bound_features))) @ (weight[0] + 1j * weight[1]).T
     if layer.bias is not None:
         product = product + layer.bias.detach().numpy()
     expected = product.real if real else np.concatenate([product.real, product.imag], 1)
@@ -100,20 +98,15 @@ def test_initial_weights_are_uniform_and_drawn_from_the_generator() -> None:
 
 class TestMLP:
     def network(self, family: str, **changes: object) -> MLP:
-        config = MLPConfig(expansion=1, activation="relu", inputs=6, hidden=(8, 5), outputs=3).replace(
-            **changes
-        )
-        return MLP(
-            config, family_named(family), generator=torch.Generator().manual_seed(0), dtype=torch.float64
-        )
+        config = MLPConfig(expansion=1, activation="relu", inputs=6, hidden=(8, 5), outputs=3).replace(**changes)
+        return MLP(config, family_named(family), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def bindings(self, network: MLP, keys: str) -> dict[str, Binding]:
         source = ContextSource(network.family, network.bound_features(), seeded_secret(2))
         index = torch.arange(len(keys))
         return {
             name: Binding(
-                torch.stack([source.derive(Context(((TaskId(key), 1.0, None),)), name) for key in keys]),
-                index,
+                torch.stack([source.derive(Context(((TaskId(key), 1.0, None),)), name) for key in keys]), index
             )
             for name in source.features
         }
@@ -134,23 +127,13 @@ class TestMLP:
     def test_hidden_layers_are_normalised_before_binding(self) -> None:
         seen: dict[str, torch.Tensor] = {}
         network = self.network("phase")
-        network(
-            rows(6),
-            self.bindings(network, "aabb"),
-            lambda name, _, signal: seen.update({name: signal.detach()}),
-        )
+        network(rows(6), self.bindings(network, "aabb"), lambda name, _, signal: seen.update({name: signal.detach()}))
         assert set(seen) == {"layers.0", "layers.1", "layers.2"}
         for name in ("layers.1", "layers.2"):
-            torch.testing.assert_close(
-                seen[name].mean(1), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0
-            )
+            torch.testing.assert_close(seen[name].mean(1), torch.zeros(4, dtype=torch.float64), atol=1e-9, rtol=0)
         torch.testing.assert_close(seen["layers.0"], rows(6))
         plain = self.network("phase", normalisation="none")
-        plain(
-            rows(6),
-            self.bindings(plain, "aabb"),
-            lambda name, _, signal: seen.update({name: signal.detach()}),
-        )
+        plain(rows(6), self.bindings(plain, "aabb"), lambda name, _, signal: seen.update({name: signal.detach()}))
         assert float(seen["layers.1"].min()) == 0.0  # a ReLU's own output
 
     def test_a_layer_without_units_is_refused(self) -> None:

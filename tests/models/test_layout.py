@@ -16,14 +16,7 @@ import torch
 from torch import nn
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    TaskSchema,
-    WeightStore,
-    learn,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.config import ModuleConfig, NetworkConfig, RehearsalConfig
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import apply
@@ -95,9 +88,7 @@ def changes(seed: int, family: str, inputs: int) -> Iterator[Callable[[WeightSto
             yield lambda store, a=(several, inputs_, targets), s=steps: learn_each(store, *a, steps=s)
 
 
-def learn_each(
-    store: WeightStore, several: list[str], inputs: Any, targets: list[int], *, steps: int
-) -> None:
+def learn_each(store: WeightStore, several: list[str], inputs: Any, targets: list[int], *, steps: int) -> None:
     batch = store.batch_per_row(several, list(inputs))
     apply(store, batch, read_targets(batch, targets, 3), steps=steps)
 
@@ -122,9 +113,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("family", "name", "threads"), CASES)
-def test_updates_with_inference_between_them_have_the_same_digest(
-    family: str, name: str, threads: int
-) -> None:
+def test_updates_with_inference_between_them_have_the_same_digest(family: str, name: str, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

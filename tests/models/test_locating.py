@@ -82,12 +82,7 @@ def test_the_task_is_found(store: WeightStore, data: Dataset, labelled: bool) ->
 def test_more_rows_are_surer(store: WeightStore, data: Dataset) -> None:
     rows = data.test_x[:32][:, order(2)]
     one, many = (
-        np.mean(
-            [
-                locate(store, rows[n : n + size], candidates=KEYS).scores[0].probability
-                for n in range(0, 32, size)
-            ]
-        )
+        np.mean([locate(store, rows[n : n + size], candidates=KEYS).scores[0].probability for n in range(0, 32, size)])
         for size in (1, 8)
     )
     assert many > one

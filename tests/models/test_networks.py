@@ -78,12 +78,7 @@ class TestWrapping:
     def test_under_the_identity_it_is_the_network_that_it_was(self) -> None:
         torch.manual_seed(0)
         net = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(4 * 25, 7),
-            nn.Tanh(),
-            nn.Linear(7, 3),
+            nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 25, 7), nn.Tanh(), nn.Linear(7, 3)
         )
         x = torch.randn(6, 25)
         before = net(x.view(6, 1, 5, 5))
@@ -266,9 +261,7 @@ def new_store(kind: str, family: str = "phase") -> WeightStore:
     return store
 
 
-def answered(
-    model: RetrievedModel, plain: nn.Module, x: torch.Tensor, shape: tuple[int, ...]
-) -> torch.Tensor:
+def answered(model: RetrievedModel, plain: nn.Module, x: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Return the answers of an ordinary network with a retrieved model's weights, as `load_into` says."""
     rows = ((x - model.tensors["input.offset"]) / model.tensors["input.scale"]).float()
     with torch.inference_mode():
@@ -315,9 +308,7 @@ class TestStores:
         learn(store, "a", x, [1, 2, 3, 4, 5])
         for context in ("a", "mix(a:0.5,b^0.5:0.5)"):
             model = RetrievedModel.from_bytes(retrieve_model(store, context).to_bytes())
-            assert model.metadata["network"] == store.config.network.model_dump(
-                mode="json", exclude={"factory"}
-            )
+            assert model.metadata["network"] == store.config.network.model_dump(mode="json", exclude={"factory"})
             assert (model.metadata["inputs"], model.metadata["outputs"]) == (64, 10)
             answer = answered(model, PLAIN[kind](), x, NETWORKS[kind].input_shape)
             torch.testing.assert_close(answer, store.logits(store.batch(context, x)), rtol=1e-4, atol=1e-4)

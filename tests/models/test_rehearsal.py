@@ -10,15 +10,7 @@ import torch
 
 from experiments.datasets import sklearn_dataset
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    TaskSchema,
-    WeightStore,
-    evaluate,
-    learn,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.config import RehearsalConfig
 from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning.consolidation import consolidate
@@ -250,10 +242,7 @@ class TestDrawing:
             learn(store, context, *rows(5))
         drawn = store.draw(300)
         assert drawn is not None
-        wanted = {
-            store.resolve(text).context
-            for text in ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")
-        }
+        wanted = {store.resolve(text).context for text in ("mix(t0:0.7,t1:0.3)", "t0^0.5", "mix(t0:0.5,t1^2.25:0.5)")}
         assert {part.context for part in drawn[0].parts} == wanted
 
     def test_chance_decides_which_contexts_a_small_table_rehearses(self) -> None:
@@ -521,9 +510,7 @@ class TestOwnRows:
 
     def _store(self, **rehearsal: object) -> WeightStore:
         values = {"rows_per_task": 20, "own_ratio": 1.0, "ratio": 1.0, "logit_share": 0.5} | rehearsal
-        config = plain_config(
-            network=NETWORK, optimizer={"name": "adam", "learning_rate": 3e-3}, rehearsal=values
-        )
+        config = plain_config(network=NETWORK, optimizer={"name": "adam", "learning_rate": 3e-3}, rehearsal=values)
         store = WeightStore(config, secret=seeded_secret(1))
         for number in range(3):
             store.register(TaskSchema(key=f"t{number}", inputs=6, outputs=3))

@@ -31,15 +31,11 @@ ALL = sorted(FAMILIES)
 
 def taught_store(**changes: object) -> WeightStore:
     network = {"inputs": 11, "hidden": (20, 14), "outputs": 4} | changes.pop("network", {})  # type: ignore[operator]
-    config = plain_config(
-        **({"network": network, "optimizer": OptimizerConfig(learning_rate=3e-3)} | changes)
-    )
+    config = plain_config(**({"network": network, "optimizer": OptimizerConfig(learning_rate=3e-3)} | changes))
     store = WeightStore(config, secret=seeded_secret(3))
     for place, key in enumerate("abc"):
         store.register(
-            TaskSchema(
-                key=key, inputs=9, outputs=3, offset=tuple(range(9)), scale=(2.0,) * 9, labels=(0, 1, 2)
-            )
+            TaskSchema(key=key, inputs=9, outputs=3, offset=tuple(range(9)), scale=(2.0,) * 9, labels=(0, 1, 2))
         )
         rng = np.random.default_rng(place)
         for _ in range(20):
@@ -65,17 +61,12 @@ def test_a_retrieved_model_answers_as_the_store_does(family: str, dtype: str, bi
         assert answer.dtype == served.dtype
 
 
-@pytest.mark.parametrize(
-    ("activation", "normalisation"), [("tanh", "layer"), ("gelu", "none"), ("silu", "none")]
-)
+@pytest.mark.parametrize(("activation", "normalisation"), [("tanh", "layer"), ("gelu", "none"), ("silu", "none")])
 def test_every_activation_and_normalisation_is_carried(activation: str, normalisation: str) -> None:
     store = taught_store(network={"activation": activation, "normalisation": normalisation})
     x = np.random.default_rng(1).normal(size=(5, 9))
     torch.testing.assert_close(
-        retrieve_model(store, "a")(torch.from_numpy(x)),
-        store.logits(store.batch("a", x))[:, :3],
-        rtol=1e-4,
-        atol=1e-5,
+        retrieve_model(store, "a")(torch.from_numpy(x)), store.logits(store.batch("a", x))[:, :3], rtol=1e-4, atol=1e-5
     )
 
 
@@ -138,8 +129,7 @@ def test_one_task_is_retrieved_exactly() -> None:
 class TestCrosstalk:
     def test_measured_agrees_with_the_law(self) -> None:
         store = WeightStore(
-            plain_config(network=MLPConfig(inputs=200, hidden=(256, 256), outputs=10)),
-            secret=seeded_secret(1),
+            plain_config(network=MLPConfig(inputs=200, hidden=(256, 256), outputs=10)), secret=seeded_secret(1)
         )
         store.register(TaskSchema(key="a", inputs=200, outputs=10))
         rng = np.random.default_rng(0)

@@ -114,9 +114,7 @@ def test_mse_targets_are_learned_reported_and_answered_in_their_own_units(size: 
     assert measured.loss == pytest.approx(np.square(answers - y).mean(), rel=1e-2)
     model = RetrievedModel.from_bytes(retrieve_model(store, "line").to_bytes())
     told = model(torch.from_numpy(x))[:, 0].double().numpy()
-    np.testing.assert_allclose(
-        told, answers, rtol=1e-4 if offset < 1e9 else 1e-6, atol=1e-3 * size + 1e-7 * offset
-    )
+    np.testing.assert_allclose(told, answers, rtol=1e-4 if offset < 1e9 else 1e-6, atol=1e-3 * size + 1e-7 * offset)
 
 
 def test_a_group_scales_as_its_group_task_and_a_mixture_as_its_heaviest_part() -> None:
@@ -264,18 +262,14 @@ def test_a_store_that_is_saved_between_any_two_updates_of_records_goes_on_bit_fo
 
     store = new_store(rows_per_task=20, logit_share=0.5)
     store = WeightStore(
-        store.config.replace(network=store.config.network.replace(inputs=12).model_dump()),
-        secret=store.secret,
+        store.config.replace(network=store.config.network.replace(inputs=12).model_dump()), secret=store.secret
     )
     for key, group in (("r", None), ("m", "r"), ("s", None)):
         store.register(running(key, kind="records", inputs=12, group=group))
     for number in range(12):
         again = WeightStore.from_bytes(store.to_bytes())
         assert again.digest() == store.digest()
-        context, rows = (
-            ["r", "m", "s", "mix(r:0.7,s:0.3)"][number % 4],
-            [record(number > 4) for _ in range(3)],
-        )
+        context, rows = (["r", "m", "s", "mix(r:0.7,s:0.3)"][number % 4], [record(number > 4) for _ in range(3)])
         outcomes = []
         for one in (store, again):
             try:

@@ -20,12 +20,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    seed=st.integers(0, 10_000),
-    rows=st.integers(8, 40),
-    classes=st.integers(1, 5),
-    share=st.floats(0.01, 0.5),
-)
+@given(seed=st.integers(0, 10_000), rows=st.integers(8, 40), classes=st.integers(1, 5), share=st.floats(0.01, 0.5))
 def test_the_threshold_is_a_share_of_the_kept_rows_each_left_out(
     seed: int, rows: int, classes: int, share: float
 ) -> None:
@@ -64,17 +59,12 @@ def test_few_rows_say_nothing() -> None:
 
 def text_store() -> WeightStore:
     encoder = describe("hash:64", None)  # type: ignore[arg-type]  # it keeps nothing
-    values = {
-        "network": {"inputs": 64, "hidden": (16,), "outputs": 4, "expansion": 2},
-        "encoders": {"t": encoder},
-    }
+    values = {"network": {"inputs": 64, "hidden": (16,), "outputs": 4, "expansion": 2}, "encoders": {"t": encoder}}
     return WeightStore(StoreConfig.of_preset("general", values), secret=oracle.SECRET)
 
 
 def schema(key: str, abstain: float | None) -> TaskSchema:
-    return TaskSchema(
-        key=key, inputs=64, outputs=2, labels=("a", "b"), kind="texts", encoder="t", abstain=abstain
-    )
+    return TaskSchema(key=key, inputs=64, outputs=2, labels=("a", "b"), kind="texts", encoder="t", abstain=abstain)
 
 
 def test_a_store_follows_what_is_taught_forgotten_and_restored() -> None:

@@ -8,16 +8,7 @@ import pytest
 import torch
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    StoreConfig,
-    TaskSchema,
-    WeightStore,
-    evaluate,
-    learn,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, evaluate, learn, seeded_secret
 from superposed.config import validated
 from superposed.contexts import FAMILIES
 from superposed.errors import (
@@ -422,23 +413,17 @@ class TestSaving:
         store = WeightStore(plain_config(network=SMALL.replace(inputs=784)))
         numbers = tuple(np.linspace(0, 1, 784).tolist())
         for number in range(300):
-            store.register(
-                TaskSchema(key=f"t{number}", inputs=784, outputs=2, offset=numbers, scale=(3.0,) * 784)
-            )
+            store.register(TaskSchema(key=f"t{number}", inputs=784, outputs=2, offset=numbers, scale=(3.0,) * 784))
         data_ = store.to_bytes()
         assert int.from_bytes(data_[:8], "little") < 10_000  # the header, which safetensors bounds
         assert WeightStore.from_bytes(data_).digest() == store.digest()
 
     def test_secrets_decide_contexts_and_weights(self) -> None:
         x = data(3, 12)
-        answers = [
-            store.logits(store.batch("wide", x)) for store in (new_store(1), new_store(1), new_store(2))
-        ]
+        answers = [store.logits(store.batch("wide", x)) for store in (new_store(1), new_store(1), new_store(2))]
         torch.testing.assert_close(answers[0], answers[1], rtol=0, atol=0)
         assert float((answers[0] - answers[2]).abs().max()) > 0.01
-        assert (
-            WeightStore(plain_config(network=SMALL)).secret != WeightStore(plain_config(network=SMALL)).secret
-        )
+        assert WeightStore(plain_config(network=SMALL)).secret != WeightStore(plain_config(network=SMALL)).secret
 
 
 @pytest.mark.parametrize(

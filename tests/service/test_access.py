@@ -35,11 +35,7 @@ from tests.helpers.http import ROW, problem, register
 from tests.helpers.routes import ACCESS_RULES, ROUTES
 
 SCOPES = ("monitor", "infer", "update", "admin")
-ALLOWED = {
-    "monitor": {"monitor", "admin"},
-    "infer": {"infer", "update", "admin"},
-    "update": {"update", "admin"},
-}
+ALLOWED = {"monitor": {"monitor", "admin"}, "infer": {"infer", "update", "admin"}, "update": {"update", "admin"}}
 
 
 @pytest.fixture
@@ -73,9 +69,7 @@ class TestScopes:
         with DataDirectory(path) as directory:
             routes = create_api(Settings(), directory).routes
         served = {
-            (method, route.path_format)
-            for route in _flat(routes)
-            for method in (route.methods or set()) - {"HEAD"}
+            (method, route.path_format) for route in _flat(routes) for method in (route.methods or set()) - {"HEAD"}
         }
         assert served == set(ACCESS_RULES)
         stated = access_rules(ROUTES) | {("GET", "/openapi.json"): "infer"}
@@ -155,9 +149,7 @@ class TestKeys:
             ({}, 200),
         ],
     )
-    def test_other_sites_pages_change_nothing(
-        self, http: httpx.Client, headers: dict[str, str], status: int
-    ) -> None:
+    def test_other_sites_pages_change_nothing(self, http: httpx.Client, headers: dict[str, str], status: int) -> None:
         """A page anywhere may have a browser send a body without asking: to a server without keys too."""
         answer = http.post("/v1/rollback", content=b'{"to_sequence": 0}', headers=headers)
         assert answer.status_code == status
@@ -283,9 +275,7 @@ class TestPatterns:
         problem(admin.get("/v1/tasks/theirs", headers=mine), 404, "unknown-task")
         problem(admin.delete("/v1/tasks/theirs", headers=mine), 404, "unknown-task")
         problem(admin.delete("/v1/tasks/theirs/data", headers=mine), 404, "unknown-task")
-        problem(
-            admin.post("/v1/tasks", json={"key": "other", "outputs": 2}, headers=mine), 404, "unknown-task"
-        )
+        problem(admin.post("/v1/tasks", json={"key": "other", "outputs": 2}, headers=mine), 404, "unknown-task")
         own = {"context": "mix(mine.a:0.5,mine.b:0.5)"}
         assert admin.post("/v1/update", json=own | body, headers=mine).status_code == 200
         listed = admin.get("/v1/tasks?limit=1", headers=mine).json()

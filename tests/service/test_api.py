@@ -134,17 +134,13 @@ class TestInfer:
             {"power": {"context": "mix(a:3,b:1)", "exponent": 1.5}},
             {
                 "power": {
-                    "context": {
-                        "mixture": [{"context": {"task": "a"}, "weight": 6}, {"context": "b", "weight": 2}]
-                    },
+                    "context": {"mixture": [{"context": {"task": "a"}, "weight": 6}, {"context": "b", "weight": 2}]},
                     "exponent": 1.5,
                 }
             },
         ]
         answers = [
-            http.post("/v1/infer", json={"context": form, "inputs": [ROW], "return": ["logits"]}).json()[
-                "logits"
-            ]
+            http.post("/v1/infer", json={"context": form, "inputs": [ROW], "return": ["logits"]}).json()["logits"]
             for form in forms
         ]
         np.testing.assert_allclose(answers[0], answers[1], rtol=1e-5)
@@ -154,12 +150,7 @@ class TestInfer:
         register(http, "wide")
         register(http, "narrow", labels=["x", "y"], inputs=3)
         register(http, "line", labels=None, outputs=2, inputs=4, loss="mse")
-        rows = [
-            ("wide", ROW),
-            ("narrow", [1.0, 2.0, 3.0]),
-            ("line", [1, 0, 0, 1]),
-            ("narrow", [0.0, 0.0, 1.0]),
-        ]
+        rows = [("wide", ROW), ("narrow", [1.0, 2.0, 3.0]), ("line", [1, 0, 0, 1]), ("narrow", [0.0, 0.0, 1.0])]
         body = http.post(
             "/v1/infer",
             json={
@@ -174,9 +165,7 @@ class TestInfer:
         assert body["probabilities"][2] is None
         assert [value is None for value in body["values"]] == [True, True, False, True]
         for place, (context, row) in enumerate(rows):
-            alone = http.post(
-                "/v1/infer", json={"context": context, "inputs": [row], "return": ["logits"]}
-            ).json()
+            alone = http.post("/v1/infer", json={"context": context, "inputs": [row], "return": ["logits"]}).json()
             np.testing.assert_allclose(body["logits"][place], alone["logits"][0], rtol=1e-4, atol=1e-5)
 
     def test_defaults_of_an_mse_task(self, http: httpx.Client) -> None:
@@ -223,9 +212,7 @@ class TestInfer:
             ({"surprise": 1}, 422, "invalid-request"),
         ],
     )
-    def test_bad_requests(
-        self, http: httpx.Client, change: dict[str, object], status: int, slug: str
-    ) -> None:
+    def test_bad_requests(self, http: httpx.Client, change: dict[str, object], status: int, slug: str) -> None:
         register(http)
         register(http, "other", labels=["x"])
         register(http, "taught", scaling="none")
@@ -239,17 +226,13 @@ class TestInfer:
         body = f'{{"context": "digits", "inputs": [[{row}]]}}'
         problem(http.post("/v1/infer", content=body, headers=JSON), 422, "non-finite-input")
 
-    @pytest.mark.parametrize(
-        "body", ["", "{", "[" * 100_000, '{"context": "digits"', "\xff", "nul", '{"a": 1} x']
-    )
+    @pytest.mark.parametrize("body", ["", "{", "[" * 100_000, '{"context": "digits"', "\xff", "nul", '{"a": 1} x'])
     def test_bodies_that_are_not_json(self, http: httpx.Client, body: str) -> None:
         answer = http.post("/v1/infer", content=body.encode("latin-1"), headers=JSON)
         problem(answer, 422, "invalid-request")
 
     def test_other_media_types(self, http: httpx.Client) -> None:
-        answer = http.post(
-            "/v1/infer", content="a=b", headers={"Content-Type": "application/x-www-form-urlencoded"}
-        )
+        answer = http.post("/v1/infer", content="a=b", headers={"Content-Type": "application/x-www-form-urlencoded"})
         problem(answer, 415, "unsupported-media-type")
 
     def test_of_duplicate_keys_the_last_wins(self, http: httpx.Client) -> None:
@@ -326,18 +309,14 @@ def test_a_model_taken_out_answers_like_the_service(http: httpx.Client) -> None:
     register(http, "b", inputs=5)
     row = [0.1, 0.2, 0.3, 0.4, 0.5]
     for key in "ab":
-        http.post(
-            "/v1/update", json={"context": key, "inputs": [row, [3, 1, 4, 1, 5]], "targets": ["1", "2"]}
-        )
+        http.post("/v1/update", json={"context": key, "inputs": [row, [3, 1, 4, 1, 5]], "targets": ["1", "2"]})
     for context in ("a", "mix(a:0.7,b:0.3)", "a^1.5"):
         answer = http.get("/v1/model", params={"context": context})
         assert answer.headers["content-type"] == "application/octet-stream"
         import torch
 
         model = RetrievedModel.from_bytes(answer.content)
-        served = http.post(
-            "/v1/infer", json={"context": context, "inputs": [row], "return": ["logits"]}
-        ).json()
+        served = http.post("/v1/infer", json={"context": context, "inputs": [row], "return": ["logits"]}).json()
         np.testing.assert_allclose(model(torch.tensor([row]))[0], served["logits"][0], rtol=1e-4, atol=1e-5)
     by_json = http.get("/v1/model", params={"context": '{"power": {"context": "a", "exponent": 1.5}}'})
     assert by_json.content == answer.content
@@ -355,9 +334,7 @@ def test_capacity(http: httpx.Client) -> None:
     answer = http.get("/v1/capacity").json()
     assert set(answer) == {"tasks", "layers", "mean_accuracy"}
     assert answer["mean_accuracy"] == accuracy
-    assert [set(layer) for layer in answer["layers"]] == [
-        {"name", "crosstalk_predicted", "crosstalk_measured"}
-    ] * 3
+    assert [set(layer) for layer in answer["layers"]] == [{"name", "crosstalk_predicted", "crosstalk_measured"}] * 3
 
 
 def test_snapshots(http: httpx.Client) -> None:
@@ -386,9 +363,7 @@ def test_http_itself(http: httpx.Client) -> None:
 
 def test_request_ids(http: httpx.Client) -> None:
     assert http.get("/health/live", headers={"X-Request-Id": "abc-1"}).headers["x-request-id"] == "abc-1"
-    made = {
-        http.get("/v1/nothing", headers={"X-Request-Id": "a b"}).headers["x-request-id"] for _ in range(2)
-    }
+    made = {http.get("/v1/nothing", headers={"X-Request-Id": "a b"}).headers["x-request-id"] for _ in range(2)}
     assert len(made) == 2
 
 
@@ -408,9 +383,7 @@ def test_rows_so_large_that_nothing_finite_can_be_said_of_them(http: httpx.Clien
 def test_a_bug_is_a_problem_with_a_request_id(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("superposed_service.api.v1.routes.inference.codec.render_answer", lambda *_: 1 / 0)
     register(http)
-    answer = http.post(
-        "/v1/infer", json={"context": "digits", "inputs": [ROW]}, headers={"X-Request-Id": "bug-7"}
-    )
+    answer = http.post("/v1/infer", json={"context": "digits", "inputs": [ROW]}, headers={"X-Request-Id": "bug-7"})
     assert "ZeroDivision" not in problem(answer, 500, "internal")["detail"]
     assert answer.headers["x-request-id"] == "bug-7"
 
@@ -470,8 +443,7 @@ class TestGroups:
         assert http.post("/v1/update", json=update).status_code == 200
         assert http.get("/v1/tasks/u1").json()["updates"] == 1
         named, bare = (
-            http.post("/v1/infer", json={"context": context, "inputs": [ROW]}).json()
-            for context in ("digits/u1", "u1")
+            http.post("/v1/infer", json={"context": context, "inputs": [ROW]}).json() for context in ("digits/u1", "u1")
         )
         assert named == bare
         problem(http.post("/v1/infer", json={"context": "u1/digits", "inputs": [ROW]}), 404, "unknown-task")

@@ -43,9 +43,7 @@ def rows_of(width: int, count: int) -> st.SearchStrategy[Any]:
             return st.floats(-100, 100, width=8 * kind.itemsize)  # type: ignore[arg-type]
         return st.integers(max(-100, np.iinfo(kind).min), 100)
 
-    arrays = st.sampled_from(DTYPES).flatmap(
-        lambda dtype: hnp.arrays(dtype, (count, width), elements=elements(dtype))
-    )
+    arrays = st.sampled_from(DTYPES).flatmap(lambda dtype: hnp.arrays(dtype, (count, width), elements=elements(dtype)))
     numbers = st.one_of(st.integers(-100, 100), st.floats(-100, 100))
     row = st.lists(numbers, min_size=width, max_size=width)
     return st.one_of(arrays, st.lists(row, min_size=count, max_size=count))
@@ -66,9 +64,7 @@ def one_context(draw: st.DrawFn) -> tuple[RowBatch, list[Any]]:
     weights = {"mixture": parts}
     power = {"power": {"context": key, "exponent": draw(st.floats(-3, 3))}}
     context = draw(st.sampled_from([key, weights, power, f"{key}^0.3"]))
-    return RowBatch(context, None, draw(rows_of(WIDTHS[key], count))), [
-        draw(TARGETS[key]) for _ in range(count)
-    ]
+    return RowBatch(context, None, draw(rows_of(WIDTHS[key], count))), [draw(TARGETS[key]) for _ in range(count)]
 
 
 @st.composite
@@ -116,11 +112,7 @@ def test_it_is_what_the_library_does_with_the_rows_as_they_came(sent: tuple[RowB
     assert float(difference.abs().max()) < 1e-5
 
 
-@given(
-    hnp.arrays(
-        st.sampled_from(DTYPES), hnp.array_shapes(max_dims=2, max_side=20), elements={"allow_nan": False}
-    )
-)
+@given(hnp.arrays(st.sampled_from(DTYPES), hnp.array_shapes(max_dims=2, max_side=20), elements={"allow_nan": False}))
 def test_narrowing_keeps_every_number(array: np.ndarray[Any, Any]) -> None:
     found = narrowed(array)
     assert found.dtype.itemsize <= array.dtype.itemsize

@@ -47,10 +47,7 @@ def test_the_policy_lets_nothing_in(http: httpx.Client) -> None:
 
 
 def test_caching(http: httpx.Client) -> None:
-    own, library = (
-        http.get("/console/js/app.js"),
-        http.get("/console/vendor/echarts-6.1.0/echarts.esm.min.js"),
-    )
+    own, library = (http.get("/console/js/app.js"), http.get("/console/vendor/echarts-6.1.0/echarts.esm.min.js"))
     assert own.headers["cache-control"] == "no-cache"
     assert "immutable" in library.headers["cache-control"]
     again = http.get("/console/js/app.js", headers={"If-None-Match": own.headers["etag"]})

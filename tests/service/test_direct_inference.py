@@ -81,9 +81,7 @@ def rest(answer: httpx.Response) -> tuple[int, bytes, list[str]]:
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_it_is_answered_as_on_the_usual_way(
-    taught: httpx.Client, taken: list[str], body: dict[str, Any]
-) -> None:
+def test_it_is_answered_as_on_the_usual_way(taught: httpx.Client, taken: list[str], body: dict[str, Any]) -> None:
     usual = taught.post("/v1/infer", json=body, headers=USUAL)
     assert usual.status_code == 200
     assert not taken
@@ -183,9 +181,7 @@ def test_pipelined_requests_and_a_closed_connection(taught: httpx.Client, taken:
     assert len(taken) == 3
 
 
-def test_a_bug_on_the_connection_is_survived(
-    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_on_the_connection_is_survived(tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """A reply that cannot be written is answered 500; what fails before it takes the usual way."""
     with serving(make_directory(tmp_path / "store")) as http:
         register(http, key="digits")

@@ -179,14 +179,9 @@ def test_while_one_group_is_journalled_the_one_before_is_applied_and_reads_are_a
             second = learning(engine, "b", 2)
             await queued(engine, 2)
             apply.opened.set()
-            assert [answer["sequence"] for answer in await asyncio.gather(*first, holding) if answer] == [
-                5,
-                6,
-            ]
+            assert [answer["sequence"] for answer in await asyncio.gather(*first, holding) if answer] == [5, 6]
             await asyncio.to_thread(commit.entered.wait, 60)
-            assert (
-                await engine.infer(RowBatch("b", None, X))
-            ).sequence == 6  # not applied: not on the disk yet
+            assert (await engine.infer(RowBatch("b", None, X))).sequence == 6  # not applied: not on the disk yet
             registering = asyncio.create_task(engine.change(Delete("b")))
             assert not any(task.done() for task in [*second, registering])
             commit.opened.set()
@@ -208,9 +203,7 @@ def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_be
             await queued(engine, 3)
             gate.opened.set()
             await asyncio.to_thread(apply.entered.wait, 60)
-            engine._writer.transaction_log._database.failure = (
-                "a disk that is full"  # what is committed is there
-            )
+            engine._writer.transaction_log._database.failure = "a disk that is full"  # what is committed is there
             second = learning(engine, "b", 2)
             await queued(engine, 2)
             apply.opened.set()
@@ -246,8 +239,7 @@ def test_a_refusal_comes_after_the_group_that_is_on_its_way(monkeypatch: pytest.
             await holding
             writer = await asyncio.to_thread(engine.stop)
             refusals = [
-                (sequence, head["sequence"])
-                for sequence, _, head in writer.transaction_log.journal.heads({REFUSAL})
+                (sequence, head["sequence"]) for sequence, _, head in writer.transaction_log.journal.heads({REFUSAL})
             ]
             assert refusals == [(9, 6)]
             return writer.store.digest(), [int(str(answer["sequence"])) for answer in answers]
@@ -334,9 +326,7 @@ def test_stopping_finishes_what_was_admitted_and_admits_no_more() -> None:
                 await engine.infer(RowBatch("a", None, X))
             engine.start()
             gate, holding = await held(engine)
-            waiting = [
-                asyncio.create_task(engine.update(RowBatch("a", None, X[:1]), [0], 1)) for _ in range(3)
-            ]
+            waiting = [asyncio.create_task(engine.update(RowBatch("a", None, X[:1]), [0], 1)) for _ in range(3)]
             await queued(engine, 3)
             stopping = asyncio.create_task(asyncio.to_thread(engine.stop))
             await until(lambda: not engine.ready)
@@ -491,16 +481,12 @@ def test_what_costs_more_or_comes_while_the_engine_works_is_answered_on_its_thre
     asyncio.run(scenario())
 
 
-def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with warm() as (store, engine):
             answered = Answered(monkeypatch, store)
             tried, plain = [], engine._executor._answer_here
-            monkeypatch.setattr(
-                engine._executor, "_answer_here", lambda loop: (tried.append(loop), plain(loop))
-            )
+            monkeypatch.setattr(engine._executor, "_answer_here", lambda loop: (tried.append(loop), plain(loop)))
             gate, holding = await held(engine)
             waiting = [asyncio.create_task(engine.infer(RowBatch("a", None, X))) for _ in range(3)]
             await queued(engine, 3)
@@ -513,9 +499,7 @@ def test_the_event_loop_does_not_ask_again_and_again_while_the_engine_works(
     asyncio.run(scenario())
 
 
-def test_a_bug_in_a_batch_ends_neither_the_event_loop_nor_a_request_in_silence(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_bug_in_a_batch_ends_neither_the_event_loop_nor_a_request_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with warm() as (store, engine):
             with monkeypatch.context() as patch:

@@ -166,9 +166,7 @@ def test_records_after_an_erasure_can_be_taken_out(tmp_path: Path) -> None:
         assert made.admin.roll_back(api_key=made.id).excluded  # what was erased is taken out itself
 
 
-def test_snapshots_that_a_recovery_still_needs_are_not_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_snapshots_that_a_recovery_still_needs_are_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a rollback to before the erasure, only older snapshots are starts until a new one is taken."""
     path = tmp_path / "store"
     for name in ("_RETRY_S", "_WATCH_S"):

@@ -181,10 +181,7 @@ class TestWhoIsTold:
             http.post("/v1/quarantine", json={"source": "theirs"})
             http.post("/v1/quarantine", json={"source": "mine.a"})
             told = records(events, 2)
-        assert [one["data"].get("contexts") or one["data"]["source"] for one in told] == [
-            ["mine.a"],
-            "mine.a",
-        ]
+        assert [one["data"].get("contexts") or one["data"]["source"] for one in told] == [["mine.a"], "mine.a"]
 
     @pytest.mark.parametrize("end", ["revoke", "rotate", "first key"])
     def test_a_key_that_is_over_hears_no_more(self, http: httpx.Client, end: str) -> None:

@@ -131,11 +131,7 @@ def test_the_sdk_grows_labels(http: httpx.Client) -> None:
     with Client(str(http.base_url)) as client:
         handle = client.task("sdk-grow", labels=["a", "b"])
         handle.partial_fit(ROWS, ["a", "b"] * 3)
-        assert client.alter_task("sdk-grow", add_labels=np.array(["c"]), schema_version=1).labels == [
-            "a",
-            "b",
-            "c",
-        ]
+        assert client.alter_task("sdk-grow", add_labels=np.array(["c"]), schema_version=1).labels == ["a", "b", "c"]
         with pytest.raises(SchemaChanged):
             client.alter_task("sdk-grow", add_labels=["d"], schema_version=1)
         client.update("sdk-grow", ROWS[:1], ["d"], grow_labels=True)

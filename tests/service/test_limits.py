@@ -43,11 +43,7 @@ class TestSizes:
                 body = {"context": "digits", "inputs": rows}
                 found = problem(http.post("/v1/infer", json=body), 413, "batch-too-large")
                 assert found["expected"] in {"3 at most", "70 at most"}
-            problem(
-                http.post("/v1/infer", json={"context": "digits", "inputs": [[0.0] * 70]}),
-                422,
-                "shape-mismatch",
-            )
+            problem(http.post("/v1/infer", json={"context": "digits", "inputs": [[0.0] * 70]}), 422, "shape-mismatch")
             head = json.dumps({"context": "digits", "inputs": {"datatype": "UINT8", "shape": [1, 71]}})
             headers = {
                 "Content-Type": "application/vnd.superposed.tensors",
@@ -350,9 +346,7 @@ class TestCorked:
         asyncio.run(scenario())
 
 
-def test_too_many_candidates_are_refused_before_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_many_candidates_are_refused_before_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def named(_: object) -> list[str]:
         raise AssertionError("the candidates were parsed before the limit was checked")
 

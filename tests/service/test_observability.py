@@ -173,9 +173,7 @@ class TestMetrics:
     def test_openmetrics_where_it_is_asked_for(self, http: httpx.Client) -> None:
         answer = http.get("/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"})
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
-        assert {"superposed_ready", "superposed_change"} <= {
-            one.name for one in parse_openmetrics(answer.text)
-        }
+        assert {"superposed_ready", "superposed_change"} <= {one.name for one in parse_openmetrics(answer.text)}
 
     def test_only_monitor_and_admin_keys_see_them(self, http: httpx.Client) -> None:
         def make(scope: str) -> dict[str, str]:
@@ -245,9 +243,7 @@ class TestMetrics:
             assert table.match({"method": "QUERY", "path": asked}).allowed
 
 
-def test_a_long_replay_says_how_far_it_is(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_replay_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("superposed_service.observability.progress._LOG_EVERY_S", -1.0)
     caplog.set_level(logging.INFO, "superposed")
     progress = Progress(7, 7)
@@ -285,9 +281,7 @@ class TestHealth:
 
 
 class TestLogs:
-    def test_json_lines_with_ids_and_sequence_numbers(
-        self, tmp_path: Path, captured: Callable[..., Captured]
-    ) -> None:
+    def test_json_lines_with_ids_and_sequence_numbers(self, tmp_path: Path, captured: Callable[..., Captured]) -> None:
         logs = captured(log_format="json", log_level="debug")
         with serving(make_directory(tmp_path / "store"), access_log="all") as http:
             register(http, "digits")
@@ -333,9 +327,7 @@ class TestLogs:
         assert (line["logger"], line["level"]) == ("uvicorn.error", "info")
         assert "color_message" not in line
 
-    def test_a_bug_is_one_problem_and_one_line(
-        self, tmp_path: Path, captured: Callable[..., Captured]
-    ) -> None:
+    def test_a_bug_is_one_problem_and_one_line(self, tmp_path: Path, captured: Callable[..., Captured]) -> None:
         def add(app: FastAPI) -> None:
             app.add_api_route("/v1/bug", lambda: {}["nothing"])  # type: ignore[misc]
             app.state.routes.append(app.routes[-1])
@@ -409,10 +401,7 @@ class TestTraces:
         [server] = self.spans(exporter, "POST /v1/infer")
         [batch] = self.spans(exporter, "batch")
         assert batch.context.trace_id == server.context.trace_id
-        assert dict(batch.attributes or {}) == {
-            "superposed.batch.rows": 3,
-            "superposed.batch.requests": 1,
-        }
+        assert dict(batch.attributes or {}) == {"superposed.batch.rows": 3, "superposed.batch.requests": 1}
         assert len(self.spans(exporter, "queue")) == 1
 
     def test_a_trace_that_is_not_sampled_has_no_spans(self, traced: Traced) -> None:
@@ -421,9 +410,7 @@ class TestTraces:
         http.post("/v1/update", json=UPDATE, headers=headers)
         assert exporter.get_finished_spans() == ()
 
-    def test_without_the_extra_the_setting_is_refused(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_the_extra_the_setting_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "superposed_service.observability.opentelemetry", None)
         path = make_directory(tmp_path / "store")
         with DataDirectory(path) as directory, pytest.raises(ConfigError, match=r"superposed\[otel\]"):

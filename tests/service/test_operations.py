@@ -90,15 +90,7 @@ class TestCompose:
                     assert (ROOT / volume.partition(":")[0]).exists(), volume
 
     def test_compose_reads_it(self) -> None:
-        command = [
-            installed("docker-compose"),
-            "--profile",
-            "gpu",
-            "--profile",
-            "monitoring",
-            "--profile",
-            "tls",
-        ]
+        command = [installed("docker-compose"), "--profile", "gpu", "--profile", "monitoring", "--profile", "tls"]
         read = subprocess.run([*command, "config"], cwd=ROOT, capture_output=True, text=True, check=False)
         assert read.returncode == 0, read.stderr
         assert set(yaml.safe_load(read.stdout)["services"]) == set(COMPOSE["services"])
@@ -108,9 +100,7 @@ class TestPrometheus:
     def test_rules_are_sound_and_fire(self) -> None:
         promtool, folder = installed("promtool"), OPERATIONS / "prometheus"
         for arguments in (("check", "rules", "alerts.yml"), ("test", "rules", "alerts_test.yml")):
-            done = subprocess.run(
-                [promtool, *arguments], cwd=folder, capture_output=True, text=True, check=False
-            )
+            done = subprocess.run([promtool, *arguments], cwd=folder, capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout + done.stderr
 
     def test_the_dashboard_shows_something(self, tmp_path: Path, server: Server) -> None:
@@ -123,9 +113,7 @@ class TestPrometheus:
                     load(client)  # counters must be seen to rise
                 time.sleep(0.5)
             rules = httpx.get(f"{url}/api/v1/rules").json()["data"]["groups"][0]["rules"]
-            assert {rule["name"]: rule["health"] for rule in rules} == {
-                alert["alert"]: "ok" for alert in ALERTS
-            }
+            assert {rule["name"]: rule["health"] for rule in rules} == {alert["alert"]: "ok" for alert in ALERTS}
             states = {rule["name"]: rule["state"] for rule in rules}
             assert states["SuperposedDown"] == states["SuperposedNotReady"] == "inactive"
 
@@ -149,7 +137,7 @@ def scraping(prometheus: str, folder: Path, port: int) -> Iterator[str]:
             f"--storage.tsdb.path={folder / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{own}",
             "--log.level=error",
-        ],
+        ]
     )
     url = f"http://127.0.0.1:{own}"
     try:
@@ -207,9 +195,7 @@ class TestNginx:
                     assert process.poll() is None
                     assert time.monotonic() < deadline
                     time.sleep(0.1)
-                assert (
-                    http.get("/v1/store", headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
-                )
+                assert http.get("/v1/store", headers={"X-Request-Id": "mine"}).headers["x-request-id"] == "mine"
                 assert http.get("/metrics").status_code == 404
                 assert "x-request-id" not in http.get("/metrics").headers  # nginx's own
         finally:

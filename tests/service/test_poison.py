@@ -54,11 +54,7 @@ class Tenants:
     def accuracies(self) -> list[float]:
         found = []
         for key in TASKS:
-            body = {
-                "context": key,
-                "inputs": self.rows(key, DIGITS.test_x).tolist(),
-                "targets": DIGITS.test_y.tolist(),
-            }
+            body = {"context": key, "inputs": self.rows(key, DIGITS.test_x).tolist(), "targets": DIGITS.test_y.tolist()}
             answer = self.http.post("/v1/evaluate", json=body, headers=self.honest)
             found.append(answer.raise_for_status().json()["accuracy"])
         return found
@@ -97,9 +93,7 @@ def test_a_poisoned_stream(tmp_path: Path, attack: str) -> None:
 
         started = time.monotonic()
         undone = http.post(
-            "/v1/rollback",
-            json={"without": {"api_key": tenants.foe["Authorization"].split("-")[1]}},
-            timeout=120,
+            "/v1/rollback", json={"without": {"api_key": tenants.foe["Authorization"].split("-")[1]}}, timeout=120
         )
         seconds = time.monotonic() - started
         assert undone.status_code == 200, undone.text

@@ -136,9 +136,7 @@ def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:
         (["--network", "resnet18", "--inputs", "64"], "inputs"),
     ],
 )
-def test_init_refuses_settings_that_the_network_does_not_have(
-    flags: list[str], named: str, tmp_path: Path
-) -> None:
+def test_init_refuses_settings_that_the_network_does_not_have(flags: list[str], named: str, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["init", str(tmp_path / "store"), *flags])
     assert result.exit_code != 0
     assert named in str(result.exception)
@@ -169,9 +167,7 @@ def test_init_names_encoders_and_widens_the_network_for_them(tmp_path: Path) -> 
         (["--preset", "images", "--network", "convnet", "--input-shape", "2,8,8"], "pixels"),
     ],
 )
-def test_init_refuses_encoders_that_are_none_and_leaves_nothing(
-    flags: list[str], named: str, tmp_path: Path
-) -> None:
+def test_init_refuses_encoders_that_are_none_and_leaves_nothing(flags: list[str], named: str, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["init", str(tmp_path / "store"), *flags])
     assert result.exit_code != 0
     assert named in str(result.exception)

@@ -60,11 +60,7 @@ def test_the_sdk(http: httpx.Client) -> None:
         with pytest.raises(Quarantined):
             client.update("digits", [ROW], ["0"])
         [entry] = client.list_quarantine()
-        assert (entry.source, entry.since, entry.reason) == (
-            "digits",
-            since,
-            {"by": "request", "text": "odd"},
-        )
+        assert (entry.source, entry.since, entry.reason) == ("digits", since, {"by": "request", "text": "odd"})
         client.release("digits")
         assert client.update("digits", [ROW], ["0"]).rows == 1
         with pytest.raises(UnknownTask):

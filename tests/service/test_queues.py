@@ -166,8 +166,7 @@ class TestLines:
             lines = RequestQueues(Settings(queue_requests=2))
             ticket = RequestTiming(0.0, "", None)
             reads = [
-                InferenceRequest(RowBatch("a", None, [[1.0]]), loop.create_future(), loop, ticket)
-                for _ in range(3)
+                InferenceRequest(RowBatch("a", None, [[1.0]]), loop.create_future(), loop, ticket) for _ in range(3)
             ]
             for read in reads[:2]:
                 lines.join(read, RequestMetadata("flood"), 0)

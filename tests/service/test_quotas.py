@@ -107,12 +107,7 @@ def test_both_faces_and_every_unit(tmp_path: Path) -> None:
         infer = ("/v1/infer", {"context": "digits", "inputs": [ROW] * 8})
         v2 = {"inputs": [{"name": "input", "shape": [8, 64], "datatype": "FP32", "data": ROW * 8}]}
         few_rows = make(http, "update", rows_per_second=0.5)
-        answers = refused(
-            few_rows,
-            infer,
-            ("/v1/evaluate", UPDATE),
-            ("/v2/models/digits/infer", v2),
-        )
+        answers = refused(few_rows, infer, ("/v1/evaluate", UPDATE), ("/v2/models/digits/infer", v2))
         problem(answers[0], 429, "quota-exceeded")
         assert "quota of rows" in answers[-1].json()["error"]
 

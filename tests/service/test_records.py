@@ -121,13 +121,7 @@ def test_what_does_not_fit_the_features_is_refused(http: httpx.Client) -> None:
         assert ask(http, "fits", [PEOPLE[0] | record]).status_code == 422
     assert http.get("/v1/store").json()["sequence"] == before
     problem(http.post("/v1/infer", json={"context": "fits", "inputs": [[1.0] * 48]}), 422, "invalid-request")
-    for body in (
-        {},
-        {"records": PEOPLE, "inputs": [[1.0]]},
-        {"records": []},
-        {"records": "x"},
-        {"records": [5]},
-    ):
+    for body in ({}, {"records": PEOPLE, "inputs": [[1.0]]}, {"records": []}, {"records": "x"}, {"records": [5]}):
         assert http.post("/v1/infer", json={"context": "fits"} | body).status_code == 422
     http.post("/v1/tasks", json={"key": "numbers", "outputs": 2, "inputs": 3})
     problem(ask(http, "numbers", PEOPLE), 422, "shape-mismatch")
@@ -181,9 +175,7 @@ def test_a_data_frame_is_taught_in_three_lines_and_columns_may_move(client: Clie
 
 def test_records_of_python_values(client: Client) -> None:
     when = datetime.datetime(2026, 1, 2, 3, 4)
-    records = [
-        {"n": np.float32(1), "when": when, "took": datetime.timedelta(hours=1), "ok": np.bool_(True)}
-    ] * 4
+    records = [{"n": np.float32(1), "when": when, "took": datetime.timedelta(hours=1), "ok": np.bool_(True)}] * 4
     task = client.task("python", labels=[0, 1]).partial_fit(records, [0, 1, 0, 1])
     kinds = {one["name"]: one["kind"] for one in client.get_task("python").features or []}
     assert kinds == {"n": "number", "when": "date", "took": "number", "ok": "number"}
@@ -200,9 +192,7 @@ def test_records_are_the_same_store_after_crashes_and_in_groups_of_any_size(tmp_
             {"a": draw.normal(5, 2), "b": str(draw.integers(5)), "c": None if draw.random() < 0.3 else number}
             for _ in range(3)
         ]
-        updates.append(
-            (["r", "mix(r:0.6,s:0.4)", "s", "member"][number % 4], rows, draw.integers(0, 2, 3).tolist())
-        )
+        updates.append((["r", "mix(r:0.6,s:0.4)", "s", "member"][number % 4], rows, draw.integers(0, 2, 3).tolist()))
 
     def machine(path: Path) -> Machine:
         made = Machine(path, config=CONFIG, canary_rows=0)
@@ -235,9 +225,7 @@ def test_records_are_the_same_store_after_crashes_and_in_groups_of_any_size(tmp_
     grouped.close()
 
 
-def test_a_records_task_answers_before_its_first_update_and_empty_records_teach_no_features(
-    http: httpx.Client,
-) -> None:
+def test_a_records_task_answers_before_its_first_update_and_empty_records_teach_no_features(http: httpx.Client) -> None:
     new_task(http, "early")
     body = {"context": "early", "records": PEOPLE}
     assert http.post("/v1/infer", json=body).json()["probabilities"] == [[0.5, 0.5]] * 3
@@ -263,11 +251,7 @@ def test_compositions_of_other_kinds_are_refused(http: httpx.Client) -> None:
     http.post("/v1/tasks", json={"key": "plain", "labels": ["stays", "leaves"]})
     made = {"key": "both", "labels": ["stays", "leaves"], "composition": "mix(left:0.6,right:0.4)"}
     problem(http.post("/v1/tasks", json=made), 422, "composition-not-supported")
-    problem(
-        http.post("/v1/tasks", json=made | {"kind": "records", "inputs": 30}),
-        422,
-        "composition-not-supported",
-    )
+    problem(http.post("/v1/tasks", json=made | {"kind": "records", "inputs": 30}), 422, "composition-not-supported")
     assert http.post("/v1/tasks", json=made | {"kind": "records"}).status_code == 201
     mixed = {"context": "mix(left:0.5,plain:0.5)", "records": PEOPLE}
     problem(http.post("/v1/infer", json=mixed), 422, "composition-not-supported")
@@ -287,9 +271,7 @@ def test_frames_and_features_in_the_sdk(client: Client) -> None:
     levels = pd.DataFrame(np.ones((2, 2)), columns=pd.MultiIndex.from_product([["a"], ["b", "c"]]))
     with pytest.raises(ValueError, match="one level"):
         client.task("levels", labels=[0, 1]).fit(levels, [0, 1])
-    told = client.task(
-        "told", labels=["stays", "leaves"], features={"zip": "category"}, extra_features="ignore"
-    )
+    told = client.task("told", labels=["stays", "leaves"], features={"zip": "category"}, extra_features="ignore")
     told.partial_fit([{"zip": 1, "more": 2}, {"zip": 2}], ["stays", "leaves"])
     assert client.get_task("told").features == [{"name": "zip", "kind": "category"}]
     client.delete_task("told")

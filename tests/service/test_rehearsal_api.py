@@ -13,14 +13,7 @@ import pytest
 import torch
 
 from experiments.plain import plain_config
-from superposed import (
-    MLPConfig,
-    OptimizerConfig,
-    TaskSchema,
-    WeightStore,
-    learn,
-    seeded_secret,
-)
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.config import RehearsalConfig
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed_client import AsyncClient, Client, InvalidRequest, ShapeMismatch, UnknownTask
@@ -179,10 +172,7 @@ class TestLearningModels:
 
     def test_learn_model_moves_a_task_between_stores(self, client: Client, tmp_path: Path) -> None:
         teach(client, 0)
-        with (
-            serving(make_directory(tmp_path / "other", CONFIG)) as http,
-            Client(str(http.base_url)) as other,
-        ):
+        with serving(make_directory(tmp_path / "other", CONFIG)) as http, Client(str(http.base_url)) as other:
             copy = other.task("copy", outputs=3)
             known = client.task("t0")
 

@@ -100,12 +100,7 @@ def test_a_correction_can_be_corrected_and_rolled_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "error"),
-    [
-        (["x"], InvalidRequest),
-        (["x", "z"], LabelOutOfRange),
-        (["x", 1], LabelOutOfRange),
-        ([], InvalidRequest),
-    ],
+    [(["x"], InvalidRequest), (["x", "z"], LabelOutOfRange), (["x", 1], LabelOutOfRange), ([], InvalidRequest)],
 )
 def test_bad_corrections_change_nothing(tmp_path: Path, targets: list[Any], error: type[Exception]) -> None:
     machine = taught(tmp_path / "store")

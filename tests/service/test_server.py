@@ -34,18 +34,7 @@ def superposed(*arguments: str, **environment: str) -> subprocess.CompletedProce
 def test_init_says_what_it_made(tmp_path: Path) -> None:
     path = str(tmp_path / "store")
     made = superposed(
-        "init",
-        path,
-        "--inputs",
-        "20",
-        "--hidden",
-        "8",
-        "--outputs",
-        "3",
-        "--family",
-        "complex",
-        "--seed",
-        "5",
+        "init", path, "--inputs", "20", "--hidden", "8", "--outputs", "3", "--family", "complex", "--seed", "5"
     )
     assert made.returncode == 0, made.stderr
     assert "complex" in made.stderr
@@ -162,9 +151,7 @@ def test_many_clients_at_once(server: Server) -> None:
 
 def test_the_api_is_documented(server: Server) -> None:
     document = httpx.get(f"{server.url}/openapi.json").json()
-    assert {"/v1/infer", "/v1/update", "/v1/tasks/{key}", "/v1/capacity", "/health/ready"} <= set(
-        document["paths"]
-    )
+    assert {"/v1/infer", "/v1/update", "/v1/tasks/{key}", "/v1/capacity", "/health/ready"} <= set(document["paths"])
     body = document["paths"]["/v1/infer"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["examples"]
     rows = {"inputs", "records", "texts", "images"}

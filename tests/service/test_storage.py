@@ -76,11 +76,7 @@ def test_the_newest_are_kept_and_one_that_history_reaches_back_to(tmp_path: Path
     (tmp_path / "s" / "left-behind.safetensors").write_bytes(b"no manifest")
     assert snapshots.trim(290, always) == 10
     assert [snapshot.sequence for snapshot in snapshots.list()] == [10, 200, 300]
-    assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [
-        b"store 10",
-        b"store 200",
-        b"store 300",
-    ]
+    assert [snapshots.read(snapshot) for snapshot in snapshots.list()] == [b"store 10", b"store 200", b"store 300"]
     assert len(list((tmp_path / "s").iterdir())) == 6
     assert snapshots.trim(1000, always) == 10
     assert snapshots.trim(0, always) == 200
@@ -150,9 +146,7 @@ def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
     transaction_log = TransactionLog(tmp_path)
     transaction_log.begin(4)
     kinds = ["update", "refusal", "update", "rollback", "register", "update", "refusal"]
-    transaction_log.commit(
-        [(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)]
-    )
+    transaction_log.commit([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
     journal, wanted = transaction_log.journal, {"refusal", "rollback"}
     assert journal.rare(wanted) == list(journal.heads(wanted))
     assert [head["place"] for _, _, head in journal.rare(wanted)] == [1, 3, 6]
@@ -163,9 +157,7 @@ def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
     transaction_log.close()
 
 
-def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journals, "_TRIMMED_BYTES", 1000)
     monkeypatch.setattr(journals, "_TRIMMED_RECORDS", 3)
     transaction_log = TransactionLog(tmp_path)

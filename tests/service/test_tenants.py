@@ -56,12 +56,7 @@ def test_one_key_cannot_take_all_tasks(tenants: Tenants) -> None:
     assert tenants.register("b-0", tenants.b).status_code == 201
     assert tenants.http.delete("/v1/tasks/a-2", headers=tenants.a).status_code == 204
     assert tenants.register("a-3", tenants.a).status_code == 201
-    assert {one["key"] for one in tenants.http.get("/v1/tasks").json()["tasks"]} == {
-        "a-0",
-        "a-1",
-        "a-3",
-        "b-0",
-    }
+    assert {one["key"] for one in tenants.http.get("/v1/tasks").json()["tasks"]} == {"a-0", "a-1", "a-3", "b-0"}
 
 
 def test_a_group_that_is_made_counts_as_a_task(tenants: Tenants) -> None:

@@ -14,14 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from superposed.errors import SuperposedError
-from superposed_service.api.tensors import (
-    DATATYPES,
-    HEAD_LENGTH,
-    TENSORS_MEDIA_TYPE,
-    TensorReader,
-    dump_bytes,
-    split,
-)
+from superposed_service.api.tensors import DATATYPES, HEAD_LENGTH, TENSORS_MEDIA_TYPE, TensorReader, dump_bytes, split
 from superposed_service.api.v1.codec import read_body
 from superposed_service.api.v1.schemas import UpdateBody
 from tests.helpers.http import ROW, problem, register
@@ -84,9 +77,7 @@ def test_updates_in_either_form_teach_the_same(http: httpx.Client) -> None:
     assert http.post("/v1/update", json=body).json()["loss"] == binary.json()["loss"]
     again = http.post("/v1/infer", json={"context": "one", "inputs": [ROW], "return": ["logits"]}).json()
     assert again["logits"] == logits["logits"]
-    measured = send(
-        http, "/v1/evaluate", {k: head[k] for k in ("context", "inputs", "targets")}, ROWS, targets
-    )
+    measured = send(http, "/v1/evaluate", {k: head[k] for k in ("context", "inputs", "targets")}, ROWS, targets)
     assert measured.json()["rows"] == 2
 
 
@@ -135,9 +126,7 @@ def test_bad_head_lengths(http: httpx.Client, length: object) -> None:
 @given(data=st.data())
 def test_whatever_comes_is_read_or_refused(data: st.DataObject) -> None:
     arrays = data.draw(
-        st.lists(
-            npst.arrays(st.sampled_from(list(DATATYPES.values())), npst.array_shapes(max_side=4)), max_size=2
-        )
+        st.lists(npst.arrays(st.sampled_from(list(DATATYPES.values())), npst.array_shapes(max_side=4)), max_size=2)
     )
     names = ["inputs", "targets"][: len(arrays)]
     head: dict[str, Any] = {"context": "a"} | {n: tensor(a) for n, a in zip(names, arrays, strict=True)}
@@ -175,17 +164,10 @@ def test_booleans_are_one_and_zero_in_every_form(http: httpx.Client) -> None:
     assert http.post("/v1/infer", json=numbers | {"inputs": [truth]}).json() == expected
     assert http.post("/v1/infer", json=numbers | {"inputs": [[*truth[:-1], 1]]}).json() == expected
     head = json.dumps({"context": "digits", "inputs": {"datatype": "BOOL", "shape": [1, 64]}}).encode()
-    headers = {
-        "Content-Type": "application/vnd.superposed.tensors",
-        HEAD_LENGTH: str(len(head)),
-    }
+    headers = {"Content-Type": "application/vnd.superposed.tensors", HEAD_LENGTH: str(len(head))}
     answer = http.post("/v1/infer", content=head + bytes(truth), headers=headers)
     assert answer.json() == expected
     update = {"context": "digits", "inputs": {"datatype": "BOOL", "shape": [1, 64]}, "targets": ["1"]}
     head = json.dumps(update).encode()
-    answer = http.post(
-        "/v1/update",
-        content=head + bytes(truth),
-        headers=headers | {HEAD_LENGTH: str(len(head))},
-    )
+    answer = http.post("/v1/update", content=head + bytes(truth), headers=headers | {HEAD_LENGTH: str(len(head))})
     assert answer.status_code == 200, answer.text

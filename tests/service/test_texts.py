@@ -101,24 +101,18 @@ class TestEqualAnswers:
 
     def test_json(self, http: httpx.Client, expected: np.ndarray) -> None:
         np.testing.assert_array_equal(logits(http, texts=TEXTS), expected)
-        np.testing.assert_array_equal(
-            logits(http, texts=TEXTS, context=None, contexts=["acme"] * 4), expected
-        )
+        np.testing.assert_array_equal(logits(http, texts=TEXTS, context=None, contexts=["acme"] * 4), expected)
 
     def test_binary_answers(self, http: httpx.Client, expected: np.ndarray) -> None:
         headers = {"Accept": "application/vnd.superposed.tensors"}
         body = {"context": "acme", "texts": TEXTS, "return": ["logits"]}
         answer = http.post("/v1/infer", json=body, headers=headers)
         head = int(answer.headers["inference-header-content-length"])
-        np.testing.assert_array_equal(
-            np.frombuffer(answer.content[head:], "<f4").reshape(4, 4), expected.astype("f4")
-        )
+        np.testing.assert_array_equal(np.frombuffer(answer.content[head:], "<f4").reshape(4, 4), expected.astype("f4"))
 
     @pytest.mark.parametrize("binary", [False, True])
     @pytest.mark.parametrize("shape", [[4], [4, 1]])
-    def test_v2_over_rest(
-        self, http: httpx.Client, expected: np.ndarray, binary: bool, shape: list[int]
-    ) -> None:
+    def test_v2_over_rest(self, http: httpx.Client, expected: np.ndarray, binary: bool, shape: list[int]) -> None:
         with triton_http.InferenceServerClient(f"{http.base_url.host}:{http.base_url.port}") as client:
             described = client.get_model_metadata("acme")["inputs"][0]
             assert (described["datatype"], described["shape"]) == ("BYTES", [-1])
@@ -194,13 +188,8 @@ class TestHandle:
             assert answer.json()["labels"][0] == "card"
 
     @pytest.mark.parametrize("given", ["one text", b"bytes", ["a", 3], [b"a", "b"]])
-    def test_what_is_no_list_of_texts_is_said_before_anything_is_sent(
-        self, http: httpx.Client, given: Any
-    ) -> None:
-        with (
-            Client(str(http.base_url)) as client,
-            pytest.raises(ValueError, match=r"wrap it in a list|row 1"),
-        ):
+    def test_what_is_no_list_of_texts_is_said_before_anything_is_sent(self, http: httpx.Client, given: Any) -> None:
+        with Client(str(http.base_url)) as client, pytest.raises(ValueError, match=r"wrap it in a list|row 1"):
             client.task("never", labels=LABELS).partial_fit(given, ["card"] * len(given))
         assert http.get("/v1/tasks/never").status_code == 404
 
@@ -230,9 +219,7 @@ class TestRefusals:
         ],
     )
     @pytest.mark.parametrize("route", ["infer", "update", "evaluate"])
-    def test_bad_texts(
-        self, http: httpx.Client, route: str, body: dict[str, Any], status: int, reason: str
-    ) -> None:
+    def test_bad_texts(self, http: httpx.Client, route: str, body: dict[str, Any], status: int, reason: str) -> None:
         if http.get("/v1/tasks/numbers").status_code == 404:
             http.post("/v1/tasks", json={"key": "numbers", "labels": LABELS, "inputs": 5})
         before = http.get("/v1/store").json()["sequence"]
@@ -280,9 +267,7 @@ class TestKeptOriginals:
             teach(http, "acme", [*TEXTS[:3], SECRET_WORD])
             taught = logits(http, texts=TEXTS)
         assert (SECRET_WORD.encode() in written(path)) == kept
-        assert [self.originals(record) for record in updates(path)][-1] == (
-            [*TEXTS[:3], SECRET_WORD] if kept else None
-        )
+        assert [self.originals(record) for record in updates(path)][-1] == ([*TEXTS[:3], SECRET_WORD] if kept else None)
         with serving(path, keep_originals=kept) as http:  # replayed
             np.testing.assert_array_equal(logits(http, texts=TEXTS), taught)
             http.post("/v1/rollback", json={"to_sequence": first})
@@ -301,9 +286,7 @@ class TestKeptOriginals:
             return None
         ends = np.cumsum(arrays["original_bytes"], dtype=np.int64)
         data = arrays["originals"].tobytes()
-        return [
-            data[end - size : end].decode() for end, size in zip(ends, arrays["original_bytes"], strict=True)
-        ]
+        return [data[end - size : end].decode() for end, size in zip(ends, arrays["original_bytes"], strict=True)]
 
     @pytest.mark.parametrize("kept", ["true", "false"])
     def test_a_killed_server_comes_back_with_every_acknowledged_update(
@@ -336,9 +319,7 @@ class TestKeptOriginals:
             answer = http.post("/v1/update", json=other, headers={"Idempotency-Key": "k"})
             problem(answer, 422, "idempotency-mismatch")
 
-    def test_texts_are_in_no_event_log_line_or_error(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_texts_are_in_no_event_log_line_or_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         heard: list[str] = []
         monkeypatch.setenv("SUPERPOSED_LOG_LEVEL", "debug")
         monkeypatch.setenv("SUPERPOSED_KEEP_ORIGINALS", "true")
@@ -387,9 +368,7 @@ class TestEncoders:
 
     def test_a_package_that_is_not_installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Another process, in which ONNX Runtime cannot be imported: as without the extra."""
-        encoder = EncoderConfig(
-            spec="sentence-transformers:all-MiniLM-L6-v2", kind="texts", width=64, fingerprint="x"
-        )
+        encoder = EncoderConfig(spec="sentence-transformers:all-MiniLM-L6-v2", kind="texts", width=64, fingerprint="x")
         path = make_directory(tmp_path / "store", config().replace(encoders={"texts": encoder}))
         blocked = tmp_path / "blocked"
         (blocked / "onnxruntime").mkdir(parents=True)
@@ -569,9 +548,7 @@ def test_a_waiting_text_is_dropped_at_its_deadline(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(HashEncoder, "encode", slow)
     with serving(store(tmp_path / "store")) as http:
         register(http, "acme")
-        first = threading.Thread(
-            target=lambda: http.post("/v1/infer", json={"context": "acme", "texts": ["a"]})
-        )
+        first = threading.Thread(target=lambda: http.post("/v1/infer", json={"context": "acme", "texts": ["a"]}))
         first.start()
         assert begun.wait(10)
         with httpx.Client(base_url=http.base_url) as own:

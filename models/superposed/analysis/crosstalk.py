@@ -58,9 +58,7 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
 
 def _bindings(store: WeightStore, context: Context) -> Mapping[str, Binding]:
     """Return a context's bindings, copied: the table may give the slot to the next one."""
-    return {
-        name: Binding(binding.contexts.clone()) for name, binding in store.contexts.bind_all(context).items()
-    }
+    return {name: Binding(binding.contexts.clone()) for name, binding in store.contexts.bind_all(context).items()}
 
 
 def _mean_square(response: Tensor) -> float:

@@ -39,9 +39,7 @@ class Interference:
     crosstalk: tuple[tuple[float, ...] | None, ...]
 
 
-def measure_interference(
-    store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]
-) -> Interference:
+def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Interference:
     """Measure overlap and crosstalk of tasks; nothing is learned. The owner of the store may call it.
 
     Args:
@@ -61,9 +59,7 @@ def measure_interference(
     stacks = {name: torch.stack([contexts[name] for contexts in bound]) for name in bound[0]}  # (K, ...)
     with torch.inference_mode():
         overlap = torch.stack([_overlap(stack) for stack in stacks.values()]).mean(0)
-        crosstalk = tuple(
-            _crosstalk(store, key, own, stacks, rows.get(key, ())) for own, key in enumerate(keys)
-        )
+        crosstalk = tuple(_crosstalk(store, key, own, stacks, rows.get(key, ())) for own, key in enumerate(keys))
     return Interference(tuple(keys), tuple(map(tuple, overlap.tolist())), crosstalk)
 
 

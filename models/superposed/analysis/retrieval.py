@@ -77,9 +77,7 @@ class RetrievedModel:
             scaled = scaled.clamp(-clip, clip)
         signal = scaled.to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
-        layers = [
-            (self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)
-        ]
+        layers = [(self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)]
         normalisation = self.metadata["normalisation"]
 
         def activate_and_normalise(signal: Tensor) -> Tensor:
@@ -105,16 +103,11 @@ class RetrievedModel:
         Raises:
             ConfigError: Another architecture, or an mlp's tensors, which need no module; nothing is changed.
         """
-        state = {
-            name.removeprefix(_STATE): tensor
-            for name, tensor in self.tensors.items()
-            if name.startswith(_STATE)
-        }
+        state = {name.removeprefix(_STATE): tensor for name, tensor in self.tensors.items() if name.startswith(_STATE)}
         places = dict(module.named_parameters()) | dict(module.named_buffers())
         new = _missing_biases(module, set(state) - set(places))
         here, there = (
-            {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-            for tensors in (places | new, state)
+            {name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (places | new, state)
         )
         if here != there or not state:
             raise ConfigError(

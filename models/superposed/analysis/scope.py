@@ -70,9 +70,7 @@ class Scope:
 
 def _units(rows: NDArray[Any]) -> NDArray[np.float32]:
     rows = np.asarray(rows, dtype=np.float32)
-    units: NDArray[np.float32] = rows / np.maximum(
-        np.linalg.norm(rows, axis=1, keepdims=True), np.float32(_TINY)
-    )
+    units: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(_TINY))
     return units
 
 

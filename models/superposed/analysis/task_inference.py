@@ -149,9 +149,7 @@ def _read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
     return inputs
 
 
-def _fitting(
-    store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Sequence[str], most: int
-) -> list[str]:
+def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Sequence[str], most: int) -> list[str]:
     """Return the candidates that take such rows; counted before they are resolved, which takes its time."""
     tasks = store.tasks
     width, kind = (rows.shape[1], "rows") if isinstance(rows, np.ndarray) else (None, "records")
@@ -183,9 +181,7 @@ def _fits(store: WeightStore, name: str, rows: NDArray[Any] | list[Any]) -> bool
     return (part.scaler or part.task).features.known
 
 
-def _of_one_loss(
-    store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None
-) -> list[str]:
+def _of_one_loss(store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None) -> list[str]:
     """Return the contexts that can have such targets, of cross-entropy tasks if there are any."""
     by_loss: dict[str, list[str]] = {"cross_entropy": [], "mse": []}
     failure: SuperposedError | None = None
@@ -208,10 +204,7 @@ def _of_one_loss(
 
 
 def _evidence(
-    store: WeightStore,
-    inputs: NDArray[Any] | list[Any],
-    targets: Sequence[Target] | None,
-    names: Sequence[str],
+    store: WeightStore, inputs: NDArray[Any] | list[Any], targets: Sequence[Target] | None, names: Sequence[str]
 ) -> NDArray[np.float64]:
     """Return each context's sum over rows of energy, or of minus the loss: (candidates,), float64."""
     found: list[float] = []

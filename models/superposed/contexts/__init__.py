@@ -45,9 +45,7 @@ __all__ = [
     "seeded_secret",
 ]
 
-FAMILIES: dict[str, type[Family[Any]]] = {
-    family.name: family for family in (Phase, Binary, Complex, Cyclic, Rotation)
-}
+FAMILIES: dict[str, type[Family[Any]]] = {family.name: family for family in (Phase, Binary, Complex, Cyclic, Rotation)}
 
 
 def family_named(name: str) -> Family[Any]:

@@ -29,9 +29,7 @@ def check_key(key: str) -> str:
         raise ExpressionInvalid("not a task key", expected=KEY_PATTERN.pattern, received=repr(key[:200]))
     if key in RESERVED_KEYS:
         raise ExpressionInvalid(
-            "a reserved word cannot be a task key",
-            expected=f"not one of {sorted(RESERVED_KEYS)}",
-            received=key,
+            "a reserved word cannot be a task key", expected=f"not one of {sorted(RESERVED_KEYS)}", received=key
         )
     return key
 
@@ -43,17 +41,13 @@ def check_number(value: object, name: str) -> float:
         ExpressionInvalid: It is not.
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ExpressionInvalid(
-            f"{name} is no number", expected="a finite number", received=repr(value)[:200]
-        )
+        raise ExpressionInvalid(f"{name} is no number", expected="a finite number", received=repr(value)[:200])
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ExpressionInvalid(
-            f"{name} is not finite", expected="a finite number", received=repr(value)[:200]
-        )
+        raise ExpressionInvalid(f"{name} is not finite", expected="a finite number", received=repr(value)[:200])
     return number
 
 
@@ -124,9 +118,7 @@ class Mixture:
             )
         weights = [check_number(weight, "a mixture's weight") for _, weight in parts]
         if min(weights) <= 0:
-            raise ExpressionInvalid(
-                "a mixture's weight is not positive", expected="> 0", received=min(weights)
-            )
+            raise ExpressionInvalid("a mixture's weight is not positive", expected="> 0", received=min(weights))
         # Weights that already sum to 1 stay as they are, so that text and JSON come back unchanged.
         largest = max(weights)
         total = math.fsum(weight / largest for weight in weights) * largest
@@ -135,18 +127,14 @@ class Mixture:
             weights = [weight / largest / scaled for weight in weights]
         if min(weights) <= 0:
             raise ExpressionInvalid(
-                "a mixture's weight vanishes beside the others",
-                expected="> 0 after normalising",
-                received=0.0,
+                "a mixture's weight vanishes beside the others", expected="> 0 after normalising", received=0.0
             )
         named = tuple((part, weight) for (part, _), weight in zip(parts, weights, strict=True))
         object.__setattr__(self, "parts", named)
         _check_depth(self)
         if self.leaves > MAX_LEAVES:  # at once: what cannot be used is not built any further
             raise ExpressionInvalid(
-                "a context expression names too many tasks",
-                expected=f"{MAX_LEAVES} at most",
-                received=self.leaves,
+                "a context expression names too many tasks", expected=f"{MAX_LEAVES} at most", received=self.leaves
             )
 
     @property
@@ -217,9 +205,7 @@ Expression: TypeAlias = Task | Mixture | Power
 def _check_depth(expression: Expression) -> None:
     if expression.depth > MAX_DEPTH:
         raise ExpressionInvalid(
-            "a context expression is nested too deep",
-            expected=f"depth {MAX_DEPTH} at most",
-            received=expression.depth,
+            "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most", received=expression.depth
         )
 
 
@@ -252,9 +238,7 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
     steepest = max(abs(leaf.exponent or 0.0) for leaf in leaves)
     if steepest > MAX_EXPONENT:
         raise ExpressionInvalid(
-            "the product of nested exponents is too large",
-            expected=f"{MAX_EXPONENT:g} at most",
-            received=steepest,
+            "the product of nested exponents is too large", expected=f"{MAX_EXPONENT:g} at most", received=steepest
         )
     return leaves
 

@@ -17,15 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
 
-from superposed.contexts.expression import (
-    MAX_DEPTH,
-    MAX_LEAVES,
-    Expression,
-    Mixture,
-    Power,
-    Task,
-    check_number,
-)
+from superposed.contexts.expression import MAX_DEPTH, MAX_LEAVES, Expression, Mixture, Power, Task, check_number
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid, redacted
 
@@ -53,9 +45,7 @@ def _from_json(value: object, depth_left: int) -> Expression:
         if kind == "task" and isinstance(body, str):
             return Task.named(body)
         if depth_left <= 0:
-            raise ExpressionInvalid(
-                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
-            )
+            raise ExpressionInvalid("a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most")
         if kind == "mixture" and isinstance(body, Sequence) and not isinstance(body, str):
             parts = islice(body, MAX_LEAVES + 1)  # one more is refused, and so need not be read
             return Mixture([_mixture_part(part, depth_left - 1) for part in parts])
@@ -77,9 +67,7 @@ def _mixture_part(part: object, depth_left: int) -> tuple[Expression, float]:
 def _fields(body: object, *names: str) -> tuple[object, ...]:
     if not isinstance(body, Mapping) or set(body) != set(names):
         raise ExpressionInvalid(
-            "part of a context has the wrong fields",
-            expected=f"exactly {list(names)}",
-            received=redacted(body),
+            "part of a context has the wrong fields", expected=f"exactly {list(names)}", received=redacted(body)
         )
     return tuple(body[name] for name in names)
 
@@ -118,9 +106,7 @@ class _Parser:
         if not self._take("mix("):
             return self._task()
         if depth_left <= 0:
-            raise ExpressionInvalid(
-                "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most"
-            )
+            raise ExpressionInvalid("a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most")
         parts = [self._part(depth_left - 1)]
         while self._take(","):
             parts.append(self._part(depth_left - 1))

@@ -42,9 +42,7 @@ class RotationGenerator:
         except RuntimeError:  # singular
             skew = torch.full_like(identity, torch.inf)
         if not float(skew.abs().max()) < _STEEPEST:
-            raise CompositionNotSupported(
-                "this rotation has no unique logarithm: it turns a plane by half a turn"
-            )
+            raise CompositionNotSupported("this rotation has no unique logarithm: it turns a plane by half a turn")
         values, vectors = torch.linalg.eigh(1j * (skew - skew.T) / 2)  # of iK: tan(θ/2)
         return 2 * torch.atan(values), vectors
 
@@ -122,9 +120,7 @@ class Rotation(Family[RotationGenerator]):
         order = index.argsort(stable=True)
         slots, counts = torch.unique_consecutive(index[order], return_counts=True)
         groups = torch.split(x[order], counts.tolist())  # rows of one context each
-        product = torch.cat(
-            [rows @ matrices[slot] for rows, slot in zip(groups, slots.tolist(), strict=True)]
-        )
+        product = torch.cat([rows @ matrices[slot] for rows, slot in zip(groups, slots.tolist(), strict=True)])
         return product[order.argsort()]  # (B, width), row order restored
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:

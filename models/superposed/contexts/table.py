@@ -129,9 +129,7 @@ class ContextTable:
         device: Where the rows live.
     """
 
-    def __init__(
-        self, source: ContextSource, max_bytes: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
+    def __init__(self, source: ContextSource, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
         self.source = source
         self._dtype = dtype
         self._device = device
@@ -139,9 +137,7 @@ class ContextTable:
         itemsize = torch.empty((), dtype=dtype).element_size()
         self.bytes_per_context = itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(1, max_bytes // self.bytes_per_context)
-        self._rows = {
-            name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()
-        }
+        self._rows = {name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()}
         self._slots: dict[str, int] = {}
         self._names: list[str | None] = []  # of each slot
         self._used = np.zeros(0, np.int64)  # when each slot was last used, in batches

@@ -17,14 +17,7 @@ from torch import Tensor, nn
 from superposed.encoders.sentences import MODEL, SETTINGS, TOKENIZER, sha256
 
 # Files that say how a model encodes; whatever else a repository holds does not.
-_FILES = {
-    "model.safetensors",
-    "pytorch_model.bin",
-    "config.json",
-    "modules.json",
-    "tokenizer.json",
-    "vocab.txt",
-}
+_FILES = {"model.safetensors", "pytorch_model.bin", "config.json", "modules.json", "tokenizer.json", "vocab.txt"}
 _FORMATS = {"onnx", "openvino"}
 _PACKAGED = "all-MiniLM-L6-v2"
 _MOST_ROWS = 4096

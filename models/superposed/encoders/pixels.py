@@ -51,9 +51,7 @@ class PixelEncoder:
         """
         found = _SHAPE.fullmatch(argument)
         if found is None:
-            raise ConfigError(
-                "pixels: not a shape", expected="for example 1x28x28 or 3x32x32", received=argument
-            )
+            raise ConfigError("pixels: not a shape", expected="for example 1x28x28 or 3x32x32", received=argument)
         _pillow()
         channels, height, width = map(int, found.groups())
         return cls((channels, height, width))
@@ -109,9 +107,7 @@ def check_images(items: Sequence[Any]) -> None:
     """Raise `InputError` where an item is no PNG or JPEG file by its first bytes; nothing is unpacked."""
     for place, item in enumerate(items):
         if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):
-            raise InputError(
-                f"image {place} is no image", expected="a PNG or JPEG file", received=redacted(item)
-            )
+            raise InputError(f"image {place} is no image", expected="a PNG or JPEG file", received=redacted(item))
 
 
 def _pillow() -> Any:

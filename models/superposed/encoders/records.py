@@ -68,9 +68,7 @@ def check_records(records: object, features: FeatureTable | None = None) -> None
         )
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
-            raise InputError(
-                f"record {row} is no object", expected="values by name", received=redacted(record)
-            )
+            raise InputError(f"record {row} is no object", expected="values by name", received=redacted(record))
         if len(record) > MOST_FEATURES:
             raise CapacityExceeded(
                 f"record {row} has too many values", expected=f"{MOST_FEATURES} at most", received=len(record)
@@ -101,9 +99,7 @@ def _check_value(row: int, name: object, value: object) -> None:
                 received=str(value)[:30],
             )
     elif value is not None:
-        raise InputError(
-            f"record {row} holds something else than a number, a text or null", received=redacted(value)
-        )
+        raise InputError(f"record {row} holds something else than a number, a text or null", received=redacted(value))
 
 
 class FeatureTable:
@@ -117,9 +113,7 @@ class FeatureTable:
     A name keeps its kind and its column for good.
     """
 
-    def __init__(
-        self, features: Mapping[str, Kind | None] | None = None, columns: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, features: Mapping[str, Kind | None] | None = None, columns: Sequence[str] | None = None) -> None:
         self.features: dict[str, Kind | None] = dict(features or {})
         self._columns = None if columns is None else {name: place for place, name in enumerate(columns)}
 
@@ -165,9 +159,7 @@ class FeatureTable:
                 return
             if len(names) > MOST_FEATURES:
                 raise CapacityExceeded(
-                    "the records have too many names",
-                    expected=f"{MOST_FEATURES} at most",
-                    received=len(names),
+                    "the records have too many names", expected=f"{MOST_FEATURES} at most", received=len(names)
                 )
             self.features = dict.fromkeys(names)
         for name in [name for name, kind in self.features.items() if kind is None]:
@@ -184,9 +176,7 @@ class FeatureTable:
                 received=f"{self.numbers} numbers" + (" and categories" if hashed else ""),
             )
 
-    def encode(
-        self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool
-    ) -> NDArray[np.float64]:
+    def encode(self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool) -> NDArray[np.float64]:
         """Return rows (B, width): numbers as they are, NaN where one is missing, and hashed categories.
 
         Raises:

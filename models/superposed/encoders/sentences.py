@@ -63,9 +63,7 @@ class SentenceEncoder:
             from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
             raise EncoderUnavailable(
-                "sentence embeddings need packages that are not installed",
-                expected=_INSTALL,
-                received=error.name,
+                "sentence embeddings need packages that are not installed", expected=_INSTALL, received=error.name
             ) from None
         if not (folder / SETTINGS).exists():
             _export(source, folder)

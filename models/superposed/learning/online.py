@@ -64,12 +64,7 @@ class _Step(NamedTuple):
 
 
 def learn(
-    store: WeightStore,
-    context: object,
-    inputs: object,
-    targets: Sequence[Target],
-    *,
-    steps: int | None = None,
+    store: WeightStore, context: object, inputs: object, targets: Sequence[Target], *, steps: int | None = None
 ) -> UpdateResult:
     """Teach one context a batch of rows: the store's one way to learn.
 
@@ -104,9 +99,7 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
     with torch.inference_mode():
         measured = answer_losses(store, batch, targets).measured()
     if not math.isfinite(measured.loss):
-        raise NonFiniteInput(
-            "the loss is not finite: inputs or targets are too large", received=measured.loss
-        )
+        raise NonFiniteInput("the loss is not finite: inputs or targets are too large", received=measured.loss)
     if len(batch.parts) == 1 and batch.parts[0].is_single and measured.accuracy is not None:
         store.evaluations.remember(
             batch.parts[0].task.schema.key,
@@ -165,18 +158,13 @@ def _statistics_restored(batch: Batch) -> Iterator[None]:
     """Put the statistics and features of a batch's tasks back where an update fails."""
     states = {id(one): one for part in batch.parts for one in (part.scaler, part.units) if one is not None}
     before = [
-        (one, one.statistics.copy(), one.target_statistics.copy(), one.features.copy())
-        for one in states.values()
+        (one, one.statistics.copy(), one.target_statistics.copy(), one.features.copy()) for one in states.values()
     ]
     try:
         yield
     except Exception:
         for state, statistics, target_statistics, features in before:
-            state.statistics, state.target_statistics, state.features = (
-                statistics,
-                target_statistics,
-                features,
-            )
+            state.statistics, state.target_statistics, state.features = (statistics, target_statistics, features)
         raise
 
 
@@ -363,9 +351,7 @@ def _check_gradient(store: WeightStore, loss: Tensor) -> None:
     norm = float(torch.linalg.vector_norm(torch.stack(norms)))
     if not (math.isfinite(float(loss.detach())) and norm < float("inf")):
         raise NonFiniteUpdate(
-            "the update has no finite loss and gradient",
-            expected="finite numbers",
-            received=f"gradient norm {norm}",
+            "the update has no finite loss and gradient", expected="finite numbers", received=f"gradient norm {norm}"
         )
     if norm > store.config.gradient_norm_cap:
         raise UpdateTooLarge(

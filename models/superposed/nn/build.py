@@ -45,9 +45,7 @@ def build(
     return SuperposedModule(module.to(dtype), family, config.input_shape, _expansions(module, config))
 
 
-def _expansions(
-    module: nn.Module, config: ConvNetConfig | ResNetConfig | ModuleConfig
-) -> dict[str, int] | None:
+def _expansions(module: nn.Module, config: ConvNetConfig | ResNetConfig | ModuleConfig) -> dict[str, int] | None:
     """Return the number of blocks of the output layer, by its name; None where it is not expanded."""
     if config.expansion == 1:
         return None
@@ -94,9 +92,7 @@ def _imported(config: ModuleConfig) -> nn.Module:
             received=f"{config.factory}: {error}",
         ) from error
     if not isinstance(module, nn.Module):
-        raise ConfigError(
-            "the factory made no network", expected="a torch.nn.Module", received=type(module).__name__
-        )
+        raise ConfigError("the factory made no network", expected="a torch.nn.Module", received=type(module).__name__)
     _check_answers(module.eval(), config)
     return module
 
@@ -109,9 +105,7 @@ def _check_answers(module: nn.Module, config: ModuleConfig) -> None:
         with torch.no_grad():
             first, second = module(rows), module(rows)
     except FORWARD_ERRORS as error:
-        raise ConfigError(
-            "the network does not answer such rows", expected=expected, received=str(error)
-        ) from error
+        raise ConfigError("the network does not answer such rows", expected=expected, received=str(error)) from error
     if not isinstance(first, Tensor) or tuple(first.shape) != (1, config.outputs):
         received = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ConfigError("the network does not answer as configured", expected=expected, received=received)

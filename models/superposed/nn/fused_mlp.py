@@ -11,7 +11,7 @@ from torch import Tensor
 
 from superposed.contexts import Binding
 from superposed.nn.layers import SuperposedLinear
-from superposed.nn.layers.fused_kernels import FusedBinding, Layout, has_kernels
+from superposed.nn.layers.fused_kernels import PARALLEL_FROM, FusedBinding, Layout, has_kernels
 
 _aten = torch.ops.aten
 # Activations that are not in the kernels, and the gradient in their input from that in their output.
@@ -57,9 +57,7 @@ class FusedMLP:
             )
             for place, (name, layer) in enumerate(layers.items())
         }
-        self._shapes = {
-            name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()
-        }
+        self._shapes = {name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()}
 
     def can_run(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> bool:
         """Return True if there are kernels for these rows and contexts."""
@@ -67,10 +65,20 @@ class FusedMLP:
             return False
         families = has_kernels(next(iter(self._layers.values())).family)
         return families and all(
-            bindings[name].contexts.shape[-len(shape) :] == shape
-            and not bindings[name].contexts.requires_grad
+            bindings[name].contexts.shape[-len(shape) :] == shape and not bindings[name].contexts.requires_grad
             for name, shape in self._shapes.items()
         )
+
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Compile the kernels for one thread, and for several where torch has as many."""
+        if not has_kernels(next(iter(self._layers.values())).family):
+            return
+        for name, kernels in self._kernels.items():
+            contexts = torch.zeros(1, *self._shapes[name], dtype=dtype)
+            width = self._layers[name].in_features * self._layers[name].family.components
+            for count in (1, -(-PARALLEL_FROM // contexts.numel())):
+                rows, slots = torch.zeros(count, width, dtype=dtype), torch.zeros(count, dtype=torch.int64)
+                kernels.gradient(rows, contexts, slots, kernels.bind(rows, contexts, slots))
 
     def __call__(self, inputs: Tensor, bindings: Mapping[str, Binding], needed: int | None) -> Tensor:
         """Return logits; as `MLP.forward`."""

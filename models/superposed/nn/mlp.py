@@ -77,12 +77,14 @@ class MLP(nn.Module):
             epsilon=LAYER_NORM_EPSILON,
         )
 
+    def prepare(self, dtype: torch.dtype) -> None:
+        """Compile the fused kernels, where the network has some."""
+        self._fused.prepare(dtype)
+
     def superposed_layers(self) -> dict[str, SuperposedLinear]:
         """Return the layers that bind, by the names that their contexts are derived from."""
         return {
-            f"layers.{place}": layer
-            for place, layer in enumerate(self.layers)
-            if isinstance(layer, SuperposedLinear)
+            f"layers.{place}": layer for place, layer in enumerate(self.layers) if isinstance(layer, SuperposedLinear)
         }
 
     def bound_features(self) -> dict[str, int]:
@@ -133,9 +135,7 @@ def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float
 
 
 def plain_forward(
-    inputs: Tensor,
-    layers: Sequence[tuple[Tensor, Tensor]],
-    activate_and_normalise: Callable[[Tensor], Tensor],
+    inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], activate_and_normalise: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Run an ordinary network of each layer's weight and bias.
 

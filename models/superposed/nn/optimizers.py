@@ -52,11 +52,7 @@ class Optimizer:
     """
 
     def __init__(
-        self,
-        config: OptimizerConfig,
-        parameters: Iterable[nn.Parameter] | Iterable[Group],
-        *,
-        fused: bool = False,
+        self, config: OptimizerConfig, parameters: Iterable[nn.Parameter] | Iterable[Group], *, fused: bool = False
     ) -> None:
         several: list[Any] = list(parameters)
         plain = [one for one in several if isinstance(one, Tensor)]
@@ -133,9 +129,7 @@ def load_state(network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, T
                 raise ConfigError("the saved weights do not fit the saved configuration", received=name)
             parameter.copy_(saved)
             prefix = f"optimizer.{name}."
-            fields = {
-                key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
-            }
+            fields = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
             if fields:
                 # `step` counters stay on the CPU, as torch.optim keeps them
                 optimizer.state[parameter] = {

@@ -13,7 +13,6 @@ from superposed.nn import MLP, Network
 from superposed.tasks.batch import Batch
 
 _PROBE = Context(((TaskId("~"), 1.0, None),))  # no key is written so
-_TRIED_ROWS = (1, 512)
 _TIMES = 5
 
 
@@ -71,7 +70,7 @@ class InferenceRunner:
         return min(taken)
 
     def prepare(self, inputs: int, dtype: torch.dtype, precision: torch.dtype | None = None) -> None:
-        """Compile what is compiled at its first use.
+        """Compile what is compiled at its first use, for inference and for learning.
 
         Args:
             inputs: Of a row.
@@ -79,8 +78,10 @@ class InferenceRunner:
             precision: Of a GPU's products; None for the weights' own.
         """
         self._precision = None if precision == dtype else precision
-        for rows in _TRIED_ROWS:
-            self._answer_probe(torch.zeros(rows, inputs, dtype=dtype))
+        if isinstance(self._network, MLP):
+            self._network.prepare(dtype)
+        if self._device.type != "cpu":
+            self._answer_probe(torch.zeros(1, inputs, dtype=dtype))
 
     def _answer_probe(self, rows: Tensor) -> Tensor:
         with torch.inference_mode():

@@ -37,11 +37,7 @@ class _Forward:
 
     def part(self, rows: slice) -> _Forward:
         return _Forward(
-            self.losses[rows],
-            self.reported[rows],
-            self.correct[rows],
-            self.classified[rows],
-            self.logits[rows],
+            self.losses[rows], self.reported[rows], self.correct[rows], self.classified[rows], self.logits[rows]
         )
 
     def measured(self) -> Measured:

@@ -73,9 +73,7 @@ class ReplayBuffer:
         secret: The store's, which the choices are drawn from.
     """
 
-    def __init__(
-        self, config: RehearsalConfig, inputs: int, outputs: int, dtype: torch.dtype, secret: bytes
-    ) -> None:
+    def __init__(self, config: RehearsalConfig, inputs: int, outputs: int, dtype: torch.dtype, secret: bytes) -> None:
         self._config = config
         self._secret = secret
         self._inputs, self._outputs = inputs, outputs
@@ -97,9 +95,7 @@ class ReplayBuffer:
         self._set_names([])
         self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
         self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
-        self.derived: OrderedDict[str, tuple[object, Any]] = (
-            OrderedDict()
-        )  # what others made of a task's rows
+        self.derived: OrderedDict[str, tuple[object, Any]] = OrderedDict()  # what others made of a task's rows
 
     def _empty_row(self) -> dict[str, Tensor]:
         return {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in self._rows.items()}
@@ -180,11 +176,7 @@ class ReplayBuffer:
         return near
 
     def _write(
-        self,
-        batch: Batch,
-        encoded: NDArray[np.float64],
-        targets: Targets,
-        chosen: Mapping[str, Mapping[int, int]],
+        self, batch: Batch, encoded: NDArray[np.float64], targets: Targets, chosen: Mapping[str, Mapping[int, int]]
     ) -> None:
         placed = {slot: row for places in chosen.values() for slot, row in places.items()}
         if not placed:
@@ -428,9 +420,7 @@ class ReplayBuffer:
     def _naming(self, key: str) -> set[int]:
         """Return the places in `_names` of contexts that a task is a part of."""
         return {
-            place
-            for place, name in enumerate(self._names)
-            if any(leaf.key == key for leaf in flatten(parse(name)))
+            place for place, name in enumerate(self._names) if any(leaf.key == key for leaf in flatten(parse(name)))
         }
 
     def forget(self, key: str) -> int:
@@ -492,11 +482,7 @@ class ReplayBuffer:
 def _keepable(encoded: NDArray[np.float64], targets: Targets) -> NDArray[np.bool_]:
     """Return (B,) bool: True if a row's numbers, targets and squared logits fit in float32."""
     keepable = np.ones(len(encoded), dtype=bool)
-    for numbers, most in (
-        (encoded, _LARGEST),
-        (targets.values, _LARGEST),
-        (targets.logits, _LARGEST**0.5),
-    ):
+    for numbers, most in ((encoded, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5)):
         if numbers is not None:
             values = np.asarray(numbers)
             if not (values.min() >= -most and values.max() <= most):  # most often all of them are

@@ -120,9 +120,7 @@ class ReservoirAllocator:
         if isinstance(pools, dict):
             pools = [[key, *facts] for key, facts in pools.items()]
         self._free, self.used, self._by_size = list(values["free"]), values["used"], None
-        self._pools = {
-            key: _Pool(age, array("i", places), seen) for age, (key, seen, places) in enumerate(pools)
-        }
+        self._pools = {key: _Pool(age, array("i", places), seen) for age, (key, seen, places) in enumerate(pools)}
         self._ages = len(pools)
 
     def _add(self, key: str) -> _Pool:

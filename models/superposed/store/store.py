@@ -139,9 +139,7 @@ class WeightStore:
             received=schema.inputs,
         )
 
-    def register(
-        self, schema: TaskSchema, *, author: str = "", recorded: bool = False
-    ) -> tuple[TaskState, bool]:
+    def register(self, schema: TaskSchema, *, author: str = "", recorded: bool = False) -> tuple[TaskState, bool]:
         """Register a task; costs no weight memory. `superposed.register` also starts a member of a group.
 
         Args:
@@ -167,11 +165,7 @@ class WeightStore:
         return state, True
 
     def altered(
-        self,
-        key: str,
-        *,
-        add_labels: Iterable[Label] = (),
-        scaling: Mapping[str, Sequence[float] | None] | None = None,
+        self, key: str, *, add_labels: Iterable[Label] = (), scaling: Mapping[str, Sequence[float] | None] | None = None
     ) -> TaskSchema:
         """Return a task's schema with labels added, or with another offset and scale; nothing is changed.
 
@@ -247,12 +241,7 @@ class WeightStore:
         return self.replay_buffer.forget(key)
 
     def draw(
-        self,
-        rows: int,
-        *,
-        sequence: int | None = None,
-        step: int = 0,
-        share: Split = Split.ALL,
+        self, rows: int, *, sequence: int | None = None, step: int = 0, share: Split = Split.ALL
     ) -> tuple[Batch, Targets] | None:
         """Draw kept rows of all tasks but those in quarantine; see `superposed.store.replay_buffer`.
 
@@ -282,9 +271,7 @@ class WeightStore:
         """
         besides = set(self.tasks.quarantined).union(*(part.keys for part in batch.parts))
         room = self.contexts.capacity - len(batch.parts)
-        return self.replay_buffer.draw_beside(
-            self._resolver, self.sequence + 1, step, batch.parts, rows, besides, room
-        )
+        return self.replay_buffer.draw_beside(self._resolver, self.sequence + 1, step, batch.parts, rows, besides, room)
 
     def tasks_taught(self) -> int:
         """Return the number of registered tasks that have had at least one update."""
@@ -316,9 +303,7 @@ class WeightStore:
         """Join the rows of several requests, each of one context; see `one_context_each`."""
         return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)
 
-    def batch_per_row(
-        self, contexts: Sequence[object], inputs: Sequence[Any], *, learning: bool = False
-    ) -> Batch:
+    def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any], *, learning: bool = False) -> Batch:
         """Return rows that have a context each; see `superposed.tasks.batch.per_row`.
 
         Raises:
@@ -477,9 +462,7 @@ class WeightStore:
         store.sequence = metadata["sequence"]
         registry = tensorfile.read_json_tensor(tensors["registry"])
         statistics = tensors.get("statistics")
-        store.tasks = TaskRegistry.from_json(
-            registry["tasks"], None if statistics is None else statistics.numpy()
-        )
+        store.tasks = TaskRegistry.from_json(registry["tasks"], None if statistics is None else statistics.numpy())
         store._resolver = Resolver(store.tasks)
         store.evaluations = Evaluations.from_json(registry["evaluations"])
         if "rehearsal" in registry:

@@ -22,9 +22,7 @@ METADATA_KEY = "superposed"
 def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """Serialise tensors with one metadata entry, `superposed`, in canonical JSON."""
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: text}
-    )
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {METADATA_KEY: text})
 
 
 def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -43,9 +41,7 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if not isinstance(metadata, dict):
         raise ConfigError(
-            "not a file of this library",
-            expected="metadata that is a JSON object",
-            received=type(metadata).__name__,
+            "not a file of this library", expected="metadata that is a JSON object", received=type(metadata).__name__
         )
     return tensors, metadata
 

@@ -46,8 +46,7 @@ class ResolvedContext:
             return self.task.schema.key
         shares = sorted(self.context.shares, key=lambda share: share[0].key != self.task.schema.key)
         parts = [  # of equal weights the first gives the rows their face
-            (task.key if exponent is None else f"{task.key}^{exponent!r}", weight)
-            for task, weight, exponent in shares
+            (task.key if exponent is None else f"{task.key}^{exponent!r}", weight) for task, weight, exponent in shares
         ]
         if len(parts) == 1:
             return parts[0][0]
@@ -142,9 +141,7 @@ def read_rows(values: object) -> NDArray[Any]:
     if rows.size == 0 and rows.ndim in {1, 2}:
         raise EmptyBatch("a batch without rows or features", expected="at least one row", received=rows.shape)
     if rows.ndim != 2:
-        raise ShapeError(
-            "inputs are not a list of rows", expected="shape (rows, features)", received=rows.shape
-        )
+        raise ShapeError("inputs are not a list of rows", expected="shape (rows, features)", received=rows.shape)
     if rows.dtype.kind == "b":
         return rows.astype(np.uint8)
     if rows.dtype.kind not in "fiu":
@@ -212,8 +209,7 @@ def scaled_rows(part: ResolvedContext, rows: Any, width: int, dtype: torch.dtype
         scaled.numpy()[:, : values.shape[1]] = values
     if not np.isfinite(scaled.numpy()).all():
         raise NonFiniteInput(
-            "inputs are too large once the task's offset and scale are applied",
-            expected=f"numbers that fit {dtype}",
+            "inputs are too large once the task's offset and scale are applied", expected=f"numbers that fit {dtype}"
         )
     return scaled
 
@@ -266,9 +262,7 @@ def one_context_each(
     features = schemas[0].inputs
     if any(one.inputs != features or one.kind == "records" for one in schemas):
         return None
-    values = (
-        _join_arrays(inputs, features) if isinstance(inputs[0], np.ndarray) else _join_lists(inputs, features)
-    )
+    values = _join_arrays(inputs, features) if isinstance(inputs[0], np.ndarray) else join_lists(inputs, features)
     if values is None:
         return None
     lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
@@ -309,7 +303,7 @@ def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
     return np.frombuffer(b"".join([one.data for one in several]), first.dtype).reshape(-1, features)
 
 
-def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
+def join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
     """Join several lists of rows to (ΣB, features), where all of them are numbers."""
     rows: list[Any] = []
     for one in several:
@@ -326,12 +320,7 @@ def _join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
 
 
 def per_row(
-    parts: Sequence[ResolvedContext],
-    inputs: Sequence[Any],
-    width: int,
-    dtype: torch.dtype,
-    *,
-    learning: bool = False,
+    parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype, *, learning: bool = False
 ) -> Batch:
     """Return a batch whose rows have a context each, and may differ in width.
 
@@ -346,13 +335,9 @@ def per_row(
         InputError: As `one_context`; also where contexts and rows are not equally many.
     """
     if not isinstance(inputs, list | tuple | np.ndarray | Tensor):
-        raise ShapeError(
-            "inputs are not a list of rows", expected=f"{len(parts)} rows", received=type(inputs).__name__
-        )
+        raise ShapeError("inputs are not a list of rows", expected=f"{len(parts)} rows", received=type(inputs).__name__)
     if len(parts) != len(inputs):
-        raise ShapeError(
-            "contexts and rows do not match", expected=f"{len(parts)} rows", received=len(inputs)
-        )
+        raise ShapeError("contexts and rows do not match", expected=f"{len(parts)} rows", received=len(inputs))
     if not len(inputs):
         raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
     distinct: dict[tuple[str, str], int] = {}
@@ -390,9 +375,7 @@ def merge(batches: Sequence[Batch]) -> Batch:
         [places[start + batch.places().numpy()] for start, batch in zip(first[:-1], batches, strict=True)]
     )
     return Batch(
-        parts,
-        torch.from_numpy(index) if len(parts) > 1 else None,
-        torch.cat([batch.inputs for batch in batches]),
+        parts, torch.from_numpy(index) if len(parts) > 1 else None, torch.cat([batch.inputs for batch in batches])
     )
 
 
@@ -400,6 +383,4 @@ def fill_padding(numbers: Tensor, widths: Tensor, value: float) -> Tensor:
     """Return numbers (B, N) with a value where they lie beyond their row's width; widths are (B,)."""
     if widths.device.type == "cpu" and int(widths.min()) >= numbers.shape[1]:
         return numbers
-    return numbers.masked_fill(
-        torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None], value
-    )
+    return numbers.masked_fill(torch.arange(numbers.shape[1], device=numbers.device) >= widths[:, None], value)

@@ -62,9 +62,7 @@ class Calibration:
         """Return JSON values, which `seen` completes."""
         return {"log_temperature": self.log_temperature, "curvature": self.curvature, "limit": self.limit}
 
-    def learn(
-        self, logits: NDArray[np.float64], classes: NDArray[np.int64], hashes: NDArray[np.uint32]
-    ) -> None:
+    def learn(self, logits: NDArray[np.float64], classes: NDArray[np.int64], hashes: NDArray[np.uint32]) -> None:
         """Follow answers (B, outputs) that were given before their classes (B,) were learned."""
         counted = np.flatnonzero(hashes < self.limit)
         few = hashes[counted].astype(np.float64)

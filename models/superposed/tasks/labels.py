@@ -38,13 +38,7 @@ Label: TypeAlias = Annotated[
     WithJsonSchema({"anyOf": [{"type": kind} for kind in ("boolean", "integer", "number", "string")]}),
 ]
 
-_WORDS = {
-    "bool": "true or false",
-    "int": "a number",
-    "float": "a number",
-    "str": "a text",
-    "datetime": "a text",
-}
+_WORDS = {"bool": "true or false", "int": "a number", "float": "a number", "str": "a text", "datetime": "a text"}
 _INDEX_LIMIT = 2**31
 
 
@@ -78,14 +72,10 @@ def plain_target(target: object) -> object:
 
 def label_text(label: Label) -> str:
     """Return a label as text, as JSON writes it; a text is itself."""
-    return (
-        label if isinstance(label, str) else repr(label).lower() if isinstance(label, bool) else repr(label)
-    )
+    return label if isinstance(label, str) else repr(label).lower() if isinstance(label, bool) else repr(label)
 
 
-def class_of(
-    target: object, classes: Mapping[Label, int], kind: LabelType | None, outputs: int, task: str
-) -> int:
+def class_of(target: object, classes: Mapping[Label, int], kind: LabelType | None, outputs: int, task: str) -> int:
     """Return the class that a target means.
 
     Args:

@@ -360,13 +360,7 @@ def _shown(name: str, value: object, other: object) -> object:
     """Describe a field in an error: data of a user is not shown, only that the two values differ."""
     if name not in {"labels", "offset", "scale", "description"}:
         return value
-    if (
-        redacted(value) != redacted(other)
-        or not isinstance(value, Sequence)
-        or not isinstance(other, Sequence)
-    ):
+    if redacted(value) != redacted(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):
         return redacted(value)
-    place = next(
-        (place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0
-    )
+    place = next((place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0)
     return f"{redacted(value)}, another one at place {place}"

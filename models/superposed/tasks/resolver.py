@@ -96,9 +96,7 @@ class Resolver:
             task.schema.check_composable(other.schema)
         ids = {key: state.id for key, state in states.items()}
         keep_rows = all(state.schema.keep_rows for state in states.values())
-        return ResolvedContext(
-            Context.from_leaves(leaves, ids), task, keep_rows, self._scaler(task), _units(task)
-        )
+        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows, self._scaler(task), _units(task))
 
     def _scaler(self, task: TaskState) -> TaskState | None:
         """Return the task whose statistics scale a task's rows: those of a group share their first layers."""

@@ -68,9 +68,7 @@ def _scaled(
     return scaled
 
 
-def scaled_each(
-    scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]
-) -> NDArray[Any]:
+def scaled_each(scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
     """Return rows (B, features), each scaled by one of several scalings.
 
     Args:
@@ -83,9 +81,7 @@ def scaled_each(
         return values if first is None else first.apply(values)
     alike = [one for one in scalings if one is not None and len(one.offset) >= features]
     if len(alike) == len(scalings) and len({one.clip for one in alike}) == 1:
-        offsets, scales = (
-            np.stack([getattr(one, name)[:features] for one in alike]) for name in ("offset", "scale")
-        )
+        offsets, scales = (np.stack([getattr(one, name)[:features] for one in alike]) for name in ("offset", "scale"))
         return _scaled(values, index, offsets, scales, alike[0].clip)
     scaled = values.astype(np.float64)
     for place, one in enumerate(scalings):

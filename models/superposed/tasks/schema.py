@@ -312,7 +312,5 @@ class TaskSchema(Config):
         ):
             if wanted > limit:
                 raise ShapeError(
-                    f"task {self.key} has more {name} than the store",
-                    expected=f"{limit} at most",
-                    received=wanted,
+                    f"task {self.key} has more {name} than the store", expected=f"{limit} at most", received=wanted
                 )

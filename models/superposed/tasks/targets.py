@@ -135,9 +135,7 @@ def targets_of_arrays(batch: Batch, several: Sequence[NDArray[Any]], width: int)
         LabelOutOfRange: A class that the row's task does not have.
     """
     mse = [batch.parts[place].task.schema.loss == "mse" for place in batch.places().tolist()]
-    classes = torch.tensor(
-        [-1 if of_values else int(one[0]) for one, of_values in zip(several, mse, strict=True)]
-    )
+    classes = torch.tensor([-1 if of_values else int(one[0]) for one, of_values in zip(several, mse, strict=True)])
     values = torch.zeros(len(batch), width, dtype=batch.inputs.dtype) if any(mse) else None
     for row, one in enumerate(several):
         if values is not None and mse[row]:
@@ -176,9 +174,7 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
     if isinstance(targets, str) or not hasattr(targets, "__len__"):
         raise ShapeError("targets are no list", expected=f"{len(batch)} targets", received=redacted(targets))
     if len(targets) != len(batch):
-        raise ShapeError(
-            "targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets)
-        )
+        raise ShapeError("targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets))
     if (indexes := _class_indexes(batch, targets)) is not None:
         return Targets(torch.from_numpy(indexes), None)
     classes = [-1] * len(batch)

@@ -86,15 +86,11 @@ def open_store(
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     transaction_log = directory.transaction_log()
-    transaction_log.answers.limit(
-        kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses
-    )
+    transaction_log.answers.limit(kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, transaction_log, device, progress=telemetry.replay)
     detector = PoisonDetector(store, transaction_log, settings) if settings.canary_rows else None
-    writer = Writer(
-        store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed
-    )
+    writer = Writer(store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
@@ -132,11 +128,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
     if telemetry.tracing is None and settings.access_log != "all":
         api.state.direct = DirectInference(api, access, gateway, telemetry.metrics)
     return Observed(
-        gateway,
-        telemetry.metrics,
-        RouteTable(api.state.routes),
-        tracing=telemetry.tracing,
-        log=settings.access_log,
+        gateway, telemetry.metrics, RouteTable(api.state.routes), tracing=telemetry.tracing, log=settings.access_log
     )
 
 
@@ -202,8 +194,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             _log.info("engine stopped", extra={"sequence": stopped.store.sequence})
             if directory.replaced:
                 _log.critical(
-                    "another directory stands at the path: nothing is written",
-                    extra={"path": str(directory.path)},
+                    "another directory stands at the path: nothing is written", extra={"path": str(directory.path)}
                 )
             elif stopped.transaction_log.failure is None:
                 take(stopped, directory, settings)

@@ -130,9 +130,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
     return Response(orjson.dumps(document), status, _headers(error, status), PROBLEM_MEDIA_TYPE)
 
 
-def _protocol_error(
-    status: int, detail: str, expected: object, received: object, headers: dict[str, str]
-) -> Response:
+def _protocol_error(status: int, detail: str, expected: object, received: object, headers: dict[str, str]) -> Response:
     """Return an error as the Open Inference Protocol has it."""
     parts = [detail]
     parts += [] if expected is None else [f"expected {expected}"]

@@ -114,14 +114,10 @@ class TensorReader:
         self._place += wanted
         return raw
 
-    def _take_bytes(
-        self, name: str, dimensions: Sequence[int], count: int, size: object
-    ) -> NDArray[np.object_]:
+    def _take_bytes(self, name: str, dimensions: Sequence[int], count: int, size: object) -> NDArray[np.object_]:
         """Return elements with a length of 4 bytes before each."""
         if count > _MOST_TEXTS:
-            raise CapacityExceeded(
-                f"{name}: too many texts", expected=f"{_MOST_TEXTS} at most", received=count
-            )
+            raise CapacityExceeded(f"{name}: too many texts", expected=f"{_MOST_TEXTS} at most", received=count)
         left = len(self._data) - self._place
         if not isinstance(size, int) or isinstance(size, bool) or not 4 * count <= size <= left:
             raise InvalidRequest(

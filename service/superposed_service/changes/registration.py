@@ -132,12 +132,7 @@ class Alter(Change):
         schema = store.altered(self._key, add_labels=self._labels, scaling=self._scaling)
         if schema == state.schema:
             return {"new": False, "task": task_body(store, state)}
-        head = {
-            "key": self._key,
-            "version": state.version,
-            "add_labels": list(self._labels),
-            "scaling": self._scaling,
-        }
+        head = {"key": self._key, "version": state.version, "add_labels": list(self._labels), "scaling": self._scaling}
 
         def apply(store: WeightStore) -> JsonObject:
             return {"new": False, "task": task_body(store, store.alter(self._key, schema))}
@@ -148,9 +143,7 @@ class Alter(Change):
     def from_record(cls, record: Record) -> Self:
         """Make the change of its record."""
         head = record.head
-        return cls(
-            head["key"], add_labels=head["add_labels"], scaling=head["scaling"], version=head["version"]
-        )
+        return cls(head["key"], add_labels=head["add_labels"], scaling=head["scaling"], version=head["version"])
 
 
 class Delete(Change):

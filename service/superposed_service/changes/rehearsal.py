@@ -89,9 +89,7 @@ def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
         if drawn is not None:
             return learned, drawn
     raise InvalidRequest(
-        "there are no kept rows to rehearse",
-        expected="a store made with rehearsal rows, and updates",
-        received="none",
+        "there are no kept rows to rehearse", expected="a store made with rehearsal rows, and updates", received="none"
     )
 
 

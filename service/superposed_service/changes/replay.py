@@ -252,9 +252,7 @@ class Rejected:
     error: SuperposedError
 
 
-def _apply(
-    store: WeightStore, record: Record, exclusions: Exclusions
-) -> JsonObject | Rejected | SuperposedError:
+def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonObject | Rejected | SuperposedError:
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
     if record.sequence in exclusions and record.kind not in LASTING:
@@ -304,7 +302,5 @@ def _watched(walk: Iterator[T], total: int) -> Iterator[T]:
 def _check_digest(store: WeightStore, expected: str | None) -> None:
     if expected is not None and (received := store.digest()) != expected:
         raise DigestMismatch(
-            f"replay arrived at another store at record {store.sequence}",
-            expected=expected,
-            received=received,
+            f"replay arrived at another store at record {store.sequence}", expected=expected, received=received
         )

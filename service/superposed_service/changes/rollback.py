@@ -11,14 +11,7 @@ from dataclasses import dataclass, field
 from superposed.errors import SuperposedError, UnknownTask
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
-from superposed_service.changes.exclusions import (
-    RELABEL,
-    ROLLBACK,
-    TAKING_OUT,
-    Exclusions,
-    RollbackDecision,
-    ranges,
-)
+from superposed_service.changes.exclusions import RELABEL, ROLLBACK, TAKING_OUT, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import Rejected, newest_good, replay
 from superposed_service.changes.update import Update
@@ -60,9 +53,7 @@ class Selection:
         first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
         if last > journal.sequence or first > journal.sequence + 1:
             raise InvalidRequest(
-                "there is no such record yet",
-                expected=f"{journal.sequence} at most",
-                received=max(first - 1, last),
+                "there is no such record yet", expected=f"{journal.sequence} at most", received=max(first - 1, last)
             )
         return [(first, last)] if first <= last else []
 
@@ -112,11 +103,7 @@ def _sent_by(identifier: str, transaction_log: TransactionLog) -> list[int]:
 
 
 def rebuild(
-    decision: RollbackDecision,
-    snapshots: Snapshots,
-    transaction_log: TransactionLog,
-    device: str,
-    progress: Progress,
+    decision: RollbackDecision, snapshots: Snapshots, transaction_log: TransactionLog, device: str, progress: Progress
 ) -> tuple[WeightStore, int, list[list[int]]]:
     """Rebuild the store as if some records had never been.
 

@@ -73,9 +73,7 @@ class RowBatch:
             longest = math.prod(shape[1:])
         if longest > most_numbers:
             raise CapacityExceeded(
-                "more numbers in a row than there may be",
-                expected=f"{most_numbers} at most",
-                received=longest,
+                "more numbers in a row than there may be", expected=f"{most_numbers} at most", received=longest
             )
 
     def batch(self, store: WeightStore, *, learning: bool = False) -> Batch:

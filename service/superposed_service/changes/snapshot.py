@@ -17,9 +17,7 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
         ConfigError: There is one already.
         StorageUnavailable: The disk refused.
     """
-    directory.initialise(
-        store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage
-    )
+    directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage)
 
 
 def is_due(since: tuple[int, int], settings: Settings) -> bool:

@@ -17,7 +17,7 @@ from superposed.contexts import Task, as_expression
 from superposed.errors import TaskExists
 from superposed.learning.online import apply, check_records_fit, learn_features
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch
+from superposed.tasks.batch import Batch, join_lists
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, Targets, check_classes, read_targets, weighted
 from superposed_service.changes.array_codec import narrowed, pack, unpack
@@ -146,9 +146,7 @@ class Update(Change):
             steps=self._steps,
         )
 
-    def with_targets(
-        self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]
-    ) -> Update:
+    def with_targets(self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]) -> Update:
         """Return an update of the same rows with other targets.
 
         Args:
@@ -194,9 +192,7 @@ class Update(Change):
         return cls(rows, targets, record.head["steps"], record.head["schemas"], growth=growth)
 
 
-def _entry(
-    rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, str], growth: Sequence[Growth]
-) -> Entry:
+def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, str], growth: Sequence[Growth]) -> Entry:
     """Return the record: contexts and steps in the head; rows and targets as bytes."""
     head: JsonObject = {"steps": steps, "rows": len(rows), "schemas": schemas}
     if growth:
@@ -255,9 +251,7 @@ def _learn(
 def _rows_by_task(batch: Batch) -> Mapping[str, int]:
     keys = [part.task.schema.key for part in batch.parts]
     rows: Counter[str] = Counter()
-    for key, count in zip(
-        keys, np.bincount(batch.places().numpy(), minlength=len(keys)).tolist(), strict=True
-    ):
+    for key, count in zip(keys, np.bincount(batch.places().numpy(), minlength=len(keys)).tolist(), strict=True):
         rows[key] += count
     return rows
 
@@ -297,6 +291,11 @@ def _alike(rows: list[Any]) -> list[Any]:
 
 
 def _array(values: Any) -> Any:
+    first = values[0] if isinstance(values, list) and values else None
+    if isinstance(first, list) and first and type(first[0]) is float:  # most rows that come as JSON
+        rows = join_lists([values], len(first))
+        if rows is not None:
+            return rows
     try:
         array = np.asarray(values)
     except (ValueError, OverflowError):

@@ -41,8 +41,7 @@ def verify(directory: DataDirectory) -> list[Finding]:
         for snapshot in directory.snapshots.list()
     ]
     findings += [
-        Finding(f"manifest {name}", "is not what was written", _SET_ASIDE)
-        for name in directory.snapshots.unreadable()
+        Finding(f"manifest {name}", "is not what was written", _SET_ASIDE) for name in directory.snapshots.unreadable()
     ]
     if not findings:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
@@ -91,9 +90,7 @@ def _check_journal(transaction_log: TransactionLog) -> str:
 def _check_recovery(directory: DataDirectory) -> str:
     transaction_log = directory.transaction_log()
     use_noted_threads(transaction_log.journal)
-    store, recovery = recover(
-        directory.snapshots, transaction_log, "cpu", through=transaction_log.journal.sequence
-    )
+    store, recovery = recover(directory.snapshots, transaction_log, "cpu", through=transaction_log.journal.sequence)
     other = ", by other arithmetic than before" if recovery.fingerprint_changed else ""
     return f"good: {recovery.replayed} records replayed{other}; digest {store.digest()[:16]}"
 
@@ -104,7 +101,5 @@ def _check_history(directory: DataDirectory) -> str:
     use_noted_threads(transaction_log.journal)
     last = transaction_log.journal.sequence
     _, recovery = recover(directory.snapshots, transaction_log, "cpu", through=last, from_oldest=True)
-    compared = (
-        0 if recovery.fingerprint_changed else len(transaction_log.journal.digests(last - recovery.replayed))
-    )
+    compared = 0 if recovery.fingerprint_changed else len(transaction_log.journal.digests(last - recovery.replayed))
     return f"good: {recovery.replayed} records replayed, {compared} digests compared"

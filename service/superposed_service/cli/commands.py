@@ -19,10 +19,7 @@ from superposed_service.cli.keys import keys
 from superposed_service.cli.serve import serve
 
 app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="The `superposed` command.",
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The `superposed` command."
 )
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")

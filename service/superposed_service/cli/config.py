@@ -23,8 +23,7 @@ def _config() -> None:
 
 @config.command()
 def show(
-    file: ConfigFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    file: ConfigFile = None, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """Show every setting and where its value comes from."""
     from superposed_service.cli.settings_loader import configure

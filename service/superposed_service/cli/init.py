@@ -18,9 +18,7 @@ def _numbers(text: str, flag: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(",") if number)
     except ValueError:
-        raise ConfigError(
-            f"{flag} is a list of numbers", expected="for example 256,256", received=text
-        ) from None
+        raise ConfigError(f"{flag} is a list of numbers", expected="for example 256,256", received=text) from None
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -36,9 +34,7 @@ def init(
             help="Settings to start from: general, users, texts, images or paper; default: SUPERPOSED_PRESET."
         ),
     ] = None,
-    network: Annotated[
-        str | None, typer.Option(help="Network of the store: mlp, convnet or resnet18.")
-    ] = None,
+    network: Annotated[str | None, typer.Option(help="Network of the store: mlp, convnet or resnet18.")] = None,
     module: Annotated[
         str | None,
         typer.Option(
@@ -48,17 +44,13 @@ def init(
         ),
     ] = None,
     input_shape: Annotated[
-        str | None,
-        typer.Option(help="Shape of a row for networks of images and --module, for example 1,28,28."),
+        str | None, typer.Option(help="Shape of a row for networks of images and --module, for example 1,28,28.")
     ] = None,
     inputs: Annotated[int | None, typer.Option(help="Number of features of the widest task.")] = None,
-    hidden: Annotated[
-        str | None, typer.Option(help="Units of each hidden layer of an mlp, with commas.")
-    ] = None,
+    hidden: Annotated[str | None, typer.Option(help="Units of each hidden layer of an mlp, with commas.")] = None,
     outputs: Annotated[int | None, typer.Option(help="Number of outputs of the largest task.")] = None,
     expansion: Annotated[
-        int | None,
-        typer.Option(help="Number of blocks of the output layer's context: more blocks, less interference."),
+        int | None, typer.Option(help="Number of blocks of the output layer's context: more blocks, less interference.")
     ] = None,
     family: Annotated[
         str | None, typer.Option(help="Context family: phase, binary, complex, cyclic or rotation.")
@@ -140,8 +132,6 @@ def _named(encoders: Sequence[str]) -> dict[str, str]:
     for text in encoders:
         name, equals, spec = text.partition("=")
         if not (equals and spec and re.fullmatch(ENCODER_NAME, name)) or name in specs:
-            raise ConfigError(
-                "--encoder names an encoder, each once", expected="for example texts=hash", received=text
-            )
+            raise ConfigError("--encoder names an encoder, each once", expected="for example texts=hash", received=text)
         specs[name] = spec
     return specs

@@ -43,9 +43,7 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
     logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
-        check_addresses(
-            settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0
-        )
+        check_addresses(settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0)
         if new:
             new_config = StoreConfig.of_preset(settings.preset)
             begin_store(opened, new_config, default_encoders(new_config))

@@ -56,9 +56,7 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
     origins = dict.fromkeys(Settings.model_fields, "default")
     for origin, layer in layers.items():
         values |= layer
-        origins |= {
-            name: f"{origin} {_PREFIX}{name.upper()}" if origin == "environment" else origin for name in layer
-        }
+        origins |= {name: f"{origin} {_PREFIX}{name.upper()}" if origin == "environment" else origin for name in layer}
     try:
         # All are given by name, so that the environment is not asked again.
         return Configuration(Settings(**values), origins)
@@ -66,8 +64,7 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
-            f"setting {name} ({origins[str(first['loc'][0])]}): {first['msg']}",
-            received=repr(first["input"])[:100],
+            f"setting {name} ({origins[str(first['loc'][0])]}): {first['msg']}", received=repr(first["input"])[:100]
         ) from None
 
 
@@ -117,9 +114,7 @@ def _check_names(place: str, given: Collection[str], shown: Callable[[str], str]
     near = {one for name in unknown for one in difflib.get_close_matches(name, Settings.model_fields, n=1)}
     raise ConfigError(
         f"{place}: no such setting: {', '.join(map(shown, unknown))}",
-        expected=f"perhaps {', '.join(map(shown, sorted(near)))}"
-        if near
-        else "`superposed config show` lists them",
+        expected=f"perhaps {', '.join(map(shown, sorted(near)))}" if near else "`superposed config show` lists them",
     )
 
 

@@ -70,9 +70,7 @@ class AdmissionChecks:
         write.future.set_result(answer)
         return None
 
-    def _owned(
-        self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]
-    ) -> IdempotencyKey | None:
+    def _owned(self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]) -> IdempotencyKey | None:
         """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
         if (idempotency_key := write.idempotency_key) is None:
             return None
@@ -101,9 +99,7 @@ class AdmissionChecks:
         kept = self._transaction_log.answers.find(idempotency_key)
         twin = entering.get(idempotency_key.key)
         if twin is not None and twin != idempotency_key:
-            raise IdempotencyMismatch(
-                "this Idempotency-Key came with another request", received=idempotency_key.key
-            )
+            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=idempotency_key.key)
         if kept is not None and kept.answer is None:
             self.check_writable()  # after a failed commit no thread works on it any more
         if twin is not None or (kept is not None and kept.answer is None):

@@ -89,9 +89,7 @@ def _prepare(
     alike = _together(store, resolved_parts, several)
     if alike is not None:
         batches.append(alike)
-        shares += [
-            _Share(place, len(several[place]), (resolved,)) for place, resolved in resolved_parts.items()
-        ]
+        shares += [_Share(place, len(several[place]), (resolved,)) for place, resolved in resolved_parts.items()]
     done = outcomes.keys() | {share.place for share in shares}
     for place in (place for place in range(len(several)) if place not in done):
         try:
@@ -108,9 +106,7 @@ def _together(
     store: WeightStore, resolved_parts: dict[int, ResolvedContext], several: Sequence[RowBatch]
 ) -> Batch | None:
     with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
-        return store.batch_each(
-            list(resolved_parts.values()), [several[place].inputs for place in resolved_parts]
-        )
+        return store.batch_each(list(resolved_parts.values()), [several[place].inputs for place in resolved_parts])
     return None
 
 
@@ -128,9 +124,7 @@ def _answered(
         own = logits[start : start + share.rows]
         start += share.rows
         if not (finite or np.isfinite(own).all()):
-            outcomes[share.place] = NonFiniteInput(
-                "the answer is not finite: the inputs are too large for this store"
-            )
+            outcomes[share.place] = NonFiniteInput("the answer is not finite: the inputs are too large for this store")
             continue
         index = None if share.batch is None else share.batch.index
         places = zeros[: share.rows] if index is None else index.numpy()

@@ -45,10 +45,7 @@ def sample(
     before = seen + np.arange(taken, len(places))  # rows of the task before each of the others
     drawn = np.random.default_rng(record.sequence).integers(0, before + 1)
     kept = np.flatnonzero(drawn < most)
-    for place, slot in [
-        *enumerate(free[:taken]),
-        *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True),
-    ]:
+    for place, slot in [*enumerate(free[:taken]), *zip((taken + kept).tolist(), drawn[kept].tolist(), strict=True)]:
         row, target = update.row(places[place])
         form = "record" if update.rows.are_records else "inputs"
         yield slot, Canary(record.sequence, pack({form: row, "target": target}), author)

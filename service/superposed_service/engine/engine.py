@@ -116,9 +116,7 @@ class Engine:
         """
         future: asyncio.Future[InferenceResult] = asyncio.get_running_loop().create_future()
         inline = self._executor.is_inline(rows)
-        timer = self.infer_soon(
-            rows, future, current_request(), inline=inline
-        )  # half the cost of `asyncio.timeout`
+        timer = self.infer_soon(rows, future, current_request(), inline=inline)  # half the cost of `asyncio.timeout`
         try:
             return await future
         finally:
@@ -128,9 +126,7 @@ class Engine:
         """Return True if the event loop may answer rows now, without the engine's thread."""
         return self._is_idle() and self._executor.is_inline(rows)
 
-    def infer_soon(
-        self, rows: RowBatch, reply: Reply, caller: RequestMetadata, *, inline: bool
-    ) -> asyncio.TimerHandle:
+    def infer_soon(self, rows: RowBatch, reply: Reply, caller: RequestMetadata, *, inline: bool) -> asyncio.TimerHandle:
         """Have a reply get what `infer` returns or raises; only on the event loop.
 
         Args:
@@ -166,9 +162,7 @@ class Engine:
             steps = self._writer.store.config.optimizer.steps
         if steps > self._settings.max_steps:
             raise CapacityExceeded(
-                "more steps than one update may have",
-                expected=f"{self._settings.max_steps} at most",
-                received=steps,
+                "more steps than one update may have", expected=f"{self._settings.max_steps} at most", received=steps
             )
         update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights)
         return await self.change(update, idempotency_key, author)

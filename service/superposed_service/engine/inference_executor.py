@@ -69,6 +69,8 @@ class InferenceExecutor:
         if self._settings.batch_wait_ms or self._writer.store.device.type != "cpu":
             return  # a GPU's work is for one thread
         store = self._writer.store
+        if store.answer_seconds(_FEWEST_ROWS) > 2 * _LOOP_S:
+            return
         rows = int(min(self._settings.batch_rows, _TIMED_ROWS * _LOOP_S / store.answer_seconds(_TIMED_ROWS)))
         # A few rows of a wide network cost more than their part of many.
         if rows >= _FEWEST_ROWS and store.answer_seconds(rows) <= 2 * _LOOP_S:

@@ -45,6 +45,8 @@ _Attribution: TypeAlias = Generator[None, None, list[Quarantine]]
 _FEWEST_ROWS, _FEWEST_TASKS = 4, 2
 # Worst steps a source is judged by, the multiple of ordinary harm it may do, and steps remembered a source.
 _WORST_STEPS, _TIMES_ORDINARY, _REMEMBERED = 8, 2.0, 256
+# Steps after which, at the latest, tasks are measured again where too few could be harmed.
+_MOST_PATIENCE = 16
 # Intervals a window lasts.
 _INTERVALS = 2
 # Stored in quarantine records: the detector's name in release 0.1.0.
@@ -133,6 +135,7 @@ class PoisonDetector:
         self._settings = settings
         self._turn = 0
         self._steps = 0  # since the last measurement
+        self._patience = 1  # steps until it is tried again to begin a window
         self._windows: deque[_Window] = deque()  # the oldest first
         self._attribution: _Attribution | None = None
         for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
@@ -152,9 +155,7 @@ class PoisonDetector:
             decisions = self._step()
         elif seen.error is None:
             self._applied(store, seen.record, seen.change)
-        elif (
-            self._windows and isinstance(seen.error, UpdateError) and isinstance(seen.change, PreparedUpdate)
-        ):
+        elif self._windows and isinstance(seen.error, UpdateError) and isinstance(seen.change, PreparedUpdate):
             self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
         return Verdict(self._attribution is not None, decisions)
 
@@ -165,7 +166,9 @@ class PoisonDetector:
         self._keep(store, record, change)
         if self._windows:
             self._pass(store, change.steps)
-        else:
+            return
+        self._steps += change.steps
+        if self._steps >= self._patience:
             self._begin(store)
 
     def _pass(self, store: WeightStore, steps: int) -> None:
@@ -224,13 +227,14 @@ class PoisonDetector:
         chosen = self._chosen(store)
         canaries = {key: tuple(self._canaries[key].values()) for key in chosen}
         before = {
-            key: badness
-            for key, badness in self._measured(store, canaries).items()
-            if badness <= 1.0 - self._limit()
+            key: badness for key, badness in self._measured(store, canaries).items() if badness <= 1.0 - self._limit()
         }
         self._steps = 0
         if len(before) >= _FEWEST_TASKS:
             self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
+            self._patience = 1
+        elif chosen:  # tasks that answer no better than chance: to measure them costs as much as an update
+            self._patience = min(2 * self._patience, _MOST_PATIENCE)
 
     def _chosen(self, store: WeightStore) -> list[str]:
         """Return the next tasks in turn that can be measured, shared equally by API keys."""

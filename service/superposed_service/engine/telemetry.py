@@ -88,9 +88,7 @@ class Telemetry:
                 self._span(timing, "queue", timing.asked, began, {})
                 self._span(timing, "batch", began, ended, attributes)
 
-    def journalled(
-        self, timings: Sequence[RequestTiming | None], began: float, ended: float, last: int
-    ) -> None:
+    def journalled(self, timings: Sequence[RequestTiming | None], began: float, ended: float, last: int) -> None:
         """Report changes that were committed together, the newest under the sequence number `last`."""
         metrics = self.metrics
         metrics.journal.observe(ended - began)

@@ -164,16 +164,11 @@ class Writer:
 
     def _prepare(self, writes: Sequence[PendingWrite]) -> _Transaction | None:
         good = self._intake.admit(writes, self.store)
-        return (
-            _Transaction(good, self.transaction_log.take_changes(), self._digest, perf_counter())
-            if good
-            else None
-        )
+        return _Transaction(good, self.transaction_log.take_changes(), self._digest, perf_counter()) if good else None
 
     def _journal(self, transaction: _Transaction) -> _Journalled:
         entries = [
-            (signed(one.change.entry(), one.write.change.author), one.idempotency_key)
-            for one in transaction.writes
+            (signed(one.change.entry(), one.write.change.author), one.idempotency_key) for one in transaction.writes
         ]
         records = self.transaction_log.write(entries, transaction.beside, digest=transaction.digest)
         return _Journalled(records, perf_counter())
@@ -268,9 +263,7 @@ class Writer:
             timing, rows = prepared.write.timing, prepared.change.rows_by_task
             self.telemetry.applied(timing, record, rows, refused, began)
 
-    def _apply(
-        self, record: Record, change: PreparedChange, idempotency_key: IdempotencyKey | None
-    ) -> JsonObject:
+    def _apply(self, record: Record, change: PreparedChange, idempotency_key: IdempotencyKey | None) -> JsonObject:
         try:
             answer = change.apply(self.store)
         except SuperposedError as error:

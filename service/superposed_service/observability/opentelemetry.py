@@ -72,9 +72,7 @@ class Tracing:
         """Return the trace of the current request; None where it has none, or is not sampled."""
         return get_current() if get_current_span().is_recording() else None
 
-    def span(
-        self, trace: object, name: str, began: float, ended: float, attributes: Mapping[str, Any]
-    ) -> None:
+    def span(self, trace: object, name: str, began: float, ended: float, attributes: Mapping[str, Any]) -> None:
         """Note a span that has ended."""
         assert isinstance(trace, Context)  # noqa: S101 - what `current` gave
         offset_ns = time.time_ns() - time.perf_counter_ns()

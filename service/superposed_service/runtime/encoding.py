@@ -59,9 +59,7 @@ class EncoderThread:
         settings: How long the queue may become.
     """
 
-    def __init__(
-        self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings
-    ) -> None:
+    def __init__(self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings) -> None:
         self.name, self.config = name, config
         self._folder, self._threads, self._settings = folder, threads, settings
         self._queue: FairQueue[_Waiting] = FairQueue(_TURN_ITEMS)
@@ -136,9 +134,7 @@ class EncoderThread:
         try:
             return await asyncio.shield(self._opened)
         except EncoderUnavailable as error:
-            raise EncoderUnavailable(
-                error.message, expected=error.expected, received=error.received
-            ) from None
+            raise EncoderUnavailable(error.message, expected=error.expected, received=error.received) from None
 
     def _admit(self, size: int) -> None:
         caller = current_request()
@@ -213,13 +209,10 @@ class Encoders(Collector):
         settings: Bounds.
     """
 
-    def __init__(
-        self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings
-    ) -> None:
+    def __init__(self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings) -> None:
         self.cache = EmbeddingCache(settings.embedding_cache_bytes)
         self._threads = {
-            name: EncoderThread(name, config, folder / name, threads, settings)
-            for name, config in configs.items()
+            name: EncoderThread(name, config, folder / name, threads, settings) for name, config in configs.items()
         }
         self._items: Counter[tuple[str, str]] = Counter()
 
@@ -292,9 +285,7 @@ class Encoders(Collector):
         )
         for name, thread in self._threads.items():
             thread.durations.add_to(durations, [name])
-        size = GaugeMetricFamily(
-            "superposed_embedding_cache_bytes", "Bytes of kept embeddings.", self.cache.bytes
-        )
+        size = GaugeMetricFamily("superposed_embedding_cache_bytes", "Bytes of kept embeddings.", self.cache.bytes)
         yield from (items, durations, size)
 
 

@@ -12,11 +12,7 @@ from superposed_service.storage.idempotency import IdempotencyKey
 
 
 async def consolidate(
-    runtime: Runtime,
-    steps: int,
-    key: IdempotencyKey | None,
-    author: str | None,
-    check: Callable[[], Awaitable[None]],
+    runtime: Runtime, steps: int, key: IdempotencyKey | None, author: str | None, check: Callable[[], Awaitable[None]]
 ) -> JsonObject:
     """Rehearse all tasks in slices, up to the first that is not accepted.
 
@@ -36,9 +32,7 @@ async def consolidate(
     """
     settings = runtime.settings
     if steps > (most := settings.max_request_steps):
-        raise CapacityExceeded(
-            "more steps than a request may take", expected=f"{most} at most", received=steps
-        )
+        raise CapacityExceeded("more steps than a request may take", expected=f"{most} at most", received=steps)
     taken, before, after, answer = 0, None, JsonObject(), JsonObject()
     for number, start in enumerate(range(0, steps, settings.consolidation_slice)):
         size = min(settings.consolidation_slice, steps - start)

@@ -88,9 +88,7 @@ class Runtime:
         if not self.engine.ready:
             return NotReady("the service is starting or stopping")
         if self.engine.failure is not None:
-            return NotReady(
-                "the journal failed: inference goes on, updates do not", received=self.engine.failure
-            )
+            return NotReady("the journal failed: inference goes on, updates do not", received=self.engine.failure)
         return None
 
     def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
@@ -201,9 +199,7 @@ class Runtime:
 
     async def _snapshot(self) -> Snapshot:
         image = await self.engine.call_writer(lambda writer: writer.image())
-        snapshot, needed = await asyncio.to_thread(
-            keep, self.directory.snapshots, image, self.settings.history_records
-        )
+        snapshot, needed = await asyncio.to_thread(keep, self.directory.snapshots, image, self.settings.history_records)
         await self.engine.call_writer(lambda writer: writer.kept(image, snapshot.digest))
         while await self.engine.call_writer(lambda writer: trim_some(writer.transaction_log, needed)):
             pass
@@ -251,11 +247,7 @@ class Runtime:
             SuperposedError: As `roll_back`.
         """
         change = Relabel(
-            sequence,
-            targets,
-            self.directory.snapshots,
-            self.directory.transaction_log(),
-            self.telemetry.replay,
+            sequence, targets, self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay
         )
         return await self._in_turn(self._change_past(change, idempotency_key, author))
 
@@ -267,9 +259,7 @@ class Runtime:
         Raises:
             UnknownSnapshot: There is none of this id.
         """
-        if (
-            known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))
-        ) is not None:
+        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))) is not None:
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
@@ -299,9 +289,7 @@ class Runtime:
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
         self.encoders.cache.forget(key)
-        found = await self.engine.call_writer(
-            lambda writer: find_rows(writer.transaction_log, writer.store, key)
-        )
+        found = await self.engine.call_writer(lambda writer: find_rows(writer.transaction_log, writer.store, key))
         older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
         if not found.rows and not (older and at_once):
             return ErasureResult()

@@ -12,10 +12,7 @@ from superposed_service.errors import JournalCorrupt
 from superposed_service.storage.database import Database, Statement
 
 _BASELINE = "detector-baseline"
-_PUT = (
-    "INSERT OR REPLACE INTO canaries (key, slot, sequence, payload, owner, checksum)"
-    " VALUES (?, ?, ?, ?, ?, ?)"
-)
+_PUT = "INSERT OR REPLACE INTO canaries (key, slot, sequence, payload, owner, checksum) VALUES (?, ?, ?, ?, ?, ?)"
 
 
 @dataclass(frozen=True)

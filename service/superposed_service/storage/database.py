@@ -167,9 +167,7 @@ class Database:
 
     def corrupt(self, error: object) -> JournalCorrupt:
         """Return the error that says that this file is damaged."""
-        return JournalCorrupt(
-            f"{self.path} is damaged: `superposed verify` says how far", received=str(error)[:500]
-        )
+        return JournalCorrupt(f"{self.path} is damaged: `superposed verify` says how far", received=str(error)[:500])
 
     def check(self) -> None:
         """Read the whole file.
@@ -206,8 +204,7 @@ class Database:
         """
         if self.failure is not None:
             raise StorageUnavailable(
-                "the journal failed and is not written until the service is started again",
-                received=self.failure,
+                "the journal failed and is not written until the service is started again", received=self.failure
             )
         try:
             self._connection.execute("BEGIN IMMEDIATE")

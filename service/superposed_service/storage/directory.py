@@ -43,9 +43,7 @@ class DataDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             os.close(self._lock)
-            raise StoreLocked(
-                f"another process owns {path}: stop it first, or use another directory"
-            ) from error
+            raise StoreLocked(f"another process owns {path}: stop it first, or use another directory") from error
         self._hold(path, path / "LOCK")
         self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
         self._transaction_log: TransactionLog | None = None
@@ -125,9 +123,7 @@ class DataDirectory:
                 f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
             )
         if self._transaction_log is None:
-            self._transaction_log = TransactionLog(
-                self.path, synchronous=synchronous, check_place=self.check_place
-            )
+            self._transaction_log = TransactionLog(self.path, synchronous=synchronous, check_place=self.check_place)
             self._hold(self.path / "journal.db", self.path / "HEAD")
         if not self._transaction_log.journal.exists:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")

@@ -37,9 +37,7 @@ class IdempotencyKey:
         return IdempotencyKey(f"{self.key} {number}", self.request)  # no key has a space
 
     @classmethod
-    def of(
-        cls, key: str | None, author: str | None, method: str, target: str, body: bytes
-    ) -> IdempotencyKey | None:
+    def of(cls, key: str | None, author: str | None, method: str, target: str, body: bytes) -> IdempotencyKey | None:
         """Return the origin that a request's `Idempotency-Key` gives it; None without one.
 
         Authors do not see each other's keys. The target is the path, with the query where there is one.
@@ -197,14 +195,7 @@ class IdempotencyStore:
 def _writing(kept: IdempotencyResponse) -> Statement:
     answer = None if kept.answer is None else json.dumps(kept.answer)
     idempotency_key = kept.idempotency_key
-    row = (
-        idempotency_key.key,
-        idempotency_key.request,
-        kept.sequence,
-        kept.created,
-        answer,
-        idempotency_key.owner,
-    )
+    row = (idempotency_key.key, idempotency_key.request, kept.sequence, kept.created, answer, idempotency_key.owner)
     return (
         "INSERT OR REPLACE INTO answers (key, request, sequence, created, answer, owner, checksum)"
         " VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -212,9 +203,7 @@ def _writing(kept: IdempotencyResponse) -> Statement:
     )
 
 
-def _checksum(
-    key: str, request: bytes, sequence: int, created: float, answer: str | None, owner: str
-) -> bytes:
+def _checksum(key: str, request: bytes, sequence: int, created: float, answer: str | None, owner: str) -> bytes:
     hasher = hashlib.sha256(struct.pack("<qd", sequence, created) + request)
     for part in (key, answer or "", *([owner] if owner else [])):  # the first release had no owners
         hasher.update(struct.pack("<q", len(part)) + part.encode())

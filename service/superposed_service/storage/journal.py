@@ -144,9 +144,7 @@ class Journal:
             JournalCorrupt: A record is missing or is not what was written.
         """
         for sequence, kind, head, digest, payload, crc in self._linked(after, through, "payload, crc"):
-            whole = payload is None or (
-                zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest
-            )
+            whole = payload is None or (zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest)
             if not whole:
                 raise JournalCorrupt(f"the payload of record {sequence} is not what was written")
             yield Record(sequence, kind, json.loads(head), payload)
@@ -155,9 +153,7 @@ class Journal:
         """Return sequence, kind, head, digest and further columns, after checking the hash chain."""
         if after < self.horizon:
             raise HistoryTruncated(
-                "the journal does not reach that far back",
-                expected=f"{self.horizon} or later",
-                received=after,
+                "the journal does not reach that far back", expected=f"{self.horizon} or later", received=after
             )
         expected, chain, through = after, self.link(after), self.sequence if through is None else through
         for sequence, kind, head, digest, link, *rest in self._database.rows(
@@ -212,8 +208,7 @@ class Journal:
     def summaries(self, after: int, most: int) -> list[Summary]:
         """Return records after a sequence number in order, `most` at most, without their payloads."""
         found = self._database.query(
-            "SELECT sequence, kind, head, length(payload) FROM records WHERE sequence > ?"
-            " ORDER BY sequence LIMIT ?",
+            "SELECT sequence, kind, head, length(payload) FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?",
             (after, most),
         )
         return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
@@ -240,8 +235,7 @@ class Journal:
         """Return the last of the oldest records that are removed together; everybody else waits meanwhile."""
         upto, size = self.horizon, 0
         for sequence, more in self._database.rows(
-            "SELECT sequence, coalesce(length(payload), 0) FROM records WHERE sequence > ?"
-            " ORDER BY sequence LIMIT ?",
+            "SELECT sequence, coalesce(length(payload), 0) FROM records WHERE sequence > ? ORDER BY sequence LIMIT ?",
             (self.horizon, _TRIMMED_RECORDS),
         ):
             if size and size + more > _TRIMMED_BYTES:
@@ -252,9 +246,7 @@ class Journal:
     def with_payload(self, sequences: Collection[int]) -> list[int]:
         """Return those of some records whose payloads were not erased, in order."""
         wanted = set(sequences)
-        found = self._database.rows(
-            "SELECT sequence FROM records WHERE payload IS NOT NULL ORDER BY sequence"
-        )
+        found = self._database.rows("SELECT sequence FROM records WHERE payload IS NOT NULL ORDER BY sequence")
         return [sequence for (sequence,) in found if sequence in wanted]
 
     def erase(self, sequences: Sequence[int]) -> None:
@@ -294,9 +286,7 @@ class Journal:
         with self._database.transaction():
             if noted is not None:
                 self._database.execute("DELETE FROM digests", ())
-            self._database.execute(
-                *self._database.noting("fingerprint", json.dumps(fingerprint, sort_keys=True))
-            )
+            self._database.execute(*self._database.noting("fingerprint", json.dumps(fingerprint, sort_keys=True)))
 
     # The lineage and the incarnation that write
 
@@ -328,9 +318,7 @@ class Journal:
         """
         if (noted := self._database.noted("lineage")) not in (None, lineage):
             raise JournalCorrupt(
-                "the journal belongs to another store than the snapshots",
-                expected=f"lineage {noted}",
-                received=lineage,
+                "the journal belongs to another store than the snapshots", expected=f"lineage {noted}", received=lineage
             )
         with self._database.transaction():
             self._database.execute(*self._database.noting("lineage", lineage))

@@ -100,9 +100,7 @@ class Snapshots:
             return False
         return True
 
-    def write(
-        self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = ""
-    ) -> Snapshot:
+    def write(self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = "") -> Snapshot:
         """Write a snapshot durably; when it returns, the file and its manifest are on the disk.
 
         The manifest is written last: a snapshot without one does not exist. The same bytes again are the
@@ -197,9 +195,7 @@ class Snapshots:
             raise StorageUnavailable(f"cannot read {path}", received=str(error)) from error
         digest = hashlib.sha256(data).hexdigest()
         if digest != snapshot.sha256:
-            raise SnapshotMismatch(
-                f"{path} is damaged", expected=f"SHA-256 {snapshot.sha256}", received=digest
-            )
+            raise SnapshotMismatch(f"{path} is damaged", expected=f"SHA-256 {snapshot.sha256}", received=digest)
         return data
 
 

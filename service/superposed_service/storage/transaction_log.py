@@ -36,11 +36,7 @@ class TransactionLog:
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        synchronous: Synchronous = "FULL",
-        check_place: Callable[[], None] = lambda: None,
+        self, folder: Path, *, synchronous: Synchronous = "FULL", check_place: Callable[[], None] = lambda: None
     ) -> None:
         self.check_place = check_place
         self._high_water_mark = HighWaterMark(folder / "HEAD")

@@ -61,9 +61,7 @@ class SuperposedConv2d(nn.Module):
         self.kernel = (in_channels, *kernel_size)
         self.stride, self.padding = stride, padding
         features = in_channels * kernel_size[0] * kernel_size[1]
-        self.patches = SuperposedLinear(
-            features, out_channels, family, gain=gain, generator=generator, dtype=dtype
-        )
+        self.patches = SuperposedLinear(features, out_channels, family, gain=gain, generator=generator, dtype=dtype)
 
     def unfold(self, x: Tensor) -> Tensor:
         """Return the patches of images (B, C, H, W) as rows: (B x places, features)."""

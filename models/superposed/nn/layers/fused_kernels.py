@@ -21,7 +21,7 @@ from superposed.compiled import compiled
 from superposed.contexts import Family
 
 # With fewer numbers a second thread costs more than it brings.
-_PARALLEL_FROM = 65_536
+PARALLEL_FROM = 65_536
 _PARALLEL_ROWS = 32
 
 
@@ -74,7 +74,7 @@ class FusedBinding:
         return found
 
     def _run(self, kernels: tuple[Any, Any], rows: Tensor, *tensors: Tensor) -> None:
-        threads = torch.get_num_threads() if tensors[2].numel() >= _PARALLEL_FROM else 1
+        threads = torch.get_num_threads() if tensors[2].numel() >= PARALLEL_FROM else 1
         if threads > 1:
             numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
             if torch.get_num_threads() != threads:  # the first call starts numba's own, and sets torch's too
@@ -86,9 +86,7 @@ class FusedBinding:
 
 
 @lru_cache(4096)  # numba takes longer to look at new ones than a short row takes to bind
-def _constants(
-    dtype: torch.dtype, width: int, epsilon: float, relu: bool, normalise: bool
-) -> tuple[Any, ...]:
+def _constants(dtype: torch.dtype, width: int, epsilon: float, relu: bool, normalise: bool) -> tuple[Any, ...]:
     number: Any = np.float64 if dtype == torch.float64 else np.float32
     return number(0), number(1), number(width), number(epsilon), relu, normalise
 
@@ -165,9 +163,7 @@ def _signs(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known:
 
 
 @compiled()
-def _unturns(
-    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
-) -> None:
+def _unturns(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
     """Set `found` to the gradient in rows from that in their turned ones."""
     first, second, offset, _, blocks = layout
     pairs = contexts.shape[2]
@@ -191,9 +187,7 @@ def _unturns(
 
 
 @compiled()
-def _unsigns(
-    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
-) -> None:
+def _unsigns(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
     """Set `found` to the gradient in rows from that in their flipped ones."""
     first, blocks = layout[0], layout[4]
     width = contexts.shape[1] // blocks
@@ -242,18 +236,14 @@ def _signs_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: An
 
 
 @compiled(parallel=True)
-def _unturns_parallel(
-    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
-) -> None:
+def _unturns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
     for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
         of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
         _unturns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
 
 
 @compiled(parallel=True)
-def _unsigns_parallel(
-    rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any
-) -> None:
+def _unsigns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
     for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
         of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
         _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)

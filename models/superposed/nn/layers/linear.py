@@ -69,9 +69,7 @@ class SuperposedLinear(nn.Module):
             initialized = torch.rand(shape, generator=generator, dtype=torch.float64) * (2 * bound) - bound
         self.weight = nn.Parameter(initialized.to(dtype))
         self.bias = nn.Parameter(torch.zeros(out_features, dtype=dtype)) if bias == "shared" else None
-        constant = torch.zeros(
-            family.components, constants + family.padding(self.bound_features), dtype=dtype
-        )
+        constant = torch.zeros(family.components, constants + family.padding(self.bound_features), dtype=dtype)
         constant[0, :constants] = 1.0
         self.register_buffer("constant", constant, persistent=False)
 

@@ -27,9 +27,7 @@ _TRIED = (0, 1, 0)
 class _Bound(nn.Module):
     """Replacement of a layer in a user's network, which gives the superposed layer its binding."""
 
-    def __init__(
-        self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: SuperposedModule
-    ) -> None:
+    def __init__(self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: SuperposedModule) -> None:
         super().__init__()
         self.name, self.layer = name, layer
         self._owner = (owner,)  # in a tuple: a module would become a child, and its own ancestor
@@ -105,9 +103,7 @@ class SuperposedModule(nn.Module):
         random = torch.Generator().manual_seed(0)
         rows = torch.randn(len(_TRIED), math.prod(self._input_shape), generator=random, dtype=dtype)
         contexts = {
-            name: torch.randn(
-                2, *layer.family.context_shape(layer.bound_features), generator=random, dtype=dtype
-            )
+            name: torch.randn(2, *layer.family.context_shape(layer.bound_features), generator=random, dtype=dtype)
             for name, layer in self._layers.items()
         }
         try:
@@ -240,9 +236,7 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
         return _convolution(layer, family)
     if isinstance(layer, _NOT_SUPERPOSED):
         raise ConfigError(
-            "this layer cannot be superposed",
-            expected="Linear and Conv2d layers",
-            received=type(layer).__name__,
+            "this layer cannot be superposed", expected="Linear and Conv2d layers", received=type(layer).__name__
         )
     return None
 
@@ -266,17 +260,9 @@ def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
             expected="groups 1, dilation 1, padding as numbers, with zeros",
             received=str(layer),
         )
-    kernel, stride, padding = (
-        (sizes[0], sizes[1]) for sizes in (layer.kernel_size, layer.stride, layer.padding)
-    )
+    kernel, stride, padding = ((sizes[0], sizes[1]) for sizes in (layer.kernel_size, layer.stride, layer.padding))
     conv = SuperposedConv2d(
-        layer.in_channels,
-        layer.out_channels,
-        kernel,
-        family,
-        stride=stride,
-        padding=padding,
-        dtype=layer.weight.dtype,
+        layer.in_channels, layer.out_channels, kernel, family, stride=stride, padding=padding, dtype=layer.weight.dtype
     )
     _start_from(conv.patches, layer.weight.flatten(1), layer.bias)
     return conv

@@ -100,9 +100,7 @@ def rotate(transaction_log: TransactionLog, identifier: str) -> tuple[ApiKey, st
 
 def keys_body(keys: ApiKeys) -> list[dict[str, Any]]:
     """Return all keys as they may be shown."""
-    return [
-        {name: value for name, value in asdict(key).items() if name != "secret_sha256"} for key in keys.all()
-    ]
+    return [{name: value for name, value in asdict(key).items() if name != "secret_sha256"} for key in keys.all()]
 
 
 def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:

@@ -44,13 +44,7 @@ class RequestGateway:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        checks: Sequence[Check],
-        *,
-        max_bytes: int,
-        most_held: int,
-        rejection_delay: RejectionDelay,
+        self, app: ASGIApp, checks: Sequence[Check], *, max_bytes: int, most_held: int, rejection_delay: RejectionDelay
     ) -> None:
         self._app = app
         self._checks = (_raise_refusal, *checks, self._check_length)
@@ -109,9 +103,7 @@ class _Exchange:
 
     __slots__ = ("_gateway", "_receive", "_scope", "_send", "finished", "identifier", "received", "started")
 
-    def __init__(
-        self, gateway: RequestGateway, scope: Scope, receive: Receive, send: Send, name: str
-    ) -> None:
+    def __init__(self, gateway: RequestGateway, scope: Scope, receive: Receive, send: Send, name: str) -> None:
         self._gateway, self._scope, self._receive, self._send = gateway, scope, receive, send
         self.identifier = name
         self.received = 0
@@ -126,9 +118,7 @@ class _Exchange:
         if self.received > gateway.max_bytes:
             raise _too_large(self.received, gateway.max_bytes)
         if gateway.held > gateway.most_held:
-            raise Overloaded(
-                "too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests"
-            )
+            raise Overloaded("too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests")
         return message
 
     def release(self) -> None:
@@ -164,6 +154,4 @@ def _raise_refusal(scope: Scope) -> None:
 
 
 def _too_large(received: int, most: int) -> PayloadTooLarge:
-    return PayloadTooLarge(
-        "the request's body is too large", expected=f"{most} bytes at most", received=received
-    )
+    return PayloadTooLarge("the request's body is too large", expected=f"{most} bytes at most", received=received)

@@ -40,13 +40,7 @@ class Observed:
     """
 
     def __init__(
-        self,
-        app: ASGIApp,
-        metrics: Metrics,
-        routes: RouteTable,
-        *,
-        tracing: Tracing | None = None,
-        log: str = "off",
+        self, app: ASGIApp, metrics: Metrics, routes: RouteTable, *, tracing: Tracing | None = None, log: str = "off"
     ) -> None:
         self._app = app if tracing is None else _Traced(app, tracing)
         self._metrics = metrics

@@ -188,10 +188,7 @@ class _Bounded(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._ignoring = True
             return
-        if (
-            self._bytes > self.settings.max_header_bytes
-            and self._head_bytes() > self.settings.max_header_bytes
-        ):
+        if self._bytes > self.settings.max_header_bytes and self._head_bytes() > self.settings.max_header_bytes:
             self._refusal = (431, self._too_long())
         elif self._surplus and self._path() not in PROBES:
             self._refusal = (503, "too many connections")

@@ -76,9 +76,7 @@ class DirectInference:
         tensors = TENSORS_MEDIA_TYPE in known.get(b"accept", "")
         return Head(known.get(b"content-type"), known.get(_HEAD_LENGTH), tensors)
 
-    def begin(
-        self, cycle: RequestResponseCycle, head: Head, hand_on: Callable[[RequestResponseCycle], None]
-    ) -> bool:
+    def begin(self, cycle: RequestResponseCycle, head: Head, hand_on: Callable[[RequestResponseCycle], None]) -> bool:
         """Let a request wait for the event loop's next batch; return False if it is to take the usual way.
 
         Args:
@@ -105,9 +103,7 @@ class DirectInference:
             return False
         return True
 
-    def write(
-        self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody
-    ) -> None:
+    def write(self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody) -> None:
         """Write the answer to the connection."""
         values = codec.render_answer(answer, body.return_, body.k)
         kind, extra = b"application/json", b""

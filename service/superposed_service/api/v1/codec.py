@@ -146,9 +146,7 @@ def _refuse_non_finite(body: bytes) -> None:
     """Tell NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
 
     def refuse(constant: str) -> None:
-        raise NonFiniteInput(
-            "the body holds a number that is not finite", expected="finite numbers", received=constant
-        )
+        raise NonFiniteInput("the body holds a number that is not finite", expected="finite numbers", received=constant)
 
     if len(body) > _READ_AGAIN_BYTES:
         if found := _CONSTANT.search(body):
@@ -220,9 +218,7 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: 
     for field in fields:
         if field not in possible:
             raise InvalidRequest(
-                "return: a field that these tasks do not have",
-                expected=f"some of {sorted(possible)}",
-                received=field,
+                "return: a field that these tasks do not have", expected=f"some of {sorted(possible)}", received=field
             )
     columns = {field: _column(answer, field, k) for field in fields if field != "in_scope"}
     if answer.in_scope is not None:
@@ -261,10 +257,7 @@ def _values(logits: NDArray[Any], task: TaskSchema, temperature: float, field: s
         order = np.argsort(-shares, axis=1, kind="stable")[:, :k]
         best = np.take_along_axis(shares, order, axis=1)
         return [
-            [
-                {"label": label, "probability": share}
-                for label, share in zip(named(task, row), own, strict=True)
-            ]
+            [{"label": label, "probability": share} for label, share in zip(named(task, row), own, strict=True)]
             for row, own in zip(order.tolist(), best.tolist(), strict=True)
         ]
     return list(np.ascontiguousarray(logits))

@@ -95,9 +95,7 @@ class TaskRegistration(Body):
     extra_features: Literal["refuse", "ignore"] = "refuse"
     """What happens to a record with a name that the task does not have."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]})
 
     @model_validator(mode="after")
     def _labels_or_outputs(self) -> Self:
@@ -213,9 +211,7 @@ class _InputsBody(Body):
     def _one_form_of_rows(self) -> Self:
         given = (self.inputs, self.records, self.texts, self.images)
         if sum(rows is not None for rows in given) != 1:
-            raise ValueError(
-                "give exactly one of inputs (rows of numbers), records (named values), texts and images"
-            )
+            raise ValueError("give exactly one of inputs (rows of numbers), records (named values), texts and images")
         return self
 
 

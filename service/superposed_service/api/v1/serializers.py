@@ -127,9 +127,7 @@ def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSc
     schema = validated(TaskSchema, values)
     store.check_image(schema)
     if schema.abstain is not None and not (schema.keep_rows and store.replay_buffer.enabled):
-        raise ConfigError(
-            "a task that abstains needs kept rows", expected="keep_rows, and a store that rehearses"
-        )
+        raise ConfigError("a task that abstains needs kept rows", expected="keep_rows, and a store that rehearses")
     return schema
 
 
@@ -145,14 +143,10 @@ def _encoder(body: TaskRegistration, store: WeightStore) -> tuple[str, EncoderCo
     if len(fitting) == 1:
         [(name, encoder)] = fitting.items()
         if body.inputs not in {None, encoder.width}:
-            raise ShapeError(
-                f"tasks of encoder {name} have its width", expected=encoder.width, received=body.inputs
-            )
+            raise ShapeError(f"tasks of encoder {name} have its width", expected=encoder.width, received=body.inputs)
         return name, encoder
     if there:
-        raise ConfigError(
-            f"which encoder of {kind}?", expected=f"encoder: {', '.join(there)}", received=given
-        )
+        raise ConfigError(f"which encoder of {kind}?", expected=f"encoder: {', '.join(there)}", received=given)
     raise ConfigError(
         f"this store has no encoder of {kind}",
         expected=f"one that was made with --encoder NAME=…, or --preset {kind}",

@@ -6,12 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from superposed.analysis.task_inference import (
-    EXPONENT_EVALUATIONS,
-    check_evaluations,
-    locate,
-    locate_exponent,
-)
+from superposed.analysis.task_inference import EXPONENT_EVALUATIONS, check_evaluations, locate, locate_exponent
 from superposed.contexts import as_expression
 from superposed.store.store import WeightStore
 from superposed_service.api.v1.schemas import LocateBody
@@ -60,9 +55,7 @@ def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
     return wanted
 
 
-def find_context(
-    body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int
-) -> dict[str, Any]:
+def find_context(body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int) -> dict[str, Any]:
     """Return the body of `POST /v1/locate`'s answer. The engine's thread only.
 
     Args:
@@ -77,9 +70,7 @@ def find_context(
     if body.exponent_of is not None:
         cyclic = store.config.family == "cyclic"
         exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
-        found = locate_exponent(
-            store, body.rows, body.targets, key=body.exponent_of, exponents=exponents, most=most
-        )
+        found = locate_exponent(store, body.rows, body.targets, key=body.exponent_of, exponents=exponents, most=most)
         return asdict(found)
     if body.candidates is None:  # a task may have gone since they were listed
         candidates = [key for key in candidates if key in store.tasks]

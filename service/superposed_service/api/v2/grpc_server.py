@@ -165,9 +165,7 @@ class GrpcServer:
     def _checked(self, principal: Principal, model: str, version: str = "") -> str:
         principal.check_contexts([model])
         if version not in {"", self._runtime.version}:
-            raise UnknownVersion(
-                f"model {model} has no such version", expected=self._runtime.version, received=version
-            )
+            raise UnknownVersion(f"model {model} has no such version", expected=self._runtime.version, received=version)
         return model
 
     async def _call(self, run: Callable[[Any], Any]) -> Any:
@@ -283,9 +281,7 @@ def _from_contents(described: Any, shape: list[int]) -> NDArray[Any]:
         if (elements != numbers).any():
             raise InvalidRequest(f"{name}: contents do not fit the datatype", expected=datatype)
     else:
-        raise InvalidRequest(
-            f"{name}: not a datatype", expected=f"one of {list(_CONTENTS)}", received=datatype
-        )
+        raise InvalidRequest(f"{name}: not a datatype", expected=f"one of {list(_CONTENTS)}", received=datatype)
     if elements.size != int(np.prod(shape)):
         raise InvalidRequest(f"{name}: contents and shape do not match", expected=str(shape))
     return elements.reshape(shape)

@@ -72,9 +72,7 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
 
 def _raw(body: bytes, width: int) -> NDArray[Any]:
     if not body or len(body) % (4 * width):
-        raise InvalidRequest(
-            "a raw body is rows of FP32", expected=f"{4 * width} bytes each", received=len(body)
-        )
+        raise InvalidRequest("a raw body is rows of FP32", expected=f"{4 * width} bytes each", received=len(body))
     return np.frombuffer(body, dtype="<f4").reshape(-1, width)
 
 
@@ -109,9 +107,7 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
     if datatype == "BYTES":
         return _texts(name, data, dimensions)
     if not isinstance(datatype, str) or datatype not in DATATYPES:
-        raise InvalidRequest(
-            f"{name}: not a datatype", expected=f"one of {list(DATATYPES)}", received=datatype
-        )
+        raise InvalidRequest(f"{name}: not a datatype", expected=f"one of {list(DATATYPES)}", received=datatype)
     try:
         numbers = np.asarray(data)
         with np.errstate(over="ignore", invalid="ignore"):  # what is then infinite is refused as rows are
@@ -122,9 +118,7 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
         raise InvalidRequest(f"{name}: data does not fit its datatype", expected=str(datatype))
     if numbers.dtype.kind not in "fiub" or numbers.size != math.prod(dimensions):
         raise InvalidRequest(
-            f"{name}: data and shape do not match",
-            expected=f"{math.prod(dimensions)} numbers",
-            received=numbers.size,
+            f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} numbers", received=numbers.size
         )
     return whole.reshape(dimensions)
 
@@ -132,9 +126,7 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
 def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
     elements = np.asarray(data, dtype=object).reshape(-1).tolist() if isinstance(data, list) else []
     if len(elements) != math.prod(dimensions) or not all(isinstance(one, str) for one in elements):
-        raise InvalidRequest(
-            f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} texts"
-        )
+        raise InvalidRequest(f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} texts")
     return np.asarray([*(one.encode() for one in elements), None], dtype=object)[:-1].reshape(dimensions)
 
 
@@ -228,9 +220,7 @@ def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
     return columns
 
 
-def render(
-    request: InferRequest, answer: InferenceResult, model: str, current: str
-) -> tuple[bytes, int | None]:
+def render(request: InferRequest, answer: InferenceResult, model: str, current: str) -> tuple[bytes, int | None]:
     """Return the bytes of an answer, and how long their JSON head is where binary tensors follow it.
 
     Raises:

@@ -37,8 +37,7 @@ _FIELDS: Mapping[str, str] = {
     "ModelMetadataRequest": _NAMED,
     "TensorMetadata": _TENSOR,
     "ModelMetadataResponse": (
-        "1 string name, 2 string* versions, 3 string platform, 4 TensorMetadata* inputs,"
-        " 5 TensorMetadata* outputs"
+        "1 string name, 2 string* versions, 3 string platform, 4 TensorMetadata* inputs, 5 TensorMetadata* outputs"
     ),
     "InferTensorContents": (
         "1 bool* bool_contents, 2 int32* int_contents, 3 int64* int64_contents, 4 uint32* uint_contents,"
@@ -86,9 +85,7 @@ _FIELDS: Mapping[str, str] = {
 def _classes() -> dict[str, Any]:
     """Return a message class for every entry of the table."""
     field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(
-        name="superposed/inference.proto", package="inference", syntax="proto3"
-    )
+    file = descriptor_pb2.FileDescriptorProto(name="superposed/inference.proto", package="inference", syntax="proto3")
     for message, fields in _FIELDS.items():
         described = file.message_type.add(name=message)
         for line in filter(None, fields.split(", ")):
@@ -102,10 +99,7 @@ def _classes() -> dict[str, Any]:
                 one.type = field.Type.Value(f"TYPE_{plain.upper()}")
     pool = descriptor_pool.DescriptorPool()  # its own: a client in this process may have another
     pool.Add(file)
-    return {
-        name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}"))
-        for name in _FIELDS
-    }
+    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}")) for name in _FIELDS}
 
 
 MESSAGES = _classes()

@@ -26,7 +26,7 @@ def _checked(request: Request) -> str:
     return model
 
 
-@router.get("", summary="Describe the server")
+@router.get("")
 @router.get("/", include_in_schema=False)
 @requires("infer")
 async def server(request: Request) -> Response:
@@ -35,7 +35,7 @@ async def server(request: Request) -> Response:
     return json_response(metadata.server())
 
 
-@router.get("/health/live", summary="Check that the process runs")
+@router.get("/health/live")
 @requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs."""
@@ -43,7 +43,7 @@ async def live(request: Request) -> Response:
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Check that requests are admitted")
+@router.get("/health/ready")
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference is admitted."""
@@ -52,7 +52,7 @@ async def ready(request: Request) -> Response:
     return json_response({"ready": True})
 
 
-@router.get("/models/stats", summary="Show the statistics of all models")
+@router.get("/models/stats")
 @requires("infer")
 async def all_statistics(request: Request) -> Response:
     """Return the statistics of the models that were asked since the start."""
@@ -60,7 +60,7 @@ async def all_statistics(request: Request) -> Response:
     return json_response(service.statistics.body(service.version, principal(request).may_address))
 
 
-@router.get(_MODEL + "/ready", summary="Check that a model is ready")
+@router.get(_MODEL + "/ready")
 @router.get(_VERSION + "/ready", include_in_schema=False)
 @requires("infer")
 async def model_ready(request: Request) -> Response:
@@ -70,7 +70,7 @@ async def model_ready(request: Request) -> Response:
     return json_response({"name": name, "ready": True})
 
 
-@router.get(_MODEL + "/config", summary="Show a model's configuration")
+@router.get(_MODEL + "/config")
 @router.get(_VERSION + "/config", include_in_schema=False)
 @requires("infer")
 async def config(request: Request) -> Response:
@@ -80,7 +80,7 @@ async def config(request: Request) -> Response:
     return json_response(metadata.config(schema, name, service.settings.max_rows))
 
 
-@router.get(_MODEL + "/stats", summary="Show a model's statistics")
+@router.get(_MODEL + "/stats")
 @router.get(_VERSION + "/stats", include_in_schema=False)
 @requires("infer")
 async def statistics(request: Request) -> Response:
@@ -90,7 +90,7 @@ async def statistics(request: Request) -> Response:
     return json_response(service.statistics.body(service.version, lambda other: other == name))
 
 
-@router.post("/repository/index", summary="List all models")
+@router.post("/repository/index")
 @requires("infer")
 async def index(request: Request) -> Response:
     """Return every task; compositions are models too, and too many to list."""
@@ -99,7 +99,7 @@ async def index(request: Request) -> Response:
     return json_response([one for one in found if may_name(one["name"])])
 
 
-@router.post("/repository/models/{model:path}/load", summary="Load a model's contexts")
+@router.post("/repository/models/{model:path}/load")
 @requires("infer")
 async def load(request: Request) -> Response:
     """Derive a model's contexts ahead of its first request."""
@@ -108,7 +108,7 @@ async def load(request: Request) -> Response:
     return json_response({})
 
 
-@router.post("/repository/models/{model:path}/unload", summary="Unload a model's contexts")
+@router.post("/repository/models/{model:path}/unload")
 @requires("infer")
 async def unload(request: Request) -> Response:
     """Evict a model's contexts; the next request derives them again."""
@@ -117,7 +117,7 @@ async def unload(request: Request) -> Response:
     return json_response({})
 
 
-@router.get(_MODEL, summary="Describe a model")
+@router.get(_MODEL)
 @router.get(_VERSION, include_in_schema=False)
 @requires("infer")
 async def model(request: Request) -> Response:
@@ -127,7 +127,7 @@ async def model(request: Request) -> Response:
     return json_response(metadata.metadata(schema, name, service.version))
 
 
-@router.post(_MODEL + "/infer", summary="Infer")
+@router.post(_MODEL + "/infer")
 @router.post(_VERSION + "/infer", include_in_schema=False)
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:

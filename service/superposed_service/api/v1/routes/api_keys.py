@@ -34,7 +34,7 @@ def _new(made: tuple[Any, str]) -> Response:
     return json_response({"id": key.id, "key": text}, 201)
 
 
-@router.get("", response_model=list[ApiKey], summary="List API keys")
+@router.get("", response_model=list[ApiKey])
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """Return every key, the revoked ones too; never a secret."""
@@ -43,13 +43,7 @@ async def list_all(request: Request) -> Response:
     )
 
 
-@router.post(
-    "",
-    status_code=201,
-    response_model=NewApiKey,
-    openapi_extra=documented_body(ApiKeyRequest),
-    summary="Make an API key",
-)
+@router.post("", status_code=201, response_model=NewApiKey, openapi_extra=documented_body(ApiKeyRequest))
 @requires("admin")
 async def make(request: Request) -> Response:
     """Make an API key. The response shows it once. From the first key on, every request needs one."""
@@ -64,7 +58,7 @@ async def make(request: Request) -> Response:
     return _new(made)
 
 
-@router.delete("/{identifier}", status_code=204, summary="Revoke an API key")
+@router.delete("/{identifier}", status_code=204)
 @requires("admin")
 async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
@@ -73,15 +67,11 @@ async def end(request: Request, identifier: str) -> Response:
     return Response(status_code=204)
 
 
-@router.post(
-    "/{identifier}/rotate", status_code=201, response_model=NewApiKey, summary="Give a key a new secret"
-)
+@router.post("/{identifier}/rotate", status_code=201, response_model=NewApiKey)
 @requires("admin")
 async def renew(request: Request, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     refuse_repeats(request)
-    made = await runtime(request).engine.call_writer(
-        lambda writer: rotate(writer.transaction_log, identifier)
-    )
+    made = await runtime(request).engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
     _note(request, "API key rotated", identifier)
     return _new(made)

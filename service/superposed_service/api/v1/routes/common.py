@@ -67,12 +67,8 @@ async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
         yield
     except Quarantined as error:
         source, may_name = str(error.received), principal(request).may_name
-        why = await runtime(request).engine.call_writer(
-            lambda writer: explain_quarantine(writer, source, may_name)
-        )
-        raise Quarantined(
-            f"{error.message} ({why})", expected=error.expected, received=error.received
-        ) from None
+        why = await runtime(request).engine.call_writer(lambda writer: explain_quarantine(writer, source, may_name))
+        raise Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received) from None
 
 
 async def task_key(request: Request, text: str) -> str:
@@ -91,9 +87,7 @@ async def task_key(request: Request, text: str) -> str:
 
 async def submit(request: Request, change: Change) -> JsonObject:
     """Make a change in the name of the principal."""
-    return await runtime(request).engine.change(
-        change, await idempotency_key(request), principal(request).author
-    )
+    return await runtime(request).engine.change(change, await idempotency_key(request), principal(request).author)
 
 
 def principal(request: Request) -> Principal:

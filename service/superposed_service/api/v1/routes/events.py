@@ -60,7 +60,7 @@ class _EventStream(StreamingResponse):
             self._ended()
 
 
-@router.get("/events", summary="Subscribe to events", response_class=Response, responses=_EVENT_STREAM)
+@router.get("/events", response_class=Response, responses=_EVENT_STREAM)
 @requires("infer")
 async def listen(
     request: Request,
@@ -83,9 +83,7 @@ def _after(last_event_id: str | None, after: int | None) -> int | None:
         return after
     if not _EVENT_ID.fullmatch(last_event_id):
         raise InvalidRequest(
-            "Last-Event-ID: not one that this service gave",
-            expected="a sequence number",
-            received=last_event_id[:100],
+            "Last-Event-ID: not one that this service gave", expected="a sequence number", received=last_event_id[:100]
         )
     return int(last_event_id)
 

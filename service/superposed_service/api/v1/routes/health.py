@@ -15,7 +15,7 @@ from superposed_service.errors import NotReady
 router = APIRouter()
 
 
-@router.get("/health/live", tags=["health"], summary="Check that the process runs")
+@router.get("/health/live", tags=["health"])
 @requires(None)
 async def live(request: Request) -> Response:
     """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
@@ -27,7 +27,7 @@ async def live(request: Request) -> Response:
     return json_response({"status": "live"})
 
 
-@router.get("/health/ready", tags=["health"], summary="Check that requests are admitted")
+@router.get("/health/ready", tags=["health"])
 @requires(None)
 async def ready(request: Request) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
@@ -39,7 +39,7 @@ async def ready(request: Request) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/metrics", tags=["metrics"], summary="Show metrics for Prometheus")
+@router.get("/metrics", tags=["metrics"])
 @requires("monitor")
 async def metrics(request: Request) -> Response:
     """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""

@@ -29,13 +29,7 @@ from superposed_service.runtime.rehearse import consolidate
 router = APIRouter(prefix="/v1")
 
 
-@router.post(
-    "/rollback",
-    tags=["history"],
-    response_model=Rollback,
-    openapi_extra=documented_body(RollbackBody),
-    summary="Roll records back",
-)
+@router.post("/rollback", tags=["history"], response_model=Rollback, openapi_extra=documented_body(RollbackBody))
 @requires("admin")
 async def roll_back(request: Request) -> Response:
     """Rebuild the store as if the records had never been; other requests wait meanwhile.
@@ -51,9 +45,7 @@ async def roll_back(request: Request) -> Response:
         sequences=without.sequences if without else None,
         api_key=without.api_key if without else None,
     )
-    answer = await runtime(request).roll_back(
-        selection, await idempotency_key(request), principal(request).author
-    )
+    answer = await runtime(request).roll_back(selection, await idempotency_key(request), principal(request).author)
     return json_response(answer)
 
 
@@ -62,7 +54,6 @@ async def roll_back(request: Request) -> Response:
     tags=["history"],
     response_model=Relabelling,
     openapi_extra=documented_body(RelabelBody),
-    summary="Correct the targets of an update",
 )
 @requires("update")
 async def relabel(request: Request, sequence: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
@@ -81,7 +72,7 @@ async def relabel(request: Request, sequence: Annotated[int, Path(ge=1, lt=2**63
     return json_response(answer)
 
 
-@router.post("/snapshots", tags=["snapshots"], response_model=Snapshot, summary="Take a snapshot")
+@router.post("/snapshots", tags=["snapshots"], response_model=Snapshot)
 @requires("admin")
 async def take(request: Request) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
@@ -89,22 +80,15 @@ async def take(request: Request) -> Response:
     return json_response(snapshot.model_dump())
 
 
-@router.post(
-    "/snapshots/{identifier}/restore",
-    tags=["snapshots"],
-    response_model=Rollback,
-    summary="Restore a snapshot",
-)
+@router.post("/snapshots/{identifier}/restore", tags=["snapshots"], response_model=Rollback)
 @requires("admin")
 async def restore(request: Request, identifier: str) -> Response:
     """Roll back to the snapshot's sequence number; a later rollback can undo it."""
-    answer = await runtime(request).restore(
-        identifier, await idempotency_key(request), principal(request).author
-    )
+    answer = await runtime(request).restore(identifier, await idempotency_key(request), principal(request).author)
     return json_response(answer)
 
 
-@router.get("/snapshots", tags=["snapshots"], response_model=list[Snapshot], summary="List snapshots")
+@router.get("/snapshots", tags=["snapshots"], response_model=list[Snapshot])
 @requires("admin")
 async def list_snapshots(request: Request) -> Response:
     """List the snapshots on the disk, oldest first."""
@@ -113,11 +97,7 @@ async def list_snapshots(request: Request) -> Response:
 
 
 @router.post(
-    "/consolidate",
-    tags=["history"],
-    response_model=Consolidation,
-    openapi_extra=documented_body(ConsolidateBody),
-    summary="Rehearse all tasks",
+    "/consolidate", tags=["history"], response_model=Consolidation, openapi_extra=documented_body(ConsolidateBody)
 )
 @requires("admin")
 async def rehearse(request: Request) -> Response:

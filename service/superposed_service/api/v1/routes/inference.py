@@ -49,12 +49,7 @@ def _known(measured: object) -> dict[str, Any]:
     return {name: value for name, value in vars(measured).items() if value is not None}
 
 
-@router.post(
-    "/infer",
-    response_model=Inference,
-    openapi_extra=documented_body(InferBody, tensors=True),
-    summary="Predict rows",
-)
+@router.post("/infer", response_model=Inference, openapi_extra=documented_body(InferBody, tensors=True))
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
     """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
@@ -69,12 +64,7 @@ async def infer(request: Request) -> Response:
     return rows_response(request, codec.render_answer(answer, body.return_, body.k) | located)
 
 
-@router.post(
-    "/update",
-    response_model=Update,
-    openapi_extra=documented_body(UpdateBody, tensors=True),
-    summary="Learn rows",
-)
+@router.post("/update", response_model=Update, openapi_extra=documented_body(UpdateBody, tensors=True))
 @requires("update", fast=True)
 async def update(request: Request) -> Response:
     """Take one online step (or `steps` of them), applied whole or not at all.
@@ -95,12 +85,7 @@ async def update(request: Request) -> Response:
     return json_response(answer)
 
 
-@router.post(
-    "/evaluate",
-    response_model=Evaluation,
-    openapi_extra=documented_body(EvaluateBody, tensors=True),
-    summary="Evaluate labelled rows",
-)
+@router.post("/evaluate", response_model=Evaluation, openapi_extra=documented_body(EvaluateBody, tensors=True))
 @requires("infer", fast=True)
 async def evaluate(request: Request) -> Response:
     """Measure loss and accuracy on labelled rows; nothing is learned."""

@@ -18,12 +18,7 @@ from superposed_service.changes.rows import RowBatch
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 
-@router.post(
-    "/locate",
-    response_model=Located,
-    openapi_extra=documented_body(LocateBody, tensors=True),
-    summary="Find the context of rows",
-)
+@router.post("/locate", response_model=Located, openapi_extra=documented_body(LocateBody, tensors=True))
 @requires("infer")
 async def locate(request: Request) -> Response:
     """Try the rows, all of one stream, under every candidate context; nothing is learned."""

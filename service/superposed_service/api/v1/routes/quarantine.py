@@ -15,19 +15,14 @@ from superposed_service.changes.quarantine import Quarantine, Release
 router = APIRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
-@router.get("", response_model=list[models.Quarantine], summary="List quarantined sources")
+@router.get("", response_model=list[models.Quarantine])
 @requires("admin")
 async def list_all(request: Request) -> Response:
     """List quarantined sources: since which sequence number, and why."""
     return json_response(await runtime(request).engine.call_writer(quarantine_list))
 
 
-@router.post(
-    "",
-    response_model=models.Quarantine,
-    openapi_extra=documented_body(QuarantineBody),
-    summary="Quarantine a source",
-)
+@router.post("", response_model=models.Quarantine, openapi_extra=documented_body(QuarantineBody))
 @requires("admin")
 async def quarantine(request: Request) -> Response:
     """Quarantine a source, as the poison detector does."""
@@ -37,7 +32,7 @@ async def quarantine(request: Request) -> Response:
     return json_response(await submit(request, change))
 
 
-@router.delete("/{source}", status_code=204, summary="Release a source")
+@router.delete("/{source}", status_code=204)
 @requires("admin")
 async def release(request: Request, source: str) -> Response:
     """Release a source. Updates held back stay so, unless the quarantine is rolled back."""

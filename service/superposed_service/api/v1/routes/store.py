@@ -24,7 +24,7 @@ router = APIRouter(prefix="/v1")
 _MOST_TASKS = 24
 
 
-@router.get("/store", tags=["store"], response_model=StoreInfo, summary="Describe the store")
+@router.get("/store", tags=["store"], response_model=StoreInfo)
 @requires("infer")
 async def get_store(request: Request) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
@@ -32,16 +32,14 @@ async def get_store(request: Request) -> Response:
     An API key with a pattern of tasks is shown the number of its own tasks, and their newest record.
     """
     service, asker = runtime(request), principal(request)
-    body = await service.engine.call_writer(
-        lambda writer: store_body(writer, service.settings, service.recovery)
-    )
+    body = await service.engine.call_writer(lambda writer: store_body(writer, service.settings, service.recovery))
     body["encoders"] = service.encoders.body()
     if not asker.sees_all:
         body = await service.engine.call(lambda store: tenants_view(body, store, asker.may_name))
     return json_response(body)
 
 
-@router.get("/capacity", tags=["capacity"], response_model=Capacity, summary="Show the store's fill level")
+@router.get("/capacity", tags=["capacity"], response_model=Capacity)
 @requires("infer")
 async def get_capacity(request: Request) -> Response:
     """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
@@ -53,7 +51,7 @@ async def get_capacity(request: Request) -> Response:
     return json_response(await runtime(request).engine.call(lambda store: capacity_body(store, wanted)))
 
 
-@router.get("/interference", tags=["capacity"], response_model=Interference, summary="Measure interference")
+@router.get("/interference", tags=["capacity"], response_model=Interference)
 @requires("infer")
 async def get_interference(request: Request, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
@@ -62,15 +60,12 @@ async def get_interference(request: Request, tasks: str) -> Response:
         raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
     for key in keys:
         principal(request).check_task(key)
-    return json_response(
-        await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys))
-    )
+    return json_response(await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys)))
 
 
 @router.get(
     "/model",
     tags=["model"],
-    summary="Export a task's model",
     response_class=Response,
     responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
 )

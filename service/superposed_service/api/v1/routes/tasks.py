@@ -37,7 +37,6 @@ _LONG = {"labels", "offset", "scale"}
     status_code=201,
     response_model=TaskInfo,
     openapi_extra=documented_body(TaskRegistration),
-    summary="Register a task",
     responses={200: {"model": TaskInfo, "description": "The same task was registered before."}},
 )
 @requires("update")
@@ -58,14 +57,10 @@ async def register(request: Request) -> Response:
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 
-@router.get("", response_model=TaskPage, summary="List tasks")
+@router.get("", response_model=TaskPage)
 @requires("infer")
 async def list_all(
-    request: Request,
-    cursor: str = "",
-    limit: Annotated[int, Query(ge=1)] = 100,
-    prefix: str = "",
-    brief: bool = False,
+    request: Request, cursor: str = "", limit: Annotated[int, Query(ge=1)] = 100, prefix: str = "", brief: bool = False
 ) -> Response:
     """Return one page in the order of keys; `next_cursor` asks for the next one, null on the last.
 
@@ -75,9 +70,7 @@ async def list_all(
     most = min(limit, runtime(request).settings.max_page)
 
     may_name = principal(request).may_name
-    tasks, last = await runtime(request).engine.call(
-        lambda store: task_page(store, prefix, after, most, may_name)
-    )
+    tasks, last = await runtime(request).engine.call(lambda store: task_page(store, prefix, after, most, may_name))
     if brief:
         tasks = [{name: value for name, value in task.items() if name not in _LONG} for task in tasks]
     return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
@@ -96,9 +89,7 @@ def _read_cursor(cursor: str) -> str:
         ) from error
 
 
-@router.get(
-    "/{key:path}/evaluations", response_model=list[EvaluatedAccuracy], summary="List a task's evaluations"
-)
+@router.get("/{key:path}/evaluations", response_model=list[EvaluatedAccuracy])
 @requires("infer")
 async def evaluations(request: Request, key: str) -> Response:
     """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
@@ -106,7 +97,7 @@ async def evaluations(request: Request, key: str) -> Response:
     return json_response(await runtime(request).engine.call(lambda store: evaluations_body(store, key)))
 
 
-@router.delete("/{key:path}/data", response_model=Erasure, summary="Erase a task's rows")
+@router.delete("/{key:path}/data", response_model=Erasure)
 @requires("update")
 async def erase(request: Request, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
@@ -120,7 +111,7 @@ async def erase(request: Request, key: str) -> Response:
     return json_response(asdict(erased))
 
 
-@router.get("/{key:path}", response_model=TaskInfo, summary="Show a task")
+@router.get("/{key:path}", response_model=TaskInfo)
 @requires("infer")
 async def get(request: Request, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
@@ -128,24 +119,17 @@ async def get(request: Request, key: str) -> Response:
     return json_response(await runtime(request).engine.call(lambda store: show_task(store, key)))
 
 
-@router.patch(
-    "/{key:path}",
-    response_model=TaskInfo,
-    openapi_extra=documented_body(TaskAlteration),
-    summary="Change a task's schema",
-)
+@router.patch("/{key:path}", response_model=TaskInfo, openapi_extra=documented_body(TaskAlteration))
 @requires("update")
 async def alter(request: Request, key: str) -> Response:
     """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
     key, body = await task_key(request, key), await read(request, TaskAlteration)
     scaling = body.model_dump(include={"offset", "scale"}, exclude_none=True)
-    change = Alter(
-        key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version
-    )
+    change = Alter(key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version)
     return json_response((await submit(request, change))["task"])
 
 
-@router.delete("/{key:path}", status_code=204, summary="Delete a task")
+@router.delete("/{key:path}", status_code=204)
 @requires("update")
 async def delete(request: Request, key: str, untaught: bool = False) -> Response:
     """Delete a task. If its key is registered again, it gets a fresh context.

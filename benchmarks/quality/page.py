@@ -1,0 +1,83 @@
+"""docs/quality.md: a table and a picture a job, from what the commands wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.quality.report import STORE
+from benchmarks.tables import table
+
+PAGE = Path("docs/quality.md")
+TITLES = {
+    "tenants": ("Tenants' intents", "100 tenants, 10 intents of one domain of CLINC150 each, in an order of its own"),
+    "newcomer": ("A new tenant", "10 new tenants of a body that 99 others have taught with 10 rows an intent"),
+    "alphabets": ("Alphabets", "24 tasks of 8 characters of Omniglot, 15 drawings a character, one after another"),
+}
+
+
+def _rows(summaries: dict[str, Any]) -> list[list[str]]:
+    lines = []
+    for title, found in summaries.items():
+        for name, one in found["learners"].items():
+            difference = f"{one['store less it']:+.2f} ± {one['two standard errors']:.2f}"
+            lines.append([title, name, f"{one['accuracy']:.1f}", "" if name == STORE else difference])
+    return lines
+
+
+def _beside(summaries: dict[str, Any]) -> str:
+    facts = []
+    for title, found in summaries.items():
+        shown = [f"{name} {value:,.0f}" for name, value in found.items() if name != "learners"]
+        facts += [f"- {title}: {', '.join(shown)}"] if shown else []
+    return "\n".join(facts)
+
+
+def _picture(file: Path, summaries: dict[str, Any]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    learners = list(dict.fromkeys(name for found in summaries.values() for name in found["learners"]))
+    width = 0.8 / len(learners)
+    for number, name in enumerate(learners):
+        heights = [found["learners"].get(name, {}).get("accuracy", float("nan")) for found in summaries.values()]
+        places = [place + width * (number - (len(learners) - 1) / 2) for place in range(len(heights))]
+        axes.bar_label(axes.bar(places, heights, width, label=name), fmt="%.1f", fontsize=7)
+    lowest = min(one["accuracy"] for found in summaries.values() for one in found["learners"].values())
+    axes.set(
+        xticks=range(len(summaries)), xticklabels=list(summaries), ylabel="accuracy, %", ylim=(max(0, lowest - 5), 101)
+    )
+    axes.legend(fontsize=7, loc="lower right")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def write_page(results: Path) -> None:
+    """Write the page and its pictures."""
+    parts = []
+    for name, (title, what) in TITLES.items():
+        file = results / f"{name}.json"
+        if not file.exists():
+            continue
+        summaries = json.loads(file.read_text())["summary"]
+        _picture(results / f"{name}.png", summaries)
+        head = ["", "learner", "accuracy", "the store's less it, ± 2 standard errors"]
+        parts.append(
+            f"## {title}\n\n`python -m benchmarks.quality {name}`: {what}; mean of three draws, in percent.\n\n"
+            f"{table(head, _rows(summaries))}\n\n{_beside(summaries)}\n\n![{title}](results/quality/{name}.png)\n"
+        )
+    PAGE.write_text(_HEAD + "\n".join(parts))
+
+
+_HEAD = """# What it learns, beside what people use today
+
+Every table here is made by `python -m benchmarks.quality page` from the JSON in `docs/results/quality/`, which the
+named commands made. Settings of the store and of each baseline were chosen on draws 0 to 2 (`--tune`; what was tried
+is in `docs/results/quality/tuning-*.json`), the figures are of draws 3 to 5. Differences are paired on the same draw.
+Tables, users, single rows and permuted images: [what the defaults learn](experiments/learning.md).
+
+"""

@@ -1,0 +1,178 @@
+"""Tenants' intents: 100 tenants, each with 10 intents of one domain of CLINC150 in an order of its own.
+
+    python -m benchmarks.quality tenants
+
+Sentences are vectors of all-MiniLM-L6-v2, the same for everybody. The store has the preset for texts, all
+tenants in one group; its updates hold rows of many tenants. The second job teaches 99 tenants, and then a new
+one, of whom it has seen nothing, from a copy of the same store each time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.quality.report import STORE, Found
+from experiments.datasets import clinc
+from experiments.jobs import Job, Stream, private_layers, run_store
+from experiments.out_of_scope import embedded
+from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, register
+
+TENANTS, INTENTS, NEWCOMERS = 100, 10, 10
+CACHE = Path.home() / ".cache/superposed/clinc-minilm.npz"
+# As chosen on draws 0 to 2: `python -m benchmarks.quality tenants --tune`.
+STORE_SETTINGS: dict[str, Any] = {"passes": 10, "network": {"outputs": 10}}
+PRIVATE: dict[str, Any] = {"hidden": (256,), "rate": 1e-3, "passes": 10, "batch": 128, "activation": "silu"}
+C = {3: 10.0, 10: 10.0, 30: 10.0}
+_ONE_LAYER: dict[str, Any] = {"outputs": 10, "hidden": (256,), "activation": "silu"}
+TRIED: dict[str, dict[str, Any]] = {
+    "preset, 3 passes": {"passes": 3, "network": {"outputs": 10}},
+    "preset, 10 passes": {"passes": 10, "network": {"outputs": 10}},
+    "one layer, 10 passes": {"passes": 10, "network": _ONE_LAYER},
+    "one layer, expansion 100, 10 passes": {"passes": 10, "network": {**_ONE_LAYER, "expansion": 100}},
+    "one layer, nothing kept, one step, 10 passes": {
+        "passes": 10,
+        "network": _ONE_LAYER,
+        "optimizer": {"steps": 1},
+        "rehearsal": {"rows_per_task": 0},
+    },
+}
+TRIED_PRIVATE: dict[str, dict[str, Any]] = {
+    f"{len(hidden)} layers, rate {rate:g}, {passes} passes": {
+        "hidden": hidden,
+        "rate": rate,
+        "passes": passes,
+        "batch": 128,
+        "activation": "silu",
+    }
+    for hidden in ((256,), (256, 256))
+    for rate in (1e-3, 3e-3)
+    for passes in (10, 30)
+}
+
+
+@lru_cache(maxsize=1)
+def vectors() -> dict[str, NDArray[np.float32]]:
+    """Return the sentences' vectors by split; they are kept, as they take two minutes."""
+    if CACHE.exists():
+        with np.load(CACHE) as kept:
+            return dict(kept)
+    found = embedded()
+    CACHE.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(CACHE, **found)  # type: ignore[arg-type]  # arrays by name
+    return found
+
+
+def streams(draw: int, rows: int, tenants: int = TENANTS) -> list[Stream]:
+    """Return each tenant's `rows` sentences an intent, and all test sentences of its intents."""
+    data, random, made = clinc(), np.random.default_rng(draw), []
+    named = {split: np.asarray([intent for _, intent in data.sentences[split]]) for split in ("train", "test")}
+    domains = list(data.domains.values())
+    for _ in range(tenants):
+        intents = random.permutation(list(domains[random.integers(len(domains))]))[:INTENTS]
+        parts: dict[str, list[NDArray[np.int64]]] = {"train": [], "test": []}
+        for intent in intents:
+            places = np.flatnonzero(named["train"] == intent)
+            parts["train"].append(random.choice(places, rows, replace=False))
+            parts["test"].append(np.flatnonzero(named["test"] == intent))
+        x, y = (
+            {split: np.concatenate(parts[split]) for split in parts},
+            {split: np.repeat(np.arange(INTENTS), [len(one) for one in parts[split]]) for split in parts},
+        )
+        order = random.permutation(len(x["train"]))
+        # Vectors have length 1: this makes their numbers about 1.
+        scale = float(np.sqrt(384))
+        train, test = (vectors()[split][x[split]].astype(np.float64) * scale for split in ("train", "test"))
+        made.append(Stream(train[order], y["train"][order], test, y["test"], INTENTS))
+    return made
+
+
+def regression(several: list[Stream], c: float) -> list[float]:
+    """Fit a logistic regression for each tenant on all its rows; accuracies in percent."""
+    scale = float(np.sqrt(384))
+    return [
+        100.0
+        * float(LogisticRegression(C=c, max_iter=2000).fit(one.x / scale, one.y).score(one.test_x / scale, one.test_y))
+        for one in several
+    ]
+
+
+def store(several: list[Stream], draw: int, settings: dict[str, Any]) -> tuple[list[float], WeightStore]:
+    """Teach a store all tenants; accuracies in percent, and the store."""
+    settings = dict(settings)
+    job = Job(lambda _: several, batch=128, passes=settings.pop("passes"), group=True, mixed=True)
+    config = StoreConfig.of_preset("texts", settings)
+    return run_store(job, several, config, draw)
+
+
+def run(draw: int, rows: int) -> Found:
+    """Measure one draw."""
+    torch.set_num_threads(1)
+    several = streams(draw, rows)
+    started = time.perf_counter()
+    each, taught = store(several, draw, STORE_SETTINGS)
+    seconds = time.perf_counter() - started
+    private, weights = private_layers(
+        several, PRIVATE["hidden"], PRIVATE["rate"], PRIVATE["passes"], PRIVATE["batch"], draw, PRIVATE["activation"]
+    )
+    return {
+        STORE: each,
+        "logistic regression a tenant": regression(several, C[rows]),
+        "private output layers": private,
+        "weights of the store": taught.weight_bytes // 4,
+        "weights of private output layers": weights,
+        "weights of logistic regressions": len(several) * (384 + 1) * INTENTS,
+        "bytes of kept rows": taught.replay_buffer.bytes,
+        "seconds of the store": seconds,
+    }
+
+
+def newcomer(draw: int, rows: int = 10) -> Found:
+    """Measure new tenants of a body that 99 others have taught, before their first row and after 3 a class."""
+    torch.set_num_threads(1)
+    several = streams(draw, rows, TENANTS - 1 + NEWCOMERS)
+    _, taught = store(several[: TENANTS - 1], draw, STORE_SETTINGS)
+    data, found = taught.to_bytes(), {STORE: [], "before its first row": [], "logistic regression a tenant": []}
+    for number, one in enumerate(several[TENANTS - 1 :]):
+        few = np.concatenate([np.flatnonzero(one.y == label)[:3] for label in range(INTENTS)])
+        own = WeightStore.from_bytes(data)
+        register(own, TaskSchema(key="new", inputs=384, outputs=INTENTS, scaling="running", group="group"))
+        found["before its first row"].append(accuracy(own, one))
+        random = np.random.default_rng(number)
+        for _ in range(10):
+            for part in np.array_split(random.permutation(few), 3):
+                learn(own, "new", one.x[part], one.y[part].tolist())
+        found[STORE].append(accuracy(own, one))
+        found["logistic regression a tenant"] += regression(
+            [Stream(one.x[few], one.y[few], one.test_x, one.test_y, INTENTS)], C[3]
+        )
+    return found
+
+
+def accuracy(own: WeightStore, one: Stream) -> float:
+    return 100.0 * float(evaluate(own, "new", one.test_x, one.test_y.tolist()).accuracy or 0.0)
+
+
+def tried(rows: int) -> dict[str, Callable[[int], list[float]]]:
+    """Return what is tried on the draws for tuning."""
+
+    def of_regression(draw: int, c: float) -> list[float]:
+        return regression(streams(draw, rows), c)
+
+    def of_store(draw: int, settings: dict[str, Any]) -> list[float]:
+        return store(streams(draw, rows), draw, settings)[0]
+
+    def of_private(draw: int, settings: dict[str, Any]) -> list[float]:
+        return private_layers(streams(draw, rows), seed=draw, **settings)[0]
+
+    found = {f"logistic regression, C={c:g}": partial(of_regression, c=c) for c in (1.0, 10.0, 100.0, 1000.0)}
+    found |= {f"store, {name}": partial(of_store, settings=one) for name, one in TRIED.items()}
+    return found | {f"private, {name}": partial(of_private, settings=one) for name, one in TRIED_PRIVATE.items()}
