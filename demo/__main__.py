@@ -14,8 +14,8 @@ from demo.run import run_demo
 
 def main(
     data: Annotated[
-        str, typer.Option(help="Data set of the demo: digits, or mnist where its files are present.")
-    ] = "digits",
+        str, typer.Option(help="Data of the demo: texts, digits, or mnist where its files are present.")
+    ] = "texts",
     output: Annotated[Path, typer.Option(help="Folder for the picture and the figures.")] = Path("demo-results"),
     keep: Annotated[
         bool | None, typer.Option(help="Leave the server running at the end; default: on a terminal.")
@@ -24,7 +24,13 @@ def main(
     """Start a server, teach it real tasks one after another over HTTP, and show what it remembers."""
     # Ended from outside, it still stops the server that it started.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    run_demo(data, output, keep=sys.stdout.isatty() if keep is None else keep)
+    keep = sys.stdout.isatty() if keep is None else keep
+    if data == "texts":
+        from demo.tenants import run_tenants
+
+        run_tenants(output, keep=keep)
+    else:
+        run_demo(data, output, keep=keep)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from demo.demo_tasks import DemoTask
+from experiments.jobs import Stream
 from superposed.config import MLPConfig, OptimizerConfig
 from superposed.nn.optimizers import Optimizer
 
@@ -85,4 +86,30 @@ def _curves(learners: Sequence[_Learner], tasks: Sequence[DemoTask], width: int 
             for before, known in enumerate(tasks[: now + 1]):
                 found = logits(before, known.data.test_x).argmax(1).numpy()
                 curves[before, now] = float((found == known.data.test_y).mean())
+    return curves
+
+
+def shared_network(streams: Sequence[Stream], epochs: int = 5, steps: int = 3) -> Curves:
+    """Teach one ordinary network all tasks in order, whatever their labels mean; rows in standard units, padded."""
+    width, outputs = max(one.x.shape[1] for one in streams), max(one.classes for one in streams)
+    network = _network(MLPConfig(inputs=width, outputs=outputs), seed=0)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+
+    def scaled(one: Stream, rows: NDArray[np.float64]) -> Tensor:
+        spread = one.x.std(0)
+        found = (rows - one.x.mean(0)) / np.where(spread == 0, 1.0, spread)
+        return torch.from_numpy(np.pad(found, ((0, 0), (0, width - found.shape[1])))).float()
+
+    curves = np.full((len(streams), len(streams)), np.nan)
+    for now, task in enumerate(streams):
+        random, x, y = np.random.default_rng(now), scaled(task, task.x), torch.from_numpy(task.y)
+        for order in (random.permutation(len(x)) for _ in range(epochs)):
+            for rows in (order[start : start + 16] for start in range(0, len(order), 16) for _ in range(steps)):
+                optimizer.zero_grad()
+                torch.autograd.backward(F.cross_entropy(network(x[rows])[:, : task.classes], y[rows]))
+                optimizer.step()
+        with torch.inference_mode():
+            for before, known in enumerate(streams[: now + 1]):
+                found = network(scaled(known, known.test_x))[:, : known.classes].argmax(1).numpy()
+                curves[before, now] = float((found == known.test_y).mean())
     return curves

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -56,6 +56,32 @@ def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves,
         axes.set_ylim(0, 1.02)
     panels[0].set_ylabel("test accuracy")
     panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    path = output / "forgetting.png"
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+    return path
+
+
+def save_curves(output: Path, keys: Sequence[str], named: Mapping[str, Curves]) -> Path:
+    """Write the curves of several learners as JSON and PNG; returns the picture's path."""
+    values = {
+        name: [[None if np.isnan(cell) else cell for cell in row] for row in curves.tolist()]
+        for name, curves in named.items()
+    }
+    (output / "demo.json").write_text(json.dumps({"tasks": list(keys), "curves": values}, indent=1))
+    figure, (each, means) = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
+    learned, (store, *_) = np.arange(1, len(keys) + 1), named.values()
+    for place in range(len(keys)):
+        each.plot(learned, store[place], color="tab:blue", linewidth=0.7, alpha=0.6)
+    each.set_title("Each task in the superposed store", loc="left", fontsize=11)
+    means.set_title("Mean of the tasks learned so far", loc="left", fontsize=11)
+    for name, curves in named.items():
+        means.plot(learned, np.nanmean(curves, axis=0), linewidth=2, label=name)
+    for axes in (each, means):
+        axes.set(xlabel="tasks learned", ylim=(0, 1.02))
+        axes.grid(visible=True, alpha=0.25, linewidth=0.6)
+    each.set_ylabel("test accuracy")
+    means.legend(frameon=False, fontsize=8, loc="lower left")
     path = output / "forgetting.png"
     figure.savefig(path, dpi=130)
     plt.close(figure)
