@@ -4,7 +4,7 @@ DATA ?= texts
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve screenshots experiments durability benchmarks security image-check clean
+.PHONY: demo test lint types unit setup serve screenshots experiments durability benchmarks quality security image-check clean
 
 ## demo: teach one store thirty tenants' text classifiers and three tables over HTTP (DATA=digits, or mnist)
 demo: $(SETUP)
@@ -83,6 +83,11 @@ benchmarks: $(SETUP)
 	$(BIN)/python -m benchmarks.detector --results docs/results/detector
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.summary
+
+## quality: what it learns beside what people use today, and the page (an hour; needs SUPERPOSED_DATA_DIR)
+quality: $(SETUP)
+	for job in tenants alphabets; do $(BIN)/python -m benchmarks.quality $$job --tune; done
+	for job in tenants newcomer alphabets page; do $(BIN)/python -m benchmarks.quality $$job; done
 
 ## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)
 security: $(SETUP)

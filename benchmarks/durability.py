@@ -56,7 +56,7 @@ def serve(path: Path, port: int, durable: bool) -> None:
     if not durable:
         directory_module.TransactionLog = Forgetful  # type: ignore[misc]  # nothing written
     with DataDirectory(path) as directory:
-        settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
+        settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60, queue_delay_ms=10_000)
         uvicorn.run(create_app(settings, directory), port=port, log_level="error")
 
 

@@ -31,6 +31,7 @@ from demo.server_process import Server
 from experiments.datasets import sklearn_dataset
 from experiments.jobs import Stream, private_layers
 from superposed.config import PRESET_ENCODERS, StoreConfig
+from superposed.contexts import seeded_secret
 from superposed.encoders import open_encoder
 from superposed_client import Client, mixture, power
 from superposed_service.cli.new_store import begin_store
@@ -91,7 +92,7 @@ def run_tenants(output: Path, *, keep: bool) -> None:
 def _initialise(directory: Path) -> None:
     config = StoreConfig.of_preset("texts")
     with DataDirectory(directory) as opened:
-        begin_store(opened, config, PRESET_ENCODERS["texts"])
+        begin_store(opened, config, PRESET_ENCODERS["texts"], secret=seeded_secret(0))  # the same figures each time
 
 
 def _tasks(sentences: Sentences) -> tuple[list[Task], Task]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,9 +30,3 @@ def summary(draws: Sequence[Found]) -> dict[str, Any]:
         }
     others = [name for name in draws[0] if name not in learners]
     return found | {name: float(np.mean([one[name] for one in draws])) for name in others}
-
-
-def best(tried: dict[str, Callable[[int], list[float]]]) -> tuple[str, dict[str, float]]:
-    """Return the setting of the best mean accuracy over the draws for tuning, and each one's mean."""
-    means = {name: float(np.mean([np.mean(run(draw)) for draw in TUNING])) for name, run in tried.items()}
-    return max(means, key=means.__getitem__), means

@@ -20,6 +20,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     """Import what is asked for, and not earlier: torch takes a second, and not every use needs it."""
     public = import_module("superposed._public")
-    if name not in public.__all__:
+    if name not in {"__all__", *public.__all__}:
         raise AttributeError(f"module 'superposed' has no attribute {name!r}")
     return getattr(public, name)
