@@ -1,6 +1,9 @@
 """Share of a GPU that a mixed batch uses: products beside the measured peak, binding beside bandwidth.
 
+    python -m pytest -m gpu tests/models/test_gpu.py && \\
     python -m benchmarks.device --results docs/results/benchmarks/device.json
+
+Updates come first: replayed they make equal bits, and answers close to the CPU's.
 
 Everything stays on the device: a store's network with bfloat16 products (autocast), and one plain
 `nn.Sequential` of the same layers and precision on as many rows. Peak is the faster of two bfloat16 products,
@@ -23,8 +26,11 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.forward import mixed_batch, plain_network, store_of
+from benchmarks.load import Load, run
+from benchmarks.service import INPUTS, running
+from benchmarks.service import TASKS as SERVED_TASKS
 from experiments.report import machine, write_json
-from superposed import WeightStore
+from superposed import StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
 from superposed.contexts import Binding
 from superposed.nn.layers import SuperposedLinear
 
@@ -146,22 +152,77 @@ def measure(family: str, width: int, rows: int, how: Timer, turns: int, repeats:
     }
 
 
+def learning(device: str, updates: int) -> dict[str, Any]:
+    """Updates with rehearsal: equal bits when they are replayed, close to the CPU's, and how many a second."""
+    draw = np.random.default_rng(0)
+    rows = draw.random((128, 784), dtype=np.float32)
+    classes = rows[:, :10].argmax(1).tolist()
+
+    def taught(where: str, count: int) -> tuple[WeightStore, float]:
+        store = WeightStore(StoreConfig(), secret=seeded_secret(0), device=where)
+        for number in range(20):
+            store.register(TaskSchema(key=f"t{number}", inputs=784, outputs=10, scaling="running"))
+        started = time.perf_counter()
+        for number in range(count):
+            learn(store, f"t{number % 20}", rows, classes, steps=1)
+        return store, count / (time.perf_counter() - started)
+
+    first, per_s = taught(device, updates)
+    again, _ = taught(device, updates)
+    if first.digest() != again.digest():
+        raise SystemExit("the same updates made another store")
+    near, far = (taught(where, 40)[0] for where in (device, "cpu"))
+    answers = [one.logits(one.batch("t0", rows)) for one in (near, far)]
+    distance = float((answers[0] - answers[1]).abs().max() / answers[1].abs().max())
+    if not distance <= 0.05:
+        raise SystemExit(f"updates on the device differ from the CPU's by {distance:.2g}")
+    plain = plain_network(256).to(device).train()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=1e-3, fused=True)
+    x, y = torch.randn(288, 784, device=device), torch.randint(0, 10, (288,), device=device)
+    started = time.perf_counter()
+    for _ in range(updates):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(plain(x), y).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
+        optimizer.step()
+    float(next(plain.parameters()).detach().sum())  # waits for the device
+    steps_per_s = updates / (time.perf_counter() - started)
+    return {"updates_per_s": per_s, "plain_steps_per_s": steps_per_s, "distance_from_cpu": distance, "replay": "equal"}
+
+
+def served(seconds: float) -> dict[str, float]:
+    """Requests and updates a second over HTTP; a server takes a GPU where there is one."""
+    tasks = [(f"t{number}", INPUTS) for number in range(SERVED_TASKS)]
+    with running(durable=True) as (url, _):
+        one, many, update = (
+            run(Load(url, tasks, kind=kind, rows=rows, binary=True, connections=connections, seconds=seconds))
+            for kind, rows, connections in (("infer", 1, 64), ("infer", 64, 8), ("update", 128, 8))
+        )
+    return {
+        "one-row requests/s": one.requests_per_s,
+        "64-row requests/s": many.requests_per_s,
+        "updates/s of 128 rows": update.requests_per_s,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--turns", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--updates", type=int, default=400)
     asked = parser.parse_args()
     if not torch.cuda.is_available():
         raise SystemExit("this measures a CUDA device, and torch finds none here")
     how = Timer(torch.device("cuda"))
+    beside = {"learning": learning("cuda", asked.updates), "served": served(5.0)}
+    print(json.dumps(beside), flush=True)
     found = []
     for family in ("phase", "binary"):
         for width in (1024, 2048, 4096):
             for rows in (64, 256, 1024, 4096, 8192):
                 found.append(measure(family, width, rows, how, asked.turns, asked.repeats))
                 print(json.dumps(found[-1]), flush=True)
-    write_json(asked.results, {"machine": machine(), "rows": found})
+    write_json(asked.results, {"machine": machine(), **beside, "rows": found})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -41,6 +42,7 @@ from superposed.tasks.batch import Batch
 from superposed_service.api.app import create_api, guarded
 from superposed_service.api.server.connections import bounded_protocol
 from superposed_service.changes.snapshot import begin
+from superposed_service.cli.server_process import SWITCH_S
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from superposed_service.storage import directory as directory_module
@@ -58,6 +60,7 @@ def new_store() -> WeightStore:
 def serve(path: Path, port: int, durable: bool, seen: Path) -> None:
     """A server that notes the sizes of the batches that it forms."""
     torch.set_num_threads(1)
+    sys.setswitchinterval(SWITCH_S)
     sizes: Counter[int] = Counter()
     plain = WeightStore.logits
 

@@ -25,7 +25,7 @@ from superposed_service.storage import DataDirectory
 
 # The event loop and the engine's thread take turns: with Python's own 5 ms, each product of the engine's
 # would wait so long behind a flood of requests that are refused (docs/decisions/0020-overload.md).
-_SWITCH_S = 0.0005
+SWITCH_S = 0.0005
 
 
 def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool) -> None:
@@ -49,7 +49,7 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
             begin_store(opened, new_config, default_encoders(new_config))
         api = create_api(settings, opened)
         allow_connections(settings)
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
         gc.enable()
         application, end_streams = guarded(api, settings, opened), api.state.events.close
