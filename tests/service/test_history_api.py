@@ -15,6 +15,7 @@ import pytest
 
 from demo.server_process import Server
 from superposed_client import Client, HistoryTruncated, NotFound, UnknownTask
+from superposed_service import errors
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.conftest import make_directory
 from tests.helpers.http import ROW, problem, register
@@ -106,6 +107,32 @@ class TestIdempotency:
         other = UPDATE | {"targets": ["1", "1"]}
         problem(http.post("/v1/update", json=other, headers=header), 422, "idempotency-mismatch")
         problem(http.delete("/v1/tasks/digits", headers=header), 422, "idempotency-mismatch")
+
+    def test_what_has_changed_since_refuses_no_request_that_comes_again(
+        self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whatever a route checks in the store: the request's own effect, or a trimmed journal, is no reason."""
+        register(http, key="people")
+        register(http, key="ann", group="people", labels=[str(n) for n in range(9)])
+        header = [{"Idempotency-Key": f"k-{number}"} for number in range(4)]
+        update = http.post("/v1/update", json=UPDATE | {"context": "ann"}).json()["sequence"]
+        requests = [
+            ("POST", f"/v1/updates/{update}/relabel", {"targets": ["3", "4"]}),
+            ("PATCH", "/v1/tasks/people/ann", {"add_labels": ["9"]}),
+            ("POST", "/v1/quarantine", {"source": "ann"}),
+            ("DELETE", "/v1/tasks/people/ann", None),
+        ]
+        first = [http.request(*one[:2], json=one[2], headers=key) for one, key in zip(requests, header, strict=True)]
+        assert [answer.status_code for answer in first] == [200, 200, 200, 204]
+        before = sequence(http)
+
+        def trimmed(*_: object, **__: object) -> None:
+            raise errors.HistoryTruncated("the journal does not reach back")
+
+        monkeypatch.setattr("superposed_service.api.v1.routes.history.update_head", trimmed)
+        again = [http.request(*one[:2], json=one[2], headers=key) for one, key in zip(requests, header, strict=True)]
+        assert [answer.content for answer in again] == [answer.content for answer in first]
+        assert sequence(http) == before
 
     def test_a_refusal_is_an_answer_too(self, http: httpx.Client) -> None:
         register(http, scaling="none")

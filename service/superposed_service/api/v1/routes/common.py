@@ -43,6 +43,17 @@ async def idempotency_key(request: Request) -> IdempotencyKey | None:
     return IdempotencyKey.of(key, author, request.method, target, await request.body())
 
 
+async def answered_before(request: Request) -> JsonObject | None:
+    """Return the answer that the same request had, by its `Idempotency-Key`; None where it is new.
+
+    A route asks before it checks anything in the store: what the request itself changed, or what has changed
+    since, must not refuse it when it is sent again.
+    """
+    if (key := await idempotency_key(request)) is None:
+        return None
+    return await runtime(request).engine.call_writer(lambda writer: writer.answer_to(key))
+
+
 def refuse_repeats(request: Request) -> None:
     """Refuse an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
     if "idempotency-key" in request.headers:

@@ -12,6 +12,7 @@ from fastapi.responses import Response
 from superposed_client.models import Consolidation, Relabelling, Rollback, Snapshot
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
+    answered_before,
     check_wanted,
     documented_body,
     idempotency_key,
@@ -63,6 +64,8 @@ async def relabel(request: Request, sequence: Annotated[int, Path(ge=1, lt=2**63
     since counts against the quota of rows. 409 `beyond-horizon` where the journal does not reach back.
     """
     body, service, asker = await read(request, RelabelBody), runtime(request), principal(request)
+    if (known := await answered_before(request)) is not None:
+        return json_response(known)
     head, since = await service.engine.call_writer(partial(update_head, sequence=sequence))
     contexts = [head["context"]] if "context" in head else head["contexts"]
     if not all(asker.may_address(context) for context in contexts):

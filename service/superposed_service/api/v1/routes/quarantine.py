@@ -7,7 +7,14 @@ from fastapi.responses import Response
 
 from superposed_client import models
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import documented_body, json_response, read, runtime, submit
+from superposed_service.api.v1.routes.common import (
+    answered_before,
+    documented_body,
+    json_response,
+    read,
+    runtime,
+    submit,
+)
 from superposed_service.api.v1.schemas import QuarantineBody
 from superposed_service.api.v1.serializers import check_source, quarantine_list
 from superposed_service.changes.quarantine import Quarantine, Release
@@ -27,9 +34,10 @@ async def list_all(request: Request) -> Response:
 async def quarantine(request: Request) -> Response:
     """Quarantine a source, as the poison detector does."""
     body = await read(request, QuarantineBody)
-    await runtime(request).engine.call_writer(lambda writer: check_source(writer, body.source))
-    change = Quarantine(body.source, {"by": "request", "text": body.reason})
-    return json_response(await submit(request, change))
+    if (known := await answered_before(request)) is None:
+        await runtime(request).engine.call_writer(lambda writer: check_source(writer, body.source))
+        known = await submit(request, Quarantine(body.source, {"by": "request", "text": body.reason}))
+    return json_response(known)
 
 
 @router.delete("/{source}", status_code=204)

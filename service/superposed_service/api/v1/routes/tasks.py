@@ -14,6 +14,7 @@ from fastapi.responses import Response
 from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
 from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import (
+    answered_before,
     documented_body,
     json_response,
     principal,
@@ -123,7 +124,10 @@ async def get(request: Request, key: str) -> Response:
 @requires("update")
 async def alter(request: Request, key: str) -> Response:
     """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
-    key, body = await task_key(request, key), await read(request, TaskAlteration)
+    body = await read(request, TaskAlteration)
+    if (known := await answered_before(request)) is not None:
+        return json_response(known["task"])
+    key = await task_key(request, key)
     scaling = body.model_dump(include={"offset", "scale"}, exclude_none=True)
     change = Alter(key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version)
     return json_response((await submit(request, change))["task"])
@@ -136,7 +140,8 @@ async def delete(request: Request, key: str, untaught: bool = False) -> Response
 
     `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
     """
-    key = await task_key(request, key)
-    await submit(request, Delete(key, untaught=untaught))
-    runtime(request).encoders.cache.forget(key)
+    if await answered_before(request) is None:
+        key = await task_key(request, key)
+        await submit(request, Delete(key, untaught=untaught))
+        runtime(request).encoders.cache.forget(key)
     return Response(status_code=204)
