@@ -111,7 +111,7 @@ class TestIdempotency:
     def test_what_has_changed_since_refuses_no_request_that_comes_again(
         self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever a route checks in the store: the request's own effect, or a trimmed journal, is no reason."""
+        """Neither the effect of the request itself nor a journal that was trimmed since refuses it."""
         register(http, key="people")
         register(http, key="ann", group="people", labels=[str(n) for n in range(9)])
         header = [{"Idempotency-Key": f"k-{number}"} for number in range(4)]
