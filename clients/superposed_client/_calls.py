@@ -9,8 +9,6 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from superposed_client._core import Operation
 
-__all__ = ["async_call", "sync_call"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 H = TypeVar("H")

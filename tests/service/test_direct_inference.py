@@ -17,6 +17,7 @@ from superposed_client._tensors import HEAD_LENGTH, MEDIA_TYPE, dump
 from superposed_service.api.server.direct_inference import DirectInference
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.inference_executor import InferenceExecutor
+from superposed_service.errors import Overloaded
 from tests.conftest import make_directory, serving
 from tests.helpers.http import ROW, problem, register
 
@@ -163,6 +164,44 @@ def test_keys_and_quotas(guarded_store: httpx.Client, taken: list[str]) -> None:
     assert http.post("/v1/infer", json=body, headers=few).status_code == 200
     assert taken == ["/v1/infer"]
     problem(http.post("/v1/infer", json=body, headers=few), 429, "quota-exceeded")
+
+
+def test_what_the_engine_refuses_is_spent_once(
+    tmp_path: Path, taken: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise Overloaded("too much is waiting")
+
+    with serving(make_directory(tmp_path / "store"), quota_burst_s=3000.0) as http:
+        register(http, key="digits")
+        admin = key(http, {}, scope="admin")
+        # Three requests of a row; a fourth comes in after a quarter of an hour.
+        few = key(http, admin, scope="infer", rows_per_second=0.001, requests_per_second=0.001)
+        assert http.post("/v1/infer", json=BODIES[0], headers=few | USUAL).status_code == 200
+        with monkeypatch.context() as refusing:
+            refusing.setattr(Engine, "infer_soon", full)
+            problem(http.post("/v1/infer", json=BODIES[0], headers=few), 503, "overloaded")
+        assert http.post("/v1/infer", json=BODIES[0], headers=few).status_code == 200
+        problem(http.post("/v1/infer", json=BODIES[0], headers=few), 429, "quota-exceeded")
+    assert taken == ["/v1/infer"]
+
+
+@pytest.mark.parametrize("way", [{}, USUAL])
+def test_a_body_has_its_limit_and_a_stranger_is_refused_before_it(
+    tmp_path: Path, taken: list[str], way: dict[str, str]
+) -> None:
+    with serving(make_directory(tmp_path / "store"), max_body_bytes=1024) as http:
+        register(http, key="digits")
+        large = {"context": "digits", "inputs": [ROW] * 6}
+        problem(http.post("/v1/infer", json=large, headers=way), 413, "payload-too-large")
+        key(http, {}, scope="admin")
+        lines = [b"POST /v1/infer HTTP/1.1", b"Host: x", b"Content-Length: 500"]
+        lines += [f"{name}: {value}".encode() for name, value in way.items()]
+        with socket.create_connection((http.base_url.host, http.base_url.port)) as connection:
+            connection.sendall(b"\r\n".join([*lines, b"", b""]))  # and no body
+            connection.settimeout(30)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 401")
+    assert not taken
 
 
 def test_pipelined_requests_and_a_closed_connection(taught: httpx.Client, taken: list[str]) -> None:

@@ -94,8 +94,9 @@ class Optimizer:
     def _fields(self, weights: Sequence[Tensor], *names: str) -> list[list[Tensor]]:
         for weight in weights:
             if weight not in self.state:
-                own = {name: torch.zeros_like(weight) for name in names}
-                self.state[weight] = own | {"step": torch.zeros((), dtype=torch.float32)}
+                self.state[weight] = {
+                    name: torch.zeros(()) if name == "step" else torch.zeros_like(weight) for name in names
+                }
         return [[self.state[weight][name] for weight in weights] for name in names]
 
 
@@ -105,7 +106,6 @@ def optimizer_state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
         f"optimizer.{name}.{field}": value
         for name, parameter in network.named_parameters()
         for field, value in optimizer.state.get(parameter, {}).items()
-        if isinstance(value, Tensor)
     }
 
 

@@ -25,10 +25,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve the store in DIR; make one with the preset's settings if there is none."""
-    gc.disable()  # what is imported stays, and a collection looks at all of it: until the server runs, none
-    from superposed_service.api.server.bind_address import joined
-    from superposed_service.cli.server_process import run_server
-    from superposed_service.cli.settings_loader import configure
+    gc.disable()  # what is imported stays: no collection is to look at it
+    try:
+        from superposed_service.api.server.bind_address import joined
+        from superposed_service.cli.server_process import run_server
+        from superposed_service.cli.settings_loader import configure
+        gc.freeze()
+    finally:
+        gc.enable()
 
     given = {"host": host, "port": port, "device": device, "preset": preset}
     settings = configure(file, **given).settings

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import NamedTuple, cast
 
 from starlette.applications import Starlette
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, principal_of
 from superposed_service.api.middleware.gateway import REFUSAL, RequestGateway
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
@@ -30,7 +31,7 @@ from superposed_service.observability.counters import Metrics
 from superposed_service.runtime.runtime import Runtime
 
 PATH = "/v1/infer"
-_LARGEST_BODY = 65_536  # uvicorn reads no more of a body that nothing has asked for
+_LARGEST_BODY = 65_536  # uvicorn reads as much of a body before anything has asked for it
 _HEAD_LENGTH = HEAD_LENGTH.encode()
 _READ = frozenset({b"content-type", b"accept", b"content-length", _HEAD_LENGTH})
 # Further headers that change nothing here.
@@ -60,7 +61,10 @@ class DirectInference:
         self._api, self._access, self._gateway, self._metrics = api, access, gateway, metrics
 
     def read_head(self, cycle: RequestResponseCycle) -> Head | None:
-        """Return the head of a small and plain request whose client reads its answers; None of another."""
+        """Return the head of a small and plain request that may be made; None of another.
+
+        What it spends of a quota is spent for the usual way too.
+        """
         scope = cycle.scope
         if scope["path"] != PATH or scope["method"] != "POST" or scope["query_string"]:
             return None
@@ -71,8 +75,13 @@ class DirectInference:
             elif name not in _PLAIN:
                 return None
         length = known.get(b"content-length", "")
-        if not length.isdecimal() or int(length) >= _LARGEST_BODY or cycle.flow.write_paused:
+        most = min(_LARGEST_BODY, self._gateway.max_bytes)
+        if not length.isdecimal() or int(length) > most or cycle.flow.write_paused:
             return None
+        try:
+            self._access.check(_scope(cycle), infer)
+        except SuperposedError:
+            return None  # the usual way refuses it before its body is read
         tensors = TENSORS_MEDIA_TYPE in known.get(b"accept", "")
         return Head(known.get(b"content-type"), known.get(_HEAD_LENGTH), tensors)
 
@@ -88,18 +97,21 @@ class DirectInference:
         scope = _scope(cycle)
         began = perf_counter()
         try:
-            self._access.check(scope, infer)
             body = codec.read_body(InferBody, bytes(cycle.body), head.content_type, head.head_length)
             rows = RowBatch(body.context, body.contexts, body.rows, body.originals)
             encoded = rows.originals is not None
             if encoded or body.context == AUTO or not runtime.engine.answers_soon(rows):
                 return False
-            principal = principal_of(scope)
+        except Exception:  # noqa: BLE001 - the usual way meets it again, and says what it is
+            return False
+        principal = principal_of(scope)
+        reply = _Reply(self, cycle, hand_on, head, body, began)
+        try:
             runtime.admit(rows, principal)
-            reply = _Reply(self, cycle, hand_on, head, body, began)
             caller = RequestMetadata(principal.author or ANYONE)
             reply.timer = runtime.engine.infer_soon(rows, reply, caller, inline=True)
-        except Exception:  # noqa: BLE001 - the usual way meets it again, and says what it is
+        except Exception as error:  # noqa: BLE001 - the usual way says what it is, and spends no quota again
+            scope[REFUSAL] = error
             return False
         return True
 
@@ -122,9 +134,9 @@ class DirectInference:
             cycle.transport.close()
         cycle.on_response()
 
-    def count(self, status: int, began: float) -> None:
-        """Count a request that was answered so."""
-        self._metrics.request("POST", PATH, status, perf_counter() - began)
+    def count(self, began: float) -> None:
+        """Count a request that was answered."""
+        self._metrics.request("POST", PATH, 200, perf_counter() - began)
 
 
 def _scope(cycle: RequestResponseCycle) -> Scope:
@@ -135,9 +147,6 @@ class _Reply:
     """Gets the answer of one request, as a future would."""
 
     __slots__ = ("_began", "_body", "_cycle", "_direct", "_done", "_hand_on", "_head", "timer")
-
-    if TYPE_CHECKING:
-        timer: asyncio.TimerHandle | None
 
     def __init__(
         self,
@@ -150,7 +159,8 @@ class _Reply:
     ) -> None:
         self._direct, self._cycle, self._hand_on = direct, cycle, hand_on
         self._head, self._body, self._began = head, body, began
-        self._done, self.timer = False, None
+        self._done = False
+        self.timer: asyncio.TimerHandle | None = None
 
     def done(self) -> bool:
         """Return True once it was answered, or its client has left."""
@@ -164,7 +174,7 @@ class _Reply:
             self.set_exception(error)
             return
         self._finish()
-        self._direct.count(200, self._began)
+        self._direct.count(self._began)
 
     def set_exception(self, error: Exception) -> None:
         """Have the usual way say what is wrong."""
