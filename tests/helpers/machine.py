@@ -40,7 +40,7 @@ def schema(key: str) -> TaskSchema:
 class Machine:
     """One data directory, open."""
 
-    def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: int) -> None:
+    def __init__(self, path: Path, *, config: StoreConfig = CONFIG, **settings: float) -> None:
         self.path = path
         self.settings = Settings(device="cpu", **settings)  # type: ignore[arg-type]
         if not path.exists():

@@ -449,6 +449,43 @@ class TestPools:
             pools.place_for("a", chance, other)
         assert 60 < pools.kept("a") < 100  # about 50 x 1600/1000, and not at once
 
+    def test_a_full_tasks_rows_are_placed_together_as_one_by_one(self) -> None:
+        random = np.random.default_rng(0)
+        together, alone = (ReservoirAllocator(rows_per_task=20, capacity=100) for _ in range(2))
+        for pools in (together, alone):
+            for _ in range(20):
+                pools.place_for("a", 0.5, 0.5)
+        for count in random.integers(1, 50, 40).tolist():
+            chances = random.uniform(size=count)
+            assert together.is_full("a")
+            places = together.places_of_full("a", chances).tolist()
+            assert [None if place < 0 else place for place in places] == [
+                alone.place_for("a", chance, 0.5) for chance in chances.tolist()
+            ]
+            assert together.to_json() == alone.to_json()
+
+    def test_a_store_keeps_the_same_rows_of_full_tasks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def taught() -> WeightStore:
+            store = WeightStore(
+                plain_config(
+                    network=MLPConfig(inputs=4, hidden=(8,), outputs=2), rehearsal=RehearsalConfig(rows_per_task=10)
+                ),
+                secret=seeded_secret(0),
+            )
+            random = np.random.default_rng(0)
+            for key in "ab":
+                store.register(TaskSchema(key=key, inputs=4, outputs=2))
+            for number in range(30):
+                rows = random.normal(size=(8, 4)) * (1e6 if number % 7 == 6 else 1.0)  # some far outside
+                learn(store, "ab"[number % 2], rows, random.integers(0, 2, 8).tolist())
+            return store
+
+        together = taught()
+        monkeypatch.setattr(ReservoirAllocator, "is_full", lambda *_: False)
+        alone = taught()
+        assert together.replay_buffer.to_json() == alone.replay_buffer.to_json()
+        assert together.digest() == alone.digest()
+
     def test_forgotten_rows_leave_room_for_new_ones(self) -> None:
         pools = ReservoirAllocator(rows_per_task=10, capacity=100)
         for place in range(1000):

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from experiments.datasets import sklearn_dataset
+from superposed_service.engine.canary_measure import measure
 from tests.conftest import make_directory, serving
 from tests.helpers.api_keys import make
 from tests.helpers.http import problem
+from tests.helpers.machine import Machine
 from tests.helpers.sgd_config import CONFIG
 
 DIGITS = sklearn_dataset("digits")
@@ -102,3 +104,22 @@ def test_a_poisoned_stream(tmp_path: Path, attack: str) -> None:
         assert all(was - now <= 0.01 for was, now in zip(before, after, strict=True)), (before, after)
         assert seconds < 30
         tenants.teach(8)  # and life goes on
+
+
+def test_tasks_that_nobody_can_harm_are_measured_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To measure canaries costs as much as an update; of tasks that answer by chance it tells nothing."""
+    measured: list[int] = []
+
+    def counted(store: Any, canaries: Any) -> dict[str, float]:
+        measured.append(store.sequence)
+        return measure(store, canaries)
+
+    monkeypatch.setattr("superposed_service.engine.poison_detector.measure", counted)
+    # Only a task that is nearly always right could be harmed by as much, and noise is not learned so well.
+    machine, draw = Machine(tmp_path / "store", poison_threshold=0.9), np.random.default_rng(0)
+    for key in "ab":
+        machine.register(key)
+    for number in range(160):
+        machine.update("ab"[number % 2], draw.normal(size=(4, 4)).tolist(), draw.integers(0, 2, 4).tolist())
+    assert 160 // 16 <= len(measured) <= 20
+    machine.directory.close()

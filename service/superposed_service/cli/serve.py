@@ -30,6 +30,7 @@ def serve(
         from superposed_service.api.server.bind_address import joined
         from superposed_service.cli.server_process import run_server
         from superposed_service.cli.settings_loader import configure
+
         gc.freeze()
     finally:
         gc.enable()
