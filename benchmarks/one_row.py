@@ -51,11 +51,11 @@ def _start(port: int, folder: Path, settings: dict[str, Any] | None = None) -> t
 
 
 def _body(k: int) -> tuple[bytes, dict[str, str]]:
-    return serving._json({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "targets": [LABELS[k]]})
+    return serving.json_body({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "targets": [LABELS[k]]})
 
 
 def _peer_body(k: int) -> tuple[bytes, dict[str, str]]:
-    return serving._json({"task": f"t{k}", "row": ROWS[k].tolist(), "label": LABELS[k]})
+    return serving.json_body({"task": f"t{k}", "row": ROWS[k].tolist(), "label": LABELS[k]})
 
 
 def _river(port: int, _: Path) -> tuple[list[str], Path]:
@@ -64,15 +64,17 @@ def _river(port: int, _: Path) -> tuple[list[str], Path]:
 
 
 SERVERS = [
-    Server("superposed", _start, "/v1/update", _body, lambda _: 0, list),
-    Server("superposed, one step, nothing kept", partial(_start, settings=PLAIN), "/v1/update", _body,
-           lambda _: 0, list),
-    Server("river behind Flask", _river, "/learn", _peer_body, lambda _: 0, list),
-    Server("Vowpal Wabbit behind FastAPI", serving._python("vw", "vw_fastapi.py"), "/learn", _peer_body,
-           lambda _: 0, list),
-    Server("scikit-learn behind FastAPI and SQLite", serving._python("sklearn", "sklearn_fastapi.py"),
-           "/learn", _peer_body, lambda _: 0, list),
-]  # fmt: skip
+    Server("superposed", _start, "/v1/update", _body),
+    Server("superposed, one step, nothing kept", partial(_start, settings=PLAIN), "/v1/update", _body),
+    Server("river behind Flask", _river, "/learn", _peer_body),
+    Server("Vowpal Wabbit behind FastAPI", serving.python_server("vw", "vw_fastapi.py"), "/learn", _peer_body),
+    Server(
+        "scikit-learn behind FastAPI and SQLite",
+        serving.python_server("sklearn", "sklearn_fastapi.py"),
+        "/learn",
+        _peer_body,
+    ),
+]
 
 
 def check(server: Server, url: str) -> None:

@@ -46,7 +46,7 @@ async def _take(reader: asyncio.StreamReader) -> bytes:
 def engine(path: str) -> None:
     """Answer rows: a message of rows in, a message of as many labels out."""
     torch.set_num_threads(1)
-    store = serving._store()
+    store = serving.new_store()
     store.prepare()
     waiting: list[tuple[asyncio.StreamWriter, bytes]] = []
 

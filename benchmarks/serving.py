@@ -63,11 +63,11 @@ class Server:
     start: Callable[[int, Path], tuple[list[str], Path]]
     path: str
     body: Callable[[int], tuple[bytes, dict[str, str]]]
-    label: Callable[[httpx.Response], int]
-    expected: Callable[[], list[int]]
+    label: Callable[[httpx.Response], int] = lambda _: 0
+    expected: Callable[[], list[int]] = list
 
 
-def _json(body: Any) -> tuple[bytes, dict[str, str]]:
+def json_body(body: Any) -> tuple[bytes, dict[str, str]]:
     return json.dumps(body, separators=(",", ":")).encode(), {"Content-Type": "application/json"}
 
 
@@ -78,7 +78,7 @@ def _peer_expected() -> list[int]:
         return [int(known[f"t{k}"](rows[k : k + 1]).argmax()) for k in range(TASKS)]
 
 
-def _store() -> WeightStore:
+def new_store() -> WeightStore:
     store = WeightStore(plain_config(), secret=seeded_secret(0))
     for number in range(TASKS):
         store.register(TaskSchema(key=f"t{number}", inputs=INPUTS, outputs=10))
@@ -87,13 +87,13 @@ def _store() -> WeightStore:
 
 
 def _own_expected() -> list[int]:
-    store = _store()
+    store = new_store()
     return [int(store.logits(store.batch(f"t{k}", ROWS[k : k + 1])).argmax()) for k in range(TASKS)]
 
 
 def _own_start(port: int, folder: Path) -> tuple[list[str], Path]:
     with DataDirectory(folder / "store") as directory:
-        begin(directory, _store())
+        begin(directory, new_store())
     return [".venv/bin/superposed", "serve", str(folder / "store"), "--port", str(port)], Path.cwd()
 
 
@@ -109,7 +109,7 @@ def _binary(k: int) -> tuple[bytes, dict[str, str]]:
     return head + ROWS[k].astype("<f4").tobytes(), headers
 
 
-def _python(peer: str, script: str) -> Callable[[int, Path], tuple[list[str], Path]]:
+def python_server(peer: str, script: str) -> Callable[[int, Path], tuple[list[str], Path]]:
     return lambda *_: ([str(PEERS / peer / "bin/python"), str(HERE / script)], HERE)
 
 
@@ -130,17 +130,17 @@ def _mlserver(port: int, folder: Path) -> tuple[list[str], Path]:
 
 def _v2(k: int) -> tuple[bytes, dict[str, str]]:
     rows = {"name": "rows", "shape": [1, INPUTS], "datatype": "FP32", "data": ROWS[k].tolist()}
-    return _json({"inputs": [rows, {"name": "task", "shape": [1, 1], "datatype": "INT64", "data": [k]}]})
+    return json_body({"inputs": [rows, {"name": "task", "shape": [1, 1], "datatype": "INT64", "data": [k]}]})
 
 
 def _simple(k: int) -> tuple[bytes, dict[str, str]]:
-    return _json({"task": f"t{k}", "row": ROWS[k].tolist()})
+    return json_body({"task": f"t{k}", "row": ROWS[k].tolist()})
 
 
 SERVERS = [
     Server(
         "superposed, JSON", _own_start, "/v1/infer",
-        lambda k: _json({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "return": ["labels"]}),
+        lambda k: json_body({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "return": ["labels"]}),
         lambda answer: answer.json()["labels"][0], _own_expected,
     ),
     Server(
@@ -149,23 +149,23 @@ SERVERS = [
     ),
     Server(
         "bare uvicorn, JSON parsed", _bare("parse"), "/v1/infer",
-        lambda k: _json({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "return": ["labels"]}),
+        lambda k: json_body({"context": f"t{k}", "inputs": [ROWS[k].tolist()], "return": ["labels"]}),
         lambda answer: answer.json()["labels"][0], lambda: [0] * TASKS,
     ),
     Server(
         "bare uvicorn, binary read", _bare("read"), "/v1/infer", _binary,
         lambda answer: answer.json()["labels"][0], lambda: [0] * TASKS,
     ),
-    Server("LitServe", _python("litserve", "litserve_server.py"), "/predict", _simple,
+    Server("LitServe", python_server("litserve", "litserve_server.py"), "/predict", _simple,
            lambda answer: answer.json()["label"], _peer_expected),
-    Server("Ray Serve", _python("ray", "ray_server.py"), "/predict", _simple,
+    Server("Ray Serve", python_server("ray", "ray_server.py"), "/predict", _simple,
            lambda answer: answer.json()["label"], _peer_expected),
     Server("BentoML", _bentoml, "/predict",
-           lambda k: _json({"rows": [[k, *ROWS[k].tolist()]]}),
+           lambda k: json_body({"rows": [[k, *ROWS[k].tolist()]]}),
            lambda answer: answer.json()[0], _peer_expected),
     Server("MLServer", _mlserver, "/v2/models/k/infer", _v2,
            lambda answer: answer.json()["outputs"][0]["data"][0], _peer_expected),
-    Server("FastAPI, no batching", _python("fastapi", "fastapi_server.py"), "/predict", _simple,
+    Server("FastAPI, no batching", python_server("fastapi", "fastapi_server.py"), "/predict", _simple,
            lambda answer: answer.json()["label"], _peer_expected),
 ]  # fmt: skip
 

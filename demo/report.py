@@ -36,32 +36,6 @@ def show_table(console: Console, keys: Sequence[str], store: Curves, plain: Curv
     )
 
 
-def save_report(output: Path, keys: Sequence[str], store: Curves, plain: Curves, separate: Curves) -> Path:
-    """Write the curves as JSON and PNG; returns the picture's path."""
-    named = {"superposed store": store, "plain network": plain, "separate models": separate}
-    values = {
-        name: [[None if np.isnan(cell) else cell for cell in row] for row in curves.tolist()]
-        for name, curves in named.items()
-    }
-    (output / "demo.json").write_text(json.dumps({"tasks": list(keys), "curves": values}, indent=1))
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), sharey=True, layout="constrained")
-    learned = np.arange(1, len(keys) + 1)
-    for axes, (name, curves) in zip(panels, (("superposed store", store), ("plain network", plain)), strict=True):
-        for place, key in enumerate(keys):
-            axes.plot(learned, curves[place], marker=".", linewidth=1.4, label=key)
-        axes.plot(learned, np.nanmean(curves, axis=0), color="black", linewidth=2.4, label="mean")
-        axes.set_title(f"One {name}", loc="left", fontsize=11)
-        axes.set_xlabel("tasks learned")
-        axes.grid(visible=True, alpha=0.25, linewidth=0.6)
-        axes.set_ylim(0, 1.02)
-    panels[0].set_ylabel("test accuracy")
-    panels[1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    path = output / "forgetting.png"
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-    return path
-
-
 def save_curves(output: Path, keys: Sequence[str], named: Mapping[str, Curves]) -> Path:
     """Write the curves of several learners as JSON and PNG; returns the picture's path."""
     values = {

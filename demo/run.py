@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from demo.baselines import Curves, plain_network, separate_networks
 from demo.demo_tasks import DemoTask, demo_tasks
-from demo.report import save_report, show_table
+from demo.report import save_curves, show_table
 from demo.server_process import Server
 from superposed.config import MLPConfig, StoreConfig
 from superposed.store.store import WeightStore
@@ -60,10 +60,11 @@ def run_demo(data: str, output: Path, *, keep: bool) -> None:
             show_table(console, [task.key for task in tasks], curves, plain, separate)
             _compositions(console, client, tasks)
             _curl(console, again, tasks, output)
-            picture = save_report(output, [task.key for task in tasks], curves, plain, separate)
+            named = {"superposed store": curves, "separate models": separate, "plain network": plain}
+            picture = save_curves(output, [task.key for task in tasks], named)
             console.print(f"\nForgetting curves: {picture}   ({time.monotonic() - started:.0f} s in all)")
             if keep:
-                _serve_until_interrupted(console, again)
+                again.serve_until_interrupted(console)
 
 
 def _initialise(directory: Path, config: StoreConfig) -> None:
@@ -134,12 +135,3 @@ def _curl(console: Console, server: Server, tasks: list[DemoTask], output: Path)
         if shutil.which("curl"):
             answer = subprocess.run(shlex.split(command), capture_output=True, text=True, check=True)  # noqa: S603
             console.print(f"    {answer.stdout[:300]}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _serve_until_interrupted(console: Console, server: Server) -> None:
-    console.print(f"\nStill serving at [bold]{server.url}[/] (its API: {server.url}/docs); Ctrl-C ends it.")
-    try:
-        while True:
-            time.sleep(1)
-    except KeyboardInterrupt:
-        console.print("Stopped.")

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from rich.console import Console
 
 from superposed_client import Client
 from superposed_service.errors import NotReady
@@ -94,6 +95,15 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def serve_until_interrupted(self, console: Console) -> None:
+        """Wait for Ctrl-C."""
+        console.print(f"\nStill serving at [bold]{self.url}[/] (its API: {self.url}/docs); Ctrl-C ends it.")
+        try:
+            while True:
+                time.sleep(1)
+        except KeyboardInterrupt:
+            console.print("Stopped.")
 
     def client(self) -> Client:
         """Return a client of this server."""

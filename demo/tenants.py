@@ -86,7 +86,7 @@ def run_tenants(output: Path, *, keep: bool) -> None:
             picture = save_curves(output, [task.key for task in tasks], means)
             console.print(f"\nForgetting curves: {picture}   ({time.monotonic() - started:.0f} s in all)")
             if keep:
-                _serve_until_interrupted(console, again)
+                again.serve_until_interrupted(console)
 
 
 def _initialise(directory: Path) -> None:
@@ -262,12 +262,3 @@ def _compositions(console: Console, client: Client, tasks: Sequence[Task], sente
         f" without a label, and {own} of its own {len(first.test_x)}.",
         highlight=False,
     )
-
-
-def _serve_until_interrupted(console: Console, server: Server) -> None:
-    console.print(f"\nStill serving at [bold]{server.url}[/] (its API: {server.url}/docs); Ctrl-C ends it.")
-    try:
-        while True:
-            time.sleep(1)
-    except KeyboardInterrupt:
-        console.print("Stopped.")

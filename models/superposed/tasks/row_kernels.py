@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from superposed.compiled import compiled
+from superposed.nn.compiled import compiled
 
 
 @compiled()

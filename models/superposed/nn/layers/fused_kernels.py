@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from superposed.compiled import compiled
 from superposed.contexts import Family
+from superposed.nn.compiled import compiled
 
 # With fewer numbers a second thread costs more than it brings.
 PARALLEL_FROM = 65_536
