@@ -57,6 +57,7 @@ class FusedMLP:
             )
             for place, (name, layer) in enumerate(layers.items())
         }
+        self._copies: dict[str, tuple[int, Tensor]] = {}
         self._shapes = {name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()}
 
     def can_run(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> bool:
@@ -85,13 +86,15 @@ class FusedMLP:
         weights: list[Tensor] = []
         biases: list[Tensor | None] = []
         steps: list[_Layer] = []
+        first: Tensor | None = None
         for name, layer in self._layers.items():
             contexts, slots = bindings[name]
             if slots is None:
-                contexts, slots = contexts[None], torch.zeros(len(inputs), dtype=torch.int64)
+                slots = first = torch.zeros(len(inputs), dtype=torch.int64) if first is None else first
+                contexts = contexts[None]
             activation = self._activation if steps else None
             steps.append(_Layer(self._kernels[name], activation, contexts.contiguous(), slots))
-            weights.append(layer.matrix())
+            weights.append(self._matrix(name, layer))
             biases.append(layer.shared_bias())
         if needed is not None:
             weights[-1], last = weights[-1][:needed], biases[-1]
@@ -100,6 +103,15 @@ class FusedMLP:
             logits: Tensor = _Pass.apply(steps, inputs.contiguous(), *weights, *biases)  # type: ignore[no-untyped-call]
             return logits
         return _forward(steps, inputs.contiguous(), weights, biases, None)
+
+    def _matrix(self, name: str, layer: SuperposedLinear) -> Tensor:
+        """Return a layer's matrix; complex weights, which are copied into one, anew only where they have moved."""
+        if layer.family.components == 1 or torch.is_grad_enabled():
+            return layer.matrix()
+        version = layer.weight._version
+        if self._copies.get(name, (-1, version))[0] != version:
+            self._copies[name] = version, layer.matrix()
+        return self._copies[name][1]
 
 
 def _forward(

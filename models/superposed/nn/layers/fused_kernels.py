@@ -8,8 +8,9 @@ a busy event loop takes longer. Where there are no kernels, the plain path compu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -61,32 +62,41 @@ class FusedBinding:
 
     def bind(self, rows: Tensor, contexts: Tensor, slots: Tensor) -> Tensor:
         """Return rows (B, n) bound: (B, bound width)."""
-        bound = rows.new_empty(len(rows), contexts[0].numel())
-        kernels = (_signs, _signs_parallel) if self.signs else (_turns, _turns_parallel)
-        self._run(kernels, rows, contexts, slots, bound)
+        bound = rows.new_empty(rows.shape[0], math.prod(contexts.shape[1:]))
+        threads = _threads(bound)
+        kernel = _KERNELS[self.signs, False, threads > 1]
+        kernel(rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), self._plain_layout, self._known(rows))
         return bound
 
     def gradient(self, rows: Tensor, contexts: Tensor, slots: Tensor, bound: Tensor) -> Tensor:
         """Return the gradient in rows (B, n) from that in the bound rows: a context is orthogonal."""
-        found = torch.empty_like(rows)
-        kernels = (_unsigns, _unsigns_parallel) if self.signs else (_unturns, _unturns_parallel)
-        self._run(kernels, rows, contexts, slots, bound, found)
+        found, threads = torch.empty_like(rows), _threads(bound)
+        kernel, known = _KERNELS[self.signs, True, threads > 1], self._known(rows)
+        tensors = (rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), found.numpy())
+        kernel(*tensors, self._plain_layout, known)
         return found
 
-    def _run(self, kernels: tuple[Any, Any], rows: Tensor, *tensors: Tensor) -> None:
-        threads = torch.get_num_threads() if tensors[2].numel() >= PARALLEL_FROM else 1
-        if threads > 1:
-            numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-            if torch.get_num_threads() != threads:  # the first call starts numba's own, and sets torch's too
-                torch.set_num_threads(threads)
-        # A number of another width than the rows' would make all the arithmetic wider.
-        known = _constants(rows.dtype, rows.shape[1], self.epsilon, self.relu, self.normalise)
-        kernel = kernels[threads > 1]
-        kernel(rows.numpy(), *(tensor.numpy() for tensor in tensors), tuple(self.layout), known)
+    @cached_property
+    def _plain_layout(self) -> tuple[int, ...]:
+        return tuple(self.layout)
+
+    def _known(self, rows: Tensor) -> tuple[Any, ...]:
+        return _constants(rows.dtype, rows.shape[1], self.epsilon, self.relu, self.normalise)
+
+
+def _threads(bound: Tensor) -> int:
+    """Return the number of threads for bound rows, and have numba use as many."""
+    threads = torch.get_num_threads() if bound.numel() >= PARALLEL_FROM else 1
+    if threads > 1:
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]  # made at import
+        if torch.get_num_threads() != threads:  # the first call starts numba's own, and sets torch's too
+            torch.set_num_threads(threads)
+    return threads
 
 
 @lru_cache(4096)  # numba takes longer to look at new ones than a short row takes to bind
 def _constants(dtype: torch.dtype, width: int, epsilon: float, relu: bool, normalise: bool) -> tuple[Any, ...]:
+    # A number of another width than the rows' would make all the arithmetic wider.
     number: Any = np.float64 if dtype == torch.float64 else np.float32
     return number(0), number(1), number(width), number(epsilon), relu, normalise
 
@@ -247,3 +257,16 @@ def _unsigns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found
     for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
         of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
         _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
+
+
+# By whether contexts flip signs, whether the gradient is asked for, and whether several threads work.
+_KERNELS: dict[tuple[bool, bool, bool], Any] = {
+    (False, False, False): _turns,
+    (False, False, True): _turns_parallel,
+    (False, True, False): _unturns,
+    (False, True, True): _unturns_parallel,
+    (True, False, False): _signs,
+    (True, False, True): _signs_parallel,
+    (True, True, False): _unsigns,
+    (True, True, True): _unsigns_parallel,
+}
