@@ -57,6 +57,7 @@ class FusedMLP:
             )
             for place, (name, layer) in enumerate(layers.items())
         }
+        self._has_kernels = all(has_kernels(layer.family) for layer in layers.values())
         self._copies: dict[str, tuple[int, Tensor]] = {}
         self._shapes = {name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()}
 
@@ -64,17 +65,14 @@ class FusedMLP:
         """Return True if there are kernels for these rows and contexts."""
         if inputs.device.type != "cpu" or inputs.requires_grad:
             return False
-        families = has_kernels(next(iter(self._layers.values())).family)
-        return families and all(
+        return self._has_kernels and all(
             bindings[name].contexts.shape[-len(shape) :] == shape and not bindings[name].contexts.requires_grad
             for name, shape in self._shapes.items()
         )
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Compile the kernels for one thread, and for several where torch has as many."""
-        if not has_kernels(next(iter(self._layers.values())).family):
-            return
-        for name, kernels in self._kernels.items():
+        for name, kernels in self._kernels.items() if self._has_kernels else ():
             contexts = torch.zeros(1, *self._shapes[name], dtype=dtype)
             width = self._layers[name].in_features * self._layers[name].family.components
             for count in (1, -(-PARALLEL_FROM // contexts.numel())):

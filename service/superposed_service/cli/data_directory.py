@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -11,9 +11,6 @@ from rich.table import Table
 
 from superposed.errors import ConfigError
 from superposed_service.cli.arguments import Directory, File
-
-if TYPE_CHECKING:
-    from superposed_service.storage import Journal
 
 _SHOWN = 50
 _COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
@@ -96,21 +93,18 @@ def export(
             store = newest_snapshot(opened)
         else:
             transaction_log = opened.transaction_log()
-            _check_sequence(sequence, transaction_log.journal)
-            use_noted_threads(transaction_log.journal)
-            through = transaction_log.journal.sequence if sequence is None else sequence
+            journal = transaction_log.journal
+            through = journal.sequence if sequence is None else sequence
+            if not journal.horizon <= through <= journal.sequence:
+                raise ConfigError(
+                    "--sequence: the journal has no such record",
+                    expected=f"{journal.horizon} to {journal.sequence}",
+                    received=through,
+                )
+            use_noted_threads(journal)
             store, _ = recover(opened.snapshots, transaction_log, "cpu", through=through)
     tensorfile.write(file, store.to_bytes())
     typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
-
-
-def _check_sequence(sequence: int | None, journal: Journal) -> None:
-    if sequence is not None and not journal.horizon <= sequence <= journal.sequence:
-        raise ConfigError(
-            "--sequence: the journal has no such record",
-            expected=f"{journal.horizon} to {journal.sequence}",
-            received=sequence,
-        )
 
 
 def import_store(directory: Directory, file: File) -> None:

@@ -63,17 +63,16 @@ class FusedBinding:
     def bind(self, rows: Tensor, contexts: Tensor, slots: Tensor) -> Tensor:
         """Return rows (B, n) bound: (B, bound width)."""
         bound = rows.new_empty(rows.shape[0], math.prod(contexts.shape[1:]))
-        threads = _threads(bound)
-        kernel = _KERNELS[self.signs, False, threads > 1]
+        kernel = _KERNELS[self.signs, False][_threads(bound) > 1]
         kernel(rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), self._plain_layout, self._known(rows))
         return bound
 
     def gradient(self, rows: Tensor, contexts: Tensor, slots: Tensor, bound: Tensor) -> Tensor:
         """Return the gradient in rows (B, n) from that in the bound rows: a context is orthogonal."""
-        found, threads = torch.empty_like(rows), _threads(bound)
-        kernel, known = _KERNELS[self.signs, True, threads > 1], self._known(rows)
+        found = torch.empty_like(rows)
+        kernel = _KERNELS[self.signs, True][_threads(bound) > 1]
         tensors = (rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), found.numpy())
-        kernel(*tensors, self._plain_layout, known)
+        kernel(*tensors, self._plain_layout, self._known(rows))
         return found
 
     @cached_property
@@ -259,14 +258,10 @@ def _unsigns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found
         _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
 
 
-# By whether contexts flip signs, whether the gradient is asked for, and whether several threads work.
-_KERNELS: dict[tuple[bool, bool, bool], Any] = {
-    (False, False, False): _turns,
-    (False, False, True): _turns_parallel,
-    (False, True, False): _unturns,
-    (False, True, True): _unturns_parallel,
-    (True, False, False): _signs,
-    (True, False, True): _signs_parallel,
-    (True, True, False): _unsigns,
-    (True, True, True): _unsigns_parallel,
+# By whether contexts flip signs, and whether the gradient is asked for: on one thread, and on several.
+_KERNELS: dict[tuple[bool, bool], tuple[Any, Any]] = {
+    (False, False): (_turns, _turns_parallel),
+    (False, True): (_unturns, _unturns_parallel),
+    (True, False): (_signs, _signs_parallel),
+    (True, True): (_unsigns, _unsigns_parallel),
 }

@@ -115,8 +115,10 @@ class DirectInference:
             return False
         return True
 
-    def write(self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody) -> None:
-        """Write the answer to the connection."""
+    def write(
+        self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody, began: float
+    ) -> None:
+        """Write the answer to the connection, and count the request."""
         values = codec.render_answer(answer, body.return_, body.k)
         kind, extra = b"application/json", b""
         if head.tensors:
@@ -132,11 +134,8 @@ class DirectInference:
         cycle.transport.write(b"".join(lines))
         if not cycle.keep_alive:
             cycle.transport.close()
-        cycle.on_response()
-
-    def count(self, began: float) -> None:
-        """Count a request that was answered."""
         self._metrics.request("POST", PATH, 200, perf_counter() - began)
+        cycle.on_response()
 
 
 def _scope(cycle: RequestResponseCycle) -> Scope:
@@ -169,12 +168,11 @@ class _Reply:
     def set_result(self, answer: InferenceResult) -> None:
         """Write the answer."""
         try:
-            self._direct.write(self._cycle, answer, self._head, self._body)
+            self._direct.write(self._cycle, answer, self._head, self._body, self._began)
         except Exception as error:  # noqa: BLE001 - the usual way says what it is
             self.set_exception(error)
-            return
-        self._finish()
-        self._direct.count(self._began)
+        else:
+            self._finish()
 
     def set_exception(self, error: Exception) -> None:
         """Have the usual way say what is wrong."""
