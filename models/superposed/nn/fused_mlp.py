@@ -58,7 +58,6 @@ class FusedMLP:
             for place, (name, layer) in enumerate(layers.items())
         }
         self._has_kernels = all(has_kernels(layer.family) for layer in layers.values())
-        self._copies: dict[str, tuple[int, Tensor]] = {}
         self._shapes = {name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()}
 
     def can_run(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> bool:
@@ -92,7 +91,7 @@ class FusedMLP:
                 contexts = contexts[None]
             activation = self._activation if steps else None
             steps.append(_Layer(self._kernels[name], activation, contexts.contiguous(), slots))
-            weights.append(self._matrix(name, layer))
+            weights.append(layer.matrix())
             biases.append(layer.shared_bias())
         if needed is not None:
             weights[-1], last = weights[-1][:needed], biases[-1]
@@ -101,15 +100,6 @@ class FusedMLP:
             logits: Tensor = _Pass.apply(steps, inputs.contiguous(), *weights, *biases)  # type: ignore[no-untyped-call]
             return logits
         return _forward(steps, inputs.contiguous(), weights, biases, None)
-
-    def _matrix(self, name: str, layer: SuperposedLinear) -> Tensor:
-        """Return a layer's matrix; complex weights, which are copied into one, anew only where they have moved."""
-        if layer.family.components == 1 or torch.is_grad_enabled():
-            return layer.matrix()
-        version = layer.weight._version
-        if self._copies.get(name, (-1, version))[0] != version:
-            self._copies[name] = version, layer.matrix()
-        return self._copies[name][1]
 
 
 def _forward(
