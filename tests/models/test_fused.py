@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,11 +51,20 @@ def compare(store: WeightStore, rows: int, *, mixed: bool) -> None:
     fused = answers_and_gradients(store, batch)
     with plain_path():
         plain = answers_and_gradients(store, batch)
+        # A normalised layer whose units are almost equal makes much of the last bit: of the kernels' as of the inputs'.
+        near = answers_and_gradients(store, replace(batch, inputs=_in_the_last_bits(batch.inputs)))
     tolerance = 1e-5 if store.dtype == torch.float32 else 1e-12
     assert len(fused) == len(plain) > 1
-    for one, other in zip(fused, plain, strict=True):
-        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance * float(other.abs().max() + 1))
-    torch.testing.assert_close(store.logits(batch), plain[0], rtol=tolerance, atol=tolerance)
+    for one, other, beside in zip(fused, plain, near, strict=True):
+        allowed = tolerance * float(other.abs().max() + 1) + 4 * float((beside - other).abs().max())
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=allowed)
+    torch.testing.assert_close(store.logits(batch), fused[0], rtol=tolerance, atol=tolerance)
+
+
+def _in_the_last_bits(inputs: Tensor) -> Tensor:
+    """Return inputs that differ by two of their last bits, up and down in turns."""
+    ends = torch.where(torch.arange(inputs.numel()).view_as(inputs) % 2 == 0, torch.inf, -torch.inf).to(inputs.dtype)
+    return torch.nextafter(torch.nextafter(inputs, ends), ends)
 
 
 @settings(max_examples=80, deadline=None)
