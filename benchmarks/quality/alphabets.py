@@ -31,14 +31,14 @@ from superposed.nn.convnet import convnet
 
 TASKS, CHARACTERS, LEARNED, SIDE = 24, 8, 15, 28
 # As chosen on draws 0 to 2: `python -m benchmarks.quality alphabets --tune`.
-STORE_SETTINGS: dict[str, Any] = {"passes": 20, "batch": 24}
+STORE_SETTINGS: dict[str, Any] = {"passes": 10, "batch": 24}
 OWN: dict[str, Any] = {"rate": 1e-3, "passes": 60}
 SHARED: dict[str, Any] = {"rate": 1e-3, "passes": 40}
 TRIED: dict[str, dict[str, Any]] = {
-    "one after another, 10 passes": {"passes": 10, "batch": 24},
-    "one after another, 20 passes": {"passes": 20, "batch": 24},
-    "one after another, 20 passes, one step": {"passes": 20, "batch": 24, "optimizer": {"steps": 1}},
-    "one after another, 20 passes, no group": {"passes": 20, "batch": 24, "group": False},
+    "5 passes": {"passes": 5, "batch": 24},
+    "10 passes": {"passes": 10, "batch": 24},
+    "20 passes, one step": {"passes": 20, "batch": 24, "optimizer": {"steps": 1}},
+    "10 passes, no group": {"passes": 10, "batch": 24, "group": False},
 }
 NETWORK = ConvNetConfig(input_shape=(1, SIDE, SIDE), channels=(16, 32, 64), hidden=(128,), outputs=CHARACTERS)
 

@@ -283,7 +283,7 @@ class StoreConfig(Config):
 PRESETS: dict[str, dict[str, Any]] = {
     "general": {},
     "users": {"network": {"expansion": 50}},
-    "texts": {"network": {"inputs": 384, "outputs": 64, "expansion": 50}},
+    "texts": {"network": {"inputs": 384, "hidden": (256,), "outputs": 64, "activation": "silu", "expansion": 100}},
     "images": {
         "network": {"hidden": (300, 300), "activation": "silu", "expansion": 1},
         "optimizer": {"learning_rate": 1.5e-4, "steps": 1},
