@@ -39,13 +39,14 @@ Classes: TypeAlias = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Stream:
-    """One task's rows in their order, and rows to measure on."""
+    """One task's rows in their order, and rows to measure on; `y` holds labels where there are any."""
 
     x: Rows
     y: Classes
     test_x: Rows
     test_y: Classes
     classes: int
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def run_store(
     for key, stream in zip(keys, streams, strict=True):
         schema = TaskSchema.model_validate({
             "key": key, "inputs": stream.x.shape[1], "outputs": stream.classes, "scaling": job.scaling,
-            "group": "group" if job.group else None,
+            "group": "group" if job.group else None, "labels": stream.labels,
         })  # fmt: skip
         register(store, schema)
     last = None

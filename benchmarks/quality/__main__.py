@@ -9,15 +9,17 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
+import torch
 import typer
 
-from benchmarks.quality import alphabets, tenants
+from benchmarks.quality import alphabets, setfit, tenants
 from benchmarks.quality.page import write_page
-from benchmarks.quality.report import REPORTED, TUNING, Found, summary
+from benchmarks.quality.report import REPORTED, STORE, TUNING, Found, summary
 from experiments.report import machine, write_json
 
 RESULTS = Path("docs/results/quality")
 app = typer.Typer(no_args_is_help=True, help=__doc__)
+torch.set_num_threads(1)
 Tune = Annotated[bool, typer.Option("--tune", help="Try settings on draws 0 to 2 instead.")]
 
 
@@ -62,6 +64,18 @@ def tenants_command(tune: Tune = False, rows: Annotated[str, typer.Option(help="
 def newcomer() -> None:
     """A new tenant of a body that 99 others have taught."""
     measured("newcomer", {"3 rows an intent": tenants.newcomer})
+
+
+@app.command("setfit")
+def setfit_command() -> None:
+    """The encoder fine-tuned for ten of the tenants, beside what `tenants` found for them."""
+    of_tenants = json.loads((RESULTS / "tenants.json").read_text())["runs"]["3 rows an intent"]
+
+    def run(draw: int) -> Found:
+        own = of_tenants[str(draw)]
+        return setfit.run(draw, own[STORE], own["logistic regression a tenant"])
+
+    measured("setfit", {"3 rows an intent, 10 tenants": run})
 
 
 @app.command("alphabets")

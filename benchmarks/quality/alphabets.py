@@ -139,7 +139,6 @@ def private(several: list[Stream], rate: float, passes: int, seed: int, batch: i
 
 def run(draw: int) -> Found:
     """Measure one draw."""
-    torch.set_num_threads(1)
     several = streams(draw)
     started = time.perf_counter()
     each, taught = store(several, draw, STORE_SETTINGS)
