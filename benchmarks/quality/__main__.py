@@ -14,7 +14,7 @@ import typer
 
 from benchmarks.quality import alphabets, setfit, tenants
 from benchmarks.quality.page import write_page
-from benchmarks.quality.report import REPORTED, STORE, TUNING, Found, summary
+from benchmarks.quality.report import REPORTED, TUNING, Found, summary
 from experiments.report import machine, write_json
 
 RESULTS = Path("docs/results/quality")
@@ -33,7 +33,7 @@ def measured(name: str, runs: dict[str, Callable[[int], Found]], draws: tuple[in
             if str(draw) not in own:
                 own[str(draw)] = run(draw)
                 write_json(file, found | {"machine": machine()})
-                means = {key: float(np.mean(one)) for key, one in own[str(draw)].items() if isinstance(one, list)}
+                means = {key: float(np.mean(one)) for key, one in own[str(draw)]["accuracy"].items()}
                 typer.echo(f"{title}, draw {draw}: " + ", ".join(f"{key} {one:.2f}" for key, one in means.items()))
         found.setdefault("summary", {})[title] = summary(list(own.values()))
     write_json(file, found | {"machine": machine()})
@@ -72,8 +72,7 @@ def setfit_command() -> None:
     of_tenants = json.loads((RESULTS / "tenants.json").read_text())["runs"]["3 rows an intent"]
 
     def run(draw: int) -> Found:
-        own = of_tenants[str(draw)]
-        return setfit.run(draw, own[STORE], own["logistic regression a tenant"])
+        return setfit.run(draw, of_tenants[str(draw)]["accuracy"])
 
     measured("setfit", {"3 rows an intent, 10 tenants": run})
 

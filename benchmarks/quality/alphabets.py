@@ -9,7 +9,6 @@ ConvNet of its own for each task, and one ConvNet with private output layers tha
 
 from __future__ import annotations
 
-import time
 import zipfile
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.quality.report import STORE, Found
+from benchmarks.quality.report import STORE, Found, cost_of_store, cost_of_weights, timed
 from experiments.datasets import DataUnavailable, data_dir
 from experiments.jobs import Job, Stream, run_store
 from superposed import StoreConfig
@@ -140,21 +139,21 @@ def private(several: list[Stream], rate: float, passes: int, seed: int, batch: i
 def run(draw: int) -> Found:
     """Measure one draw."""
     several = streams(draw)
-    started = time.perf_counter()
-    each, taught = store(several, draw, STORE_SETTINGS)
-    seconds = time.perf_counter() - started
-    shared, weights = private(several, SHARED["rate"], SHARED["passes"], draw)
-    own = [private([one], OWN["rate"], OWN["passes"], draw, batch=24) for one in several]
-    return {
-        STORE: each,
-        "a ConvNet a task": [accuracies[0] for accuracies, _ in own],
-        "shared ConvNet, private output layers": shared,
-        "weights of the store": taught.weight_bytes // 4,
-        "weights of ConvNets a task": sum(count for _, count in own),
-        "weights of the shared ConvNet": weights,
-        "bytes of kept rows": taught.replay_buffer.bytes,
-        "seconds of the store": seconds,
-    }
+    (each, taught), seconds = timed(lambda: store(several, draw, STORE_SETTINGS))
+    (shared, weights), of_shared = timed(lambda: private(several, SHARED["rate"], SHARED["passes"], draw))
+    own, of_own = timed(lambda: [private([one], OWN["rate"], OWN["passes"], draw, batch=24) for one in several])
+    return Found(
+        accuracy={
+            STORE: each,
+            "a ConvNet a task": [accuracies[0] for accuracies, _ in own],
+            "shared ConvNet, private output layers": shared,
+        },
+        cost={
+            STORE: cost_of_store(taught, seconds),
+            "a ConvNet a task": cost_of_weights(sum(count for _, count in own), of_own),
+            "shared ConvNet, private output layers": cost_of_weights(weights, of_shared),
+        },
+    )
 
 
 def tried() -> dict[str, Callable[[int], list[float]]]:

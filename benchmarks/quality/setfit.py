@@ -9,7 +9,7 @@ vectors answers. A hundred tenants would take hours, and 90 MB each.
 
 from __future__ import annotations
 
-import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.quality.report import STORE, Found
-from benchmarks.quality.tenants import Drawn, drawn
+from benchmarks.quality.report import STORE, Found, cost_of_weights, timed
+from benchmarks.quality.tenants import REGRESSION, Drawn, drawn
 from experiments.datasets import clinc
 
 TENANTS, ROWS = 10, 3
@@ -59,7 +59,8 @@ def accuracy(one: Drawn, draw: int) -> float:
     for start in range(0, len(pairs), BATCH):
         left, right, targets = zip(*pairs[start : start + BATCH], strict=True)
         vectors = _encoded(model, [texts[place] for place in (*left, *right)])
-        likeness = functional.cosine_similarity(*vectors.chunk(2))
+        of_left, of_right = vectors.chunk(2)
+        likeness = functional.cosine_similarity(of_left, of_right)
         optimizer.zero_grad()
         functional.mse_loss(likeness, torch.tensor(targets)).backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         optimizer.step()
@@ -69,13 +70,12 @@ def accuracy(one: Drawn, draw: int) -> float:
         return 100.0 * float(head.score(_encoded(model, tests).numpy(), one.test_classes))
 
 
-def run(draw: int, store: list[float], regression: list[float]) -> Found:
+def run(draw: int, beside: Mapping[str, list[float]]) -> Found:
     """Measure one draw beside what the store and logistic regression had for the same tenants."""
-    started = time.perf_counter()
-    each = [accuracy(one, draw) for one in drawn(draw, ROWS)[:TENANTS]]
-    return {
-        STORE: store[:TENANTS],
-        "SetFit-style fine-tuning a tenant": each,
-        "logistic regression a tenant": regression[:TENANTS],
-        "seconds of fine-tuning a tenant": (time.perf_counter() - started) / TENANTS,
-    }
+    each, seconds = timed(lambda: [accuracy(one, draw) for one in drawn(draw, ROWS)[:TENANTS]])
+    weights = sum(one.numel() for one in SentenceTransformer(str(get_model_path()), device="cpu").parameters())
+    found = {name: beside[name][:TENANTS] for name in (STORE, REGRESSION)}
+    return Found(
+        accuracy={**found, "the encoder fine-tuned a tenant": each},
+        cost={"the encoder fine-tuned a tenant": cost_of_weights(TENANTS * weights, seconds)},
+    )

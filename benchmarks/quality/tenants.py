@@ -9,7 +9,6 @@ one, of whom it has seen nothing, from a copy of the same store each time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -20,13 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from benchmarks.quality.report import STORE, Found
+from benchmarks.quality.report import STORE, Found, cost_of_store, cost_of_weights, timed
 from experiments.datasets import clinc
 from experiments.jobs import Job, Stream, private_layers, run_store
 from experiments.out_of_scope import embedded
 from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, register
 
 TENANTS, INTENTS, NEWCOMERS = 100, 10, 10
+REGRESSION = "logistic regression a tenant"
 _OWN_LABELS = 1000  # added to a label, it is nobody else's
 CACHE = Path.home() / ".cache/superposed/clinc-minilm.npz"
 # As chosen on draws 0 to 2: `python -m benchmarks.quality tenants --tune`. Every row is sent in each pass, so that
@@ -144,20 +144,17 @@ def store(several: list[Stream], draw: int, rows: int, settings: dict[str, Any])
 def run(draw: int, rows: int) -> Found:
     """Measure one draw."""
     several = streams(draw, rows)
-    started = time.perf_counter()
-    each, taught = store(several, draw, rows, STORE_SETTINGS)
-    seconds = time.perf_counter() - started
-    private, weights = private_layers(several, seed=draw, **PRIVATE)
-    return {
-        STORE: each,
-        "logistic regression a tenant": regression(several, C[rows]),
-        "private output layers": private,
-        "weights of the store": taught.weight_bytes // 4,
-        "weights of private output layers": weights,
-        "weights of logistic regressions": len(several) * (384 + 1) * INTENTS,
-        "bytes of kept rows": taught.replay_buffer.bytes,
-        "seconds of the store": seconds,
-    }
+    (each, taught), seconds = timed(lambda: store(several, draw, rows, STORE_SETTINGS))
+    (private, weights), of_private = timed(lambda: private_layers(several, seed=draw, **PRIVATE))
+    alone, of_regression = timed(lambda: regression(several, C[rows]))
+    return Found(
+        accuracy={STORE: each, REGRESSION: alone, "private output layers": private},
+        cost={
+            STORE: cost_of_store(taught, seconds),
+            REGRESSION: cost_of_weights(len(several) * (384 + 1) * INTENTS, of_regression),
+            "private output layers": cost_of_weights(weights, of_private),
+        },
+    )
 
 
 def newcomer(draw: int, rows: int = 10) -> Found:
@@ -168,7 +165,7 @@ def newcomer(draw: int, rows: int = 10) -> Found:
     several = streams(draw, rows, TENANTS - 1 + NEWCOMERS, labelled=True)
     _, taught = store(several[: TENANTS - 1], draw, rows, STORE_SETTINGS)
     data = taught.to_bytes()
-    found: dict[str, list[float]] = {"logistic regression a tenant": []}
+    found: dict[str, list[float]] = {}
     for one in several[TENANTS - 1 :]:
         few = np.concatenate([np.flatnonzero(one.y == label)[:3] for label in np.unique(one.y)])
         for name, other in ((STORE, 0), (f"{STORE}, labels of its own", _OWN_LABELS)):
@@ -179,8 +176,8 @@ def newcomer(draw: int, rows: int = 10) -> Found:
             learn(own, "new", one.x[few], (one.y[few] + other).tolist())
             found.setdefault(name, []).append(accuracy(own, one, other))
         few_alone = Stream(one.x[few], one.y[few], one.test_x, one.test_y, INTENTS)
-        found["logistic regression a tenant"] += regression([few_alone], C[3])
-    return found
+        found.setdefault(REGRESSION, []).extend(regression([few_alone], C[3]))
+    return Found(accuracy=found, cost={})
 
 
 def accuracy(own: WeightStore, one: Stream, other: int) -> float:
@@ -200,6 +197,7 @@ def tried(rows: int) -> dict[str, Callable[[int], list[float]]]:
     def of_private(draw: int, settings: dict[str, Any]) -> list[float]:
         return private_layers(streams(draw, rows), seed=draw, **settings)[0]
 
+    found: dict[str, Callable[[int], list[float]]]
     found = {f"logistic regression, C={c:g}": partial(of_regression, c=c) for c in (1.0, 10.0, 100.0, 1000.0)}
     found |= {f"store, {name}": partial(of_store, settings=one) for name, one in TRIED.items()}
     return found | {f"private, {name}": partial(of_private, settings=one) for name, one in TRIED_PRIVATE.items()}

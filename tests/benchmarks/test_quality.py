@@ -5,17 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.quality.report import STORE, summary
+from benchmarks.quality.report import STORE, Found, cost_of_weights, summary
 from demo.sentences import load_sentences
 from demo.tenants import INTENTS, LEARNED, TENANTS, _tasks
 
 
 def test_differences_are_paired_on_the_same_draw() -> None:
-    first = {STORE: [90.0, 92.0], "other": [89.0, 91.0], "weights": 10}
-    found = summary([first, {STORE: [70.0], "other": [67.0], "weights": 20}])
-    assert found["weights"] == 15
-    assert found["learners"][STORE]["store less it"] == 0
-    other = found["learners"]["other"]
+    first = Found(
+        accuracy={STORE: [90.0, 92.0], "other": [89.0, 91.0]}, cost={"other": cost_of_weights(10, seconds=1.0)}
+    )
+    second = Found(accuracy={STORE: [70.0], "other": [67.0]}, cost={"other": cost_of_weights(20, seconds=2.0)})
+    found = summary([first, second])
+    assert found[STORE]["store less it"] == 0
+    assert "cost" not in found[STORE]
+    other = found["other"]
+    assert other["cost"] == {"weights": 60, "contexts": 0, "kept": 0, "seconds": 1.5}
     assert (other["accuracy"], other["by draw"]) == (78.5, [90.0, 67.0])
     assert other["store less it"] == 2.0  # 1 and 3
     assert other["two standard errors"] == pytest.approx(2 * np.std([1, 3], ddof=1) / np.sqrt(2))
