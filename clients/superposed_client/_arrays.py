@@ -1,7 +1,5 @@
 """Turn arrays, tensors, data frames, sparse matrices and lists into plain arrays and values."""
 
-from __future__ import annotations
-
 import datetime
 import numbers
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The asynchronous client: the same operations as `Client`, awaited."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType

@@ -1,7 +1,5 @@
 """From an operation to the method of a client that runs it: the call, its signature and its words, once."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps

@@ -1,7 +1,5 @@
 """The synchronous client: a thin shell that sends what the core builds."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from types import TracebackType

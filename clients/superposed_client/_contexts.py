@@ -1,7 +1,5 @@
 """Contexts composed in Python: a task, a mixture, a real power; checked by the server."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias

@@ -4,8 +4,6 @@ An operation is a generator that yields requests, is sent their responses, and r
 synchronous and the asynchronous client run the same operations and differ only in how they send.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

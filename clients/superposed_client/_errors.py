@@ -17,8 +17,6 @@ SuperposedError
     └── Overloaded, NotReady, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
 """
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Self
 
 

@@ -1,7 +1,5 @@
 """Server-sent events, read line by line: sans IO, like the rest of the core."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """`client.keys`: the server's API keys, for a client whose own key has scope admin."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote

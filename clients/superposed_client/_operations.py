@@ -1,7 +1,5 @@
 """Every call of the API once, as operations that the two clients run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote

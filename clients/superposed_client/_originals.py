@@ -1,7 +1,5 @@
 """Texts and images as they are sent."""
 
-from __future__ import annotations
-
 import base64
 import io
 from typing import Any

@@ -1,7 +1,5 @@
 """Handles on a context with scikit-learn's method names: their operations once, and how the clients run them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress

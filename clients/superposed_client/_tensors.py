@@ -1,7 +1,5 @@
 """Binary tensors on the wire: a JSON head, then raw numbers, little-endian and row-major."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from typing import Any

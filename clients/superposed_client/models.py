@@ -1,7 +1,5 @@
 """Responses of the server as typed values. Fields that this client does not know are ignored."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr

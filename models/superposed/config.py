@@ -1,7 +1,5 @@
 """Configurations of a store: small frozen values that are validated when they are built."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar

@@ -31,8 +31,6 @@ SuperposedError
     └── StorageUnavailable      the disk refused a read or a write
 """
 
-from __future__ import annotations
-
 from superposed.errors import SuperposedError
 
 

@@ -1,7 +1,5 @@
 """Every setting of the service, documented where it stands; in the environment `SUPERPOSED_<NAME>`."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Fill level of a store, from its own measurements: crosstalk, accuracy, and room for more tasks."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass

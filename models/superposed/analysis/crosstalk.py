@@ -6,8 +6,6 @@ response energy under the task's own context. The law predicts the first of the 
 alone: `E |w C x|²` over random C (METHOD: the variance of the residual).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 

@@ -8,8 +8,6 @@ Source: Mensink, Verbeek, Perronnin, Csurka, "Distance-based image classificatio
 at near-zero cost", TPAMI 2013 (nearest class mean).
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Task inference: find the context that rows belong to, among many, from the rows alone."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Binary contexts: a random sign for every feature."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Expansion: a context that is an isometry into a space several times as wide."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any

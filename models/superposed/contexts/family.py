@@ -1,7 +1,5 @@
 """Interface of a family of contexts, and what follows from the interface alone."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ is `{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
 `{"power": {"context": ..., "exponent": ...}}`, where every context may also be text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice

@@ -5,8 +5,6 @@ numbers laid out as real parts then imaginary parts these pairs *are* the comple
 complex family is this one with a pair for every feature.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

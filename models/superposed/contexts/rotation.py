@@ -1,7 +1,5 @@
 """Rotation contexts: a dense random rotation for every task and layer."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property

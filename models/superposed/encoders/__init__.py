@@ -10,8 +10,6 @@ An encoder has a `kind` of items, the `width` of its rows, and a `fingerprint` t
 encode alike. `encode(items, places)` makes a row of each item; errors call items by their `places`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias

@@ -1,7 +1,5 @@
 """Export of a sentence-transformers model to ONNX: `python -m superposed.encoders.export SOURCE FOLDER`."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -3,8 +3,6 @@
 Source: Weinberger et al., "Feature hashing for large scale multitask learning", ICML 2009.
 """
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Iterator, Sequence

@@ -4,8 +4,6 @@ The model is exported once, by a process of its own, into a folder; from then on
 Runtime and `tokenizers` are needed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

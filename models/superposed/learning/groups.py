@@ -1,7 +1,5 @@
 """Joining a group: a new member starts from what the other members have learned."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

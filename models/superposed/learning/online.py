@@ -1,7 +1,5 @@
 """One online step: test, then train; guarded, deterministic, whole or not at all."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress

@@ -1,7 +1,5 @@
 """From a configuration to the network of a store."""
 
-from __future__ import annotations
-
 import importlib
 from typing import Any, TypeAlias
 

@@ -1,7 +1,5 @@
 """Functions that numba compiles, and keeps compiled in the package's folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Ordinary convolutional networks, ready to be superposed: a small one, and ResNet-18."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch.nn.functional as F

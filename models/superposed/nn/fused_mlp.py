@@ -1,7 +1,5 @@
 """A multi-layer perceptron on the CPU by fused kernels, forwards and backwards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """The multi-layer perceptron, with a context at every layer."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The optimizers that move a store's weights, and the state of weights and optimizer by name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

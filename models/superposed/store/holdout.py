@@ -1,7 +1,5 @@
 """Parts of the kept rows, told apart by what a row is."""
 
-from __future__ import annotations
-
 from enum import Enum
 from zlib import crc32
 

@@ -1,7 +1,5 @@
 """Inference of a store: by the network that learns, or by one prepared for its device."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """Tensors and JSON metadata in one safetensors file, written whole or not at all."""
 
-from __future__ import annotations
-
 import json
 import os
 import struct

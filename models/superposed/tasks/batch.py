@@ -1,7 +1,5 @@
 """From contexts and rows, as a caller gives them, to the tensors of one mixed batch, checked."""
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Calibration: one temperature a task, so that its probabilities are what they say."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

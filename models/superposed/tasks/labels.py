@@ -1,7 +1,5 @@
 """Labels of classes: their types, and the one meaning of a target among them."""
 
-from __future__ import annotations
-
 import datetime
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """From context expressions to what they stand for among the registered tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Arithmetic on rows of float64 numbers, each in one pass while they are in the cache."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

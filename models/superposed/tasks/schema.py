@@ -1,7 +1,5 @@
 """Schema of a task: its rows, its targets, and what it shares with other tasks."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable, Mapping
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Targets of a batch, as a client gives them and as validated tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias

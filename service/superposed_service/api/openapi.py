@@ -1,7 +1,5 @@
 """The OpenAPI document: what the framework makes of the routes, and how one says who one is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """From errors to HTTP: one table, and RFC 9457 problem documents."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

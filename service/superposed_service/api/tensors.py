@@ -4,8 +4,6 @@ The framing and the names of datatypes are those of the Open Inference Protocol'
 the head is stands in the header `Inference-Header-Content-Length`.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Arrays in the bytes of a journal record: in the dtype they came in, compressed where that pays."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

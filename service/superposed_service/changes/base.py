@@ -4,8 +4,6 @@ A change and the record made of it hold the same numbers, so applying it now and
 the same computation.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """From journal records back to the changes that they were made of."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 from superposed_service.changes.base import Change

@@ -1,7 +1,5 @@
 """Forgetting a task's rows: what was learned stays, the rows themselves are gone from the disk."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Labels that updates add to their tasks."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 

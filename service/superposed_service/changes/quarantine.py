@@ -1,7 +1,5 @@
 """Changes of the quarantine: hold a source, release it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Changes of the task registry: register and delete."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 

@@ -1,7 +1,5 @@
 """Changes about kept rows: rehearsing all tasks in one slice, and forgetting a task's rows."""
 
-from __future__ import annotations
-
 from typing import Self
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Correcting the targets of an update: it is taken out, and its rows are learned with other targets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

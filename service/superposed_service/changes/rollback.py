@@ -4,8 +4,6 @@ A rollback is a record itself. What it takes out keeps its sequence numbers, and
 it undoes it.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from superposed.errors import SuperposedError, UnknownTask

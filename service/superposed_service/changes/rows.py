@@ -1,7 +1,5 @@
 """Rows of a request, with their contexts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

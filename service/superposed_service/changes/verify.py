@@ -1,7 +1,5 @@
 """Checking a data directory that no server is using: what is wrong with it, and what can be done."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial

@@ -3,8 +3,6 @@
 A command's function imports what it needs: torch alone takes a second, which `--help` has no use for.
 """
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Annotated
 

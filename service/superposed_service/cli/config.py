@@ -1,7 +1,5 @@
 """`superposed config show`: what a server started here and now would run with."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

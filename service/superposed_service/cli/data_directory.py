@@ -1,7 +1,5 @@
 """`superposed verify | log | export | import`: a data directory that no server is using."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`superposed init`: make a data directory."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Sequence

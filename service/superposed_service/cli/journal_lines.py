@@ -1,7 +1,5 @@
 """The journal's records as lines of `superposed log`, and the newest snapshot that can be read."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import typer

@@ -1,7 +1,5 @@
 """`superposed keys create | list | revoke | rotate`: API keys of a data directory that no server is using."""
 
-from __future__ import annotations
-
 import time
 from datetime import UTC, datetime
 from enum import StrEnum

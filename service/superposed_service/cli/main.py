@@ -1,7 +1,5 @@
 """The `superposed` command's entry point: says what to install where a part is missing."""
 
-from __future__ import annotations
-
 import sys
 
 

@@ -1,7 +1,5 @@
 """The store that `superposed init` makes, or `serve` in a new directory."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from rich.console import Console

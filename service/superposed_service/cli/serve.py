@@ -1,7 +1,5 @@
 """`superposed serve`: serve a data directory."""
 
-from __future__ import annotations
-
 import gc
 from typing import Annotated
 

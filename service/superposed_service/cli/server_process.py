@@ -1,7 +1,5 @@
 """The process of `superposed serve`."""
 
-from __future__ import annotations
-
 import contextlib
 import gc
 import logging.config

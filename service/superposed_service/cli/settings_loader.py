@@ -1,7 +1,5 @@
 """From a file, the environment and flags to the settings, and where each value came from."""
 
-from __future__ import annotations
-
 import difflib
 import os
 import tomllib

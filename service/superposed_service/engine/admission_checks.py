@@ -1,7 +1,5 @@
 """Changes at the door: whether each came before, can be written, and fits the store as it is."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """From rows that wait to one mixed batch, and from its logits back to an answer for each of them."""
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass

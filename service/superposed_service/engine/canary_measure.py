@@ -1,7 +1,5 @@
 """Canary rows: sampled from a task's stream, and measured later to see how the task fares."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

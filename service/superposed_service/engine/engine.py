@@ -13,8 +13,6 @@ them is applied. Meanwhile the engine thread answers requests and applies earlie
 sees half an update, because nothing else touches the store while one is applied.
 """
 
-from __future__ import annotations
-
 import asyncio
 import threading
 import time

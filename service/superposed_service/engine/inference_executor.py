@@ -6,8 +6,6 @@ nothing to do, small batches are answered on the event loop, once a turn of it b
 (docs/decisions/0031-answering-on-the-event-loop.md).
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import contextvars

@@ -14,8 +14,6 @@ ruins others within a few. So a source is accused for the harm of its worst few 
 exceeds twice what sources that were found ordinary have ever done in this store.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import defaultdict, deque
 from collections.abc import Generator, Mapping, Sequence

@@ -4,8 +4,6 @@ It is set where a request comes in, HTTP or gRPC, and follows the request throug
 need not hand it on.
 """
 
-from __future__ import annotations
-
 import re
 import time
 from collections.abc import Iterator

@@ -4,8 +4,6 @@ A request whose estimated wait exceeds `queue_delay_ms` or its deadline is rejec
 cost anything. In a full queue the newest request of the source with most requests is evicted.
 """
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Estimates of the engine's service time."""
 
-from __future__ import annotations
-
 # How much of what is known about the pace each new turn replaces.
 _FORGETTING = 0.05
 

@@ -1,7 +1,5 @@
 """Work that waits for the engine: inference requests, changes, and anything else that needs the store."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod

@@ -5,8 +5,6 @@ it is applied. While one group is applied, the next may be on its way to the dis
 its updates were checked against the same tasks, as no update changes any, and they are applied after it.
 """
 
-from __future__ import annotations
-
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """Counts and times in Prometheus's form, in a registry of their own; names as in Triton and MLServer."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence

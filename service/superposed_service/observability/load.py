@@ -1,7 +1,5 @@
 """Load of the engine: counted with each response, summed up once a second."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field

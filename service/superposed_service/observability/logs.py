@@ -4,8 +4,6 @@ Everywhere else the standard library's `logging` is used, with what is known of 
 server configures it, by `logging_config`.
 """
 
-from __future__ import annotations
-
 import logging
 import sys
 from typing import Any, TextIO

@@ -1,7 +1,5 @@
 """Progress of a replay."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Iterable, Iterator

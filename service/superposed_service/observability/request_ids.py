@@ -1,7 +1,5 @@
 """Ids of a request while it is served, for logs, metrics and traces."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Any

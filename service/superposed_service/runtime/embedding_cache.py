@@ -1,7 +1,5 @@
 """The embedding cache: rows of texts and images that were encoded before, bounded in bytes."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import OrderedDict
 from typing import Any, NamedTuple

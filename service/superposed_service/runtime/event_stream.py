@@ -5,8 +5,6 @@ too slow, and is dropped. The newest events are remembered, so that a listener t
 catches up.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

@@ -1,7 +1,5 @@
 """Gauges that are read on demand: the store, its disk, its device, and readiness."""
 
-from __future__ import annotations
-
 import contextlib
 import time
 from collections.abc import Iterable, Iterator

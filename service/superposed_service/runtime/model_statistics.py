@@ -1,7 +1,5 @@
 """Counts of what models were asked, since the start: bounded, and for the event loop's thread only."""
 
-from __future__ import annotations
-
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """Texts and images of a request: which encoder reads them, and their bytes."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Consolidation in slices."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable
 
 from superposed.errors import CapacityExceeded

@@ -1,7 +1,5 @@
 """A service that is up: its settings, its engine, and its data directory."""
 
-from __future__ import annotations
-
 import asyncio
 import contextlib
 import logging

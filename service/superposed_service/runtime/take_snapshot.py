@@ -1,7 +1,5 @@
 """Snapshots of a running service."""
 
-from __future__ import annotations
-
 from superposed_service.changes.snapshot import keep, trim_some
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings

@@ -1,7 +1,5 @@
 """API keys on the disk: never the keys themselves, only what tells a right one from a wrong one."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Mapping

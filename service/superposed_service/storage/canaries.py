@@ -1,7 +1,5 @@
 """Canaries: a few rows of each task's stream, kept by themselves."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

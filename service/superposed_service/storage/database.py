@@ -1,7 +1,5 @@
 """The one SQLite database of a data directory: opened, checked, and written in whole transactions."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

@@ -1,7 +1,5 @@
 """The data directory and its one owner."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from pathlib import Path

@@ -5,8 +5,6 @@ like a clean, shorter journal. The mark is written after each commit and before 
 that ends before it has lost something that was acknowledged.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import struct

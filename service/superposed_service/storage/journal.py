@@ -4,8 +4,6 @@ A record is a head (JSON: what was asked), and a payload (bytes: the rows). The 
 payload digests, so that a payload can be erased while the chain still verifies.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import struct

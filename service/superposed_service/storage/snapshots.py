@@ -1,7 +1,5 @@
 """Snapshots: the whole store in one file, with a manifest that says what its bytes must be."""
 
-from __future__ import annotations
-
 import builtins
 import hashlib
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """The transaction log: records, responses, canaries and the high-water mark, written together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 

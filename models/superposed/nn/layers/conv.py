@@ -1,7 +1,5 @@
 """A convolution whose kernel is bound with each row's context: `y = W (C(k) [patch, 1])` at every place."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

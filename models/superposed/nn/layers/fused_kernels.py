@@ -6,8 +6,6 @@ to the one after it. A kernel on one thread takes microseconds and keeps Python'
 a busy event loop takes longer. Where there are no kernels, the plain path computes the same to rounding.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache

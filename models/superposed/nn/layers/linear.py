@@ -1,7 +1,5 @@
 """A linear layer whose input is bound with each row's context: `y = W (C(k) [x, 1])`."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Literal
 

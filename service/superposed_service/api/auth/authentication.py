@@ -1,7 +1,5 @@
 """API keys: made, shown once, recognised, revoked."""
 
-from __future__ import annotations
-
 import hashlib
 import hmac
 import re

@@ -1,7 +1,5 @@
 """Authorization: before a body is read, and for every task that a context names."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections import defaultdict

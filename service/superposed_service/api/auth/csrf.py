@@ -1,7 +1,5 @@
 """Protection against cross-site requests from a browser that reaches this server."""
 
-from __future__ import annotations
-
 from urllib.parse import urlsplit
 
 from starlette.types import Scope

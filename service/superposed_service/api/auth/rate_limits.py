@@ -1,7 +1,5 @@
 """Quotas of an API key for each second: requests, rows, updates."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable

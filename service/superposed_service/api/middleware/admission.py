@@ -1,7 +1,5 @@
 """Before a body is read: until when an answer is of use, and whether there is room for the request."""
 
-from __future__ import annotations
-
 from starlette.applications import Starlette
 from starlette.types import Scope
 

@@ -1,7 +1,5 @@
 """Hot routes that skip the framework's router."""
 
-from __future__ import annotations
-
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response

@@ -1,7 +1,5 @@
 """Delayed rejection: rejections leave later, one after another, so that floods of them cost little."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Hashable
 

@@ -1,7 +1,5 @@
 """Route table: the one place that matches a request to its route, before anything else sees the request."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache

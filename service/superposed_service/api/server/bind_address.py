@@ -1,7 +1,5 @@
 """Bind address of the service: loopback only, unless something controls access."""
 
-from __future__ import annotations
-
 import ipaddress
 
 from superposed.errors import ConfigError

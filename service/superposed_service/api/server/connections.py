@@ -7,8 +7,6 @@ Requests to upgrade the protocol are answered as plain HTTP/1.1: the web server'
 of such a request and take its bytes for the next one.
 """
 
-from __future__ import annotations
-
 import asyncio
 from typing import Any, ClassVar, Literal
 

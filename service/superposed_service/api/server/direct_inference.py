@@ -5,8 +5,6 @@ way only if it is plain, its body is here, and the event loop may answer it at o
 where anything is wrong with it, it takes the usual way, which checks it again and says what is wrong.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from time import perf_counter

@@ -1,7 +1,5 @@
 """The HTTP server: uvicorn, which ends what would not end by itself when it is told to stop."""
 
-from __future__ import annotations
-
 import socket
 from collections.abc import Callable
 

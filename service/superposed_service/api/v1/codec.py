@@ -1,7 +1,5 @@
 """Bytes to values and back: JSON bodies in, checked; answers out, straight from arrays."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Serializers: API bodies from library values, and back, on the engine thread."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """Finding the context of rows for a request: which candidates are tried, and what is answered."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """The protocol over gRPC: the same engine, contexts, versions, errors and API keys as over HTTP."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any

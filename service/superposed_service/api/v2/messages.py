@@ -1,7 +1,5 @@
 """Inference requests and answers of the protocol, as bytes: JSON, and JSON with binary tensors."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Metadata of the server and its models for the protocol: a model is a context, by its text."""
 
-from __future__ import annotations
-
 from importlib.metadata import version
 from typing import Any
 

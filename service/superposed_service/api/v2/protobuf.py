@@ -5,8 +5,6 @@ skipped when a message is read, as protobuf does with what it does not know; how
 matter on the wire.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The protocol's routes. A model's name is a context; its version is the newest snapshot's number."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 

@@ -1,7 +1,5 @@
 """API keys: make, list, revoke, rotate."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Helpers of the routes: the service behind a request, its principal, its body."""
 
-from __future__ import annotations
-
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar

@@ -1,7 +1,5 @@
 """The console: a page and its files, which ask for an API key and hold no data of their own."""
 
-from __future__ import annotations
-
 from importlib.resources import files
 
 from fastapi import APIRouter, Request

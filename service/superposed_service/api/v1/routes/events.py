@@ -1,7 +1,5 @@
 """Server-sent events of the store."""
 
-from __future__ import annotations
-
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable

@@ -1,7 +1,5 @@
 """The store's past: rollback, correction of an update, snapshots; and rehearsal of all tasks."""
 
-from __future__ import annotations
-
 import asyncio
 from functools import partial
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Rows: infer, update, evaluate."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from fastapi import APIRouter, Request

@@ -1,7 +1,5 @@
 """Routes of task inference."""
 
-from __future__ import annotations
-
 from functools import partial
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Routes of the quarantine."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 

@@ -1,7 +1,5 @@
 """The store as a whole: its description, its fill level, relations between its tasks, and its models."""
 
-from __future__ import annotations
-
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 

@@ -1,7 +1,5 @@
 """Tasks: register, show, list, delete."""
 
-from __future__ import annotations
-
 import base64
 import binascii
 from dataclasses import asdict
