@@ -17,7 +17,7 @@ TUNING, REPORTED = (0, 1, 2), (3, 4, 5)
 
 
 class Cost(TypedDict):
-    """What a learner takes: bytes of weights, of contexts and of kept rows; seconds of learning all tasks."""
+    """Bytes of weights, of contexts and of kept rows; seconds of learning all tasks."""
 
     weights: int
     contexts: int

@@ -27,7 +27,7 @@ from superposed import StoreConfig, TaskSchema, WeightStore, evaluate, learn, re
 
 TENANTS, INTENTS, NEWCOMERS = 100, 10, 10
 REGRESSION = "logistic regression a tenant"
-_OWN_LABELS = 1000  # added to a label, it is nobody else's
+_OWN_LABELS = 1000  # added to a label, no other tenant has it
 CACHE = Path.home() / ".cache/superposed/clinc-minilm.npz"
 # As chosen on draws 0 to 2: `python -m benchmarks.quality tenants --tune`. Every row is sent in each pass, so that
 # nothing has to be rehearsed.

@@ -13,7 +13,7 @@ SuperposedError
     ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
     ├── Quarantined (423), QuotaExceeded (429)
-    ├── EncoderUnavailable (501)
+    ├── NotLeader (421), EncoderUnavailable (501)
     └── Overloaded, NotReady, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
 """
 
@@ -152,6 +152,10 @@ class Overloaded(ApiError, slug="overloaded"):
 
 class NotReady(ApiError, slug="not-ready"):
     """The service is starting or stopping."""
+
+
+class NotLeader(ApiError, slug="not-leader"):
+    """The server follows another one, which takes changes."""
 
 
 class StorageUnavailable(ApiError, slug="storage-unavailable"):

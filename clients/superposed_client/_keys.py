@@ -8,7 +8,7 @@ from superposed_client._calls import async_call, sync_call
 from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
 from superposed_client.models import ApiKey, NewApiKey
 
-KeyScope: TypeAlias = Literal["monitor", "infer", "update", "admin"]
+KeyScope: TypeAlias = Literal["monitor", "infer", "update", "replicate", "admin"]
 
 
 class Quotas(TypedDict, total=False):
@@ -31,7 +31,7 @@ def create(
     """Make a key; the answer shows it for the only time. Never sent twice by itself.
 
     Args:
-        scope: `monitor` (metrics), `infer`, `update` (infer, and learn) or `admin` (everything).
+        scope: `monitor` (metrics), `infer`, `update` (infer, and learn), `replicate` (follow) or `admin`.
         name: Free text.
         tasks: A pattern of task keys that it may name: `*` and `?`.
         groups: A pattern of groups that its tasks may join, beside those that `tasks` matches.

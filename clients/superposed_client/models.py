@@ -301,8 +301,8 @@ class ApiKey(_Answer):
     id: str
     name: str
     scope: str = Field(
-        description="`monitor` (metrics only); `infer`; `update` (infer, and learn); `admin` (everything).",
-        json_schema_extra={"enum": ["monitor", "infer", "update", "admin"]},
+        description="`monitor` (metrics); `infer`; `update` (infer, and learn); `replicate` (follow); `admin` (all).",
+        json_schema_extra={"enum": ["monitor", "infer", "update", "replicate", "admin"]},
     )
     tasks: str = Field(description="A pattern of task keys that it may name: `*` and `?`.")
     groups: str = Field("", description="A pattern of groups that its tasks may join.")

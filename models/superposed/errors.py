@@ -1,27 +1,4 @@
-"""The library's errors, in one tree, and `redacted` descriptions for their messages. No HTTP codes.
-
-SuperposedError
-├── ConfigError                  a store, network or data set that cannot be built as described
-├── EncoderUnavailable           an encoder whose model or package is not there, or another than recorded
-├── InputError (ValueError)      the input cannot be used
-│   ├── ShapeError               wrong number of rows, features or outputs
-│   ├── NonFiniteInput           NaN or infinity among the numbers
-│   ├── LabelOutOfRange          a target that the task does not have
-│   └── EmptyBatch               no rows
-├── ContextError                 a context that cannot be addressed
-│   ├── ExpressionInvalid        text or JSON that is no context expression
-│   ├── UnknownTask              a task key that is not registered
-│   ├── TaskExists               a key that is registered with another schema
-│   ├── SchemaChanged            a task whose schema has another version by now
-│   ├── TaskInUse                a task that others are registered in, as their group
-│   └── CompositionNotSupported  a mixture or power that the family or the parts do not allow
-├── UpdateError                  an update that was refused; the store is bit for bit as it was
-│   ├── NonFiniteUpdate          loss or gradient is not finite
-│   └── UpdateTooLarge           the gradient's norm is above the cap
-└── CapacityExceeded             more of something than a stated limit allows
-"""
-
-from __future__ import annotations
+"""The library's errors, in one tree, and `redacted` descriptions for their messages. No HTTP codes."""
 
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
@@ -41,7 +18,7 @@ class SuperposedError(Exception):
     """
 
     code: ClassVar[str] = "SuperposedError"
-    by_code: ClassVar[dict[str, type[SuperposedError]]] = {}
+    by_code: ClassVar[dict[str, type["SuperposedError"]]] = {}
 
     def __init_subclass__(cls, *, code: str | None = None) -> None:
         super().__init_subclass__()

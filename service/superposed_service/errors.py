@@ -1,35 +1,4 @@
-"""The service's own errors, beside the library's tree (`superposed.errors`).
-
-SuperposedError
-├── RequestError
-│   ├── InvalidRequest          the body is not JSON, or a field is missing, unknown or of the wrong kind
-│   ├── UnsupportedMediaType    a body in a form that the route does not read
-│   ├── PayloadTooLarge         more bytes than the limit
-│   ├── IdempotencyMismatch     the key came with another request before
-│   ├── IdempotencyInFlight     the same request is being worked on
-│   ├── UnknownSnapshot         no snapshot has this id
-│   ├── UnknownUpdate           no update has this sequence number, or it was taken out
-│   ├── UnknownApiKey           no API key has this id
-│   ├── UnknownFile             the console has no such file
-│   ├── UnknownVersion          a model has no such version
-│   ├── LimitReached            as many tasks, or API keys, as there may be
-│   ├── Quarantined             the update is recorded, and not learned from
-│   └── HistoryTruncated        the journal was trimmed past the records that are asked for
-├── AccessError
-│   ├── Unauthenticated         no API key, or one that is not good
-│   ├── Forbidden               the API key may not do this
-│   └── QuotaExceeded           the API key has used up what it may do in a second
-├── ServiceUnavailable
-│   ├── Overloaded              too much is waiting, or coming in
-│   ├── NotReady                starting or stopping
-│   └── DeadlineExceeded        no answer within the time allowed
-└── StorageError
-    ├── JournalCorrupt          the journal is not what was written
-    ├── DigestMismatch          replay arrived at another store than the one that was
-    ├── SnapshotMismatch        a snapshot's bytes are not what was written
-    ├── StoreLocked             another process owns the data directory
-    └── StorageUnavailable      the disk refused a read or a write
-"""
+"""The service's own errors, beside the library's tree (`superposed.errors`)."""
 
 from superposed.errors import SuperposedError
 
@@ -90,6 +59,12 @@ class HistoryTruncated(RequestError, code="HistoryTruncated"):
     """The journal was trimmed past what is asked for."""
 
 
+class _RetryLater(Exception):
+    def __init__(self, message: str, *, retry_after_s: float = 1.0, **known: object) -> None:
+        super().__init__(message, **known)
+        self.retry_after_s = retry_after_s
+
+
 class AccessError(SuperposedError, code="AccessError"):
     """The API key may not do this."""
 
@@ -102,46 +77,24 @@ class Forbidden(AccessError, code="Forbidden"):
     """The API key may not do this."""
 
 
-class QuotaExceeded(AccessError, code="QuotaExceeded"):
-    """The API key has used up what it may do in a second.
-
-    Args:
-        message: Which quota.
-        expected: What it allows.
-        received: The value received.
-        retry_after_s: When there will be room again.
-    """
-
-    def __init__(
-        self, message: str, *, expected: object = None, received: object = None, retry_after_s: float = 1.0
-    ) -> None:
-        super().__init__(message, expected=expected, received=received)
-        self.retry_after_s = retry_after_s
+class QuotaExceeded(_RetryLater, AccessError, code="QuotaExceeded"):
+    """The API key has used up what it may do in a second."""
 
 
 class ServiceUnavailable(SuperposedError, code="ServiceUnavailable"):
     """The service cannot answer now."""
 
 
-class Overloaded(ServiceUnavailable, code="Overloaded"):
-    """Too much is waiting, or coming in.
-
-    Args:
-        message: What there is too much of.
-        expected: How much may be.
-        received: How much there is.
-        retry_after_s: When there may be room again.
-    """
-
-    def __init__(
-        self, message: str, *, expected: object = None, received: object = None, retry_after_s: float = 1.0
-    ) -> None:
-        super().__init__(message, expected=expected, received=received)
-        self.retry_after_s = retry_after_s
+class Overloaded(_RetryLater, ServiceUnavailable, code="Overloaded"):
+    """Too much is waiting, or coming in."""
 
 
 class NotReady(ServiceUnavailable, code="NotReady"):
     """Starting or stopping."""
+
+
+class NotLeader(ServiceUnavailable, code="NotLeader"):
+    """A follower is asked for a change: its leader takes it."""
 
 
 class DeadlineExceeded(ServiceUnavailable, code="DeadlineExceeded"):

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from superposed.config import PresetName
@@ -30,6 +30,13 @@ class Settings(BaseSettings):
 
     grpc_address: str = ""
     """Address (host:port) of the Open Inference Protocol over gRPC; empty turns gRPC off."""
+
+    follow: str = ""
+    """URL of the leader to follow, which takes all changes; empty: this server leads."""
+    follow_api_key: SecretStr = SecretStr("")
+    """API key of the leader, scope `replicate`."""
+    follow_timeout_s: float = Field(30.0, gt=0)
+    """Seconds without the leader after which a follower is not ready and rejects API keys (503)."""
 
     max_body_bytes: int = Field(32 * 2**20, ge=1024)
     """Largest request body in bytes; a larger one is rejected (413)."""

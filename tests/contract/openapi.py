@@ -71,10 +71,11 @@ def _operation(name: str, was: Json, now: Json, old: Json, new: Json) -> Iterato
 
 # Which API keys may do what needs a scope.
 _ALLOWED: dict[str | None, set[str]] = {
-    None: {"nobody's", "monitor", "infer", "update", "admin"},
+    None: {"nobody's", "monitor", "infer", "update", "replicate", "admin"},
     "monitor": {"monitor", "admin"},
     "infer": {"infer", "update", "admin"},
     "update": {"update", "admin"},
+    "replicate": {"replicate", "admin"},
     "admin": {"admin"},
 }
 

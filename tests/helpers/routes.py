@@ -40,6 +40,8 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("POST", "/v1/snapshots"): "admin",
     ("POST", "/v1/snapshots/{identifier}/restore"): "admin",
     ("POST", "/v1/rollback"): "admin",
+    ("GET", "/v1/replication/records"): "replicate",
+    ("GET", "/v1/replication/snapshot"): "replicate",
     ("GET", "/v1/quarantine"): "admin",
     ("POST", "/v1/quarantine"): "admin",
     ("DELETE", "/v1/quarantine/{source}"): "admin",

@@ -1,7 +1,5 @@
 """Taking a task's model out of a store as an ordinary network; the algebra of superposing matrices."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -127,7 +125,7 @@ class RetrievedModel:
         return tensorfile.dump(self.tensors, self.metadata)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> RetrievedModel:
+    def from_bytes(cls, data: bytes) -> "RetrievedModel":
         """Return the inverse of `to_bytes`.
 
         Raises:

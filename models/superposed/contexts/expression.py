@@ -3,8 +3,6 @@
 `superposed.contexts.grammar` reads them from text and JSON.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,7 +67,7 @@ class Task:
             check_key(self.group)
 
     @classmethod
-    def named(cls, text: str) -> Task:
+    def named(cls, text: str) -> "Task":
         """Return the task of a key, or of `group/key`.
 
         Raises:
@@ -109,9 +107,9 @@ class Mixture:
             and finite, or nested too deep.
     """
 
-    parts: tuple[tuple[Expression, float], ...]
+    parts: tuple[tuple["Expression", float], ...]
 
-    def __init__(self, parts: Sequence[tuple[Expression, float]]) -> None:
+    def __init__(self, parts: Sequence[tuple["Expression", float]]) -> None:
         if not 1 <= len(parts) <= MAX_LEAVES:
             raise ExpressionInvalid(
                 "a mixture has the wrong number of parts", expected=f"1 to {MAX_LEAVES}", received=len(parts)
@@ -160,14 +158,13 @@ class Power:
     """A real power of a context.
 
     Args:
-        base: The context.
         exponent: Finite, between -64 and 64.
 
     Raises:
         ExpressionInvalid: The exponent is out of range, or the expression is nested too deep.
     """
 
-    base: Expression
+    base: "Expression"
     exponent: float
 
     def __post_init__(self) -> None:

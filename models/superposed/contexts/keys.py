@@ -5,8 +5,6 @@ layer's name, the task key and the key's generation, through SHAKE-256. `DERIVAT
 the way the bytes are made; it may only change together with a new set of golden vectors.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import secrets
@@ -42,7 +40,7 @@ class TaskId:
     group_generation: int = 0
     own_layers: int = 0
 
-    def bound_in(self, layers_left: int) -> TaskId:
+    def bound_in(self, layers_left: int) -> "TaskId":
         """Return the identity whose context a layer binds: the task's own, or its group's in shared layers.
 
         Args:
@@ -97,12 +95,12 @@ class Stream:
             )
 
     @classmethod
-    def for_task(cls, secret: bytes, layer: str, task: TaskId) -> Stream:
+    def for_task(cls, secret: bytes, layer: str, task: TaskId) -> "Stream":
         """Return the stream that a task's context in one layer is drawn from."""
         return cls(secret, ("context", layer, task.key, str(task.generation)))
 
     @classmethod
-    def for_mixture(cls, secret: bytes, layer: str, tasks: tuple[TaskId, ...]) -> Stream:
+    def for_mixture(cls, secret: bytes, layer: str, tasks: tuple[TaskId, ...]) -> "Stream":
         """Return the stream that decides which part of a mixture gives a coordinate (binary contexts)."""
         names = tuple(f"{task.key}#{task.generation}" for task in tasks)
         return cls(secret, ("mixture", layer, *names))

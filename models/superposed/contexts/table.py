@@ -1,7 +1,5 @@
 """Materialised contexts: rows that a batch gathers from, bounded by bytes, derived again on a miss."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -39,7 +37,7 @@ class Context:
         object.__setattr__(self, "text", repr(self.shares))
 
     @classmethod
-    def from_leaves(cls, leaves: Sequence[Leaf], ids: Mapping[str, TaskId]) -> Context:
+    def from_leaves(cls, leaves: Sequence[Leaf], ids: Mapping[str, TaskId]) -> "Context":
         """Return canonical form of a flattened expression, given what every key stands for."""
         merged: dict[tuple[TaskId, float | None], float] = {}
         for leaf in leaves:

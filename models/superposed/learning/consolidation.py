@@ -1,7 +1,5 @@
 """Consolidation: learning kept rows of all tasks again, with nothing new beside them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -76,7 +74,7 @@ class Judged:
     accuracy: dict[str, float]
     loss: float | None
 
-    def is_no_worse_than(self, before: Judged) -> bool:
+    def is_no_worse_than(self, before: "Judged") -> bool:
         """Return True if neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
         return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
 

@@ -1,7 +1,5 @@
 """Results of evaluations: each task's accuracy at the numbers of tasks it was measured at."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +23,7 @@ class Evaluation:
     rows: int
     accuracy: float
 
-    def joined(self, other: Evaluation) -> Evaluation:
+    def joined(self, other: "Evaluation") -> "Evaluation":
         """Return both as one measurement, of the same weights."""
         rows = self.rows + other.rows
         correct = self.rows * self.accuracy + other.rows * other.accuracy
@@ -69,7 +67,7 @@ class Evaluations:
         return {key: [asdict(one) for one in history.values()] for key, history in self._by_task.items()}
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Evaluations:
+    def from_json(cls, values: dict[str, Any]) -> "Evaluations":
         """Return the inverse of `to_json`."""
         evaluations = cls()
         for key, history in values.items():

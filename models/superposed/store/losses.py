@@ -1,7 +1,5 @@
 """Losses of a batch, row by row."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch
@@ -35,7 +33,7 @@ class _Forward:
     classified: Tensor  # (B,) bool, True in cross-entropy rows
     logits: Tensor  # (B, store outputs)
 
-    def part(self, rows: slice) -> _Forward:
+    def part(self, rows: slice) -> "_Forward":
         return _Forward(
             self.losses[rows], self.reported[rows], self.correct[rows], self.classified[rows], self.logits[rows]
         )

@@ -4,6 +4,8 @@ What is kept and what is drawn follow from the store's secret, its sequence numb
 so that replaying the same records keeps and draws the same rows.
 """
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The weight store: one set of weights, its optimizer's state, its sequence, and its tasks."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -439,7 +437,7 @@ class WeightStore:
         tensorfile.write(path, self.to_bytes())
 
     @classmethod
-    def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> WeightStore:
+    def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> "WeightStore":
         """Read what `to_bytes` gave.
 
         Raises:
@@ -470,11 +468,11 @@ class WeightStore:
         return store
 
     @classmethod
-    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> WeightStore:
+    def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "WeightStore":
         """Read a file that `save` wrote."""
         return cls.from_bytes(Path(path).read_bytes(), device=device)
 
-    def adopt(self, other: WeightStore) -> None:
+    def adopt(self, other: "WeightStore") -> None:
         """Take over the whole state of another store of the same configuration and secret."""
         optimizers.load_state(self.network, self.optimizer, other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations

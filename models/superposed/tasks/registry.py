@@ -1,7 +1,5 @@
 """The task registry: what each key means, and what its stream has shown so far."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -142,7 +140,7 @@ class TaskState:
         )
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> TaskState:
+    def from_json(cls, values: dict[str, Any]) -> "TaskState":
         """Return the inverse of `to_json`."""
         sample = values["crosstalk"]
         # The first release resolved the default of `own_layers` beside the schema, and not in it.
@@ -332,7 +330,7 @@ class TaskRegistry:
         return values | ({"quarantined": self.quarantined.copy()} if self.quarantined else {})
 
     @classmethod
-    def from_json(cls, values: dict[str, Any], statistics: NDArray[np.float64] | None = None) -> TaskRegistry:
+    def from_json(cls, values: dict[str, Any], statistics: NDArray[np.float64] | None = None) -> "TaskRegistry":
         """Return the inverse of `to_json` and `statistics`."""
         registry = cls()
         for entry in values["tasks"]:

@@ -15,11 +15,7 @@ _MOST_SHARES = 8192
 
 
 class Resolver:
-    """Resolves contexts against a registry; what a text means is kept until the registry changes.
-
-    Args:
-        tasks: The registry.
-    """
+    """Resolves contexts against a registry; what a text means is kept until the registry changes."""
 
     def __init__(self, tasks: TaskRegistry) -> None:
         self._tasks = tasks

@@ -4,8 +4,6 @@ Running statistics are state that learns: an update reads and moves them when it
 does. The number of updates that are prepared together therefore changes nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +112,7 @@ class RunningStatistics:
         self.values = np.zeros((3, 0)) if values is None else values
         self._scaling: Scaling | None = None
 
-    def copy(self) -> RunningStatistics:
+    def copy(self) -> "RunningStatistics":
         """Return the same statistics, apart from these."""
         return RunningStatistics(self.values.copy())
 

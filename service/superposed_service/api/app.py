@@ -35,6 +35,7 @@ from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
+from superposed_service.cluster.follower import Follower
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
@@ -89,7 +90,8 @@ def open_store(
     transaction_log.answers.limit(kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, transaction_log, device, progress=telemetry.replay)
-    detector = PoisonDetector(store, transaction_log, settings) if settings.canary_rows else None
+    detects = settings.canary_rows and not settings.follow  # a leader's decisions are records
+    detector = PoisonDetector(store, transaction_log, settings) if detects else None
     writer = Writer(store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
@@ -173,7 +175,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
             encoders,
         )
         observe(telemetry.metrics.registry, runtime, writer)
-        watching = [asyncio.create_task(runtime.background_loop()), asyncio.create_task(runtime.heartbeat())]
+        watching = [*map(asyncio.create_task, (runtime.background_loop(), runtime.heartbeat()))]
+        watching += await _follow(runtime)
         grpc_server = None
         if settings.grpc_address:
             from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
@@ -231,6 +234,14 @@ def _include(app: FastAPI, included: Sequence[APIRouter]) -> list[Route]:
     for router in included:
         app.include_router(router)
     return [*own, *(route for router in included for route in router.routes if isinstance(route, Route))]
+
+
+async def _follow(runtime: Runtime) -> list[asyncio.Task[None]]:
+    """Follow the leader, where there is one."""
+    if not runtime.settings.follow:
+        return []
+    runtime.following = follower = Follower(runtime)
+    return [await follower.start()]
 
 
 def _spare_threads() -> int:

@@ -16,7 +16,7 @@ _URN = "urn:superposed:problem:"
 
 Problem = tuple[int, str, str]
 
-# Every error class that can reach a client: status, slug, title.
+# Error classes that can reach a client: status, slug, title; a class without a row has that of the class above it.
 PROBLEMS: dict[type[SuperposedError], Problem] = {
     SuperposedError: (500, "internal", "Internal error"),
     library.ConfigError: (422, "invalid-request", "Invalid request"),
@@ -34,11 +34,8 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     library.TaskInUse: (409, "task-in-use", "Task in use"),
     library.CompositionNotSupported: (422, "composition-not-supported", "Composition not supported"),
     library.UpdateError: (422, "update-refused", "Update refused"),
-    library.NonFiniteUpdate: (422, "update-refused", "Update refused"),
-    library.UpdateTooLarge: (422, "update-refused", "Update refused"),
     library.CapacityExceeded: (413, "batch-too-large", "Batch too large"),
     service.RequestError: (422, "invalid-request", "Invalid request"),
-    service.InvalidRequest: (422, "invalid-request", "Invalid request"),
     service.UnsupportedMediaType: (415, "unsupported-media-type", "Unsupported media type"),
     service.PayloadTooLarge: (413, "payload-too-large", "Payload too large"),
     service.IdempotencyMismatch: (422, "idempotency-mismatch", "Idempotency key used before"),
@@ -53,18 +50,12 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.HistoryTruncated: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.AccessError: (403, "forbidden", "Forbidden"),
     service.Unauthenticated: (401, "unauthenticated", "Unauthenticated"),
-    service.Forbidden: (403, "forbidden", "Forbidden"),
     service.QuotaExceeded: (429, "quota-exceeded", "Quota exceeded"),
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),
-    service.NotReady: (503, "not-ready", "Not ready"),
+    service.NotLeader: (421, "not-leader", "Not the leader"),
     service.DeadlineExceeded: (504, "deadline-exceeded", "Deadline exceeded"),
     service.StorageError: (503, "storage-unavailable", "Storage unavailable"),
-    service.JournalCorrupt: (503, "storage-unavailable", "Storage unavailable"),
-    service.DigestMismatch: (503, "storage-unavailable", "Storage unavailable"),
-    service.SnapshotMismatch: (503, "storage-unavailable", "Storage unavailable"),
-    service.StoreLocked: (503, "storage-unavailable", "Storage unavailable"),
-    service.StorageUnavailable: (503, "storage-unavailable", "Storage unavailable"),
 }
 
 # Problems of HTTP itself, by status.

@@ -88,7 +88,6 @@ def erase_rows(transaction_log: TransactionLog, key: str, through: int) -> int:
 
     Raises:
         NotReady: The snapshot cannot be started from any more.
-        StorageUnavailable: The disk refused.
     """
     journal = transaction_log.journal
     if not Exclusions.read(journal, journal.sequence).allows_start(through):
@@ -97,3 +96,11 @@ def erase_rows(transaction_log: TransactionLog, key: str, through: int) -> int:
     chosen = journal.with_payload(found)
     transaction_log.erase(key, chosen)
     return len(chosen)
+
+
+def erase_forgotten(transaction_log: TransactionLog, through: int) -> set[str]:
+    """Erase, as `erase_rows`, the rows of every task that some record forgets; return the tasks."""
+    keys = {head["key"] for _, _, head in transaction_log.journal.rare({FORGET_ROWS})}
+    for key in keys:
+        erase_rows(transaction_log, key, through)
+    return keys

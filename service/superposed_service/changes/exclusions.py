@@ -3,8 +3,6 @@
 Both are decisions that stand in the journal themselves; replay reads them and never decides again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -69,17 +67,17 @@ class Exclusions:
                 self._active.append(rollback)
 
     @classmethod
-    def read(cls, journal: Journal, through: int) -> Exclusions:
+    def read(cls, journal: Journal, through: int) -> "Exclusions":
         """Return the decisions of a journal up to the record `through`; the hash chain is checked."""
         return cls._of(journal.heads(DECISIONS | TAKING_OUT), through)
 
     @classmethod
-    def look_up(cls, journal: Journal, through: int) -> Exclusions:
+    def look_up(cls, journal: Journal, through: int) -> "Exclusions":
         """Return the same at once, for a journal that this process has checked and writes."""
         return cls._of(journal.rare(DECISIONS | TAKING_OUT), through)
 
     @classmethod
-    def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> Exclusions:
+    def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> "Exclusions":
         refused, rollbacks = [], []
         for sequence, kind, head in decisions:
             if kind == REFUSAL:
@@ -89,7 +87,7 @@ class Exclusions:
                 rollbacks.append(RollbackDecision(sequence, excluded, kind == RELABEL))
         return cls(refused, rollbacks)
 
-    def with_rollback(self, rollback: RollbackDecision) -> Exclusions:
+    def with_rollback(self, rollback: RollbackDecision) -> "Exclusions":
         """Return the same, and one more rollback."""
         return Exclusions(self._refused, [*self.rollbacks, rollback])
 

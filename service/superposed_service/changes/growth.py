@@ -16,7 +16,6 @@ class Growth:
     """Labels that a change adds to a task.
 
     Args:
-        key: The task.
         version: Version of the task's schema before.
         labels: The labels, none of which the task has.
     """

@@ -104,7 +104,6 @@ class Alter(Change):
     """The schema of a task is changed: labels are added, or its rows are scaled otherwise.
 
     Args:
-        key: The task.
         add_labels: Those that it has already are passed over.
         scaling: New `offset`, `scale`, or both.
         version: Version of the schema that is changed; None for any.
@@ -148,7 +147,6 @@ class Delete(Change):
     """A task is forgotten.
 
     Args:
-        key: The task.
         untaught: Whether only a task that no update has taught is: the way back from a registration.
     """
 

@@ -98,7 +98,6 @@ class ForgetRows(Change):
     and the replay forgets them again.
 
     Args:
-        key: The task.
         snapshots_until: Unix seconds from when on older snapshots, which may hold such rows, are removed;
             None where they hold none.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +18,9 @@ from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
-from superposed_service.changes.base import JsonObject, PreparedChange, rejection
+from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.decode import change_of
-from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, Exclusions
+from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, TAKING_OUT, Exclusions
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, SnapshotMismatch
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
@@ -129,7 +129,6 @@ def recover(
         JournalCorrupt: The journal does not continue a good snapshot, or a record is damaged.
         SnapshotMismatch: No snapshot is good.
         DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
-        StorageUnavailable: The disk refused.
     """
     journal = transaction_log.journal
     last = journal.sequence if through is None else through
@@ -195,7 +194,6 @@ def newest_good(
         JournalCorrupt: The journal ends before one.
         SnapshotMismatch: None is good.
         HistoryTruncated: The journal reaches back to none of them.
-        StorageUnavailable: The disk refused.
     """
     damaged: list[str] = []
     found = snapshots.list()
@@ -272,6 +270,36 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
         return Rejected(error)
     except Exception as error:
         raise JournalCorrupt(f"record {record.sequence} cannot be applied", received=repr(error)) from error
+
+
+class Followed(Change):
+    """A leader's record, which stands in this journal too; applied as its replay would.
+
+    Args:
+        rebuilt: Returns the store as of a record, where it takes others out.
+    """
+
+    kind = "followed"
+    grouped = True
+
+    def __init__(self, record: Record, rebuilt: Callable[[int], WeightStore]) -> None:
+        self._record, self._rebuilt = record, rebuilt
+
+    def prepare(self, store: WeightStore) -> PreparedChange:
+        """Accept it: the leader has."""
+        record = self._record
+        return PreparedChange(lambda: Entry(record.kind, record.head, record.payload or b""), self._apply)
+
+    def _apply(self, store: WeightStore) -> JsonObject:
+        record = self._record
+        if record.kind in TAKING_OUT:
+            store.adopt(self._rebuilt(record.sequence))
+            return dict(record.head["answer"])
+        outcome = _apply(store, record, Exclusions((), ()))
+        store.sequence = record.sequence
+        if isinstance(outcome, SuperposedError):  # not an answer: from here on this is another store
+            raise RuntimeError(f"the leader's record {record.sequence} does not fit") from outcome
+        return rejection(outcome.error) if isinstance(outcome, Rejected) else outcome
 
 
 def rejection_entry(sequence: int, error: SuperposedError) -> Entry:

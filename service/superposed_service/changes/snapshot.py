@@ -1,7 +1,5 @@
 """Taking snapshots: bytes from the store, to the disk, read back, and only then is the journal trimmed."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from superposed.store.store import WeightStore
@@ -15,7 +13,6 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
 
     Raises:
         ConfigError: There is one already.
-        StorageUnavailable: The disk refused.
     """
     directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage)
 
@@ -26,7 +23,7 @@ def is_due(since: tuple[int, int], settings: Settings) -> bool:
     return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 
 
-def keep(snapshots: Snapshots, image: StoreImage, history: int) -> tuple[Snapshot, int]:
+def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snapshot, int]:
     """Write a snapshot, read it back, and remove those that it makes needless. Any thread, one at a time.
 
     Returns:
@@ -58,11 +55,7 @@ def trim_some(transaction_log: TransactionLog, through: int) -> bool:
 
 
 def start_history(transaction_log: TransactionLog, directory: DataDirectory, snapshot: Snapshot) -> None:
-    """Make a snapshot the first state that a rollback can reach: older ones, and their records, go.
-
-    Raises:
-        StorageUnavailable: The disk refused.
-    """
+    """Make a snapshot the first state that a rollback can reach: older ones, and their records, go."""
     directory.snapshots.remove(lambda identifier: identifier != snapshot.id)
     while trim_some(transaction_log, snapshot.sequence):
         pass

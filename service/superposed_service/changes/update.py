@@ -1,7 +1,5 @@
 """Updates: rows on their way into the store, and into the journal in the dtype they came in."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -74,7 +72,6 @@ class Update(Change):
     """One online update: rows, and their targets.
 
     Args:
-        rows: The rows.
         targets: A class or values for each row.
         steps: Optimizer steps.
         schemas: Marks of the schemas that the targets were read with; None for an update that is new.
@@ -146,7 +143,7 @@ class Update(Change):
             steps=self._steps,
         )
 
-    def with_targets(self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]) -> Update:
+    def with_targets(self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]) -> "Update":
         """Return an update of the same rows with other targets.
 
         Args:

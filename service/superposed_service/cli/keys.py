@@ -26,6 +26,7 @@ class _Scope(StrEnum):
     monitor = "monitor"
     infer = "infer"
     update = "update"
+    replicate = "replicate"
     admin = "admin"
 
 
@@ -34,7 +35,9 @@ def create_key(
     directory: Directory,
     scope: Annotated[
         _Scope,
-        typer.Option(help="Scope of the key: monitor (metrics), infer, update (infer and learn) or admin (all)."),
+        typer.Option(
+            help="Scope of the key: monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."
+        ),
     ],
     name: Annotated[str, typer.Option(help="Note for the operator, as free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of the task keys that the key may name.")] = "*",

@@ -15,6 +15,7 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000; 0: a free one.")] = None,
     preset: Annotated[str | None, typer.Option(help="Preset of a store that is made now; default: general.")] = None,
     device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
+    follow: Annotated[str | None, typer.Option(help="URL of a leader: follow its store.")] = None,
     grpc_port: Annotated[
         int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC; default: no gRPC.")
     ] = None,
@@ -33,7 +34,7 @@ def serve(
     finally:
         gc.enable()
 
-    given = {"host": host, "port": port, "device": device, "preset": preset}
+    given = {"host": host, "port": port, "device": device, "preset": preset, "follow": follow}
     settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})

@@ -17,6 +17,7 @@ from superposed_service.api.server.bind_address import check_addresses
 from superposed_service.api.server.connections import allow_connections, bounded_protocol
 from superposed_service.api.server.server import HttpServer
 from superposed_service.cli.new_store import begin_store, default_encoders
+from superposed_service.cluster.follower import seed
 from superposed_service.observability.logs import logging_config
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -42,7 +43,9 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
         new = opened.untouched
         check_addresses(settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0)
-        if new:
+        if new and settings.follow:
+            seed(opened, settings)
+        elif new:
             new_config = StoreConfig.of_preset(settings.preset)
             begin_store(opened, new_config, default_encoders(new_config))
         api = create_api(settings, opened)

@@ -88,11 +88,7 @@ _OTHER_VARIABLES = frozenset({"API_KEY", "DATA_DIR", "CONFIG"})
 
 
 def _check_environment() -> None:
-    """Refuse variables that look like settings and are none: a misspelt limit would be no limit.
-
-    Raises:
-        ConfigError: Which, and what was perhaps meant.
-    """
+    """Refuse variables that look like settings and are none: a misspelt limit would be no limit."""
     names = {name.upper() for name in os.environ}
     given = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
     _check_names("the environment", {name.lower() for name in given}, lambda name: _PREFIX + name.upper())

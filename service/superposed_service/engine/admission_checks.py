@@ -23,7 +23,6 @@ class PreparedWrite:
     """A write whose change was prepared, and may be journalled.
 
     Args:
-        write: The write.
         change: Its change, prepared.
         idempotency_key: Its idempotency key with the owner, where there is one.
     """

@@ -37,7 +37,7 @@ from superposed_service.engine.request_metadata import RequestMetadata, current_
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DeadlineExceeded, NotReady
+from superposed_service.errors import DeadlineExceeded, NotLeader, NotReady
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
 
@@ -185,13 +185,20 @@ class Engine:
             UpdateError: Refused by the arithmetic; the store is as it was, and the refusal is recorded.
             IdempotencyMismatch: The origin's key came with another request.
             IdempotencyInFlight: The same request is being worked on.
+            NotLeader: This server follows another one.
             StorageUnavailable: The disk refused; whether the change counts is known after the next start.
             SuperposedError: As `infer`.
         """
+        self.check_leads()
         change.author = author
         write = PendingWrite(change, idempotency_key, self._telemetry.start_timing())
         limit_s = self._admit(write)
         return await _answer(write.future, limit_s if limited else None)
+
+    def check_leads(self) -> None:
+        """Raise `NotLeader` on a follower, which learns from its leader alone."""
+        if leader := self._settings.follow:
+            raise NotLeader("this server follows another one, which takes changes", expected=f"a request to {leader}")
 
     async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:
         """Measure loss and accuracy; nothing is learned. Raises as `infer`."""

@@ -36,7 +36,6 @@ class InferenceExecutor:
     """Answers the reads in line.
 
     Args:
-        writer: The store.
         queues: Where reads wait.
         wake: The lock of the lines; the engine's thread waits for it.
         settings: Batch limits.

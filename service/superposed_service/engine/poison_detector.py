@@ -57,21 +57,13 @@ _IMAGE_BYTES = 64 * 2**20
 
 @dataclass
 class _Window:
-    """The steps since one measurement, watched for two intervals.
+    """The steps since one measurement, watched for two intervals."""
 
-    Args:
-        image: The store at its beginning.
-        sequence: The store's sequence number then.
-        canaries: Those that are watched, by task: the same rows at both ends.
-        before: How badly each task answered them at the beginning.
-        intervals: How many intervals have passed since.
-    """
-
-    image: bytes
-    sequence: int
-    canaries: dict[str, tuple[Canary, ...]]
-    before: dict[str, float]
-    intervals: int = 0
+    image: bytes  # the store at its beginning
+    sequence: int  # the store's, then
+    canaries: dict[str, tuple[Canary, ...]]  # those that are watched, by task: the same rows at both ends
+    before: dict[str, float]  # how badly each task answered them at the beginning
+    intervals: int = 0  # that have passed since
 
 
 @dataclass
@@ -95,7 +87,6 @@ class Observation:
 
     Args:
         record: Its record.
-        change: The change.
         error: The error that rejected it; None where it was applied.
     """
 

@@ -58,7 +58,6 @@ class InferenceRequest(Work):
     """Rows that wait for a result.
 
     Args:
-        rows: The rows.
         future: Gets the result.
         loop: The event loop of the future.
         timing: When the request began to wait.
@@ -114,7 +113,6 @@ class PendingWrite(_FutureWork[JsonObject]):
     """A change that waits for its turn.
 
     Args:
-        change: The change.
         idempotency_key: The idempotency key of its request, where there is one.
         timing: When its request began to wait; None for a decision of the poison detector.
         future: Gets the response.

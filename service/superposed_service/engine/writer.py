@@ -7,7 +7,7 @@ its updates were checked against the same tasks, as no update changes any, and t
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import perf_counter
@@ -15,16 +15,16 @@ from time import perf_counter
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, rejected, signed
-from superposed_service.changes.exclusions import Exclusions
-from superposed_service.changes.replay import rejection_entry
+from superposed_service.changes.exclusions import REFUSAL, Exclusions
+from superposed_service.changes.replay import Followed, rejection_entry
 from superposed_service.changes.snapshot import StoreImage
 from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
 from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
-from superposed_service.errors import StorageUnavailable
+from superposed_service.errors import DigestMismatch, JournalCorrupt, StorageUnavailable
 from superposed_service.observability.counters import Metrics
-from superposed_service.storage import Entry, Record, Statement, TransactionLog
+from superposed_service.storage import Entry, Record, Shipment, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
 _log = logging.getLogger("superposed.engine")
@@ -41,19 +41,12 @@ class _Committed:
 
 @dataclass(frozen=True)
 class _Transaction:
-    """A group on its way to the disk.
+    """A group on its way to the disk."""
 
-    Args:
-        writes: The group: checked, and not yet applied.
-        beside: What goes to the disk with it.
-        digest: The store's digest that is noted with it.
-        began: When, on the clock of `perf_counter`.
-    """
-
-    writes: Sequence[PreparedWrite]
-    beside: Sequence[Statement]
-    digest: tuple[int, str] | None
-    began: float
+    writes: Sequence[PreparedWrite]  # checked, and not yet applied
+    beside: Sequence[Statement]  # what goes to the disk with it
+    digest: tuple[int, str] | None  # of the store, noted with it
+    began: float  # on the clock of `perf_counter`
 
 
 @dataclass(frozen=True)
@@ -248,6 +241,56 @@ class Writer:
             self.attribute()
         return write.cost if write.grouped else 0
 
+    def receive(self, shipment: Shipment, rebuilt: Callable[[int], WeightStore]) -> Sequence[Future[JsonObject]]:
+        """Journal a leader's records, to be applied in their turn, and take over its API keys; return their futures.
+
+        Args:
+            shipment: What comes after this journal's newest record.
+            rebuilt: Returns the store as of a record that takes others out.
+
+        Raises:
+            DigestMismatch: The leader's store is another one, though the arithmetic is the same.
+            JournalCorrupt: The records do not continue this journal.
+        """
+        log = self.transaction_log
+        for key in shipment.api_keys or ():
+            if log.api_keys.get(key.id) != key:
+                log.api_keys.put(key)
+        if log.journal.fingerprint() == shipment.fingerprint:
+            self._compare(shipment.digests)
+        if not shipment.changes:
+            return []
+        records = log.write(shipment.changes, log.take_changes(), digest=self._digest)
+        self._digest = None
+        self._count(records)
+        if log.journal.chain.hex() != shipment.chain:
+            log.fail("the leader's records do not continue this journal")
+            raise JournalCorrupt("the leader's records do not continue this journal", received=shipment.chain)
+        futures = []
+        for record, (_, origin) in zip(records, shipment.changes, strict=True):
+            change = Followed(record, rebuilt)
+            write = PendingWrite(change, origin)
+            # A refusal is settled where its record is refused.
+            prepared = None if record.kind == REFUSAL else PreparedWrite(write, change.prepare(self.store), origin)
+            self._committed.append(_Committed(record, prepared))
+            futures += [write.future] if prepared else []
+        return futures
+
+    def begin_again(self, store: WeightStore, sequence: int, chain: bytes) -> None:
+        """Take a store in place of this one, and go on with the records after it: a leader's, on the disk already."""
+        while self.pending:
+            self.apply_next()
+        self.transaction_log.begin(sequence, chain)
+        self.store.adopt(store)
+
+    def _compare(self, digests: Mapping[int, str]) -> None:
+        own = self.transaction_log.journal.digests(min(digests, default=0) - 1)
+        for sequence, digest in digests.items():
+            if own.get(sequence, digest) != digest:
+                text = f"the leader's store is another one at record {sequence}"
+                self.transaction_log.fail(text)
+                raise DigestMismatch(text, expected=digest, received=own[sequence])
+
     def _apply_timed(self, record: Record, prepared: PreparedWrite) -> JsonObject:
         """Apply a change, and report it before it is answered."""
         began = perf_counter()
@@ -295,11 +338,7 @@ class Writer:
         return self._intake.settled(idempotency_key)
 
     def image(self) -> StoreImage:
-        """Return the store as a snapshot's bytes; what was answered so far is kept first.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Return the store as a snapshot's bytes; what was answered so far is kept first."""
         self.finish()
         while self.pending:  # a snapshot stands between records, never among committed ones
             self.apply_next()
@@ -323,9 +362,6 @@ class Writer:
         Args:
             image: What was written.
             digest: Of the image's store.
-
-        Raises:
-            StorageUnavailable: The disk refused.
         """
         self.finish()
         self.records_since_snapshot -= image.since[0]

@@ -4,8 +4,6 @@ Each encoder of the store has one thread and one queue. What waits in it is admi
 rows: by the estimated wait and the request's deadline.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time
@@ -242,7 +240,7 @@ class Encoders(Collector):
         """Return what an encoder encodes."""
         return self._threads[name].config.kind
 
-    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> _Lookup:
+    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> "_Lookup":
         """Look items up among the embeddings that are kept.
 
         Args:
@@ -256,7 +254,7 @@ class Encoders(Collector):
         missing = [place for place, row in enumerate(rows) if row is None]
         return _Lookup(self._threads[encoder], keys, items, rows, missing, self.cache.erasures)
 
-    async def fill(self, lookup: _Lookup) -> NDArray[Any]:
+    async def fill(self, lookup: "_Lookup") -> NDArray[Any]:
         """Encode what a lookup did not find; return rows (B, width). Raises as `EncoderThread.encode`."""
         missing, rows, name = lookup.missing, lookup.rows, lookup.encoder.name
         self._items[name, "hit"] += len(rows) - len(missing)

@@ -33,7 +33,6 @@ class Readings(Collector):
     nothing waits in the engine's queue for them, so that they are there when that is full.
 
     Args:
-        runtime: The service.
         writer: The way into its store.
     """
 
@@ -60,6 +59,9 @@ class Readings(Collector):
         runtime, replay = self._runtime, self._runtime.telemetry.replay
         ready = runtime.not_ready is None
         yield "ready", "1 while requests are admitted and the journal can be written.", ready
+        if runtime.following is not None:
+            behind = runtime.following.newest - self._writer.store.sequence
+            yield "replication_lag_records", "Records of the leader that are not applied here.", max(0, behind)
         yield "journal_failed", "1 once the journal could not be written.", runtime.engine.failure is not None
         yield "replay_records", "Records of the newest replay.", replay.total
         yield "replay_records_done", "Records of the newest replay that are applied.", replay.done

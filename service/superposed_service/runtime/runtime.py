@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows
+from superposed_service.changes.erasure import ErasureResult, erase_forgotten, erase_rows, erased_before, find_rows
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
@@ -27,14 +27,16 @@ from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
 from superposed_service.runtime.originals import items_of, read_as
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Snapshot
+from superposed_service.storage import DataDirectory, Shipment, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
+from superposed_service.storage.shipping import Place, framed
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
 _WATCH_S = 1.0
 # What a text or image that was not encoded before costs in the quota of rows.
 _ROWS_PER_ITEM = 100
+_SHIPPING_S = 0.005  # between two looks for records that a follower lacks
 _RETRY_S = 30.0  # a snapshot that failed is not tried again at once: it is a copy of the store
 
 
@@ -46,6 +48,21 @@ class Principal(Protocol):
 
     def spend(self, *, rows: int, updates: int = 0) -> None:
         """Raise `QuotaExceeded` where its quota is used up."""
+
+
+class Following(Protocol):
+    """The following of a leader."""
+
+    @property
+    def not_ready(self) -> NotReady | None:
+        """Reason why it is not as new as it should be, or None."""
+
+    @property
+    def newest(self) -> int:
+        """Sequence number of the leader's newest record, when it was last heard of."""
+
+    def stop(self) -> None:
+        """End following."""
 
 
 @dataclass
@@ -62,6 +79,7 @@ class Runtime:
         events: Who is told of changes.
         encoders: Make rows of texts and images.
         statistics: What models were asked.
+        following: The following of a leader; None where this server leads.
     """
 
     settings: Settings
@@ -73,6 +91,7 @@ class Runtime:
     events: Events
     encoders: Encoders
     statistics: Statistics = field(default_factory=Statistics)
+    following: Following | None = None
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
@@ -87,7 +106,39 @@ class Runtime:
             return NotReady("the service is starting or stopping")
         if self.engine.failure is not None:
             return NotReady("the journal failed: inference goes on, updates do not", received=self.engine.failure)
-        return None
+        return None if self.following is None else self.following.not_ready
+
+    async def shipment(self, sequence: int, chain: str, api_keys: str, wait_s: float) -> bytes:
+        """Return what a follower at a `Place` lacks, once there is anything, or `wait_s` seconds are over.
+
+        Raises:
+            HistoryTruncated: The records are not there any more.
+            InvalidRequest: Its records are not this journal's.
+        """
+        until, log = time.monotonic() + wait_s, self.directory.transaction_log()
+        while (log.journal.sequence, log.api_keys.digest) == (sequence, api_keys) and time.monotonic() < until:
+            if await self._stopped_within(_SHIPPING_S):
+                raise NotReady("the service is stopping")
+        place = Place(sequence, chain, api_keys)
+        return (await self.engine.call_writer(lambda writer: Shipment.read(writer.transaction_log, place))).to_bytes()
+
+    async def newest_snapshot(self) -> bytes:
+        """Return the newest snapshot with its manifest as a follower reads them, framed."""
+        snapshot = (await asyncio.to_thread(self.directory.snapshots.list))[-1]
+        if not snapshot.chain:  # of the first release
+            snapshot = await self.snapshot()
+        data = await asyncio.to_thread(self.directory.snapshots.read, snapshot)
+        return framed(snapshot.model_dump(), data)
+
+    async def erase_as_leader(self) -> None:
+        """Erase from journal and snapshots the rows that records of the leader have forgotten."""
+        await self._in_turn(self._erase_as_leader())
+
+    async def _erase_as_leader(self) -> None:
+        through = (await self._snapshot()).sequence
+        for key in await self.engine.call_writer(lambda writer: erase_forgotten(writer.transaction_log, through)):
+            self.encoders.cache.forget(key)
+        await self._remove_erased_snapshots()
 
     def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
         """Check rows, authorize their contexts, and spend the principal's quota.
@@ -179,9 +230,6 @@ class Runtime:
         """Take a snapshot; inference goes on while it is written to the disk.
 
         When it returns, the snapshot is on the disk.
-
-        Raises:
-            StorageUnavailable: The disk refused.
         """
         return await self._in_turn(self._snapshot())
 
@@ -281,7 +329,6 @@ class Runtime:
 
         Raises:
             UnknownTask: No task has or had the key.
-            StorageUnavailable: The disk refused.
         """
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
@@ -349,6 +396,8 @@ class Runtime:
 
     def stop_background(self) -> None:
         """End `heartbeat`, and `background_loop` once the snapshot that it is taking is taken."""
+        if self.following is not None:
+            self.following.stop()
         self._stop.set()
 
 

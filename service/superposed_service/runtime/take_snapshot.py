@@ -7,11 +7,7 @@ from superposed_service.storage import DataDirectory, Snapshot
 
 
 def take(writer: Writer, directory: DataDirectory, settings: Settings) -> Snapshot:
-    """Take a snapshot at once, on the thread that owns the store.
-
-    Raises:
-        StorageUnavailable: The disk refused.
-    """
+    """Take a snapshot at once, on the thread that owns the store."""
     image = writer.image()
     snapshot, needed = keep(directory.snapshots, image, settings.history_records)
     writer.kept(image, snapshot.digest)

@@ -5,6 +5,7 @@ from superposed_service.storage.canaries import Canaries, Canary
 from superposed_service.storage.database import Statement, Synchronous
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
+from superposed_service.storage.shipping import Shipment
 from superposed_service.storage.snapshots import Snapshot, Snapshots
 from superposed_service.storage.transaction_log import TransactionLog
 
@@ -17,6 +18,7 @@ __all__ = [
     "Entry",
     "Journal",
     "Record",
+    "Shipment",
     "Snapshot",
     "Snapshots",
     "Statement",

@@ -9,7 +9,7 @@ from typing import Literal
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage.database import Database
 
-AccessScope = Literal["monitor", "infer", "update", "admin"]
+AccessScope = Literal["monitor", "infer", "update", "replicate", "admin"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,8 @@ class ApiKey:
     Args:
         id: Its public part: what logs and records call it by.
         name: Free text.
-        scope: What it may do: read metrics (`monitor`), `infer`, also `update`, or everything (`admin`).
+        scope: What it may do: read metrics (`monitor`), `infer`, also `update`; follow this
+            server (`replicate`); or everything (`admin`).
         tasks: A pattern of task keys (`*` and `?`) that it may name.
         groups: A pattern of groups that its tasks may join, beside those that `tasks` matches.
         secret_sha256: Of its secret part, hexadecimal.
@@ -60,6 +61,10 @@ class ApiKeys:
     Args:
         database: Where they are.
 
+    Attributes:
+        digest: Of all keys, hexadecimal.
+        stale: True while keys may have been revoked elsewhere: none is answered.
+
     Raises:
         JournalCorrupt: A row is not what was written.
     """
@@ -73,6 +78,8 @@ class ApiKeys:
             values = json.loads(text)
             found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS & values.keys()})
         self._keys: Mapping[str, ApiKey] = found
+        self.digest = self._digest()
+        self.stale = False
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -86,17 +93,17 @@ class ApiKeys:
         return sorted(self._keys.values(), key=lambda key: (key.created, key.id))
 
     def put(self, key: ApiKey) -> None:
-        """Add a key, or replace the one of its id. When it returns, it is on the disk.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Add a key, or replace the one of its id. When it returns, it is on the disk."""
         text = json.dumps(asdict(key), sort_keys=True)
         with self._database.transaction():
             self._database.execute(
                 "INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?)", (key.id, text, _checksum(key.id, text))
             )
         self._keys = {**self._keys, key.id: key}  # replaced whole: other threads read it
+        self.digest = self._digest()
+
+    def _digest(self) -> str:
+        return hashlib.sha256(repr([asdict(key) for key in self.all()]).encode()).hexdigest()
 
 
 def _checksum(identifier: str, text: str) -> bytes:

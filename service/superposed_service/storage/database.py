@@ -91,7 +91,6 @@ class Database:
 
     Raises:
         JournalCorrupt: The file is no sound database of this release.
-        StorageUnavailable: The disk refused.
     """
 
     def __init__(self, path: Path | Literal[":memory:"], *, synchronous: Synchronous = "FULL") -> None:
@@ -182,7 +181,6 @@ class Database:
 
         Raises:
             JournalCorrupt: A page cannot be what was written.
-            StorageUnavailable: The disk refused.
         """
         return list(self.rows(sql, values))
 
@@ -242,11 +240,7 @@ class Database:
         self._connection.executemany(sql, rows)
 
     def drop_log(self) -> None:
-        """Move what the write-ahead log holds into the file and empty it.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Move what the write-ahead log holds into the file and empty it."""
         try:
             self.query("PRAGMA wal_checkpoint(TRUNCATE)")
         except StorageUnavailable as error:

@@ -114,7 +114,6 @@ class DataDirectory:
 
         Raises:
             JournalCorrupt: It is damaged, or there is none beside the snapshots.
-            StorageUnavailable: The disk refused.
         """
         if not (self.path / "journal.db").exists():
             raise JournalCorrupt(
@@ -127,7 +126,7 @@ class DataDirectory:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")
         return self._transaction_log
 
-    def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str) -> None:
+    def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str, chain: bytes = b"") -> None:
         """Write a store's first snapshot and begin its journal.
 
         Args:
@@ -135,10 +134,10 @@ class DataDirectory:
             sequence: The store's sequence number.
             digest: The store's digest.
             lineage: The store's identity.
+            chain: The link of a leader's journal at that sequence number; empty for a new store.
 
         Raises:
             ConfigError: There is a store already.
-            StorageUnavailable: The disk refused.
         """
         self.check_untouched()
         # The snapshot comes last: a directory without one holds no store, whatever else was begun.
@@ -147,7 +146,7 @@ class DataDirectory:
         self.snapshots.remove(lambda _: True)
         transaction_log = TransactionLog(self.path)
         try:
-            transaction_log.begin(sequence)
+            transaction_log.begin(sequence, chain)
             chain = transaction_log.journal.chain
         finally:
             transaction_log.close()

@@ -36,11 +36,7 @@ class HighWaterMark:
             raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
 
     def note(self, journal: Journal) -> None:
-        """Note the journal's newest record.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Note the journal's newest record."""
         slot = _SLOT.pack(journal.sequence, journal.chain)
         slot += hashlib.sha256(slot).digest()
         try:
@@ -88,11 +84,7 @@ class HighWaterMark:
             raise JournalCorrupt(f"record {sequence} is not the one that was acknowledged")
 
     def sync(self) -> None:
-        """Bring the file and its name to the disk (fsync).
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Bring the file and its name to the disk (fsync)."""
         try:
             os.fsync(self._file)
             tensorfile.sync_directory(self._path.parent)

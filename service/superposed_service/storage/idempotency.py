@@ -10,6 +10,7 @@ import struct
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Any
 
 from superposed_service.errors import IdempotencyMismatch, InvalidRequest, JournalCorrupt, QuotaExceeded
@@ -63,7 +64,6 @@ class IdempotencyResponse:
     """A journalled request and its answer.
 
     Args:
-        idempotency_key: The request.
         sequence: Of its record.
         created: Unix seconds.
         answer: JSON values; None until the record is applied.
@@ -149,6 +149,11 @@ class IdempotencyStore:
             )
         return kept
 
+    def origins(self, after: int) -> dict[int, IdempotencyKey]:
+        """Return the requests of the records after a sequence number, by sequence."""
+        newest = takewhile(lambda kept: kept.sequence > after, reversed(self._kept.values()))
+        return {kept.sequence: kept.idempotency_key for kept in newest}
+
     def unanswered(self) -> dict[int, IdempotencyResponse]:
         """Return the requests that replay will answer, by sequence."""
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
@@ -158,7 +163,7 @@ class IdempotencyStore:
 
         The one thing that may be done on another thread while this one settles answers.
         """
-        if (before := self._kept.get(idempotency_key.key)) is not None:
+        if (before := self._kept.pop(idempotency_key.key, None)) is not None:
             self._owned[before.idempotency_key.owner] -= 1
         kept = self._kept[idempotency_key.key] = IdempotencyResponse(idempotency_key, sequence, time.time())
         self._owned[idempotency_key.owner] += 1

@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage.database import Database
@@ -50,16 +50,8 @@ class Record:
     payload: bytes | None
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A record without its payload.
-
-    Args:
-        sequence: Its place.
-        kind: What sort of change.
-        head: JSON values.
-        payload_bytes: Of its payload; None where that was erased.
-    """
+class Summary(NamedTuple):
+    """A record without its payload: of that its bytes, None where it was erased."""
 
     sequence: int
     kind: str
@@ -103,10 +95,12 @@ class Journal:
         """True if there is any record."""
         return self.sequence > self.horizon
 
-    def begin(self, sequence: int) -> None:
-        """Make an empty journal whose first record will be the one after `sequence`."""
-        chain = hashlib.sha256(b"superposed journal" + struct.pack("<q", sequence)).digest()
+    def begin(self, sequence: int, chain: bytes = b"") -> None:
+        """Make an empty journal, the first record the one after `sequence`; `chain` is a leader's link there."""
+        chain = chain or hashlib.sha256(b"superposed journal" + struct.pack("<q", sequence)).digest()
         with self._database.transaction():
+            for table in ("records", "digests"):
+                self._database.execute(f"DELETE FROM {table}", ())  # noqa: S608 - tables, from here
             self._set_horizon(sequence, chain)
         self.sequence, self.chain, self.exists = sequence, chain, True
 
@@ -216,9 +210,6 @@ class Journal:
 
         Returns:
             Whether there is more to remove.
-
-        Raises:
-            StorageUnavailable: The disk refused.
         """
         if (upto := min(through, self._trimmed_at_once())) <= self.horizon:
             return False
@@ -274,11 +265,7 @@ class Journal:
         return noted
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
-        """Note the execution fingerprint of this process; digests of another one are dropped.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Note the execution fingerprint of this process; digests of another one are dropped."""
         if (noted := self.fingerprint()) == fingerprint:
             return
         with self._database.transaction():
@@ -312,7 +299,6 @@ class Journal:
 
         Raises:
             JournalCorrupt: The journal is another store's.
-            StorageUnavailable: The disk refused.
         """
         if (noted := self._database.noted("lineage")) not in (None, lineage):
             raise JournalCorrupt(

@@ -150,9 +150,6 @@ class Snapshots:
 
         Returns:
             The sequence number of the oldest start that is left: the journal is needed from there on.
-
-        Raises:
-            StorageUnavailable: The disk refused.
         """
         starts = [one for one in self.list() if usable(one.sequence)]
         old = [one for one in starts if one.sequence <= starts[-1].sequence - history]
@@ -164,11 +161,7 @@ class Snapshots:
         return needed
 
     def remove(self, chosen: Callable[[str], bool]) -> None:
-        """Remove snapshots by id; manifests first, so that none is without its data.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Remove snapshots by id; manifests first, so that none is without its data."""
         self._check_place()
         try:
             paths = [path for path in self._folder.iterdir() if chosen(path.stem)]

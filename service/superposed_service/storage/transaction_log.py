@@ -23,14 +23,12 @@ class TransactionLog:
         check_place: Raises where another directory stands at the path by now.
 
     Attributes:
-        journal: The records.
         answers: What was answered, by idempotency key.
         canaries: A few rows of each task.
         api_keys: Who may do what.
 
     Raises:
         JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
-        StorageUnavailable: The disk refused.
     """
 
     def __init__(
@@ -82,9 +80,9 @@ class TransactionLog:
         """Return the pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
         return self._database.damaged_pages()
 
-    def begin(self, sequence: int) -> None:
-        """Start a journal whose first record will be the one after `sequence`, for a new directory."""
-        self.journal.begin(sequence)
+    def begin(self, sequence: int, chain: bytes = b"") -> None:
+        """Start a journal whose first record will be the one after `sequence`; see `Journal.begin`."""
+        self.journal.begin(sequence, chain)
         self._check_mark()
 
     def commit(
@@ -144,9 +142,6 @@ class TransactionLog:
 
         Args:
             digest: A sequence number and the store's digest after it, to be noted with them.
-
-        Raises:
-            StorageUnavailable: The disk refused.
         """
         beside = self.take_changes()
         with self._database.transaction():
@@ -156,11 +151,7 @@ class TransactionLog:
                 self.journal.note_digest(*digest)
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
-        """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind.
-
-        Raises:
-            StorageUnavailable: The disk refused.
-        """
+        """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind."""
         self.canaries.drop(key)
         with self._database.transaction():
             self.journal.erase(sequences)

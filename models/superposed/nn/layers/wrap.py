@@ -1,7 +1,5 @@
 """Any network, superposed: its linear and convolution layers bind each row's context."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from itertools import chain
@@ -27,7 +25,7 @@ _TRIED = (0, 1, 0)
 class _Bound(nn.Module):
     """Replacement of a layer in a user's network, which gives the superposed layer its binding."""
 
-    def __init__(self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: SuperposedModule) -> None:
+    def __init__(self, name: str, layer: SuperposedLinear | SuperposedConv2d, owner: "SuperposedModule") -> None:
         super().__init__()
         self.name, self.layer = name, layer
         self._owner = (owner,)  # in a tuple: a module would become a child, and its own ancestor
@@ -92,7 +90,7 @@ class SuperposedModule(nn.Module):
         self.train(False)
         self._try()
 
-    def train(self, mode: bool = True) -> SuperposedModule:
+    def train(self, mode: bool = True) -> "SuperposedModule":
         """Stay in evaluation mode, whatever `mode` is."""
         del mode
         return super().train(False)

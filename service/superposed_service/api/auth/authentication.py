@@ -8,7 +8,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
-from superposed_service.errors import InvalidRequest, LimitReached, Unauthenticated, UnknownApiKey
+from superposed_service.errors import InvalidRequest, LimitReached, NotReady, Unauthenticated, UnknownApiKey
 from superposed_service.storage import ApiKey, ApiKeys, TransactionLog
 from superposed_service.storage.api_keys import AccessScope
 
@@ -45,7 +45,6 @@ def create(
     Raises:
         InvalidRequest: An admin key with a pattern, which would bind nothing.
         LimitReached: There are as many keys as there may be.
-        StorageUnavailable: The disk refused.
     """
     if scope == "admin" and tasks != "*":
         raise InvalidRequest("an admin key reaches every task", expected="tasks: *", received=tasks)
@@ -73,7 +72,6 @@ def revoke(transaction_log: TransactionLog, identifier: str) -> None:
 
     Raises:
         UnknownApiKey: There is none.
-        StorageUnavailable: The disk refused.
     """
     key = _get(transaction_log.api_keys, identifier)
     if key.revoked is None:
@@ -85,7 +83,6 @@ def rotate(transaction_log: TransactionLog, identifier: str) -> tuple[ApiKey, st
 
     Raises:
         UnknownApiKey: There is none, or it was revoked.
-        StorageUnavailable: The disk refused.
     """
     key = _get(transaction_log.api_keys, identifier)
     if key.revoked is not None:
@@ -107,6 +104,8 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     Raises:
         Unauthenticated: None, or one that is not good.
     """
+    if keys.stale:
+        raise NotReady("this follower has not heard of its leader for long: keys may have been revoked there")
     scheme, _, text = (header or "").partition(" ")
     found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
     if found is None:

@@ -25,6 +25,7 @@ _ALLOWED = {
     "monitor": {"monitor", "admin"},
     "infer": {"infer", "update", "admin"},
     "update": {"update", "admin"},
+    "replicate": {"replicate", "admin"},
     "admin": {"admin"},
 }
 # With powers near 0, and with mixtures of many, all contexts meet in the identity: what is answered there is

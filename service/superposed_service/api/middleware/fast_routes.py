@@ -16,9 +16,6 @@ class FastRoutes:
     They take nothing but the request, and the framework is more than half of a small request's cost. Requests
     for other known routes go on to the application. Nothing else does: a route that the table does not know
     has no rule of access, and is answered 404.
-
-    Args:
-        app: The application.
     """
 
     def __init__(self, app: Starlette) -> None:

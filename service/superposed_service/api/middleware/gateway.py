@@ -1,7 +1,5 @@
 """The request gateway in pure ASGI: every request passes it first."""
 
-from __future__ import annotations
-
 import asyncio
 import itertools
 import logging
@@ -81,7 +79,7 @@ class RequestGateway:
         finally:
             exchange.release()
 
-    async def _pass_on(self, scope: Scope, exchange: _Exchange) -> None:
+    async def _pass_on(self, scope: Scope, exchange: "_Exchange") -> None:
         if scope["method"] == "HEAD":  # every GET route has one
             await self._app({**scope, "method": "GET"}, exchange.receive, exchange.send_head)
         else:

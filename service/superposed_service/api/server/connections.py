@@ -41,10 +41,6 @@ class _WriteBuffer:
     """A transport that sends an answer's head and body together: one system call for both, not one each.
 
     What is written in one turn of the event loop leaves after it, or once there is much.
-
-    Args:
-        transport: The connection's.
-        loop: Its event loop.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:

@@ -160,7 +160,7 @@ class RollbackBody(Body):
         return self
 
 
-_SCOPE = "`monitor` (metrics, nothing else); `infer`; `update` (infer, and learn); `admin` (everything)."
+_SCOPE = "`monitor` (metrics); `infer`; `update` (infer, and learn); `replicate` (follow); `admin` (all)."
 _TASKS = "A pattern of task keys that it may name: `*` and `?`."
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
@@ -171,7 +171,7 @@ class ApiKeyRequest(Body):
     """`POST /v1/keys`."""
 
     name: str = Field("", max_length=256)
-    scope: Literal["monitor", "infer", "update", "admin"] = Field(description=_SCOPE)
+    scope: Literal["monitor", "infer", "update", "replicate", "admin"] = Field(description=_SCOPE)
     tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
     groups: str = Field("", max_length=256, description=_GROUPS)
     expires: float | None = Field(None, gt=0)

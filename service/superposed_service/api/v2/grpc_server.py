@@ -55,11 +55,7 @@ Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
 
 
 class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Finds what answers a call, before its body is read.
-
-    Args:
-        handler: Given a call's name and its `authorization`.
-    """
+    """Finds what answers a call, before its body is read."""
 
     def __init__(self, handler: Callable[[str, str | None], Any]) -> None:
         self._handler = handler

@@ -11,12 +11,13 @@ from superposed_service.api.v1.routes import (
     inference,
     locate,
     quarantine,
+    replication,
     store,
     tasks,
 )
 
 __all__ = ["routers"]
 
-_MODULES = (health, store, tasks, inference, history, quarantine, api_keys, locate, events, console)
+_MODULES = (health, store, tasks, inference, history, quarantine, api_keys, locate, events, replication, console)
 
 routers: list[APIRouter] = [module.router for module in _MODULES]

@@ -48,6 +48,7 @@ async def make(request: Request) -> Response:
     refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
     service = runtime(request)
+    service.engine.check_leads()
     most = service.settings.max_api_keys
     made = await service.engine.call_writer(
         lambda writer: create(writer.transaction_log, most=most, **body.model_dump())
@@ -60,6 +61,7 @@ async def make(request: Request) -> Response:
 @requires("admin")
 async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
+    runtime(request).engine.check_leads()
     await runtime(request).engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
     _note(request, "API key revoked", identifier)
     return Response(status_code=204)
@@ -70,6 +72,7 @@ async def end(request: Request, identifier: str) -> Response:
 async def renew(request: Request, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     refuse_repeats(request)
+    runtime(request).engine.check_leads()
     made = await runtime(request).engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
     _note(request, "API key rotated", identifier)
     return _new(made)

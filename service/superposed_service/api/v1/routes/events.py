@@ -30,12 +30,7 @@ _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
 
 
 class _EventStream(StreamingResponse):
-    """A stream that ends where the client does not take it.
-
-    Args:
-        content: The events' bytes.
-        ended: Called once it has ended, also where it never began.
-    """
+    """A stream that ends where the client does not take it: `ended` is called then, also where it never began."""
 
     media_type = "text/event-stream"
 

@@ -1,0 +1,125 @@
+"""Log shipping from a leader to its followers: records, their idempotency keys, and API keys."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from superposed_service.errors import HistoryTruncated, InvalidRequest
+from superposed_service.storage.api_keys import ApiKey
+from superposed_service.storage.idempotency import IdempotencyKey
+from superposed_service.storage.journal import Entry
+from superposed_service.storage.transaction_log import TransactionLog
+
+_MOST_RECORDS, _MOST_BYTES = 256, 4 * 2**20
+# How far back digests are sent again: a follower notes its own with a later transaction.
+_DIGESTS_BEFORE = 2048
+
+
+class Place(NamedTuple):
+    """The end of a journal.
+
+    Args:
+        sequence: Of its newest record.
+        chain: Its link there, hexadecimal.
+        api_keys: Digest of the API keys beside it.
+    """
+
+    sequence: int
+    chain: str
+    api_keys: str
+
+    @classmethod
+    def of(cls, log: TransactionLog) -> "Place":
+        """Return a transaction log's."""
+        return cls(log.journal.sequence, log.journal.chain.hex(), log.api_keys.digest)
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """Records of a leader that come after a follower's newest one, and what belongs to them.
+
+    Args:
+        newest: Sequence number of the leader's newest record.
+        chain: The journal's link at the last record here, hexadecimal.
+        fingerprint: What the leader applies records with.
+        changes: The records, and the requests that they came from.
+        digests: Of the leader's store, by sequence number.
+        api_keys: All of the leader's; None where the follower has them.
+    """
+
+    newest: int
+    chain: str
+    fingerprint: Mapping[str, Any] | None
+    changes: Sequence[tuple[Entry, IdempotencyKey | None]]
+    digests: Mapping[int, str]
+    api_keys: Sequence[ApiKey] | None
+
+    @classmethod
+    def read(cls, log: TransactionLog, place: Place) -> "Shipment":
+        """Read what a follower at a place lacks, on the leader's journal's thread.
+
+        Raises:
+            HistoryTruncated: The records, or rows of them, are not there any more: a snapshot is needed.
+            InvalidRequest: The follower's records are not this journal's.
+        """
+        journal, (after, chain, known_keys) = log.journal, place
+        if after < journal.horizon:
+            raise HistoryTruncated(
+                "the journal was trimmed past the follower", expected=journal.horizon, received=after
+            )
+        if after > journal.sequence or journal.link(after).hex() != chain:
+            raise InvalidRequest(
+                f"record {after} of the follower is not the leader's: move the follower's directory away, and start"
+                " it on an empty one",
+                received=chain,
+            )
+        origins, changes, size = log.answers.origins(after), [], 0
+        for record in journal.replay(after):
+            if record.payload is None:
+                raise HistoryTruncated("rows that the follower needs were erased", received=record.sequence)
+            changes.append((Entry(record.kind, record.head, record.payload), origins.get(record.sequence)))
+            size += len(record.payload)
+            if len(changes) == _MOST_RECORDS or size >= _MOST_BYTES:
+                break
+        keys = None if known_keys == log.api_keys.digest else log.api_keys.all()
+        last, digests = journal.link(after + len(changes)).hex(), journal.digests(after - _DIGESTS_BEFORE)
+        return cls(journal.sequence, last, journal.fingerprint(), changes, digests, keys)
+
+    def to_bytes(self) -> bytes:
+        """Return it as bytes: the length of a JSON head, the head, and the records' payloads."""
+        records = [
+            [one.kind, one.head, len(one.payload), origin and [origin.key, origin.request.hex(), origin.owner]]
+            for one, origin in self.changes
+        ]
+        keys = None if self.api_keys is None else [asdict(key) for key in self.api_keys]
+        return framed(
+            vars(self) | {"changes": records, "api_keys": keys}, b"".join(one.payload for one, _ in self.changes)
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Shipment":
+        """Read what `to_bytes` wrote."""
+        head, payloads = unframed(data)
+        changes, place = [], 0
+        for kind, of, size, origin in head["changes"]:
+            entry = Entry(kind, of, payloads[place : place + size])
+            changes.append((entry, origin and IdempotencyKey(origin[0], bytes.fromhex(origin[1]), origin[2])))
+            place += size
+        keys = head["api_keys"] and [ApiKey(**one) for one in head["api_keys"]]
+        digests = {int(sequence): digest for sequence, digest in head["digests"].items()}
+        return cls(**head | {"changes": changes, "api_keys": keys, "digests": digests})
+
+
+def framed(head: Mapping[str, Any], data: bytes) -> bytes:
+    """Return a JSON head and bytes in one, as a leader sends them."""
+    text = json.dumps(head).encode()
+    return struct.pack("<q", len(text)) + text + data
+
+
+def unframed(data: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return what `framed` put together."""
+    [length] = struct.unpack_from("<q", data)
+    head: dict[str, Any] = json.loads(data[8 : 8 + length])
+    return head, data[8 + length :]
