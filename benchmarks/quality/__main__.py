@@ -81,7 +81,8 @@ def setfit_command() -> None:
 def alphabets_command(tune: Tune = False) -> None:
     """Alphabets of Omniglot as tasks."""
     if not tune:
-        measured("alphabets", {"24 tasks, one after another": alphabets.run})
+        ways = {"together": alphabets.TOGETHER, "one task after another": alphabets.ONE_BY_ONE}
+        measured("alphabets", {way: partial(alphabets.run, settings=settings) for way, settings in ways.items()})
         return
     tuned("alphabets", alphabets.tried())
 

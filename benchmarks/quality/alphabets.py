@@ -2,9 +2,10 @@
 
     python -m benchmarks.quality alphabets
 
-24 tasks a draw, drawn from the five alphabets of the first small background set (Lake et al., Science 2015), one
-task after another; pictures of 28 x 28, ink is 1. The store holds one ConvNet, all tasks in a group; beside it a
-ConvNet of its own for each task, and one ConvNet with private output layers that sees all rows at once.
+24 tasks a draw, drawn from the five alphabets of the first small background set (Lake et al., Science 2015); pictures
+of 28 x 28, ink is 1. The store holds one ConvNet, all tasks in a group, taught one task after another or in updates of
+many tasks; beside it a ConvNet of its own for each task, and one ConvNet with private output layers, which sees all
+rows at once.
 """
 
 from __future__ import annotations
@@ -30,14 +31,22 @@ from superposed.nn.convnet import convnet
 
 TASKS, CHARACTERS, LEARNED, SIDE = 24, 8, 15, 28
 # As chosen on draws 0 to 2: `python -m benchmarks.quality alphabets --tune`.
-STORE_SETTINGS: dict[str, Any] = {"passes": 10, "batch": 24}
-OWN: dict[str, Any] = {"rate": 1e-3, "passes": 60}
-SHARED: dict[str, Any] = {"rate": 1e-3, "passes": 40}
+ONE_BY_ONE: dict[str, Any] = {"passes": 10, "batch": 24}
+TOGETHER: dict[str, Any] = {
+    "passes": 10,
+    "batch": 128,
+    "mixed": True,
+    "rehearsal": {"ratio": 0, "own_ratio": 0},  # every row is sent in each pass
+}
+OWN: dict[str, Any] = {"rate": 3e-3, "passes": 30}
+SHARED: dict[str, Any] = {"rate": 3e-3, "passes": 60}
 TRIED: dict[str, dict[str, Any]] = {
-    "5 passes": {"passes": 5, "batch": 24},
-    "10 passes": {"passes": 10, "batch": 24},
-    "20 passes, one step": {"passes": 20, "batch": 24, "optimizer": {"steps": 1}},
-    "10 passes, no group": {"passes": 10, "batch": 24, "group": False},
+    "one by one, 5 passes": {"passes": 5, "batch": 24},
+    "one by one, 10 passes": ONE_BY_ONE,
+    "one by one, 20 passes, one step": {"passes": 20, "batch": 24, "optimizer": {"steps": 1}},
+    "one by one, 10 passes, no group": {"passes": 10, "batch": 24, "group": False},
+    "together, 5 passes": {**TOGETHER, "passes": 5},
+    "together, 10 passes": TOGETHER,
 }
 NETWORK = ConvNetConfig(input_shape=(1, SIDE, SIDE), channels=(16, 32, 64), hidden=(128,), outputs=CHARACTERS)
 
@@ -136,10 +145,10 @@ def private(several: list[Stream], rate: float, passes: int, seed: int, batch: i
     return each, sum(parameter.numel() for parameter in network.parameters())
 
 
-def run(draw: int) -> Found:
+def run(draw: int, settings: dict[str, Any]) -> Found:
     """Measure one draw."""
     several = streams(draw)
-    (each, taught), seconds = timed(lambda: store(several, draw, STORE_SETTINGS))
+    (each, taught), seconds = timed(lambda: store(several, draw, settings))
     (shared, weights), of_shared = timed(lambda: private(several, SHARED["rate"], SHARED["passes"], draw))
     own, of_own = timed(lambda: [private([one], OWN["rate"], OWN["passes"], draw, batch=24) for one in several])
     return Found(

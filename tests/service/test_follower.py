@@ -184,6 +184,8 @@ def test_api_keys_cross_and_their_end(tmp_path: Path) -> None:
             scope: leader.post("/v1/keys", json={"scope": scope}, headers=admin).json()
             for scope in ("replicate", "infer", "update")
         }
+        narrow = leader.post("/v1/keys", json={"scope": "replicate", "tasks": "a*"}, headers=admin)
+        problem(narrow, 422, "invalid-request")
         for scope in ("infer", "update"):
             key = {"Authorization": f"Bearer {made[scope]['key']}"}
             problem(leader.get("/v1/replication/snapshot", headers=key), 403, "forbidden")

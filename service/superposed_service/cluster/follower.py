@@ -104,13 +104,14 @@ class Follower:
 
     async def _run(self, caught_up: asyncio.Event) -> None:
         """Follow; a failure that a new attempt does not mend ends it, and is logged."""
-        target: int | None = None
+        target, sequence = None, 0
         try:
             while True:
                 try:
                     sequence = await self._step()
                 except (httpx.TransportError, ServiceUnavailable) as error:
-                    _log.warning("the leader was not reached", extra={"reason": repr(error)})
+                    level = logging.WARNING if sequence >= 0 else logging.DEBUG  # once an outage
+                    _log.log(level, "the leader was not reached", extra={"reason": repr(error)})
                     await asyncio.sleep(_AGAIN_S)
                     sequence = -1
                 self._runtime.directory.transaction_log().api_keys.stale = self.not_ready is not None

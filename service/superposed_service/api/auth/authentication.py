@@ -43,11 +43,11 @@ def create(
         The key, and its text: the only time that it can be seen.
 
     Raises:
-        InvalidRequest: An admin key with a pattern, which would bind nothing.
+        InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing.
         LimitReached: There are as many keys as there may be.
     """
-    if scope == "admin" and tasks != "*":
-        raise InvalidRequest("an admin key reaches every task", expected="tasks: *", received=tasks)
+    if scope in {"admin", "replicate"} and tasks != "*":
+        raise InvalidRequest(f"a key of scope {scope} reaches every task", expected="tasks: *", received=tasks)
     if most is not None and len(transaction_log.api_keys) >= most:
         raise LimitReached("there are as many API keys as there may be", expected=most, received=most + 1)
     identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
