@@ -76,7 +76,7 @@ durability: $(SETUP)
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
 	$(BIN)/python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
 
-## benchmarks: the committed measurements and their page (half an hour; needs wrk, py-spy, and the peers' environments)
+## benchmarks: the committed measurements and their page (half three hours; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
 	for name in forward separate serving texts service profiling durability convolution telemetry overload learning one_row startup process_split; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
@@ -87,7 +87,7 @@ benchmarks: $(SETUP)
 ## quality: what it learns beside what people use today, and the page (an hour; needs SUPERPOSED_DATA_DIR)
 quality: $(SETUP)
 	for job in tenants alphabets; do $(BIN)/python -m benchmarks.quality $$job --tune; done
-	for job in tenants newcomer alphabets page; do $(BIN)/python -m benchmarks.quality $$job; done
+	for job in tenants newcomer setfit alphabets page; do $(BIN)/python -m benchmarks.quality $$job; done
 
 ## security: the long form of the fuzzing (a quarter of an hour, and an hour; the second needs atheris)
 security: $(SETUP)

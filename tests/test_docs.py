@@ -11,6 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import report
+from benchmarks.quality.page import PAGE, quality_page
 from demo.server_process import Server
 from superposed_service.api.problems import PROBLEMS
 from superposed_service.cli.commands import app
@@ -85,3 +86,7 @@ def test_tables_of_figures_are_those_of_the_results(page: str) -> None:
 def test_the_benchmarks_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert (ROOT / report.PAGE).read_text() == report.render()
+
+
+def test_the_page_about_quality_is_that_of_the_results() -> None:
+    assert (ROOT / PAGE).read_text() == quality_page(ROOT / "docs" / "results" / "quality")
