@@ -66,7 +66,7 @@ def rows() -> list[tuple[str, str, str]]:
             f"{quality('tenants', REGRESSION):.1f} %: a logistic regression a tenant",
         ),
         (
-            "A new tenant of a group whose labels it knows, before its first sentence: accuracy",
+            "A new tenant with labels that its group knows, before its first sentence: accuracy",
             f"{quality('newcomer', f'{STORE}, before its first row'):.1f} %",
             f"{quality('newcomer', REGRESSION):.1f} %: a logistic regression on three sentences an intent",
         ),
