@@ -79,7 +79,7 @@ durability: $(SETUP)
 ## benchmarks: the committed measurements and their page (half three hours; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
 	benchmarks/peers/setup.sh
-	for name in forward separate serving texts service profiling durability convolution telemetry overload learning one_row startup process_split; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
+	for name in forward separate serving texts service profiling durability convolution telemetry overload learning one_row startup process_split followers; do $(BIN)/python -m benchmarks.$$name --results docs/results/benchmarks/$$name.json; done
 	$(BIN)/python -m benchmarks.detector --results docs/results/detector
 	$(BIN)/python -m benchmarks.report
 	$(BIN)/python -m benchmarks.summary

@@ -106,12 +106,12 @@ def write_page(results: Path) -> None:
 _HEAD = """# What it learns, beside what people use today
 
 Every table here is made by `python -m benchmarks.quality page` from the JSON in `docs/results/quality/`, which the
-named commands made. Settings of the store and of each baseline were chosen on draws 0 to 2 (`--tune`; what was tried
-is in `docs/results/quality/tuning-*.json`), the figures are of draws 3 to 5. A difference is the store's accuracy less
-the learner's on the same draws, ± two standard errors. Weights and kept rows are on the disk; contexts are made from
-the task's key, and what stands here is the memory that keeps them at hand. Seconds are of learning all tasks, beside
-one other process on two cores. Tables, users, single rows and permuted images:
-[what the defaults learn](experiments/learning.md).
+named commands made. Settings of the store and of each baseline were chosen on draws 0 to 2, the tenants' at three
+rows an intent (`--tune`; what was tried is in `docs/results/quality/tuning-*.json`); the figures are of draws 3 to 5.
+A difference is the store's accuracy less the learner's on the same draws, ± two standard errors. Weights and kept rows
+are on the disk; contexts are made from the task's key, and what stands here is the memory that keeps them at hand.
+Seconds are of learning all tasks, beside one other process on two cores. Tables, users, single rows and permuted
+images: [what the defaults learn](experiments/learning.md).
 """
 
 _TAIL = """## Where separate models remain the better choice

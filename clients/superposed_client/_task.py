@@ -277,7 +277,7 @@ class TaskCore:
 
     def fit(
         self,
-        X: Inputs,  # noqa: N803
+        X: Inputs,  # noqa: N803 - as scikit-learn
         y: Targets,
         *,
         batch_size: int = 32,
@@ -304,7 +304,7 @@ class TaskCore:
     def learn_model(
         self,
         model: Any,
-        X: Inputs,  # noqa: N803
+        X: Inputs,  # noqa: N803 - as scikit-learn
         *,
         epochs: int = 10,
         batch_size: int = 32,
@@ -332,7 +332,7 @@ class TaskCore:
         yield from self.fit(_take(rows, learned), answers[learned], batch_size=batch_size, epochs=epochs, seed=seed)
         return (yield from self.score(_take(rows, held), answers[held]))
 
-    def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803
+    def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         rows, found, form = (yield from self._read(X)), list[Any](), None
         for part in chunks(len(rows)):
@@ -344,7 +344,7 @@ class TaskCore:
             return values[:, 0] if values.shape[1] == 1 else values
         return np.asarray(found, dtype="M8[ns]" if form == "datetime" else None)
 
-    def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803
+    def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return probabilities (rows, classes)."""
         rows, found = (yield from self._read(X)), list[Any]()
         for part in chunks(len(rows)):
@@ -352,7 +352,7 @@ class TaskCore:
             found += (yield from self._when_known(rows, asked)).probabilities or []
         return np.asarray(found)
 
-    def score(self, X: Inputs, y: Targets) -> Operation[float]:  # noqa: N803
+    def score(self, X: Inputs, y: Targets) -> Operation[float]:  # noqa: N803 - as scikit-learn
         """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
         rows, targets = yield from self._paired(X, y)
         if not self.schema.given:

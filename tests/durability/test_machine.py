@@ -18,7 +18,7 @@ from superposed_service.changes import replay, update
 from superposed_service.changes.erasure import erase_rows
 from superposed_service.changes.registration import Register
 from superposed_service.changes.rehearsal import ForgetRows
-from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rollback import RollbackChange, Selection, teaching
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
@@ -172,7 +172,8 @@ def test_trimmed_rows_are_gone_too(tmp_path: Path) -> None:
         machine.update("a", INPUTS, [1])
         machine.snapshot()
     assert machine.writer.transaction_log.journal.horizon > 2
-    assert erase_rows(machine.writer.transaction_log, "a", machine.store.sequence) > 0
+    log = machine.writer.transaction_log
+    erase_rows(log, {"a": teaching("a", log.journal)[1]}, machine.store.sequence)
     assert not any(needle in file.read_bytes() for file in files)
     machine.close()
 
@@ -185,7 +186,7 @@ def test_rows_that_a_recovery_needs_are_not_erased(tmp_path: Path) -> None:
     snapshot = machine.snapshot()
     machine.roll_back(sequences=(3, 3))
     with pytest.raises(NotReady):
-        erase_rows(machine.writer.transaction_log, "a", snapshot.sequence)
+        erase_rows(machine.writer.transaction_log, {"a": [2, 3]}, snapshot.sequence)
     machine.crash()
     assert machine.store.tasks.get("a").updates == 1
     machine.close()

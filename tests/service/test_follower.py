@@ -18,6 +18,7 @@ from superposed_client import Client, NotLeader
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
+from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
@@ -265,3 +266,73 @@ def test_a_shipment_does_not_fit_another_journal(tmp_path: Path) -> None:
         for after, chain in ((0, "00"), (1, "00" * 32), (99, "00" * 32)):
             answer = leader.get("/v1/replication/records", params={"after": after, "chain": chain})
             problem(answer, 422, "invalid-request")
+
+
+def test_a_rollback_to_before_the_follower_began(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG)))
+        register(leader, "a")
+        teach(leader, "a", 6)
+        leader.post("/v1/snapshots").raise_for_status()
+        with following(tmp_path / "follower", leader) as follower:
+            assert sequence(follower) == 7
+            leader.post("/v1/rollback", json={"without": {"sequences": [3, 4]}}).raise_for_status()
+            caught_up(leader, follower)
+            teach(leader, "a", 2)
+            caught_up(leader, follower)
+            assert follower.get("/health/ready").status_code == 200
+    assert digest(tmp_path / "leader") == digest(tmp_path / "follower")
+
+
+def test_rows_that_came_after_an_erasure_stay(tmp_path: Path) -> None:
+    with pair(tmp_path) as (leader, follower):
+        register(leader, "a")
+        teach(leader, "a", 2)
+        leader.delete("/v1/tasks/a/data").raise_for_status()
+        after = [one["sequence"] for one in teach(leader, "a", 3)]
+        leader.delete("/v1/tasks/a/data").raise_for_status()
+        last = [one["sequence"] for one in teach(leader, "a", 2)]
+        caught_up(leader, follower)
+    for name in ("leader", "follower"):
+        with DataDirectory(tmp_path / name) as directory:
+            journal = directory.transaction_log().journal
+            assert journal.with_payload([*after, *last]) == last, name
+
+
+def test_an_erasure_is_finished_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG)))
+        register(leader, "a")
+        taught = [one["sequence"] for one in teach(leader, "a", 3)]
+
+        async def nothing(_: Runtime) -> None:
+            pass
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Runtime, "finish_erasures", nothing)  # as if it had ended before
+            with following(tmp_path / "follower", leader) as follower:
+                leader.delete("/v1/tasks/a/data").raise_for_status()
+                caught_up(leader, follower)
+        with DataDirectory(tmp_path / "follower") as directory:
+            assert directory.transaction_log().journal.with_payload(taught) == taught
+        with following(tmp_path / "follower", leader) as follower:
+            caught_up(leader, follower)
+        with DataDirectory(tmp_path / "follower") as directory:
+            assert directory.transaction_log().journal.with_payload(taught) == []
+
+
+def test_a_follower_that_stopped_following_answers_no_api_key(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG)))
+        key = leader.post("/v1/keys", json={"scope": "admin"}).json()["key"]
+        admin = {"Authorization": f"Bearer {key}"}
+        with following(tmp_path / "follower", leader, key):
+            pass
+        for path, name in ((tmp_path / "follower", "own"), (tmp_path / "leader", "other")):
+            with ExitStack() as alone:
+                http = leader if name == "other" else alone.enter_context(serving(path))
+                body = {"key": name, "inputs": 6, "outputs": 3}
+                http.post("/v1/tasks", json=body, headers=admin).raise_for_status()
+        follower = stack.enter_context(following(tmp_path / "follower", leader, key))
+        assert "not the leader's" in str(problem(follower.get("/health/ready"), 503, "not-ready")["received"])
+        problem(follower.get("/v1/tasks", headers=admin), 503, "not-ready")

@@ -95,7 +95,7 @@ def _export(source: str, folder: Path) -> None:
     """Export a model in another process, whose packages take half a gigabyte of memory."""
     command = [sys.executable, "-W", "ignore", "-m", "superposed.encoders.export", source, str(folder)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:  # noqa: S603
+    with subprocess.Popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe) as process:  # noqa: S603 - our own
         _exports.add(process)  # it ends itself once its input does: with this process
         told = b"" if process.stderr is None else process.stderr.read()
     _exports.discard(process)

@@ -95,7 +95,7 @@ class FusedMLP:
             weights[-1], last = weights[-1][:needed], biases[-1]
             biases[-1] = None if last is None else last[:needed]
         if torch.is_grad_enabled():
-            logits: Tensor = _Pass.apply(steps, inputs.contiguous(), *weights, *biases)  # type: ignore[no-untyped-call]
+            logits: Tensor = _Pass.apply(steps, inputs.contiguous(), *weights, *biases)  # type: ignore[no-untyped-call]  # torch
             return logits
         return _forward(steps, inputs.contiguous(), weights, biases, None)
 

@@ -1,6 +1,7 @@
 """Forgetting a task's rows: what was learned stays, the rows themselves are gone from the disk."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from superposed.errors import UnknownTask
@@ -72,35 +73,27 @@ def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
     return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
 
 
-def erase_rows(transaction_log: TransactionLog, key: str, through: int) -> int:
-    """Erase the payloads of every update that teaches a task, and its canaries, on the journal's thread.
+def forgotten(journal: Journal) -> dict[str, list[int]]:
+    """Return the records whose rows a later record forgets, and that still have them, by task."""
+    newest = {head["key"]: sequence for sequence, _, head in journal.rare({FORGET_ROWS})}
+    return {
+        key: journal.with_payload([one for one in teaching(key, journal)[1] if one < sequence])
+        for key, sequence in newest.items()
+    }
+
+
+def erase_rows(transaction_log: TransactionLog, records: Mapping[str, Sequence[int]], through: int) -> None:
+    """Erase the payloads of records that teach tasks, and the tasks' canaries, on the journal's thread.
 
     Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
-    replay one of them is refused from then on.
-
-    Args:
-        transaction_log: The transaction log.
-        key: The task.
-        through: A snapshot's sequence number: later records are still needed for recovery, and stay.
-
-    Returns:
-        How many payloads were erased.
+    replay one of them is refused from then on. `through` is a snapshot's sequence number that no record's is
+    beyond: later ones are needed for recovery.
 
     Raises:
         NotReady: The snapshot cannot be started from any more.
     """
     journal = transaction_log.journal
-    if not Exclusions.read(journal, journal.sequence).allows_start(through):
+    if not Exclusions.look_up(journal, journal.sequence).allows_start(through):
         raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
-    found = [sequence for sequence in teaching(key, journal)[1] if sequence <= through]
-    chosen = journal.with_payload(found)
-    transaction_log.erase(key, chosen)
-    return len(chosen)
-
-
-def erase_forgotten(transaction_log: TransactionLog, through: int) -> set[str]:
-    """Erase, as `erase_rows`, the rows of every task that some record forgets; return the tasks."""
-    keys = {head["key"] for _, _, head in transaction_log.journal.rare({FORGET_ROWS})}
-    for key in keys:
-        erase_rows(transaction_log, key, through)
-    return keys
+    for key, sequences in records.items():
+        transaction_log.erase(key, sequences)

@@ -275,8 +275,7 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
 class Followed(Change):
     """A leader's record, which stands in this journal too; applied as its replay would.
 
-    Args:
-        rebuilt: Returns the store as of a record, where it takes others out.
+    `rebuilt` returns the store as of a record, where it takes others out.
     """
 
     kind = "followed"
@@ -292,13 +291,17 @@ class Followed(Change):
 
     def _apply(self, store: WeightStore) -> JsonObject:
         record = self._record
-        if record.kind in TAKING_OUT:
-            store.adopt(self._rebuilt(record.sequence))
-            return dict(record.head["answer"])
-        outcome = _apply(store, record, Exclusions((), ()))
+        outcome: JsonObject | Rejected | SuperposedError
+        try:
+            if record.kind in TAKING_OUT:
+                store.adopt(self._rebuilt(record.sequence))
+                return dict(record.head["answer"])
+            outcome = _apply(store, record, Exclusions((), ()))
+        except SuperposedError as error:
+            outcome = error
         store.sequence = record.sequence
-        if isinstance(outcome, SuperposedError):  # not an answer: from here on this is another store
-            raise RuntimeError(f"the leader's record {record.sequence} does not fit") from outcome
+        if isinstance(outcome, SuperposedError):  # no answer, and no refusal: from here on this is another store
+            raise RuntimeError(f"the leader's record {record.sequence} does not fit: {outcome}") from outcome
         return rejection(outcome.error) if isinstance(outcome, Rejected) else outcome
 
 

@@ -14,7 +14,7 @@ import httpx
 
 from superposed.errors import ConfigError
 from superposed.store.store import WeightStore
-from superposed_service.changes.exclusions import FORGET_ROWS, TAKING_OUT
+from superposed_service.changes.exclusions import FORGET_ROWS, TAKING_OUT, Exclusions, RollbackDecision
 from superposed_service.changes.replay import recover
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, NotReady, ServiceUnavailable
@@ -31,7 +31,7 @@ _RECORDS, _SNAPSHOT = "/v1/replication/records", "/v1/replication/snapshot"
 def _client(settings: Settings) -> dict[str, Any]:
     key = settings.follow_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": settings.follow, "headers": headers, "timeout": httpx.Timeout(10.0, read=60.0)}
+    return {"base_url": settings.follow, "headers": headers, "timeout": httpx.Timeout(10.0, read=_WAIT_S + 10.0)}
 
 
 def _checked(response: httpx.Response) -> bytes:
@@ -46,9 +46,9 @@ def _checked(response: httpx.Response) -> bytes:
     raise ConfigError(reason, expected="a leader, and a key of scope replicate (SUPERPOSED_FOLLOW_API_KEY)")
 
 
-def _store(head: dict[str, Any], data: bytes) -> tuple[WeightStore, dict[str, Any]]:
+def _store(head: dict[str, Any], data: bytes, device: str = "cpu") -> tuple[WeightStore, dict[str, Any]]:
     """Return a snapshot's store, and where in the leader's journal it stands."""
-    store = WeightStore.from_bytes(data)
+    store = WeightStore.from_bytes(data, device=device)
     if (digest := store.digest()) != head["digest"]:
         raise DigestMismatch("the leader's snapshot came damaged", expected=head["digest"], received=digest)
     chain = bytes.fromhex(head["chain"])
@@ -60,7 +60,6 @@ def seed(directory: DataDirectory, settings: Settings) -> None:
 
     Raises:
         ConfigError: The leader rejects the request, or is not reached.
-        DigestMismatch: The snapshot came damaged.
     """
     directory.check_untouched()
     try:
@@ -79,6 +78,8 @@ class Follower:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime, self._settings = runtime, runtime.settings
         self.newest, self._contact, self._failure = 0, 0.0, ""
+        self._keys = runtime.directory.transaction_log().api_keys
+        self._keys.good_until = 0.0
         self._client = httpx.AsyncClient(**_client(runtime.settings))
 
     @property
@@ -106,6 +107,7 @@ class Follower:
         """Follow; a failure that a new attempt does not mend ends it, and is logged."""
         target, sequence = None, 0
         try:
+            await self._runtime.finish_erasures()  # what a process that ended before could not finish
             while True:
                 try:
                     sequence = await self._step()
@@ -114,8 +116,7 @@ class Follower:
                     _log.log(level, "the leader was not reached", extra={"reason": repr(error)})
                     await asyncio.sleep(_AGAIN_S)
                     sequence = -1
-                self._runtime.directory.transaction_log().api_keys.stale = self.not_ready is not None
-                target = self.newest if target is None and sequence >= 0 else target
+                target = self.newest if target is None and self._contact else target
                 if target is not None and sequence >= target:
                     caught_up.set()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told by `not_ready`
@@ -134,28 +135,44 @@ class Follower:
             shipment = Shipment.from_bytes(_checked(await self._client.get(_RECORDS, params=asked)))
         except HistoryTruncated as error:
             return await self._begin_again(str(error))
+        if not await self._runtime.engine.call_writer(partial(self._can_rebuild, shipment)):
+            return await self._begin_again("a rollback reaches past this follower's snapshots")
         self.newest, self._contact = shipment.newest, time.monotonic()
         received = await self._runtime.engine.call_writer(
             lambda writer: writer.receive(shipment, partial(self._rebuilt, writer))
         )
+        self._keys.good_until = self._contact + self._settings.follow_timeout_s
         await asyncio.gather(*map(asyncio.wrap_future, received), return_exceptions=True)
         kinds = {entry.kind for entry, _ in shipment.changes}
         if kinds & TAKING_OUT:
             await self._runtime.snapshot()
         if FORGET_ROWS in kinds:
-            await self._runtime.erase_as_leader()
+            await self._runtime.finish_erasures()
         return after + len(shipment.changes)
 
     async def _begin_again(self, reason: str) -> int:
         """Take the leader's newest snapshot in place of what is here; returns its sequence number."""
         head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
         _log.warning("beginning again from a snapshot", extra={"sequence": head["sequence"], "reason": reason})
-        store, place = await asyncio.to_thread(_store, head, data)
+        device = await self._runtime.engine.call(lambda store: str(store.device))
+        store, place = await asyncio.to_thread(_store, head, data, device)
         await asyncio.to_thread(self._runtime.directory.snapshots.write, data, digest=store.digest(), **place)
         await self._runtime.engine.call_writer(
             lambda writer: writer.begin_again(store, place["sequence"], place["chain"])
         )
+        self._runtime.version = str(store.sequence)
         return store.sequence
+
+    def _can_rebuild(self, shipment: Shipment, writer: Writer) -> bool:
+        """Return True if some snapshot here is from before all that the records take out."""
+        if not TAKING_OUT & {entry.kind for entry, _ in shipment.changes}:
+            return True
+        journal, listed = writer.transaction_log.journal, self._runtime.directory.snapshots.list()
+        exclusions = Exclusions.look_up(journal, journal.sequence)
+        for sequence, (entry, _) in enumerate(shipment.changes, journal.sequence + 1):
+            if entry.kind in TAKING_OUT:
+                exclusions = exclusions.with_rollback(RollbackDecision(sequence, entry.head["excluded"]))
+        return any(one.sequence >= journal.horizon and exclusions.allows_start(one.sequence) for one in listed)
 
     def _rebuilt(self, writer: Writer, through: int) -> WeightStore:
         log, device = writer.transaction_log, str(writer.store.device)
@@ -165,4 +182,5 @@ class Follower:
 def _place(writer: Writer) -> Place:
     if (failure := writer.transaction_log.failure) is not None:
         raise JournalCorrupt("the follower's journal failed", received=failure)
-    return Place.of(writer.transaction_log)
+    log = writer.transaction_log
+    return Place(log.journal.sequence, log.journal.chain.hex(), log.api_keys.digest)

@@ -244,9 +244,7 @@ class Writer:
     def receive(self, shipment: Shipment, rebuilt: Callable[[int], WeightStore]) -> Sequence[Future[JsonObject]]:
         """Journal a leader's records, to be applied in their turn, and take over its API keys; return their futures.
 
-        Args:
-            shipment: What comes after this journal's newest record.
-            rebuilt: Returns the store as of a record that takes others out.
+        `rebuilt` returns the store as of a record that takes others out.
 
         Raises:
             DigestMismatch: The leader's store is another one, though the arithmetic is the same.
@@ -287,8 +285,7 @@ class Writer:
         own = self.transaction_log.journal.digests(min(digests, default=0) - 1)
         for sequence, digest in digests.items():
             if own.get(sequence, digest) != digest:
-                text = f"the leader's store is another one at record {sequence}"
-                self.transaction_log.fail(text)
+                self.transaction_log.fail(text := f"the leader's store is another one at record {sequence}")
                 raise DigestMismatch(text, expected=digest, received=own[sequence])
 
     def _apply_timed(self, record: Record, prepared: PreparedWrite) -> JsonObject:

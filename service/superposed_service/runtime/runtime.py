@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.erasure import ErasureResult, erase_forgotten, erase_rows, erased_before, find_rows
+from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
@@ -130,15 +130,20 @@ class Runtime:
         data = await asyncio.to_thread(self.directory.snapshots.read, snapshot)
         return framed(snapshot.model_dump(), data)
 
-    async def erase_as_leader(self) -> None:
-        """Erase from journal and snapshots the rows that records of the leader have forgotten."""
-        await self._in_turn(self._erase_as_leader())
+    async def finish_erasures(self) -> None:
+        """Erase from journal and snapshots the rows that records have forgotten: a leader's, or before a crash."""
+        await self._in_turn(self._finish_erasures())
 
-    async def _erase_as_leader(self) -> None:
-        through = (await self._snapshot()).sequence
-        for key in await self.engine.call_writer(lambda writer: erase_forgotten(writer.transaction_log, through)):
+    async def _finish_erasures(self, begun: str = "") -> dict[str, list[int]]:
+        found = await self.engine.call_writer(lambda writer: forgotten(writer.transaction_log.journal))
+        records = {key: sequences for key, sequences in found.items() if sequences or key == begun}
+        if records:
+            through = (await self._snapshot()).sequence  # what was learned from them must not need them again
+            await self.engine.call_writer(lambda writer: erase_rows(writer.transaction_log, records, through))
+        for key in found:
             self.encoders.cache.forget(key)
         await self._remove_erased_snapshots()
+        return found
 
     def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
         """Check rows, authorize their contexts, and spend the principal's quota.
@@ -341,15 +346,11 @@ class Runtime:
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s
         change = ForgetRows(key, until if found.in_snapshots else None)
-        forgotten = await self.engine.change(change, None, author, limited=False)
-        snapshot = await self._snapshot()  # what was learned from them must not need them again
-        records = await self.engine.call_writer(
-            lambda writer: erase_rows(writer.transaction_log, key, snapshot.sequence)
-        )
-        await self._remove_erased_snapshots()
+        kept = await self.engine.change(change, None, author, limited=False)
+        records = (await self._finish_erasures(key))[key]
         stay = found.in_snapshots and not at_once
         self.encoders.cache.forget(key)  # rows that were being encoded meanwhile
-        return ErasureResult(records, forgotten["rows"], until if stay else None)
+        return ErasureResult(len(records), kept["rows"], until if stay else None)
 
     async def _has_snapshots_before(self, sequence: int) -> bool:
         listed = await asyncio.to_thread(self.directory.snapshots.list)

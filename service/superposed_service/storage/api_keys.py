@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
@@ -63,7 +64,7 @@ class ApiKeys:
 
     Attributes:
         digest: Of all keys, hexadecimal.
-        stale: True while keys may have been revoked elsewhere: none is answered.
+        good_until: Clock time (`time.monotonic`) from when on keys may have been revoked elsewhere.
 
     Raises:
         JournalCorrupt: A row is not what was written.
@@ -79,7 +80,7 @@ class ApiKeys:
             found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS & values.keys()})
         self._keys: Mapping[str, ApiKey] = found
         self.digest = self._digest()
-        self.stale = False
+        self.good_until = math.inf
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -18,22 +18,11 @@ _DIGESTS_BEFORE = 2048
 
 
 class Place(NamedTuple):
-    """The end of a journal.
-
-    Args:
-        sequence: Of its newest record.
-        chain: Its link there, hexadecimal.
-        api_keys: Digest of the API keys beside it.
-    """
+    """The end of a journal: its newest record, its link there, and a digest of the API keys beside it."""
 
     sequence: int
     chain: str
     api_keys: str
-
-    @classmethod
-    def of(cls, log: TransactionLog) -> "Place":
-        """Return a transaction log's."""
-        return cls(log.journal.sequence, log.journal.chain.hex(), log.api_keys.digest)
 
 
 @dataclass(frozen=True)

@@ -104,7 +104,7 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     Raises:
         Unauthenticated: None, or one that is not good.
     """
-    if keys.stale:
+    if time.monotonic() > keys.good_until:
         raise NotReady("this follower has not heard of its leader for long: keys may have been revoked there")
     scheme, _, text = (header or "").partition(" ")
     found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
