@@ -49,7 +49,7 @@ def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
 
 @contextmanager
 def serving(
-    path: Path, *, change: Callable[[FastAPI], object] | None = None, **settings: object
+    path: Path, *, change: Callable[[FastAPI], object] | None = None, on_port: int = 0, **settings: object
 ) -> Iterator[httpx.Client]:
     """The application over a directory, served on loopback by a thread of this process."""
     small = {"max_body_bytes": 200_000, "max_rows": 64, "max_steps": 10}
@@ -61,7 +61,7 @@ def serving(
         app = guarded(api, chosen, directory)
         config = uvicorn.Config(
             app,
-            port=0,
+            port=on_port,
             log_level="warning",
             http=bounded_protocol(chosen, api.state.direct),
             timeout_keep_alive=math.ceil(chosen.keep_alive_s),

@@ -14,6 +14,7 @@ from superposed_client._core import Operation, Request, Response, RetryPolicy, c
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
 from superposed_client._keys import AsyncKeys
+from superposed_client._servers import Servers
 from superposed_client._task import AsyncTask, TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
@@ -39,7 +40,7 @@ class AsyncClient:
         retries: RetryPolicy | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
-        self._retries = retries or RetryPolicy()
+        self._retries, self._servers = retries or RetryPolicy(), Servers()
         self._http = httpx.AsyncClient(
             base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport
         )
@@ -72,18 +73,25 @@ class AsyncClient:
             try:
                 response = await self._send_once(request)
             except httpx.TransportError as error:
+                self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
+                if self._servers.moved(request, response):
+                    continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
-                    return response
+                    return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             await asyncio.sleep(pause)
 
     async def _send_once(self, request: Request) -> Response:
         content, headers = request.encoded()
         answer = await self._http.request(
-            request.method, request.path, content=content, params=dict(request.params), headers=headers
+            request.method,
+            self._servers.url(request),
+            content=content,
+            params=dict(request.params),
+            headers=headers | self._servers.headers(request),
         )
         return Response(answer.status_code, answer.content, answer.headers)
 
@@ -103,6 +111,8 @@ class AsyncClient:
     model = async_call(operations.model)
     locate = async_call(operations.locate)
     consolidate = async_call(operations.consolidate)
+    server_state = async_call(operations.server_state)
+    promote = async_call(operations.promote)
     take_snapshot = async_call(operations.take_snapshot)
     list_snapshots = async_call(operations.list_snapshots)
     restore_snapshot = async_call(operations.restore_snapshot)

@@ -14,6 +14,7 @@ from superposed_client._core import Operation, Request, Response, RetryPolicy, c
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
 from superposed_client._keys import Keys
+from superposed_client._servers import Servers
 from superposed_client._task import Task, TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
@@ -52,7 +53,7 @@ class Client:
         retries: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._retries = retries or RetryPolicy()
+        self._retries, self._servers = retries or RetryPolicy(), Servers()
         self._http = httpx.Client(
             base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport
         )
@@ -85,18 +86,25 @@ class Client:
             try:
                 response = self._send_once(request)
             except httpx.TransportError as error:
+                self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
+                if self._servers.moved(request, response):
+                    continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
-                    return response
+                    return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             time.sleep(pause)
 
     def _send_once(self, request: Request) -> Response:
         content, headers = request.encoded()
         answer = self._http.request(
-            request.method, request.path, content=content, params=dict(request.params), headers=headers
+            request.method,
+            self._servers.url(request),
+            content=content,
+            params=dict(request.params),
+            headers=headers | self._servers.headers(request),
         )
         return Response(answer.status_code, answer.content, answer.headers)
 
@@ -116,6 +124,8 @@ class Client:
     model = sync_call(operations.model)
     locate = sync_call(operations.locate)
     consolidate = sync_call(operations.consolidate)
+    server_state = sync_call(operations.server_state)
+    promote = sync_call(operations.promote)
     take_snapshot = sync_call(operations.take_snapshot)
     list_snapshots = sync_call(operations.list_snapshots)
     restore_snapshot = sync_call(operations.restore_snapshot)

@@ -100,7 +100,8 @@ Operation: TypeAlias = Generator[Request, Response, T]
 class RetryPolicy:
     """Policy for sending a request again, with growing, jittered pauses.
 
-    On 429 and 503, on connection errors, and while an earlier copy of the request is being worked on. What
+    On 429 and 503, on connection errors, while an earlier copy of the request is being worked on, and where the
+    server's store is not as new yet as what the client has seen. What
     changes something carries an idempotency key, so that it is applied once however often it is sent.
 
     Args:
@@ -127,8 +128,8 @@ class RetryPolicy:
     @staticmethod
     def again(response: Response) -> bool:
         """Return True if a response asks for another attempt."""
-        in_flight = response.status == 409 and b":idempotency-in-flight" in response.body
-        return response.status in {429, 503} or in_flight
+        soon = any(slug in response.body for slug in (b":idempotency-in-flight", b":not-fresh"))
+        return response.status in {429, 503} or (response.status == 409 and soon)
 
     def after(self, response: Response, pause_s: float) -> float:
         """Return the pause before the next attempt: at least the `Retry-After`, up to the longest wait."""

@@ -8,13 +8,13 @@ SuperposedError
     ├── CompositionNotSupported, ExpressionInvalid, UpdateRefused, IdempotencyMismatch   (all 422)
     ├── UnknownTask, NotFound                                                            (404)
     ├── TaskExists, SchemaChanged, TaskInUse, IdempotencyInFlight, LimitReached,
-    │   BeyondHorizon                                                                    (409)
+    │   BeyondHorizon, NotFresh, Diverged                                                                 (409)
     ├── PayloadTooLarge, BatchTooLarge                                                   (413)
     ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
     ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
     ├── Quarantined (423), QuotaExceeded (429)
     ├── NotLeader (421), EncoderUnavailable (501)
-    └── Overloaded, NotReady, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
+    └── Overloaded, NotReady, TooFewFollowers, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
 """
 
 from typing import Any, ClassVar, Self
@@ -156,6 +156,18 @@ class NotReady(ApiError, slug="not-ready"):
 
 class NotLeader(ApiError, slug="not-leader"):
     """The server follows another one, which takes changes."""
+
+
+class TooFewFollowers(ApiError, slug="too-few-followers"):
+    """Too few followers have the change: sent again with its idempotency key, it is answered once they do."""
+
+
+class Diverged(ApiError, slug="diverged"):
+    """A follower has records that its leader has not."""
+
+
+class NotFresh(ApiError, slug="not-fresh"):
+    """The server's store is not as new as what this client has seen."""
 
 
 class StorageUnavailable(ApiError, slug="storage-unavailable"):

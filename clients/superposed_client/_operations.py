@@ -21,9 +21,11 @@ from superposed_client.models import (
     Inference,
     Interference,
     Located,
+    Promotion,
     Quarantine,
     Relabelling,
     Rollback,
+    ServerState,
     Snapshot,
     StoreInfo,
     TaskInfo,
@@ -258,6 +260,21 @@ def locate(
 def consolidate(steps: int) -> Operation[Consolidation]:
     """Have the server rehearse the rows that it keeps of all tasks."""
     return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
+
+
+def server_state() -> Operation[ServerState]:
+    """Return the server's role among the store's servers."""
+    return parse(ServerState, (yield Request("GET", "/v1/replication")))
+
+
+def promote(*, allow_loss: bool = False) -> Operation[Promotion]:
+    """Make this server the leader, or the one with newer records where the old leader is not reached.
+
+    Args:
+        allow_loss: Whether acknowledged changes may be lost with servers that are not reached.
+    """
+    body = {"allow_loss": allow_loss}
+    return parse(Promotion, (yield Request("POST", "/v1/replication/promote", body, retry=False)))
 
 
 def _text(form: Any) -> str:

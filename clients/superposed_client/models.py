@@ -295,6 +295,28 @@ class Quarantine(_Answer):
     reason: dict[str, Any] | None = Field(None, description="The decision; null before the journal's begin.")
 
 
+class ServerState(_Answer):
+    """One of a store's servers."""
+
+    member: str = Field(description="Random name of its data directory.")
+    role: str = Field(description="`leader`, `follower`, or `waiting` for a leader.")
+    epoch: int = Field(description="The newest epoch that it has promised.")
+    sequence: int = Field(description="Sequence number of its newest applied record.")
+    leader: str = Field(description="URL of the server that it follows; empty for none.")
+    members: list[str] = Field(description="URLs of all servers, as its settings have them.")
+    sync_followers: int = Field(description="Followers that must have a change, as its settings have it.")
+    kept_aside: list[str] = Field(description="Files in its data directory with records that no leader has.")
+
+
+class Promotion(_Answer):
+    """The outcome of a promotion."""
+
+    leader: str = Field(description="URL of the new leader; empty: the server that was asked.")
+    epoch: int = Field(description="The epoch that it leads.")
+    sequence: int = Field(description="Its newest record before that.")
+    promised: int = Field(description="Number of servers that have promised the epoch.")
+
+
 class ApiKey(_Answer):
     """An API key, without its secret."""
 

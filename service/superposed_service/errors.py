@@ -55,6 +55,10 @@ class Quarantined(RequestError, code="Quarantined"):
     """The update is recorded, and not learned from: its source is in quarantine."""
 
 
+class Diverged(RequestError, code="Diverged"):
+    """A follower has records that its leader has not; `expected` is the first of them."""
+
+
 class HistoryTruncated(RequestError, code="HistoryTruncated"):
     """The journal was trimmed past what is asked for."""
 
@@ -95,6 +99,18 @@ class NotReady(ServiceUnavailable, code="NotReady"):
 
 class NotLeader(ServiceUnavailable, code="NotLeader"):
     """A follower is asked for a change: its leader takes it."""
+
+    def __init__(self, message: str, *, leader: str = "", **known: object) -> None:
+        super().__init__(message, **known)
+        self.leader = leader
+
+
+class TooFewFollowers(ServiceUnavailable, code="TooFewFollowers"):
+    """A change is to be on the disks of more followers than were reached."""
+
+
+class NotFresh(RequestError, code="NotFresh"):
+    """A request asks for an answer that is newer than this server's store."""
 
 
 class DeadlineExceeded(ServiceUnavailable, code="DeadlineExceeded"):

@@ -35,6 +35,10 @@ class Settings(BaseSettings):
     """URL of the leader to follow, which takes all changes; empty: this server leads."""
     follow_api_key: SecretStr = SecretStr("")
     """API key of the leader, scope `replicate`."""
+    members: str = ""
+    """URLs of all servers of the store, this one too, with commas between; the same on each. Empty: no promotion."""
+    sync_followers: int = Field(0, ge=0)
+    """Followers that must have a change on their disks before it is answered; the same on each server."""
     follow_timeout_s: float = Field(30.0, gt=0)
     """Seconds without the leader after which a follower is not ready and rejects API keys (503)."""
 

@@ -68,9 +68,9 @@ class Sent:
 class ForkServer:
     """See `tests.durability.forkserver`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *inside: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.durability.forkserver"],
+            [*inside, sys.executable, "-m", "tests.durability.forkserver"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2],
         )  # fmt: skip
 
@@ -81,9 +81,14 @@ class ForkServer:
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
+    def begin(self, path: Path, http: httpx.Client, settings: dict[str, Any]) -> int:
+        """Start a server as `start` does, and do not wait for it."""
+        at = http.base_url
+        return self.ask(serve=str(path), host=at.host, port=at.port, settings=settings)
+
     def start(self, path: Path, http: httpx.Client, settings: dict[str, Any]) -> int:
         """Start a server on the port of a client, wait until it is ready, and return its process id."""
-        pid = self.ask(serve=str(path), port=http.base_url.port, settings=settings)
+        pid = self.begin(path, http, settings)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:

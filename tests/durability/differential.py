@@ -279,7 +279,7 @@ class Campaign:
 
     def start(self, forks: ForkServer) -> int:
         while self.random.random() < 0.4:  # killed while it starts
-            pid = forks.ask(serve=str(self.path), port=self.port, settings=SETTINGS)
+            pid = forks.ask(serve=str(self.path), host="127.0.0.1", port=self.port, settings=SETTINGS)
             time.sleep(self.random.uniform(0, 0.25))
             os.kill(pid, signal.SIGKILL)
             forks.ask(wait=pid)

@@ -1,7 +1,7 @@
 """Starts servers fast: one process imports everything once, and forks a server for each line it reads.
 
-Reads JSON lines from stdin: `{"serve": directory, "port": n, "settings": {...}}` answers with a process id,
-`{"wait": pid}` with its exit status. Has no threads, so that forking is safe.
+Reads JSON lines from stdin: `{"serve": directory, "host": address, "port": n, "settings": {...}}` answers with a
+process id, `{"wait": pid}` with its exit status. Has no threads, so that forking is safe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def serve(command: dict[str, Any]) -> None:
     settings = Settings(threads=1, **command["settings"])
     with DataDirectory(path, snapshots_kept=settings.snapshots_kept) as directory:
         app = create_app(settings, directory)
-        uvicorn.run(app, port=command["port"], log_level="warning", timeout_graceful_shutdown=10)
+        uvicorn.run(app, host=command["host"], port=command["port"], log_level="warning", timeout_graceful_shutdown=10)
 
 
 def answer(command: dict[str, Any]) -> int:

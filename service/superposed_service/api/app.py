@@ -24,6 +24,7 @@ from superposed_service.api.auth import Access, check_site, requires
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import Admission
 from superposed_service.api.middleware.fast_routes import FastRoutes
+from superposed_service.api.middleware.freshness import Freshness
 from superposed_service.api.middleware.gateway import RequestGateway
 from superposed_service.api.middleware.rejection_delay import RejectionDelay
 from superposed_service.api.middleware.request_metrics import Observed
@@ -35,7 +36,7 @@ from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
-from superposed_service.cluster.follower import Follower
+from superposed_service.cluster.member import Member, urls
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
@@ -90,8 +91,7 @@ def open_store(
     transaction_log.answers.limit(kept_s=settings.idempotency_retention_s, most=settings.idempotency_responses)
     telemetry = telemetry or Telemetry(Metrics(0))
     store, recovery = recover(directory.snapshots, transaction_log, device, progress=telemetry.replay)
-    detects = settings.canary_rows and not settings.follow  # a leader's decisions are records
-    detector = PoisonDetector(store, transaction_log, settings) if detects else None
+    detector = PoisonDetector(store, transaction_log, settings) if settings.canary_rows else None
     writer = Writer(store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
@@ -125,6 +125,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_inflight_bytes,
         rejection_delay=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
+        freshness=Freshness(state.writer) if settings.members or settings.follow else None,
     )
     telemetry: Telemetry = api.state.telemetry
     if telemetry.tracing is None and settings.access_log != "all":
@@ -148,6 +149,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         ConfigError: The directory holds no store, or the device is not there.
         StorageError: It cannot be recovered exactly as it was.
     """
+    urls(settings)  # before anything is opened
     torch.set_num_threads(settings.threads or _spare_threads())
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
@@ -176,7 +178,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         )
         observe(telemetry.metrics.registry, runtime, writer)
         watching = [*map(asyncio.create_task, (runtime.background_loop(), runtime.heartbeat()))]
-        watching += await _follow(runtime)
+        app.state.member = member = Member(runtime)
+        watching.append(await member.start())
         grpc_server = None
         if settings.grpc_address:
             from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
@@ -216,6 +219,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
     app.state.cyclic = cyclic
+    app.state.writer = writer
     app.state.direct = None
     app.state.quotas = quotas
     app.state.telemetry = telemetry
@@ -234,14 +238,6 @@ def _include(app: FastAPI, included: Sequence[APIRouter]) -> list[Route]:
     for router in included:
         app.include_router(router)
     return [*own, *(route for router in included for route in router.routes if isinstance(route, Route))]
-
-
-async def _follow(runtime: Runtime) -> list[asyncio.Task[None]]:
-    """Follow the leader, where there is one."""
-    if not runtime.settings.follow:
-        return []
-    runtime.following = follower = Follower(runtime)
-    return [await follower.start()]
 
 
 def _spare_threads() -> int:

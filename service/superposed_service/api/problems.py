@@ -47,6 +47,8 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.UnknownVersion: (404, "not-found", "Not found"),
     service.LimitReached: (409, "limit-reached", "Limit reached"),
     service.Quarantined: (423, "quarantined", "In quarantine"),
+    service.NotFresh: (409, "not-fresh", "Not fresh"),
+    service.Diverged: (409, "diverged", "Diverged"),
     service.HistoryTruncated: (409, "beyond-horizon", "Beyond the journal's horizon"),
     service.AccessError: (403, "forbidden", "Forbidden"),
     service.Unauthenticated: (401, "unauthenticated", "Unauthenticated"),
@@ -54,6 +56,7 @@ PROBLEMS: dict[type[SuperposedError], Problem] = {
     service.ServiceUnavailable: (503, "not-ready", "Not ready"),
     service.Overloaded: (503, "overloaded", "Overloaded"),
     service.NotLeader: (421, "not-leader", "Not the leader"),
+    service.TooFewFollowers: (503, "too-few-followers", "Too few followers"),
     service.DeadlineExceeded: (504, "deadline-exceeded", "Deadline exceeded"),
     service.StorageError: (503, "storage-unavailable", "Storage unavailable"),
 }
@@ -80,7 +83,9 @@ def retry_after(error: SuperposedError | int) -> int:
     return math.ceil(min(max(getattr(error, "retry_after_s", 1.0), 1.0), 3600.0))
 
 
-def _headers(error: SuperposedError | int, status: int) -> dict[str, str]:
+def _headers(error: SuperposedError | int, status: int, instance: str) -> dict[str, str]:
+    if isinstance(error, service.NotLeader) and error.leader:
+        return {"Location": error.leader + instance}
     if status in _ASK_AGAIN:
         return {"Retry-After": str(retry_after(error))}
     return {"WWW-Authenticate": "Bearer"} if status == 401 else {}
@@ -104,7 +109,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         if status == 500:  # internals stay inside
             detail, expected, received = INTERNAL, None, None
     if instance == "/v2" or instance.startswith("/v2/"):
-        return _protocol_error(status, detail or title, expected, received, _headers(error, status))
+        return _protocol_error(status, detail or title, expected, received, _headers(error, status, instance))
     document: dict[str, Any] = {
         "type": _URN + slug,
         "title": title,
@@ -116,7 +121,7 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         if value is not None:
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
-    return Response(orjson.dumps(document), status, _headers(error, status), PROBLEM_MEDIA_TYPE)
+    return Response(orjson.dumps(document), status, _headers(error, status, instance), PROBLEM_MEDIA_TYPE)
 
 
 def _protocol_error(status: int, detail: str, expected: object, received: object, headers: dict[str, str]) -> Response:

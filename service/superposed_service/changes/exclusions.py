@@ -10,10 +10,11 @@ from typing import Any
 from superposed_service.storage import Journal
 
 # Records that say something about others: they take a sequence number and change nothing themselves.
-REFUSAL, ROLLBACK = "refusal", "rollback"
+# `EPOCH` is a new leader's first record.
+REFUSAL, ROLLBACK, EPOCH = "refusal", "rollback", "epoch"
 # A record that takes another out, and teaches its rows again.
 RELABEL = "relabel"
-DECISIONS = frozenset({REFUSAL, ROLLBACK})
+DECISIONS = frozenset({REFUSAL, ROLLBACK, EPOCH})
 TAKING_OUT = frozenset({ROLLBACK, RELABEL})
 # Records that are applied also where a rollback took them out: what was erased does not come back.
 FORGET_ROWS = "forget-rows"
@@ -69,12 +70,12 @@ class Exclusions:
     @classmethod
     def read(cls, journal: Journal, through: int) -> "Exclusions":
         """Return the decisions of a journal up to the record `through`; the hash chain is checked."""
-        return cls._of(journal.heads(DECISIONS | TAKING_OUT), through)
+        return cls._of(journal.heads({REFUSAL} | TAKING_OUT), through)
 
     @classmethod
     def look_up(cls, journal: Journal, through: int) -> "Exclusions":
         """Return the same at once, for a journal that this process has checked and writes."""
-        return cls._of(journal.rare(DECISIONS | TAKING_OUT), through)
+        return cls._of(journal.rare({REFUSAL} | TAKING_OUT), through)
 
     @classmethod
     def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> "Exclusions":

@@ -14,6 +14,7 @@ from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import add_commands
 from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
+from superposed_service.cli.promote import promote
 from superposed_service.cli.serve import serve
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.command()(init)
 app.command()(serve)
+app.command()(promote)
 add_commands(app)
 _console = Console(stderr=True)
 

@@ -5,33 +5,46 @@ recovery does. Where the leader's journal no longer reaches back, it begins agai
 """
 
 import asyncio
+import base64
+import json
 import logging
 import time
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
 
 from superposed.errors import ConfigError
+from superposed.store import tensorfile
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import FORGET_ROWS, TAKING_OUT, Exclusions, RollbackDecision
 from superposed_service.changes.replay import recover
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, NotReady, ServiceUnavailable
+from superposed_service.errors import (
+    DigestMismatch,
+    Diverged,
+    HistoryTruncated,
+    JournalCorrupt,
+    NotReady,
+    ServiceUnavailable,
+)
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Shipment
+from superposed_service.storage import DataDirectory, Shipment, TransactionLog
 from superposed_service.storage.shipping import Place, unframed
 
 _log = logging.getLogger("superposed.follower")
-_WAIT_S, _AGAIN_S = 5.0, 0.2
+_WAIT_S, _AGAIN_S = 1.0, 0.2
+ASIDE = "aside"
 _RECORDS, _SNAPSHOT = "/v1/replication/records", "/v1/replication/snapshot"
 
 
-def _client(settings: Settings) -> dict[str, Any]:
+def client_options(settings: Settings, url: str) -> dict[str, Any]:
+    """Return what a client of another of the store's servers is made with."""
     key = settings.follow_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": settings.follow, "headers": headers, "timeout": httpx.Timeout(10.0, read=_WAIT_S + 10.0)}
+    return {"base_url": url, "headers": headers, "timeout": httpx.Timeout(5.0, read=_WAIT_S + 10.0)}
 
 
 def _checked(response: httpx.Response) -> bytes:
@@ -40,8 +53,13 @@ def _checked(response: httpx.Response) -> bytes:
         return response.content
     reason = f"the leader answered {response.status_code}: {response.text[:300]}"
     if response.status_code == httpx.codes.CONFLICT:
-        raise HistoryTruncated(reason)
-    if response.is_server_error or response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        problem = response.json()
+        diverged = problem["type"].endswith(":diverged")
+        raise Diverged(reason, expected=problem["expected"]) if diverged else HistoryTruncated(reason)
+    if response.is_server_error or response.status_code in {
+        httpx.codes.TOO_MANY_REQUESTS,
+        httpx.codes.MISDIRECTED_REQUEST,
+    }:
         raise ServiceUnavailable(reason)
     raise ConfigError(reason, expected="a leader, and a key of scope replicate (SUPERPOSED_FOLLOW_API_KEY)")
 
@@ -63,24 +81,34 @@ def seed(directory: DataDirectory, settings: Settings) -> None:
     """
     directory.check_untouched()
     try:
-        with httpx.Client(**_client(settings)) as client:
+        with httpx.Client(**client_options(settings, settings.follow)) as client:
             head, data = unframed(_checked(client.get(_SNAPSHOT)))
     except httpx.TransportError as error:
         raise ConfigError(f"the leader {settings.follow} is not reached", received=repr(error)) from error
     store, place = _store(head, data)
     directory.initialise(data, digest=store.digest(), **place)
+    directory.transaction_log().epochs.keep(head["epoch"], head["starts"])
     _log.info("seeded from the leader", extra={"sequence": head["sequence"], "bytes": len(data)})
 
 
 class Follower:
-    """Keeps a running service at its leader's newest record."""
+    """Keeps a running service at its leader's newest record.
 
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime, self._settings = runtime, runtime.settings
+    Args:
+        runtime: The service.
+        url: The leader's.
+
+    Attributes:
+        newest: Sequence number of the leader's newest record, when it was last heard of.
+    """
+
+    def __init__(self, runtime: Runtime, url: str) -> None:
+        self._runtime, self._settings, self.url = runtime, runtime.settings, url
         self.newest, self._contact, self._failure = 0, 0.0, ""
         self._keys = runtime.directory.transaction_log().api_keys
-        self._keys.good_until = 0.0
-        self._client = httpx.AsyncClient(**_client(runtime.settings))
+        self._client = httpx.AsyncClient(**client_options(runtime.settings, url))
+        self._applying: list[asyncio.Future[Any]] = []
+        self._caught_up = asyncio.Event()
 
     @property
     def not_ready(self) -> NotReady | None:
@@ -89,21 +117,24 @@ class Follower:
         if self._failure:
             return NotReady("the follower has stopped following", received=self._failure)
         if silent > self._settings.follow_timeout_s:
-            return NotReady(f"the leader {self._settings.follow} was not reached for {silent:.0f} s")
+            return NotReady(f"the leader {self.url} was not reached for {silent:.0f} s")
         return None
 
-    async def start(self) -> asyncio.Task[None]:
-        """Begin to follow; return once everything is applied that the leader had at the first contact."""
-        caught_up = asyncio.Event()
-        self._task = asyncio.create_task(self._run(caught_up))
-        await caught_up.wait()
-        return self._task
+    def start(self) -> None:
+        """Begin to follow."""
+        self._task = asyncio.create_task(self._run())
 
-    def stop(self) -> None:
+    async def catch_up(self) -> None:
+        """Wait until everything is applied that the leader had at the first contact."""
+        await self._caught_up.wait()
+        await self._applied()
+
+    async def stop(self) -> None:
         """End following."""
         self._task.cancel()
+        await asyncio.wait([self._task])
 
-    async def _run(self, caught_up: asyncio.Event) -> None:
+    async def _run(self) -> None:
         """Follow; a failure that a new attempt does not mend ends it, and is logged."""
         target, sequence = None, 0
         try:
@@ -112,54 +143,93 @@ class Follower:
                 try:
                     sequence = await self._step()
                 except (httpx.TransportError, ServiceUnavailable) as error:
+                    self._caught_up.set()  # it may be the leader that does not come back
                     level = logging.WARNING if sequence >= 0 else logging.DEBUG  # once an outage
                     _log.log(level, "the leader was not reached", extra={"reason": repr(error)})
                     await asyncio.sleep(_AGAIN_S)
                     sequence = -1
                 target = self.newest if target is None and self._contact else target
                 if target is not None and sequence >= target:
-                    caught_up.set()
+                    self._caught_up.set()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is told by `not_ready`
             self._failure = str(error)
             _log.critical("the follower has stopped following", extra={"reason": repr(error)})
-            caught_up.set()
+            self._caught_up.set()
         finally:
             await self._client.aclose()
 
     async def _step(self) -> int:
         """Ask once, and apply the records that come; return the sequence number reached."""
-        after, chain, keys = await self._runtime.engine.call_writer(_place)
-        wait_s = _WAIT_S if self._contact else 0.0
-        asked: dict[str, str | float] = {"after": after, "chain": chain, "keys": keys, "wait_s": wait_s}
+        place = await self._runtime.engine.call_writer(_place)
+        asked = place._asdict() | {"wait_s": _WAIT_S if self._contact else 0.0}
         try:
             shipment = Shipment.from_bytes(_checked(await self._client.get(_RECORDS, params=asked)))
+        except Diverged as error:
+            return await self._take_back(int(str(error.expected)))
         except HistoryTruncated as error:
             return await self._begin_again(str(error))
         if not await self._runtime.engine.call_writer(partial(self._can_rebuild, shipment)):
             return await self._begin_again("a rollback reaches past this follower's snapshots")
         self.newest, self._contact = shipment.newest, time.monotonic()
+        await self._applied()  # the records before these, which are applied while the next are asked for
         received = await self._runtime.engine.call_writer(
             lambda writer: writer.receive(shipment, partial(self._rebuilt, writer))
         )
         self._keys.good_until = self._contact + self._settings.follow_timeout_s
-        await asyncio.gather(*map(asyncio.wrap_future, received), return_exceptions=True)
+        self._applying = [*map(asyncio.wrap_future, received)]
         kinds = {entry.kind for entry, _ in shipment.changes}
+        if kinds & (TAKING_OUT | {FORGET_ROWS}):
+            await self._applied()
         if kinds & TAKING_OUT:
             await self._runtime.snapshot()
         if FORGET_ROWS in kinds:
             await self._runtime.finish_erasures()
-        return after + len(shipment.changes)
+        return place.sequence + len(shipment.changes)
 
-    async def _begin_again(self, reason: str) -> int:
-        """Take the leader's newest snapshot in place of what is here; returns its sequence number."""
+    async def _applied(self) -> None:
+        await asyncio.gather(*self._applying, return_exceptions=True)
+
+    async def _take_back(self, first: int) -> int:
+        """Keep aside what no leader has, from a record on, and go on without it; returns the sequence number."""
+
+        def change(writer: Writer) -> bool:
+            log, directory = writer.transaction_log, self._runtime.directory
+            path = keep_aside(directory.path, log, first)
+            _log.critical("records that no leader has are kept aside", extra={"file": str(path)})
+            exclusions = Exclusions.look_up(log.journal, first - 1)
+            if not any(
+                log.journal.horizon <= one.sequence < first and exclusions.allows_start(one.sequence)
+                for one in directory.snapshots.list()
+            ):
+                return False
+            writer.take_back(first, lambda: self._rebuilt(writer, first - 1))
+            return True
+
+        if not await self._runtime.engine.call_writer(change):
+            return await self._begin_again("no snapshot is from before the leader's epoch", first)
+        await self._runtime.snapshot()
+        return first - 1
+
+    async def _begin_again(self, reason: str, first: int | None = None) -> int:
+        """Take the leader's newest snapshot in place of what is here; returns its sequence number.
+
+        `first` is the first record here that the leader does not have.
+        """
         head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
         _log.warning("beginning again from a snapshot", extra={"sequence": head["sequence"], "reason": reason})
         device = await self._runtime.engine.call(lambda store: str(store.device))
         store, place = await asyncio.to_thread(_store, head, data, device)
-        await asyncio.to_thread(self._runtime.directory.snapshots.write, data, digest=store.digest(), **place)
-        await self._runtime.engine.call_writer(
-            lambda writer: writer.begin_again(store, place["sequence"], place["chain"])
-        )
+        directory = self._runtime.directory
+        await asyncio.to_thread(directory.snapshots.write, data, digest=store.digest(), **place)
+
+        def change(writer: Writer) -> None:
+            log = writer.transaction_log
+            if writer.store.lineage != store.lineage or head["epoch"] < log.epochs.promised:
+                raise ConfigError("the snapshot is another store's, or of an epoch that is over")
+            writer.begin_again(store, place["sequence"], place["chain"], first)
+            log.epochs.keep(head["epoch"], [(epoch, begins) for epoch, begins in head["starts"]])
+
+        await self._runtime.engine.call_writer(change)
         self._runtime.version = str(store.sequence)
         return store.sequence
 
@@ -182,5 +252,18 @@ class Follower:
 def _place(writer: Writer) -> Place:
     if (failure := writer.transaction_log.failure) is not None:
         raise JournalCorrupt("the follower's journal failed", received=failure)
-    log = writer.transaction_log
-    return Place(log.journal.sequence, log.journal.chain.hex(), log.api_keys.digest)
+    return Place.of(writer.transaction_log)
+
+
+def keep_aside(folder: Path, log: TransactionLog, first: int) -> Path:
+    """Write the records from `first` on, which no leader has, to a file of JSON lines, and return its path."""
+    origins, lines = log.answers.origins(first - 1), []
+    for record in log.journal.replay(max(first - 1, log.journal.horizon)):
+        payload = None if record.payload is None else base64.b64encode(record.payload).decode()
+        origin = origins.get(record.sequence)
+        known = {"idempotency_key": origin and origin.key, "payload": payload}
+        lines.append(json.dumps({"sequence": record.sequence, "kind": record.kind, "head": record.head} | known))
+    (folder / ASIDE).mkdir(mode=0o700, exist_ok=True)
+    path = folder / ASIDE / f"epoch-{log.epochs.epoch_of(first)}-records-{first}-{log.journal.sequence}.jsonl"
+    tensorfile.write(path, "\n".join(lines).encode())
+    return path

@@ -57,6 +57,7 @@ class AdmissionChecks:
             answer = self.settled(write.idempotency_key, entering)
             if answer is None:
                 self.check_writable()
+                self._transaction_log.epochs.check_open()
                 prepared = write.change.prepare(store)
                 if isinstance(prepared, PreparedChange):
                     return PreparedWrite(write, prepared, self._owned(write, prepared.task, entering))

@@ -33,11 +33,13 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.inference_executor import InferenceExecutor
+from superposed_service.engine.replication import Replication
 from superposed_service.engine.request_metadata import RequestMetadata, current_request
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DeadlineExceeded, NotLeader, NotReady
+from superposed_service.errors import DeadlineExceeded, NotReady
+from superposed_service.observability.request_ids import sequence_seen
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
 
@@ -50,12 +52,16 @@ class Engine:
     Args:
         writer: The store and the way into it; its own from `start` to `stop`.
         settings: Batch and queue limits.
+
+    Attributes:
+        replication: What the followers of this server have.
     """
 
     def __init__(self, writer: Writer, settings: Settings) -> None:
         self._writer = writer
         self._telemetry = writer.telemetry
         self._settings = settings
+        self.replication = Replication(settings.sync_followers)
         self._queues = RequestQueues(settings)
         self._wake = threading.Condition()
         self._executor = InferenceExecutor(writer, self._queues, self._wake, settings, self._is_idle)
@@ -186,6 +192,7 @@ class Engine:
             IdempotencyMismatch: The origin's key came with another request.
             IdempotencyInFlight: The same request is being worked on.
             NotLeader: This server follows another one.
+            TooFewFollowers: Too few followers can be reached.
             StorageUnavailable: The disk refused; whether the change counts is known after the next start.
             SuperposedError: As `infer`.
         """
@@ -193,12 +200,22 @@ class Engine:
         change.author = author
         write = PendingWrite(change, idempotency_key, self._telemetry.start_timing())
         limit_s = self._admit(write)
-        return await _answer(write.future, limit_s if limited else None)
+        try:
+            return await _answer(write.future, limit_s if limited else None)
+        finally:
+            await self.replicated()
 
     def check_leads(self) -> None:
-        """Raise `NotLeader` on a follower, which learns from its leader alone."""
-        if leader := self._settings.follow:
-            raise NotLeader("this server follows another one, which takes changes", expected=f"a request to {leader}")
+        """Raise `NotLeader` on a follower, and `TooFewFollowers` on a leader with too few to have a change."""
+        self._writer.transaction_log.epochs.check_open()
+        self.replication.check()
+
+    async def replicated(self) -> None:
+        """Wait until enough followers have on their disks what is here, API keys too; raises as `change`."""
+        sequence, keys = self._writer.store.sequence, self._writer.transaction_log.api_keys.digest
+        if self.replication.needed:
+            await self.replication.wait(sequence, keys)
+        sequence_seen.set(sequence)
 
     async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:
         """Measure loss and accuracy; nothing is learned. Raises as `infer`."""

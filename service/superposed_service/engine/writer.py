@@ -15,16 +15,16 @@ from time import perf_counter
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, rejected, signed
-from superposed_service.changes.exclusions import REFUSAL, Exclusions
+from superposed_service.changes.exclusions import EPOCH, REFUSAL, Exclusions
 from superposed_service.changes.replay import Followed, rejection_entry
 from superposed_service.changes.snapshot import StoreImage
 from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
 from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
-from superposed_service.errors import DigestMismatch, JournalCorrupt, StorageUnavailable
+from superposed_service.errors import DigestMismatch, JournalCorrupt, NotLeader, StorageUnavailable
 from superposed_service.observability.counters import Metrics
-from superposed_service.storage import Entry, Record, Shipment, Statement, TransactionLog
+from superposed_service.storage import Entry, Position, Record, Shipment, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
 _log = logging.getLogger("superposed.engine")
@@ -202,7 +202,7 @@ class Writer:
         self._detect(None)
 
     def _detect(self, seen: Observation | None) -> None:
-        if self._detector is None:
+        if self._detector is None or not self.transaction_log.epochs.open:  # a leader's decisions are records
             return
         try:
             self._verdict = self._detector.observe(self.store, seen)
@@ -249,16 +249,21 @@ class Writer:
         Raises:
             DigestMismatch: The leader's store is another one, though the arithmetic is the same.
             JournalCorrupt: The records do not continue this journal.
+            NotLeader: This server has promised a later epoch.
         """
         log = self.transaction_log
+        if shipment.epoch < log.epochs.promised:
+            raise NotLeader("the leader's epoch is over", expected=log.epochs.promised, received=shipment.epoch)
         for key in shipment.api_keys or ():
             if log.api_keys.get(key.id) != key:
                 log.api_keys.put(key)
         if log.journal.fingerprint() == shipment.fingerprint:
             self._compare(shipment.digests)
-        if not shipment.changes:
+        new_epoch = (shipment.epoch, shipment.starts) != (log.epochs.promised, log.epochs.starts)
+        if not (shipment.changes or new_epoch):
             return []
-        records = log.write(shipment.changes, log.take_changes(), digest=self._digest)
+        noting = [log.epochs.noting(shipment.epoch, shipment.starts)] if new_epoch else []
+        records = log.write(shipment.changes, [*log.take_changes(), *noting], digest=self._digest)
         self._digest = None
         self._count(records)
         if log.journal.chain.hex() != shipment.chain:
@@ -274,12 +279,58 @@ class Writer:
             futures += [write.future] if prepared else []
         return futures
 
-    def begin_again(self, store: WeightStore, sequence: int, chain: bytes) -> None:
-        """Take a store in place of this one, and go on with the records after it: a leader's, on the disk already."""
+    def begin_again(self, store: WeightStore, sequence: int, chain: bytes, but: int | None) -> None:
+        """Take a store in place of this one, and go on with the records after it: a leader's, on the disk already.
+
+        `but` is the first record here that the leader does not have.
+        """
+        self._settle_down()
+        self.transaction_log.begin(sequence, chain, but=but)
+        self.store.adopt(store)
+        self._digest = None
+
+    def take_back(self, first: int, rebuilt: Callable[[], WeightStore]) -> None:
+        """Remove the records from `first` on from the journal, and go on with the store as it was before them."""
+        self._settle_down()
+        self.transaction_log.cut(first)
+        self.store.adopt(rebuilt())
+        self._digest = None
+
+    def promise(self, epoch: int) -> Position:
+        """Promise an epoch: append nothing of an older one from now on; return the end of the journal.
+
+        Raises:
+            NotLeader: It was promised already, or a later one.
+        """
+        self._settle_down()
+        epochs, sequence = self.transaction_log.epochs, self.store.sequence
+        if epoch <= epochs.promised:
+            raise NotLeader("this server has promised another epoch", expected=epochs.promised + 1, received=epoch)
+        epochs.promise(epoch)
+        return Position(epochs.epoch_of(sequence), sequence)
+
+    def lead(self, epoch: int, detector: PoisonDetector | None) -> None:
+        """Lead an epoch that was promised, from a record on that says so.
+
+        Raises:
+            NotLeader: Another one was promised since.
+        """
+        self._settle_down()
+        log = self.transaction_log
+        if epoch != log.epochs.promised or log.epochs.open:
+            raise NotLeader("this server has promised another epoch", expected=log.epochs.promised, received=epoch)
+        first, head = log.journal.sequence + 1, {"epoch": epoch, "answer": {}}
+        records = log.write([(Entry(EPOCH, head), None)], [*log.take_changes(), log.epochs.lead(first)])
+        self._count(records)
+        self._committed.extend(_Committed(record, None) for record in records)
+        self._detector = detector
+        self._settle_down()
+
+    def _settle_down(self) -> None:
+        """Apply everything that is on the disk, or on its way there."""
+        self.finish()
         while self.pending:
             self.apply_next()
-        self.transaction_log.begin(sequence, chain)
-        self.store.adopt(store)
 
     def _compare(self, digests: Mapping[int, str]) -> None:
         own = self.transaction_log.journal.digests(min(digests, default=0) - 1)
@@ -336,9 +387,7 @@ class Writer:
 
     def image(self) -> StoreImage:
         """Return the store as a snapshot's bytes; what was answered so far is kept first."""
-        self.finish()
-        while self.pending:  # a snapshot stands between records, never among committed ones
-            self.apply_next()
+        self._settle_down()  # a snapshot stands between records, never among committed ones
         self._intake.check_writable()
         self.transaction_log.flush()
         journal, store = self.transaction_log.journal, self.store

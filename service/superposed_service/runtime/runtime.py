@@ -21,7 +21,7 @@ from superposed_service.changes.snapshot import is_due, keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
-from superposed_service.errors import NotReady, UnknownSnapshot
+from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
@@ -61,7 +61,7 @@ class Following(Protocol):
     def newest(self) -> int:
         """Sequence number of the leader's newest record, when it was last heard of."""
 
-    def stop(self) -> None:
+    async def stop(self) -> None:
         """End following."""
 
 
@@ -106,21 +106,32 @@ class Runtime:
             return NotReady("the service is starting or stopping")
         if self.engine.failure is not None:
             return NotReady("the journal failed: inference goes on, updates do not", received=self.engine.failure)
-        return None if self.following is None else self.following.not_ready
+        if self.following is not None:
+            return self.following.not_ready
+        opened = self.directory.transaction_log().epochs.open
+        return None if opened else NotReady("this server waits for a leader: `superposed promote` names one")
 
-    async def shipment(self, sequence: int, chain: str, api_keys: str, wait_s: float) -> bytes:
-        """Return what a follower at a `Place` lacks, once there is anything, or `wait_s` seconds are over.
+    async def shipment(self, place: Place, wait_s: float) -> bytes:
+        """Return what a follower at a place lacks, once there is anything, or `wait_s` seconds are over.
 
         Raises:
-            HistoryTruncated: The records are not there any more.
+            HistoryTruncated: The records are not there any more, or it has records that this server has not.
             InvalidRequest: Its records are not this journal's.
+            NotLeader: It has promised a later epoch, or this server follows another one.
         """
-        until, log = time.monotonic() + wait_s, self.directory.transaction_log()
-        while (log.journal.sequence, log.api_keys.digest) == (sequence, api_keys) and time.monotonic() < until:
-            if await self._stopped_within(_SHIPPING_S):
+        until, log, replication = time.monotonic() + wait_s, self.directory.transaction_log(), self.engine.replication
+        if self.following is not None or place.promised > log.epochs.led:
+            log.epochs.check_open()
+            raise NotLeader("this server's epoch is over", expected=place.promised, received=log.epochs.led)
+        while replication.knows(place) and time.monotonic() < until:
+            if (log.journal.sequence, log.api_keys.digest) != (place.sequence, place.api_keys):
+                break
+            if not await self.runs_for(_SHIPPING_S):
                 raise NotReady("the service is stopping")
-        place = Place(sequence, chain, api_keys)
-        return (await self.engine.call_writer(lambda writer: Shipment.read(writer.transaction_log, place))).to_bytes()
+        shipment = await self.engine.call_writer(lambda writer: Shipment.read(writer.transaction_log, place))
+        replication.reached(place)  # its link was compared
+        replication.sent(place.member, place.sequence + len(shipment.changes), shipment.chain)
+        return shipment.to_bytes()
 
     async def newest_snapshot(self) -> bytes:
         """Return the newest snapshot with its manifest as a follower reads them, framed."""
@@ -128,7 +139,8 @@ class Runtime:
         if not snapshot.chain:  # of the first release
             snapshot = await self.snapshot()
         data = await asyncio.to_thread(self.directory.snapshots.read, snapshot)
-        return framed(snapshot.model_dump(), data)
+        epochs = self.directory.transaction_log().epochs
+        return framed(snapshot.model_dump() | {"epoch": epochs.promised, "starts": epochs.starts}, data)
 
     async def finish_erasures(self) -> None:
         """Erase from journal and snapshots the rows that records have forgotten: a leader's, or before a crash."""
@@ -311,6 +323,8 @@ class Runtime:
             UnknownSnapshot: There is none of this id.
         """
         if (known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))) is not None:
+            self.engine.check_leads()
+            await self.engine.replicated()
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
@@ -376,7 +390,7 @@ class Runtime:
     async def background_loop(self) -> None:
         """Take snapshots as the settings say, until `stop_background`."""
         again, look = 0.0, 0.0
-        while not await self._stopped_within(_WATCH_S):
+        while await self.runs_for(_WATCH_S):
             due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
             if due and not await _logged("no snapshot was taken", self.snapshot()):
                 again = time.monotonic() + _RETRY_S
@@ -386,19 +400,18 @@ class Runtime:
 
     async def heartbeat(self) -> None:
         """Tell listeners once a second how busy the engine is, until `stop_background`."""
-        while not await self._stopped_within(_WATCH_S):
+        while await self.runs_for(_WATCH_S):
             waiting = {"waiting": sum(self.engine.waiting), "listeners": self.events.listeners}
             self.events.publish(Event("load", self.telemetry.load.summary() | waiting))
 
-    async def _stopped_within(self, seconds: float) -> bool:
+    async def runs_for(self, seconds: float) -> bool:
+        """Wait for seconds, or until `stop_background`; return False after that."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), seconds)
-        return self._stop.is_set()
+        return not self._stop.is_set()
 
     def stop_background(self) -> None:
         """End `heartbeat`, and `background_loop` once the snapshot that it is taking is taken."""
-        if self.following is not None:
-            self.following.stop()
         self._stop.set()
 
 

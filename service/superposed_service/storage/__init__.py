@@ -4,6 +4,7 @@ from superposed_service.storage.api_keys import ApiKey, ApiKeys
 from superposed_service.storage.canaries import Canaries, Canary
 from superposed_service.storage.database import Statement, Synchronous
 from superposed_service.storage.directory import DataDirectory
+from superposed_service.storage.epochs import Position
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
 from superposed_service.storage.shipping import Shipment
 from superposed_service.storage.snapshots import Snapshot, Snapshots
@@ -17,6 +18,7 @@ __all__ = [
     "DataDirectory",
     "Entry",
     "Journal",
+    "Position",
     "Record",
     "Shipment",
     "Snapshot",

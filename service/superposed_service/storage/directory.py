@@ -10,6 +10,7 @@ from superposed.errors import ConfigError
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
 from superposed_service.storage.database import Synchronous
+from superposed_service.storage.journal import Journal
 from superposed_service.storage.snapshots import Snapshots
 from superposed_service.storage.transaction_log import TransactionLog
 
@@ -71,6 +72,10 @@ class DataDirectory:
             self._transaction_log.fail(str(error))
         raise error
 
+    def _drop_others(self, journal: Journal) -> None:
+        gone = {one.id for one in self.snapshots.list() if not journal.holds(one.sequence, one.chain)}
+        self.snapshots.remove(lambda one: one in gone)
+
     @property
     def replaced(self) -> bool:
         """True once other files than the opened ones stand at the directory's path."""
@@ -120,7 +125,9 @@ class DataDirectory:
                 f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
             )
         if self._transaction_log is None:
-            self._transaction_log = TransactionLog(self.path, synchronous=synchronous, check_place=self.check_place)
+            self._transaction_log = TransactionLog(
+                self.path, synchronous=synchronous, check_place=self.check_place, drop_others=self._drop_others
+            )
             self._hold(self.path / "journal.db", self.path / "HEAD")
         if not self._transaction_log.journal.exists:
             raise JournalCorrupt("the journal has no beginning", expected="one that `superposed init` made")

@@ -96,6 +96,7 @@ class IdempotencyStore:
         self._database = database
         self._kept: dict[str, IdempotencyResponse] = {}
         self._settled: dict[str, IdempotencyResponse] = {}
+        self._dropped: list[str] = []
         self._owned: Counter[str] = Counter()
         self._kept_s = self._most = math.inf
         for *row, checksum in database.query(
@@ -174,6 +175,13 @@ class IdempotencyStore:
         if key in self._kept:
             self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
 
+    def drop_from(self, sequence: int) -> None:
+        """Forget the responses of a record and of those after it."""
+        self._dropped = [key for key, kept in self._kept.items() if kept.sequence >= sequence]
+        for key in self._dropped:
+            self._settled.pop(key, None)
+            self._owned[self._kept.pop(key).idempotency_key.owner] -= 1
+
     def take_changes(self) -> list[Statement]:
         """Return the statements that write the responses settled since the last call.
 
@@ -182,8 +190,10 @@ class IdempotencyStore:
         statements = [_writing(kept) for kept in self._settled.values()]
         self._settled.clear()
         for key in self._expired():
-            statements.append(("DELETE FROM answers WHERE key = ?", (key,)))
             self._owned[self._kept.pop(key).idempotency_key.owner] -= 1
+            self._dropped.append(key)
+        statements += [("DELETE FROM answers WHERE key = ?", (key,)) for key in self._dropped]
+        self._dropped.clear()
         return statements
 
     def _expired(self) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage.database import Database
 
+_BEGUN = "begun"
 _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
 
 
@@ -102,7 +103,22 @@ class Journal:
             for table in ("records", "digests"):
                 self._database.execute(f"DELETE FROM {table}", ())  # noqa: S608 - tables, from here
             self._set_horizon(sequence, chain)
+            self._database.execute(*self._database.noting("witnessed", _BEGUN))
         self.sequence, self.chain, self.exists = sequence, chain, True
+
+    def cut(self, first: int) -> None:
+        """Remove the records from `first` on: another server's history goes on without them."""
+        chain = self.link(first - 1)
+        with self._database.transaction():
+            for table in ("records", "digests"):
+                self._database.execute(f"DELETE FROM {table} WHERE sequence >= ?", (first,))  # noqa: S608 - tables, from here
+            self._database.execute(*self._database.noting("witnessed", _BEGUN))
+        self.sequence, self.chain = first - 1, chain
+
+    def holds(self, sequence: int, chain: str) -> bool:
+        """Return True unless a snapshot at a link, hexadecimal, was taken of other records."""
+        comparable = chain != "" and sequence >= self.horizon
+        return sequence <= self.sequence and not (comparable and self.link(sequence).hex() != chain)
 
     def _set_horizon(self, sequence: int, chain: bytes) -> None:
         self._database.execute_many(
@@ -278,7 +294,12 @@ class Journal:
     @property
     def has_high_water_mark(self) -> bool:
         """True once a `HEAD` is known to stand beside the journal."""
-        return self._database.noted("witnessed") is not None
+        return self._database.noted("witnessed") not in (None, _BEGUN)
+
+    @property
+    def begun(self) -> bool:
+        """True where the journal was begun or cut, and no `HEAD` is known to be of it yet."""
+        return self._database.noted("witnessed") == _BEGUN
 
     def set_high_water_mark(self) -> None:
         """Note that a `HEAD` stands beside the journal, on the disk."""

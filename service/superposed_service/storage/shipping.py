@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from superposed_service.errors import HistoryTruncated, InvalidRequest
+from superposed_service.errors import Diverged, HistoryTruncated, InvalidRequest
 from superposed_service.storage.api_keys import ApiKey
 from superposed_service.storage.idempotency import IdempotencyKey
 from superposed_service.storage.journal import Entry
@@ -18,11 +18,26 @@ _DIGESTS_BEFORE = 2048
 
 
 class Place(NamedTuple):
-    """The end of a journal: its newest record, its link there, and a digest of the API keys beside it."""
+    """End of a follower's journal: its newest record, its link and epoch there, and what is beside it.
+
+    `api_keys` is a digest of the API keys, `promised` the newest epoch that the follower has promised, and `member`
+    its name among the store's servers.
+    """
 
     sequence: int
     chain: str
-    api_keys: str
+    api_keys: str = ""
+    epoch: int = 1
+    promised: int = 1
+    member: str = ""
+
+    @classmethod
+    def of(cls, log: TransactionLog) -> "Place":
+        """Return a journal's."""
+        journal, epochs = log.journal, log.epochs
+        epoch = epochs.epoch_of(journal.sequence)
+        member, keys = epochs.member, log.api_keys.digest
+        return cls(journal.sequence, journal.chain.hex(), keys, epoch, epochs.promised, member)
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,8 @@ class Shipment:
 
     Args:
         newest: Sequence number of the leader's newest record.
+        epoch: The leader's.
+        starts: Epoch and first record of each of its epochs.
         chain: The journal's link at the last record here, hexadecimal.
         fingerprint: What the leader applies records with.
         changes: The records, and the requests that they came from.
@@ -39,6 +56,8 @@ class Shipment:
     """
 
     newest: int
+    epoch: int
+    starts: Sequence[tuple[int, int]]
     chain: str
     fingerprint: Mapping[str, Any] | None
     changes: Sequence[tuple[Entry, IdempotencyKey | None]]
@@ -53,11 +72,13 @@ class Shipment:
             HistoryTruncated: The records, or rows of them, are not there any more: a snapshot is needed.
             InvalidRequest: The follower's records are not this journal's.
         """
-        journal, (after, chain, known_keys) = log.journal, place
+        journal, epochs, after, chain = log.journal, log.epochs, place.sequence, place.chain
         if after < journal.horizon:
             raise HistoryTruncated(
                 "the journal was trimmed past the follower", expected=journal.horizon, received=after
             )
+        if (end := epochs.end_of(place.epoch)) <= after:
+            raise Diverged("the follower has records that no later leader has", expected=int(end), received=after)
         if after > journal.sequence or journal.link(after).hex() != chain:
             raise InvalidRequest(
                 f"record {after} of the follower is not the leader's: move the follower's directory away, and start"
@@ -72,9 +93,10 @@ class Shipment:
             size += len(record.payload)
             if len(changes) == _MOST_RECORDS or size >= _MOST_BYTES:
                 break
-        keys = None if known_keys == log.api_keys.digest else log.api_keys.all()
+        keys = None if place.api_keys == log.api_keys.digest else log.api_keys.all()
         last, digests = journal.link(after + len(changes)).hex(), journal.digests(after - _DIGESTS_BEFORE)
-        return cls(journal.sequence, last, journal.fingerprint(), changes, digests, keys)
+        known = (journal.sequence, epochs.led, epochs.starts, last, journal.fingerprint())
+        return cls(*known, changes, digests, keys)
 
     def to_bytes(self) -> bytes:
         """Return it as bytes: the length of a JSON head, the head, and the records' payloads."""
@@ -98,7 +120,8 @@ class Shipment:
             place += size
         keys = head["api_keys"] and [ApiKey(**one) for one in head["api_keys"]]
         digests = {int(sequence): digest for sequence, digest in head["digests"].items()}
-        return cls(**head | {"changes": changes, "api_keys": keys, "digests": digests})
+        starts = [(epoch, first) for epoch, first in head["starts"]]
+        return cls(**head | {"changes": changes, "api_keys": keys, "digests": digests, "starts": starts})
 
 
 def framed(head: Mapping[str, Any], data: bytes) -> bytes:

@@ -7,6 +7,7 @@ from superposed_service.errors import StorageUnavailable
 from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
 from superposed_service.storage.database import Database, Statement, Synchronous
+from superposed_service.storage.epochs import Epochs
 from superposed_service.storage.high_water_mark import HighWaterMark
 from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
 from superposed_service.storage.journal import Entry, Journal, Record
@@ -21,20 +22,27 @@ class TransactionLog:
         folder: The data directory.
         synchronous: See `Database`.
         check_place: Raises where another directory stands at the path by now.
+        drop_others: Removes the snapshots of other records than a journal's.
 
     Attributes:
         answers: What was answered, by idempotency key.
         canaries: A few rows of each task.
         api_keys: Who may do what.
+        epochs: Which server may append, and from which record on.
 
     Raises:
         JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
     """
 
     def __init__(
-        self, folder: Path, *, synchronous: Synchronous = "FULL", check_place: Callable[[], None] = lambda: None
+        self,
+        folder: Path,
+        *,
+        synchronous: Synchronous = "FULL",
+        check_place: Callable[[], None] = lambda: None,
+        drop_others: Callable[[Journal], None] = lambda _: None,
     ) -> None:
-        self.check_place = check_place
+        self.check_place, self._drop_others = check_place, drop_others
         self._high_water_mark = HighWaterMark(folder / "HEAD")
         self._unwritten: list[Statement] = []
         try:
@@ -48,6 +56,7 @@ class TransactionLog:
             self.answers = IdempotencyStore(self._database)
             self.canaries = Canaries(self._database)
             self.api_keys = ApiKeys(self._database)
+            self.epochs = Epochs(self._database)
             self._check_mark()
         except BaseException:
             self.close()
@@ -58,8 +67,12 @@ class TransactionLog:
 
         The journal's `witnessed` mark is the durable marker: once it is set, and in the file itself, a
         missing or empty `HEAD` means that the file was removed. Directories of the first release have no
-        mark until this process has synced their `HEAD`.
+        mark until this process has synced their `HEAD`. Where a journal was begun or cut, what belonged to other
+        records does not count any more: their `HEAD`, and their snapshots.
         """
+        if self.journal.begun:
+            self._drop_others(self.journal)
+            self._high_water_mark.clear()
         self._high_water_mark.check(self.journal)
         if self.journal.exists and not self.journal.has_high_water_mark:
             self._high_water_mark.note(self.journal)
@@ -80,10 +93,26 @@ class TransactionLog:
         """Return the pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
         return self._database.damaged_pages()
 
-    def begin(self, sequence: int, chain: bytes = b"") -> None:
-        """Start a journal whose first record will be the one after `sequence`; see `Journal.begin`."""
+    def begin(self, sequence: int, chain: bytes = b"", *, but: int | None = None) -> None:
+        """Start a journal whose first record will be the one after `sequence`; see `Journal.begin`.
+
+        Responses and canaries of records from `but` on are forgotten: they are not in the new one.
+        """
+        if but is not None:
+            self._forget(but)
         self.journal.begin(sequence, chain)
         self._check_mark()
+
+    def cut(self, first: int) -> None:
+        """Remove the records from `first` on, and what belongs to them."""
+        self._forget(first)
+        self.journal.cut(first)
+        self._check_mark()
+
+    def _forget(self, first: int) -> None:
+        self.canaries.drop_if(lambda canary: canary.sequence >= first)
+        self.answers.drop_from(first)
+        self.flush()
 
     def commit(
         self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], *, digest: tuple[int, str] | None = None

@@ -103,9 +103,8 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
 
     Raises:
         Unauthenticated: None, or one that is not good.
+        NotReady: It may have been revoked at a leader that is not heard of.
     """
-    if time.monotonic() > keys.good_until:
-        raise NotReady("this follower has not heard of its leader for long: keys may have been revoked there")
     scheme, _, text = (header or "").partition(" ")
     found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
     if found is None:
@@ -115,6 +114,8 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     right = hmac.compare_digest(_digest(found.group(2)), key.secret_sha256 if key else _digest(""))
     if key is None or not right or not key.is_good(time.time()):
         raise Unauthenticated("this API key is not good", expected="one that was neither revoked nor expired")
+    if time.monotonic() > keys.good_until and key.scope != "replicate":  # a promotion must be possible
+        raise NotReady("this follower has not heard of its leader for long: keys may have been revoked there")
     return key
 
 

@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
+from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE, Freshness
 from superposed_service.api.middleware.rejection_delay import RejectionDelay
 from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
@@ -39,16 +40,25 @@ class RequestGateway:
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
         rejection_delay: How much later 429 and 503 leave.
+        freshness: Tokens of a store with followers; None where it has none.
     """
 
     def __init__(
-        self, app: ASGIApp, checks: Sequence[Check], *, max_bytes: int, most_held: int, rejection_delay: RejectionDelay
+        self,
+        app: ASGIApp,
+        checks: Sequence[Check],
+        *,
+        max_bytes: int,
+        most_held: int,
+        rejection_delay: RejectionDelay,
+        freshness: Freshness | None = None,
     ) -> None:
         self._app = app
         self._checks = (_raise_refusal, *checks, self._check_length)
         self.max_bytes = max_bytes
         self.most_held = most_held
         self.rejection_delay = rejection_delay
+        self.freshness = freshness
         self.held = 0
         self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
         self._count = itertools.count(1)
@@ -80,6 +90,8 @@ class RequestGateway:
             exchange.release()
 
     async def _pass_on(self, scope: Scope, exchange: "_Exchange") -> None:
+        if self.freshness is not None and (token := header(scope, MIN_SEQUENCE)) is not None:
+            await self.freshness.wait(token)
         if scope["method"] == "HEAD":  # every GET route has one
             await self._app({**scope, "method": "GET"}, exchange.receive, exchange.send_head)
         else:
@@ -137,7 +149,10 @@ class _Exchange:
         self.started = True
         if message["type"] == "http.response.start":
             status = self._scope[STATUS] = message["status"]
-            message.setdefault("headers", []).append((b"x-request-id", self.identifier.encode()))
+            headers = message.setdefault("headers", [])
+            headers.append((b"x-request-id", self.identifier.encode()))
+            if (freshness := self._gateway.freshness) is not None:
+                headers.append((SEQUENCE, freshness.token().encode()))
             if status in _PACED and self._scope["path"] not in PROBES:
                 self.release()  # a delayed rejection keeps no other body out
                 await asyncio.sleep(self._gateway.rejection_delay.wait_s(self._scope.get(AUTHOR)))

@@ -16,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, principal_of
+from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE
 from superposed_service.api.middleware.gateway import REFUSAL, RequestGateway
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
@@ -70,7 +71,7 @@ class DirectInference:
         for name, value in scope["headers"]:
             if name in _READ:
                 known[name] = value.decode("latin-1")
-            elif name not in _PLAIN:
+            elif not (name in _PLAIN or (name == MIN_SEQUENCE and self._is_fresh(value.decode("latin-1")))):
                 return None
         length = known.get(b"content-length", "")
         most = min(_LARGEST_BODY, self._gateway.max_bytes)
@@ -82,6 +83,12 @@ class DirectInference:
             return None  # the usual way refuses it before its body is read
         tensors = TENSORS_MEDIA_TYPE in known.get(b"accept", "")
         return Head(known.get(b"content-type"), known.get(_HEAD_LENGTH), tensors)
+
+    def _is_fresh(self, token: str) -> bool:
+        try:
+            return self._gateway.freshness is None or self._gateway.freshness.is_fresh(token)
+        except SuperposedError:
+            return False
 
     def begin(self, cycle: RequestResponseCycle, head: Head, hand_on: Callable[[RequestResponseCycle], None]) -> bool:
         """Let a request wait for the event loop's next batch; return False if it is to take the usual way.
@@ -127,6 +134,8 @@ class DirectInference:
         lines = [STATUS_LINE[200], *(b"%s: %s\r\n" % pair for pair in cycle.default_headers)]
         lines += [b"content-length: %d\r\ncontent-type: %s\r\n" % (len(content), kind), extra]
         lines += [b"x-request-id: %s\r\n" % self._gateway.identifier(_scope(cycle)).encode()]
+        if (freshness := self._gateway.freshness) is not None:
+            lines += [b"%s: %s\r\n" % (SEQUENCE, freshness.token().encode())]
         lines += [b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", content]
         cycle.response_started = cycle.response_complete = True
         cycle.transport.write(b"".join(lines))

@@ -181,6 +181,18 @@ class ApiKeyRequest(Body):
     updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
 
 
+class EpochBody(Body):
+    """`POST /v1/replication/promise` and `/lead`."""
+
+    epoch: int = Field(ge=2, strict=True, description="The new epoch: later than any before.")
+
+
+class PromotionBody(Body):
+    """`POST /v1/replication/promote`."""
+
+    allow_loss: bool = Field(False, description="True to promote also where acknowledged changes may be lost.")
+
+
 _Number = Annotated[float, Field(ge=-64, le=64)]
 
 

@@ -53,6 +53,7 @@ async def make(request: Request) -> Response:
     made = await service.engine.call_writer(
         lambda writer: create(writer.transaction_log, most=most, **body.model_dump())
     )
+    await service.engine.replicated()
     _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
     return _new(made)
 
@@ -63,6 +64,7 @@ async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
     runtime(request).engine.check_leads()
     await runtime(request).engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
+    await runtime(request).engine.replicated()
     _note(request, "API key revoked", identifier)
     return Response(status_code=204)
 
@@ -74,5 +76,6 @@ async def renew(request: Request, identifier: str) -> Response:
     refuse_repeats(request)
     runtime(request).engine.check_leads()
     made = await runtime(request).engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
+    await runtime(request).engine.replicated()
     _note(request, "API key rotated", identifier)
     return _new(made)

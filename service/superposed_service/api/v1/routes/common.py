@@ -49,7 +49,11 @@ async def answered_before(request: Request) -> JsonObject | None:
     """
     if (key := await idempotency_key(request)) is None:
         return None
-    return await runtime(request).engine.call_writer(lambda writer: writer.answer_to(key))
+    engine = runtime(request).engine
+    if (answer := await engine.call_writer(lambda writer: writer.answer_to(key))) is not None:
+        engine.check_leads()
+        await engine.replicated()
+    return answer
 
 
 def refuse_repeats(request: Request) -> None:

@@ -1,12 +1,16 @@
-"""Routes for the followers of this server."""
+"""Routes for the other servers of a store: its followers, and promotion."""
 
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from superposed_client.models import Promotion, ServerState
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import runtime
+from superposed_service.api.v1.routes.common import documented_body, json_response, read, runtime
+from superposed_service.api.v1.schemas import EpochBody, PromotionBody
+from superposed_service.cluster.member import Member
+from superposed_service.storage.shipping import Place
 
 router = APIRouter(prefix="/v1/replication", tags=["replication"])
 
@@ -17,16 +21,20 @@ _BINARY = "application/octet-stream"
 @requires("replicate")
 async def records(
     request: Request,
-    after: Annotated[int, Query(ge=0)],
+    sequence: Annotated[int, Query(ge=0)],
     chain: str,
-    keys: str = "",
+    api_keys: str = "",
+    epoch: Annotated[int, Query(ge=1)] = 1,
+    promised: Annotated[int, Query(ge=1)] = 1,
+    member: str = "",
     wait_s: Annotated[float, Query(ge=0, le=60)] = 0.0,
 ) -> Response:
     """Return the records after a follower's newest one, with API keys; wait for some where there are none.
 
     409 `beyond-horizon` where they are not there any more: the follower needs a snapshot.
     """
-    return Response(await runtime(request).shipment(after, chain, keys, wait_s), media_type=_BINARY)
+    place = Place(sequence, chain, api_keys, epoch, promised, member)
+    return Response(await runtime(request).shipment(place, wait_s), media_type=_BINARY)
 
 
 @router.get("/snapshot", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
@@ -34,3 +42,44 @@ async def records(
 async def snapshot(request: Request) -> Response:
     """Return the newest snapshot: the length of a JSON head, the head, and the file; it holds the secret."""
     return Response(await runtime(request).newest_snapshot(), media_type=_BINARY)
+
+
+@router.get("", response_model=ServerState)
+@requires("replicate")
+async def state(request: Request) -> Response:
+    """Return the role of this server, how new its store is, and what its settings say of the others."""
+    return json_response((await _member(request).state()).model_dump())
+
+
+@router.post("/promise", response_model=list[int], openapi_extra=documented_body(EpochBody))
+@requires("replicate")
+async def promise(request: Request) -> Response:
+    """Promise an epoch: take no record of an older one; return the epoch and number of the newest record.
+
+    For a promotion, which asks all servers.
+    """
+    body = await read(request, EpochBody)
+    return json_response(list(await _member(request).promise(body.epoch)))
+
+
+@router.post("/lead", response_model=ServerState, openapi_extra=documented_body(EpochBody))
+@requires("replicate")
+async def lead(request: Request) -> Response:
+    """Lead an epoch that this server has promised; for a promotion."""
+    body = await read(request, EpochBody)
+    await _member(request).lead(body.epoch)
+    return await state(request)
+
+
+@router.post("/promote", response_model=Promotion, openapi_extra=documented_body(PromotionBody))
+@requires("replicate")
+async def promote(request: Request) -> Response:
+    """Make the server with the newest records the leader: this one, where no other has newer ones."""
+    body = await read(request, PromotionBody)
+    promotion = await _member(request).promote(allow_loss=body.allow_loss)
+    return json_response(promotion.model_dump())
+
+
+def _member(request: Request) -> Member:
+    member: Member = request.app.state.member
+    return member

@@ -1,0 +1,60 @@
+"""Read your writes through any server: answers say how new the store was, requests how new it must be."""
+
+import asyncio
+import time
+
+from superposed_service.engine.writer import Writer
+from superposed_service.errors import InvalidRequest, NotFresh
+from superposed_service.observability.request_ids import sequence_seen
+
+MIN_SEQUENCE, SEQUENCE = b"x-min-sequence", b"x-sequence"
+_WAIT_S, _LOOK_S = 1.0, 0.005
+
+
+class Freshness:
+    """Makes and compares the tokens of one store: its lineage, an epoch, and a record of that epoch.
+
+    Args:
+        writer: The way into the store.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def token(self) -> str:
+        """Return the token of the newest record that the answer to this request may tell of."""
+        store, epochs = self._writer.store, self._writer.transaction_log.epochs
+        sequence = sequence_seen.get() or store.sequence
+        return f"{store.lineage}.{epochs.epoch_of(sequence)}.{sequence}"
+
+    def is_fresh(self, token: str) -> bool:
+        """Return True if the record of a token is applied here; raises as `wait`, where it never will be."""
+        lineage, epoch, sequence = self._read(token)
+        if lineage != self._writer.store.lineage or self._writer.transaction_log.epochs.end_of(epoch) <= sequence:
+            raise NotFresh("no record of this store's history is the one asked for: it was lost", received=token)
+        return self._writer.store.sequence >= sequence
+
+    async def wait(self, token: str) -> None:
+        """Wait briefly for the record of a token.
+
+        Raises:
+            InvalidRequest: It is no token.
+            NotFresh: The record was not applied here in time, or never will be.
+        """
+        until = time.monotonic() + _WAIT_S
+        while not self.is_fresh(token):
+            if time.monotonic() > until:
+                raise NotFresh(
+                    "this server's store is not that new yet: ask again, or ask the leader",
+                    expected=token,
+                    received=self.token(),
+                )
+            await asyncio.sleep(_LOOK_S)
+
+    def _read(self, token: str) -> tuple[str, int, int]:
+        lineage, epoch, sequence = [*token.split("."), "", ""][:3]
+        if not (epoch.isdecimal() and sequence.isdecimal()):
+            raise InvalidRequest(
+                "X-Min-Sequence: not a token", expected="the X-Sequence of an answer", received=token[:100]
+            )
+        return lineage, int(epoch), int(sequence)

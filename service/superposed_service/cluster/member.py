@@ -1,0 +1,238 @@
+"""A server among those of one store: whom it follows, when it leads, and how another is made the leader.
+
+A promotion asks the servers to promise a new epoch. A server that has promised takes no record of an older epoch.
+Every acknowledged change is on one of the servers that have promised; of these the one with the newest records leads.
+"""
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from superposed.errors import ConfigError, SuperposedError
+from superposed_client.models import Promotion, ServerState
+from superposed_service.cluster.follower import ASIDE, Follower, client_options
+from superposed_service.engine.poison_detector import PoisonDetector
+from superposed_service.engine.writer import Writer
+from superposed_service.errors import ServiceUnavailable, TooFewFollowers
+from superposed_service.runtime.runtime import Runtime
+from superposed_service.settings import Settings
+from superposed_service.storage import Position
+
+_log = logging.getLogger("superposed.cluster")
+_LOOK_S, _HAND_OVER_S = 1.0, 10.0
+_PATH = "/v1/replication"
+_OWN = ""  # this server among the URLs
+
+
+def urls(settings: Settings) -> list[str]:
+    """Return the URLs of all servers of the store.
+
+    Raises:
+        ConfigError: More followers must have a change than there are.
+    """
+    found = [url.strip().rstrip("/") for url in settings.members.split(",") if url.strip()]
+    if settings.sync_followers > max(0, len(found) - 1):
+        raise ConfigError(
+            "more followers must have a change than there are",
+            expected="SUPERPOSED_MEMBERS with the URLs of all servers, this one too",
+            received=f"SUPERPOSED_SYNC_FOLLOWERS={settings.sync_followers}, {len(found)} members",
+        )
+    return found
+
+
+class Member:
+    """The part of a running service that knows the store's other servers. On the event loop only."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime, self._settings = runtime, runtime.settings
+        self._urls = urls(runtime.settings)
+        self._log = runtime.directory.transaction_log()
+        self._names: dict[str, str] = {}  # of the other members, by URL
+        self._client = httpx.AsyncClient(**client_options(runtime.settings, ""))
+        self._turn = asyncio.Lock()  # one change of the role at a time
+
+    async def start(self) -> asyncio.Task[None]:
+        """Take a role: lead, follow, or wait for a leader; return the task that watches the others."""
+        epochs, settings = self._log.epochs, self._settings
+        promoted = epochs.promised > 1
+        leads = epochs.led == epochs.promised if promoted else not settings.follow
+        epochs.open = leads
+        if self._urls or settings.follow:
+            epochs.keep()
+        if not leads:
+            self._log.api_keys.good_until = 0.0
+        await self._look()
+        if settings.follow and not promoted and self._runtime.following is None:
+            await self._follow(settings.follow)
+        if isinstance(self._runtime.following, Follower):
+            await self._runtime.following.catch_up()
+        return asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Look at the other servers once a second, for as long as this one runs."""
+        try:
+            while await self._runtime.runs_for(_LOOK_S):
+                with contextlib.suppress(SuperposedError):
+                    await self._look()
+        finally:
+            if self._runtime.following is not None:
+                await self._runtime.following.stop()
+            await self._client.aclose()
+
+    async def state(self) -> ServerState:
+        """Return this server's own."""
+        epochs, following = self._log.epochs, self._runtime.following
+        aside = self._runtime.directory.path / ASIDE
+        return ServerState(
+            member=epochs.member,
+            role="leader" if epochs.open else "waiting" if following is None else "follower",
+            epoch=epochs.promised,
+            sequence=await self._runtime.engine.call(lambda store: store.sequence),
+            leader=epochs.leader,
+            members=self._urls,
+            sync_followers=self._settings.sync_followers,
+            kept_aside=sorted(path.name for path in aside.glob("*.jsonl")),
+        )
+
+    async def promise(self, epoch: int) -> Position:
+        """Follow no more, and promise an epoch; return the end of the journal.
+
+        Raises:
+            NotLeader: It was promised already, or a later one.
+        """
+        if epoch > self._log.epochs.promised:
+            await self._stop_following()
+        keys = self._log.api_keys
+        keys.good_until = min(keys.good_until, time.monotonic() + self._settings.follow_timeout_s)
+        return await self._runtime.engine.call_writer(lambda writer: writer.promise(epoch))
+
+    async def lead(self, epoch: int) -> None:
+        """Lead an epoch that this server has promised.
+
+        Raises:
+            NotLeader: It has promised another one.
+        """
+        settings, log = self._settings, self._log
+
+        def begin(writer: Writer) -> None:
+            detector = PoisonDetector(writer.store, log, settings) if settings.canary_rows else None
+            writer.lead(epoch, detector)
+
+        await self._runtime.engine.call_writer(begin)
+        log.api_keys.good_until = math.inf
+        _log.warning("this server leads", extra={"epoch": epoch})
+
+    async def promote(self, *, allow_loss: bool = False) -> Promotion:
+        """Make the server with the newest records the leader: this one, where no other has newer ones.
+
+        A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has.
+
+        Args:
+            allow_loss: Whether acknowledged changes may be lost, because too few servers are reached to know them.
+
+        Raises:
+            TooFewFollowers: So few servers are reached that one with an acknowledged change may be missing.
+            ServiceUnavailable: A server has promised another epoch meanwhile.
+        """
+        async with self._turn:
+            states = {**await self._states(), _OWN: await self.state()}
+            self._check_enough(states, allow_loss)
+            epoch = 1 + max(state.epoch for state in states.values())
+            places = await self._hand_over(states, epoch)
+            rest = [url for url in states if url not in places]
+            found = await asyncio.gather(*(self._ask_promise(url, epoch) for url in rest), return_exceptions=True)
+            places |= {url: place for url, place in zip(rest, found, strict=True) if isinstance(place, Position)}
+            self._check_enough({url: states[url] for url in places}, allow_loss)
+            best = max(places, key=lambda url: (places[url], url == _OWN))
+            if best == _OWN:
+                await self.lead(epoch)
+            else:
+                await self._post(best, "lead", epoch)
+            return Promotion(leader=best, epoch=epoch, sequence=places[best].sequence, promised=len(places))
+
+    def _check_enough(self, states: Mapping[str, ServerState], allow_loss: bool) -> None:
+        """Check that every change that was acknowledged is on one of some servers."""
+        sync = min((state.sync_followers for state in states.values()), default=0)
+        needed = max(1, len(self._urls)) - sync
+        if len(states) < needed and not allow_loss:
+            raise TooFewFollowers(
+                "too few servers are reached: an acknowledged change may be on none of them. Ask again once more are"
+                " up; or give it up with `allow_loss`",
+                expected=f"{needed} of {max(1, len(self._urls))} servers",
+                received=len(states),
+            )
+
+    async def _hand_over(self, states: Mapping[str, ServerState], epoch: int) -> dict[str, Position]:
+        """Have the leader promise the epoch first, where it is reached, and take what it has."""
+        leaders = [url for url, state in states.items() if state.role == "leader"]
+        if not leaders or leaders == [_OWN]:
+            return {}
+        leader = max(leaders, key=lambda url: states[url].epoch)
+        place = await self._ask_promise(leader, epoch)
+        until = time.monotonic() + _HAND_OVER_S
+        while self._runtime.following is not None and time.monotonic() < until:
+            if (await self.state()).sequence >= place.sequence:
+                break
+            await asyncio.sleep(0.02)
+        return {leader: place}
+
+    async def _ask_promise(self, url: str, epoch: int) -> Position:
+        return await self.promise(epoch) if url == _OWN else Position(*await self._post(url, "promise", epoch))
+
+    async def _look(self) -> None:
+        """Ask the other members who leads, and follow that one."""
+        if not self._urls:
+            return
+        states, epochs = await self._states(), self._log.epochs
+        self._runtime.engine.replication.members = set(self._names.values())
+        leading = {url: state for url, state in states.items() if state.role == "leader"}
+        url = max(leading, key=lambda one: leading[one].epoch, default="")
+        if self._turn.locked() or not url or leading[url].epoch < epochs.promised or url == epochs.leader:
+            return
+        async with self._turn:
+            if epochs.open and leading[url].epoch == epochs.promised:
+                _log.critical("two servers lead the same epoch: start one with --follow", extra={"other": url})
+                return
+            if leading[url].epoch > epochs.promised:
+                await self.promise(leading[url].epoch)
+            await self._follow(url)
+
+    async def _follow(self, url: str) -> None:
+        await self._stop_following()
+        self._log.epochs.leader = url
+        self._runtime.following = follower = Follower(self._runtime, url)
+        follower.start()
+        _log.info("following", extra={"leader": url})
+
+    async def _stop_following(self) -> None:
+        following, self._runtime.following = self._runtime.following, None
+        if following is not None:
+            await following.stop()
+        self._log.epochs.leader = ""
+
+    async def _states(self) -> dict[str, ServerState]:
+        """Return the other members that are reached, by URL."""
+        found = await asyncio.gather(*map(self._state_of, self._urls), return_exceptions=True)
+        states = {url: one for url, one in zip(self._urls, found, strict=True) if isinstance(one, ServerState)}
+        others = {url: one for url, one in states.items() if one.member != self._log.epochs.member}
+        self._names |= {url: one.member for url, one in others.items()}
+        return others
+
+    async def _state_of(self, url: str) -> ServerState:
+        response = await self._client.get(url + _PATH, timeout=_LOOK_S)
+        return ServerState.model_validate_json(response.raise_for_status().content)
+
+    async def _post(self, url: str, what: str, epoch: int) -> Any:
+        try:
+            response = await self._client.post(f"{url}{_PATH}/{what}", json={"epoch": epoch})
+        except httpx.TransportError as error:
+            raise ServiceUnavailable(f"{url} was not reached", received=repr(error)) from None
+        if not response.is_success:
+            raise ServiceUnavailable(f"{url} did not {what}: promote again", received=response.text[:300])
+        return response.json()

@@ -1,0 +1,87 @@
+"""Which records are on the followers' disks: what an answer to a change waits for. On the event loop only."""
+
+import asyncio
+import time
+from collections.abc import Collection
+
+from superposed_service.errors import TooFewFollowers
+from superposed_service.storage.shipping import Place
+
+# A follower asks at least once a second.
+_SILENT_S, _LOOK_S = 3.0, 0.2
+
+
+class Replication:
+    """The followers of this server, and how far each has come.
+
+    Args:
+        needed: Followers that must have a change on their disks before it is answered.
+
+    Attributes:
+        members: Names of the servers that count; others may follow, and are not waited for.
+    """
+
+    def __init__(self, needed: int) -> None:
+        self.needed = needed
+        self.members: Collection[str] = ()
+        self._sent: dict[str, tuple[int, str]] = {}
+        self._places: dict[str, tuple[Place, float]] = {}  # and when it was heard of
+        self._changed = asyncio.Event()
+
+    def sent(self, member: str, sequence: int, chain: str) -> None:
+        """Note the end of what was sent to a follower."""
+        self._sent[member] = (sequence, chain)
+
+    def knows(self, place: Place) -> bool:
+        """Return True if a follower has reached the end of what was sent to it, and note that."""
+        known = self._sent.get(place.member) == (place.sequence, place.chain)
+        if known:
+            self.reached(place)
+        return known
+
+    def reached(self, place: Place) -> None:
+        """Note that a follower has the records up to a place of this journal on its disk."""
+        self._places[place.member] = (place, time.monotonic())
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def behind(self, sequence: int, api_keys: str = "") -> int:
+        """Return how many of the members have not yet reached a record, and a digest of the API keys."""
+        places = [self._places[member][0] for member in self.members if member in self._places]
+        there = sum(one.sequence >= sequence and api_keys in ("", one.api_keys) for one in places)
+        return len(self.members) - there
+
+    def check(self) -> None:
+        """Raise `TooFewFollowers` where a change could not be answered now."""
+        since = time.monotonic() - _SILENT_S
+        heard = sum(self._places[member][1] > since for member in self.members if member in self._places)
+        if heard < self.needed:
+            raise TooFewFollowers(
+                "too few followers are reached: nothing is learned until they are; inference goes on",
+                expected=f"{self.needed} of SUPERPOSED_MEMBERS (SUPERPOSED_SYNC_FOLLOWERS)",
+                received=heard,
+            )
+
+    async def wait(self, sequence: int, api_keys: str = "") -> None:
+        """Wait until enough followers have a record, and the API keys of a digest, on their disks.
+
+        Raises:
+            TooFewFollowers: They are not reached any more.
+        """
+        while len(self.members) - self.behind(sequence, api_keys) < self.needed:
+            changed = self._changed
+            try:
+                await asyncio.wait_for(changed.wait(), _LOOK_S)
+            except TimeoutError:
+                self._check_still()
+
+    def _check_still(self) -> None:
+        try:
+            self.check()
+        except TooFewFollowers as error:
+            raise TooFewFollowers(
+                "the change is recorded here, and not on enough followers yet: send it again with the same"
+                " Idempotency-Key for its answer",
+                expected=error.expected,
+                received=error.received,
+            ) from None

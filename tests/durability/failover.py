@@ -1,0 +1,505 @@
+"""Three servers of one store under load: killed, cut off from each other, and promoted, again and again.
+
+Eight clients send changes with idempotency keys (updates; now and then a task is registered, taught, erased and
+deleted, an update is rolled back, the store is consolidated), each until it is answered, and read through any server
+what they have seen. At the end every answer must be in the one history, once; the three stores and an unkilled server
+that is sent the same changes in the same order must have the same digest; and a partitioned leader must not have
+answered a change after its successor was promoted.
+
+    python -m tests.durability.failover --rounds 300 --results docs/results/durability/failover.json
+    python -m tests.durability.failover --rounds 20 --sync-followers 0      must lose some
+    python -m tests.durability.failover --rounds 20 --any-read              reads without X-Min-Sequence: must go back
+
+With `--cut` (needs root and iproute2) the servers run in network namespaces, and cables between them are pulled; the
+clients reach every server throughout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from demo.server_process import free_port
+from experiments.report import machine, write_json
+from superposed import MLPConfig, OptimizerConfig, TaskSchema, WeightStore, seeded_secret
+from superposed.config import RehearsalConfig, StoreConfig
+from superposed_service.changes.replay import recover
+from superposed_service.changes.snapshot import begin
+from superposed_service.changes.verify import verify
+from superposed_service.cluster.follower import seed
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory, Record
+from tests.durability.crash import ForkServer
+
+CONFIG = StoreConfig(
+    network=MLPConfig(inputs=8, hidden=(16,), outputs=3),
+    optimizer=OptimizerConfig(learning_rate=1e-3),
+    rehearsal=RehearsalConfig(rows_per_task=20),
+)
+SERVERS, TASKS = 3, "abcd"
+SETTINGS = {"snapshots_kept": 3, "snapshot_records": 400, "history_records": 10_000_000, "canary_rows": 0}
+
+
+class Loopback:
+    """The servers on ports of this machine: they can be killed, and not be cut off."""
+
+    def __init__(self) -> None:
+        self.urls = self.peers = [f"http://127.0.0.1:{free_port()}" for _ in range(SERVERS)]
+        self.inside: list[list[str]] = [[] for _ in self.urls]
+
+    def cut(self, number: int, *, up: bool) -> None:
+        raise NotImplementedError("pulling a cable needs --cut")
+
+    def close(self) -> None:
+        pass
+
+
+class Namespaces(Loopback):
+    """A network namespace a server, with one cable to the clients and one to the other servers."""
+
+    def __init__(self) -> None:
+        self.name = f"sp{os.getpid() % 10_000}"
+        self.urls, self.peers = (
+            [f"http://10.{net}.0.{number + 1}:8000" for number in range(SERVERS)] for net in (77, 78)
+        )
+        self.inside = [["ip", "netns", "exec", f"{self.name}-{number}"] for number in range(SERVERS)]
+        for net in (77, 78):
+            self.ip(f"link add {self.name}b{net} type bridge")
+            self.ip(f"link set {self.name}b{net} up")
+        self.ip(f"address add 10.77.0.254/24 dev {self.name}b77")
+        for number in range(SERVERS):
+            space = f"{self.name}-{number}"
+            self.ip(f"netns add {space}")
+            self.ip(f"-n {space} link set lo up")
+            for net in (77, 78):
+                cable = self.cable(number, net)
+                self.ip(f"link add {cable} type veth peer name eth{net} netns {space}")
+                self.ip(f"link set {cable} master {self.name}b{net} up")
+                self.ip(f"-n {space} address add 10.{net}.0.{number + 1}/24 dev eth{net}")
+                self.ip(f"-n {space} link set eth{net} up")
+
+    def cable(self, number: int, net: int) -> str:
+        return f"{self.name}v{net}{number}"
+
+    @staticmethod
+    def ip(command: str) -> None:
+        subprocess.run(["ip", *command.split()], check=True)
+
+    def cut(self, number: int, *, up: bool) -> None:
+        self.ip(f"link set {self.cable(number, 78)} {'up' if up else 'down'}")
+
+    def close(self) -> None:
+        for number in range(SERVERS):
+            self.ip(f"netns del {self.name}-{number}")
+        for net in (77, 78):
+            self.ip(f"link del {self.name}b{net}")
+
+
+@dataclass
+class Found:
+    """Findings of a run."""
+
+    rounds: int = 0
+    kills: int = 0
+    cuts: int = 0
+    promotions: int = 0
+    hand_overs: int = 0
+    acknowledged: int = 0
+    records: int = 0
+    reads: int = 0
+    lost: int = 0
+    twice: int = 0
+    after_its_successor: int = 0
+    reads_that_went_back: int = 0
+    kept_aside: int = 0
+    digests_equal: bool = False
+    reference_equal: bool = False
+    without_writes_s: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Asked:
+    """A change that is sent until it is answered."""
+
+    method: str
+    path: str
+    body: dict[str, Any] | None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+class Cluster:
+    """The servers, each in a process of its own."""
+
+    def __init__(self, folder: Path, network: Loopback, sync: int) -> None:
+        self.network, self.sync = network, sync
+        self.paths = [folder / f"server-{number}" for number in range(SERVERS)]
+        self.http = [httpx.Client(base_url=url, verify=False, timeout=10) for url in network.urls]
+        self.forks = [ForkServer(*inside) for inside in network.inside]
+        self.pids = [0] * SERVERS
+        store = WeightStore(CONFIG, secret=seeded_secret(1))
+        for key in TASKS:
+            store.register(TaskSchema(key=key, inputs=8, outputs=3))
+        with DataDirectory(self.paths[0]) as directory:
+            begin(directory, store)
+        self.first = folder / "reference"
+        shutil.copytree(self.paths[0], self.first)
+        for number in range(SERVERS):
+            if number:  # a namespace's servers see each other, and this process sees their other side
+                with DataDirectory(self.paths[number]) as directory:
+                    seed(directory, Settings(follow=network.urls[0]))
+            self.start(number)
+
+    def start(self, number: int) -> None:
+        members = {"members": ",".join(self.network.peers), "sync_followers": self.sync}
+        settings = SETTINGS | members | ({"follow": self.network.peers[0]} if number else {})
+        self.pids[number] = self.forks[number].begin(self.paths[number], self.http[number], settings)
+        wait(lambda: self.state(number) is not None, self.paths[number])
+
+    def kill(self, number: int, how: signal.Signals = signal.SIGKILL) -> None:
+        os.kill(self.pids[number], how)
+        self.forks[number].ask(wait=self.pids[number])
+
+    def state(self, number: int) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self.http[number].get("/v1/replication", timeout=5).raise_for_status().json()
+        except httpx.HTTPError:
+            return None
+        return found
+
+    def leader(self) -> int:
+        """The leader of the newest epoch."""
+        states = {number: state for number in range(SERVERS) if (state := self.state(number)) is not None}
+        leading = [number for number, state in states.items() if state["role"] == "leader"]
+        return max(leading, key=lambda number: states[number]["epoch"], default=-1)
+
+    def close(self) -> None:
+        for http in self.http:
+            http.close()
+        for forks in self.forks:
+            forks.close()
+
+
+def wait(condition: Any, path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, path.with_suffix(".log").read_text()[-3000:]
+        time.sleep(0.02)
+
+
+class Load:
+    """Clients that send changes, and read what they have seen."""
+
+    def __init__(self, cluster: Cluster, found: Found, *, fresh: bool) -> None:
+        self.cluster, self.found, self.fresh = cluster, found, fresh
+        self.answers: dict[int, Asked] = {}  # updates, by their records
+        self.lock, self.stopping = threading.Lock(), threading.Event()
+        self.over: dict[int, float] = {}  # since when a server's successor leads
+        self.count = itertools.count(1)
+        self.threads: list[threading.Thread] = []
+        self.newest = time.monotonic()
+
+    @contextlib.contextmanager
+    def running(self, clients: int) -> Iterator[None]:
+        self.stopping.clear()
+        self.threads = [threading.Thread(target=self.client, args=(number,)) for number in range(clients)]
+        for thread in self.threads:
+            thread.start()
+        try:
+            yield
+        finally:
+            self.stopping.set()
+            for thread in self.threads:
+                thread.join()
+
+    def client(self, number: int) -> None:
+        draw, token, seen = random.Random(next(self.count)), "", 0
+        with contextlib.ExitStack() as stack:
+            http = [
+                stack.enter_context(httpx.Client(base_url=url, verify=False, timeout=8))
+                for url in self.cluster.network.urls
+            ]
+            while not self.stopping.is_set():
+                for asked in self.changes(draw):
+                    token, seen = self.send(http, asked, draw, token, seen)
+                token, seen = self.read(draw.choice(http), draw, token, seen)
+
+    def changes(self, draw: random.Random) -> Iterator[Asked]:
+        """One update, or now and then the life of a task."""
+        kind = draw.random()
+        if kind > 0.03:
+            yield self.update(draw, draw.choice(TASKS))
+        elif kind > 0.02:
+            yield Asked("POST", "/v1/consolidate", {"steps": 2})
+        else:
+            key = f"t{draw.randrange(10**9)}"
+            yield Asked("POST", "/v1/tasks", {"key": key, "inputs": 8, "outputs": 3})
+            yield (taught := self.update(draw, key))
+            if kind > 0.01:
+                number = next(number for number, asked in reversed(self.answers.items()) if asked is taught)
+                yield Asked("POST", "/v1/rollback", {"without": {"sequences": [number, number]}})
+            else:
+                yield Asked("DELETE", f"/v1/tasks/{key}/data", None)
+            yield Asked("DELETE", f"/v1/tasks/{key}", None)
+
+    @staticmethod
+    def update(draw: random.Random, key: str) -> Asked:
+        numbers = np.random.default_rng(draw.randrange(2**32))
+        rows, targets = numbers.normal(size=(4, 8)), numbers.integers(0, 3, 4)
+        return Asked("POST", "/v1/update", {"context": key, "inputs": rows.tolist(), "targets": targets.tolist()})
+
+    def send(
+        self, http: list[httpx.Client], asked: Asked, draw: random.Random, token: str, seen: int
+    ) -> tuple[str, int]:
+        """Send a change to one server after another until it is answered."""
+        sent, at = 0, draw.randrange(SERVERS)
+        while True:
+            began = time.monotonic()
+            try:
+                answer = http[at].request(
+                    asked.method, asked.path, json=asked.body, headers={"Idempotency-Key": asked.key}
+                )
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.status_code < 500 and answer.status_code not in {409, 421, 429}:
+                return self.answered(asked, answer, at, began, sent, token, seen)
+            sent, at = sent + 1, (at + 1) % SERVERS
+            if at == 0:
+                time.sleep(0.05)
+
+    def answered(
+        self, asked: Asked, answer: httpx.Response, at: int, began: float, sent: int, token: str, seen: int
+    ) -> tuple[str, int]:
+        # Sent again, a deletion may find that it was done.
+        assert answer.is_success or (sent and answer.status_code == 404), answer.text
+        with self.lock:
+            self.found.acknowledged += 1
+            self.newest = time.monotonic()
+            if began > self.over.get(at, float("inf")):
+                self.found.after_its_successor += 1
+            if asked.path == "/v1/update":
+                sequence = answer.json()["sequence"]
+                if self.answers.setdefault(sequence, asked) is not asked:
+                    self.found.twice += 1
+                return answer.headers["x-sequence"], max(seen, sequence)
+        return answer.headers["x-sequence"], seen
+
+    def read(self, http: httpx.Client, draw: random.Random, token: str, seen: int) -> tuple[str, int]:
+        """Read through a server: what is answered must not be older than what this client has seen."""
+        asked = {"context": draw.choice(TASKS), "inputs": [[0.0] * 8]}
+        headers = {"X-Min-Sequence": token} if token and self.fresh else {}
+        try:
+            answer = http.post("/v1/infer", json=asked, headers=headers)
+        except httpx.TransportError:
+            return token, seen
+        if not answer.is_success:
+            lost = answer.status_code == 409 and "lost" in answer.text  # a read of what no follower had
+            return ("", 0) if lost else (token, seen)
+        sequence = answer.json()["sequence"]
+        with self.lock:
+            self.found.reads += 1
+            self.found.reads_that_went_back += sequence < seen
+        return answer.headers["x-sequence"], sequence
+
+
+class Rounds:
+    """Rounds of load; in each a server is killed or cut off, another promoted, and everything mended."""
+
+    def __init__(self, cluster: Cluster, load: Load, draw: random.Random, *, cut: bool) -> None:
+        self.cluster, self.load, self.draw, self.cut = cluster, load, draw, cut
+        self.found = load.found
+
+    def round(self) -> None:
+        cluster, draw = self.cluster, self.draw
+        leader = cluster.leader()
+        victim = leader if draw.random() < 0.7 else draw.choice([n for n in range(SERVERS) if n != leader])
+        how = draw.choice(["kill", "cut", "cut"]) if self.cut else draw.choice(["kill", "kill", "nothing"])
+        time.sleep(draw.uniform(0.1, 0.6))
+        if how == "kill":
+            self.found.kills += 1
+            cluster.kill(victim)
+        elif how == "cut":
+            self.found.cuts += 1
+            cluster.network.cut(victim, up=False)
+        if victim == leader or draw.random() < 0.3:
+            self.promote(leader, victim if how != "nothing" else -1)
+        time.sleep(draw.uniform(0.0, 0.3))
+        if how == "kill":
+            cluster.start(victim)
+        elif how == "cut":
+            cluster.network.cut(victim, up=True)
+        wait(self.settled, cluster.paths[victim])
+        self.load.over.clear()
+        self.found.rounds += 1
+
+    def promote(self, leader: int, gone: int) -> None:
+        before = self.load.newest
+        reached = [number for number in range(SERVERS) if number not in (leader, gone)]
+        body = {"allow_loss": self.cluster.sync == 0}
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                answer = self.cluster.http[self.draw.choice(reached)].post(
+                    "/v1/replication/promote", json=body, timeout=30
+                )
+            except httpx.TransportError:
+                answer = None
+            if answer is not None and answer.is_success:
+                break
+            assert time.monotonic() < deadline, answer and answer.text
+            time.sleep(0.1)
+        if self.cluster.leader() != leader:
+            self.load.over[leader] = time.monotonic()
+        self.found.promotions += 1
+        self.found.hand_overs += gone != leader
+        wait(lambda: self.load.newest > before and self.cluster.leader() >= 0, self.cluster.paths[leader])
+        self.found.without_writes_s.append(round(self.load.newest - before, 3))
+
+    def settled(self) -> bool:
+        states = [self.cluster.state(number) for number in range(SERVERS)]
+        roles = sorted(state["role"] for state in states if state is not None)
+        epochs = {state["epoch"] for state in states if state is not None}
+        return roles == ["follower", "follower", "leader"] and len(epochs) == 1
+
+
+def level(cluster: Cluster) -> bool:
+    """True if the servers are equally new."""
+    states = [cluster.state(number) for number in range(SERVERS)]
+    return all(states) and len({state["sequence"] for state in states if state}) == 1
+
+
+def check(cluster: Cluster, load: Load) -> None:
+    """Compare what the stopped servers hold with what was answered, and with an unkilled server."""
+    found, digests, records = load.found, [], []
+    for path in cluster.paths:
+        with DataDirectory(path) as directory:
+            log = directory.transaction_log()
+            digests.append((recover(directory.snapshots, log, "cpu")[0].digest(), log.journal.chain))
+            found.kept_aside += len(list((path / "aside").glob("*")))
+            assert not [one for one in verify(directory) if one.remedy is not None], path
+            if path == cluster.paths[0]:
+                records = list(log.journal.replay(log.journal.horizon))
+    found.digests_equal = len(set(digests)) == 1
+    by_number = {record.sequence: record for record in records}
+    found.records = len(records)
+    found.lost = sum(
+        (number in by_number and by_number[number].kind != "update") or number > records[-1].sequence
+        for number in load.answers
+    )
+    updates = [record for record in records if record.kind == "update"]
+    found.lost += sum(
+        record.head["context"] != load.answers[record.sequence].body["context"]  # type: ignore[index]
+        for record in updates
+        if record.sequence in load.answers
+    )
+    found.twice += sum(record.sequence not in load.answers for record in updates)
+    if records:
+        found.reference_equal = reference(cluster, load, records) == digests[0][0]
+
+
+def reference(cluster: Cluster, load: Load, records: list[Record]) -> str:
+    """The digest of one server that is sent the same changes in the same order."""
+    url = f"http://127.0.0.1:{free_port()}"
+    forks = ForkServer()
+    with httpx.Client(base_url=url, verify=False, timeout=60) as http:
+        pid = forks.start(cluster.first, http, SETTINGS)
+        for record in records:
+            asked = request_of(record, load)
+            if asked is not None:
+                answer = http.request(asked.method, asked.path, json=asked.body)
+                assert answer.is_success or answer.status_code == 422, (record, answer.text)
+                sequence = http.get("/v1/store").json()["sequence"]
+                assert sequence >= record.sequence, (record, answer.text)
+        os.kill(pid, signal.SIGTERM)
+        forks.ask(wait=pid)
+    forks.close()
+    with DataDirectory(cluster.first) as directory:
+        return recover(directory.snapshots, directory.transaction_log(), "cpu")[0].digest()
+
+
+def request_of(record: Record, load: Load) -> Asked | None:
+    """The request that makes a record."""
+    head = record.head
+    if record.kind == "update":
+        return load.answers.get(record.sequence) or Asked("POST", "/v1/update", None)
+    if record.kind == "register":
+        return Asked("POST", "/v1/tasks", {"key": head["schema"]["key"], "inputs": 8, "outputs": 3})
+    if record.kind == "delete":
+        return Asked("DELETE", f"/v1/tasks/{head['key']}", None)
+    if record.kind == "forget-rows":
+        return Asked("DELETE", f"/v1/tasks/{head['key']}/data", None)
+    if record.kind == "consolidate":
+        return Asked("POST", "/v1/consolidate", {"steps": head["steps"]})
+    if record.kind == "rollback":
+        return Asked("POST", "/v1/rollback", {"without": {"sequences": head["excluded"][0]}})
+    if record.kind == "epoch":
+        return Asked("POST", "/v1/replication/promote", {})
+    assert record.kind == "refusal", record.kind
+    return None
+
+
+def run(folder: Path, rounds: int, *, sync: int = 1, cut: bool = False, fresh: bool = True, clients: int = 8) -> Found:
+    network = Namespaces() if cut else Loopback()
+    found = Found()
+    try:
+        cluster = Cluster(folder, network, sync)
+        try:
+            load = Load(cluster, found, fresh=fresh)
+            acts = Rounds(cluster, load, random.Random(0), cut=cut)
+            wait(acts.settled, cluster.paths[0])
+            with load.running(clients):
+                for number in range(rounds):
+                    acts.round()
+                    if number % 10 == 9:
+                        print(json.dumps(asdict(found) | {"without_writes_s": []}), flush=True)
+            wait(lambda: level(cluster), cluster.paths[0])
+            for number in range(SERVERS):
+                cluster.kill(number, signal.SIGTERM)
+        finally:
+            cluster.close()
+        check(cluster, load)
+    finally:
+        network.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--sync-followers", type=int, default=1)
+    parser.add_argument("--cut", action="store_true", help="run in network namespaces, and pull cables")
+    parser.add_argument("--any-read", action="store_true", help="read without X-Min-Sequence")
+    parser.add_argument("--results", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        found = run(Path(folder), asked.rounds, sync=asked.sync_followers, cut=asked.cut, fresh=not asked.any_read)
+    times = sorted(found.without_writes_s)
+    known = asdict(found) | {
+        "without_writes_s": {"median": times[len(times) // 2], "p99": times[int(0.99 * (len(times) - 1))]}
+        if times
+        else {}
+    }
+    print(json.dumps(known, indent=1))
+    if asked.results:
+        write_json(asked.results, {"machine": machine(), "sync_followers": asked.sync_followers, **known})
+
+
+if __name__ == "__main__":
+    main()
