@@ -486,10 +486,12 @@ def main() -> None:
     parser.add_argument("--sync-followers", type=int, default=1)
     parser.add_argument("--cut", action="store_true", help="run in network namespaces, and pull cables")
     parser.add_argument("--any-read", action="store_true", help="read without X-Min-Sequence")
+    parser.add_argument("--folder", type=Path, help="keep the directories and logs here")
     parser.add_argument("--results", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        found = run(Path(folder), asked.rounds, sync=asked.sync_followers, cut=asked.cut, fresh=not asked.any_read)
+        kept = asked.folder or Path(folder)
+        found = run(kept, asked.rounds, sync=asked.sync_followers, cut=asked.cut, fresh=not asked.any_read)
     times = sorted(found.without_writes_s)
     known = asdict(found) | {
         "without_writes_s": {"median": times[len(times) // 2], "p99": times[int(0.99 * (len(times) - 1))]}
