@@ -8,6 +8,7 @@ from torch import Tensor
 
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream
+from superposed.errors import CompositionNotSupported
 
 
 class Binary(Family[Tensor]):
@@ -32,7 +33,13 @@ class Binary(Family[Tensor]):
         A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves
         few signs.
         """
-        self._refuse_powers(terms, "c² = 1, so every power is c or 1")
+        exponents = [term.exponent for term in terms if term.exponent is not None]
+        if exponents:
+            raise CompositionNotSupported(
+                "binary contexts have no powers: c² = 1, so every power is c or 1",
+                expected="a task or a mixture, or a family with powers (phase, complex, cyclic, rotation)",
+                received=f"exponent {exponents[0]:g}",
+            )
         signs = torch.stack([term.generator for term in terms])  # (terms, features)
         cumulative = np.cumsum([term.weight for term in terms])
         features = signs.shape[1]

@@ -76,16 +76,6 @@ class Task:
         group, slash, key = text.rpartition("/")
         return cls(key, group if slash else None)
 
-    @property
-    def depth(self) -> int:
-        """Nesting depth of compositions: 0."""
-        return 0
-
-    @property
-    def leaves(self) -> int:
-        """Number of tasks that it names: 1."""
-        return 1
-
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
         return {"task": str(self)}
@@ -130,20 +120,11 @@ class Mixture:
         named = tuple((part, weight) for (part, _), weight in zip(parts, weights, strict=True))
         object.__setattr__(self, "parts", named)
         _check_depth(self)
-        if self.leaves > MAX_LEAVES:  # at once: what cannot be used is not built any further
+        named_tasks = len(_leaves(self, 1.0, None))  # counted with repetition
+        if named_tasks > MAX_LEAVES:  # at once: what cannot be used is not built any further
             raise ExpressionInvalid(
-                "a context expression names too many tasks", expected=f"{MAX_LEAVES} at most", received=self.leaves
+                "a context expression names too many tasks", expected=f"{MAX_LEAVES} at most", received=named_tasks
             )
-
-    @property
-    def leaves(self) -> int:
-        """Number of tasks that it names, counted with repetition."""
-        return sum(part.leaves for part, _ in self.parts)
-
-    @property
-    def depth(self) -> int:
-        """Nesting depth of compositions."""
-        return 1 + max(part.depth for part, _ in self.parts)
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
@@ -178,16 +159,6 @@ class Power:
         object.__setattr__(self, "exponent", exponent)
         _check_depth(self)
 
-    @property
-    def depth(self) -> int:
-        """Nesting depth of compositions."""
-        return 1 + self.base.depth
-
-    @property
-    def leaves(self) -> int:
-        """Number of tasks that it names, counted with repetition."""
-        return self.base.leaves
-
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
         return {"power": {"context": self.base.to_json(), "exponent": self.exponent}}
@@ -199,10 +170,19 @@ class Power:
 Expression: TypeAlias = Task | Mixture | Power
 
 
+def _depth(expression: Expression) -> int:
+    """Return the nesting depth of compositions; 0 for a task."""
+    if isinstance(expression, Task):
+        return 0
+    parts = [expression.base] if isinstance(expression, Power) else [part for part, _ in expression.parts]
+    return 1 + max(map(_depth, parts))
+
+
 def _check_depth(expression: Expression) -> None:
-    if expression.depth > MAX_DEPTH:
+    depth = _depth(expression)
+    if depth > MAX_DEPTH:
         raise ExpressionInvalid(
-            "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most", received=expression.depth
+            "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most", received=depth
         )
 
 

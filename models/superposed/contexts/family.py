@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from superposed.contexts.keys import Stream
-from superposed.errors import CompositionNotSupported, ShapeError
+from superposed.errors import ShapeError
 
 G = TypeVar("G")
 
@@ -111,15 +111,6 @@ class Family(ABC, Generic[G]):
             (B, D_out).
         """
 
-    def mixture(self, generators: Sequence[G], weights: Sequence[float], picks: Stream) -> Tensor:
-        """Return the context of a mixture of generators, with weights that sum to 1."""
-        terms = [Term(generator, weight) for generator, weight in zip(generators, weights, strict=True)]
-        return self.compose(terms, picks)
-
-    def power(self, generator: G, exponent: float, picks: Stream) -> Tensor:
-        """Return the context of a real power of one generator."""
-        return self.compose([Term(generator, 1.0, exponent)], picks)
-
     def superpose(self, weights: Tensor, contexts: Tensor) -> Tensor:
         """Return `W = Σ_k W(k) C(k)⁻¹` from weights (K, D_out, width) and contexts (K, ...)."""
         # C is orthogonal, so a row of W(k) C(k)⁻¹ is C(k) applied to that row.
@@ -136,13 +127,4 @@ class Family(ABC, Generic[G]):
                 f"a vector of the wrong width for this {self.name} context",
                 expected=f"(..., {expected})",
                 received=tuple(x.shape),
-            )
-
-    def _refuse_powers(self, terms: Sequence[Term[G]], reason: str) -> None:
-        exponents = [term.exponent for term in terms if term.exponent is not None]
-        if exponents:
-            raise CompositionNotSupported(
-                f"{self.name} contexts have no powers: {reason}",
-                expected="a task or a mixture, or a family with powers (phase, complex, cyclic, rotation)",
-                received=f"exponent {exponents[0]:g}",
             )

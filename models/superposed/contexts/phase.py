@@ -33,7 +33,7 @@ class Phase(Family[Tensor]):
     halves = 2
 
     def padding(self, features: int) -> int:
-        """Return 0: every complex feature is a pair by itself."""
+        """Return 1 for an odd number of features, which lacks half a pair."""
         return features % 2
 
     def pairs(self, features: int) -> int:
@@ -49,23 +49,19 @@ class Phase(Family[Tensor]):
         return 8 * self.pairs(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
-        """Draw anchor and turns, float64 (2, pairs)."""
+        """Draw phases, float64 (pairs,)."""
         return torch.from_numpy((2.0 * stream.uniforms(self.pairs(features), "phases") - 1.0) * np.pi)
 
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
         """Return cosine and sine of `φ = Σ α p φ(k)` over the terms."""
         del picks
-        return self._materialise(
-            torch.stack([term.weight * self._phases(term.generator, term.exponent) for term in terms]).sum(0)
-        )
+        parts = [term.weight * self._phases(term.generator, term.exponent) for term in terms]
+        phases = torch.stack(parts).sum(0)  # (pairs,)
+        return torch.stack([phases.cos(), phases.sin()])  # (2, pairs)
 
     @staticmethod
     def _phases(generator: Tensor, exponent: float | None) -> Tensor:
         return generator if exponent is None else generator * exponent
-
-    @staticmethod
-    def _materialise(phases: Tensor) -> Tensor:
-        return torch.stack([phases.cos(), phases.sin()])  # (2, pairs)
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
         """Turn every pair by its phase."""
@@ -104,25 +100,20 @@ class Cyclic(Phase):
     """Phases whose power repeats with period 1: `φ = φ₀(k) + 2π n(k) p`, n whole numbers.
 
     A generator is (φ₀, 2πn), stacked, (2, pairs). The bare key is p = 0. For angles, hours, seasons.
-
-    Args:
-        frequency_scale: Standard deviation of the normal numbers that are rounded to frequencies.
-            The overlap of exponents s and t is about `exp(-(2π scale (t - s))² / 2)` within a period.
+    The frequencies n are rounded standard normal numbers: the overlap of exponents s and t is about
+    `exp(-(2π (t - s))² / 2)` within a period.
     """
 
     name = "cyclic"
 
-    def __init__(self, frequency_scale: float = 1.0) -> None:
-        self.frequency_scale = frequency_scale
-
     def generator_bytes(self, features: int) -> int:
-        """Return the bytes of one float64 for each pair."""
+        """Return the bytes of two float64 for each pair."""
         return 2 * super().generator_bytes(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
         """Draw anchor and turns, float64 (2, pairs)."""
         anchor = super().generate(stream, features)
-        frequency = np.rint(self.frequency_scale * stream.normals(self.pairs(features), "frequencies"))
+        frequency = np.rint(stream.normals(self.pairs(features), "frequencies"))
         return torch.stack([anchor, torch.from_numpy(2.0 * np.pi * frequency)])
 
     @staticmethod
