@@ -7,12 +7,11 @@ alone: `E |w C x|²` over random C (METHOD: the variance of the residual).
 """
 
 import math
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from superposed.contexts import Binding, Context, TaskId
+from superposed.contexts import Context, TaskId
 from superposed.nn.layers import SuperposedLinear
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
@@ -34,8 +33,8 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
         foreign context as to the own one. None where a ratio is not a finite number (rows too large, or no
         response at all).
     """
-    own = _bindings(store, batch.parts[0].context)
-    foreign_contexts = [_bindings(store, probe) for probe in PROBES]
+    # Copies: the table may give a context's slot to the next one.
+    own, *foreign_contexts = [store.contexts.gather([one]) for one in (batch.parts[0].context, *PROBES)]
     measured: dict[str, float] = {}
     predicted: dict[str, float] = {}
 
@@ -52,11 +51,6 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
     if not all(map(math.isfinite, (*measured.values(), *predicted.values()))):
         return None
     return CrosstalkSample(store.sequence, store.tasks_taught(), measured, predicted)
-
-
-def _bindings(store: WeightStore, context: Context) -> Mapping[str, Binding]:
-    """Return a context's bindings, copied: the table may give the slot to the next one."""
-    return {name: Binding(binding.contexts.clone()) for name, binding in store.contexts.bind_all(context).items()}
 
 
 def _mean_square(response: Tensor) -> float:

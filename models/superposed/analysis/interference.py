@@ -50,11 +50,8 @@ def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[
         InputError: Rows that are not the task's.
     """
     # Copied one by one: the table may give a slot to the next context.
-    bound = []
-    for key in keys:
-        bindings = store.contexts.bind_all(store.resolve(key).context)
-        bound.append({name: binding.contexts.clone() for name, binding in bindings.items()})
-    stacks = {name: torch.stack([contexts[name] for contexts in bound]) for name in bound[0]}  # (K, ...)
+    bound = [store.contexts.gather([store.resolve(key).context]) for key in keys]
+    stacks = {name: torch.stack([bindings[name].contexts for bindings in bound]) for name in bound[0]}  # (K, ...)
     with torch.inference_mode():
         overlap = torch.stack([_overlap(stack) for stack in stacks.values()]).mean(0)
         crosstalk = tuple(_crosstalk(store, key, own, stacks, rows.get(key, ())) for own, key in enumerate(keys))

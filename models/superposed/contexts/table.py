@@ -156,15 +156,7 @@ class ContextTable:
         return {name: Binding(rows[slot]) for name, rows in self._rows.items()}
 
     def bind_rows(self, contexts: Sequence[Context], index: Tensor) -> dict[str, Binding]:
-        """Return every layer's binding for a mixed batch.
-
-        Args:
-            contexts: The K distinct contexts.
-            index: (B,) int64 into `contexts`.
-
-        Raises:
-            CapacityExceeded: More distinct contexts than the table has room for.
-        """
+        """Return every layer's binding for a mixed batch; arguments and errors as `gather`."""
         slots = torch.from_numpy(self._load(contexts)[index.numpy()]).to(self._device)  # (B,)
         return {name: Binding(rows, slots) for name, rows in self._rows.items()}
 

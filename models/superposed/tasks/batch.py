@@ -242,13 +242,8 @@ def one_context_each(
     Numpy and torch let other threads go first at each operation on a row: where others are busy, to prepare
     each caller's rows by themselves takes longer than to answer them.
 
-    Whole numbers beyond 2^53 beside another caller's fractions are rounded twice.
-
-    Args:
-        parts: Each caller's context.
-        inputs: Each caller's rows, as for `one_context`.
-        width: The store's number of inputs.
-        dtype: The store's dtype.
+    Whole numbers beyond 2^53 beside another caller's fractions are rounded twice. `parts` and `inputs` are each
+    caller's context and rows; the arguments are otherwise those of `one_context`.
 
     Returns:
         The rows in order; None where some need `one_context`: they are alone, no numbers, not finite, or of
@@ -320,14 +315,9 @@ def join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
 def per_row(
     parts: Sequence[ResolvedContext], inputs: Sequence[Any], width: int, dtype: torch.dtype, *, learning: bool = False
 ) -> Batch:
-    """Return a batch whose rows have a context each, and may differ in width.
+    """Return a batch of B contexts and B rows, each of its own task's width, or records.
 
-    Args:
-        parts: (B,) contexts.
-        inputs: B rows, each of its own task's width; or B records.
-        width: The store's number of inputs.
-        dtype: The store's dtype.
-        learning: As for `one_context`.
+    The other arguments are those of `one_context`.
 
     Raises:
         InputError: As `one_context`; also where contexts and rows are not equally many.
@@ -338,28 +328,19 @@ def per_row(
         raise ShapeError("contexts and rows do not match", expected=f"{len(parts)} rows", received=len(inputs))
     if not len(inputs):
         raise EmptyBatch("a batch without rows", expected="at least one row", received=0)
-    distinct: dict[tuple[str, str], int] = {}
-    resolved_parts: list[ResolvedContext] = []
-    members: list[list[int]] = []
-    for row, part in enumerate(parts):
-        place = distinct.setdefault((part.context.text, part.task.schema.key), len(resolved_parts))
-        if place == len(resolved_parts):
-            resolved_parts.append(part)
-            members.append([])
-        members[place].append(row)
+    distinct, places = _distinct(parts)
+    members = np.split(places.argsort(kind="stable"), np.bincount(places).cumsum()[:-1])  # rows of each context
     result = torch.zeros(len(inputs), width, dtype=dtype)
-    index = torch.empty(len(inputs), dtype=torch.int64)
     raw = []
-    for place, (resolved, rows) in enumerate(zip(resolved_parts, members, strict=True)):
-        raw.append(_checked(resolved, [inputs[row] for row in rows]))
-        index[rows] = place
-        if not learning or resolved.scaler is None:
-            result[rows] = scaled_rows(resolved, raw[-1], width, dtype)
+    for part, rows in zip(distinct, members, strict=True):
+        raw.append(_checked(part, [inputs[row] for row in rows.tolist()]))
+        if not learning or part.scaler is None:
+            result[rows] = scaled_rows(part, raw[-1], width, dtype)
     return Batch(
-        tuple(resolved_parts),
-        index if len(resolved_parts) > 1 else None,
+        distinct,
+        torch.from_numpy(places) if len(distinct) > 1 else None,
         result,
-        raw=tuple(raw) if any(part.scaling is not None for part in resolved_parts) else None,
+        raw=tuple(raw) if any(part.scaling is not None for part in distinct) else None,
     )
 
 
