@@ -89,7 +89,8 @@ def run(config: IntrinsicConfig, results: Path, *, progress: bool = True) -> dic
         family,
         generator=torch.Generator().manual_seed(config.seed),
     )
-    source = ContextSource(family, net.bound_features(), seeded_secret(config.seed))
+    features = {name: layer.bound_features for name, layer in net.superposed_layers().items()}
+    source = ContextSource(family, features, seeded_secret(config.seed))
     table = ContextTable(source, 2**24, torch.float32, torch.device("cpu"))
     bindings = table.bind_all(Context(((TaskId("task"), 1.0, None),)))
     start = {name: value.detach() for name, value in net.named_parameters()}

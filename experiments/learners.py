@@ -138,7 +138,8 @@ class Superposed(Learner):
         self._family: Family[Any] = Identity() if family == Identity.name else family_named(family)
         self._network = MLP(network, self._family, generator=torch.Generator().manual_seed(seed))
         self._optimizer = Optimizer(optimizer, self._network.parameters())
-        source = ContextSource(self._family, self._network.bound_features(), seeded_secret(seed))
+        features = {name: layer.bound_features for name, layer in self._network.superposed_layers().items()}
+        source = ContextSource(self._family, features, seeded_secret(seed))
         self._contexts = ContextTable(source, 2**30, torch.float32, torch.device("cpu"))
 
     def bindings(self, task: int) -> Mapping[str, Binding]:

@@ -102,7 +102,8 @@ class TestMLP:
         return MLP(config, family_named(family), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
     def bindings(self, network: MLP, keys: str) -> dict[str, Binding]:
-        source = ContextSource(network.family, network.bound_features(), seeded_secret(2))
+        features = {name: layer.bound_features for name, layer in network.superposed_layers().items()}
+        source = ContextSource(network.family, features, seeded_secret(2))
         index = torch.arange(len(keys))
         return {
             name: Binding(
@@ -119,7 +120,7 @@ class TestMLP:
         assert logits.shape == (3, 3)
         torch.testing.assert_close(logits[0], logits[1])
         assert float((logits[0] - logits[2]).abs().max()) > 1e-2
-        for name in network.bound_features():
+        for name in network.superposed_layers():
             changed = self.bindings(network, "aaa") | {name: self.bindings(network, "aab")[name]}
             other = network(x, changed).detach()
             assert float((other[0] - other[2]).abs().max()) > 1e-4, name

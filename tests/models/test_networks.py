@@ -44,9 +44,9 @@ def test_a_convolution_binds_every_patch(
 ) -> None:
     """Against a loop over places with dense matrices: W (C [patch, 1])."""
     conv = SuperposedConv2d(
-        2, outputs, (3, 2), family_named(family), stride=stride, padding=padding,
-        generator=torch.Generator().manual_seed(1), dtype=torch.float64,
-    )  # fmt: skip
+        2, outputs, (3, 2), family_named(family), stride=stride, padding=padding, dtype=torch.float64
+    )
+    torch.nn.init.uniform_(conv.patches.weight, -1.0, 1.0, generator=torch.Generator().manual_seed(1))
     contexts = contexts_of(family, conv.patches.bound_features, 3)
     x = torch.from_numpy(np.random.default_rng(2).normal(size=(4, 2, 6, 5)))
     slots = torch.tensor([2, 0, 1, 2])
@@ -83,8 +83,9 @@ class TestWrapping:
         x = torch.randn(6, 25)
         before = net(x.view(6, 1, 5, 5))
         wrapped = SuperposedModule(net, family_named("binary"), (1, 5, 5))
-        assert wrapped.bound_features() == {"0": 10, "3": 101, "5": 8}
-        ones = {name: Binding(torch.ones(count)) for name, count in wrapped.bound_features().items()}
+        features = {name: layer.bound_features for name, layer in wrapped.superposed_layers().items()}
+        assert features == {"0": 10, "3": 101, "5": 8}
+        ones = {name: Binding(torch.ones(count)) for name, count in features.items()}
         assert torch.allclose(wrapped(x, ones), before, atol=1e-5)
 
     @pytest.mark.parametrize(

@@ -2,16 +2,6 @@
 
 from superposed.nn.build import Network, build
 from superposed.nn.convnet import convnet, resnet18
-from superposed.nn.mlp import LAYER_NORM_EPSILON, MLP, Observer, activate, plain_forward
+from superposed.nn.mlp import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 
-__all__ = [
-    "LAYER_NORM_EPSILON",
-    "MLP",
-    "Network",
-    "Observer",
-    "activate",
-    "build",
-    "convnet",
-    "plain_forward",
-    "resnet18",
-]
+__all__ = ["LAYER_NORM_EPSILON", "MLP", "Network", "activate", "build", "convnet", "plain_forward", "resnet18"]

@@ -55,7 +55,11 @@ def _expansions(module: nn.Module, config: ConvNetConfig | ResNetConfig | Module
 def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
-        return _plain(config)
+        if isinstance(config, ConvNetConfig):
+            return convnet(config)
+        if isinstance(config, ResNetConfig):
+            return resnet18(config)
+        return _imported(config)
 
 
 def _check_buffers(module: nn.Module, again: nn.Module) -> None:
@@ -69,14 +73,6 @@ def _check_buffers(module: nn.Module, again: nn.Module) -> None:
                 expected="buffers that follow from torch.manual_seed, or parameters",
                 received=name,
             )
-
-
-def _plain(config: ConvNetConfig | ResNetConfig | ModuleConfig) -> nn.Module:
-    if isinstance(config, ConvNetConfig):
-        return convnet(config)
-    if isinstance(config, ResNetConfig):
-        return resnet18(config)
-    return _imported(config)
 
 
 def _imported(config: ModuleConfig) -> nn.Module:

@@ -85,10 +85,6 @@ class MLP(nn.Module):
             f"layers.{place}": layer for place, layer in enumerate(self.layers) if isinstance(layer, SuperposedLinear)
         }
 
-    def bound_features(self) -> dict[str, int]:
-        """Return the number of features that each layer binds (inputs and the constant)."""
-        return {name: layer.bound_features for name, layer in self.superposed_layers().items()}
-
     def forward(
         self,
         inputs: Tensor,

@@ -74,7 +74,8 @@ class WeightStore:
         self.optimizer = optimizers.Optimizer(self.config.optimizer, groups, fused=self.device.type == "cpu")
         layers = self.network.superposed_layers()
         expanded = {name: layer.family for name, layer in layers.items() if layer.family is not family}
-        source = ContextSource(family, self.network.bound_features(), self.secret, expanded)
+        features = {name: layer.bound_features for name, layer in layers.items()}
+        source = ContextSource(family, features, self.secret, expanded)
         self.contexts = ContextTable(source, self.config.context_table_bytes, self.dtype, self.device)
         self.tasks = TaskRegistry()
         self.sequence = 0

@@ -26,9 +26,7 @@ class SuperposedConv2d(nn.Module):
         family: A context family of real features.
         stride: Between patches.
         padding: Zeros around the image.
-        generator: Draws the initial weights; without one they are 0 until they are loaded.
-        gain: As `SuperposedLinear`'s.
-        dtype: Of the weights.
+        dtype: Of the weights, which start at 0.
 
     Raises:
         ConfigError: A family of complex features.
@@ -45,8 +43,6 @@ class SuperposedConv2d(nn.Module):
         *,
         stride: tuple[int, int] = (1, 1),
         padding: tuple[int, int] = (0, 0),
-        generator: torch.Generator | None = None,
-        gain: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
@@ -59,7 +55,7 @@ class SuperposedConv2d(nn.Module):
         self.kernel = (in_channels, *kernel_size)
         self.stride, self.padding = stride, padding
         features = in_channels * kernel_size[0] * kernel_size[1]
-        self.patches = SuperposedLinear(features, out_channels, family, gain=gain, generator=generator, dtype=dtype)
+        self.patches = SuperposedLinear(features, out_channels, family, dtype=dtype)
 
     def unfold(self, x: Tensor) -> Tensor:
         """Return the patches of images (B, C, H, W) as rows: (B x places, features)."""
@@ -70,27 +66,12 @@ class SuperposedConv2d(nn.Module):
         return F.unfold(x, self.kernel[1:], padding=self.padding, stride=self.stride)  # (B, features, places)
 
     def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold one context into the kernel: an ordinary convolution that computes the same.
-
-        Args:
-            context: One materialised context in the weights' dtype.
-
-        Returns:
-            weight (out_channels, C, height, width) and bias (out_channels,).
-        """
+        """Fold a context as `SuperposedLinear.retrieve`; weight is (out_channels, C, height, width)."""
         weight, bias = self.patches.retrieve(context)
         return weight.view(-1, *self.kernel), bias
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Convolve a batch whose rows may belong to different contexts.
-
-        Args:
-            x: (B, C, H, W).
-            binding: One context for all rows, or contexts and each row's index.
-
-        Returns:
-            (B, out_channels, H', W').
-        """
+        """Convolve a batch (B, C, H, W), whose rows may belong to different contexts, to (B, out_channels, H', W')."""
         if binding.slots is None:
             return F.conv2d(x, *self.retrieve(binding.contexts), self.stride, self.padding)
         columns = self._columns(x)

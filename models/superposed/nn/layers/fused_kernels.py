@@ -229,37 +229,29 @@ def _back(source: Any, row: Any, gradient: Any, found: Any, known: Any) -> None:
 
 
 @compiled(parallel=True)
-def _turns_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
+def _bind_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
     for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
         of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-        _turns(rows[of], contexts, slots[of], bound[of], layout, known)
+        if contexts.ndim == 3:  # decided when it is compiled
+            _turns(rows[of], contexts, slots[of], bound[of], layout, known)
+        else:
+            _signs(rows[of], contexts, slots[of], bound[of], layout, known)
 
 
 @compiled(parallel=True)
-def _signs_parallel(rows: Any, contexts: Any, slots: Any, bound: Any, layout: Any, known: Any) -> None:
+def _unbind_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
     for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
         of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-        _signs(rows[of], contexts, slots[of], bound[of], layout, known)
-
-
-@compiled(parallel=True)
-def _unturns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
-    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
-        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-        _unturns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
-
-
-@compiled(parallel=True)
-def _unsigns_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found: Any, layout: Any, known: Any) -> None:
-    for block in numba.prange((len(rows) + _PARALLEL_ROWS - 1) // _PARALLEL_ROWS):
-        of = slice(block * _PARALLEL_ROWS, (block + 1) * _PARALLEL_ROWS)
-        _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
+        if contexts.ndim == 3:
+            _unturns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
+        else:
+            _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
 
 
 # By whether contexts flip signs, and whether the gradient is asked for: on one thread, and on several.
 _KERNELS: dict[tuple[bool, bool], tuple[Any, Any]] = {
-    (False, False): (_turns, _turns_parallel),
-    (False, True): (_unturns, _unturns_parallel),
-    (True, False): (_signs, _signs_parallel),
-    (True, True): (_unsigns, _unsigns_parallel),
+    (False, False): (_turns, _bind_parallel),
+    (False, True): (_unturns, _unbind_parallel),
+    (True, False): (_signs, _bind_parallel),
+    (True, True): (_unsigns, _unbind_parallel),
 }

@@ -89,11 +89,7 @@ class SuperposedLinear(nn.Module):
         return torch.cat([components, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Bind every row with its context and multiply the whole batch at once.
-
-        Args:
-            x: (B, components x D_in).
-            binding: One context for all rows, or contexts and each row's index.
+        """Bind every row (B, components x D_in) with its context and multiply the whole batch at once.
 
         Returns:
             (B, components x D_out), or (B, D_out) for a real output.

@@ -148,10 +148,6 @@ class SuperposedModule(nn.Module):
         """Return the binding layers by name; of a convolution, the product over its patches."""
         return dict(self._layers)
 
-    def bound_features(self) -> dict[str, int]:
-        """Return the number of features that each layer binds (inputs and the constant)."""
-        return {name: layer.bound_features for name, layer in self._layers.items()}
-
     def forward(self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Any = None) -> Tensor:
         """Map (B, ...) as the layer that it stands for."""
         self.bindings, self.observe = bindings, observe
