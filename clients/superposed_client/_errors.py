@@ -1,20 +1,6 @@
-"""The client's errors: one class a problem type.
+"""The client's errors: `ConnectionFailed`, `UnexpectedAnswer`, and one `ApiError` a problem type.
 
-SuperposedError
-├── ConnectionFailed                no answer from the server
-├── UnexpectedAnswer                an answer that is not this API's
-└── ApiError                        the server refused, and said why
-    ├── InvalidRequest, ShapeMismatch, NonFiniteInput, LabelOutOfRange, EmptyBatch
-    ├── CompositionNotSupported, ExpressionInvalid, UpdateRefused, IdempotencyMismatch   (all 422)
-    ├── UnknownTask, NotFound                                                            (404)
-    ├── TaskExists, SchemaChanged, TaskInUse, IdempotencyInFlight, LimitReached,
-    │   BeyondHorizon, NotFresh, Diverged                                                                 (409)
-    ├── PayloadTooLarge, BatchTooLarge                                                   (413)
-    ├── BadRequest (400), RequestTimeout (408), HeadersTooLarge (431)
-    ├── Unauthenticated (401), Forbidden (403), MethodNotAllowed (405), UnsupportedMediaType (415)
-    ├── Quarantined (423), QuotaExceeded (429)
-    ├── NotLeader (421), EncoderUnavailable (501)
-    └── Overloaded, NotReady, TooFewFollowers, StorageUnavailable (503), DeadlineExceeded (504), Internal (500)
+docs/http-api.md lists the problem types with their statuses.
 """
 
 from typing import Any, ClassVar, Self
