@@ -71,29 +71,19 @@ class AsyncClient:
         pauses = self._retries.pauses(request)
         while True:
             try:
-                response = await self._send_once(request)
+                answer = await self._http.request(**self._servers.arguments(request))
             except httpx.TransportError as error:
                 self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
+                response = Response(answer.status_code, answer.content, answer.headers)
                 if self._servers.moved(request, response):
                     continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             await asyncio.sleep(pause)
-
-    async def _send_once(self, request: Request) -> Response:
-        content, headers = request.encoded()
-        answer = await self._http.request(
-            request.method,
-            self._servers.url(request),
-            content=content,
-            params=dict(request.params),
-            headers=headers | self._servers.headers(request),
-        )
-        return Response(answer.status_code, answer.content, answer.headers)
 
     infer = async_call(operations.infer)
     update = async_call(operations.update)
@@ -124,14 +114,7 @@ class AsyncClient:
     ready = async_call(operations.ready)
 
     def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> AsyncTask:
-        """Return a handle on a task, or on any composed context, in scikit-learn's habit.
-
-        Nothing is sent yet: with labels or outputs the task is registered with its first rows.
-
-        Args:
-            context: A task key, a text expression, or a composed context.
-            schema: What to register the task with: see `TaskFields`.
-        """
+        """Return a handle on a task, or on any composed context; as `Client.task`."""
         return AsyncTask(self, TaskCore(context, TaskSchema(**schema)))
 
     async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:

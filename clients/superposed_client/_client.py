@@ -84,29 +84,19 @@ class Client:
         pauses = self._retries.pauses(request)
         while True:
             try:
-                response = self._send_once(request)
+                answer = self._http.request(**self._servers.arguments(request))
             except httpx.TransportError as error:
                 self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
+                response = Response(answer.status_code, answer.content, answer.headers)
                 if self._servers.moved(request, response):
                     continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             time.sleep(pause)
-
-    def _send_once(self, request: Request) -> Response:
-        content, headers = request.encoded()
-        answer = self._http.request(
-            request.method,
-            self._servers.url(request),
-            content=content,
-            params=dict(request.params),
-            headers=headers | self._servers.headers(request),
-        )
-        return Response(answer.status_code, answer.content, answer.headers)
 
     infer = sync_call(operations.infer)
     update = sync_call(operations.update)

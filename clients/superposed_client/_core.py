@@ -42,7 +42,13 @@ class Request:
     key: str | None = None
     retry: bool = True
 
-    def encoded(self) -> tuple[bytes | None, dict[str, str]]:
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments that httpx's `request` takes, the body encoded."""
+        content, headers = self._encoded()
+        sent = {"content": content, "headers": headers, "params": dict(self.params)}
+        return {"method": self.method, "url": self.path} | sent
+
+    def _encoded(self) -> tuple[bytes | None, dict[str, str]]:
         """Return the body's bytes, and the headers: what the body is, and the idempotency key."""
         headers = {} if self.key is None else {"Idempotency-Key": self.key}
         if self.body is None:

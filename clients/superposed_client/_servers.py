@@ -1,5 +1,6 @@
 """Which of a store's servers a request goes to, and how new its answer must be."""
 
+from typing import Any
 from urllib.parse import unquote
 
 from superposed_client._core import Request, Response
@@ -14,13 +15,13 @@ class Servers:
         self._leader = self._token = ""
         self._moves = 0
 
-    def url(self, request: Request) -> str:
-        """Return where a request goes: a change to the leader, where it is known; else below the base URL."""
-        return self._leader + request.path if request.key is not None else request.path
-
-    def headers(self, request: Request) -> dict[str, str]:
-        """Return the header by which an answer is as new as what this client has seen."""
-        return {} if request.key is not None or not self._token else {"X-Min-Sequence": self._token}
+    def arguments(self, request: Request) -> dict[str, Any]:
+        """Return httpx's arguments: a change goes to the leader, where it is known; a read says how new it must be."""
+        known = request.arguments()
+        if request.key is not None:
+            return known | {"url": self._leader + request.path}
+        newest = {"X-Min-Sequence": self._token} if self._token else {}
+        return known | {"headers": known["headers"] | newest}
 
     def moved(self, request: Request, response: Response) -> bool:
         """Take notice of an answer; return True if it names another server, which is to be asked."""
