@@ -157,8 +157,7 @@ class TestCrosstalk:
         shown = capacity(store)
         assert shown.tasks == 3
         assert [layer.name for layer in shown.layers] == ["layers.0", "layers.1", "layers.2"]
-        accuracies = [evaluation.accuracy for evaluation in store.evaluations.newest()]
-        assert len(accuracies) == 3
+        accuracies = [store.evaluations.of(key)[-1].accuracy for key in "abc"]
         assert shown.mean_accuracy == pytest.approx(np.mean(accuracies))
         evaluate(store, "mix(a:0.5,b:0.5)", np.ones((4, 9)), [0, 1, 2, 0])
         assert capacity(store) == shown
@@ -212,13 +211,13 @@ class TestCrosstalk:
         evaluations = Evaluations()
         evaluations.remember("a", Evaluation(3, 10, rows=90, accuracy=1.0))
         evaluations.remember("a", Evaluation(3, 10, rows=10, accuracy=0.0))
-        assert evaluations.newest() == [Evaluation(3, 10, 100, 0.9)]
+        assert evaluations.of("a")[-1] == Evaluation(3, 10, 100, 0.9)
         evaluations.remember("a", Evaluation(2, 11, rows=5, accuracy=0.4))
-        assert evaluations.newest() == [Evaluation(2, 11, 5, 0.4)]
+        assert evaluations.of("a")[-1] == Evaluation(2, 11, 5, 0.4)
         for sequence in range(12, 200):
             evaluations.remember("a", Evaluation(sequence, sequence, 1, 0.5))
         assert len(evaluations.all()) == 64
-        assert evaluations.newest()[0].sequence == 199
+        assert evaluations.of("a")[-1].sequence == 199
 
     def test_measuring_needs_no_room_in_the_table_and_never_spoils_an_update(self) -> None:
         roomy, cramped = taught_store(), taught_store(context_table_bytes=1)

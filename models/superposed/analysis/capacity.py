@@ -60,18 +60,14 @@ def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) ->
         store: Whose.
         wanted: Only of the tasks whose keys this accepts; how many more fit is then not said.
     """
-    if wanted is None:
-        newest = [evaluation.accuracy for evaluation in store.evaluations.newest()]
-        tasks, left = store.tasks.all(), _tasks_left(store)
-    else:
-        tasks, left = [state for state in store.tasks.all() if wanted(state.schema.key)], None
-        seen = [store.evaluations.of(state.schema.key) for state in tasks]
-        newest = [evaluations[-1].accuracy for evaluations in seen if evaluations]
+    tasks = [state for state in store.tasks.all() if wanted is None or wanted(state.schema.key)]
+    seen = [store.evaluations.of(state.schema.key) for state in tasks]
+    newest = [evaluations[-1].accuracy for evaluations in seen if evaluations]
     return Capacity(
         tasks=len(tasks),
         layers=layer_crosstalk(tasks),
         mean_accuracy=float(np.mean(newest)) if newest else None,
-        tasks_left=left,
+        tasks_left=_tasks_left(store) if wanted is None else None,
     )
 
 

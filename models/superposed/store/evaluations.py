@@ -50,10 +50,6 @@ class Evaluations:
         """Drop a task's evaluations."""
         self._by_task.pop(key, None)
 
-    def newest(self) -> list[Evaluation]:
-        """Return each task's newest."""
-        return [max(history.values(), key=lambda one: one.sequence) for history in self._by_task.values()]
-
     def of(self, key: str) -> list[Evaluation]:
         """Return a task's evaluations, from the oldest weights to the newest."""
         return sorted(self._by_task.get(key, {}).values(), key=lambda one: one.sequence)

@@ -1,6 +1,7 @@
 """Losses of a batch, row by row."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,8 +26,7 @@ class Measured:
     accuracy: float | None
 
 
-@dataclass(frozen=True)
-class _Forward:
+class _Forward(NamedTuple):
     losses: Tensor  # (B,) in the network's units, each times its row's weight
     reported: Tensor  # (B,) in the user's units, detached
     correct: Tensor  # (B,) bool, False in mse rows
@@ -34,9 +34,7 @@ class _Forward:
     logits: Tensor  # (B, store outputs)
 
     def part(self, rows: slice) -> "_Forward":
-        return _Forward(
-            self.losses[rows], self.reported[rows], self.correct[rows], self.classified[rows], self.logits[rows]
-        )
+        return _Forward(*(column[rows] for column in self))
 
     def measured(self) -> Measured:
         rated = int(self.classified.sum())
@@ -50,12 +48,8 @@ class _Forward:
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:
     """Return each row's own loss: cross-entropy or mean squared error over its own task's outputs.
 
-    The mean squared error of a task whose targets are scaled is reported in the user's units.
-
-    Args:
-        logits: (B, store outputs).
-        outputs: (B,) how many outputs each row's task has.
-        targets: Classes and values of the rows.
+    Logits are (B, store outputs), `outputs` the number (B,) that each row's task has. The mean squared error
+    of a task whose targets are scaled is reported in the user's units.
     """
     classes = targets.classes.to(logits.device)
     classified = classes >= 0

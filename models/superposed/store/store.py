@@ -89,12 +89,14 @@ class WeightStore:
     # Tasks
 
     def completed(self, schema: TaskSchema) -> TaskSchema:
-        """Return the schema with what it leaves to the store filled in; see `TaskSchema.completed`.
+        """Return the schema with what it leaves to the store filled in: it is recorded, and never decided again.
 
         A member's own layers are the output layer where that is expanded, else the later half.
         """
+        if schema.group is None or schema.own_layers is not None:
+            return schema
         layers = len(self.contexts.source.features)
-        return schema.completed(1 if self.config.network.expansion > 1 else (layers + 1) // 2)
+        return schema.replace(own_layers=1 if self.config.network.expansion > 1 else (layers + 1) // 2)
 
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """Return the task that is registered with exactly this schema; None where it could be registered.
@@ -117,8 +119,7 @@ class WeightStore:
         """Return the schema of a new task's group, where no task has its key yet: its members' inputs."""
         if schema.group is None or schema.group in self.tasks or schema.key in self.tasks:
             return None
-        shared = {"inputs", "outputs", "loss", "scaling", "kind", "encoder"}
-        shared |= {"extra_features", "keep_rows"}
+        shared = {"inputs", "outputs", "loss", "scaling", "kind", "encoder", "extra_features", "keep_rows"}
         return TaskSchema(key=schema.group, **schema.model_dump(include=shared))
 
     def check_image(self, schema: TaskSchema) -> None:
@@ -227,12 +228,8 @@ class WeightStore:
     def forget_rows(self, key: str, *, missing_ok: bool = False) -> int:
         """Forget the rows that are kept of a task; what they taught stays. Returns how many there were.
 
-        Args:
-            key: The task.
-            missing_ok: Whether the task may have been deleted.
-
         Raises:
-            UnknownTask: There is no such task.
+            UnknownTask: There is no such task, and `missing_ok` does not allow that it was deleted.
         """
         if not missing_ok:
             self.tasks.get(key)

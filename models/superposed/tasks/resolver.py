@@ -90,7 +90,8 @@ class Resolver:
             task.schema.check_composable(other.schema)
         ids = {key: state.id for key, state in states.items()}
         keep_rows = all(state.schema.keep_rows for state in states.values())
-        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows, self._scaler(task), _units(task))
+        units = task if task.schema.scaling == "running" and task.schema.loss == "mse" else None
+        return ResolvedContext(Context.from_leaves(leaves, ids), task, keep_rows, self._scaler(task), units)
 
     def _scaler(self, task: TaskState) -> TaskState | None:
         """Return the task whose statistics scale a task's rows: those of a group share their first layers."""
@@ -99,7 +100,3 @@ class Resolver:
             return None
         group = self._tasks.get(schema.group) if schema.group is not None else task
         return group if group.schema.scaling == "running" and group.schema.is_read_as(schema) else task
-
-
-def _units(task: TaskState) -> TaskState | None:
-    return task if task.schema.scaling == "running" and task.schema.loss == "mse" else None

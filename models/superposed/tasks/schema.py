@@ -78,15 +78,10 @@ class TaskSchema(Config):
     encoder: EncoderName | None = None
     abstain: float | None = Field(None, gt=0, le=0.5)
 
-    @field_validator("key")
+    @field_validator("key", "group")
     @classmethod
-    def _key_is_valid(cls, key: str) -> str:
-        return check_key(key)
-
-    @field_validator("group")
-    @classmethod
-    def _group_is_valid(cls, group: str | None) -> str | None:
-        return None if group is None else check_key(group)
+    def _keys_are_valid(cls, key: str | None) -> str | None:
+        return None if key is None else check_key(key)
 
     @field_validator("composition")
     @classmethod
@@ -251,16 +246,6 @@ class TaskSchema(Config):
         if self.composition is None:
             return ()
         return tuple(dict.fromkeys(leaf.key for leaf in flatten(parse(self.composition))))
-
-    def completed(self, own_layers: int) -> Self:
-        """Fill in what a registration left to the store: it is recorded, and never decided again.
-
-        Args:
-            own_layers: How many layers are a group member's own by default.
-        """
-        if self.group is None or self.own_layers is not None:
-            return self
-        return self.replace(own_layers=own_layers)
 
     @property
     def defaults(self) -> set[str]:
