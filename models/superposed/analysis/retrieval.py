@@ -76,17 +76,9 @@ class RetrievedModel:
         signal = scaled.to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
         layers = [(self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)]
-        normalisation = self.metadata["normalisation"]
-
-        def activate_and_normalise(signal: Tensor) -> Tensor:
-            return activate(
-                signal,
-                self.metadata["activation"],
-                normalisation["kind"],
-                normalisation.get("epsilon", LAYER_NORM_EPSILON),
-            )
-
-        return plain_forward(signal, layers, activate_and_normalise)
+        activation, normalisation = self.metadata["activation"], self.metadata["normalisation"]
+        kind, epsilon = normalisation["kind"], normalisation.get("epsilon", LAYER_NORM_EPSILON)
+        return plain_forward(signal, layers, lambda rows: activate(rows, activation, kind, epsilon))
 
     def load_into(self, module: nn.Module) -> nn.Module:
         """Give an ordinary module of the store's architecture these weights.
@@ -131,8 +123,7 @@ class RetrievedModel:
         Raises:
             ConfigError: Not such a file.
         """
-        tensors, metadata = tensorfile.parse(data)
-        return cls(tensors, metadata)
+        return cls(*tensorfile.parse(data))
 
 
 def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
@@ -165,11 +156,8 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
         "loss": schema.loss,
         "sequence": store.sequence,
     }
-    return RetrievedModel({name: _copied(tensor) for name, tensor in tensors.items()}, metadata)
-
-
-def _copied(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True).contiguous()
+    copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
+    return RetrievedModel(copies, metadata)
 
 
 def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:

@@ -109,9 +109,8 @@ class Mixture:
             raise ExpressionInvalid("a mixture's weight is not positive", expected="> 0", received=min(weights))
         # Weights that already sum to 1 stay as they are, so that text and JSON come back unchanged.
         largest = max(weights)
-        total = math.fsum(weight / largest for weight in weights) * largest
-        if not math.isclose(total, 1.0, rel_tol=1e-12):
-            scaled = math.fsum(weight / largest for weight in weights)
+        scaled = math.fsum(weight / largest for weight in weights)
+        if not math.isclose(scaled * largest, 1.0, rel_tol=1e-12):
             weights = [weight / largest / scaled for weight in weights]
         if min(weights) <= 0:
             raise ExpressionInvalid(

@@ -67,10 +67,6 @@ def seeded_secret(seed: int) -> bytes:
     return hashlib.sha256(b"superposed.seed" + str(seed).encode()).digest()
 
 
-def _prefixed(part: bytes) -> bytes:
-    return len(part).to_bytes(8, "little") + part
-
-
 @dataclass(frozen=True)
 class Stream:
     """An endless string of derived bytes, addressed by a secret and a list of names.
@@ -107,16 +103,9 @@ class Stream:
 
     def bytes(self, count: int, purpose: str) -> bytes:
         """Return the first `count` bytes drawn for `purpose`."""
-        message = b"".join(
-            _prefixed(part)
-            for part in (
-                _DOMAIN,
-                DERIVATION_VERSION.to_bytes(4, "little"),
-                self.secret,
-                *(name.encode() for name in self.names),
-                purpose.encode(),
-            )
-        )
+        head = (_DOMAIN, DERIVATION_VERSION.to_bytes(4, "little"), self.secret)
+        parts = (*head, *(name.encode() for name in self.names), purpose.encode())
+        message = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
         return hashlib.shake_256(message).digest(count)
 
     def signs(self, count: int) -> NDArray[np.float64]:

@@ -93,15 +93,12 @@ class Rotation(Family[RotationGenerator]):
             return terms[0].generator.matrix
         if len(terms) == 1:
             return terms[0].generator.power(terms[0].weight * (terms[0].exponent or 0.0))
-        generator = torch.stack([self._scaled(term) for term in terms]).sum(0)  # (D, D), skew
+        exponents = [1.0 if term.exponent is None else term.exponent for term in terms]
+        scaled = [t.weight * exponent * t.generator.logarithm() for t, exponent in zip(terms, exponents, strict=True)]
+        generator = torch.stack(scaled).sum(0)  # (D, D), skew
         # iA is Hermitian: A = V diag(-iλ) Vᴴ, so exp(A) stays orthogonal to rounding
         values, vectors = torch.linalg.eigh(1j * generator)
         return _real(vectors, torch.exp(-1j * values))  # (D, D)
-
-    @staticmethod
-    def _scaled(term: Term[RotationGenerator]) -> Tensor:
-        exponent = 1.0 if term.exponent is None else term.exponent
-        return term.weight * exponent * term.generator.logarithm()
 
     def bind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
         """Multiply every row by its matrix, one product for each context present."""
