@@ -143,12 +143,8 @@ def _untaught(store: WeightStore, batch: Batch, targets: Targets) -> _Forward | 
     if all(part.task.knows for part in batch.parts):
         return None
 
-    def network(rows: Batch) -> Tensor:
-        answer: Tensor = store.network(rows.inputs.to(store.device), store.bindings(rows))
-        return answer.cpu()
-
     with torch.inference_mode():
-        return answer_losses(store, batch, targets, network)
+        return answer_losses(store, batch, targets, lambda rows: _logits(store, rows).cpu())
 
 
 @contextmanager
@@ -212,13 +208,11 @@ def check_records_fit(batch: Batch) -> None:
 
 def _absorb_rows(part: ResolvedContext, scaler: TaskState, rows: Any) -> NDArray[np.float64]:
     """Move the running statistics of a task by its rows; return the rows encoded."""
-    if part.task.schema.kind != "records":
-        values = part.encode(rows)
-        scaler.statistics.absorb(values)
-        return values
-    scaler.features.learn(rows, part.task.schema.inputs)
+    records = part.task.schema.kind == "records"
+    if records:
+        scaler.features.learn(rows, part.task.schema.inputs)
     values = part.encode(rows)
-    scaler.statistics.absorb(values[:, : scaler.features.numbers])
+    scaler.statistics.absorb(values[:, : scaler.features.numbers] if records else values)
     return values
 
 
@@ -244,7 +238,7 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
     with suppress(UpdateError):
         if drawn is not None:
             return _step_together(store, batch, targets, drawn)
-    outcome = _forward(store, batch, store.bindings(batch), targets)
+    outcome = _forward(store, batch, targets)
     _check_reported(outcome)
     optimizer_step(store, outcome.losses.mean())
     return _Step(outcome)
@@ -260,7 +254,7 @@ def _step_together(store: WeightStore, batch: Batch, targets: Targets, drawn: Dr
     """Take one step on a batch and on kept rows, those of its own tasks counted as rows of the batch."""
     rows, own = len(batch), drawn.own
     together, aims = merge([batch, drawn.batch]), join_targets([targets, drawn.targets])
-    both = _forward(store, together, store.bindings(together), aims)
+    both = _forward(store, together, aims)
     new, kept = both.part(slice(None, rows)), both.part(slice(rows, None))
     _check_reported(new)
     loss = torch.cat([new.losses, kept.losses[:own]]).mean()
@@ -291,7 +285,11 @@ def atomic(store: WeightStore) -> Iterator[None]:
     try:
         yield
     except Exception:
-        _restore(store, backup)
+        if not any(name.startswith("optimizer.") for name in backup):
+            store.optimizer.state.clear()  # the optimizer had taken no step before this update
+        with torch.no_grad():
+            for name, tensor in store.state().items():
+                tensor.copy_(backup[name])
         raise
 
 
@@ -303,14 +301,19 @@ def answer_losses(
     return row_losses(in_network_units(batch, answers), batch.outputs(), aims)
 
 
-def _forward(store: WeightStore, batch: Batch, bindings: object, targets: Targets) -> _Forward:
-    logits = store.network(batch.inputs.to(store.device), bindings)  # (B, store outputs)
-    return row_losses(logits, batch.outputs().to(store.device), targets)
+def _logits(store: WeightStore, batch: Batch) -> Tensor:
+    """Return logits (B, store outputs) that follow from the batch and the weights alone, on the store's device."""
+    logits: Tensor = store.network(batch.inputs.to(store.device), store.bindings(batch))
+    return logits
+
+
+def _forward(store: WeightStore, batch: Batch, targets: Targets) -> _Forward:
+    return row_losses(_logits(store, batch), batch.outputs().to(store.device), targets)
 
 
 def measure_losses(store: WeightStore, batch: Batch, targets: Targets) -> Tensor:
     """Return each kept row's own loss under the weights as they are, (B,), ready to descend."""
-    return _kept_losses(store, _forward(store, batch, store.bindings(batch), targets), batch, targets)
+    return _kept_losses(store, _forward(store, batch, targets), batch, targets)
 
 
 def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: Targets) -> Tensor:
@@ -357,14 +360,6 @@ def _check_gradient(store: WeightStore, loss: Tensor) -> None:
             expected=f"a norm of {store.config.gradient_norm_cap:g} at most",
             received=f"{norm:g}",
         )
-
-
-def _restore(store: WeightStore, backup: dict[str, Tensor]) -> None:
-    if not any(name.startswith("optimizer.") for name in backup):
-        store.optimizer.state.clear()  # the optimizer had taken no step before this update
-    with torch.no_grad():
-        for name, tensor in store.state().items():
-            tensor.copy_(backup[name])
 
 
 def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets) -> None:
