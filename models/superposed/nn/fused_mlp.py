@@ -9,8 +9,9 @@ from torch import Tensor
 
 from superposed.contexts import Binding
 from superposed.nn.layers import SuperposedLinear
-from superposed.nn.layers.fused_kernels import PARALLEL_FROM, FusedBinding, Layout, has_kernels
+from superposed.nn.layers.fused_kernels import PARALLEL_FROM, FusedBinding, Layout
 
+_WITH_KERNELS = {"phase", "complex", "cyclic", "binary"}
 _aten = torch.ops.aten
 # Activations that are not in the kernels, and the gradient in their input from that in their output.
 _ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
@@ -30,13 +31,9 @@ class _Layer(NamedTuple):
 
 
 class FusedMLP:
-    """Answers and gradients of `MLP`, to rounding.
+    """Answers and gradients of `MLP`, to rounding, from its layers by name and the activation between them.
 
-    Args:
-        layers: The network's, by name.
-        activation: Between two layers.
-        normalise: Whether rows are normalised between two layers.
-        epsilon: Of the normalisation.
+    `normalise` and `epsilon` are those of `FusedBinding`.
     """
 
     def __init__(
@@ -48,14 +45,14 @@ class FusedMLP:
         self._kernels = {
             name: FusedBinding(
                 layer.family.name == "binary",
-                _layout(layer),
+                tuple(_layout(layer)),
                 relu=place > 0 and relu,
                 normalise=place > 0 and normalise,
                 epsilon=epsilon,
             )
             for place, (name, layer) in enumerate(layers.items())
         }
-        self._has_kernels = all(has_kernels(layer.family) for layer in layers.values())
+        self._has_kernels = all(layer.family.name in _WITH_KERNELS for layer in layers.values())
         self._shapes = {name: torch.Size(one.family.context_shape(one.bound_features)) for name, one in layers.items()}
 
     def can_run(self, inputs: Tensor, bindings: Mapping[str, Binding]) -> bool:

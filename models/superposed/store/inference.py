@@ -15,23 +15,11 @@ _TIMES = 5
 
 
 class InferenceRunner:
-    """Answers batches without learning. One thread at a time.
-
-    Args:
-        network: The network; where its weights change, so do the answers.
-        contexts: What rows are bound with.
-        device: Where both live.
-        outputs: The network's.
-    """
+    """Answers batches without learning, by the network's weights as they are. One thread at a time."""
 
     def __init__(self, network: Network, contexts: ContextTable, device: torch.device, outputs: int) -> None:
         self._network, self._contexts, self._device, self._outputs = network, contexts, device, outputs
         self._precision: torch.dtype | None = None
-
-    def _bindings(self, batch: Batch) -> Mapping[str, Binding]:
-        if batch.index is None:
-            return self._contexts.bind_all(batch.parts[0].context)
-        return self._contexts.bind_rows([part.context for part in batch.parts], batch.places())
 
     def logits(self, batch: Batch) -> Tensor:
         """Answer a batch: (B, store outputs), on the CPU.
@@ -41,7 +29,11 @@ class InferenceRunner:
             CompositionNotSupported: The family has no such composition.
         """
         with torch.inference_mode():
-            bindings, outputs = self._bindings(batch), self._outputs
+            if batch.index is None:
+                bindings = self._contexts.bind_all(batch.parts[0].context)
+            else:
+                bindings = self._contexts.bind_rows([part.context for part in batch.parts], batch.index)
+            outputs = self._outputs
             needed = max(part.task.schema.outputs for part in batch.parts)
             if not isinstance(self._network, MLP) or needed > outputs // 2:
                 return self._answers(batch.inputs, bindings)
@@ -70,10 +62,7 @@ class InferenceRunner:
     def prepare(self, inputs: int, dtype: torch.dtype, precision: torch.dtype | None = None) -> None:
         """Compile what is compiled at its first use, for inference and for learning.
 
-        Args:
-            inputs: Of a row.
-            dtype: Of rows and weights.
-            precision: Of a GPU's products; None for the weights' own.
+        `precision` is that of a GPU's products; None for the weights' own, which is that of the rows, `dtype`.
         """
         self._precision = None if precision == dtype else precision
         if isinstance(self._network, MLP):

@@ -6,6 +6,7 @@ so that replaying the same records keeps and draws the same rows.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,16 +90,13 @@ class ReplayBuffer:
         }
         if config.logit_share:
             self._rows["logits"] = torch.empty(0, outputs)  # in mse rows less the values
-        bytes_per_row = sum(rows.element_size() * rows[:1].numel() for rows in self._empty_row().values())
+        bytes_per_row = sum(rows.element_size() * math.prod(rows.shape[1:]) for rows in self._rows.values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
         self._pools = ReservoirAllocator(config.rows_per_task, self._capacity)
         self._set_names([])
         self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
         self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
         self.derived: OrderedDict[str, tuple[object, Any]] = OrderedDict()  # what others made of a task's rows
-
-    def _empty_row(self) -> dict[str, Tensor]:
-        return {name: rows.new_zeros(1, *rows.shape[1:]) for name, rows in self._rows.items()}
 
     @property
     def enabled(self) -> bool:

@@ -8,7 +8,7 @@ a busy event loop takes longer. Where there are no kernels, the plain path compu
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numba
@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from superposed.contexts import Family
 from superposed.nn.compiled import compiled
 
 # With fewer numbers a second thread costs more than it brings.
@@ -46,14 +45,14 @@ class FusedBinding:
 
     Args:
         signs: Whether contexts flip signs, (K, width); else they turn pairs, (K, 2, pairs).
-        layout: Of the bound rows.
+        layout: `Layout` of the bound rows, as a plain tuple: numba takes less time to look at one.
         relu: Whether negative numbers are set to 0 first.
         normalise: Whether each row is then brought to mean 0 and variance 1.
         epsilon: Of the normalisation.
     """
 
     signs: bool
-    layout: Layout
+    layout: tuple[int, ...]
     relu: bool
     normalise: bool
     epsilon: float
@@ -62,7 +61,7 @@ class FusedBinding:
         """Return rows (B, n) bound: (B, bound width)."""
         bound = rows.new_empty(rows.shape[0], math.prod(contexts.shape[1:]))
         kernel = _KERNELS[self.signs, False][_threads(bound) > 1]
-        kernel(rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), self._plain_layout, self._known(rows))
+        kernel(rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), self.layout, self._known(rows))
         return bound
 
     def gradient(self, rows: Tensor, contexts: Tensor, slots: Tensor, bound: Tensor) -> Tensor:
@@ -70,12 +69,8 @@ class FusedBinding:
         found = torch.empty_like(rows)
         kernel = _KERNELS[self.signs, True][_threads(bound) > 1]
         tensors = (rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), found.numpy())
-        kernel(*tensors, self._plain_layout, self._known(rows))
+        kernel(*tensors, self.layout, self._known(rows))
         return found
-
-    @cached_property
-    def _plain_layout(self) -> tuple[int, ...]:
-        return tuple(self.layout)
 
     def _known(self, rows: Tensor) -> tuple[Any, ...]:
         return _constants(rows.dtype, rows.shape[1], self.epsilon, self.relu, self.normalise)
@@ -96,11 +91,6 @@ def _constants(dtype: torch.dtype, width: int, epsilon: float, relu: bool, norma
     # A number of another width than the rows' would make all the arithmetic wider.
     number: Any = np.float64 if dtype == torch.float64 else np.float32
     return number(0), number(1), number(width), number(epsilon), relu, normalise
-
-
-def has_kernels(family: Family[Any]) -> bool:
-    """Return True if there are fused kernels for a family."""
-    return family.name in {"phase", "complex", "cyclic", "binary"}
 
 
 @compiled()

@@ -112,9 +112,8 @@ class SuperposedLinear(nn.Module):
             weight (rows of `matrix()`, components x D_in) and bias (rows,).
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
-        components = folded.view(
-            len(folded), self.family.components, -1
-        )  # (rows, components, D_in + constant + padding)
+        # (rows, components, D_in + constant + padding)
+        components = folded.view(len(folded), self.family.components, -1)
         shared = self.shared_bias()
         bias = components[:, 0, self.in_features] if shared is None else shared  # (rows,)
         return components[:, :, : self.in_features].reshape(len(folded), -1), bias
