@@ -56,9 +56,7 @@ class Capacity:
 def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> Capacity:
     """Summarise the store's own measurements; measures nothing anew and changes nothing.
 
-    Args:
-        store: Whose.
-        wanted: Only of the tasks whose keys this accepts; how many more fit is then not said.
+    Where `wanted` is given, only of the tasks whose keys it accepts; how many more fit is then not said.
     """
     tasks = [state for state in store.tasks.all() if wanted is None or wanted(state.schema.key)]
     seen = [store.evaluations.of(state.schema.key) for state in tasks]

@@ -38,12 +38,9 @@ class Interference:
 
 
 def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Interference:
-    """Measure overlap and crosstalk of tasks; nothing is learned. The owner of the store may call it.
+    """Measure overlap and crosstalk of K different tasks; nothing is learned. The owner of the store may call it.
 
-    Args:
-        store: What is measured.
-        keys: K different task keys.
-        rows: Unlabelled rows of the tasks, (rows, inputs) each, where there are any.
+    `rows` are unlabelled ones of the tasks, (rows, inputs) each, where there are any.
 
     Raises:
         UnknownTask: A key is not registered.

@@ -36,12 +36,9 @@ class Scope:
 
     @classmethod
     def of(cls, rows: NDArray[Any], classes: NDArray[np.int64], share: float) -> Self | None:
-        """Return the scope of rows (B, n) of classes (B,); None where they are too few.
+        """Return the scope of rows (B, n), before scaling, of class indexes (B,); None where they are too few.
 
-        Args:
-            rows: Rows as they came, before scaling.
-            classes: Their class indexes.
-            share: Share of the rows that would be out of scope.
+        `share` is the share of the rows that would be out of scope.
         """
         rows = np.ascontiguousarray(rows)
         first = list({row.tobytes(): place for place, row in enumerate(rows)}.values())
@@ -89,14 +86,9 @@ def _scope_of(store: WeightStore, key: str) -> Scope | None:
 
 
 def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows (B, inputs) a task labels; all of them where it does not abstain.
+    """Return which rows (B, inputs), encoded texts before scaling, a task labels; all where it does not abstain.
 
     The owner of the store calls it.
-
-    Args:
-        store: Has the task.
-        key: The task.
-        rows: Encoded texts, before scaling.
     """
     scope = None if store.tasks.get(key).schema.abstain is None else _scope_of(store, key)
     if scope is None:

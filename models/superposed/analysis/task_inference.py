@@ -98,15 +98,9 @@ def locate_exponent(
     exponents: tuple[float, float],
     most: int = 2**20,
 ) -> Located:
-    """Find the real power of a task's context that rows fit best; arguments as `locate`.
+    """Find the real power of a context, `key`, that rows fit best: exponents between two, both included.
 
-    Args:
-        store: Answers; nothing is learned.
-        inputs: (B, features).
-        targets: (B,) targets, or None.
-        key: The context whose powers are tried.
-        exponents: From where to where they are searched.
-        most: How many answers, rows times exponents, may be computed.
+    Other arguments as `locate`; exponents are its candidates.
 
     Raises:
         CompositionNotSupported: The family has no powers.

@@ -118,13 +118,8 @@ class ContextSource:
 class ContextTable:
     """Contexts of every layer in slots of one tensor a layer, the least recently used evicted first.
 
-    Not thread-safe: the owner of the store owns its table.
-
-    Args:
-        source: Where contexts come from.
-        max_bytes: What the rows may take up; at least one slot is always kept.
-        dtype: Of the rows.
-        device: Where the rows live.
+    Not thread-safe: the owner of the store owns its table. The rows, of a dtype and on a device, take up
+    `max_bytes` at most, but at least one slot is always kept.
     """
 
     def __init__(self, source: ContextSource, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:

@@ -22,11 +22,7 @@ _SIGN = 1 << 31
 
 @dataclass(frozen=True)
 class HashEncoder:
-    """Texts as rows of unit length; a text without words is all zeros.
-
-    Args:
-        width: Numbers of a row.
-    """
+    """Texts as rows of `width` numbers and unit length; a text without words is all zeros."""
 
     width: int = 1024
     kind: ClassVar[OriginalKind] = "texts"

@@ -68,11 +68,7 @@ class PixelEncoder:
         return "pixels-1:" + "x".join(map(str, self.shape))
 
     def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.uint8]:
-        """Return rows (B, width) uint8.
-
-        Args:
-            items: Files.
-            places: (B,) what errors call them; by default their places.
+        """Return rows (B, width) uint8 of B files; errors call each by its place, or by that in `places`.
 
         Raises:
             InputError: One is no PNG or JPEG image, is damaged, or has too many pixels.

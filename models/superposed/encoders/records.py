@@ -46,11 +46,7 @@ class Feature(Config):
 
 
 def check_records(records: object, features: FeatureTable | None = None) -> None:
-    """Check the form of records, whatever task they belong to.
-
-    Args:
-        records: The records.
-        features: Of their task, as far as they are known.
+    """Check the form of records, whatever task they belong to, and their number against known features of it.
 
     Raises:
         InputError: They are no list of records, or a name or value cannot be one.

@@ -22,14 +22,8 @@ def build(
     """Return the network of a configuration, with initial weights.
 
     Whatever a module draws besides its weights is drawn again from the seed wherever its store is loaded, so
-    buffers are not saved: a new store's must come out the same twice.
-
-    Args:
-        config: Which network.
-        family: The context family.
-        seed: Of the initial weights, and of a module's buffers.
-        dtype: Of the weights.
-        initialized: Whether initial weights are needed; else they are loaded afterwards.
+    buffers are not saved: a new store's must come out the same twice. Without `initialized` the weights are
+    loaded afterwards.
 
     Raises:
         ConfigError: It cannot be built, or not in this family.

@@ -28,13 +28,7 @@ class MLP(nn.Module):
     """`x⁽ˡ⁺¹⁾ = norm(g(W⁽ˡ⁾ (C(k)⁽ˡ⁾ [x⁽ˡ⁾, 1])))`, the last layer without g and norm.
 
     For complex contexts the activation acts on real and imaginary parts separately and the output is
-    the real part.
-
-    Args:
-        config: Sizes, activation, normalisation.
-        family: The context family.
-        generator: Draws the initial weights; without one they are 0 until they are loaded.
-        dtype: Of the weights.
+    the real part. `generator` draws the initial weights; without one they are 0 until they are loaded.
     """
 
     def __init__(

@@ -39,10 +39,7 @@ class Optimizer:
     Its classes would import torch's compiler, which takes a second, and spend more on a step than a small
     network's arithmetic.
 
-    Args:
-        config: Which, and its constants.
-        parameters: Weights, or groups of them.
-        fused: Whether to take the form that updates all weights in one pass.
+    With `fused` it takes the form that updates all weights of a group in one pass.
 
     Attributes:
         param_groups: Groups of weights, each with its learning rate.

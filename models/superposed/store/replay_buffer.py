@@ -128,10 +128,8 @@ class ReplayBuffer:
     def keep(self, batch: Batch, targets: Targets, sequence: int) -> None:
         """Keep some rows of a batch that was just learned, in the place of others where there is no room.
 
-        Args:
-            batch: The rows.
-            targets: Their targets in the user's units, with what they were answered where logits are kept.
-            sequence: The update's, which the choice is drawn from.
+        Targets are in the user's units, with what the rows were answered where logits are kept. The choice is
+        drawn from the update's sequence number.
         """
         if not self.enabled:
             return

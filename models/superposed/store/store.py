@@ -239,31 +239,18 @@ class WeightStore:
     def draw(
         self, rows: int, *, sequence: int | None = None, step: int = 0, share: Split = Split.ALL
     ) -> tuple[Batch, Targets] | None:
-        """Draw kept rows of all tasks but those in quarantine; see `superposed.store.replay_buffer`.
+        """Draw kept rows of all tasks but those in quarantine; None where nothing is kept.
 
-        Args:
-            rows: How many, at most.
-            sequence: The change's, which the choice is drawn from; default: the next one's.
-            step: Of the change.
-            share: Which of the kept rows.
-
-        Returns:
-            Rows and targets; None where nothing is kept.
+        Arguments as `ReplayBuffer.draw`; the default of `sequence` is the next change's.
         """
         change = self.sequence + 1 if sequence is None else sequence
         keys, room = self.tasks.quarantined, self.contexts.capacity
         return self.replay_buffer.draw(self._resolver, change, step, rows, keys, room, share)
 
     def draw_beside(self, batch: Batch, rows: tuple[int, int], *, step: int = 0) -> Drawn | None:
-        """Draw kept rows to learn beside a batch, by the next sequence number.
+        """Draw kept rows to learn beside a batch, as `ReplayBuffer.draw_beside` by the next sequence number.
 
-        Args:
-            batch: Its rows are new.
-            rows: Numbers of kept rows of its own tasks, and of others that are not in quarantine.
-            step: Of the update.
-
-        Returns:
-            The rows; None where nothing is kept.
+        Tasks in quarantine are not drawn from, nor are the batch's own as others.
         """
         besides = set(self.tasks.quarantined).union(*(part.keys for part in batch.parts))
         room = self.contexts.capacity - len(batch.parts)
@@ -330,11 +317,8 @@ class WeightStore:
         """Answer a batch as users see it: (B, store outputs), values of mse tasks in their own units.
 
         A task that no update has taught answers as its group does, if that was taught and has the same
-        outputs; else with 0, which is the uniform distribution.
-
-        Args:
-            batch: The rows.
-            network: What answers in the network's own units; by default `logits`.
+        outputs; else with 0, which is the uniform distribution. `network` answers in the network's own units; by
+        default it is `logits`.
         """
         network = network or self.logits
         parts = [self._known(part) for part in batch.parts]
@@ -411,10 +395,8 @@ class WeightStore:
     def to_bytes(self, *, kept_rows: bool = True) -> bytes:
         """Return the whole store, secret included, as one safetensors file with JSON metadata.
 
-        The registry is JSON in a byte tensor: it grows with the tasks, and a header is bounded.
-
-        Args:
-            kept_rows: Whether the rows that are kept for rehearsal go with it.
+        The registry is JSON in a byte tensor: it grows with the tasks, and a header is bounded. With `kept_rows`
+        the rows that are kept for rehearsal go with it.
         """
         metadata = {
             "format": FORMAT_VERSION,

@@ -122,12 +122,9 @@ def in_user_units(batch: Batch, logits: Tensor) -> Tensor:
 
 
 def targets_of_arrays(batch: Batch, several: Sequence[NDArray[Any]], width: int) -> Targets:
-    """Return targets that were read before: a class index (1,), or the values of an mse row.
+    """Return B targets that were read before: a class index (1,) each, or the values of an mse row.
 
-    Args:
-        batch: The rows.
-        several: (B,) arrays.
-        width: The store's number of outputs.
+    `width` is the store's number of outputs.
 
     Raises:
         LabelOutOfRange: A class that the row's task does not have.
