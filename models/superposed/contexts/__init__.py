@@ -4,7 +4,7 @@ from typing import Any
 
 from superposed.contexts.binary import Binary
 from superposed.contexts.expanded import Expanded, expanded
-from superposed.contexts.expression import Expression, Leaf, Mixture, Power, Task, check_key, flatten
+from superposed.contexts.expression import Leaf, Mixture, Power, Task, check_key, flatten
 from superposed.contexts.family import Family, Term
 from superposed.contexts.grammar import as_expression, parse
 from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, new_secret, seeded_secret
@@ -16,21 +16,15 @@ from superposed.errors import ConfigError
 __all__ = [
     "DERIVATION_VERSION",
     "FAMILIES",
-    "Binary",
     "Binding",
-    "Complex",
     "Context",
     "ContextSource",
     "ContextTable",
-    "Cyclic",
     "Expanded",
-    "Expression",
     "Family",
     "Leaf",
     "Mixture",
-    "Phase",
     "Power",
-    "Rotation",
     "Stream",
     "Task",
     "TaskId",

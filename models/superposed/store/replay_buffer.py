@@ -10,7 +10,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.store.holdout import Split, split_of
+from superposed.store.holdout import Split, splits_of
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
 from superposed.tasks import row_kernels
 from superposed.tasks.batch import Batch, ResolvedContext
@@ -183,7 +182,7 @@ class ReplayBuffer:
                 self._write_numbers(key, list(places), encoded[list(places.values())])
         slots, rows = (torch.tensor(list(numbers)) for numbers in (placed.keys(), placed.values()))
         values: dict[str, Tensor] = {
-            "split": torch.from_numpy(_splits(encoded[rows.numpy()])),
+            "split": torch.from_numpy(splits_of(encoded[rows.numpy()])),
             "outputs": batch.outputs()[rows].int(),
             "weight": torch.ones(len(rows)) if targets.weights is None else targets.weights[rows].float(),
             "classes": targets.classes[rows].int(),
@@ -285,8 +284,9 @@ class ReplayBuffer:
             Rows and targets; None where no such rows were found of any other task.
         """
         tries = rows if share is Split.ALL else round(2 * rows / share.chance)
-        found = self._of_share(self._of_others(besides, sequence, step, tries), share, rows)
-        slots = torch.tensor(found, dtype=torch.int64)
+        splits = self._rows["split"].numpy()
+        found = [slot for slot in self._of_others(besides, sequence, step, tries) if share.has(int(splits[slot]))]
+        slots = torch.tensor(found[:rows], dtype=torch.int64)
         slots = slots[torch.from_numpy(self._of_few_contexts(slots, contexts, ()))]
         return self._read(resolver, slots) if len(slots) else None
 
@@ -358,13 +358,6 @@ class ReplayBuffer:
         # By numpy: of a row that was drawn twice, the last one is kept.
         self._rows["logits"].numpy()[slots] = numbers
         self._rows["outputs"].numpy()[slots] = drawn.batch.outputs()[: drawn.own].numpy()[small]
-
-    def _of_share(self, slots: Sequence[int], share: Split, rows: int) -> list[int]:
-        """Return the first `rows` slots that belong to a split."""
-        if share is Split.ALL:
-            return list(slots[:rows])
-        splits = self._rows["split"].numpy()
-        return list(islice((slot for slot in slots if share.has(int(splits[slot]))), rows))
 
     def _of_few_contexts(self, slots: Tensor, contexts: int, free: Sequence[str]) -> NDArray[np.bool_]:
         """Return which drawn rows (B,) are of the contexts that were drawn first, or of free ones."""
@@ -471,7 +464,7 @@ class ReplayBuffer:
                 rows[:, : schema.inputs] = rows[:, : schema.inputs] * scaling.scale + scaling.offset
             if len(slots):
                 self._write_numbers(key, slots, rows)
-                self._rows["split"][slots] = torch.from_numpy(_splits(rows))
+                self._rows["split"][slots] = torch.from_numpy(splits_of(rows))
                 self._rows["outputs"][slots] = schema.outputs
 
 
@@ -484,11 +477,6 @@ def _keepable(encoded: NDArray[np.float64], targets: Targets) -> NDArray[np.bool
             if not (values.min() >= -most and values.max() <= most):  # most often all of them are
                 keepable &= (np.abs(values) <= most).all(1)
     return keepable
-
-
-def _splits(rows: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Return which split each row (B, inputs) belongs to: what a row is decides."""
-    return np.asarray([split_of(row.tobytes()) for row in rows.astype(np.float32)], dtype=np.uint8)
 
 
 def _in_levels(rows: NDArray[np.float64], ranges: NDArray[np.float64]) -> NDArray[np.uint8]:

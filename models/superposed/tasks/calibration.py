@@ -65,7 +65,10 @@ class Calibration:
         counted = np.flatnonzero(hashes < self.limit)
         few = hashes[counted].astype(np.float64)
         known = np.append(self.seen, np.inf)[np.searchsorted(self.seen, few)] == few
-        self._age(int(known.sum()) * _HASHES / self.limit)
+        # Lean back to a temperature of 1: rows that come again change the model that was measured.
+        repeated = int(known.sum()) * _HASHES / self.limit
+        kept = float(np.exp(-repeated / _AGE))
+        self.log_temperature, self.curvature = self.log_temperature * kept, self.curvature * kept
         fresh, first = np.unique(few[~known], return_index=True)
         if not len(fresh):
             return
@@ -75,11 +78,6 @@ class Calibration:
             self.limit //= 2
             self.seen = self.seen[self.seen < self.limit]
         self._step(logits[new], classes[new])
-
-    def _age(self, rows: float) -> None:
-        """Lean back to a temperature of 1, as rows that come again change the model that was measured."""
-        kept = float(np.exp(-rows / _AGE))
-        self.log_temperature, self.curvature = self.log_temperature * kept, self.curvature * kept
 
     def _step(self, logits: NDArray[np.float64], classes: NDArray[np.int64]) -> None:
         scaled = logits / self.temperature
