@@ -98,9 +98,9 @@ def locate_exponent(
     exponents: tuple[float, float],
     most: int = 2**20,
 ) -> Located:
-    """Find the real power of a context, `key`, that rows fit best: exponents between two, both included.
+    """Find the real power of the context `key` that rows fit best, among exponents from the first to the second.
 
-    Other arguments as `locate`; exponents are its candidates.
+    Other arguments as `locate`; `most` bounds rows times exponents.
 
     Raises:
         CompositionNotSupported: The family has no powers.

@@ -46,7 +46,7 @@ class Feature(Config):
 
 
 def check_records(records: object, features: FeatureTable | None = None) -> None:
-    """Check the form of records, whatever task they belong to, and their number against known features of it.
+    """Check the form of records, and their number of values against the features of their task where those are known.
 
     Raises:
         InputError: They are no list of records, or a name or value cannot be one.

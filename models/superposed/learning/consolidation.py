@@ -18,8 +18,8 @@ CONSOLIDATION_ROWS = 256
 def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> int:
     """Take rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
 
-    One change of the store, whole or not at all: the rows drawn follow from its sequence number. Rows of a
-    split that is not `share` are not learned, and can tell what it did.
+    One change of the store, whole or not at all: the rows drawn follow from its sequence number. Only kept
+    rows of the split `share` are learned: those held out can tell what it did.
 
     Returns:
         How many rows were learned again; 0 where none are kept. A step whose rows the arithmetic refuses is

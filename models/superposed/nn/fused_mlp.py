@@ -11,6 +11,7 @@ from superposed.contexts import Binding
 from superposed.nn.layers import SuperposedLinear
 from superposed.nn.layers.fused_kernels import PARALLEL_FROM, FusedBinding, Layout
 
+# Families that there are fused kernels for.
 _WITH_KERNELS = {"phase", "complex", "cyclic", "binary"}
 _aten = torch.ops.aten
 # Activations that are not in the kernels, and the gradient in their input from that in their output.

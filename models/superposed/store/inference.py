@@ -1,6 +1,6 @@
 """Inference of a store: by the network that learns, or by one prepared for its device."""
 
-import time
+import timeit
 from collections.abc import Mapping
 
 import torch
@@ -52,12 +52,8 @@ class InferenceRunner:
 
     def seconds(self, rows: int, inputs: int, dtype: torch.dtype) -> float:
         """Return the seconds that a batch of `rows` rows takes: the least of a few times."""
-        taken = []
-        for _ in range(_TIMES):
-            began = time.perf_counter()
-            self._answer_probe(torch.zeros(rows, inputs, dtype=dtype))
-            taken.append(time.perf_counter() - began)
-        return min(taken)
+        probe = torch.zeros(rows, inputs, dtype=dtype)
+        return min(timeit.repeat(lambda: self._answer_probe(probe), number=1, repeat=_TIMES))
 
     def prepare(self, inputs: int, dtype: torch.dtype, precision: torch.dtype | None = None) -> None:
         """Compile what is compiled at its first use, for inference and for learning.

@@ -382,7 +382,8 @@ class ReplayBuffer:
         scaled = scaled_each([part.scaling for part in parts], index.numpy(), rows)
         batch = Batch(parts, index if len(parts) > 1 else None, torch.from_numpy(scaled).to(self._dtype))
         classes = self._rows["classes"][slots].long()
-        targets = Targets(classes, None, weights=self._weights(slots))
+        weights = self._rows["weight"][slots].to(self._dtype)
+        targets = Targets(classes, None, weights=None if bool((weights == 1.0).all()) else weights)
         if bool((classes < 0).any()):
             targets = scaled_targets(batch, replace(targets, values=self._rows["values"][slots].double()))
             if targets.units is None and targets.values is not None:
@@ -393,10 +394,6 @@ class ReplayBuffer:
             logits = in_network_units(batch, answers).to(self._dtype)
             targets = replace(targets, logits=logits, logit_widths=self._rows["outputs"][slots].long())
         return batch, targets
-
-    def _weights(self, slots: Tensor) -> Tensor | None:
-        weights = self._rows["weight"][slots].to(self._dtype)
-        return None if bool((weights == 1.0).all()) else weights
 
     # Forgetting and saving
 
