@@ -458,7 +458,7 @@ class Campaign:
         assert isinstance(prepared, PreparedChange)
         head = prepared.entry().head
         self.outcome.other_decisions += head["answer"]["accepted"] != decision["accepted"]
-        return Consolidate(head["steps"], decided=decision)
+        return Consolidate(head["steps"], decision)
 
     def change_of(self, sent: Sent, machine: Machine) -> Change:
         body = sent.body

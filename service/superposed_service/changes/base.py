@@ -7,12 +7,13 @@ the same computation.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from inspect import signature
+from typing import Any, ClassVar, Self
 
 from superposed.contexts import as_expression, flatten
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
-from superposed_service.storage import Entry
+from superposed_service.storage import Entry, Record
 
 JsonObject = dict[str, Any]
 
@@ -89,6 +90,11 @@ class Change(ABC):
         Raises:
             SuperposedError: The change cannot be applied.
         """
+
+    @classmethod
+    def from_record(cls, record: Record) -> Self:
+        """Make the change of its record, whose head names the arguments of the change."""
+        return cls(**{name: record.head[name] for name in signature(cls).parameters if name in record.head})
 
 
 def signed(entry: Entry, author: str | None) -> Entry:

@@ -1,16 +1,18 @@
 """Changes of the quarantine: hold a source, release it."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import Any
 
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of
-from superposed_service.storage import Entry, Record
+from superposed_service.storage import Entry
 
 # Before an author's id, where a source may be a task key too.
 AUTHOR = "key:"
 
 
+@dataclass(eq=False)
 class Quarantine(Change):
     """From here on a source's updates are recorded and not applied: a decision, which replay repeats.
 
@@ -21,48 +23,38 @@ class Quarantine(Change):
 
     kind = "quarantine"
 
-    def __init__(self, source: str, reason: JsonObject) -> None:
-        self._source, self._reason = source, reason
+    source: str
+    reason: JsonObject
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept any source; one that is in quarantine already stays there."""
 
         def apply(store: WeightStore) -> JsonObject:
             store.sequence += 1
-            since = store.tasks.quarantined.setdefault(self._source, store.sequence)
-            return {"source": self._source, "since": since}
+            since = store.tasks.quarantined.setdefault(self.source, store.sequence)
+            return {"source": self.source, "since": since}
 
-        head = {"source": self._source, "reason": self._reason}
+        head = {"source": self.source, "reason": self.reason}
         return PreparedChange(lambda: Entry(self.kind, head), apply)
 
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        return cls(record.head["source"], record.head["reason"])
 
-
+@dataclass(eq=False)
 class Release(Change):
     """A source's updates are applied again from here on."""
 
     kind = "release"
 
-    def __init__(self, source: str) -> None:
-        self._source = source
+    source: str
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept any source; where there was no quarantine nothing changes."""
 
         def apply(store: WeightStore) -> JsonObject:
             store.sequence += 1
-            store.tasks.quarantined.pop(self._source, None)
-            return {"source": self._source}
+            store.tasks.quarantined.pop(self.source, None)
+            return {"source": self.source}
 
-        return PreparedChange(lambda: Entry(self.kind, {"source": self._source}), apply)
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        return cls(record.head["source"])
+        return PreparedChange(lambda: Entry(self.kind, {"source": self.source}), apply)
 
 
 def sources_of(head: Mapping[str, Any]) -> set[str]:

@@ -1,6 +1,7 @@
 """Changes of the task registry: register and delete."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Self
 
 from superposed.config import validated
@@ -100,6 +101,7 @@ def _refitted(store: WeightStore, schema: TaskSchema) -> Mapping[str, Sequence[f
     return wanted if schema.is_met_by(there.replace(**wanted)) else None
 
 
+@dataclass(eq=False)
 class Alter(Change):
     """The schema of a task is changed: labels are added, or its rows are scaled otherwise.
 
@@ -111,38 +113,28 @@ class Alter(Change):
 
     kind = "alter"
 
-    def __init__(
-        self,
-        key: str,
-        *,
-        add_labels: Sequence[Label] = (),
-        scaling: Mapping[str, Sequence[float] | None] | None = None,
-        version: int | None = None,
-    ) -> None:
-        self._key, self._labels, self._scaling, self._version = key, add_labels, scaling, version
+    key: str
+    add_labels: Sequence[Label] = ()
+    scaling: Mapping[str, Sequence[float] | None] | None = None
+    version: int | None = None
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Make the new schema; a task that is so already is answered as it is."""
-        state = store.tasks.get(self._key)
-        if self._version is not None:
-            check_version(store, self._key, self._version)
-        schema = store.altered(self._key, add_labels=self._labels, scaling=self._scaling)
+        state = store.tasks.get(self.key)
+        if self.version is not None:
+            check_version(store, self.key, self.version)
+        schema = store.altered(self.key, add_labels=self.add_labels, scaling=self.scaling)
         if schema == state.schema:
             return {"new": False, "task": task_body(store, state)}
-        head = {"key": self._key, "version": state.version, "add_labels": list(self._labels), "scaling": self._scaling}
+        head = {"key": self.key, "version": state.version, "add_labels": list(self.add_labels), "scaling": self.scaling}
 
         def apply(store: WeightStore) -> JsonObject:
-            return {"new": False, "task": task_body(store, store.alter(self._key, schema))}
+            return {"new": False, "task": task_body(store, store.alter(self.key, schema))}
 
-        return PreparedChange(lambda: Entry(self.kind, head), apply, self._key)
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        head = record.head
-        return cls(head["key"], add_labels=head["add_labels"], scaling=head["scaling"], version=head["version"])
+        return PreparedChange(lambda: Entry(self.kind, head), apply, self.key)
 
 
+@dataclass(eq=False)
 class Delete(Change):
     """A task is forgotten.
 
@@ -152,26 +144,21 @@ class Delete(Change):
 
     kind = "delete"
 
-    def __init__(self, key: str, *, untaught: bool = False) -> None:
-        self._key, self._untaught = key, untaught
+    key: str
+    untaught: bool = False
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Reject a task that is not there, or is the group of other tasks."""
-        state = store.tasks.check_removable(self._key)
-        if self._untaught and state.updates:
+        state = store.tasks.check_removable(self.key)
+        if self.untaught and state.updates:
             raise TaskInUse(
-                f"task {self._key} was taught since it was registered",
+                f"task {self.key} was taught since it was registered",
                 expected="a task without updates",
                 received=f"{state.updates} updates",
             )
 
         def apply(store: WeightStore) -> JsonObject:
-            store.delete(self._key)
+            store.delete(self.key)
             return {}
 
-        return PreparedChange(lambda: Entry(self.kind, {"key": self._key}), apply, self._key)
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        return cls(record.head["key"])
+        return PreparedChange(lambda: Entry(self.kind, {"key": self.key}), apply, self.key)

@@ -1,6 +1,6 @@
 """Changes about kept rows: rehearsing all tasks in one slice, and forgetting a task's rows."""
 
-from typing import Self
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -13,13 +13,14 @@ from superposed.tasks.targets import Targets
 from superposed_service.changes.base import Change, JsonObject, PreparedChange
 from superposed_service.changes.exclusions import FORGET_ROWS
 from superposed_service.errors import InvalidRequest
-from superposed_service.storage import Entry, Record
+from superposed_service.storage import Entry
 
 # Rows that a slice is judged by, always the same while the same rows are kept: slices can be compared.
 _JUDGED_ROWS, _JUDGES_SEQUENCE = 2048, 0
 _MOST_SHOWN = 1000
 
 
+@dataclass(eq=False)
 class Consolidate(Change):
     """One slice of rehearsal over all tasks, kept only where it does not make them worse.
 
@@ -27,12 +28,13 @@ class Consolidate(Change):
 
     Args:
         steps: Rehearsal steps.
+        answer: The decision of a record; None for a slice that is new.
     """
 
     kind = "consolidate"
 
-    def __init__(self, steps: int, *, decided: JsonObject | None = None) -> None:
-        self._steps, self._decided = steps, decided
+    steps: int
+    answer: JsonObject | None = None
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Try the slice, unless the record holds the decision.
@@ -41,18 +43,18 @@ class Consolidate(Change):
             InvalidRequest: No rows are kept.
             UpdateError: The arithmetic rejects the slice.
         """
-        decided, tried = (self._decided, None) if self._decided else self._try(store)
+        decided, tried = (self.answer, None) if self.answer else self._try(store)
 
         def apply(store: WeightStore) -> JsonObject:
             if decided["accepted"] and tried is None:  # a replayed slice is computed again
-                consolidate(store, self._steps, share=_judges(store)[0])
+                consolidate(store, self.steps, share=_judges(store)[0])
             else:
                 if decided["accepted"] and tried is not None:
                     optimizers.load_state(store.network, store.optimizer, tried)
                 store.sequence += 1
             return {"sequence": store.sequence, **decided}
 
-        return PreparedChange(lambda: Entry(self.kind, {"steps": self._steps, "answer": decided}), apply)
+        return PreparedChange(lambda: Entry(self.kind, {"steps": self.steps, "answer": decided}), apply)
 
     def _try(self, store: WeightStore) -> tuple[JsonObject, dict[str, Tensor]]:
         """Try the slice, measure all tasks before and after it, and put everything back."""
@@ -60,7 +62,7 @@ class Consolidate(Change):
         before_state = {name: tensor.clone() for name, tensor in store.state().items()}
         sequence, before = store.sequence, judge(store, *drawn)
         try:
-            consolidate(store, self._steps, share=share)
+            consolidate(store, self.steps, share=share)
             after = judge(store, *drawn)
             after_state = {name: tensor.clone() for name, tensor in store.state().items()}
         finally:
@@ -69,11 +71,6 @@ class Consolidate(Change):
         shown = [dict(list(one.accuracy.items())[:_MOST_SHOWN]) for one in (before, after)]
         accepted = after.is_no_worse_than(before)
         return {"before": shown[0], "after": shown[1], "accepted": accepted}, after_state
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        return cls(record.head["steps"], decided=record.head["answer"])
 
 
 def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
@@ -91,6 +88,7 @@ def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
     )
 
 
+@dataclass(eq=False)
 class ForgetRows(Change):
     """The rows that are kept of a task are forgotten; what they taught stays.
 
@@ -104,19 +102,14 @@ class ForgetRows(Change):
 
     kind = FORGET_ROWS
 
-    def __init__(self, key: str, snapshots_until: float | None = None) -> None:
-        self._key, self._until = key, snapshots_until
+    key: str
+    snapshots_until: float | None = None
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept any key, also of a task that was deleted."""
 
         def apply(store: WeightStore) -> JsonObject:
-            return {"rows": store.forget_rows(self._key, missing_ok=True)}
+            return {"rows": store.forget_rows(self.key, missing_ok=True)}
 
-        head = {"key": self._key, "snapshots_until": self._until}
-        return PreparedChange(lambda: Entry(self.kind, head), apply, self._key)
-
-    @classmethod
-    def from_record(cls, record: Record) -> Self:
-        """Make the change of its record."""
-        return cls(record.head["key"], record.head.get("snapshots_until"))
+        head = {"key": self.key, "snapshots_until": self.snapshots_until}
+        return PreparedChange(lambda: Entry(self.kind, head), apply, self.key)
