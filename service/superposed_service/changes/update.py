@@ -68,6 +68,7 @@ class PreparedUpdate(PreparedChange):
         return row, values[place, : part.task.schema.outputs].numpy()
 
 
+@dataclass(eq=False)
 class Update(Change):
     """One online update: rows, and their targets.
 
@@ -82,84 +83,84 @@ class Update(Change):
 
     kind = "update"
 
-    def __init__(
-        self,
-        rows: RowBatch,
-        targets: Sequence[Target] | Targets,
-        steps: int,
-        schemas: Mapping[str, str] | None = None,
-        *,
-        grow_labels: bool = False,
-        growth: Sequence[Growth] = (),
-        weights: Sequence[float] | None = None,
-    ) -> None:
-        self._rows, self._targets, self._steps, self._schemas = rows, targets, steps, schemas
-        self._grow_labels, self._growth, self._weights = grow_labels, growth, weights
-        self.grouped = not (grow_labels or growth)
+    rows: RowBatch
+    targets: Sequence[Target] | Targets
+    steps: int
+    schemas: Mapping[str, str] | None = None
+    grow_labels: bool = False
+    growth: Sequence[Growth] = ()
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        self.grouped = not (self.grow_labels or self.growth)
 
     @property
     def size(self) -> int:
         """Rows, times the steps on them."""
-        return len(self._rows) * self._steps
+        return len(self.rows) * self.steps
 
     def prepare(self, store: WeightStore) -> PreparedUpdate:
         """Read contexts, rows and targets as the tasks' schemas say."""
-        rows = _plain(self._rows)
+        rows = _plain(self.rows)
         batch = rows.batch(store, learning=True)
-        targets = self._targets
-        growth = self._growth
-        if self._grow_labels and not isinstance(targets, Targets):
+        targets, growth = self.targets, self.growth
+        if self.grow_labels and not isinstance(targets, Targets):
             growth = growth_for(batch, targets)
         grown = {one.key: one.schema(store) for one in growth}
         read = with_schemas(batch, grown)
         if not isinstance(targets, Targets):
             targets = read_targets(read, targets, store.config.network.outputs)
         check_classes(read, targets)
-        if self._weights is not None:
-            targets = weighted(targets, self._weights)
-        if self._schemas is None:
+        if self.weights is not None:
+            targets = weighted(targets, self.weights)
+        if self.schemas is None:
             check_records_fit(batch)
         schemas = {part.task.schema.key: part.task.mark for part in batch.parts}
-        if self._schemas not in (None, schemas):
+        if self.schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")
         store.bindings(batch)  # the family may not have such a composition
-        contexts = [str(one) for one in rows.contexts or [rows.context]]
         return PreparedUpdate(
-            entry=partial(_entry, rows, targets, self._steps, schemas, growth),
-            apply=partial(
-                _learn,
-                batch=batch,
-                targets=targets,
-                steps=self._steps,
-                contexts=contexts,
-                author=self.author,
-                grown=grown,
-            ),
+            entry=partial(_entry, rows, targets, self.steps, schemas, growth),
+            apply=partial(self._learn, rows=rows, batch=batch, targets=targets, grown=grown),
             task=batch.parts[0].task.schema.key,
             rows_by_task=_rows_by_task(batch),
             rows=rows,
             batch=batch,
             targets=targets,
-            steps=self._steps,
+            steps=self.steps,
         )
 
-    def with_targets(self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]) -> "Update":
-        """Return an update of the same rows with other targets.
+    def _learn(
+        self, store: WeightStore, *, rows: RowBatch, batch: Batch, targets: Targets, grown: Mapping[str, TaskSchema]
+    ) -> JsonObject:
+        """Learn from the rows and return the measurement before it; of a quarantined source, the rejection."""
+        contexts = list(dict.fromkeys(rows.contexts or [rows.context]))
+        for source in sources_of({"contexts": contexts, "author": self.author}):
+            if source in store.tasks.quarantined:
+                store.sequence += 1
+                return rejection(
+                    Quarantined(
+                        f"{source} is in quarantine: the update is recorded, and not learned from",
+                        expected="a source that was not quarantined, or was released",
+                        received=source,
+                    )
+                )
+        with store.growing(grown):
+            result = apply(store, batch, targets, steps=self.steps)
+        return {name: value for name, value in vars(result).items() if value is not None}
 
-        Args:
-            store: Has the tasks.
-            corrected: Returns the targets, of the rows and the targets of before.
-        """
-        if not isinstance(self._targets, Targets):
+    def with_targets(self, store: WeightStore, corrected: Callable[[Batch, Targets], Sequence[Target]]) -> "Update":
+        """Return an update of the same rows with other targets: `corrected` of the rows and the old targets."""
+        if not isinstance(self.targets, Targets):
             raise TypeError("only an update that was read from its record has targets to correct")
-        batch, weights = _plain(self._rows).batch(store, learning=True), self._targets.weights
+        batch, weights = _plain(self.rows).batch(store, learning=True), self.targets.weights
         given = None if weights is None else weights.tolist()
-        return Update(self._rows, corrected(batch, self._targets), self._steps, weights=given)
+        return Update(self.rows, corrected(batch, self.targets), self.steps, weights=given)
 
     def learn_schema(self, store: WeightStore) -> None:
         """Add the labels of the record, and learn the features of its records."""
-        with store.growing({one.key: one.schema(store) for one in self._growth}):
-            learn_features(_plain(self._rows).batch(store, learning=True))
+        with store.growing({one.key: one.schema(store) for one in self.growth}):
+            learn_features(_plain(self.rows).batch(store, learning=True))
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -217,32 +218,6 @@ def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, s
         arrays["widths"] = narrowed(np.asarray([len(row) for row in rows.inputs]))
         arrays["inputs"] = narrowed(np.concatenate(rows.inputs))
     return Entry(Update.kind, head, pack(arrays))
-
-
-def _learn(
-    store: WeightStore,
-    *,
-    batch: Batch,
-    targets: Targets,
-    steps: int,
-    contexts: list[str],
-    author: str | None,
-    grown: Mapping[str, TaskSchema],
-) -> JsonObject:
-    """Learn from the rows and return the measurement before it; of a quarantined source, the rejection."""
-    for source in sources_of({"contexts": list(dict.fromkeys(contexts)), "author": author}):
-        if source in store.tasks.quarantined:
-            store.sequence += 1
-            return rejection(
-                Quarantined(
-                    f"{source} is in quarantine: the update is recorded, and not learned from",
-                    expected="a source that was not quarantined, or was released",
-                    received=source,
-                )
-            )
-    with store.growing(grown):
-        result = apply(store, batch, targets, steps=steps)
-    return {name: value for name, value in vars(result).items() if value is not None}
 
 
 def _rows_by_task(batch: Batch) -> Mapping[str, int]:
