@@ -1,5 +1,8 @@
 """The service's own errors, beside the library's tree (`superposed.errors`)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from superposed.errors import SuperposedError
 
 
@@ -139,3 +142,12 @@ class StoreLocked(StorageError, code="StoreLocked"):
 
 class StorageUnavailable(StorageError, code="StorageUnavailable"):
     """The disk refused a read or a write."""
+
+
+@contextmanager
+def disk_errors(message: str) -> Iterator[None]:
+    """Raise `StorageUnavailable` with a message in place of an `OSError`."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageUnavailable(message, received=str(error)) from error

@@ -222,7 +222,7 @@ def attack(streams: Streams, *keys: str, author: str | None = None) -> int:
 def test_a_cold_server_stops_what_begins_at_once(ready: Path) -> None:
     """Canaries and baseline are on the disk: the first update after a restart may be the harmful one."""
     streams = Streams(ready)
-    streams.machine.writer.transaction_log.canaries.baseline = [0.01, 0.02]
+    streams.machine.writer.transaction_log.canaries.baseline = (0.01, 0.02)
     streams.register("bad")
     streams.machine.snapshot()
     streams.machine.crash()

@@ -275,7 +275,7 @@ class PoisonDetector:
         _log.log(level, "canaries rose by more than crosstalk explains", extra=known)
         if not accused and harms:
             ordinary = max(harm.worst for harm in harms.values())
-            self._canaries.baseline = [*self._canaries.baseline, ordinary][-_REMEMBERED:]
+            self._canaries.baseline = (*self._canaries.baseline, ordinary)[-_REMEMBERED:]
         evidence = {
             "by": _DECIDED_BY,
             "sequences": [window.sequence + 1, store.sequence],

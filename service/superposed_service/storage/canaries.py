@@ -34,8 +34,8 @@ class Canaries:
     Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they
     go to the disk with a later commit. So does `baseline`, what the detector has learned of ordinary harm.
 
-    Args:
-        database: Where they are.
+    Attributes:
+        baseline: The worst harm of each ordinary interval with an alarm, oldest first.
 
     Raises:
         JournalCorrupt: A row is not what was written.
@@ -52,17 +52,8 @@ class Canaries:
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a canary is not what was written", received=f"of task {key}")
             self._kept.setdefault(key, {})[slot] = Canary(sequence, payload, owner)
-        self._baseline: tuple[float, ...] = tuple(json.loads(database.noted(_BASELINE) or "[]"))
-        self._written = self._baseline
-
-    @property
-    def baseline(self) -> tuple[float, ...]:
-        """The worst harm of each ordinary interval with an alarm, oldest first."""
-        return self._baseline
-
-    @baseline.setter
-    def baseline(self, values: Iterable[float]) -> None:
-        self._baseline = tuple(values)
+        self.baseline: tuple[float, ...] = tuple(json.loads(database.noted(_BASELINE) or "[]"))
+        self._written = self.baseline
 
     def __getitem__(self, key: str) -> Mapping[int, Canary]:
         return self._kept.get(key, {})
@@ -101,9 +92,9 @@ class Canaries:
             row = (key, slot, canary.sequence, canary.payload, canary.owner)
             statements.append((_PUT, (*row, _checksum(*row))))
         self._changed.clear()
-        if self._baseline != self._written:
-            statements.append(self._database.noting(_BASELINE, json.dumps(self._baseline)))
-            self._written = self._baseline
+        if self.baseline != self._written:
+            statements.append(self._database.noting(_BASELINE, json.dumps(self.baseline)))
+            self._written = self.baseline
         return statements
 
 

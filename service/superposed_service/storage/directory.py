@@ -3,12 +3,11 @@
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from superposed.errors import ConfigError
 from superposed.store import tensorfile
-from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked
+from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked, disk_errors
 from superposed_service.storage.database import Synchronous
 from superposed_service.storage.journal import Journal
 from superposed_service.storage.snapshots import Snapshots
@@ -33,11 +32,9 @@ class DataDirectory:
     def __init__(self, path: Path, *, snapshots_kept: int = 2) -> None:
         self.path = path
         self._place: dict[Path, tuple[int, int] | None] = {}
-        try:
+        with disk_errors(f"cannot use {path} as a data directory"):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot use {path} as a data directory", received=str(error)) from error
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -99,9 +96,7 @@ class DataDirectory:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -134,14 +129,9 @@ class DataDirectory:
         return self._transaction_log
 
     def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str, chain: bytes = b"") -> None:
-        """Write a store's first snapshot and begin its journal.
+        """Write a store's first snapshot, as `Snapshots.write` does, and begin its journal.
 
-        Args:
-            store: A snapshot's bytes.
-            sequence: The store's sequence number.
-            digest: The store's digest.
-            lineage: The store's identity.
-            chain: The link of a leader's journal at that sequence number; empty for a new store.
+        `chain` is the link of a leader's journal at the sequence number; empty for a new store.
 
         Raises:
             ConfigError: There is a store already.

@@ -11,7 +11,7 @@ import struct
 from pathlib import Path
 
 from superposed.store import tensorfile
-from superposed_service.errors import JournalCorrupt, StorageUnavailable
+from superposed_service.errors import JournalCorrupt, disk_errors
 from superposed_service.storage.journal import Journal
 
 _SLOT = struct.Struct("<q32s")
@@ -30,19 +30,15 @@ class HighWaterMark:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with disk_errors(f"cannot open {path}"):
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
 
     def note(self, journal: Journal) -> None:
         """Note the journal's newest record."""
         slot = _SLOT.pack(journal.sequence, journal.chain)
         slot += hashlib.sha256(slot).digest()
-        try:
+        with disk_errors(f"cannot write {self._path}"):
             os.pwrite(self._file, slot, _SLOT_BYTES * (journal.sequence % 2))
-        except OSError as error:
-            raise StorageUnavailable(f"cannot write {self._path}", received=str(error)) from error
 
     def clear(self) -> None:
         """Forget what was noted: the journal was begun anew."""
@@ -55,10 +51,8 @@ class HighWaterMark:
         """Return sequence and chain of the newest record noted; None where nothing legible was."""
         found = []
         for place in (0, _SLOT_BYTES):
-            try:
+            with disk_errors(f"cannot read {self._path}"):
                 slot = os.pread(self._file, _SLOT.size + 32, place)
-            except OSError as error:
-                raise StorageUnavailable(f"cannot read {self._path}", received=str(error)) from error
             if hashlib.sha256(slot[: _SLOT.size]).digest() == slot[_SLOT.size :]:
                 found.append(_SLOT.unpack(slot[: _SLOT.size]))
         return max(found, default=None)
@@ -92,11 +86,9 @@ class HighWaterMark:
 
     def sync(self) -> None:
         """Bring the file and its name to the disk (fsync)."""
-        try:
+        with disk_errors(f"cannot sync {self._path}"):
             os.fsync(self._file)
             tensorfile.sync_directory(self._path.parent)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot sync {self._path}", received=str(error)) from error
 
     def close(self) -> None:
         """Close the file."""

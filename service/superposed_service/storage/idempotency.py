@@ -116,11 +116,7 @@ class IdempotencyStore:
         self._kept_s, self._most = kept_s, most
 
     def check_room(self, owner: str, entering: int = 0) -> None:
-        """Check that one more response of an owner may be kept.
-
-        Args:
-            owner: Whose.
-            entering: How many more of it are on their way.
+        """Check that one more response of an owner may be kept, while `entering` more of it are on their way.
 
         Raises:
             QuotaExceeded: It has as many as it may.
@@ -177,10 +173,14 @@ class IdempotencyStore:
 
     def drop_from(self, sequence: int) -> None:
         """Forget the responses of a record and of those after it."""
-        self._dropped = [key for key, kept in self._kept.items() if kept.sequence >= sequence]
-        for key in self._dropped:
-            self._settled.pop(key, None)
-            self._owned[self._kept.pop(key).idempotency_key.owner] -= 1
+        self._drop([kept.idempotency_key for kept in self._kept.values() if kept.sequence >= sequence])
+
+    def _drop(self, gone: list[IdempotencyKey]) -> None:
+        for one in gone:
+            del self._kept[one.key]
+            self._settled.pop(one.key, None)
+            self._owned[one.owner] -= 1
+            self._dropped.append(one.key)
 
     def take_changes(self) -> list[Statement]:
         """Return the statements that write the responses settled since the last call.
@@ -189,22 +189,12 @@ class IdempotencyStore:
         """
         statements = [_writing(kept) for kept in self._settled.values()]
         self._settled.clear()
-        for key in self._expired():
-            self._owned[self._kept.pop(key).idempotency_key.owner] -= 1
-            self._dropped.append(key)
+        oldest = time.time() - self._kept_s
+        old = takewhile(lambda kept: kept.created < oldest, self._kept.values())  # in the order of their time
+        self._drop([kept.idempotency_key for kept in old if kept.answer is not None])
         statements += [("DELETE FROM answers WHERE key = ?", (key,)) for key in self._dropped]
         self._dropped.clear()
         return statements
-
-    def _expired(self) -> list[str]:
-        oldest = time.time() - self._kept_s
-        expired = []
-        for key, kept in self._kept.items():  # oldest first
-            if kept.created >= oldest:
-                break
-            if kept.answer is not None:
-                expired.append(key)
-        return expired
 
 
 def _writing(kept: IdempotencyResponse) -> Statement:

@@ -3,13 +3,14 @@
 import builtins
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
 from superposed.store import tensorfile
-from superposed_service.errors import SnapshotMismatch, StorageUnavailable
+from superposed_service.errors import SnapshotMismatch, StorageUnavailable, disk_errors
 
 
 class Snapshot(BaseModel):
@@ -52,16 +53,11 @@ class Snapshots:
         self._folder = folder
         self._kept = kept
         self._check_place = check_place
-        try:
+        with disk_errors(f"cannot use {folder}"):
             folder.mkdir(mode=0o700, exist_ok=True)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot use {folder}", received=str(error)) from error
 
     def _data(self, identifier: str) -> Path:
         return self._folder / f"{identifier}.safetensors"
-
-    def _manifest(self, identifier: str) -> Path:
-        return self._folder / f"{identifier}.json"
 
     @property
     def untouched(self) -> bool:
@@ -91,37 +87,25 @@ class Snapshots:
         named = snapshot.id == path.stem == _name(snapshot.sequence, snapshot.sha256)
         return snapshot if named else path.name
 
-    def _reads_back(self, snapshot: Snapshot) -> bool:
-        try:
-            self.read(snapshot)
-        except (SnapshotMismatch, StorageUnavailable):
-            return False
-        return True
-
     def write(self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = "") -> Snapshot:
         """Write a snapshot durably; when it returns, the file and its manifest are on the disk.
 
         The manifest is written last: a snapshot without one does not exist. The same bytes again are the
-        snapshot that is there.
-
-        Args:
-            data: The file's bytes.
-            sequence: The store's.
-            digest: The store's.
-            chain: The journal's at that sequence number, 32 bytes.
-            lineage: The store's.
+        snapshot that is there. Sequence number, digest and lineage are those of the store in `data`; `chain`
+        is the journal's link at the sequence number, 32 bytes.
 
         Raises:
             StorageUnavailable: The disk refused; the snapshots that were there still are.
         """
         self._check_place()
         sha256 = hashlib.sha256(data).hexdigest()
-        identifier = _name(sequence, sha256)
-        existing = next((snapshot for snapshot in self.list() if snapshot.sha256 == sha256), None)
-        if existing is not None and self._reads_back(existing):
-            return existing
+        for existing in self.list():
+            if existing.sha256 == sha256:
+                with suppress(SnapshotMismatch, StorageUnavailable):  # a damaged one is written again
+                    self.read(existing)
+                    return existing
         snapshot = Snapshot(
-            id=identifier,
+            id=_name(sequence, sha256),
             sequence=sequence,
             bytes=len(data),
             sha256=sha256,
@@ -130,12 +114,10 @@ class Snapshots:
             chain=chain.hex(),
             lineage=lineage,
         )
-        try:
-            tensorfile.write(self._data(identifier), data)
+        with disk_errors("the snapshot could not be written"):
+            tensorfile.write(self._data(snapshot.id), data)
             self._check_place()
-            tensorfile.write(self._manifest(identifier), snapshot.model_dump_json(indent=1).encode())
-        except OSError as error:
-            raise StorageUnavailable("the snapshot could not be written", received=str(error)) from error
+            tensorfile.write(self._folder / f"{snapshot.id}.json", snapshot.model_dump_json(indent=1).encode())
         return snapshot
 
     def trim(self, history: int, usable: Callable[[int], bool]) -> int:
@@ -163,13 +145,11 @@ class Snapshots:
     def remove(self, chosen: Callable[[str], bool]) -> None:
         """Remove snapshots by id; manifests first, so that none is without its data."""
         self._check_place()
-        try:
+        with disk_errors("old snapshots could not be removed"):
             paths = [path for path in self._folder.iterdir() if chosen(path.stem)]
             for path in sorted(paths, key=lambda path: path.suffix != ".json"):
                 path.unlink()
             tensorfile.sync_directory(self._folder)
-        except OSError as error:
-            raise StorageUnavailable("old snapshots could not be removed", received=str(error)) from error
 
     def read(self, snapshot: Snapshot) -> bytes:
         """Read a snapshot's bytes, checked against its manifest.
@@ -180,10 +160,8 @@ class Snapshots:
         """
         self._check_place()
         path = self._data(snapshot.id)
-        try:
+        with disk_errors(f"cannot read {path}"):
             data = path.read_bytes()
-        except OSError as error:
-            raise StorageUnavailable(f"cannot read {path}", received=str(error)) from error
         digest = hashlib.sha256(data).hexdigest()
         if digest != snapshot.sha256:
             raise SnapshotMismatch(f"{path} is damaged", expected=f"SHA-256 {snapshot.sha256}", received=digest)
