@@ -15,9 +15,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from superposed_service.changes.rows import RowBatch
-from superposed_service.engine.batcher import InferenceResult, answer_rows
+from superposed_service.engine.batcher import answer_rows
 from superposed_service.engine.request_queues import RequestQueues
-from superposed_service.engine.work import InferenceRequest, Reply
+from superposed_service.engine.work import InferenceRequest, deliver
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 
@@ -111,10 +111,10 @@ class InferenceExecutor:
         for loop in {read.loop for read in reads}:  # one wake-up for all of a loop's requests
             mine = [(read.future, outcome) for read, outcome in answered if read.loop is loop]
             if loop is here:
-                _deliver(mine)
+                deliver(mine)
                 continue
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: no client waits
-                loop.call_soon_threadsafe(_deliver, mine)
+                loop.call_soon_threadsafe(deliver, mine)
         return sum(len(read.rows) for read in reads)
 
     # On the event loop
@@ -171,19 +171,8 @@ class InferenceExecutor:
             rows = self._answer(reads, loop)
         except Exception as error:  # noqa: BLE001 - a bug: the requests get it, and the loop goes on
             _log.exception("a batch failed on the event loop")
-            _deliver([(read.future, error) for read in reads])
+            deliver([(read.future, error) for read in reads])
             return
         if rows:
             with self._wake:
                 self._queues.reads.service_time.note(rows, time.monotonic() - began)
-
-
-def _deliver(outcomes: Sequence[tuple[Reply, InferenceResult | Exception]]) -> None:
-    """Give requests their answers, on their event loop."""
-    for future, outcome in outcomes:
-        if future.done():
-            continue  # the client has left, or waited too long
-        if isinstance(outcome, Exception):
-            future.set_exception(outcome)
-        else:
-            future.set_result(outcome)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
@@ -17,8 +17,27 @@ from superposed_service.storage.idempotency import IdempotencyKey
 T = TypeVar("T")
 
 
+class Reply(Protocol):
+    """Gets the result of an inference request, on its event loop: a future, or what is used as one."""
+
+    def done(self) -> bool:
+        """Return True if nothing waits for the result any more."""
+
+    def set_result(self, result: InferenceResult, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, exception: Exception, /) -> None:
+        """Take what went wrong."""
+
+
 class Work(ABC):
-    """A request in a queue of the engine."""
+    """A request in a queue of the engine.
+
+    Attributes:
+        future: Gets the result.
+    """
+
+    future: Reply | Future[Any]
 
     @property
     @abstractmethod
@@ -31,26 +50,13 @@ class Work(ABC):
         return False
 
     @property
-    @abstractmethod
     def done(self) -> bool:
         """True once it has a result, or its client has left."""
+        return self.future.done()
 
     @abstractmethod
     def reject(self, error: Exception) -> None:
         """Give it an error instead of its turn; any thread may call it."""
-
-
-class Reply(Protocol):
-    """Gets the result of an inference request, on its event loop: a future, or what is used as one."""
-
-    def done(self) -> bool:
-        """Return True if nothing waits for the result any more."""
-
-    def set_result(self, result: InferenceResult, /) -> None:
-        """Take the result."""
-
-    def set_exception(self, exception: Exception, /) -> None:
-        """Take what went wrong."""
 
 
 @dataclass
@@ -77,30 +83,26 @@ class InferenceRequest(Work):
         """Rows."""
         return max(1, len(self.rows))
 
-    @property
-    def done(self) -> bool:
-        """True once it has a result, or its client has left."""
-        return self.future.done()
-
     def reject(self, error: Exception) -> None:
         """Give the future an error, on its own event loop."""
         with contextlib.suppress(RuntimeError):  # the loop was closed: no client waits there
-            self.loop.call_soon_threadsafe(_fail, self.future, error)
+            self.loop.call_soon_threadsafe(deliver, [(self.future, error)])
 
 
-def _fail(future: Reply, error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
+def deliver(outcomes: Sequence[tuple[Reply, InferenceResult | Exception]]) -> None:
+    """Give inference requests their results or errors, on their event loop."""
+    for future, outcome in outcomes:
+        if future.done():
+            continue  # the client has left, or waited too long
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
 
 
 @dataclass(frozen=True)
 class _FutureWork(Work, Generic[T]):
     future: Future[T] = field(default_factory=Future, kw_only=True)
-
-    @property
-    def done(self) -> bool:
-        """True once it has a result, or its client has left."""
-        return self.future.done()
 
     def reject(self, error: Exception) -> None:
         """Give the future an error."""
