@@ -19,7 +19,8 @@ from superposed_service.storage import Entry, Record
 
 def task_body(store: WeightStore, state: TaskState) -> JsonObject:
     """Return a task, as the service shows it."""
-    schema, seen = state.schema, state.prequential
+    schema, seen, features = state.schema, state.prequential, state.features
+    named = [{"name": name, "kind": kind or "unknown"} for name, kind in features.features.items()]
     return {
         **schema.model_dump(mode="json"),
         "rows_seen": seen.rows,
@@ -29,16 +30,9 @@ def task_body(store: WeightStore, state: TaskState) -> JsonObject:
         "rows_kept": store.replay_buffer.rows_kept(schema.key),
         "quarantined": store.tasks.quarantined.get(schema.key),
         "schema_version": state.version,
-        "features": _features(state),
+        "features": named if features.known else None,
         "temperature": state.calibration.temperature,
     }
-
-
-def _features(state: TaskState) -> list[JsonObject] | None:
-    """Return the features of a task's records, once they are known."""
-    if not state.features.known:
-        return None
-    return [{"name": name, "kind": kind or "unknown"} for name, kind in state.features.features.items()]
 
 
 class Register(Change):

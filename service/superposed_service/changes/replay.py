@@ -7,7 +7,7 @@ import platform
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numba
 import numpy as np
@@ -25,7 +25,6 @@ from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalC
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
-T = TypeVar("T")
 _log = logging.getLogger("superposed.recovery")
 
 
@@ -142,8 +141,10 @@ def recover(
     answers = _Answers(transaction_log)
     refused: list[tuple[Record, SuperposedError]] = []
     digests = {} if changed else journal.digests(store.sequence)
-    walk, length = replay(store, journal, exclusions, last), last - start.sequence
-    for record, outcome in _watched((progress or Progress()).watch(walk, length), length):
+    length = last - start.sequence
+    walk = (progress or Progress()).watch(replay(store, journal, exclusions, last), length)
+    # On a terminal, a progress bar where the replay takes longer than a second.
+    for record, outcome in tqdm(walk, "replaying the journal", length, unit="record", delay=1, disable=None):
         if isinstance(outcome, Rejected):
             refused.append((record, outcome.error))  # the process ended before this could be journalled
         elif isinstance(outcome, SuperposedError):
@@ -157,7 +158,7 @@ def recover(
         transaction_log.commit([(entry, None)])
         store.sequence += 1
         answers.settle(record.sequence, entry.head["answer"])
-    return store, Recovery(start.id, last - start.sequence, changed, other_rules, tuple(damaged))
+    return store, Recovery(start.id, length, changed, other_rules, tuple(damaged))
 
 
 def check_history(journal: Journal, snapshot: Snapshot) -> None:
@@ -317,11 +318,6 @@ class _Answers:
         """Keep an answer, where a request waits for it."""
         if (kept := self._waiting.pop(sequence, None)) is not None:
             self._kept.settle(kept.idempotency_key.key, answer)
-
-
-def _watched(walk: Iterator[T], total: int) -> Iterator[T]:
-    """Show a progress bar on a terminal where the replay takes longer than a second."""
-    return iter(tqdm(walk, total=total, desc="replaying the journal", unit="record", delay=1, disable=None))
 
 
 def _check_digest(store: WeightStore, expected: str | None) -> None:

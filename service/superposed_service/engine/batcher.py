@@ -84,7 +84,9 @@ def _prepare(
                 outcomes[place] = error
     batches: list[Batch] = []
     shares: list[_Share] = []
-    alike = _together(store, resolved_parts, several)
+    alike = None
+    with contextlib.suppress(Exception):  # what is wrong with some rows is found, and told, one by one
+        alike = store.batch_each(list(resolved_parts.values()), [several[place].inputs for place in resolved_parts])
     if alike is not None:
         batches.append(alike)
         shares += [_Share(place, len(several[place]), (resolved,)) for place, resolved in resolved_parts.items()]
@@ -98,14 +100,6 @@ def _prepare(
             batches.append(batch)
             shares.append(_Share(place, len(batch), batch.parts, batch))
     return batches, shares
-
-
-def _together(
-    store: WeightStore, resolved_parts: dict[int, ResolvedContext], several: Sequence[RowBatch]
-) -> Batch | None:
-    with contextlib.suppress(Exception):  # whatever is wrong with some rows is found, and told, one by one
-        return store.batch_each(list(resolved_parts.values()), [several[place].inputs for place in resolved_parts])
-    return None
 
 
 def _answered(

@@ -86,15 +86,11 @@ def row_of(arrays: Mapping[str, NDArray[Any]]) -> Any:
 
 
 def _spread_of(schema: TaskSchema, names: Sequence[str], aims: Targets) -> float | None:
-    """Return the spread of an mse task's targets in the network's units; None for other tasks."""
+    """Return the variance of an mse task's targets in the network's units, with floors; None for other tasks."""
     if schema.loss != "mse" or aims.values is None:
         return None
     rows = [row for row, name in enumerate(names) if name == schema.key]
-    return _spread(aims.values[rows, : schema.outputs].double().numpy())
-
-
-def _spread(targets: NDArray[np.float64]) -> float:
-    """Return the variance of a task's targets, with an absolute and a relative floor."""
+    targets = aims.values[rows, : schema.outputs].double().numpy()
     return max(float(np.var(targets)), _SPREAD, _RELATIVE_SPREAD * float(np.mean(np.square(targets))))
 
 

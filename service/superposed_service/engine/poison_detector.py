@@ -5,13 +5,9 @@ every few optimizer steps. Where it rises in at least two tasks, these steps are
 taken before them, with a measurement after each update. Harm is what a source does to tasks that are neither
 its own nor of its API key; what a task does to itself is its own affair.
 
-Two windows of two intervals each overlap by one. Harm that begins at the end of a window, and has ruined the
-tasks by the end of the next interval, would otherwise be split: too small in the first, and in the second
-there would be no task left that it could make worse.
-
-Interference between ordinary tasks builds up over many steps, also at high learning rates. A poisoned stream
-ruins others within a few. So a source is accused for the harm of its worst few steps, and only where that
-exceeds twice what sources that were found ordinary have ever done in this store.
+Windows of two intervals overlap by one. A source is accused for the harm of its worst few steps, and only where
+that exceeds twice what sources that were found ordinary have ever done in this store. The reasons are in
+docs/decisions/0010-guard.md.
 """
 
 import logging
@@ -162,14 +158,12 @@ class PoisonDetector:
 
     def _pass(self, store: WeightStore, steps: int) -> None:
         self._steps += steps
-        if self._steps >= self._interval(self._windows[0]):
+        interval = self._settings.poison_interval_steps * (1 + len(self._windows[0].image) // _IMAGE_BYTES)
+        if self._steps >= interval:
             for window in self._windows:
                 window.intervals += 1
             windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
             self._attribution = self._attributing(store, windows)
-
-    def _interval(self, window: _Window) -> int:
-        return self._settings.poison_interval_steps * (1 + len(window.image) // _IMAGE_BYTES)
 
     def _step(self) -> list[Quarantine]:
         attribution, self._attribution = self._attribution, None  # should this fail, it is over

@@ -32,12 +32,7 @@ class RequestQueues:
         return len(self.reads) + len(self.jobs)
 
     def join(self, work: Work, caller: RequestMetadata, committed: int) -> None:
-        """Let work wait for its turn.
-
-        Args:
-            work: What waits.
-            caller: Whose it is.
-            committed: How many changes are past the line and not applied yet.
+        """Let work wait for its turn; `committed` changes have left the queue and are not applied yet.
 
         Raises:
             Overloaded: There is no room, or its turn would come too late.
@@ -71,14 +66,17 @@ class RequestQueues:
 
     def _make_room(self, caller: RequestMetadata) -> None:
         """Evict requests whose clients have left, or else the newest request of the largest source."""
-        for line in (self.reads, self.jobs):
-            _drop_done(line)
-        if len(self) < self._settings.queue_requests:
+        lines: list[FairQueue[Any]] = [self.reads, self.jobs]
+        for line in lines:
+            line.drop([entry for entry in line if entry.work.done])
+        if len(self) < (most := self._settings.queue_requests):
             return
-        lines: list[FairQueue[Any]] = sorted([self.reads, self.jobs], key=len, reverse=True)
-        if any(_send_away(line, caller.source) for line in lines):
-            return
-        raise _full(self._settings)
+        for line in sorted(lines, key=len, reverse=True):
+            if (entry := line.newest_of_largest(than=caller.source)) is not None:
+                line.drop([entry])
+                entry.work.reject(Overloaded("sent away for others: too many of this API key's requests are waiting"))
+                return
+        raise Overloaded("too many requests are waiting", expected=f"{most} at most")
 
     def next_read(self, rows_left: int, *, first: bool, inline: bool = False) -> InferenceRequest | None:
         """Take the next read out, if it has no more rows than that or is the first; None if not.
@@ -130,20 +128,3 @@ class RequestQueues:
             if late:
                 entry.work.reject(DeadlineExceeded("no answer in time; it was dropped"))
         return None
-
-
-def _drop_done(line: FairQueue[Any]) -> None:
-    line.drop([entry for entry in line if entry.work.done])
-
-
-def _send_away(line: FairQueue[Any], source: str) -> bool:
-    entry = line.newest_of_largest(than=source)
-    if entry is None:
-        return False
-    line.drop([entry])
-    entry.work.reject(Overloaded("sent away for others: too many of this API key's requests are waiting"))
-    return True
-
-
-def _full(settings: Settings) -> Overloaded:
-    return Overloaded("too many requests are waiting", expected=f"{settings.queue_requests} at most")

@@ -94,12 +94,11 @@ class Readings(Collector):
         yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
 
     def _waiting(self) -> Metric:
-        reads, others = self._runtime.engine.waiting
         family = GaugeMetricFamily(
             "superposed_pending_request_count", "Requests that wait for the engine.", labels=["queue"]
         )
-        family.add_metric(["inference"], reads)
-        family.add_metric(["other"], others)
+        for queue, count in zip(("inference", "other"), self._runtime.engine.waiting, strict=True):
+            family.add_metric([queue], count)
         return family
 
     def _crosstalk(self) -> Metric:
@@ -119,12 +118,8 @@ class Readings(Collector):
         )
         device = self._writer.store.device
         if device.type == "cuda":
-            free, total = torch.cuda.mem_get_info(device)
-            for kind, value in (
-                ("allocated", torch.cuda.memory_allocated(device)),
-                ("reserved", torch.cuda.memory_reserved(device)),
-                ("free", free),
-                ("total", total),
-            ):
+            family.add_metric(["allocated"], torch.cuda.memory_allocated(device))
+            family.add_metric(["reserved"], torch.cuda.memory_reserved(device))
+            for kind, value in zip(("free", "total"), torch.cuda.mem_get_info(device), strict=True):
                 family.add_metric([kind], value)
         return family
