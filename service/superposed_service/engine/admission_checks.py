@@ -84,9 +84,7 @@ class AdmissionChecks:
     ) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with.
 
-        Args:
-            idempotency_key: The request.
-            entering: Requests of the same group, by key.
+        `entering` holds the requests of the same group, by key.
 
         Raises:
             IdempotencyMismatch: The key came with another request.
@@ -95,18 +93,17 @@ class AdmissionChecks:
         if idempotency_key is None:
             return None
         kept = self._transaction_log.answers.find(idempotency_key)
+        unanswered = kept is not None and kept.answer is None
         twin = entering.get(idempotency_key.key)
         if twin is not None and twin != idempotency_key:
             raise IdempotencyMismatch("this Idempotency-Key came with another request", received=idempotency_key.key)
-        if kept is not None and kept.answer is None:
+        if unanswered:
             self.check_writable()  # after a failed commit no thread works on it any more
-        if twin is not None or (kept is not None and kept.answer is None):
+        if twin is not None or unanswered:
             raise IdempotencyInFlight(
                 "the same request is being worked on: ask again for its answer", received=idempotency_key.key
             )
-        if kept is None or kept.answer is None:
-            return None
-        return rejected(kept.answer)
+        return None if kept is None or kept.answer is None else rejected(kept.answer)
 
     def check_writable(self) -> None:
         """Raise `StorageUnavailable` where nothing can be written any more."""

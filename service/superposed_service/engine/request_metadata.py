@@ -45,12 +45,7 @@ def current_request() -> RequestMetadata:
 
 @contextmanager
 def calling(source: str, timeout_s: float | None = None) -> Iterator[None]:
-    """Say who sent the request, for as long as it is worked on.
-
-    Args:
-        source: See `RequestMetadata`.
-        timeout_s: How long an answer is of use, where the request says so.
-    """
+    """Set the metadata of a request for as long as it is worked on; its answer is of use for `timeout_s` seconds."""
     token = enter(source, timeout_s)
     try:
         yield

@@ -108,15 +108,7 @@ class Telemetry:
         refused: BaseException | None,
         began: float,
     ) -> None:
-        """Report a journalled change that was applied, or rejected by the arithmetic.
-
-        Args:
-            timing: Of its request.
-            record: What the journal keeps of it.
-            rows: How many rows it taught which task.
-            refused: Why it was not applied.
-            began: When its arithmetic began.
-        """
+        """Report a journalled change, which taught tasks some rows or was refused; its arithmetic began at `began`."""
         ended, metrics = perf_counter(), self.metrics
         metrics.apply.observe(ended - began)
         outcome = "applied" if refused is None else _code(refused)
