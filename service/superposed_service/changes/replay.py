@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,19 @@ from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
-from superposed_service.changes.decode import change_of
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, TAKING_OUT, Exclusions
+from superposed_service.changes.quarantine import Quarantine, Release
+from superposed_service.changes.registration import Alter, Delete, Register
+from superposed_service.changes.rehearsal import Consolidate, ForgetRows
+from superposed_service.changes.update import Update
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, SnapshotMismatch
 from superposed_service.observability.progress import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
 _log = logging.getLogger("superposed.recovery")
+_KINDS: Mapping[str, type[Change]] = {
+    kind.kind: kind for kind in (Register, Alter, Delete, Update, Quarantine, Release, Consolidate, ForgetRows)
+} | {RELABEL: Update}
 
 
 def fingerprint(device: torch.device) -> dict[str, Any]:
@@ -236,6 +242,20 @@ def replay(
         outcome = _apply(store, record, exclusions)
         store.sequence = record.sequence
         yield record, outcome
+
+
+def change_of(record: Record) -> Change:
+    """Return the change that a record was made of.
+
+    Raises:
+        JournalCorrupt: No release of this service made such a record.
+        HistoryTruncated: Its rows were erased.
+    """
+    if record.kind not in _KINDS:
+        raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
+    change = _KINDS[record.kind].from_record(record)
+    change.author = record.head.get("author")
+    return change
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Canary rows: sampled from a task's stream, and measured later to see how the task fares."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -60,24 +61,18 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
     Raises:
         SuperposedError: A row does not fit its task.
     """
-    names: list[str] = []
-    inputs: list[Any] = []
-    targets: list[NDArray[Any]] = []
-    for key, rows in canaries.items():
-        arrays = [unpack(canary.payload) for canary in rows]
-        names += [key] * len(rows)
-        inputs += [row_of(one) for one in arrays]
-        targets += [one["target"] for one in arrays]
+    names = [key for key, rows in canaries.items() for _ in rows]
     if not names:
         return {}
-    batch = store.batch_per_row(names, inputs)
+    arrays = [unpack(canary.payload) for rows in canaries.values() for canary in rows]
+    batch, targets = store.batch_per_row(names, [row_of(one) for one in arrays]), [one["target"] for one in arrays]
     aims = scaled_targets(batch, targets_of_arrays(batch, targets, store.config.network.outputs))
     losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
-    own: dict[str, list[float]] = {key: [] for key in canaries}
+    own: dict[str, list[float]] = defaultdict(list)
     spreads = {key: _spread_of(store.tasks.get(key).schema, names, aims) for key in canaries}
     for name, loss in zip(names, losses, strict=True):
         own[name].append(_badness(loss, spreads[name], store.tasks.get(name).schema.outputs))
-    return {key: float(np.mean(values)) for key, values in own.items() if values}
+    return {key: float(np.mean(values)) for key, values in own.items()}
 
 
 def row_of(arrays: Mapping[str, NDArray[Any]]) -> Any:

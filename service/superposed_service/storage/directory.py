@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
@@ -141,12 +142,9 @@ class DataDirectory:
         for name in ("HEAD", "journal.db", "journal.db-wal"):
             (self.path / name).unlink(missing_ok=True)
         self.snapshots.remove(lambda _: True)
-        transaction_log = TransactionLog(self.path)
-        try:
+        with closing(TransactionLog(self.path)) as transaction_log:
             transaction_log.begin(sequence, chain)
             chain = transaction_log.journal.chain
-        finally:
-            transaction_log.close()
         self.snapshots.write(store, sequence=sequence, digest=digest, chain=chain, lineage=lineage)
         for path in (self.path, self.path.parent):
             tensorfile.sync_directory(path)
@@ -163,11 +161,8 @@ class DataDirectory:
             return False
         if not (self.path / "journal.db").exists():
             return True
-        transaction_log = TransactionLog(self.path)
-        try:
+        with closing(TransactionLog(self.path)) as transaction_log:
             return not transaction_log.journal.has_records
-        finally:
-            transaction_log.close()
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
