@@ -23,9 +23,6 @@ class Relabel(Change):
     Args:
         sequence: The update whose targets are corrected.
         targets: One a row; None for a row whose target was right.
-        snapshots: Where to start from.
-        transaction_log: Where to go on.
-        progress: Says how far it is.
     """
 
     kind = RELABEL

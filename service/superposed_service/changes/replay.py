@@ -118,16 +118,9 @@ def recover(
 ) -> tuple[WeightStore, Recovery]:
     """Bring back the store that was: every acknowledged change, none twice.
 
-    Answers that were not yet kept for their idempotency keys are given again by the replay.
-
-    Args:
-        snapshots: Where to start.
-        transaction_log: Where to go on.
-        device: Where the weights will live.
-        through: The last record to apply; default all.
-        from_oldest: Whether to start from the oldest snapshot in reach: the replay then passes every digest
-            that was noted at later ones.
-        progress: Says how far it is.
+    Answers that were not yet kept for their idempotency keys are given again by the replay. It ends with the
+    record `through`; by default with the newest. Started from the oldest snapshot in reach (`from_oldest`), it
+    passes every digest that was noted at later ones.
 
     Raises:
         ConfigError: There is no snapshot.

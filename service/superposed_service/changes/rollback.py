@@ -129,14 +129,7 @@ def rebuild(
 
 @dataclass(eq=False)
 class RollbackChange(Change):
-    """A rollback. `prepare` rebuilds another store aside: only a store that could be rebuilt is replaced.
-
-    Args:
-        selection: What is taken out.
-        snapshots: Where to start from.
-        transaction_log: Where to go on.
-        progress: Says how far it is.
-    """
+    """A rollback. `prepare` rebuilds another store aside: only a store that could be rebuilt is replaced."""
 
     kind = ROLLBACK
 

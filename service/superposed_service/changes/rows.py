@@ -75,11 +75,7 @@ class RowBatch:
             )
 
     def batch(self, store: WeightStore, *, learning: bool = False) -> Batch:
-        """Check the rows against the store's tasks.
-
-        Args:
-            store: The store.
-            learning: Whether an update learns the rows.
+        """Check the rows against the store's tasks; with `learning`, for an update.
 
         Raises:
             ContextError: A context that cannot be addressed.

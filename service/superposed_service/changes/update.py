@@ -35,7 +35,6 @@ class PreparedUpdate(PreparedChange):
         rows: The rows as the record holds them: contexts as text, numbers in arrays.
         batch: The rows as the store reads them.
         targets: Classes or values of the rows.
-        steps: Optimizer steps.
     """
 
     rows: RowBatch = field(kw_only=True)

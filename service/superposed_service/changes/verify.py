@@ -22,7 +22,6 @@ class Finding:
     """One thing that was looked at.
 
     Args:
-        subject: What it is.
         detail: What it holds, or what is wrong with it.
         remedy: What can be done; None where it is good.
     """

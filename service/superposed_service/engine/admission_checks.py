@@ -20,12 +20,7 @@ _NO_KEYS: Mapping[str, IdempotencyKey] = {}
 
 @dataclass(frozen=True)
 class PreparedWrite:
-    """A write whose change was prepared, and may be journalled.
-
-    Args:
-        change: Its change, prepared.
-        idempotency_key: Its idempotency key with the owner, where there is one.
-    """
+    """A write whose change was prepared, and may be journalled; its idempotency key has the owner."""
 
     write: PendingWrite
     change: PreparedChange
@@ -33,11 +28,7 @@ class PreparedWrite:
 
 
 class AdmissionChecks:
-    """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled.
-
-    Args:
-        transaction_log: What was answered before, and whether anything can be written.
-    """
+    """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled."""
 
     def __init__(self, transaction_log: TransactionLog) -> None:
         self._transaction_log = transaction_log

@@ -26,13 +26,8 @@ def sample(
 ) -> Iterator[tuple[int, Canary]]:
     """Sample the rows of an applied update to keep: uniform over a task's whole stream.
 
-    Args:
-        update: What was learned.
-        key: The task.
-        record: Its record; the sequence number seeds the choice.
-        seen: How many rows of the task came before.
-        free: Places that nothing is kept in.
-        most: How many places there are.
+    `seen` rows of the task came before. Of its `most` places those in `free` are empty. The record's sequence
+    number seeds the choice.
 
     Yields:
         The place that a row takes, and the row.

@@ -26,8 +26,6 @@ class QueueEntry(Generic[W]):
     Args:
         tag: The lowest is next.
         number: Of equal tags, the oldest is next.
-        work: What waits.
-        source: Whose it is.
         size: What it costs: rows, or 1.
         deadline: On the monotonic clock, seconds; the client no longer waits after it.
     """

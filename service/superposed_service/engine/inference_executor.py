@@ -36,9 +36,7 @@ class InferenceExecutor:
     """Answers the reads in line.
 
     Args:
-        queues: Where reads wait.
         wake: The lock of the lines; the engine's thread waits for it.
-        settings: Batch limits.
         is_idle: Whether there is nothing else to do for the engine than to answer reads.
     """
 

@@ -79,12 +79,7 @@ class _Harm:
 
 @dataclass(frozen=True)
 class Observation:
-    """A change that was applied, or rejected by the arithmetic.
-
-    Args:
-        record: Its record.
-        error: The error that rejected it; None where it was applied.
-    """
+    """A change that was applied, or rejected by the arithmetic with an error."""
 
     record: Record
     change: PreparedChange
@@ -110,8 +105,6 @@ class PoisonDetector:
 
     Args:
         store: The store that it watches, as it is before the first change.
-        transaction_log: Where canaries and the baseline are kept, and records can be read again.
-        settings: How many rows, how often, and which harm never counts.
     """
 
     def __init__(self, store: WeightStore, transaction_log: TransactionLog, settings: Settings) -> None:
@@ -129,12 +122,7 @@ class PoisonDetector:
         self._begin(store)  # before the first update: it may be the harmful one
 
     def observe(self, store: WeightStore, seen: Observation | None = None) -> Verdict:
-        """Take notice of a change, or take a step of the attribution, about as long as an update.
-
-        Args:
-            store: The store, as the change has left it.
-            seen: The change; None for a step of the attribution.
-        """
+        """Take notice of a change, or without one take a step of the attribution, about as long as an update."""
         decisions: list[Quarantine] = []
         if seen is None:
             decisions = self._step()

@@ -17,11 +17,7 @@ from superposed_service.settings import Settings
 
 
 class RequestQueues:
-    """Both queues. Callers hold a lock, except for `check_wait`.
-
-    Args:
-        settings: How long they may become.
-    """
+    """Both queues. Callers hold a lock, except for `check_wait`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -97,11 +93,9 @@ class RequestQueues:
     def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Work]:
         """Take the next job out; or the changes that stand in line together, as many as share a commit.
 
-        What is committed is past all sharing: it may take a quarter of what one may wait, no more.
-
-        Args:
-            most: Changes of one commit.
-            may_begin: Whether now is the time for a change that may share its commit, or for anything else.
+        What is committed is past all sharing: it may take a quarter of what one may wait, no more. A commit has
+        `most` changes at most. `may_begin` says whether now is the time for a change that may share its commit
+        (True), or for anything else.
         """
         taken: list[Work] = []
         size, most_s = 0, self._settings.queue_delay_ms / 4000

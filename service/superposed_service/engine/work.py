@@ -64,7 +64,6 @@ class InferenceRequest(Work):
     """Rows that wait for a result.
 
     Args:
-        future: Gets the result.
         loop: The event loop of the future.
         timing: When the request began to wait.
         inline: True if the event loop may answer it.
@@ -115,9 +114,7 @@ class PendingWrite(_FutureWork[JsonObject]):
     """A change that waits for its turn.
 
     Args:
-        idempotency_key: The idempotency key of its request, where there is one.
         timing: When its request began to wait; None for a decision of the poison detector.
-        future: Gets the response.
     """
 
     change: Change
@@ -142,7 +139,6 @@ class Job(_FutureWork[T]):
     Args:
         run: Gets the writer.
         size: Rows that it answers, where it answers any.
-        future: Gets the return value.
     """
 
     run: Callable[[Any], T]

@@ -50,11 +50,9 @@ class EncoderThread:
     """One encoder: its queue, and the thread that works it off. On the event loop.
 
     Args:
-        name: Its name in the store.
         config: What the store recorded of it.
         folder: Where its model is kept.
         threads: Threads of one call.
-        settings: How long the queue may become.
     """
 
     def __init__(self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings) -> None:
@@ -201,10 +199,8 @@ class Encoders(Collector):
     """The encoders of a store, and the embeddings that are kept. On the event loop.
 
     Args:
-        configs: The store's encoders.
-        folder: Where their models are kept.
+        folder: A folder with one for each encoder's model.
         threads: Threads of one call.
-        settings: Bounds.
     """
 
     def __init__(self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings) -> None:
@@ -241,13 +237,7 @@ class Encoders(Collector):
         return self._threads[name].config.kind
 
     def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> "_Lookup":
-        """Look items up among the embeddings that are kept.
-
-        Args:
-            encoder: The encoder's name.
-            tasks: The task of each item, for whom its embedding is kept.
-            items: Texts or images.
-        """
+        """Look texts or images up among the embeddings that are kept, each for its task."""
         source = current_request().source
         keys = [key_of(encoder, source, task, item) for task, item in zip(tasks, items, strict=True)]
         rows = [self.cache.get(key) for key in keys]

@@ -79,7 +79,6 @@ class Subscription:
         source: The API key's id; None where there are no keys.
 
     Attributes:
-        source: As given.
         dropped: Whether it ended because events were not taken in time.
     """
 
@@ -162,9 +161,8 @@ class Events:
     def subscribe(self, after: int | None, source: str | None = None) -> Subscription:
         """Begin to listen, on the running event loop.
 
-        Args:
-            after: Remembered events with greater sequence numbers come first; None for none of them.
-            source: The API key's id; None where there are no keys.
+        Remembered events after the sequence number `after` come first; without one none of them. `source` is
+        the API key's id; None where there are no keys.
 
         Raises:
             Overloaded: As many listen as may, in all or by this API key.

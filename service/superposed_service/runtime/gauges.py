@@ -31,9 +31,6 @@ class Readings(Collector):
 
     Read on a thread that owns nothing: whole numbers and references are read as they are at that moment, and
     nothing waits in the engine's queue for them, so that they are there when that is full.
-
-    Args:
-        writer: The way into its store.
     """
 
     def __init__(self, runtime: Runtime, writer: Writer) -> None:

@@ -13,11 +13,7 @@ from superposed_service.changes.rows import Originals
 
 
 def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, list[str]]:
-    """Return the encoder that all of some rows' tasks have, and each row's task.
-
-    Args:
-        originals: (B,) texts or images.
-        schemas: (B,) the schema of each one's task.
+    """Return the encoder that the tasks of texts or images (B,) have, and each one's task, of its schemas (B,).
 
     Raises:
         ShapeError: A task takes something else, or they have several encoders.

@@ -12,14 +12,10 @@ from superposed_service.storage.idempotency import IdempotencyKey
 async def consolidate(
     runtime: Runtime, steps: int, key: IdempotencyKey | None, author: str | None, check: Callable[[], Awaitable[None]]
 ) -> JsonObject:
-    """Rehearse all tasks in slices, up to the first that is not accepted.
+    """Rehearse all tasks for `steps` in all, in slices, up to the first that is not accepted.
 
-    Args:
-        runtime: Its engine runs each slice in its turn among the updates.
-        steps: In all.
-        key: The request: sent again, it goes on where it stopped.
-        author: Who asks: an API key's id.
-        check: Called between two slices; raises where no more should follow.
+    Each slice has its turn among the updates. A request sent again, under its key, goes on where it stopped.
+    `check` is called before each slice, and raises where no more should follow.
 
     Returns:
         Sequence, accuracies before and after, how many steps count, and whether all were accepted.

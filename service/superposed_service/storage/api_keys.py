@@ -59,9 +59,6 @@ _FIELDS = {field.name for field in fields(ApiKey)}
 class ApiKeys:
     """The API keys of one database. Written by one thread at a time, read by any.
 
-    Args:
-        database: Where they are.
-
     Attributes:
         digest: Of all keys, hexadecimal.
         good_until: Clock time (`time.monotonic`) from when on keys may have been revoked elsewhere.

@@ -19,13 +19,10 @@ _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the 
 
 
 class HighWaterMark:
-    """The file `HEAD` of a data directory.
+    """The file `HEAD` of a data directory; made where it does not exist.
 
     Once it is there, it needs no fsync of its own: after a power cut it may name an older record than the
     journal's last, never a newer one.
-
-    Args:
-        path: The file; made where it does not exist.
     """
 
     def __init__(self, path: Path) -> None:

@@ -24,7 +24,6 @@ class IdempotencyKey:
     """A request that changes something, and may be sent twice.
 
     Args:
-        key: Its idempotency key.
         request: SHA-256 of what was asked, 32 bytes.
         owner: The owner of the kept response: `key:<id>` of an API key; without one a task key.
     """
@@ -84,9 +83,6 @@ class IdempotencyStore:
     A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task)
     has a bound of its own, so that no owner can push out another's: at the bound its next request is
     rejected.
-
-    Args:
-        database: Where they are.
 
     Raises:
         JournalCorrupt: A row is not what was written.

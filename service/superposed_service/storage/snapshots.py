@@ -43,7 +43,6 @@ class Snapshots:
     Writing is for one thread at a time; listing is for any.
 
     Args:
-        folder: Where they are.
         kept: How many of the newest are kept.
         check_place: Raises where another directory stands at the path by now; called before files are read
             as this store's, written or removed.
@@ -124,11 +123,8 @@ class Snapshots:
         """Remove what is no longer needed, and what an interrupted write left behind.
 
         Kept are, of those that recovery may start from, the newest `kept` and the newest one that is
-        `history` records older; and of the others as many that the journal still reaches.
-
-        Args:
-            history: In records.
-            usable: Whether recovery may start from a snapshot of that sequence number.
+        `history` records older; and of the others as many that the journal still reaches. `usable` says of a
+        snapshot's sequence number whether recovery may start from it.
 
         Returns:
             The sequence number of the oldest start that is left: the journal is needed from there on.
