@@ -53,10 +53,9 @@ class AdmissionChecks:
                 if isinstance(prepared, PreparedChange):
                     return PreparedWrite(write, prepared, self._owned(write, prepared.task, entering))
                 answer = prepared
+            write.future.set_result(answer)
         except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
             write.future.set_exception(error)
-            return None
-        write.future.set_result(answer)
         return None
 
     def _owned(self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]) -> IdempotencyKey | None:

@@ -60,7 +60,8 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
     if not names:
         return {}
     arrays = [unpack(canary.payload) for rows in canaries.values() for canary in rows]
-    batch, targets = store.batch_per_row(names, [row_of(one) for one in arrays]), [one["target"] for one in arrays]
+    batch = store.batch_per_row(names, [row_of(one) for one in arrays])
+    targets = [one["target"] for one in arrays]
     aims = scaled_targets(batch, targets_of_arrays(batch, targets, store.config.network.outputs))
     losses = row_losses(store.logits(batch), batch.outputs(), aims).losses.double().tolist()
     own: dict[str, list[float]] = defaultdict(list)

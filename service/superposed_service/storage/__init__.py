@@ -1,8 +1,8 @@
 """The data directory: snapshots, journal, idempotency responses, API keys."""
 
 from superposed_service.storage.api_keys import ApiKey, ApiKeys
-from superposed_service.storage.canaries import Canaries, Canary
-from superposed_service.storage.database import Statement, Synchronous
+from superposed_service.storage.canaries import Canary
+from superposed_service.storage.database import Statement
 from superposed_service.storage.directory import DataDirectory
 from superposed_service.storage.epochs import Position
 from superposed_service.storage.journal import Entry, Journal, Record, Summary
@@ -13,7 +13,6 @@ from superposed_service.storage.transaction_log import TransactionLog
 __all__ = [
     "ApiKey",
     "ApiKeys",
-    "Canaries",
     "Canary",
     "DataDirectory",
     "Entry",
@@ -25,6 +24,5 @@ __all__ = [
     "Snapshots",
     "Statement",
     "Summary",
-    "Synchronous",
     "TransactionLog",
 ]
