@@ -27,7 +27,6 @@ class Consolidate(Change):
     `prepare` tries it, so that the record holds the decision and replay need not decide again.
 
     Args:
-        steps: Rehearsal steps.
         answer: The decision of a record; None for a slice that is new.
     """
 

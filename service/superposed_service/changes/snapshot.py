@@ -67,11 +67,9 @@ class StoreImage:
 
     Args:
         data: The snapshot's bytes.
-        sequence: The store's sequence number.
         exclusions: What was taken out of the past by then.
         since: Records, and bytes of their payloads, that came after the snapshot before it.
         chain: The journal's chain at the sequence number, 32 bytes.
-        lineage: The store's identity.
     """
 
     data: bytes

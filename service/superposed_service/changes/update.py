@@ -73,7 +73,6 @@ class Update(Change):
 
     Args:
         targets: A class or values for each row.
-        steps: Optimizer steps.
         schemas: Marks of the schemas that the targets were read with; None for an update that is new.
         grow_labels: Whether targets that are no labels yet become labels of their tasks.
         growth: What the record says was added.

@@ -45,7 +45,6 @@ class Telemetry:
     """Counts, times and traces what the engine does. `timing` on any thread, the rest where the store is.
 
     Args:
-        metrics: Where counts and times go.
         tracing: Where spans go; None costs nothing.
 
     Attributes:

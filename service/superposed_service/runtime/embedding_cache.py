@@ -30,11 +30,7 @@ def key_of(encoder: str, source: str, task: str, item: str | bytes) -> CacheKey:
 
 
 class EmbeddingCache:
-    """Embeddings, the ones used longest ago leave first. One thread.
-
-    Args:
-        most_bytes: What they may take up; 0 keeps none.
-    """
+    """Embeddings of `most_bytes` in all, the ones used longest ago leave first; 0 keeps none. One thread."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes

@@ -75,7 +75,6 @@ class Subscription:
 
     Args:
         most: How many events may wait, beside those that it begins with.
-        backlog: What it begins with.
         source: The API key's id; None where there are no keys.
 
     Attributes:
@@ -124,11 +123,7 @@ class Subscription:
 
 
 class Events:
-    """Everybody who listens to one service.
-
-    Args:
-        settings: How many may listen, and how far each may fall behind.
-    """
+    """Everybody who listens to one service."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

@@ -17,7 +17,6 @@ class Snapshot(BaseModel):
     """The manifest of one snapshot.
 
     Args:
-        id: Its name.
         sequence: The store's sequence number when it was taken.
         bytes: Size of the file.
         sha256: Of the file.
