@@ -42,12 +42,11 @@ Outcome = InferenceResult | Exception
 
 @dataclass(frozen=True)
 class _Share:
-    """One request's rows in the mixed batch: as many as there are in `batch`, or in the request."""
+    """One request's rows in the mixed batch; `places` (B,) says which of the parts each row has."""
 
     place: int
-    rows: int
     parts: tuple[ResolvedContext, ...]
-    batch: Batch | None = None
+    places: NDArray[np.int64]
 
 
 def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome]:
@@ -89,7 +88,7 @@ def _prepare(
         alike = store.batch_each(list(resolved_parts.values()), [several[place].inputs for place in resolved_parts])
     if alike is not None:
         batches.append(alike)
-        shares += [_Share(place, len(several[place]), (resolved,)) for place, resolved in resolved_parts.items()]
+        shares += [_Share(at, (part,), np.zeros(len(several[at]), np.int64)) for at, part in resolved_parts.items()]
     done = outcomes.keys() | {share.place for share in shares}
     for place in (place for place in range(len(several)) if place not in done):
         try:
@@ -98,7 +97,7 @@ def _prepare(
             outcomes[place] = error
         else:
             batches.append(batch)
-            shares.append(_Share(place, len(batch), batch.parts, batch))
+            shares.append(_Share(place, batch.parts, batch.places().numpy()))
     return batches, shares
 
 
@@ -111,19 +110,16 @@ def _answered(
     finite = bool(np.isfinite(logits).all())
     outcomes: dict[int, Outcome] = {}
     start = 0
-    zeros = np.zeros(len(logits), np.int64)
     for share in shares:
-        own = logits[start : start + share.rows]
-        start += share.rows
+        own = logits[start : start + len(share.places)]
+        start += len(share.places)
         if not (finite or np.isfinite(own).all()):
             outcomes[share.place] = NonFiniteInput("the answer is not finite: the inputs are too large for this store")
             continue
-        index = None if share.batch is None else share.batch.index
-        places = zeros[: share.rows] if index is None else index.numpy()
         schemas = tuple(part.task.schema for part in share.parts)
         temperatures = tuple(part.task.calibration.temperature for part in share.parts)
-        scope = _in_scope(store, several[share.place].inputs, schemas, places)
-        outcomes[share.place] = InferenceResult(store.sequence, schemas, places, own, temperatures, scope)
+        scope = _in_scope(store, several[share.place].inputs, schemas, share.places)
+        outcomes[share.place] = InferenceResult(store.sequence, schemas, share.places, own, temperatures, scope)
     return outcomes
 
 
