@@ -60,11 +60,6 @@ def required_scope(endpoint: Endpoint) -> str | None:
     return scope
 
 
-def is_fast(endpoint: Endpoint) -> bool:
-    """Return True if an endpoint is called without the framework around it."""
-    return bool(getattr(endpoint, "fast", False))
-
-
 @dataclass(frozen=True)
 class Principal:
     """The API key that sent a request.
@@ -174,38 +169,6 @@ def principal_of(scope: Mapping[str, object]) -> Principal:
     return found
 
 
-def admit(keys: ApiKeys, header: str | None, quotas: Quotas | None, *, cyclic: bool = False) -> Principal:
-    """Return the principal of an `Authorization` header, where scope infer is needed.
-
-    Args:
-        keys: The API keys.
-        header: What the request carries.
-        quotas: What each key may ask for; None for what everyone may always ask.
-        cyclic: Whether the store's family is the cyclic one.
-
-    Raises:
-        Unauthenticated: There are API keys, and the header carries none that is good.
-        Forbidden: Its scope is another one.
-        QuotaExceeded: It has sent too many requests.
-    """
-    key = authenticate(keys, header) if len(keys) else None
-    if key is not None:
-        _check_scope(key, "infer")
-    if quotas is not None:
-        quotas.spend(key, requests=1)
-    return Principal(key, quotas, cyclic)
-
-
-def _check_scope(key: ApiKey, needed: str) -> None:
-    """Raise `Forbidden` unless a key has the scope."""
-    if key.scope not in _ALLOWED.get(needed, ()):
-        raise Forbidden(
-            "this API key may not do this",
-            expected="a route that is open to API keys" if needed == DENIED else f"scope {needed}",
-            received=f"scope {key.scope}",
-        )
-
-
 class Access:
     """Admit a request if its API key has the scope of its route; before the body is read.
 
@@ -224,27 +187,41 @@ class Access:
         self._anyone = Principal(None, quotas, cyclic)
 
     def check(self, scope: Scope, endpoint: Endpoint | None) -> None:
-        """Put the principal of an HTTP request into its ASGI scope, where it is not yet.
+        """Put the principal of an HTTP request into its ASGI scope, where it is not yet; raises as `admit`.
 
         Args:
             scope: The ASGI scope.
             endpoint: The endpoint of the request; None where the router will answer 404 or 405.
+        """
+        if _STATE in scope:
+            return
+        needed = None if endpoint is None else required_scope(endpoint)
+        if endpoint is not None and needed is None:
+            principal = Principal()
+        else:
+            principal = self.admit(header(scope, b"authorization"), needed)
+        scope[_STATE], scope[AUTHOR] = principal, principal.author
+
+    def admit(self, authorization: str | None, needed: str | None, *, counted: bool = True) -> Principal:
+        """Return the principal of an `Authorization` header.
+
+        Args:
+            authorization: The header's value.
+            needed: The scope that the key must have; None for any.
+            counted: Whether the request counts against the quota of requests.
 
         Raises:
-            Unauthenticated: There are API keys, and the request carries none that is good.
+            Unauthenticated: There are API keys, and the header carries none that is good.
             Forbidden: The key lacks the scope, or the endpoint states none.
             QuotaExceeded: It has sent too many requests.
         """
-        if _STATE not in scope:
-            scope[_STATE] = principal = self._admit(scope, endpoint)
-            scope[AUTHOR] = principal.author
-
-    def _admit(self, scope: Scope, endpoint: Endpoint | None) -> Principal:
-        needed = None if endpoint is None else required_scope(endpoint)
-        if endpoint is not None and needed is None:
-            return Principal()
-        key = authenticate(self._keys, header(scope, b"authorization")) if len(self._keys) else None
-        if key is not None and needed is not None:
-            _check_scope(key, needed)
-        self._quotas.spend(key, requests=1)
+        key = authenticate(self._keys, authorization) if len(self._keys) else None
+        if key is not None and needed is not None and key.scope not in _ALLOWED.get(needed, ()):
+            raise Forbidden(
+                "this API key may not do this",
+                expected="a route that is open to API keys" if needed == DENIED else f"scope {needed}",
+                received=f"scope {key.scope}",
+            )
+        if counted:
+            self._quotas.spend(key, requests=1)
         return self._anyone if key is None else Principal(key, self._quotas, self._cyclic)

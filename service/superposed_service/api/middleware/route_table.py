@@ -8,7 +8,7 @@ from typing import Any
 from starlette.routing import Route
 from starlette.types import Scope
 
-from superposed_service.api.auth.authorization import Endpoint, is_fast, required_scope
+from superposed_service.api.auth.authorization import Endpoint, required_scope
 
 # Key of the matched route in an ASGI scope.
 ROUTE = "superposed.route"
@@ -37,7 +37,7 @@ class MatchedRoute:
     @property
     def fast(self) -> bool:
         """True if the endpoint is called without the framework around it."""
-        return self.endpoint is not None and is_fast(self.endpoint)
+        return bool(getattr(self.endpoint, "fast", False))
 
 
 class RouteTable:

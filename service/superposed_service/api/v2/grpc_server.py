@@ -10,7 +10,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
-from superposed_service.api.auth import Principal, admit
+from superposed_service.api.auth import Access, Principal
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.problems import problem_of, retry_after
 from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
@@ -94,8 +94,7 @@ class GrpcServer:
 
     def __init__(self, runtime: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
         self._runtime = runtime
-        self._quotas = quotas
-        self._cyclic = cyclic
+        self._access = Access(runtime.directory.transaction_log().api_keys, quotas, cyclic=cyclic)
         self._held = 0
         self._address = runtime.settings.grpc_address
         most = runtime.settings.max_body_bytes
@@ -124,12 +123,7 @@ class GrpcServer:
     def _handler(self, name: str, header: str | None) -> Any:
         """Return the handler of a call by its head: the body of a rejected call is not read."""
         try:
-            principal = admit(
-                self._runtime.directory.transaction_log().api_keys,
-                header,
-                None if name in _PROBES else self._quotas,
-                cyclic=self._cyclic,
-            )
+            principal = self._access.admit(header, "infer", counted=name not in _PROBES)
         except SuperposedError as error:
             return _refusing(error)
         request, response = (MESSAGES[one] for one in CALLS[name])
