@@ -15,7 +15,7 @@ from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.problems import problem_of, retry_after
 from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
 from superposed_service.api.v2 import messages, metadata
-from superposed_service.api.v2.protobuf import CALLS, MESSAGES, SERVICE
+from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.engine.request_metadata import ANYONE, calling
 from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
 from superposed_service.runtime.runtime import Runtime
@@ -42,30 +42,13 @@ _CONTENTS: Mapping[str, str] = {
     "FP64": "fp64_contents",
 }
 # The values of Triton's DataType, in order.
-_DATA_TYPES = (
-    "TYPE_INVALID", "TYPE_BOOL", "TYPE_UINT8", "TYPE_UINT16", "TYPE_UINT32", "TYPE_UINT64", "TYPE_INT8",
-    "TYPE_INT16", "TYPE_INT32", "TYPE_INT64", "TYPE_FP16", "TYPE_FP32", "TYPE_FP64", "TYPE_STRING",
-)  # fmt: skip
+_DATA_TYPES = ("TYPE_INVALID", *(f"TYPE_{name}" for name in DATATYPES), "TYPE_STRING")
 
 _PROBES = {"ServerLive", "ServerReady"}
 # Calls at once: each may hold a body of `max_body_bytes`.
 _MOST_CALLS = 128
 
 Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
-
-
-class _Calls(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """Finds what answers a call, before its body is read."""
-
-    def __init__(self, handler: Callable[[str, str | None], Any]) -> None:
-        self._handler = handler
-
-    def service(self, handler_call_details: Any) -> Any:
-        """Return a call's handler; None for an unknown call."""
-        service, _, name = handler_call_details.method.lstrip("/").partition("/")
-        if service != SERVICE or name not in CALLS:
-            return None
-        return self._handler(name, dict(handler_call_details.invocation_metadata).get("authorization"))
 
 
 def _refusing(error: SuperposedError) -> Any:
@@ -83,7 +66,7 @@ async def _abort(context: Any, error: SuperposedError) -> None:
     await context.abort(_CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL), str(error))
 
 
-class GrpcServer:
+class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """A gRPC server on the event loop that it is started on.
 
     Args:
@@ -102,7 +85,7 @@ class GrpcServer:
             options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
             maximum_concurrent_rpcs=min(_MOST_CALLS, runtime.settings.max_connections),
         )
-        self._server.add_generic_rpc_handlers((_Calls(self._handler),))
+        self._server.add_generic_rpc_handlers((self,))
 
     async def start(self) -> None:
         """Listen.
@@ -120,13 +103,17 @@ class GrpcServer:
         """Finish what was admitted."""
         await self._server.stop(grace=5.0)
 
-    def _handler(self, name: str, header: str | None) -> Any:
-        """Return the handler of a call by its head: the body of a rejected call is not read."""
+    def service(self, handler_call_details: Any) -> Any:
+        """Return the handler of a call by its head, None for an unknown one: a rejected call's body is not read."""
+        service, _, name = handler_call_details.method.lstrip("/").partition("/")
+        if service != SERVICE or f"{name}Request" not in MESSAGES:
+            return None
+        authorization = dict(handler_call_details.invocation_metadata).get("authorization")
         try:
-            principal = self._access.admit(header, "infer", counted=name not in _PROBES)
+            principal = self._access.admit(authorization, "infer", counted=name not in _PROBES)
         except SuperposedError as error:
             return _refusing(error)
-        request, response = (MESSAGES[one] for one in CALLS[name])
+        request, response = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
         answer: Handler = getattr(self, f"_{_snake(name)}")
 
         async def behave(body: bytes, context: Any) -> Any:
@@ -156,8 +143,10 @@ class GrpcServer:
             raise UnknownVersion(f"model {model} has no such version", expected=self._runtime.version, received=version)
         return model
 
-    async def _call(self, run: Callable[[Any], Any]) -> Any:
-        return await self._runtime.engine.call(run)
+    async def _ask(self, run: Callable[[Any, str], Any], principal: Principal, model: str, version: str = "") -> Any:
+        """Run a function of the store and a model on the engine's thread, once the model is checked."""
+        self._checked(principal, model, version)
+        return await self._runtime.engine.call(lambda store: run(store, model))
 
     async def _server_live(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked, principal
@@ -172,23 +161,20 @@ class GrpcServer:
         return metadata.server()
 
     async def _model_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.name, asked.version)
-        await self._call(lambda store: metadata.schema_of(store, model))
+        await self._ask(metadata.schema_of, principal, asked.name, asked.version)
         return {"ready": True}
 
     async def _model_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.name, asked.version)
-        schema = await self._call(lambda store: metadata.schema_of(store, model))
-        found = metadata.metadata(schema, model, self._runtime.version)
+        schema = await self._ask(metadata.schema_of, principal, asked.name, asked.version)
+        found = metadata.metadata(schema, asked.name, self._runtime.version)
         for tensor in (*found["inputs"], *found["outputs"]):
             tensor.pop("optional", None)
             tensor.pop("parameters", None)
         return found
 
     async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.name, asked.version)
-        schema = await self._call(lambda store: metadata.schema_of(store, model))
-        found = metadata.config(schema, model, self._runtime.settings.max_rows)
+        schema = await self._ask(metadata.schema_of, principal, asked.name, asked.version)
+        found = metadata.config(schema, asked.name, self._runtime.settings.max_rows)
         for tensor in (*found["input"], *found["output"]):
             tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
             tensor.pop("optional", None)
@@ -203,17 +189,15 @@ class GrpcServer:
 
     async def _repository_index(self, asked: Any, principal: Principal) -> dict[str, Any]:
         del asked
-        found = await self._call(lambda store: metadata.index(store, self._runtime.version))
+        found = await self._runtime.engine.call(lambda store: metadata.index(store, self._runtime.version))
         return {"models": [one for one in found if principal.may_name(one["name"])]}
 
     async def _repository_model_load(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.model_name)
-        await self._call(lambda store: metadata.load(store, model))
+        await self._ask(metadata.load, principal, asked.model_name)
         return {}
 
     async def _repository_model_unload(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.model_name)
-        await self._call(lambda store: metadata.unload(store, model))
+        await self._ask(metadata.unload, principal, asked.model_name)
         return {}
 
     async def _model_infer(self, asked: Any, principal: Principal) -> dict[str, Any]:

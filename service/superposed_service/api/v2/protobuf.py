@@ -12,15 +12,6 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 SERVICE = "inference.GRPCInferenceService"
 
-# Each call's request and response.
-CALLS: Mapping[str, tuple[str, str]] = {
-    name: (f"{name}Request", f"{name}Response")
-    for name in (
-        "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer",
-        "ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload",
-    )
-}  # fmt: skip
-
 _NAMED = "1 string name, 2 string version"
 _TENSOR = "1 string name, 2 string datatype, 3 int64* shape"
 _FIELDS: Mapping[str, str] = {
