@@ -16,7 +16,9 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, get_current_span
+from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span
+
+from superposed_service.observability.request_ids import CLIENT_LEFT, STATUS, request_id
 
 
 def exporting() -> TracerProvider:
@@ -25,20 +27,6 @@ def exporting() -> TracerProvider:
     provider = TracerProvider(resource=Resource.create(named))
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     return provider
-
-
-class RequestSpan:
-    """The span of a request that is being served."""
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-
-    def end(self, status: int, request: str) -> None:
-        """Note the answer's status and the request's id."""
-        self._span.set_attribute("http.response.status_code", status)
-        self._span.set_attribute("superposed.request_id", request)
-        if status >= 500:
-            self._span.set_status(Status(StatusCode.ERROR))
 
 
 class Tracing:
@@ -53,8 +41,9 @@ class Tracing:
         self._tracer = provider.get_tracer("superposed")
 
     @contextmanager
-    def request(self, method: str, path: str, headers: Mapping[str, str]) -> Iterator[RequestSpan]:
-        """Return the span of an HTTP request, in the trace that its `traceparent` names."""
+    def request(self, scope: Mapping[str, Any], method: str, path: str) -> Iterator[None]:
+        """Put an HTTP request, by its ASGI scope, into a span of the trace that its `traceparent` names."""
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         attributes = {"http.request.method": method, "http.route": path}
         with self._tracer.start_as_current_span(
             f"{method} {path}",
@@ -64,7 +53,14 @@ class Tracing:
             record_exception=False,  # an exception's message may hold what a client sent
             set_status_on_exception=False,
         ) as span:
-            yield RequestSpan(span)
+            try:
+                yield
+            finally:
+                status = scope.get(STATUS, CLIENT_LEFT)
+                span.set_attribute("http.response.status_code", status)
+                span.set_attribute("superposed.request_id", request_id.get())
+                if status >= 500:
+                    span.set_status(Status(StatusCode.ERROR))
 
     def current(self) -> Context | None:
         """Return the trace of the current request; None where it has none, or is not sampled."""

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from superposed_service.api.middleware.route_table import OTHER, ROUTE, RouteTable
 from superposed_service.observability.counters import Metrics
-from superposed_service.observability.request_ids import AUTHOR, CLIENT_LEFT, PROBES, STATUS, request_id
+from superposed_service.observability.request_ids import AUTHOR, CLIENT_LEFT, PROBES, STATUS
 
 if TYPE_CHECKING:
     from superposed_service.observability.opentelemetry import Tracing
@@ -42,9 +42,10 @@ class Observed:
     def __init__(
         self, app: ASGIApp, metrics: Metrics, routes: RouteTable, *, tracing: Tracing | None = None, log: str = "off"
     ) -> None:
-        self._app = app if tracing is None else _Traced(app, tracing)
+        self._app = app
         self._metrics = metrics
         self._routes = routes
+        self._tracing = tracing
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,33 +55,17 @@ class Observed:
             return
         began = perf_counter()
         route = scope[ROUTE] = self._routes.match(scope)
+        method, path = _method(scope), route.template
         try:
-            await self._app(scope, receive, send)
+            if self._tracing is None:
+                await self._app(scope, receive, send)
+            else:
+                with self._tracing.request(scope, method, path):
+                    await self._app(scope, receive, send)
         finally:
-            method, path = _method(scope), route.template
             status, seconds = scope.get(STATUS, CLIENT_LEFT), perf_counter() - began
             self._metrics.request(method, path, status, seconds)
             if self._log == "all" or (self._log == "quiet" and not route.fast and path not in PROBES):
                 known: dict[str, Any] = {"method": method, "path": path, "status_code": status}
                 known |= {"duration_ms": round(seconds * 1000, 3), "api_key": scope.get(AUTHOR)}
                 _log.info("request", extra=known)
-
-
-class _Traced:
-    """Puts each request into a span; `Observed` stands outside of it."""
-
-    def __init__(self, app: ASGIApp, tracing: Tracing) -> None:
-        self._app = app
-        self._tracing = tracing
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        method, path = _method(scope), scope[ROUTE].template
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        with self._tracing.request(method, path, headers) as span:
-            try:
-                await self._app(scope, receive, send)
-            finally:
-                span.end(scope.get(STATUS, CLIENT_LEFT), request_id.get())
