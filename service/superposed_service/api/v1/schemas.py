@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from superposed.encoders.records import Feature
 from superposed.tasks.labels import Label
 from superposed_service.changes.rows import Originals
+from superposed_service.storage.api_keys import AccessScope
 
 CONTEXT_SCHEMA: dict[str, Any] = {
     "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
@@ -23,10 +24,8 @@ CONTEXT_SCHEMA: dict[str, Any] = {
 _CONTEXTS = WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})
 
 
-class Body(BaseModel):
+class Body(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True):
     """A request's body: unknown fields and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class ProblemBody(BaseModel):
@@ -59,7 +58,7 @@ class ProblemBody(BaseModel):
     )
 
 
-class TaskRegistration(Body):
+class TaskRegistration(Body, json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
     key: str
@@ -95,8 +94,6 @@ class TaskRegistration(Body):
     extra_features: Literal["refuse", "ignore"] = "refuse"
     """What happens to a record with a name that the task does not have."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]})
-
     @model_validator(mode="after")
     def _labels_or_outputs(self) -> Self:
         if self.labels is None and self.outputs is None:
@@ -104,7 +101,7 @@ class TaskRegistration(Body):
         return self
 
 
-class TaskAlteration(Body):
+class TaskAlteration(Body, json_schema_extra={"examples": [{"add_labels": ["x"]}]}):
     """`PATCH /v1/tasks/{key}`: give at least one change."""
 
     add_labels: list[Label] | None = None
@@ -113,8 +110,6 @@ class TaskAlteration(Body):
     scale: list[Annotated[float, Field(strict=True)]] | None = None
     schema_version: int | None = Field(None, ge=1, strict=True)
     """Version of the schema that is changed: another one is 409 `schema-changed`."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"add_labels": ["x"]}]})
 
     @model_validator(mode="after")
     def _something(self) -> Self:
@@ -145,13 +140,11 @@ class WithoutBody(Body):
         return self
 
 
-class RollbackBody(Body):
+class RollbackBody(Body, json_schema_extra={"examples": [{"without": {"task": "digits"}}]}):
     """`POST /v1/rollback`: back to a sequence number, or as if some records had never been."""
 
     to_sequence: Annotated[int, Field(ge=0, strict=True)] | None = None
     without: WithoutBody | None = None
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"without": {"task": "digits"}}]})
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -160,20 +153,19 @@ class RollbackBody(Body):
         return self
 
 
-_SCOPE = "`monitor` (metrics); `infer`; `update` (infer, and learn); `replicate` (follow); `admin` (all)."
-_TASKS = "A pattern of task keys that it may name: `*` and `?`."
 _QUOTA = "Its own quota; null for the server's, 0 for none."
-
-_GROUPS = "Pattern of the groups that its tasks may join, beside those that `tasks` matches."
 
 
 class ApiKeyRequest(Body):
     """`POST /v1/keys`."""
 
     name: str = Field("", max_length=256)
-    scope: Literal["monitor", "infer", "update", "replicate", "admin"] = Field(description=_SCOPE)
-    tasks: str = Field("*", min_length=1, max_length=256, description=_TASKS)
-    groups: str = Field("", max_length=256, description=_GROUPS)
+    scope: AccessScope
+    """`monitor` (metrics); `infer`; `update` (infer, and learn); `replicate` (follow); `admin` (all)."""
+    tasks: str = Field("*", min_length=1, max_length=256)
+    """A pattern of task keys that it may name: `*` and `?`."""
+    groups: str = Field("", max_length=256)
+    """Pattern of the groups that its tasks may join, beside those that `tasks` matches."""
     expires: float | None = Field(None, gt=0)
     """Unix seconds; null for never."""
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
@@ -227,19 +219,8 @@ class _InputsBody(Body):
         return self
 
 
-class LocateBody(_InputsBody):
+class LocateBody(_InputsBody, json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]}):
     """`POST /v1/locate`: rows of one unknown context."""
-
-    _encoder: str | None = PrivateAttr(None)
-
-    @property
-    def encoder(self) -> str | None:
-        """The encoder that the rows were made by; None for rows that came as numbers."""
-        return self._encoder
-
-    def set_encoder(self, name: str) -> None:
-        """Say which encoder the rows were made by."""
-        self._encoder = name
 
     targets: Targets | None = None
     """Targets of the rows, if they are known."""
@@ -249,8 +230,6 @@ class LocateBody(_InputsBody):
     """Task key: find the power of this task that fits the rows best."""
     exponents: tuple[_Number, _Number] | None = None
     """Range of exponents; default: 0 to 1 in cyclic stores, 0 to 4 in others."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]})
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
@@ -312,7 +291,7 @@ class _RowsBody(_InputsBody):
     """Rows, and the context of all or of each of them."""
 
     context: Context = None
-    contexts: Annotated[list[Any] | None, WithJsonSchema({"type": "array", "items": CONTEXT_SCHEMA})] = None
+    contexts: Annotated[list[Any] | None, _CONTEXTS] = None
 
     @model_validator(mode="after")
     def _one_context_form(self) -> Self:
@@ -321,7 +300,9 @@ class _RowsBody(_InputsBody):
         return self
 
 
-class InferBody(_RowsBody):
+class InferBody(
+    _RowsBody, json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
+):
     """`POST /v1/infer`."""
 
     return_: list[ReturnField] | None = Field(None, alias="return", min_length=1)
@@ -329,19 +310,13 @@ class InferBody(_RowsBody):
     k: int = Field(5, ge=1, le=100, strict=True)
     """Number of labels in `top_k`."""
 
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
-    )
 
-
-class EvaluateBody(_RowsBody):
+class EvaluateBody(
+    _RowsBody, json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "targets": ["7"]}]}
+):
     """`POST /v1/evaluate`."""
 
     targets: Targets
-
-    model_config = ConfigDict(
-        json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "targets": ["7"]}]}
-    )
 
 
 class UpdateBody(EvaluateBody):
@@ -355,10 +330,8 @@ class UpdateBody(EvaluateBody):
     """True if targets that are no labels yet become labels, in the same record."""
 
 
-class RelabelBody(Body):
+class RelabelBody(Body, json_schema_extra={"examples": [{"targets": ["7", None]}]}):
     """`POST /v1/updates/{sequence}/relabel`: the targets that the rows of an update should have had."""
 
     targets: Targets
     """One target a row of the update; null for one that was right."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"targets": ["7", None]}]})

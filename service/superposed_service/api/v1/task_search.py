@@ -14,10 +14,13 @@ from superposed_service.changes.rows import RowBatch
 AUTO = "auto"
 
 
-def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str], bool]) -> list[str]:
+def all_tasks(
+    body: LocateBody, encoder: str | None, store: WeightStore, *, may_name: Callable[[str], bool]
+) -> list[str]:
     """Return the candidates of a body that names none: every task that may be named and takes such rows.
 
-    Without targets they are only those whose answers have an energy. The engine's thread only.
+    Rows that an encoder made fit its tasks only. Without targets the candidates are only those whose answers
+    have an energy. The engine's thread only.
     """
     width, records = _width(body.rows), body.records is not None
     schemas = [state.schema for state in store.tasks.all()]
@@ -26,7 +29,7 @@ def all_tasks(body: LocateBody, store: WeightStore, *, may_name: Callable[[str],
         for schema in schemas
         if (schema.kind == "records") == records
         and (records or schema.inputs == width)
-        and body.encoder in {None, schema.encoder}
+        and encoder in {None, schema.encoder}
         and may_name(schema.key)
         and (body.targets is not None or schema.loss == "cross_entropy")
     ]

@@ -36,14 +36,13 @@ async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -
     engine, most = service.engine, service.settings.max_candidate_evaluations
     rows = RowBatch(None, body.candidates or _powers(body), body.rows, body.originals)
     service.check(rows, asking)
-    candidates = named(body)
+    candidates, encoder = named(body), None
     if rows.originals is not None:
         encoder = service.encoder_of(rows.originals, body.exponent_of or next(iter(candidates), None))
         rows = await service.encode(rows, asking, encoder=encoder)
         body = body.model_copy(update={"inputs": rows.inputs, "texts": None, "images": None})
-        body.set_encoder(encoder)
     if body.candidates is None and body.exponent_of is None:
-        candidates = await engine.call(partial(all_tasks, body, may_name=asking.may_name))
+        candidates = await engine.call(partial(all_tasks, body, encoder, may_name=asking.may_name))
     count = tries(body, candidates, most)
     asking.spend(rows=count + answered)
     return await engine.call(partial(find_context, body, candidates, most=most), size=count), rows.inputs
