@@ -24,14 +24,13 @@ def check_site(scope: Scope) -> None:
     if scope["method"] in _READING:
         return
     site, origin = header(scope, b"sec-fetch-site"), header(scope, b"origin")
-    own = site in {"same-origin", "none"} if site else origin is None or _is_host(scope, origin)
+    if site:
+        own = site in {"same-origin", "none"}
+    else:
+        own = origin is None or urlsplit(origin).netloc == header(scope, b"host")
     if not own:
         raise Forbidden(
             "the request comes from another site's page",
             expected="a page of this server, or a program",
             received=site or origin,
         )
-
-
-def _is_host(scope: Scope, origin: str) -> bool:
-    return urlsplit(origin).netloc == header(scope, b"host")

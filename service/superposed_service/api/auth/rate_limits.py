@@ -21,19 +21,15 @@ class _Bucket:
     def __init__(self, rate: float, burst_s: float, now: float) -> None:
         self.rate = rate
         self._most = max(1.0, rate * burst_s)
-        self._level = self._most
+        self.level = self._most
         self._when = now
 
     def wait_s(self, cost: float, now: float) -> float:
         """Return the seconds until the cost can be taken out."""
-        self._level = min(self._most, self._level + (now - self._when) * self.rate)
+        self.level = min(self._most, self.level + (now - self._when) * self.rate)
         self._when = now
-        missing = min(cost, self._most) - self._level
+        missing = min(cost, self._most) - self.level
         return missing / self.rate if missing > 1e-9 else 0.0
-
-    def take(self, cost: float) -> None:
-        """Take the cost out."""
-        self._level -= cost
 
 
 class Quotas:
@@ -79,7 +75,7 @@ class Quotas:
                         retry_after_s=wait_s,
                     )
             for unit, bucket in buckets.items():
-                bucket.take(costs[unit])
+                bucket.level -= costs[unit]
 
     def _bucket(self, key: ApiKey | None, unit: str, rate: float, now: float) -> _Bucket:
         name = ("" if key is None else key.id, unit)
