@@ -35,12 +35,8 @@ DATATYPES: Mapping[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-_NAMES = {dtype: name for name, dtype in DATATYPES.items()}
-
-
-def datatype_of(array: NDArray[Any]) -> str:
-    """Return the protocol's name of an array's dtype."""
-    return _NAMES[array.dtype]
+# The protocol's names of dtypes.
+DATATYPE_OF = {dtype: name for name, dtype in DATATYPES.items()}
 
 
 def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:

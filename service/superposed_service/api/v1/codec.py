@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from superposed.errors import NonFiniteInput, redacted
 from superposed.tasks.schema import TaskSchema
-from superposed_service.api.tensors import TENSORS_MEDIA_TYPE, TensorReader, datatype_of, split
+from superposed_service.api.tensors import DATATYPE_OF, TENSORS_MEDIA_TYPE, TensorReader, split
 from superposed_service.api.v1.schemas import ReturnField
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.errors import InvalidRequest, PayloadTooLarge, UnsupportedMediaType
@@ -178,7 +178,7 @@ def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
         if array is None:
             head[name] = value
         else:
-            head[name] = {"datatype": datatype_of(array), "shape": array.shape}
+            head[name] = {"datatype": DATATYPE_OF[array.dtype], "shape": array.shape}
             tensors.append(array.tobytes())
     text = dump(head)
     return b"".join([text, *tensors]), len(text)

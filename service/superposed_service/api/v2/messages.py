@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from superposed.errors import redacted
 from superposed.tasks.labels import label_text
-from superposed_service.api.tensors import DATATYPES, TensorReader, datatype_of, dump_bytes, read_shape, split
+from superposed_service.api.tensors import DATATYPE_OF, DATATYPES, TensorReader, dump_bytes, read_shape, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v2.metadata import CONTEXT, INPUT, outputs_of
 from superposed_service.changes.rows import Originals, RowBatch
@@ -189,7 +189,7 @@ class Column:
 
     def described(self) -> dict[str, Any]:
         """Return name, datatype and shape."""
-        datatype = "BYTES" if self._is_text else datatype_of(self.values)
+        datatype = "BYTES" if self._is_text else DATATYPE_OF[self.values.dtype]
         return {"name": self.name, "datatype": datatype, "shape": self.values.shape}
 
     def raw(self) -> bytes:

@@ -43,6 +43,7 @@ def input_of(schema: TaskSchema) -> tuple[str, list[int]]:
 
 def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
     """Return the body of `GET /v2/models/{model}`."""
+    label_type = {"parameters": {"label_type": schema.label_type}}  # of the labels, which the output holds as texts
     return {
         "name": model,
         "versions": [current],
@@ -52,15 +53,10 @@ def metadata(schema: TaskSchema, model: str, current: str) -> dict[str, Any]:
             {"name": CONTEXT, "datatype": "BYTES", "shape": [-1], "optional": True},
         ],
         "outputs": [
-            {"name": name, "datatype": datatype, "shape": shape} | _label_type(schema, name)
+            {"name": name, "datatype": datatype, "shape": shape} | (label_type if name == "labels" else {})
             for name, (datatype, shape) in outputs_of(schema).items()
         ],
     }
-
-
-def _label_type(schema: TaskSchema, output: str) -> dict[str, Any]:
-    """Return the parameter that says which type the labels have that stand in an output as texts."""
-    return {"parameters": {"label_type": schema.label_type}} if output == "labels" else {}
 
 
 def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
