@@ -169,11 +169,6 @@ def task_page(
     return [task_body(store, state) for state in states], last
 
 
-def show_task(store: WeightStore, key: str) -> dict[str, Any]:
-    """Return one task."""
-    return task_body(store, store.tasks.get(key))
-
-
 def task_name(text: str) -> tuple[str, str | None]:
     """Return the key, and the group where it is named too, of `key` or `group/key`.
 
@@ -182,11 +177,6 @@ def task_name(text: str) -> tuple[str, str | None]:
     """
     named = Task.named(text)
     return named.key, named.group
-
-
-def check_member(store: WeightStore, key: str, group: str) -> None:
-    """Raise `UnknownTask` where no task of that key is in that group."""
-    store.tasks.member(key, group)
 
 
 def model_bytes(store: WeightStore, context: object) -> bytes:

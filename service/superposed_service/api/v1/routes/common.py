@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from superposed_service.api.auth import Principal, principal_of
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.serializers import check_member, explain_quarantine, task_name
+from superposed_service.api.v1.serializers import explain_quarantine, task_name
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.errors import InvalidRequest, Quarantined, Unauthenticated
 from superposed_service.observability.request_ids import header
@@ -94,7 +94,7 @@ async def task_key(request: Request, text: str) -> str:
     key, group = task_name(text)
     principal(request).check_task(key)
     if group is not None:
-        await runtime(request).engine.call(lambda store: check_member(store, key, group))
+        await runtime(request).engine.call(lambda store: store.tasks.member(key, group))
     return key
 
 

@@ -37,13 +37,8 @@ async def roll_back(request: Request) -> Response:
     `beyond-horizon` where the journal does not reach back far enough.
     """
     body = await read(request, RollbackBody)
-    without = body.without
-    selection = Selection(
-        to_sequence=body.to_sequence,
-        task=without.task if without else None,
-        sequences=without.sequences if without else None,
-        api_key=without.api_key if without else None,
-    )
+    without = {} if body.without is None else body.without.model_dump()
+    selection = Selection(to_sequence=body.to_sequence, **without)
     answer = await runtime(request).roll_back(selection, await idempotency_key(request), principal(request).author)
     return json_response(answer)
 

@@ -26,13 +26,11 @@ from superposed_service.changes.rows import RowBatch
 router = APIRouter(prefix="/v1", tags=["rows"])
 
 
-def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
-    rows = RowBatch(body.context, body.contexts, body.rows, body.originals)
-    return runtime(request).admit(rows, principal(request), updates=updates)
-
-
-async def _encoded(request: Request, rows: RowBatch) -> RowBatch:
-    return await runtime(request).encode(rows, principal(request))
+async def _rows(request: Request, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
+    """Return the rows of a body, admitted, and encoded if they were texts or images."""
+    service, asker = runtime(request), principal(request)
+    rows = service.admit(RowBatch(body.context, body.contexts, body.rows, body.originals), asker, updates=updates)
+    return rows if rows.originals is None else await service.encode(rows, asker)
 
 
 async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
@@ -43,10 +41,6 @@ async def _located(request: Request, body: InferBody) -> tuple[RowBatch, dict[st
     return RowBatch(found["best"], None, rows), {"located": found["scores"][0]}
 
 
-def _known(measured: object) -> dict[str, Any]:
-    return {name: value for name, value in vars(measured).items() if value is not None}
-
-
 @router.post("/infer", response_model=Inference, openapi_extra=documented_body(InferBody, tensors=True))
 @requires("infer", fast=True)
 async def infer(request: Request) -> Response:
@@ -55,9 +49,7 @@ async def infer(request: Request) -> Response:
     if body.context == AUTO:
         rows, located = await _located(request, body)
     else:
-        rows, located = _rows(request, body), {}
-        if rows.originals is not None:
-            rows = await runtime(request).encode(rows, principal(request))
+        rows, located = await _rows(request, body), {}
     answer = await runtime(request).engine.infer(rows)
     return rows_response(request, codec.render_answer(answer, body.return_, body.k) | located)
 
@@ -72,7 +64,7 @@ async def update(request: Request) -> Response:
     body = await read(request, UpdateBody)
     async with explaining_quarantine(request):
         answer = await runtime(request).engine.update(
-            await _encoded(request, _rows(request, body, updates=1)),
+            await _rows(request, body, updates=1),
             body.targets,
             body.steps,
             await idempotency_key(request),
@@ -88,5 +80,5 @@ async def update(request: Request) -> Response:
 async def evaluate(request: Request) -> Response:
     """Measure loss and accuracy on labelled rows; nothing is learned."""
     body = await read(request, EvaluateBody)
-    rows = await _encoded(request, _rows(request, body))
-    return json_response(_known(await runtime(request).engine.evaluate(rows, body.targets)))
+    measured = await runtime(request).engine.evaluate(await _rows(request, body), body.targets)
+    return json_response({name: value for name, value in vars(measured).items() if value is not None})

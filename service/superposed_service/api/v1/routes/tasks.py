@@ -22,8 +22,8 @@ from superposed_service.api.v1.routes.common import (
     task_key,
 )
 from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
-from superposed_service.api.v1.serializers import evaluations_body, show_task, task_page, task_schema
-from superposed_service.changes.registration import Alter, Delete, Register
+from superposed_service.api.v1.serializers import evaluations_body, task_page, task_schema
+from superposed_service.changes.registration import Alter, Delete, Register, task_body
 from superposed_service.errors import InvalidRequest
 
 router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -72,11 +72,8 @@ async def list_all(
     tasks, last = await runtime(request).engine.call(lambda store: task_page(store, prefix, after, most, may_name))
     if brief:
         tasks = [{name: value for name, value in task.items() if name not in _LONG} for task in tasks]
-    return json_response({"tasks": tasks, "next_cursor": last and _cursor(last)})
-
-
-def _cursor(key: str) -> str:
-    return base64.urlsafe_b64encode(key.encode()).decode()
+    next_cursor = last and base64.urlsafe_b64encode(last.encode()).decode()
+    return json_response({"tasks": tasks, "next_cursor": next_cursor})
 
 
 def _read_cursor(cursor: str) -> str:
@@ -115,7 +112,7 @@ async def erase(request: Request, key: str) -> Response:
 async def get(request: Request, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
     key = await task_key(request, key)
-    return json_response(await runtime(request).engine.call(lambda store: show_task(store, key)))
+    return json_response(await runtime(request).engine.call(lambda store: task_body(store, store.tasks.get(key))))
 
 
 @router.patch("/{key:path}", response_model=TaskInfo, openapi_extra=documented_body(TaskAlteration))
