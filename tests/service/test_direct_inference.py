@@ -54,9 +54,9 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     written: list[str] = []
     write = DirectInference.write
 
-    def noted(self: DirectInference, cycle: Any, *rest: Any) -> None:
-        written.append(cycle.scope["path"])  # before the client goes on
-        write(self, cycle, *rest)
+    def noted(self: DirectInference, reply: Any, *rest: Any) -> None:
+        written.append(reply.cycle.scope["path"])  # before the client goes on
+        write(self, reply, *rest)
 
     monkeypatch.setattr(DirectInference, "write", noted)
     return written

@@ -7,6 +7,7 @@ where anything is wrong with it, it takes the usual way, which checks it again a
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import perf_counter
 from typing import NamedTuple, cast
 
@@ -120,13 +121,12 @@ class DirectInference:
             return False
         return True
 
-    def write(
-        self, cycle: RequestResponseCycle, answer: InferenceResult, head: Head, body: InferBody, began: float
-    ) -> None:
+    def write(self, reply: "_Reply", answer: InferenceResult) -> None:
         """Write the answer to the connection, and count the request."""
+        cycle, body = reply.cycle, reply.body
         values = codec.render_answer(answer, body.return_, body.k)
         kind, extra = b"application/json", b""
-        if head.tensors:
+        if reply.head.tensors:
             content, length = codec.dump_tensors(values)
             kind, extra = TENSORS_MEDIA_TYPE.encode(), b"%s: %d\r\n" % (_HEAD_LENGTH, length)
         else:
@@ -141,7 +141,7 @@ class DirectInference:
         cycle.transport.write(b"".join(lines))
         if not cycle.keep_alive:
             cycle.transport.close()
-        self._metrics.request("POST", PATH, 200, perf_counter() - began)
+        self._metrics.request("POST", PATH, 200, perf_counter() - reply.began)
         cycle.on_response()
 
 
@@ -149,33 +149,27 @@ def _scope(cycle: RequestResponseCycle) -> Scope:
     return cast("Scope", cycle.scope)
 
 
+@dataclass(eq=False, slots=True)
 class _Reply:
     """Gets the answer of one request, as a future would."""
 
-    __slots__ = ("_began", "_body", "_cycle", "_direct", "_done", "_hand_on", "_head", "timer")
-
-    def __init__(
-        self,
-        direct: DirectInference,
-        cycle: RequestResponseCycle,
-        hand_on: Callable[[RequestResponseCycle], None],
-        head: Head,
-        body: InferBody,
-        began: float,
-    ) -> None:
-        self._direct, self._cycle, self._hand_on = direct, cycle, hand_on
-        self._head, self._body, self._began = head, body, began
-        self._done = False
-        self.timer: asyncio.TimerHandle | None = None
+    direct: DirectInference
+    cycle: RequestResponseCycle
+    hand_on: Callable[[RequestResponseCycle], None]
+    head: Head
+    body: InferBody
+    began: float
+    finished: bool = False
+    timer: asyncio.TimerHandle | None = None
 
     def done(self) -> bool:
         """Return True once it was answered, or its client has left."""
-        return self._done or self._cycle.disconnected
+        return self.finished or self.cycle.disconnected
 
     def set_result(self, answer: InferenceResult) -> None:
         """Write the answer."""
         try:
-            self._direct.write(self._cycle, answer, self._head, self._body, self._began)
+            self.direct.write(self, answer)
         except Exception as error:  # noqa: BLE001 - the usual way says what it is
             self.set_exception(error)
         else:
@@ -184,10 +178,10 @@ class _Reply:
     def set_exception(self, error: Exception) -> None:
         """Have the usual way say what is wrong."""
         self._finish()
-        _scope(self._cycle)[REFUSAL] = error
-        self._hand_on(self._cycle)
+        _scope(self.cycle)[REFUSAL] = error
+        self.hand_on(self.cycle)
 
     def _finish(self) -> None:
-        self._done = True
+        self.finished = True
         if self.timer is not None:
             self.timer.cancel()
