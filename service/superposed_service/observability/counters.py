@@ -3,7 +3,6 @@
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry
@@ -44,12 +43,6 @@ class Distribution:
         family.add_metric(labels, list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
 
 
-@dataclass
-class _Route:
-    durations: Distribution = field(default_factory=lambda: Distribution(SECONDS))
-    statuses: dict[int, int] = field(default_factory=dict)
-
-
 class Metrics(Collector):
     """Counts and times of a running service.
 
@@ -70,7 +63,8 @@ class Metrics(Collector):
 
     def __init__(self, tasks: int) -> None:
         self.registry = CollectorRegistry()
-        self._routes: dict[tuple[str, str], _Route] = defaultdict(_Route)
+        self._requests: Counter[tuple[str, str, int]] = Counter()
+        self._durations: dict[tuple[str, str], Distribution] = defaultdict(lambda: Distribution(SECONDS))
         self.queue, self.compute, self.change_queue, self.journal, self.apply = (
             Distribution(SECONDS) for _ in range(5)
         )
@@ -91,9 +85,8 @@ class Metrics(Collector):
             status: The answer's.
             seconds: How long it took.
         """
-        route = self._routes[method, path]
-        route.durations.observe(seconds)
-        route.statuses[status] = route.statuses.get(status, 0) + 1
+        self._durations[method, path].observe(seconds)
+        self._requests[method, path, status] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Return the counts and times."""
@@ -141,10 +134,10 @@ class Metrics(Collector):
             "Seconds from an HTTP request's head to the end of its response.",
             labels=["method", "path"],
         )
-        for labels, route in list(self._routes.items()):
-            route.durations.add_to(durations, labels)
-            for status, count in list(route.statuses.items()):
-                requests.add_metric([*labels, str(status)], count)
+        for (method, path, status), count in list(self._requests.items()):
+            requests.add_metric([method, path, str(status)], count)
+        for labels, distribution in list(self._durations.items()):
+            distribution.add_to(durations, labels)
         yield from (requests, durations)
 
 
