@@ -11,7 +11,7 @@ from rich.console import Console
 
 from superposed.errors import SuperposedError
 from superposed_service.cli.config import config
-from superposed_service.cli.data_directory import add_commands
+from superposed_service.cli.data_directory import export, import_store, log, verify_directory
 from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
 from superposed_service.cli.promote import promote
@@ -25,7 +25,10 @@ app.add_typer(config, name="config")
 app.command()(init)
 app.command()(serve)
 app.command()(promote)
-add_commands(app)
+app.command("verify")(verify_directory)
+app.command()(log)
+app.command()(export)
+app.command("import")(import_store)
 _console = Console(stderr=True)
 
 

@@ -14,14 +14,6 @@ _SHOWN = 50
 _COLUMNS = ("sequence", "kind", "tasks", "rows", "bytes", "state", "author")
 
 
-def add_commands(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
-    app.command("verify")(verify_directory)
-    app.command("log")(log)
-    app.command("export")(export)
-    app.command("import")(import_store)
-
-
 def verify_directory(directory: Directory) -> None:
     """Check DIR: every snapshot, every record, and that they recover; exit code 1 if anything is wrong."""
     from superposed_service.changes.verify import verify

@@ -19,7 +19,11 @@ def journal_lines(directory: DataDirectory, after: int, most: int) -> list[JsonO
     """Return up to `most` records after a sequence number, each with its state."""
     journal = directory.transaction_log().journal
     exclusions = Exclusions.read(journal, journal.sequence)
-    held = _held(journal, exclusions, _quarantined(directory))
+    try:
+        known = newest_snapshot(directory).tasks.quarantined
+    except SuperposedError:  # none is readable
+        known = {}
+    held = _held(journal, exclusions, known)
     return [_line(record, exclusions, held) for record in journal.summaries(after, most)]
 
 
@@ -31,14 +35,6 @@ def newest_snapshot(directory: DataDirectory) -> WeightStore:
         except SnapshotMismatch as error:
             typer.echo(str(error), err=True)
     raise ConfigError("no snapshot is good")
-
-
-def _quarantined(directory: DataDirectory) -> dict[str, int]:
-    """Return the sources in quarantine at the newest readable snapshot; empty without one."""
-    try:
-        return newest_snapshot(directory).tasks.quarantined
-    except SuperposedError:
-        return {}
 
 
 def _held(journal: Journal, exclusions: Exclusions, known: Mapping[str, int]) -> list[tuple[str, int, int]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from superposed_service.cli.arguments import Directory
 
@@ -77,9 +77,7 @@ def list_keys(directory: Directory) -> None:
 
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.transaction_log().api_keys)
-    table = Table()
-    for name in ("id", "name", "scope", "tasks", "created", "expires", "revoked", "a second"):
-        table.add_column(name, no_wrap=name == "id")
+    table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "created", "expires", "revoked", "a second")
     for key in found:
         times = [_time(key[field]) for field in ("created", "expires", "revoked")]
         table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times, _quotas(key))
