@@ -1,7 +1,5 @@
 """Helpers of the routes: the service behind a request, its principal, its body."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -73,15 +71,11 @@ async def check_wanted(request: Request) -> None:
         raise ClientDisconnect
 
 
-@asynccontextmanager
-async def explaining_quarantine(request: Request) -> AsyncIterator[None]:
-    """Add to the rejection of a quarantined source the reason, the time, and the way out."""
-    try:
-        yield
-    except Quarantined as error:
-        source, may_name = str(error.received), principal(request).may_name
-        why = await runtime(request).engine.call_writer(lambda writer: explain_quarantine(writer, source, may_name))
-        raise Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received) from None
+async def explained(request: Request, error: Quarantined) -> Quarantined:
+    """Return the rejection of a quarantined source with the reason, the time, and the way out."""
+    source, may_name = str(error.received), principal(request).may_name
+    why = await runtime(request).engine.call_writer(lambda writer: explain_quarantine(writer, source, may_name))
+    return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
 
 
 async def task_key(request: Request, text: str) -> str:

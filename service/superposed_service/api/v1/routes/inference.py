@@ -10,7 +10,7 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import (
     documented_body,
-    explaining_quarantine,
+    explained,
     idempotency_key,
     json_response,
     principal,
@@ -22,6 +22,7 @@ from superposed_service.api.v1.routes.locate import answer_locate
 from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
+from superposed_service.errors import Quarantined
 
 router = APIRouter(prefix="/v1", tags=["rows"])
 
@@ -62,7 +63,7 @@ async def update(request: Request) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = await read(request, UpdateBody)
-    async with explaining_quarantine(request):
+    try:
         answer = await runtime(request).engine.update(
             await _rows(request, body, updates=1),
             body.targets,
@@ -72,6 +73,8 @@ async def update(request: Request) -> Response:
             grow_labels=body.grow_labels,
             weights=body.sample_weight,
         )
+    except Quarantined as error:
+        raise await explained(request, error) from None
     return json_response(answer)
 
 
