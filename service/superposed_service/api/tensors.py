@@ -40,14 +40,10 @@ DATATYPE_OF = {dtype: name for name, dtype in DATATYPES.items()}
 
 
 def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
-    """Return the JSON head and what follows it.
-
-    Args:
-        body: The whole body.
-        head_length: The value of `Inference-Header-Content-Length`; without one the head is the body.
+    """Return the JSON head of a body and what follows it; without `Inference-Header-Content-Length` all is head.
 
     Raises:
-        InvalidRequest: It is no length within the body.
+        InvalidRequest: The header's value is no length within the body.
     """
     if head_length is None:
         return body, memoryview(b"")
@@ -62,11 +58,7 @@ def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
 
 
 class TensorReader:
-    """Takes tensors from what follows a head, one after another; every size is checked before it is used.
-
-    Args:
-        data: What follows the head.
-    """
+    """Takes tensors from what follows a head, one after another; every size is checked before it is used."""
 
     def __init__(self, data: memoryview) -> None:
         self._data = data
@@ -132,21 +124,13 @@ class TensorReader:
         return np.asarray([*elements, None], dtype=object)[:-1].reshape(dimensions)
 
     def finish(self) -> None:
-        """Check that nothing is left over.
-
-        Raises:
-            InvalidRequest: Something is.
-        """
+        """Raise `InvalidRequest` where bytes are left over."""
         if (left := len(self._data) - self._place) > 0:
             raise InvalidRequest("bytes are left over after the last tensor", received=left)
 
 
 def read_shape(name: str, shape: object) -> list[int]:
-    """Return dimensions, checked.
-
-    Raises:
-        ShapeError: They are no shape.
-    """
+    """Return the dimensions of a shape; raise `ShapeError` for what is none."""
     dimensions = shape if isinstance(shape, list) and len(shape) <= _MOST_DIMENSIONS else [-1]
     good = all(type(one) is int and one >= 0 for one in dimensions)
     if not good or math.prod(one or 1 for one in dimensions) > _LARGEST:

@@ -28,12 +28,7 @@ SWITCH_S = 0.0005
 
 
 def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool) -> None:
-    """Serve a data directory until the process is told to stop.
-
-    Args:
-        directory: The directory; a new store is made in an empty one.
-        settings: Of the server.
-        allow_unauthenticated: Whether others may reach it without API keys.
+    """Serve a data directory until the process is told to stop; a new store is made in an empty one.
 
     Raises:
         SuperposedError: It cannot be opened or served so.

@@ -77,14 +77,7 @@ class Metrics(Collector):
         self.registry.register(self.task_rows)
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
-        """Count an HTTP request.
-
-        Args:
-            method: The request's method, of a bounded set.
-            path: Its route's template.
-            status: The answer's.
-            seconds: How long it took.
-        """
+        """Count an HTTP request; its method is of a bounded set, and its path is its route's template."""
         self._durations[method, path].observe(seconds)
         self._requests[method, path, status] += 1
 
@@ -145,9 +138,6 @@ class TaskRows(Collector):
     """Rows by task, for the first `most` tasks; further tasks share one label.
 
     Written by the owner of the store, read by any thread.
-
-    Args:
-        most: How many tasks have a label of their own.
     """
 
     def __init__(self, most: int) -> None:

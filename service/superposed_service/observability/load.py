@@ -30,12 +30,7 @@ class Load:
         self._now = _Interval()
 
     def batch(self, rows: int, latencies_s: Sequence[float]) -> None:
-        """Count one mixed batch of inference.
-
-        Args:
-            rows: How many it had.
-            latencies_s: How long each of its requests took, from when it was admitted.
-        """
+        """Count one mixed batch of inference; each of its requests has a latency, from its admission on."""
         now = self._now
         now.batches += 1
         now.rows += rows

@@ -30,11 +30,7 @@ def exporting() -> TracerProvider:
 
 
 class Tracing:
-    """Spans of requests, and of what the engine does for them. Any thread.
-
-    Args:
-        provider: Where they go.
-    """
+    """Spans of requests, and of what the engine does for them. Any thread."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider

@@ -26,18 +26,10 @@ def create(
     most: int | None = None,
     **quotas: float | None,
 ) -> tuple[ApiKey, str]:
-    """Make an API key, on the thread that owns the transaction log.
+    """Make an API key with fields of `ApiKey`, on the thread that owns the transaction log.
 
-    Args:
-        transaction_log: Where it is kept.
-        name: Free text.
-        scope: What it may do.
-        tasks: A pattern of task keys that it may name.
-        groups: A pattern of groups that its tasks may join.
-        expires: Unix seconds; None for never.
-        most: How many keys there may be, the revoked ones too; None for any number.
-        quotas: `requests_per_second`, `rows_per_second`, `updates_per_second`, each where it is not the
-            server's.
+    There may be `most` keys, the revoked ones too; None is no limit. `quotas` are `requests_per_second`,
+    `rows_per_second` and `updates_per_second`, each where it is not the server's.
 
     Returns:
         The key, and its text: the only time that it can be seen.

@@ -173,11 +173,7 @@ class Access:
     """Admit a request if its API key has the scope of its route; before the body is read.
 
     While there is no API key at all, every client may do anything: such a server listens on loopback only.
-
-    Args:
-        keys: The API keys.
-        quotas: Quotas of each key.
-        cyclic: Whether the store's family is the cyclic one.
+    `cyclic` is as in `Principal`.
     """
 
     def __init__(self, keys: ApiKeys, quotas: Quotas, *, cyclic: bool = False) -> None:
@@ -189,9 +185,7 @@ class Access:
     def check(self, scope: Scope, endpoint: Endpoint | None) -> None:
         """Put the principal of an HTTP request into its ASGI scope, where it is not yet; raises as `admit`.
 
-        Args:
-            scope: The ASGI scope.
-            endpoint: The endpoint of the request; None where the router will answer 404 or 405.
+        The endpoint is None where the router will answer 404 or 405.
         """
         if _STATE in scope:
             return

@@ -49,11 +49,7 @@ class Quotas:
         self._limits_anyone = any(self._rate(None, unit) for unit in _UNITS)
 
     def spend(self, key: ApiKey | None, **costs: int) -> None:
-        """Count the costs of a request.
-
-        Args:
-            key: Who asks; None where there are no keys.
-            costs: How many `requests`, `rows`, `updates`.
+        """Count the `requests`, `rows` or `updates` of a request; `key` is None where there are no keys.
 
         Raises:
             QuotaExceeded: Of one it would be more than it may; nothing is counted then.

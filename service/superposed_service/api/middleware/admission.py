@@ -12,11 +12,7 @@ _ROWS = ("/infer", "/update", "/evaluate", "/locate")
 
 
 class Admission:
-    """Refuses requests about rows that could not be worked on in time, at the least possible cost.
-
-    Args:
-        api: The application whose engine is asked.
-    """
+    """Refuses requests about rows that could not be worked on in time, at the least possible cost."""
 
     def __init__(self, api: Starlette) -> None:
         self._api = api

@@ -14,13 +14,8 @@ def joined(host: str, port: int) -> str:
 def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
     """Reject an address beyond this machine without API keys, for HTTP and gRPC.
 
-    Args:
-        settings: Where it will listen.
-        allowed: Whether others may: something in front controls access.
-        has_keys: Whether there are API keys.
-
     Raises:
-        ConfigError: Others could.
+        ConfigError: There is such an address, and it is not `allowed` by access control in front.
     """
     if allowed or has_keys:
         return

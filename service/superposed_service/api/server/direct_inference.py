@@ -48,14 +48,7 @@ class Head(NamedTuple):
 
 
 class DirectInference:
-    """Answers requests of `PATH` whose body is here.
-
-    Args:
-        api: The application, whose engine answers.
-        access: Who may ask.
-        gateway: Names requests.
-        metrics: Counts them.
-    """
+    """Answers requests of `PATH` whose body is here."""
 
     def __init__(self, api: Starlette, access: Access, gateway: RequestGateway, metrics: Metrics) -> None:
         self._api, self._access, self._gateway, self._metrics = api, access, gateway, metrics
@@ -92,12 +85,9 @@ class DirectInference:
             return False
 
     def begin(self, cycle: RequestResponseCycle, head: Head, hand_on: Callable[[RequestResponseCycle], None]) -> bool:
-        """Let a request wait for the event loop's next batch; return False if it is to take the usual way.
+        """Let a request with its whole body wait for the event loop's next batch.
 
-        Args:
-            cycle: The request, with its whole body.
-            head: See `read_head`.
-            hand_on: Has it take the usual way after all.
+        Return False if it is to take the usual way; later, `hand_on` has it take the usual way after all.
         """
         runtime: Runtime = self._api.state.runtime
         scope = _scope(cycle)

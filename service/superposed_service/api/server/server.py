@@ -7,12 +7,7 @@ import uvicorn
 
 
 class HttpServer(uvicorn.Server):
-    """Ends streams before it waits for its connections to finish.
-
-    Args:
-        config: uvicorn's.
-        end_streams: Ends them; called on the event loop.
-    """
+    """Calls `end_streams`, on the event loop, before it waits for its connections to finish."""
 
     def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)

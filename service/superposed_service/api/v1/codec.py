@@ -64,12 +64,7 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
 
 
 def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
-    """Return a body without its `Content-Encoding`.
-
-    Args:
-        body: As it came.
-        encoding: The header's value; None without one.
-        most: How many bytes it may have.
+    """Return a body without its `Content-Encoding`; None is a body without one.
 
     Raises:
         UnsupportedMediaType: The encoding is not read here.

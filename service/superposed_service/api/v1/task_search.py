@@ -57,16 +57,10 @@ def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
 
 
 def find_context(body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int) -> dict[str, Any]:
-    """Return the body of `POST /v1/locate`'s answer. The engine's thread only.
+    """Return the body of `POST /v1/locate`'s answer; raises as `superposed.analysis.task_inference.locate`.
 
-    Args:
-        body: What is asked.
-        candidates: The contexts to try, where it is not a task's powers.
-        store: Answers.
-        most: How many answers, rows times candidates, may be computed.
-
-    Raises:
-        SuperposedError: As `superposed.analysis.task_inference.locate`.
+    The candidates are tried unless the body asks for powers of a task. At most `most` answers, rows times
+    candidates, are computed. The engine's thread only.
     """
     if body.exponent_of is not None:
         cyclic = store.config.family == "cyclic"

@@ -67,13 +67,7 @@ async def _abort(context: Any, error: SuperposedError) -> None:
 
 
 class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A gRPC server on the event loop that it is started on.
-
-    Args:
-        runtime: The service behind it.
-        quotas: What API keys may ask for.
-        cyclic: Whether the store's family is the cyclic one.
-    """
+    """A gRPC server on the event loop that it is started on; `quotas` and `cyclic` are as in `Access`."""
 
     def __init__(self, runtime: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
         self._runtime = runtime

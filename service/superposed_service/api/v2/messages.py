@@ -129,11 +129,7 @@ def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
 
 
 def check_name(name: str, known: Mapping[str, object]) -> None:
-    """Check the name of a further input.
-
-    Raises:
-        InvalidRequest: A model has no such input, or it came before.
-    """
+    """Raise `InvalidRequest` for an input that a model does not have, or that came before."""
     if name not in {INPUT, CONTEXT} or name in known:
         wanted = f"{INPUT}, and {CONTEXT} where each row has its own"
         raise InvalidRequest("inputs: not a model's", expected=wanted, received=name[:100])
@@ -221,8 +217,7 @@ def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
 def render(request: InferRequest, answer: InferenceResult, model: str, current: str) -> tuple[bytes, int | None]:
     """Return the bytes of an answer, and how long their JSON head is where binary tensors follow it.
 
-    Raises:
-        InvalidRequest: An output that the rows' tasks do not have.
+    Raises as `columns_of`.
     """
     described, raw = [], []
     for column in columns_of(request, answer):

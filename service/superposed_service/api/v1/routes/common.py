@@ -128,13 +128,7 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 async def plain_body(request: Request) -> bytes:
-    """Return the request's body without its `Content-Encoding`.
-
-    Raises:
-        UnsupportedMediaType: The encoding is not read here.
-        InvalidRequest: The body is not encoded so.
-        PayloadTooLarge: It would have more bytes than a body may.
-    """
+    """Return the request's body without its `Content-Encoding`; raises as `codec.inflate`."""
     body, encoding = await request.body(), header(request.scope, b"content-encoding")
     return codec.inflate(body, encoding, runtime(request).settings.max_body_bytes) if encoding else body
 
