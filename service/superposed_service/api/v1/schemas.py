@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, WithJsonSchema, model_validator
+from pydantic import BaseModel, Field, TypeAdapter, WithJsonSchema, model_validator
 
 from superposed.encoders.records import Feature
 from superposed.tasks.labels import Label
@@ -28,7 +28,18 @@ class Body(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstri
     """A request's body: unknown fields and numbers that are not finite are refused."""
 
 
-class ProblemBody(BaseModel):
+_PROBLEM: dict[str, Any] = {
+    "type": "urn:superposed:problem:shape-mismatch",
+    "title": "Shape mismatch",
+    "status": 422,
+    "detail": "rows of the wrong width for task digits",
+    "instance": "/v1/infer",
+    "expected": "64 features",
+    "received": 63,
+}
+
+
+class ProblemBody(BaseModel, use_attribute_docstrings=True, json_schema_extra={"examples": [_PROBLEM]}):
     """A problem document (RFC 9457)."""
 
     type: str
@@ -39,23 +50,6 @@ class ProblemBody(BaseModel):
     instance: str
     expected: str | int | float | None = None
     received: str | int | float | None = None
-
-    model_config = ConfigDict(
-        use_attribute_docstrings=True,
-        json_schema_extra={
-            "examples": [
-                {
-                    "type": "urn:superposed:problem:shape-mismatch",
-                    "title": "Shape mismatch",
-                    "status": 422,
-                    "detail": "rows of the wrong width for task digits",
-                    "instance": "/v1/infer",
-                    "expected": "64 features",
-                    "received": 63,
-                }
-            ]
-        },
-    )
 
 
 class TaskRegistration(Body, json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}):

@@ -16,8 +16,5 @@ from superposed_service.api.v1.routes import (
     tasks,
 )
 
-__all__ = ["routers"]
-
 _MODULES = (health, store, tasks, inference, history, quarantine, api_keys, locate, events, replication, console)
-
 routers: list[APIRouter] = [module.router for module in _MODULES]
