@@ -60,12 +60,11 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
         check_name(name, tensors)
         tensors[name] = _tensor(described, reader)
     reader.finish()
-    return InferRequest(
-        rows_of(model, tensors),
-        _wanted(head),
-        binary=_flag(head, "binary_data_output", default=False),
-        identifier="" if head.get("id") is None else str(head["id"])[:1024],
-    )
+    rows, asked = rows_of(model, tensors), _objects(head, "outputs")
+    binary = _flag(head, "binary_data_output", default=False)
+    wanted = {str(one.get("name")): _flag(one, "binary_data", default=binary) for one in asked}
+    identifier = "" if head.get("id") is None else str(head["id"])[:1024]
+    return InferRequest(rows, wanted or None, binary=binary, identifier=identifier)
 
 
 def _raw(body: bytes, width: int) -> NDArray[Any]:
@@ -157,12 +156,6 @@ def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
         return RowBatch(None, [text.decode() for text in contexts.reshape(-1)], inputs, originals)
     except UnicodeDecodeError:
         raise InvalidRequest(f"{CONTEXT}: not UTF-8") from None
-
-
-def _wanted(head: Mapping[str, Any]) -> dict[str, bool] | None:
-    asked = _objects(head, "outputs")
-    default = _flag(head, "binary_data_output", default=False)
-    return {str(one.get("name")): _flag(one, "binary_data", default=default) for one in asked} or None
 
 
 @dataclass(frozen=True)
