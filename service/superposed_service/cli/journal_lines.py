@@ -24,7 +24,18 @@ def journal_lines(directory: DataDirectory, after: int, most: int) -> list[JsonO
     except SuperposedError:  # none is readable
         known = {}
     held = _held(journal, exclusions, known)
-    return [_line(record, exclusions, held) for record in journal.summaries(after, most)]
+    return [
+        {
+            "sequence": record.sequence,
+            "kind": record.kind,
+            "tasks": " ".join(sorted(keys_of(record.head))) or record.head.get("source", ""),
+            "rows": record.head.get("rows", ""),
+            "bytes": "erased" if record.payload_bytes is None else record.payload_bytes,
+            "state": _state(record, exclusions, held),
+            "author": record.head.get("author", ""),
+        }
+        for record in journal.summaries(after, most)
+    ]
 
 
 def newest_snapshot(directory: DataDirectory) -> WeightStore:
@@ -60,15 +71,3 @@ def _state(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, in
     sources = sources_of(record.head) if record.kind == Update.kind else set()
     back = any(source in sources and start < record.sequence < end for source, start, end in held)
     return "held" if back else "applied"
-
-
-def _line(record: Summary, exclusions: Exclusions, held: Sequence[tuple[str, int, int]]) -> JsonObject:
-    return {
-        "sequence": record.sequence,
-        "kind": record.kind,
-        "tasks": " ".join(sorted(keys_of(record.head))) or record.head.get("source", ""),
-        "rows": record.head.get("rows", ""),
-        "bytes": "erased" if record.payload_bytes is None else record.payload_bytes,
-        "state": _state(record, exclusions, held),
-        "author": record.head.get("author", ""),
-    }
