@@ -20,23 +20,11 @@ _log = logging.getLogger("superposed.access")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
-def _method(scope: Scope) -> str:
-    """Return a request's method as a label; `other` for a method that HTTP does not have."""
-    method: str = scope["method"]
-    return method if method in _METHODS else OTHER
-
-
 class Observed:
-    """Counts and times requests; traces them where `tracing` is given; logs them where a setting says so.
+    """Counts and times requests; traces them where `tracing` is given; logs those that `log` selects.
 
     A log line has the route's template and not the path, and nothing that a client wrote but the request id.
-
-    Args:
-        app: What comes after; `RequestGateway` notes the answer's status.
-        metrics: Where counts and times go.
-        routes: The application's routes.
-        tracing: Where spans go; None costs nothing.
-        log: Which requests get a log line.
+    `RequestGateway`, which comes after, notes the answer's status.
     """
 
     def __init__(
@@ -55,7 +43,8 @@ class Observed:
             return
         began = perf_counter()
         route = scope[ROUTE] = self._routes.match(scope)
-        method, path = _method(scope), route.template
+        method = scope["method"] if scope["method"] in _METHODS else OTHER
+        path = route.template
         try:
             if self._tracing is None:
                 await self._app(scope, receive, send)

@@ -41,11 +41,7 @@ class MatchedRoute:
 
 
 class RouteTable:
-    """The routes of an application, matched in their order.
-
-    Args:
-        routes: The routes; of paths with names that may hold slashes, longer ones stand first.
-    """
+    """The routes of an application, matched in order: where names may hold slashes, longer paths stand first."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = list(routes)
