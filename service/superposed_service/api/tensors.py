@@ -85,8 +85,7 @@ class TensorReader:
                 f"{name}: not a datatype", expected=f"one of {[*DATATYPES, 'BYTES']}", received=datatype
             )
         dtype = DATATYPES[datatype]
-        wanted = count * dtype.itemsize
-        raw = self._slice(name, wanted, size)
+        raw = self._slice(name, count * dtype.itemsize, size)
         return np.frombuffer(raw, dtype=dtype).reshape(dimensions)
 
     def _slice(self, name: str, wanted: int, size: object) -> memoryview:

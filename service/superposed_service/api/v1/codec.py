@@ -63,21 +63,21 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
     return values
 
 
-def inflate(body: bytes, encoding: str | None, most: int) -> bytes:
-    """Return a body without its `Content-Encoding`; None is a body without one.
+def inflate(body: bytes, encoding: str, most: int) -> bytes:
+    """Return a body without its `Content-Encoding`.
 
     Raises:
         UnsupportedMediaType: The encoding is not read here.
         InvalidRequest: It is not encoded so.
         PayloadTooLarge: It would have more than `most` bytes.
     """
-    if encoding in {None, "", "identity"}:
+    if encoding == "identity":
         return body
     if encoding not in _WINDOWS:
         raise UnsupportedMediaType(
             "a body in an encoding that is not read", expected=f"one of {list(_WINDOWS)}", received=encoding
         )
-    reader = zlib.decompressobj(_WINDOWS[str(encoding)])
+    reader = zlib.decompressobj(_WINDOWS[encoding])
     try:
         plain = reader.decompress(body, most + 1)
     except zlib.error as error:
@@ -194,12 +194,9 @@ def dump(value: object) -> bytes:
 
 
 def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: int = 5) -> dict[str, Any]:
-    """Return the body of an inference answer.
+    """Return the `wanted` fields of an inference answer, with `k` labels in `top_k`.
 
-    Args:
-        answer: What the engine found.
-        wanted: Which fields; None for the defaults of the rows' tasks.
-        k: Number of labels in `top_k`.
+    Without `wanted` they are the default fields of the rows' tasks.
 
     Raises:
         InvalidRequest: A field that applies to none of the rows.
