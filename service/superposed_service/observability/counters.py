@@ -63,8 +63,10 @@ class Metrics(Collector):
 
     def __init__(self, tasks: int) -> None:
         self.registry = CollectorRegistry()
-        self._requests: Counter[tuple[str, str, int]] = Counter()
-        self._durations: dict[tuple[str, str], Distribution] = defaultdict(lambda: Distribution(SECONDS))
+        # Of each route: how long its requests took, and how many had each status.
+        self._routes: dict[tuple[str, str], tuple[Distribution, dict[int, int]]] = defaultdict(
+            lambda: (Distribution(SECONDS), defaultdict(int))
+        )
         self.queue, self.compute, self.change_queue, self.journal, self.apply = (
             Distribution(SECONDS) for _ in range(5)
         )
@@ -78,8 +80,9 @@ class Metrics(Collector):
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count an HTTP request; its method is of a bounded set, and its path is its route's template."""
-        self._durations[method, path].observe(seconds)
-        self._requests[method, path, status] += 1
+        durations, statuses = self._routes[method, path]
+        durations.observe(seconds)
+        statuses[status] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Return the counts and times."""
@@ -127,10 +130,10 @@ class Metrics(Collector):
             "Seconds from an HTTP request's head to the end of its response.",
             labels=["method", "path"],
         )
-        for (method, path, status), count in list(self._requests.items()):
-            requests.add_metric([method, path, str(status)], count)
-        for labels, distribution in list(self._durations.items()):
+        for labels, (distribution, statuses) in list(self._routes.items()):
             distribution.add_to(durations, labels)
+            for status, count in list(statuses.items()):
+                requests.add_metric([*labels, str(status)], count)
         yield from (requests, durations)
 
 
