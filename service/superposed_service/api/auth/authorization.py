@@ -193,7 +193,7 @@ class Access:
         if endpoint is not None and needed is None:
             principal = Principal()
         else:
-            principal = self.admit(header(scope, b"authorization"), needed)
+            principal = self.admit(header(scope, b"authorization") if len(self._keys) else None, needed)
         scope[_STATE], scope[AUTHOR] = principal, principal.author
 
     def admit(self, authorization: str | None, needed: str | None, *, counted: bool = True) -> Principal:
