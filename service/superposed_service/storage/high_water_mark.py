@@ -39,10 +39,8 @@ class HighWaterMark:
 
     def clear(self) -> None:
         """Forget what was noted: the journal was begun anew."""
-        try:
+        with disk_errors(f"cannot write {self._path}"):
             os.ftruncate(self._file, 0)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot write {self._path}", received=str(error)) from error
 
     def newest(self) -> tuple[int, bytes] | None:
         """Return sequence and chain of the newest record noted; None where nothing legible was."""
