@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,3 +153,30 @@ def test_preparing_compiles_and_changes_nothing() -> None:
     store.prepare()
     store_of("rotation").prepare()
     assert store.digest() == before
+
+
+_TAUGHT = """
+import numpy as np, torch
+torch.set_num_threads(1)
+from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, learn, seeded_secret
+for family, expansion in (("phase", 4), ("binary", 1), ("complex", 2)):
+    network = MLPConfig(inputs=20, hidden=(64, 64), outputs=5, expansion=expansion)
+    config = StoreConfig(network=network, family=family, optimizer=OptimizerConfig(learning_rate=1e-2))
+    store, draw = WeightStore(config, secret=seeded_secret(0)), np.random.default_rng(0)
+    store.register(TaskSchema(key="a", inputs=20, outputs=5))
+    for _ in range(3):
+        x = draw.normal(size=(37, 20))
+        learn(store, "a", x.tolist(), x[:, :5].argmax(1).tolist())
+    print(store.digest())
+"""
+
+
+def test_kernels_from_the_cache_make_the_bits_that_compiled_ones_make(tmp_path: Path) -> None:
+    """A compiler that may order sums does so differently where it inlines: a replay in another process would differ."""
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    found = [
+        subprocess.run([sys.executable, "-c", _TAUGHT], env=environment, capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert found[0].stdout == found[1].stdout
+    assert found[0].stdout.count("\n") == 3

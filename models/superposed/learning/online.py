@@ -36,8 +36,8 @@ from superposed.tasks.targets import (
 # 2: contexts are copied out of their slots, in the order of the batch (rotations, convolutions).
 # 3: running statistics scale rows and targets; kept rows are scaled when they are drawn; calibration.
 # 4: a member of a group starts from what its other members have learned.
-# 5: fused kernels compute perceptrons' gradients and scale rows; optimizers are in their fused forms.
-APPLY_VERSION = 5
+# 5, 6: fused kernels compute perceptrons' gradients and scale rows; optimizers are in their fused forms.
+APPLY_VERSION = 6
 # Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
 

@@ -9,13 +9,10 @@ import numba
 def compiled(*, parallel: bool = False) -> Callable[[Any], Any]:
     """Return a decorator that compiles a function at its first call with arguments of some types.
 
-    Sums may be taken in another order, but what is not finite stays so: callers look for it.
+    What is computed is what the source says, operation by operation: a compiler that may order sums otherwise does
+    so differently where a function is inlined, and a store would depend on the process that compiled it.
     """
-    options: dict[str, Any] = {
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-        "error_model": "numpy",
-        "nogil": parallel,
-    }
+    options: dict[str, Any] = {"error_model": "numpy", "nogil": parallel}
 
     def decorate(function: Any) -> Any:
         try:
