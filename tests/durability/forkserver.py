@@ -7,6 +7,7 @@ process id, `{"wait": pid}` with its exit status. Has no threads, so that forkin
 from __future__ import annotations
 
 import json
+import logging.config
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import uvicorn
 
 from superposed import WeightStore
 from superposed_service.api.app import create_app
+from superposed_service.observability.logs import logging_config
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
@@ -27,6 +29,7 @@ def serve(command: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     settings = Settings(threads=1, **command["settings"])
+    logging.config.dictConfig(logging_config(settings))
     with DataDirectory(path, snapshots_kept=settings.snapshots_kept) as directory:
         app = create_app(settings, directory)
         uvicorn.run(app, host=command["host"], port=command["port"], log_level="warning", timeout_graceful_shutdown=10)
