@@ -84,7 +84,8 @@ class ForkServer:
     def begin(self, path: Path, http: httpx.Client, settings: dict[str, Any]) -> int:
         """Start a server as `start` does, and do not wait for it."""
         at = http.base_url
-        return self.ask(serve=str(path), host=at.host, port=at.port, settings=settings)
+        host = at.host if at.host == "127.0.0.1" else "0.0.0.0"  # in a namespace: the other servers' side too
+        return self.ask(serve=str(path), host=host, port=at.port, settings=settings)
 
     def start(self, path: Path, http: httpx.Client, settings: dict[str, Any]) -> int:
         """Start a server on the port of a client, wait until it is ready, and return its process id."""
