@@ -285,6 +285,7 @@ class Erasure(_Answer):
         description="Unix seconds until when older snapshots, which may hold such rows, stay for rollbacks;"
         " null where there are none, or they are gone.",
     )
+    followers_pending: int = Field(0, description="Number of followers that have not recorded the erasure yet.")
 
 
 class Quarantine(_Answer):

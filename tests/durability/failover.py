@@ -326,7 +326,7 @@ class Load:
         with self.lock:
             self.found.acknowledged += 1
             self.newest = time.monotonic()
-            if began > self.over.get(at, float("inf")):
+            if answer.is_success and began > self.over.get(at, float("inf")):
                 self.found.after_its_successor += 1
             if asked.path == "/v1/update":
                 sequence = answer.json()["sequence"]
@@ -524,12 +524,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         kept = asked.folder or Path(folder)
         found = run(kept, asked.rounds, sync=asked.sync_followers, cut=asked.cut, fresh=not asked.any_read)
-    times = sorted(found.without_writes_s)
-    known = asdict(found) | {
-        "without_writes_s": {"median": times[len(times) // 2], "p99": times[int(0.99 * (len(times) - 1))]}
-        if times
-        else {}
-    }
+    shown = np.percentile(found.without_writes_s or [0.0], (50, 99)).round(3).tolist()
+    known = asdict(found) | {"without_writes_s": dict(zip(("median", "p99"), shown, strict=True))}
     print(json.dumps(known, indent=1))
     if asked.results:
         write_json(asked.results, {"machine": machine(), "sync_followers": asked.sync_followers, **known})

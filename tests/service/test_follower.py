@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from superposed import OptimizerConfig, StoreConfig
 from superposed.config import MLPConfig, RehearsalConfig
-from superposed_client import Client, NotLeader
+from superposed_client import Client
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
@@ -101,9 +101,13 @@ def test_every_kind_of_change_crosses(tmp_path: Path) -> None:
             assert answers[0] == answers[1]
         assert leader.get("/v1/tasks").json() == follower.get("/v1/tasks").json()
     assert digest(tmp_path / "leader") == digest(tmp_path / "follower")
+    canaries = []
     for name in ("leader", "follower"):
         with DataDirectory(tmp_path / name) as directory:
             assert not [one for one in verify(directory) if one.remedy is not None]
+            kept = directory.transaction_log().canaries
+            canaries.append({key: dict(kept[key]) for key in kept.keys()})  # noqa: SIM118 - not a mapping's
+    assert canaries[0] == canaries[1] != {}
 
 
 def test_digests_are_compared_on_the_way(tmp_path: Path) -> None:
@@ -158,8 +162,9 @@ def test_changes_are_for_the_leader(tmp_path: Path) -> None:
             answer = problem(follower.request(method, path, json=body), 421, "not-leader")
             assert str(leader.base_url).rstrip("/") in str(answer["expected"])
         assert sequence(follower) == sequence(leader) == 3
-        with Client(str(follower.base_url)) as client, pytest.raises(NotLeader):
+        with Client(str(follower.base_url)) as client:  # sends changes to the leader that the follower names
             client.task("a").partial_fit(X[:2], Y[:2])
+        assert sequence(leader) == 4
         follower.post("/v1/snapshots").raise_for_status()  # its own
 
 

@@ -21,11 +21,13 @@ class ErasureResult:
         rows: How many kept rows were forgotten.
         snapshots_until: Unix seconds until when older snapshots, which may hold kept rows, stay for
             rollbacks; None where there are none, or they are gone.
+        followers_pending: How many of the store's other servers have not recorded the erasure yet.
     """
 
     records: int = 0
     rows: int = 0
     snapshots_until: float | None = None
+    followers_pending: int = 0
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import logging
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,9 @@ class Rejected:
     error: SuperposedError
 
 
-def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonObject | Rejected | SuperposedError:
+def _apply(
+    store: WeightStore, record: Record, exclusions: Exclusions, seen: Callable[[PreparedChange], None] = lambda _: None
+) -> JsonObject | Rejected | SuperposedError:
     if record.kind in DECISIONS:
         return dict(record.head["answer"])
     if record.sequence in exclusions and record.kind not in LASTING:
@@ -273,6 +276,7 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
         return error
     try:
         answer = prepared.apply(store)
+        seen(prepared)
         return dict(record.head["answer"]) if record.kind == RELABEL else answer
     except SuperposedError as error:
         return Rejected(error)
@@ -283,14 +287,16 @@ def _apply(store: WeightStore, record: Record, exclusions: Exclusions) -> JsonOb
 class Followed(Change):
     """A leader's record, which stands in this journal too; applied as its replay would.
 
-    `rebuilt` returns the store as of a record, where it takes others out.
+    `rebuilt` returns the store as of a record, where it takes others out; `seen` gets the change that was applied.
     """
 
     kind = "followed"
     grouped = True
 
-    def __init__(self, record: Record, rebuilt: Callable[[int], WeightStore]) -> None:
-        self._record, self._rebuilt = record, rebuilt
+    def __init__(
+        self, record: Record, rebuilt: Callable[[int], WeightStore], seen: Callable[[Record, PreparedChange], None]
+    ) -> None:
+        self._record, self._rebuilt, self._seen = record, rebuilt, partial(seen, record)
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept it: the leader has."""
@@ -300,17 +306,23 @@ class Followed(Change):
     def _apply(self, store: WeightStore) -> JsonObject:
         record = self._record
         outcome: JsonObject | Rejected | SuperposedError
+        applied: list[PreparedChange] = []
         try:
             if record.kind in TAKING_OUT:
                 store.adopt(self._rebuilt(record.sequence))
+                self._seen(self.prepare(store))
                 return dict(record.head["answer"])
-            outcome = _apply(store, record, Exclusions((), ()))
+            outcome = _apply(store, record, Exclusions((), ()), applied.append)
         except SuperposedError as error:
             outcome = error
         store.sequence = record.sequence
         if isinstance(outcome, SuperposedError):  # no answer, and no refusal: from here on this is another store
             raise RuntimeError(f"the leader's record {record.sequence} does not fit: {outcome}") from outcome
-        return rejection(outcome.error) if isinstance(outcome, Rejected) else outcome
+        if isinstance(outcome, Rejected):
+            return rejection(outcome.error)
+        for change in applied if "refused" not in outcome else ():
+            self._seen(change)
+        return outcome
 
 
 def rejection_entry(sequence: int, error: SuperposedError) -> Entry:

@@ -9,6 +9,8 @@ import base64
 import json
 import logging
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +109,7 @@ class Follower:
         self.newest, self._contact, self._failure = 0, 0.0, ""
         self._keys = runtime.directory.transaction_log().api_keys
         self._client = httpx.AsyncClient(**client_options(runtime.settings, url))
-        self._applying: list[asyncio.Future[Any]] = []
+        self._applying: Sequence[Future[Any]] = []
         self._caught_up = asyncio.Event()
 
     @property
@@ -176,7 +178,7 @@ class Follower:
             lambda writer: writer.receive(shipment, partial(self._rebuilt, writer))
         )
         self._keys.good_until = self._contact + self._settings.follow_timeout_s
-        self._applying = [*map(asyncio.wrap_future, received)]
+        self._applying = received
         kinds = {entry.kind for entry, _ in shipment.changes}
         if kinds & (TAKING_OUT | {FORGET_ROWS}):
             await self._applied()
@@ -187,7 +189,7 @@ class Follower:
         return place.sequence + len(shipment.changes)
 
     async def _applied(self) -> None:
-        await asyncio.gather(*self._applying, return_exceptions=True)
+        await asyncio.gather(*map(asyncio.wrap_future, self._applying), return_exceptions=True)
 
     async def _take_back(self, first: int) -> int:
         """Keep aside what no leader has, from a record on, and go on without it; returns the sequence number."""

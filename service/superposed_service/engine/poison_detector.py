@@ -132,11 +132,17 @@ class PoisonDetector:
             self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
         return Verdict(self._attribution is not None, decisions)
 
-    def _applied(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
-        if not isinstance(change, PreparedUpdate):
+    def keep(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
+        """Keep and forget canaries after an applied change, as every server of the store does; judge nothing."""
+        if isinstance(change, PreparedUpdate):
+            self._keep(store, record, change)
+        else:
             self._forget(record)
+
+    def _applied(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
+        self.keep(store, record, change)
+        if not isinstance(change, PreparedUpdate):
             return
-        self._keep(store, record, change)
         if self._windows:
             self._pass(store, change.steps)
             return

@@ -257,6 +257,7 @@ class Writer:
         for key in shipment.api_keys or ():
             if log.api_keys.get(key.id) != key:
                 log.api_keys.put(key)
+        log.canaries.baseline = tuple(shipment.baseline)
         if log.journal.fingerprint() == shipment.fingerprint:
             self._compare(shipment.digests)
         new_epoch = (shipment.epoch, shipment.starts) != (log.epochs.promised, log.epochs.starts)
@@ -271,13 +272,17 @@ class Writer:
             raise JournalCorrupt("the leader's records do not continue this journal", received=shipment.chain)
         futures = []
         for record, (_, origin) in zip(records, shipment.changes, strict=True):
-            change = Followed(record, rebuilt)
+            change = Followed(record, rebuilt, self._keep_canaries)
             write = PendingWrite(change, origin)
             # A refusal is settled where its record is refused.
             prepared = None if record.kind == REFUSAL else PreparedWrite(write, change.prepare(self.store), origin)
             self._committed.append(_Committed(record, prepared))
             futures += [write.future] if prepared else []
         return futures
+
+    def _keep_canaries(self, record: Record, change: PreparedChange) -> None:
+        if self._detector is not None:
+            self._detector.keep(self.store, record, change)
 
     def begin_again(self, store: WeightStore, sequence: int, chain: bytes, but: int | None) -> None:
         """Take a store in place of this one, and go on with the records after it: a leader's, on the disk already.

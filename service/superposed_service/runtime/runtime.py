@@ -352,10 +352,12 @@ class Runtime:
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
+        self.engine.check_leads()
         self.encoders.cache.forget(key)
         found = await self.engine.call_writer(lambda writer: find_rows(writer.transaction_log, writer.store, key))
         older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
         if not found.rows and not (older and at_once):
+            await self.engine.replicated()
             return ErasureResult()
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s
@@ -364,7 +366,8 @@ class Runtime:
         records = (await self._finish_erasures(key))[key]
         stay = found.in_snapshots and not at_once
         self.encoders.cache.forget(key)  # rows that were being encoded meanwhile
-        return ErasureResult(len(records), kept["rows"], until if stay else None)
+        pending = self.engine.replication.behind(self.directory.transaction_log().journal.sequence)
+        return ErasureResult(len(records), kept["rows"], until if stay else None, pending)
 
     async def _has_snapshots_before(self, sequence: int) -> bool:
         listed = await asyncio.to_thread(self.directory.snapshots.list)

@@ -53,6 +53,7 @@ class Shipment:
         changes: The records, and the requests that they came from.
         digests: Of the leader's store, by sequence number.
         api_keys: All of the leader's; None where the follower has them.
+        baseline: What the leader's poison detector has learned of ordinary harm.
     """
 
     newest: int
@@ -63,6 +64,7 @@ class Shipment:
     changes: Sequence[tuple[Entry, IdempotencyKey | None]]
     digests: Mapping[int, str]
     api_keys: Sequence[ApiKey] | None
+    baseline: Sequence[float]
 
     @classmethod
     def read(cls, log: TransactionLog, place: Place) -> "Shipment":
@@ -96,7 +98,7 @@ class Shipment:
         keys = None if place.api_keys == log.api_keys.digest else log.api_keys.all()
         last, digests = journal.link(after + len(changes)).hex(), journal.digests(after - _DIGESTS_BEFORE)
         known = (journal.sequence, epochs.led, epochs.starts, last, journal.fingerprint())
-        return cls(*known, changes, digests, keys)
+        return cls(*known, changes, digests, keys, log.canaries.baseline)
 
     def to_bytes(self) -> bytes:
         """Return it as bytes: the length of a JSON head, the head, and the records' payloads."""
