@@ -88,7 +88,7 @@ class Client:
                     raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
             else:
                 response = Response(answer.status_code, answer.content, answer.headers)
-                if self._servers.moved(request, response):
+                if self._servers.moved(request, response) and next(pauses, None) is not None:
                     continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return self._servers.answered(response)

@@ -5,39 +5,39 @@ from urllib.parse import unquote
 
 from superposed_client._core import Request, Response
 
-_MOST_MOVES = 3
-
 
 class Servers:
-    """The leader, once a follower has named it, and the newest record that this client has seen."""
+    """The leader, once a follower has named it, and the newest record of each epoch that this client has seen."""
 
     def __init__(self) -> None:
-        self._leader = self._token = ""
-        self._moves = 0
+        self._leader = ""
+        self._tokens: dict[str, str] = {}
 
     def arguments(self, request: Request) -> dict[str, Any]:
         """Return httpx's arguments: a change goes to the leader, where it is known; a read says how new it must be."""
         known = request.arguments()
-        if request.key is not None:
+        if _changes(request):
             return known | {"url": self._leader + request.path}
-        newest = {"X-Min-Sequence": self._token} if self._token else {}
+        newest = {"X-Min-Sequence": ",".join(self._tokens.values())} if self._tokens else {}
         return known | {"headers": known["headers"] | newest}
 
     def moved(self, request: Request, response: Response) -> bool:
         """Take notice of an answer; return True if it names another server, which is to be asked."""
-        if _newer(token := response.headers.get("x-sequence", ""), self._token):
-            self._token = token
+        epoch, _, sequence = (token := response.headers.get("x-sequence", "")).rpartition(".")
+        newer = sequence.isdecimal() and int(sequence) >= int(self._tokens.get(epoch, "0").rpartition(".")[2])
+        if newer and response.status < 400:
+            # A server that answers a read knows every record that was asked for; one that takes a change may not.
+            self._tokens = {**(self._tokens if _changes(request) else {}), epoch: token}
         location = response.headers.get("location", "")
         if response.status != 421 or not location:
-            self._moves = 0
             return False
-        self._leader, self._moves = location.removesuffix(unquote(request.path)), self._moves + 1
-        return self._moves % _MOST_MOVES > 0
+        self._leader = location.removesuffix(unquote(request.path))
+        return True
 
     def answered(self, response: Response) -> Response:
         """Return the last answer to a request; a record that it misses may be lost, and is not asked for again."""
         if response.status == 409 and b":not-fresh" in response.body:
-            self._token = ""
+            self._tokens = {}
         return response
 
     def failed(self) -> None:
@@ -45,9 +45,7 @@ class Servers:
         self._leader = ""
 
 
-def _newer(token: str, than: str) -> bool:
-    return token != "" and _place(token) > _place(than)
-
-
-def _place(token: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in token.split(".")[1:] if part.isdecimal())
+def _changes(request: Request) -> bool:
+    """Return True if only a leader answers the request; a snapshot is each server's own."""
+    api_key = request.path.startswith("/v1/keys") and request.method != "GET"
+    return api_key or (request.key is not None and request.path != "/v1/snapshots")

@@ -332,8 +332,8 @@ class Load:
                 sequence = answer.json()["sequence"]
                 if self.answers.setdefault(sequence, asked) is not asked:
                     self.found.twice += 1
-                return answer.headers["x-sequence"], max(seen, sequence)
-        return answer.headers["x-sequence"], seen
+                seen = max(seen, sequence)
+        return f"{token},{answer.headers['x-sequence']}".lstrip(",") if answer.is_success else token, seen
 
     def read(self, http: httpx.Client, draw: random.Random, token: str, seen: int) -> tuple[str, int]:
         """Read through a server: what is answered must not be older than what this client has seen."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -56,7 +57,12 @@ def test_a_refusal_that_waits_holds_no_bytes() -> None:
 
     async def scenario() -> None:
         gateway = RequestGateway(
-            refuse, (), max_bytes=2000, most_held=2000, rejection_delay=RejectionDelay(0.2, 1000.0)
+            refuse,
+            (),
+            max_bytes=2000,
+            most_held=2000,
+            rejection_delay=RejectionDelay(0.2, 1000.0),
+            freshness=SimpleNamespace(token=lambda: "a.1.1"),  # type: ignore[arg-type]
         )
         scope = {"type": "http", "method": "POST", "path": "/v1/infer", "headers": []}
         waiting = asyncio.create_task(gateway(scope, receive, send))

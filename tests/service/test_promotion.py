@@ -252,7 +252,8 @@ def test_the_client_says_once_that_what_it_saw_is_lost(tmp_path: Path) -> None:
     with cluster(tmp_path, 0, 1) as made, Client(made.urls[0], retries=RetryPolicy(retries=0)) as client:
         client.register_task("a", inputs=6, outputs=3)
         client.update("a", X[:5], Y[:5])
-        client._servers._token = client._servers._token.rpartition(".")[0] + ".99"
+        [[epoch, token]] = client._servers._tokens.items()
+        client._servers._tokens = {epoch: token + "99"}
         with pytest.raises(NotFresh):
             client.infer("a", X[:1])
         client.infer("a", X[:1])

@@ -125,7 +125,7 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_inflight_bytes,
         rejection_delay=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
-        freshness=Freshness(state.writer) if settings.members or settings.follow else None,
+        freshness=Freshness(state.writer),
     )
     telemetry: Telemetry = api.state.telemetry
     if telemetry.tracing is None and settings.access_log != "all":

@@ -27,26 +27,29 @@ class Freshness:
         sequence = sequence_seen.get() or store.sequence
         return f"{store.lineage}.{epochs.epoch_of(sequence)}.{sequence}"
 
-    def is_fresh(self, token: str) -> bool:
-        """Return True if the record of a token is applied here; raises as `wait`, where it never will be."""
-        lineage, epoch, sequence = self._read(token)
-        if lineage != self._writer.store.lineage or self._writer.transaction_log.epochs.end_of(epoch) <= sequence:
-            raise NotFresh("no record of this store's history is the one asked for: it was lost", received=token)
-        return self._writer.store.sequence >= sequence
+    def is_fresh(self, tokens: str) -> bool:
+        """Return True if the records of tokens are applied here; raises as `wait`, where one never will be."""
+        store, epochs, fresh = self._writer.store, self._writer.transaction_log.epochs, True
+        for token in tokens.split(","):
+            lineage, epoch, sequence = self._read(token)
+            if lineage != store.lineage or epochs.end_of(epoch) <= sequence:
+                raise NotFresh("no record of this store's history is the one asked for: it was lost", received=token)
+            fresh = fresh and store.sequence >= sequence
+        return fresh
 
-    async def wait(self, token: str) -> None:
-        """Wait briefly for the record of a token.
+    async def wait(self, tokens: str) -> None:
+        """Wait briefly for the records of tokens, with commas between.
 
         Raises:
-            InvalidRequest: It is no token.
-            NotFresh: The record was not applied here in time, or never will be.
+            InvalidRequest: One is no token.
+            NotFresh: A record was not applied here in time, or never will be.
         """
         until = time.monotonic() + _WAIT_S
-        while not self.is_fresh(token):
+        while not self.is_fresh(tokens):
             if time.monotonic() > until:
                 raise NotFresh(
                     "this server's store is not that new yet: ask again, or ask the leader",
-                    expected=token,
+                    expected=tokens,
                     received=self.token(),
                 )
             await asyncio.sleep(_LOOK_S)

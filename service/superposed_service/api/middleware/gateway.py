@@ -40,7 +40,7 @@ class RequestGateway:
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
         rejection_delay: How much later 429 and 503 leave.
-        freshness: Tokens of a store with followers; None where it has none.
+        freshness: Tokens that say how new an answer is.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class RequestGateway:
         max_bytes: int,
         most_held: int,
         rejection_delay: RejectionDelay,
-        freshness: Freshness | None = None,
+        freshness: Freshness,
     ) -> None:
         self._app = app
         self._checks = (_raise_refusal, *checks, self._check_length)
@@ -90,7 +90,7 @@ class RequestGateway:
             exchange.release()
 
     async def _pass_on(self, scope: Scope, exchange: "_Exchange") -> None:
-        if self.freshness is not None and (token := header(scope, MIN_SEQUENCE)) is not None:
+        if (token := header(scope, MIN_SEQUENCE)) is not None:
             await self.freshness.wait(token)
         if scope["method"] == "HEAD":  # every GET route has one
             await self._app({**scope, "method": "GET"}, exchange.receive, exchange.send_head)
@@ -149,10 +149,8 @@ class _Exchange:
         self.started = True
         if message["type"] == "http.response.start":
             status = self._scope[STATUS] = message["status"]
-            headers = message.setdefault("headers", [])
-            headers.append((b"x-request-id", self.identifier.encode()))
-            if (freshness := self._gateway.freshness) is not None:
-                headers.append((SEQUENCE, freshness.token().encode()))
+            token = self._gateway.freshness.token().encode()
+            message.setdefault("headers", []).extend([(b"x-request-id", self.identifier.encode()), (SEQUENCE, token)])
             if status in _PACED and self._scope["path"] not in PROBES:
                 self.release()  # a delayed rejection keeps no other body out
                 await asyncio.sleep(self._gateway.rejection_delay.wait_s(self._scope.get(AUTHOR)))

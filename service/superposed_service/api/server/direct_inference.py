@@ -80,7 +80,7 @@ class DirectInference:
 
     def _is_fresh(self, token: str) -> bool:
         try:
-            return self._gateway.freshness is None or self._gateway.freshness.is_fresh(token)
+            return self._gateway.freshness.is_fresh(token)
         except SuperposedError:
             return False
 
@@ -124,8 +124,7 @@ class DirectInference:
         lines = [STATUS_LINE[200], *(b"%s: %s\r\n" % pair for pair in cycle.default_headers)]
         lines += [b"content-length: %d\r\ncontent-type: %s\r\n" % (len(content), kind), extra]
         lines += [b"x-request-id: %s\r\n" % self._gateway.identifier(_scope(cycle)).encode()]
-        if (freshness := self._gateway.freshness) is not None:
-            lines += [b"%s: %s\r\n" % (SEQUENCE, freshness.token().encode())]
+        lines += [b"%s: %s\r\n" % (SEQUENCE, self._gateway.freshness.token().encode())]
         lines += [b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n", content]
         cycle.response_started = cycle.response_complete = True
         cycle.transport.write(b"".join(lines))
