@@ -18,13 +18,23 @@ from tritonclient.utils import InferenceServerException
 
 from tests.conftest import make_directory, serving
 from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
+from tests.service.test_follower import following
 
 
-@pytest.fixture(scope="module")
-def http(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with serving(make_directory(tmp_path_factory.mktemp("v2") / "store")) as client:
-        register_tasks(client)
-        yield client
+@pytest.fixture(scope="module", params=["alone", "follower", "promoted"])
+def http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A server; a follower, which answers what its leader does; and a follower that was made the leader."""
+    folder = tmp_path_factory.mktemp("v2")
+    with serving(make_directory(folder / "store")) as leader:
+        register_tasks(leader)
+        leader.post("/v1/tasks", json={"key": "u42", "group": "digits", "labels": LABELS, "inputs": 64})
+        if request.param == "alone":
+            yield leader
+            return
+        with following(folder / "follower", leader) as follower:
+            if request.param == "promoted":
+                follower.post("/v1/replication/promote", json={}).raise_for_status()
+            yield follower
 
 
 class Caller:
@@ -78,7 +88,7 @@ def test_health_and_metadata(call: Caller) -> None:
 
 def test_repository(call: Caller, http: httpx.Client) -> None:
     index = call("get_model_repository_index")
-    assert {one["name"] for one in index} == {"digits", "plain", "few", "line", "rot"}
+    assert {one["name"] for one in index} == {"digits", "plain", "few", "line", "rot", "u42"}
     assert all(one["state"] == "READY" for one in index)
     before = native(http, "digits")
     call("unload_model", "digits")
@@ -274,7 +284,6 @@ def test_what_is_null_is_absent(http: httpx.Client) -> None:
 @pytest.mark.parametrize("slash", ["/", "%2F"])
 @pytest.mark.parametrize("name", ["digits/u42", "mix(digits/u42:0.5,digits:0.5)"])
 def test_a_name_with_a_slash_is_known_in_every_route(http: httpx.Client, name: str, slash: str) -> None:
-    http.post("/v1/tasks", json={"key": "u42", "group": "digits", "labels": LABELS, "inputs": 64})
     path, body = (
         f"/v2/models/{name.replace('/', slash)}",
         {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 64], "data": [0.5] * 64}]},

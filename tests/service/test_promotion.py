@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -21,7 +22,9 @@ from superposed_service.cluster.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
+from tests.durability.test_recorded import unpacked
 from tests.helpers.http import problem
+from tests.helpers.recorded import RECORDED
 from tests.service.test_follower import CONFIG, X, Y, digest, register, sequence, teach
 from tests.service.test_server import superposed
 
@@ -38,7 +41,8 @@ class Cluster:
         self.settings = {"members": ",".join(self.urls), **settings}
         self.stacks = [ExitStack() for _ in self.paths]
         self.http = [httpx.Client(base_url=url) for url in self.urls]
-        make_directory(self.paths[0], CONFIG)
+        if not self.paths[0].exists():
+            make_directory(self.paths[0], CONFIG)
 
     def start(self, *numbers: int) -> None:
         for number in numbers:
@@ -263,3 +267,44 @@ def test_more_followers_than_there_are(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "store", CONFIG)
     with DataDirectory(path) as directory, pytest.raises(ConfigError, match="more followers must have a change"):
         create_api(Settings(sync_followers=1), directory)
+
+
+@pytest.mark.parametrize("name", ["killed", "rehearsing", "grouped"])
+def test_a_rolling_upgrade_of_a_directory_of_the_first_release(tmp_path: Path, name: str) -> None:
+    """Followers first, then one is promoted, the old leader last; a client with keys sends updates throughout."""
+    [archive] = [one for one in RECORDED if one.name == f"{name}.tar.xz"]
+    path, _ = unpacked(archive, tmp_path)
+    path.rename(tmp_path / "first")
+    with cluster(tmp_path, 0, 1, 2, sync_followers=1) as made:
+        wait_for(lambda: accepts(made.http[0]))
+        register(made.http[0], "new")
+        stopping, answers = threading.Event(), dict[str, int]()
+
+        def send() -> None:
+            with Client(made.urls[1], retries=RetryPolicy(retries=100, longest_pause_s=0.2)) as client:
+                while not stopping.is_set():
+                    key = f"key-{len(answers)}"
+                    answers[key] = client.update("new", X[:5], Y[:5], idempotency_key=key).sequence
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        for number in (2, 1):
+            made.stop(number)
+            made.start(number)
+            ready(made, number)
+        made.promote(2).raise_for_status()
+        wait_for(lambda: made.state(0)["role"] == "follower")
+        made.stop(0)
+        made.start(0)
+        ready(made, 0, 1, 2)
+        sent = len(answers)
+        wait_for(lambda: len(answers) > sent)
+        stopping.set()
+        sender.join()
+        made.same(0, 1, 2)
+    for number in range(3):
+        with DataDirectory(made.paths[number]) as directory:
+            journal = directory.transaction_log().journal
+            kinds = {one.sequence: one.kind for one in journal.replay(journal.horizon)}
+        assert {kinds[one] for one in answers.values()} == {"update"}
+        assert len(set(answers.values())) == len(answers)

@@ -108,8 +108,11 @@ class Runtime:
             return NotReady("the journal failed: inference goes on, updates do not", received=self.engine.failure)
         if self.following is not None:
             return self.following.not_ready
-        opened = self.directory.transaction_log().epochs.open
-        return None if opened else NotReady("this server waits for a leader: `superposed promote` names one")
+        try:
+            self.directory.transaction_log().epochs.check_open()
+        except NotReady as error:
+            return error
+        return None
 
     async def shipment(self, place: Place, wait_s: float) -> bytes:
         """Return what a follower at a place lacks, once there is anything, or `wait_s` seconds are over.

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from superposed_service.errors import NotLeader
+from superposed_service.errors import NotLeader, NotReady
 from superposed_service.storage.database import Database, Statement
 
 _NOTE = "epochs"
@@ -55,13 +55,12 @@ class Epochs:
         return min((first for later, first in self.starts if later > epoch), default=math.inf)
 
     def check_open(self) -> None:
-        """Raise `NotLeader` where another server takes changes."""
+        """Raise `NotLeader` where another server takes changes, and `NotReady` where none does yet."""
+        if self.leader:
+            text = "this server follows another one, which takes changes"
+            raise NotLeader(text, expected=f"a request to {self.leader}", leader=self.leader)
         if not self.open:
-            raise NotLeader(
-                "this server follows another one, which takes changes",
-                expected=f"a request to {self.leader or 'the leader, which is not known here yet'}",
-                leader=self.leader,
-            )
+            raise NotReady("this server waits for a leader: `superposed promote` names one")
 
     def promise(self, epoch: int) -> None:
         """Promise an epoch, on the disk: nothing of an older one is taken any more."""
