@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Iterator
@@ -19,8 +20,11 @@ from superposed_client._core import RetryPolicy
 from superposed_service.api.app import create_api
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
+from superposed_service.engine.replication import Replication
+from superposed_service.errors import TooFewFollowers
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
+from superposed_service.storage.shipping import Place
 from tests.conftest import make_directory, serving, wait_for
 from tests.durability.test_recorded import unpacked
 from tests.helpers.http import problem
@@ -261,6 +265,25 @@ def test_the_client_says_once_that_what_it_saw_is_lost(tmp_path: Path) -> None:
         with pytest.raises(NotFresh):
             client.infer("a", X[:1])
         client.infer("a", X[:1])
+
+
+def test_what_followers_had_in_an_earlier_turn_counts_no_more() -> None:
+    async def scenario() -> None:
+        replication = Replication(1)
+        replication.members = {"one"}
+        replication.reached(Place(9, "00", member="one"))
+        await replication.wait(replication.turn, 9)
+        waiting = asyncio.create_task(replication.wait(replication.turn, 10))
+        await asyncio.sleep(0)
+        replication.begin()  # another server leads, and then this one again
+        replication.reached(Place(10, "11", member="one"))
+        with pytest.raises(TooFewFollowers, match="send it again"):
+            await waiting
+        replication.begin()
+        with pytest.raises(TooFewFollowers):
+            replication.check()
+
+    asyncio.run(scenario())
 
 
 def test_more_followers_than_there_are(tmp_path: Path) -> None:

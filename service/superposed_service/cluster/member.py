@@ -124,6 +124,7 @@ class Member:
             detector = PoisonDetector(writer.store, log, settings) if settings.canary_rows else None
             writer.lead(epoch, detector)
 
+        self._runtime.engine.replication.begin()
         await self._runtime.engine.call_writer(begin)
         log.api_keys.good_until = math.inf
         _log.warning("this server leads", extra={"epoch": epoch})
@@ -206,6 +207,7 @@ class Member:
     async def _follow(self, url: str) -> None:
         await self._stop_following()
         self._log.epochs.leader = url
+        self._runtime.engine.replication.begin()
         self._runtime.following = follower = Follower(self._runtime, url)
         follower.start()
         _log.info("following", extra={"leader": url})

@@ -196,25 +196,31 @@ class Engine:
             StorageUnavailable: The disk refused; whether the change counts is known after the next start.
             SuperposedError: As `infer`.
         """
-        self.check_leads()
+        turn = self.check_leads()
         change.author = author
         write = PendingWrite(change, idempotency_key, self._telemetry.start_timing())
         limit_s = self._admit(write)
         try:
             return await _answer(write.future, limit_s if limited else None)
         finally:
-            await self.replicated()
+            await self.replicated(turn)
 
-    def check_leads(self) -> None:
-        """Raise `NotLeader` on a follower, and `TooFewFollowers` on a leader with too few to have a change."""
+    def check_leads(self) -> int:
+        """Return the turn of this leader, which `replicated` takes.
+
+        Raises:
+            NotLeader: This server follows another one.
+            TooFewFollowers: Too few followers can be reached.
+        """
         self._writer.transaction_log.epochs.check_open()
         self.replication.check()
+        return self.replication.turn
 
-    async def replicated(self) -> None:
+    async def replicated(self, turn: int) -> None:
         """Wait until enough followers have on their disks what is here, API keys too; raises as `change`."""
         sequence, keys = self._writer.store.sequence, self._writer.transaction_log.api_keys.digest
         if self.replication.needed:
-            await self.replication.wait(sequence, keys)
+            await self.replication.wait(turn, sequence, keys)
         sequence_seen.set(sequence)
 
     async def evaluate(self, rows: RowBatch, targets: Sequence[Target]) -> Measured:

@@ -19,14 +19,22 @@ class Replication:
 
     Attributes:
         members: Names of the servers that count; others may follow, and are not waited for.
+        turn: Number of times that this server began to lead or to follow: what it recorded before may be gone.
     """
 
     def __init__(self, needed: int) -> None:
         self.needed = needed
         self.members: Collection[str] = ()
+        self.turn = 0
         self._sent: dict[str, tuple[int, str]] = {}
         self._places: dict[str, tuple[Place, float]] = {}  # and when it was heard of
         self._changed = asyncio.Event()
+
+    def begin(self) -> None:
+        """Forget how far followers are: this server begins to lead, or to follow another one."""
+        self.turn += 1
+        self._sent.clear()
+        self._places.clear()
 
     def sent(self, member: str, sequence: int, chain: str) -> None:
         """Note the end of what was sent to a follower."""
@@ -62,26 +70,32 @@ class Replication:
                 received=heard,
             )
 
-    async def wait(self, sequence: int, api_keys: str = "") -> None:
-        """Wait until enough followers have a record, and the API keys of a digest, on their disks.
+    async def wait(self, turn: int, sequence: int, api_keys: str = "") -> None:
+        """Wait until enough followers have a record of a turn, and the API keys of a digest, on their disks.
 
         Raises:
-            TooFewFollowers: They are not reached any more.
+            TooFewFollowers: They are not reached any more, or the turn is over.
         """
-        while len(self.members) - self.behind(sequence, api_keys) < self.needed:
+        while turn == self.turn and len(self.members) - self.behind(sequence, api_keys) < self.needed:
             changed = self._changed
             try:
                 await asyncio.wait_for(changed.wait(), _LOOK_S)
             except TimeoutError:
                 self._check_still()
+        if turn != self.turn:
+            raise _unknown("the leader that took it", "another one")
 
     def _check_still(self) -> None:
         try:
             self.check()
         except TooFewFollowers as error:
-            raise TooFewFollowers(
-                "the change is recorded here, and not on enough followers yet: send it again with the same"
-                " Idempotency-Key for its answer",
-                expected=error.expected,
-                received=error.received,
-            ) from None
+            raise _unknown(error.expected, error.received) from None
+
+
+def _unknown(expected: object, received: object) -> TooFewFollowers:
+    return TooFewFollowers(
+        "the change was recorded, and not on enough followers yet: send it again with the same Idempotency-Key for its"
+        " answer",
+        expected=expected,
+        received=received,
+    )

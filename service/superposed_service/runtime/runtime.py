@@ -326,8 +326,7 @@ class Runtime:
             UnknownSnapshot: There is none of this id.
         """
         if (known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))) is not None:
-            self.engine.check_leads()
-            await self.engine.replicated()
+            await self.engine.replicated(self.engine.check_leads())
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
@@ -355,12 +354,12 @@ class Runtime:
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
-        self.engine.check_leads()
+        turn = self.engine.check_leads()
         self.encoders.cache.forget(key)
         found = await self.engine.call_writer(lambda writer: find_rows(writer.transaction_log, writer.store, key))
         older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
         if not found.rows and not (older and at_once):
-            await self.engine.replicated()
+            await self.engine.replicated(turn)
             return ErasureResult()
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s

@@ -48,12 +48,12 @@ async def make(request: Request) -> Response:
     refuse_repeats(request)
     body = await read(request, ApiKeyRequest)
     service = runtime(request)
-    service.engine.check_leads()
+    turn = service.engine.check_leads()
     most = service.settings.max_api_keys
     made = await service.engine.call_writer(
         lambda writer: create(writer.transaction_log, most=most, **body.model_dump())
     )
-    await service.engine.replicated()
+    await service.engine.replicated(turn)
     _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
     return _new(made)
 
@@ -62,9 +62,9 @@ async def make(request: Request) -> Response:
 @requires("admin")
 async def end(request: Request, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
-    runtime(request).engine.check_leads()
+    turn = runtime(request).engine.check_leads()
     await runtime(request).engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
-    await runtime(request).engine.replicated()
+    await runtime(request).engine.replicated(turn)
     _note(request, "API key revoked", identifier)
     return Response(status_code=204)
 
@@ -74,8 +74,8 @@ async def end(request: Request, identifier: str) -> Response:
 async def renew(request: Request, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     refuse_repeats(request)
-    runtime(request).engine.check_leads()
+    turn = runtime(request).engine.check_leads()
     made = await runtime(request).engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
-    await runtime(request).engine.replicated()
+    await runtime(request).engine.replicated(turn)
     _note(request, "API key rotated", identifier)
     return _new(made)

@@ -49,8 +49,7 @@ async def answered_before(request: Request) -> JsonObject | None:
         return None
     engine = runtime(request).engine
     if (answer := await engine.call_writer(lambda writer: writer.answer_to(key))) is not None:
-        engine.check_leads()
-        await engine.replicated()
+        await engine.replicated(engine.check_leads())
     return answer
 
 
