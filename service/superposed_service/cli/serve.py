@@ -16,6 +16,10 @@ def serve(
     preset: Annotated[str | None, typer.Option(help="Preset of a store that is made now; default: general.")] = None,
     device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
     follow: Annotated[str | None, typer.Option(help="URL of a leader: follow its store.")] = None,
+    members: Annotated[str | None, typer.Option(help="URLs of all servers of the store, with commas between.")] = None,
+    sync_followers: Annotated[
+        int | None, typer.Option(help="Followers that must have a change on disk before it is answered; default: 0.")
+    ] = None,
     grpc_port: Annotated[
         int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC; default: no gRPC.")
     ] = None,
@@ -35,6 +39,7 @@ def serve(
         gc.enable()
 
     given = {"host": host, "port": port, "device": device, "preset": preset, "follow": follow}
+    given |= {"members": members, "sync_followers": sync_followers}
     settings = configure(file, **given).settings
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})

@@ -124,6 +124,7 @@ class Member:
             detector = PoisonDetector(writer.store, log, settings) if settings.canary_rows else None
             writer.lead(epoch, detector)
 
+        await self._stop_following()
         self._runtime.engine.replication.begin()
         await self._runtime.engine.call_writer(begin)
         log.api_keys.good_until = math.inf
