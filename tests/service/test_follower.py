@@ -10,14 +10,15 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import torch
 from pydantic import SecretStr
 
-from superposed import OptimizerConfig, StoreConfig
+from superposed import OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed.config import MLPConfig, RehearsalConfig
 from superposed_client import Client
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
-from superposed_service.cluster.follower import seed
+from superposed_service.cluster.follower import difference, seed
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -301,7 +302,8 @@ def test_rows_that_came_after_an_erasure_stay(tmp_path: Path) -> None:
     for name in ("leader", "follower"):
         with DataDirectory(tmp_path / name) as directory:
             journal = directory.transaction_log().journal
-            assert journal.with_payload([*after, *last]) == last, name
+            # A follower that was behind at the erasure began again, from a snapshot after it.
+            assert journal.with_payload([*after, *last]) == [one for one in last if one > journal.horizon], name
 
 
 def test_an_erasure_is_finished_after_a_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,6 +318,7 @@ def test_an_erasure_is_finished_after_a_crash(tmp_path: Path, monkeypatch: pytes
         with monkeypatch.context() as patch:
             patch.setattr(Runtime, "finish_erasures", nothing)  # as if it had ended before
             with following(tmp_path / "follower", leader) as follower:
+                caught_up(leader, follower)
                 leader.delete("/v1/tasks/a/data").raise_for_status()
                 caught_up(leader, follower)
         with DataDirectory(tmp_path / "follower") as directory:
@@ -341,3 +344,34 @@ def test_a_follower_that_stopped_following_answers_no_api_key(tmp_path: Path) ->
         follower = stack.enter_context(following(tmp_path / "follower", leader, key))
         assert "not the leader's" in str(problem(follower.get("/health/ready"), 503, "not-ready")["received"])
         problem(follower.get("/v1/tasks", headers=admin), 503, "not-ready")
+
+
+@pytest.mark.parametrize("mode", ["replay", "snapshots"])
+def test_a_follower_with_other_arithmetic_measures_how_far_it_is(
+    tmp_path: Path, mode: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ExitStack() as stack:
+        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG)))
+        register(leader, "a")
+        with monkeypatch.context() as patch:
+            patch.setattr("superposed_service.changes.replay._cpu_model", lambda: "another processor")
+            follower = stack.enter_context(following(tmp_path / "follower", leader, follow_mode=mode))
+        teach(leader, "a", 3)
+        caught_up(leader, follower)
+        with caplog.at_level("WARNING", "superposed.follower"):
+            leader.post("/v1/snapshots").raise_for_status()
+            teach(leader, "a", 1)
+            wait_for(lambda: any("to rounding" in record.message for record in caplog.records))
+        [record] = [record for record in caplog.records if "to rounding" in record.message]
+        assert vars(record)["difference"] == 0.0  # it is the same processor
+        anew = mode == "snapshots"
+        wait_for(lambda: (follower.get("/v1/store").json()["journal"]["horizon"] == 4) == anew)
+        caught_up(leader, follower)
+
+
+def test_the_difference_of_stores_is_relative() -> None:
+    one, two = (WeightStore(CONFIG, secret=seeded_secret(0)) for _ in range(2))
+    assert difference(one, two) == 0.0
+    with torch.no_grad():
+        next(iter(two.network.parameters())).mul_(1 + 1e-3)
+    assert 1e-4 < difference(one, two) < 1e-2

@@ -8,6 +8,7 @@ import asyncio
 import base64
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -111,6 +112,7 @@ class Follower:
         self._client = httpx.AsyncClient(**client_options(runtime.settings, url))
         self._applying: Sequence[Future[Any]] = []
         self._caught_up = asyncio.Event()
+        self._compared = -1.0  # the leader's snapshot that this store was compared with
 
     @property
     def not_ready(self) -> NotReady | None:
@@ -179,6 +181,9 @@ class Follower:
         )
         self._keys.good_until = self._contact + self._settings.follow_timeout_s
         self._applying = received
+        fingerprint = self._runtime.directory.transaction_log().journal.fingerprint()
+        if shipment.fingerprint != fingerprint and self._compared < shipment.snapshot <= place.sequence:
+            await self._compare(shipment.snapshot)
         kinds = {entry.kind for entry, _ in shipment.changes}
         if kinds & (TAKING_OUT | {FORGET_ROWS}):
             await self._applied()
@@ -211,6 +216,18 @@ class Follower:
             return await self._begin_again("no snapshot is from before the leader's epoch", first)
         await self._runtime.snapshot()
         return first - 1
+
+    async def _compare(self, sequence: int) -> None:
+        """Measure how far this store is from the leader's, which another processor or library made."""
+        again = self._settings.follow_mode == "snapshots"
+        self._compared = sequence if again else math.inf
+        head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
+        store, _ = await asyncio.to_thread(_store, head, data)
+        own = await self._runtime.engine.call_writer(lambda writer: self._rebuilt(writer, store.sequence))
+        known = {"sequence": store.sequence, "difference": difference(own, store)}
+        _log.warning("this store is equal to the leader's to rounding", extra=known)
+        if again:
+            await self._begin_again("SUPERPOSED_FOLLOW_MODE is snapshots")
 
     async def _begin_again(self, reason: str, first: int | None = None) -> int:
         """Take the leader's newest snapshot in place of what is here; returns its sequence number.
@@ -255,6 +272,12 @@ def _place(writer: Writer) -> Place:
     if (failure := writer.transaction_log.failure) is not None:
         raise JournalCorrupt("the follower's journal failed", received=failure)
     return Place.of(writer.transaction_log)
+
+
+def difference(store: WeightStore, other: WeightStore) -> float:
+    """Return the largest difference between two stores' tensors, as a part of the largest value there."""
+    pairs = [(one.cpu().double(), other.state()[name].cpu().double()) for name, one in store.state().items()]
+    return max(float((one - two).abs().max() / two.abs().max().clamp_min(1e-12)) for one, two in pairs if one.numel())
 
 
 def keep_aside(folder: Path, log: TransactionLog, first: int) -> Path:

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
@@ -134,7 +134,7 @@ class Runtime:
         shipment = await self.engine.call_writer(lambda writer: Shipment.read(writer.transaction_log, place))
         replication.reached(place)  # its link was compared
         replication.sent(place.member, place.sequence + len(shipment.changes), shipment.chain)
-        return shipment.to_bytes()
+        return replace(shipment, snapshot=int(self.version)).to_bytes()
 
     async def newest_snapshot(self) -> bytes:
         """Return the newest snapshot with its manifest as a follower reads them, framed."""

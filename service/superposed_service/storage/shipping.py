@@ -54,6 +54,7 @@ class Shipment:
         digests: Of the leader's store, by sequence number.
         api_keys: All of the leader's; None where the follower has them.
         baseline: What the leader's poison detector has learned of ordinary harm.
+        snapshot: Sequence number of the leader's newest snapshot.
     """
 
     newest: int
@@ -65,6 +66,7 @@ class Shipment:
     digests: Mapping[int, str]
     api_keys: Sequence[ApiKey] | None
     baseline: Sequence[float]
+    snapshot: int = 0
 
     @classmethod
     def read(cls, log: TransactionLog, place: Place) -> "Shipment":
