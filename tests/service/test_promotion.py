@@ -18,6 +18,7 @@ from superposed.errors import ConfigError
 from superposed_client import Client, NotFresh
 from superposed_client._core import RetryPolicy
 from superposed_service.api.app import create_api
+from superposed_service.api.middleware.freshness import Freshness
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
 from superposed_service.engine.replication import Replication
@@ -254,6 +255,17 @@ def test_reads_are_as_new_as_what_the_client_has_seen(tmp_path: Path) -> None:
         made.promote(1, allow_loss=True).raise_for_status()
         lost = {"X-Min-Sequence": f"{lineage}.1.{int(number) + 99}"}
         assert "lost" in problem(made.http[1].post("/v1/infer", json=asked, headers=lost), 409, "not-fresh")["detail"]
+
+
+def test_an_answer_of_a_store_that_went_back_meanwhile_is_not_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with cluster(tmp_path, 0) as made:
+        register(made.http[0], "a")
+        lineage, epoch, number = made.http[0].post("/v1/update", json=UPDATE).headers["x-sequence"].split(".")
+        monkeypatch.setattr(Freshness, "is_fresh", lambda *_: True)  # as if it had been, a moment before
+        asked, headers = {"context": "a", "inputs": X[:1].tolist()}, {"X-Min-Sequence": f"{lineage}.{epoch}.{number}9"}
+        problem(made.http[0].post("/v1/infer", json=asked, headers=headers | {"X-Other": "1"}), 409, "not-fresh")
 
 
 def test_the_client_says_once_that_what_it_saw_is_lost(tmp_path: Path) -> None:

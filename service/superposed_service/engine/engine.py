@@ -38,8 +38,8 @@ from superposed_service.engine.request_metadata import RequestMetadata, current_
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DeadlineExceeded, NotReady
-from superposed_service.observability.request_ids import sequence_seen
+from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady
+from superposed_service.observability.request_ids import least_sequence, sequence_seen
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
 
@@ -122,9 +122,12 @@ class Engine:
         inline = self._executor.is_inline(rows)
         timer = self.infer_soon(rows, future, current_request(), inline=inline)  # half the cost of `asyncio.timeout`
         try:
-            return await future
+            result = await future
         finally:
             timer.cancel()
+        if result.sequence < (least := least_sequence.get()):
+            raise NotFresh("this server's store went back meanwhile", expected=least, received=result.sequence)
+        return result
 
     def answers_soon(self, rows: RowBatch) -> bool:
         """Return True if the event loop may answer rows now, without the engine's thread."""

@@ -14,7 +14,8 @@ CLIENT_LEFT = 499
 # Paths that machines ask every few seconds: answered also when nothing else is, and not worth a log line.
 PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
 
-# The newest record that a change of this request waited for.
+# The record that an answer to this request must not be older than; and the newest one that its change waited for.
+least_sequence: ContextVar[int] = ContextVar("superposed_least_sequence", default=0)
 sequence_seen: ContextVar[int] = ContextVar("superposed_sequence_seen", default=0)
 request_id: ContextVar[str] = ContextVar("superposed_request_id", default="")
 

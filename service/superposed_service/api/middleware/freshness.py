@@ -5,7 +5,7 @@ import time
 
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest, NotFresh
-from superposed_service.observability.request_ids import sequence_seen
+from superposed_service.observability.request_ids import least_sequence, sequence_seen
 
 MIN_SEQUENCE, SEQUENCE = b"x-min-sequence", b"x-sequence"
 _WAIT_S, _LOOK_S = 1.0, 0.005
@@ -53,6 +53,8 @@ class Freshness:
                     received=self.token(),
                 )
             await asyncio.sleep(_LOOK_S)
+        # A follower's store may go back before the answer: to the leader's snapshot, or to before its own tail.
+        least_sequence.set(max(self._read(token)[2] for token in tokens.split(",")))
 
     def _read(self, token: str) -> tuple[str, int, int]:
         lineage, epoch, sequence = [*token.split("."), "", ""][:3]
