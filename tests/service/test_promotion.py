@@ -33,6 +33,14 @@ from tests.helpers.recorded import RECORDED
 from tests.service.test_follower import CONFIG, X, Y, digest, register, sequence, teach
 from tests.service.test_server import superposed
 
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("superposed_service.cluster.member._LOOK_S", 0.2)
+    monkeypatch.setattr("superposed_service.cluster.follower._WAIT_S", 0.3)
+    monkeypatch.setattr("superposed_service.engine.replication._SILENT_S", 1.0)
+
+
 UPDATE = {"context": "a", "inputs": X[:5].tolist(), "targets": Y[:5]}
 
 
