@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("superposed.access")
+# Other servers of the store ask for these every second: logged where they are refused.
+_POLLED = frozenset({"/v1/replication", "/v1/replication/records"})
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -54,7 +56,8 @@ class Observed:
         finally:
             status, seconds = scope.get(STATUS, CLIENT_LEFT), perf_counter() - began
             self._metrics.request(method, path, status, seconds)
-            if self._log == "all" or (self._log == "quiet" and not route.fast and path not in PROBES):
+            often = route.fast or path in PROBES or (path in _POLLED and status == 200)
+            if self._log == "all" or (self._log == "quiet" and not often):
                 known: dict[str, Any] = {"method": method, "path": path, "status_code": status}
                 known |= {"duration_ms": round(seconds * 1000, 3), "api_key": scope.get(AUTHOR)}
                 _log.info("request", extra=known)
