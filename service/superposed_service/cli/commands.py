@@ -15,16 +15,17 @@ from superposed_service.cli.data_directory import export, import_store, log, ver
 from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
 from superposed_service.cli.promote import promote
+from superposed_service.cli.rows import evaluate, predict, status, tasks, teach
 from superposed_service.cli.serve import serve
 
-app = typer.Typer(
-    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="The `superposed` command."
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The `superposed` command.")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
 app.command()(init)
 app.command()(serve)
 app.command()(promote)
+for command in (status, tasks, teach, predict, evaluate):
+    app.command()(command)
 app.command("verify")(verify_directory)
 app.command()(log)
 app.command()(export)

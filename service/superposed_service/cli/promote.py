@@ -3,7 +3,8 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from superposed_service.cli.rows import connected
 
 
 def promote(
@@ -16,15 +17,8 @@ def promote(
 
     The API key, of scope replicate, comes from SUPERPOSED_API_KEY.
     """
-    from superposed_client import Client
-    from superposed_client._errors import ApiError, ConnectionFailed
-
-    try:
-        with Client(url) as client:
-            done = client.promote(allow_loss=allow_loss)
-    except (ApiError, ConnectionFailed) as error:
-        Console(stderr=True).print(f"superposed: {error}", style="red", markup=False, highlight=False)
-        raise typer.Exit(1) from None
+    with connected(url) as client:
+        done = client.promote(allow_loss=allow_loss)
     typer.echo(
         f"{done.leader or url} leads epoch {done.epoch}, from record {done.sequence + 1} on;"
         f" {done.promised} servers have promised it"

@@ -1,0 +1,129 @@
+"""`superposed status | tasks | teach | predict | evaluate`: a running server's tasks, and files of rows for them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from superposed_client import Client
+
+Url = Annotated[str, typer.Argument(metavar="URL", help="URL of the server; its API key is in SUPERPOSED_API_KEY.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key, or for predictions any context.")]
+File = Annotated[str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.jsonl); - for CSV on stdin.")]
+Target = Annotated[str | None, typer.Option(help="Column of the targets; default: the last one.")]
+Text = Annotated[str | None, typer.Option(help="Column of texts, for a task of texts.")]
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Client]:
+    """Connect to a server; what it refuses is one line and exit code 1."""
+    from superposed_client import Client
+    from superposed_client._errors import SuperposedError
+
+    try:
+        with Client(url) as client:
+            yield client
+    except (SuperposedError, OSError, ValueError) as error:
+        Console(stderr=True).print(f"superposed: {error}", style="red", markup=False, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def status(url: Url) -> None:
+    """Show the role of the server at URL, how new its store is, and what it holds."""
+    with connected(url) as client:
+        store, server = client.store(), client.server_state()
+        size = (store.bytes.weights + store.bytes.optimizer + store.bytes.kept_rows) / 2**20
+        typer.echo(f"{server.role} of epoch {server.epoch}{', ready' if client.ready() else ', not ready'}")
+        typer.echo(f"record {store.sequence}, {store.tasks} tasks, {size:.1f} MB, {store.family} contexts")
+
+
+def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys.")] = "") -> None:
+    """List the tasks of the server at URL. The accuracy is that of rows before they were learned."""
+    table = Table("task", "kind", "inputs", "labels", "updates", "rows", "accuracy before learning")
+    with connected(url) as client:
+        for one in client.list_tasks(prefix):
+            labels = one.outputs if one.labels is None else len(one.labels)
+            accuracy = "" if one.prequential.accuracy is None else f"{one.prequential.accuracy:.3f}"
+            name = one.key if one.group is None else f"{one.group}/{one.key}"
+            table.add_row(name, one.kind, *map(str, (one.inputs, labels, one.updates, one.rows_seen)), accuracy)
+    Console().print(table)
+
+
+def teach(
+    url: Url,
+    key: Key,
+    file: File,
+    target: Target = None,
+    text: Text = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy for labels, mse for values.")] = "cross_entropy",
+    epochs: Annotated[int, typer.Option(help="Passes over the rows.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Rows of one update.", min=1)] = 32,
+) -> None:
+    """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
+    kind: Literal["cross_entropy", "mse"] = "mse" if loss == "mse" else "cross_entropy"
+    with connected(url) as client:
+        rows, targets = _rows(_frame(file), target, text)
+        task = client.task(key, loss=kind, **({"outputs": 1} if kind == "mse" else {"grow_labels": True}))
+        task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
+        typer.echo(f"{len(targets)} rows taught to {key}, {epochs} times")
+
+
+def predict(
+    url: Url,
+    key: Key,
+    file: File,
+    text: Text = None,
+    output: Annotated[str, typer.Option("--output", "-o", help="File to write; - for CSV on stdout.")] = "-",
+) -> None:
+    """Predict the rows of FILE by a task or composition of the server at URL; they are written with `prediction`."""
+    with connected(url) as client:
+        frame = _frame(file)
+        rows = frame.drop(columns="prediction", errors="ignore")
+        _write(frame.assign(prediction=client.task(key).predict(rows if text is None else rows[text].tolist())), output)
+
+
+def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text = None) -> None:
+    """Measure the accuracy (of values: R²) of a task on the rows of FILE; nothing is learned."""
+    with connected(url) as client:
+        rows, targets = _rows(_frame(file), target, text)
+        typer.echo(f"{client.task(key).score(rows, targets):.4f}")
+
+
+def _frame(file: str) -> pd.DataFrame:
+    try:
+        import pandas as pd
+    except ModuleNotFoundError:
+        raise ValueError("files of rows need pandas: pip install 'superposed[data]'") from None
+    if file.endswith((".parquet", ".pq")):
+        return pd.read_parquet(file)
+    if file.endswith((".jsonl", ".ndjson")):
+        return pd.read_json(file, lines=True)
+    return pd.read_csv(sys.stdin if file == "-" else file)
+
+
+def _rows(frame: pd.DataFrame, target: str | None, text: str | None) -> tuple[Any, Any]:
+    """Return inputs and targets."""
+    name = frame.columns[-1] if target is None else target
+    for column in (name, text):
+        if column is not None and column not in frame:
+            raise ValueError(f"no column {column!r}: expected one of {', '.join(map(str, frame.columns))}")
+    inputs = frame.drop(columns=name) if text is None else frame[text].tolist()
+    return inputs, frame[name].tolist()
+
+
+def _write(frame: pd.DataFrame, file: str) -> None:
+    if file.endswith((".parquet", ".pq")):
+        frame.to_parquet(file)
+    elif file.endswith((".jsonl", ".ndjson")):
+        frame.to_json(file, orient="records", lines=True)
+    else:
+        frame.to_csv(sys.stdout if file == "-" else file, index=False)

@@ -1,0 +1,94 @@
+"""`superposed status | tasks | teach | predict | evaluate` on files, against real servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pandas as pd
+import pytest
+from sklearn.datasets import load_wine
+
+from demo.server_process import Server
+from tests.conftest import make_directory, serving
+from tests.service.test_server import superposed
+from tests.service.test_texts import store
+
+
+@pytest.fixture(scope="module")
+def wine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Path]]:
+    folder = tmp_path_factory.mktemp("files")
+    frame = load_wine(as_frame=True).frame.assign(target=lambda table: [f"class {one}" for one in table.target])
+    frame.to_csv(folder / "wine.csv", index=False)
+    frame.to_parquet(folder / "wine.parquet")
+    frame.to_json(folder / "wine.jsonl", orient="records", lines=True)
+    with Server(make_directory(folder / "store")) as server:
+        yield server, folder
+
+
+def good(*arguments: object) -> str:
+    done = superposed(*map(str, arguments))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
+    server, folder = wine
+    taught = good("teach", server.url, "wine", folder / "wine.csv", "--target", "target", "--epochs", 20)
+    assert taught == "178 rows taught to wine, 20 times\n"
+    assert float(good("evaluate", server.url, "wine", folder / "wine.parquet")) > 0.95
+    rows = pd.read_json(folder / "wine.jsonl", lines=True).drop(columns="target")
+    rows.to_csv(folder / "rows.csv", index=False)
+    for name in ("out.csv", "out.parquet", "out.jsonl"):
+        good("predict", server.url, "wine", folder / "rows.csv", "-o", folder / name)
+    found = [pd.read_csv(folder / "out.csv"), pd.read_parquet(folder / "out.parquet")]
+    found.append(pd.read_json(folder / "out.jsonl", lines=True))
+    assert all(one.prediction.tolist() == found[0].prediction.tolist() for one in found)
+    assert (found[0].prediction == pd.read_csv(folder / "wine.csv").target).mean() > 0.95
+    assert good("predict", server.url, "wine", folder / "rows.csv").splitlines()[0].endswith(",prediction")
+    shown = good("tasks", server.url, "wine")
+    assert "wine" in shown
+    assert "3560" in shown
+    status = good("status", server.url)
+    assert "leader of epoch 1, ready" in status
+
+
+def test_values(wine: tuple[Server, Path]) -> None:
+    server, folder = wine
+    frame = pd.read_csv(folder / "wine.csv").drop(columns="target")
+    frame.to_csv(folder / "values.csv", index=False)  # the last column, proline, from the others
+    good("teach", server.url, "proline", folder / "values.csv", "--loss", "mse", "--epochs", 20)
+    assert float(good("evaluate", server.url, "proline", folder / "values.csv")) > 0.5
+
+
+def test_texts(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"text": ["good day", "bye", "good day to you", "bye bye"], "intent": ["hello", "bye"] * 2})
+    frame.to_csv(tmp_path / "texts.csv", index=False)
+    with serving(store(tmp_path / "store")) as http:
+        url = str(http.base_url)
+        good("teach", url, "intents", tmp_path / "texts.csv", "--text", "text", "--epochs", 30)
+        assert float(good("evaluate", url, "intents", tmp_path / "texts.csv", "--text", "text")) == 1.0
+        assert (
+            good("predict", url, "intents", tmp_path / "texts.csv", "--text", "text").splitlines()[1].endswith("hello")
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("teach", "URL", "wine", "FILE", "--target", "colour"), "no column 'colour'"),
+        (("teach", "URL", "not a key!", "FILE"), "not a key"),
+        (("predict", "URL", "nobody", "FILE"), "no task has this key"),
+        (("evaluate", "URL", "wine", "missing.csv"), "missing.csv"),
+        (("status", "http://127.0.0.1:9"), "no answer"),
+    ],
+)
+def test_mistakes_are_one_line(wine: tuple[Server, Path], arguments: tuple[str, ...], reason: str) -> None:
+    server, folder = wine
+    known = {"URL": server.url, "FILE": str(folder / "wine.csv")}
+    done = superposed(*(known.get(one, one) for one in arguments))
+    assert done.returncode == 1
+    assert reason in done.stderr
+    assert "Traceback" not in done.stderr
+    assert httpx.get(f"{server.url}/v1/tasks", params={"prefix": "not"}).json()["tasks"] == []
