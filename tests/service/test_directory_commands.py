@@ -142,6 +142,8 @@ def test_the_log_for_machines_leaves_nothing_out(path: Path) -> None:
     machine.close()
     assert len(command("log", path, "--json").output.splitlines()) == 58
     assert "8 more: --after 50" in command("log", path).output
+    newest = [json.loads(line)["sequence"] for line in command("log", path, "--json", "--tail", 3).output.splitlines()]
+    assert newest == [56, 57, 58]
 
 
 def test_the_log(path: Path) -> None:

@@ -36,6 +36,7 @@ def log(
     limit: Annotated[
         int | None, typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0)
     ] = None,
+    tail: Annotated[int, typer.Option(help="List only so many of the newest records.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List the journal's records in DIR."""
@@ -45,7 +46,8 @@ def log(
     with DataDirectory.existing(directory) as opened:
         journal = opened.transaction_log().journal
         most = (0 if as_json else _SHOWN) if limit is None else limit
-        lines = journal_lines(opened, max(after, journal.horizon), most or journal.sequence)
+        first = max(after, journal.horizon, journal.sequence - tail if tail else 0)
+        lines = journal_lines(opened, first, tail or most or journal.sequence)
     if as_json:
         for line in lines:
             typer.echo(json.dumps(line))

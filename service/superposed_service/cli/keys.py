@@ -77,10 +77,10 @@ def list_keys(directory: Directory) -> None:
 
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.transaction_log().api_keys)
-    table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "created", "expires", "revoked", "a second")
+    table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "from", "to", "a second", box=None)
     for key in found:
-        times = [_time(key[field]) for field in ("created", "expires", "revoked")]
-        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], *times, _quotas(key))
+        ends = f"{_day(key['revoked'])} revoked" if key["revoked"] else _day(key["expires"])
+        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], _day(key["created"]), ends, _quotas(key))
     Console().print(table)
 
 
@@ -110,5 +110,5 @@ def _quotas(key: dict[str, Any]) -> str:
     return ", ".join(f"{quota:g} {unit}" for unit, quota in own.items() if quota is not None)
 
 
-def _time(seconds: float | None) -> str:
-    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat(" ", "minutes")
+def _day(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).date().isoformat()
