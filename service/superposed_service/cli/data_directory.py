@@ -36,7 +36,7 @@ def log(
     limit: Annotated[
         int | None, typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0)
     ] = None,
-    tail: Annotated[int, typer.Option(help="List only so many of the newest records.", min=0)] = 0,
+    tail: Annotated[int, typer.Option(help="Number of newest records to list; 0: all after --after.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
     """List the journal's records in DIR."""
