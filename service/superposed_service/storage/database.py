@@ -11,7 +11,7 @@ from typing import Any, Literal
 import apsw
 import apsw.sqlite_extra
 
-from superposed_service.errors import JournalCorrupt, StorageUnavailable
+from superposed_service.errors import JournalCorrupt, StorageUnavailable, disk_errors
 
 Synchronous = Literal["FULL", "OFF"]
 Statement = tuple[str, tuple[Any, ...]]
@@ -98,14 +98,13 @@ class Database:
         self.path = path
         self.failure: str | None = None
         try:
-            if isinstance(path, Path):
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-            self._connection = apsw.Connection(str(path), vfs=CHECKSUM_VFS)
-            self._open(synchronous)
+            with disk_errors(f"cannot open {path}"):
+                if isinstance(path, Path):
+                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                self._connection = apsw.Connection(str(path), vfs=CHECKSUM_VFS)
+                self._open(synchronous)
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._error(error, f"cannot open {path}") from error
-        except OSError as error:
-            raise StorageUnavailable(f"cannot open {path}", received=str(error)) from error
 
     def _open(self, synchronous: Synchronous) -> None:
         self._connection.reserve_bytes("main", _CHECKSUM_BYTES)  # counts for a new file only
@@ -149,17 +148,14 @@ class Database:
         if not isinstance(self.path, Path):
             return []
         damaged, number = [], 0
-        try:
-            with self.path.open("rb") as file:
-                if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):
-                    return []  # made by a release without checksums
-                file.seek(0)
-                while page := file.read(size):
-                    number += 1
-                    if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]:
-                        damaged.append(number)
-        except OSError as error:
-            raise StorageUnavailable(f"cannot read {self.path}", received=str(error)) from error
+        with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:
+            if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):
+                return []  # made by a release without checksums
+            file.seek(0)
+            while page := file.read(size):
+                number += 1
+                if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]:
+                    damaged.append(number)
         return damaged
 
     def corrupt(self, error: object) -> JournalCorrupt:
