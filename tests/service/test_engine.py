@@ -17,17 +17,18 @@ from superposed import WeightStore
 from superposed.errors import CompositionNotSupported, NonFiniteUpdate, UnknownTask
 from superposed.tasks.batch import Batch
 from superposed_service.changes import update
+from superposed_service.changes.base import PreparedChange
 from superposed_service.changes.exclusions import REFUSAL
+from superposed_service.changes.quarantine import Quarantine
 from superposed_service.changes.registration import Delete
 from superposed_service.changes.replay import recover
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.engine.engine import Engine
-from superposed_service.engine.poison_detector import Observation, Verdict
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotReady, Overloaded
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, TransactionLog
+from superposed_service.storage import DataDirectory, Record, TransactionLog
 from tests.helpers.engines import make_store, prepared, running
 
 X = np.random.default_rng(0).normal(size=(6, 8))
@@ -366,11 +367,15 @@ class Attributing:
     """A poison detector that attributes after every update until it is told to stop."""
 
     def __init__(self) -> None:
-        self.steps, self.stop = 0, threading.Event()
+        self.steps, self.stop, self.attributing = 0, threading.Event(), False
 
-    def observe(self, store: WeightStore, seen: Observation | None = None) -> Verdict:
-        self.steps += seen is None
-        return Verdict(attributing=not self.stop.is_set())
+    def observe(self, store: WeightStore, record: Record, change: PreparedChange, error: Exception | None) -> None:
+        self.attributing = True
+
+    def attribute(self) -> list[Quarantine]:
+        self.steps += 1
+        self.attributing = not self.stop.is_set()
+        return []
 
 
 def test_reads_are_answered_while_the_detector_attributes_and_updates_wait() -> None:

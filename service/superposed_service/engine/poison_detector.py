@@ -77,29 +77,6 @@ class _Harm:
         self.worst = max(self.worst, sum(part for _, part in self.recent))
 
 
-@dataclass(frozen=True)
-class Observation:
-    """A change that was applied, or rejected by the arithmetic with an error."""
-
-    record: Record
-    change: PreparedChange
-    error: BaseException | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """State of the poison detector after an observation.
-
-    Args:
-        attributing: True while it attributes harm to a source: until it has, store and journal stay as they
-            are, and it is called again without an observation.
-        decisions: Sources to quarantine.
-    """
-
-    attributing: bool = False
-    decisions: Sequence[Quarantine] = ()
-
-
 class PoisonDetector:
     """Detect sources whose updates degrade other tasks beyond normal crosstalk. The engine's thread only.
 
@@ -121,16 +98,17 @@ class PoisonDetector:
                 self._canaries.drop(key)
         self._begin(store)  # before the first update: it may be the harmful one
 
-    def observe(self, store: WeightStore, seen: Observation | None = None) -> Verdict:
-        """Take notice of a change, or without one take a step of the attribution, about as long as an update."""
-        decisions: list[Quarantine] = []
-        if seen is None:
-            decisions = self._step()
-        elif seen.error is None:
-            self._applied(store, seen.record, seen.change)
-        elif self._windows and isinstance(seen.error, UpdateError) and isinstance(seen.change, PreparedUpdate):
+    @property
+    def attributing(self) -> bool:
+        """True while it attributes harm to a source: until it has, store and journal stay as they are."""
+        return self._attribution is not None
+
+    def observe(self, store: WeightStore, record: Record, change: PreparedChange, error: BaseException | None) -> None:
+        """Take notice of a change that was applied, or rejected by the arithmetic with an error."""
+        if error is None:
+            self._applied(store, record, change)
+        elif self._windows and isinstance(error, UpdateError) and isinstance(change, PreparedUpdate):
             self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
-        return Verdict(self._attribution is not None, decisions)
 
     def keep(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
         """Keep and forget canaries after an applied change, as every server of the store does; judge nothing."""
@@ -159,14 +137,14 @@ class PoisonDetector:
             windows, self._windows = self._windows, deque()  # should this fail, the next update starts anew
             self._attribution = self._attributing(store, windows)
 
-    def _step(self) -> list[Quarantine]:
-        attribution, self._attribution = self._attribution, None  # should this fail, it is over
+    def attribute(self) -> list[Quarantine]:
+        """Take a step of the attribution, about as long as an update; return the sources to quarantine."""
         try:
-            if attribution is not None:
-                next(attribution)
+            if self._attribution is not None:
+                next(self._attribution)
         except StopIteration as end:
-            return list(end.value)
-        self._attribution = attribution
+            self._attribution = None
+            return list(end.value or ())  # none after a step that failed
         return []
 
     def _attributing(self, store: WeightStore, windows: deque[_Window]) -> _Attribution:

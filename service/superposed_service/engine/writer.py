@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from time import perf_counter
+from typing import TypeAlias
 
 from superposed.errors import SuperposedError
 from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, rejected, signed
 from superposed_service.changes.exclusions import EPOCH, REFUSAL, Exclusions
+from superposed_service.changes.quarantine import Quarantine
 from superposed_service.changes.replay import Followed, rejection_entry
 from superposed_service.changes.snapshot import StoreImage
 from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
-from superposed_service.engine.poison_detector import Observation, PoisonDetector, Verdict
+from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
 from superposed_service.errors import DigestMismatch, JournalCorrupt, NotLeader, StorageUnavailable
@@ -33,10 +35,10 @@ _log = logging.getLogger("superposed.engine")
 DIGEST_INTERVAL = 256
 
 
-@dataclass(frozen=True)
-class _Committed:
-    record: Record
-    write: PreparedWrite | None  # None: a refusal's own record, which changes nothing
+# A record that is on the disk, and its write; None for a refusal's own record, which changes nothing.
+_Committed: TypeAlias = tuple[Record, PreparedWrite | None]
+# The records of a group that is on the disk, and since when on the clock of `perf_counter`.
+_Journalled: TypeAlias = tuple[Sequence[Record], float]
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,6 @@ class _Transaction:
     beside: Sequence[Statement]  # what goes to the disk with it
     digest: tuple[int, str] | None  # of the store, noted with it
     began: float  # on the clock of `perf_counter`
-
-
-@dataclass(frozen=True)
-class _Journalled:
-    """A group that is on the disk, and since when on the clock of `perf_counter`."""
-
-    records: Sequence[Record]
-    ended: float
 
 
 class Writer:
@@ -85,7 +79,6 @@ class Writer:
         self.store = store
         self.telemetry = telemetry or Telemetry(Metrics(0))
         self._detector = detector
-        self._verdict = Verdict()
         self.transaction_log = transaction_log
         self.records_since_snapshot = replayed
         self.bytes_since_snapshot = 0
@@ -120,7 +113,7 @@ class Writer:
         """Return True if a change may be prepared now: the tasks stay as they are until its turn."""
         if self.committing:
             return False
-        waiting = [one.write.write for one in self._committed if one.write is not None]
+        waiting = [prepared.write for _, prepared in self._committed if prepared is not None]
         return all(write.grouped for write in waiting) if grouped else not self.pending
 
     def commit(self, writes: Sequence[PendingWrite]) -> None:
@@ -162,11 +155,11 @@ class Writer:
             (signed(one.change.entry(), one.write.change.author), one.idempotency_key) for one in transaction.writes
         ]
         records = self.transaction_log.write(entries, transaction.beside, digest=transaction.digest)
-        return _Journalled(records, perf_counter())
+        return records, perf_counter()
 
     def _finalize(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
         try:
-            journalled = landing()
+            records, ended = landing()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
             self.transaction_log.requeue(transaction.beside)
             for one in transaction.writes:
@@ -174,11 +167,10 @@ class Writer:
             return
         if self._digest == transaction.digest:
             self._digest = None
-        self._count(journalled.records)
-        self._committed.extend(map(_Committed, journalled.records, transaction.writes))
+        self._count(records)
+        self._committed.extend(zip(records, transaction.writes, strict=True))
         tickets = [one.write.timing for one in transaction.writes]
-        last = journalled.records[-1].sequence
-        self.telemetry.journalled(tickets, transaction.began, journalled.ended, last)
+        self.telemetry.journalled(tickets, transaction.began, ended, records[-1].sequence)
 
     def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
         """Journal what follows from a change that was just applied; after the group that is on its way."""
@@ -194,25 +186,26 @@ class Writer:
     @property
     def attributing(self) -> bool:
         """True while the poison detector attributes harm: until it has, nothing is committed or applied."""
-        return self._verdict.attributing
+        return self._detector is not None and self._detector.attributing
 
     def attribute(self) -> None:
-        """Let the poison detector take a step."""
+        """Let the poison detector take a step, and quarantine the sources that it accuses."""
         self.finish()  # it reads the journal
-        self._detect(None)
+        self._detect(lambda detector: self._quarantine(detector.attribute()))
 
-    def _detect(self, seen: Observation | None) -> None:
+    def _quarantine(self, decisions: Sequence[Quarantine]) -> None:
+        prepared = [decision.prepare(self.store) for decision in decisions]
+        if prepared:
+            records = self._commit_decisions([change.entry() for change in prepared])
+            writes = map(PreparedWrite, map(PendingWrite, decisions), prepared)
+            self._committed.extend(zip(records, writes, strict=True))
+
+    def _detect(self, look: Callable[[PoisonDetector], None]) -> None:
         if self._detector is None or not self.transaction_log.epochs.open:  # a leader's decisions are records
             return
         try:
-            self._verdict = self._detector.observe(self.store, seen)
-            prepared = [decision.prepare(self.store) for decision in self._verdict.decisions]
-            if prepared:
-                records = self._commit_decisions([change.entry() for change in prepared])
-                writes = map(PreparedWrite, map(PendingWrite, self._verdict.decisions), prepared)
-                self._committed.extend(map(_Committed, records, writes))
+            look(self._detector)
         except Exception:  # noqa: BLE001 - the changes themselves are applied and answered
-            self._verdict = Verdict()
             _log.exception("the poison detector failed", extra={"sequence": self.store.sequence})
 
     def apply_next(self, *, attribute: bool = True) -> int:
@@ -224,8 +217,7 @@ class Writer:
         Returns:
             Its cost, as `Change.size` counts; 0 where that says nothing of the time it took.
         """
-        committed = self._committed.popleft()
-        record, prepared = committed.record, committed.write
+        record, prepared = self._committed.popleft()
         if prepared is None:
             self.store.sequence += 1
             return 0
@@ -234,7 +226,8 @@ class Writer:
             write.future.set_exception(StorageUnavailable("a record before this one could not be applied"))
             return 0
         resolve(write.future, lambda: self._apply_timed(record, prepared))
-        self._detect(Observation(record, prepared.change, write.future.exception()))
+        error = write.future.exception()
+        self._detect(lambda detector: detector.observe(self.store, record, prepared.change, error))
         if self._observe is not None:
             self._observe(record, write.future)
         while attribute and self.attributing:
@@ -276,7 +269,7 @@ class Writer:
             write = PendingWrite(change, origin)
             # A refusal is settled where its record is refused.
             prepared = None if record.kind == REFUSAL else PreparedWrite(write, change.prepare(self.store), origin)
-            self._committed.append(_Committed(record, prepared))
+            self._committed.append((record, prepared))
             futures += [write.future] if prepared else []
         return futures
 
@@ -327,7 +320,7 @@ class Writer:
         first, head = log.journal.sequence + 1, {"epoch": epoch, "answer": {}}
         records = log.write([(Entry(EPOCH, head), None)], [*log.take_changes(), log.epochs.lead(first)])
         self._count(records)
-        self._committed.extend(_Committed(record, None) for record in records)
+        self._committed.extend((record, None) for record in records)
         self._detector = detector
         self._settle_down()
 
@@ -379,7 +372,7 @@ class Writer:
     def _refuse(self, record: Record, idempotency_key: IdempotencyKey | None, error: SuperposedError) -> None:
         entry = rejection_entry(record.sequence, error)
         [recorded] = self._commit_decisions([entry])
-        self._committed.append(_Committed(recorded, None))
+        self._committed.append((recorded, None))
         self._settle(idempotency_key, dict(entry.head["answer"]))
 
     def _settle(self, idempotency_key: IdempotencyKey | None, answer: JsonObject) -> None:
