@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from superposed.errors import UnknownTask
 from superposed.store.store import WeightStore
@@ -12,41 +11,12 @@ from superposed_service.errors import NotReady
 from superposed_service.storage import Journal, TransactionLog
 
 
-@dataclass(frozen=True)
-class ErasureResult:
-    """The outcome of an erasure.
-
-    Args:
-        records: How many records' rows were removed from the journal.
-        rows: How many kept rows were forgotten.
-        snapshots_until: Unix seconds until when older snapshots, which may hold kept rows, stay for
-            rollbacks; None where there are none, or they are gone.
-        followers_pending: How many of the store's other servers have not recorded the erasure yet.
-    """
-
-    records: int = 0
-    rows: int = 0
-    snapshots_until: float | None = None
-    followers_pending: int = 0
-
-
-@dataclass(frozen=True)
-class ErasureScope:
-    """The rows of a task that can be erased, and where they are.
-
-    Args:
-        rows: Whether rows of it stand in the journal, or are kept for rehearsal.
-        in_snapshots: Whether older snapshots may hold rows that are kept for rehearsal.
-        erased_at: The sequence number of its newest erasure; 0 for none.
-    """
-
-    rows: bool
-    in_snapshots: bool
-    erased_at: int
-
-
-def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> ErasureScope:
+def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> tuple[bool, bool, int]:
     """Find what there is to erase of a task, on the journal's thread.
+
+    Returns:
+        Whether rows of it stand in the journal, or are kept for rehearsal; whether older snapshots may hold rows
+        that are kept for rehearsal; and the sequence number of its newest erasure, 0 for none.
 
     Raises:
         UnknownTask: No task has or had the key.
@@ -56,11 +26,8 @@ def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> 
     if not (begins or found or key in store.tasks):
         raise UnknownTask("no task has or had this key", received=key)
     erasures = [sequence for sequence, _, head in journal.rare({FORGET_ROWS}) if head["key"] == key]
-    return ErasureScope(
-        rows=bool(journal.with_payload(found)) or replay_buffer.names(key),
-        in_snapshots=replay_buffer.enabled,
-        erased_at=max(erasures, default=0),
-    )
+    has_rows = bool(journal.with_payload(found)) or replay_buffer.names(key)
+    return has_rows, replay_buffer.enabled, max(erasures, default=0)
 
 
 def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:

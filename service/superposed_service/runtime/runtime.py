@@ -10,8 +10,9 @@ from typing import Any, Protocol, TypeVar
 
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
+from superposed_client.models import Erasure
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.erasure import ErasureResult, erase_rows, erased_before, find_rows, forgotten
+from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
@@ -70,14 +71,8 @@ class Runtime:
     """A running service.
 
     Args:
-        settings: How this server runs.
-        engine: The sole owner of the store.
-        directory: Where the store is kept.
         recovery: How the store came back when the service was started.
         version: The newest snapshot's sequence number: the version of every model.
-        telemetry: Told what is done.
-        events: Who is told of changes.
-        encoders: Make rows of texts and images.
         statistics: What models were asked.
         following: The following of a leader; None where this server leads.
     """
@@ -163,15 +158,7 @@ class Runtime:
     def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
         """Check rows, authorize their contexts, and spend the principal's quota.
 
-        Every protocol calls it, once for each request, before anything is done with the rows.
-
-        Args:
-            rows: The rows as they came in.
-            principal: The API key that asks.
-            updates: Updates that the request is.
-
-        Returns:
-            The rows.
+        Every protocol calls it, once for each request, before anything is done with the rows. Returns the rows.
 
         Raises:
             QuotaExceeded: The quota is used up.
@@ -212,10 +199,7 @@ class Runtime:
     async def encode(self, rows: RowBatch, principal: Principal, *, encoder: str | None = None) -> RowBatch:
         """Return rows that were encoded from texts or images; a new one costs as much as a hundred rows.
 
-        Args:
-            rows: Admitted, with originals.
-            principal: The API key that asks.
-            encoder: The encoder's name, where the rows have no context yet.
+        The rows are admitted; others are returned as they are. `encoder` is given where they have no context yet.
 
         Raises:
             ShapeError: A task takes other inputs, or the tasks have several encoders.
@@ -282,14 +266,9 @@ class Runtime:
             HistoryTruncated: The journal does not reach back far enough.
             SuperposedError: As `Engine.change`.
         """
-        return await self._in_turn(self._roll_back(selection, idempotency_key, author))
-
-    async def _roll_back(
-        self, selection: Selection, idempotency_key: IdempotencyKey | None, author: str | None
-    ) -> JsonObject:
         replay = self.telemetry.replay
         change = RollbackChange(selection, self.directory.snapshots, self.directory.transaction_log(), replay)
-        return await self._change_past(change, idempotency_key, author)
+        return await self._in_turn(self._change_past(change, idempotency_key, author))
 
     async def _change_past(
         self, change: Change, idempotency_key: IdempotencyKey | None, author: str | None
@@ -333,43 +312,38 @@ class Runtime:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), idempotency_key, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
-    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> ErasureResult:
+    async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> Erasure:
         """Erase a task's rows from the journal and from what is rehearsed; what they taught stays.
 
         Older snapshots of a rehearsing store may hold such rows, and are other tasks' way back. They are
-        removed at once, or once their time is over; until then they serve rollbacks to before the erased
-        records.
-
-        Args:
-            key: The task.
-            author: The API key's id.
-            at_once: Whether older snapshots are removed at once.
-
-        Returns:
-            The erased numbers of rows; nothing is recorded where there was nothing to erase.
+        removed `at_once`, or once their time is over; until then they serve rollbacks to before the erased
+        records. Nothing is recorded where there is nothing to erase.
 
         Raises:
             UnknownTask: No task has or had the key.
         """
         return await self._in_turn(self._erase_rows(key, author, at_once))
 
-    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> ErasureResult:
+    async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erasure:
         turn = self.engine.check_leads()
         self.encoders.cache.forget(key)
-        found = await self.engine.call_writer(lambda writer: find_rows(writer.transaction_log, writer.store, key))
-        older = found.in_snapshots and await self._has_snapshots_before(found.erased_at)
-        if not found.rows and not (older and at_once):
+        has_rows, in_snapshots, erased_at = await self.engine.call_writer(
+            lambda writer: find_rows(writer.transaction_log, writer.store, key)
+        )
+        older = in_snapshots and await self._has_snapshots_before(erased_at)
+        if not has_rows and not (older and at_once):
             await self.engine.replicated(turn)
-            return ErasureResult()
+            return Erasure(records=0, rows=0)
         now = time.time()
         until = now if at_once else now + self.settings.erased_snapshot_retention_s
-        change = ForgetRows(key, until if found.in_snapshots else None)
+        change = ForgetRows(key, until if in_snapshots else None)
         kept = await self.engine.change(change, None, author, limited=False)
         records = (await self._finish_erasures(key))[key]
-        stay = found.in_snapshots and not at_once
+        stay = in_snapshots and not at_once
         self.encoders.cache.forget(key)  # rows that were being encoded meanwhile
         pending = self.engine.replication.behind(self.directory.transaction_log().journal.sequence)
-        return ErasureResult(len(records), kept["rows"], until if stay else None, pending)
+        known = {"snapshots_until": until if stay else None, "followers_pending": pending}
+        return Erasure(records=len(records), rows=kept["rows"], **known)
 
     async def _has_snapshots_before(self, sequence: int) -> bool:
         listed = await asyncio.to_thread(self.directory.snapshots.list)

@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-from dataclasses import asdict
 from functools import partial
 from typing import Annotated
 
@@ -104,7 +103,7 @@ async def erase(request: Request, key: str) -> Response:
     asker = principal(request)
     key = await task_key(request, key)
     erased = await runtime(request).erase_rows(key, asker.author, at_once=asker.is_admin)
-    return json_response(asdict(erased))
+    return json_response(erased.model_dump())
 
 
 @router.get("/{key:path}", response_model=TaskInfo)
