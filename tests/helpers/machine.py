@@ -19,7 +19,6 @@ from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.engine.writer import Writer
-from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -104,7 +103,7 @@ class Machine:
         return self.do(change)
 
     def snapshot(self) -> Snapshot:
-        return take(self.writer, self.directory, self.settings)
+        return self.writer.snapshot(self.directory.snapshots, self.settings.history_records)
 
     def crash(self) -> None:
         """Leave the files as kill -9 does, and open them again as another process."""

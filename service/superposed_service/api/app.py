@@ -48,7 +48,6 @@ from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Events
 from superposed_service.runtime.gauges import observe
 from superposed_service.runtime.runtime import Runtime
-from superposed_service.runtime.take_snapshot import take
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 
@@ -96,7 +95,7 @@ def open_store(
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
     if recovery.fingerprint_changed:
-        snapshot = take(writer, directory, settings)
+        snapshot = writer.snapshot(directory.snapshots, settings.history_records)
         if recovery.rules_changed:
             _log.warning(
                 "an earlier release with other rules wrote this directory: no rollback reaches past now",
@@ -138,16 +137,8 @@ def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIA
 def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | None = None) -> FastAPI:
     """Return the routes, and the engine that runs while they are served.
 
-    A clean stop finishes what was admitted and writes a snapshot.
-
-    Args:
-        settings: How it runs.
-        directory: The data directory, which the caller owns.
-        tracing: Where spans go; default as the settings say.
-
-    Raises:
-        ConfigError: The directory holds no store, or the device is not there.
-        StorageError: It cannot be recovered exactly as it was.
+    A clean stop finishes what was admitted and writes a snapshot. The caller owns the directory. Spans go to
+    `tracing`; default as the settings say. Raises as `open_store`, and as `urls`.
     """
     urls(settings)  # before anything is opened
     torch.set_num_threads(settings.threads or _spare_threads())
@@ -203,7 +194,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
                     "another directory stands at the path: nothing is written", extra={"path": str(directory.path)}
                 )
             elif stopped.transaction_log.failure is None:
-                take(stopped, directory, settings)
+                stopped.snapshot(directory.snapshots, settings.history_records)
             if telemetry.tracing is not None:
                 await asyncio.to_thread(telemetry.tracing.shutdown)
 

@@ -19,14 +19,14 @@ from superposed_service.changes.base import JsonObject, PreparedChange, rejected
 from superposed_service.changes.exclusions import EPOCH, REFUSAL, Exclusions
 from superposed_service.changes.quarantine import Quarantine
 from superposed_service.changes.replay import Followed, rejection_entry
-from superposed_service.changes.snapshot import StoreImage
+from superposed_service.changes.snapshot import StoreImage, keep, trim_some
 from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
 from superposed_service.errors import DigestMismatch, JournalCorrupt, NotLeader, StorageUnavailable
 from superposed_service.observability.counters import Metrics
-from superposed_service.storage import Entry, Position, Record, Shipment, Statement, TransactionLog
+from superposed_service.storage import Entry, Position, Record, Shipment, Snapshot, Snapshots, Statement, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
 _log = logging.getLogger("superposed.engine")
@@ -55,8 +55,6 @@ class Writer:
     """The one way into a store. The engine's thread only.
 
     Args:
-        store: What is changed.
-        transaction_log: Where changes are journalled first.
         detector: Attributes harm to other tasks, and quarantines its source; None for none.
         telemetry: Receives counts and times; by default they are dropped.
         replayed: How many records came after the newest snapshot.
@@ -127,9 +125,7 @@ class Writer:
     def begin(self, writes: Sequence[PendingWrite], elsewhere: Executor) -> Future[_Journalled] | None:
         """Commit without waiting for the disk: `finish` waits, and nothing else is begun before.
 
-        Args:
-            writes: See `commit`.
-            elsewhere: Another thread, which then has the journal to itself.
+        The thread `elsewhere` then has the journal to itself.
 
         Returns:
             Is done once `finish` would not wait; None where there is nothing to journal.
@@ -398,14 +394,19 @@ class Writer:
             lineage=store.lineage,
         )
 
+    def snapshot(self, snapshots: Snapshots, history: int) -> Snapshot:
+        """Take a snapshot at once; see `keep`."""
+        image = self.image()
+        snapshot, needed = keep(snapshots, image, history)
+        self.kept(image, snapshot.digest)
+        while trim_some(self.transaction_log, needed):
+            pass
+        return snapshot
+
     def kept(self, image: StoreImage, digest: str) -> None:
         """Note that an image is a snapshot on the disk: a recovery begins there.
 
-        The digest goes to the journal too, so that a replay from an older snapshot must arrive at it.
-
-        Args:
-            image: What was written.
-            digest: Of the image's store.
+        The digest of its store goes to the journal too, so that a replay from an older snapshot must arrive at it.
         """
         self.finish()
         self.records_since_snapshot -= image.since[0]
