@@ -49,9 +49,7 @@ T = TypeVar("T")
 class Engine:
     """Runs a store on a thread of its own.
 
-    Args:
-        writer: The store and the way into it; its own from `start` to `stop`.
-        settings: Batch and queue limits.
+    The writer is its own from `start` to `stop`.
 
     Attributes:
         replication: What the followers of this server have.
@@ -133,14 +131,10 @@ class Engine:
         """Return True if the event loop may answer rows now, without the engine's thread."""
         return self._is_idle() and self._executor.is_inline(rows)
 
-    def infer_soon(self, rows: RowBatch, reply: Reply, caller: RequestMetadata, *, inline: bool) -> asyncio.TimerHandle:
-        """Have a reply get what `infer` returns or raises; only on the event loop.
-
-        Args:
-            rows: The rows.
-            reply: Gets it.
-            caller: Who asks, and until when.
-            inline: Whether the event loop may answer the rows.
+    def infer_soon(
+        self, rows: RowBatch, reply: Reply[InferenceResult], caller: RequestMetadata, *, inline: bool
+    ) -> asyncio.TimerHandle:
+        """Have a reply get what `infer` returns or raises; only on the event loop, which may answer `inline` rows.
 
         Returns:
             What gives it a `DeadlineExceeded`, to be cancelled.
@@ -184,11 +178,7 @@ class Engine:
     ) -> JsonObject:
         """Journal a change and apply it. When it returns, the change is on the disk.
 
-        Args:
-            change: What is asked.
-            idempotency_key: The request it came from.
-            author: Who asks: an API key's id.
-            limited: Whether it may take no longer than a request may wait.
+        The author is an API key's id. A change that is not `limited` may take longer than a request may wait.
 
         Raises:
             UpdateError: Refused by the arithmetic; the store is as it was, and the refusal is recorded.
@@ -238,9 +228,7 @@ class Engine:
     async def call(self, run: Callable[[WeightStore], T], *, size: int = 1) -> T:
         """Run what changes nothing on the engine's thread, in its turn among the updates.
 
-        Args:
-            run: Gets the store.
-            size: How many rows it answers, where it answers any: what its turn costs.
+        `size` is of the rows that it answers, where it answers any: what its turn costs.
         """
         return await self.call_writer(lambda writer: run(writer.store), size=size)
 
@@ -262,14 +250,7 @@ class Engine:
         return self._writer.store.tasks.get(_heaviest(text)).schema
 
     def check_room(self, *, reads: bool) -> None:
-        """Check the estimated wait of a request before more is spent on it.
-
-        Args:
-            reads: In which.
-
-        Raises:
-            Overloaded: It could not.
-        """
+        """Check the estimated wait of a request before more is spent on it; raises as `RequestQueues.check_wait`."""
         self._queues.check_wait(current_request(), self._writer.pending, reads=reads)
 
     def _admit(self, work: Work, caller: RequestMetadata | None = None) -> float:

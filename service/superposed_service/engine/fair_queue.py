@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from superposed_service.engine.request_metadata import RequestMetadata
 from superposed_service.engine.service_time import ServiceTimeModel
+from superposed_service.errors import Overloaded
 
 W = TypeVar("W")
 
@@ -112,6 +114,20 @@ class FairQueue(Generic[W]):
         ahead = _ahead(self._sizes, source, size)
         turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
         return self.service_time.seconds(turns, ahead)
+
+    def check_wait(self, caller: RequestMetadata, size: int, most_s: float, late: str, *, more_s: float = 0.0) -> None:
+        """Raise `Overloaded`, which says `late`, where the turn of `size` more rows would come too late.
+
+        That is after `most_s` or the caller's deadline; the estimated wait is `more_s` longer than that in this
+        queue. A source without a waiting request is always admitted: no source starves.
+        """
+        if not self.count(caller.source):
+            return
+        wait_s, most_s = self.wait_s(caller.source, size) + more_s, caller.left_s(most_s)
+        if wait_s > most_s:
+            raise Overloaded(
+                late, expected=f"{most_s:.3g} s in line at most", received=f"{wait_s:.3g} s", retry_after_s=wait_s
+            )
 
     def drop(self, gone: list[QueueEntry[W]]) -> None:
         """Take some out, wherever they stand."""

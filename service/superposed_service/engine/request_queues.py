@@ -46,19 +46,9 @@ class RequestQueues:
     def check_wait(self, caller: RequestMetadata, committed: int, *, reads: bool, size: int = 1) -> None:
         """Check whether a turn would come in time. Needs no lock. Raises as `join`."""
         line: FairQueue[Any] = self.reads if reads else self.jobs
-        if not line.count(caller.source):
-            return  # a source without a waiting request is always admitted: no source starves
-        wait_s = line.wait_s(caller.source, size)
-        if not reads:
-            wait_s += line.service_time.seconds(committed, committed)
-        most_s = caller.left_s(self._settings.queue_delay_ms / 1000)
-        if wait_s > most_s:
-            raise Overloaded(
-                "too much is waiting: the answer would come too late",
-                expected=f"{most_s:.3g} s in line at most",
-                received=f"{wait_s:.3g} s",
-                retry_after_s=wait_s,
-            )
+        more_s = 0.0 if reads else line.service_time.seconds(committed, committed)
+        late = "too much is waiting: the answer would come too late"
+        line.check_wait(caller, size, self._settings.queue_delay_ms / 1000, late, more_s=more_s)
 
     def _make_room(self, caller: RequestMetadata) -> None:
         """Evict requests whose clients have left, or else the newest request of the largest source."""

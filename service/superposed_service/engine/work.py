@@ -15,15 +15,16 @@ from superposed_service.engine.telemetry import RequestTiming
 from superposed_service.storage.idempotency import IdempotencyKey
 
 T = TypeVar("T")
+R = TypeVar("R", contravariant=True)
 
 
-class Reply(Protocol):
-    """Gets the result of an inference request, on its event loop: a future, or what is used as one."""
+class Reply(Protocol[R]):
+    """Gets the result of a request, on its event loop: a future, or what is used as one."""
 
     def done(self) -> bool:
         """Return True if nothing waits for the result any more."""
 
-    def set_result(self, result: InferenceResult, /) -> None:
+    def set_result(self, result: R, /) -> None:
         """Take the result."""
 
     def set_exception(self, exception: Exception, /) -> None:
@@ -31,13 +32,9 @@ class Reply(Protocol):
 
 
 class Work(ABC):
-    """A request in a queue of the engine.
+    """A request in a queue of the engine."""
 
-    Attributes:
-        future: Gets the result.
-    """
-
-    future: Reply | Future[Any]
+    future: Reply[Any] | Future[Any]  # gets the result
 
     @property
     @abstractmethod
@@ -71,7 +68,7 @@ class InferenceRequest(Work):
     """
 
     rows: RowBatch
-    future: Reply
+    future: Reply[InferenceResult]
     loop: asyncio.AbstractEventLoop
     timing: RequestTiming
     inline: bool = False
@@ -88,8 +85,8 @@ class InferenceRequest(Work):
             self.loop.call_soon_threadsafe(deliver, [(self.future, error)])
 
 
-def deliver(outcomes: Sequence[tuple[Reply, InferenceResult | Exception]]) -> None:
-    """Give inference requests their results or errors, on their event loop."""
+def deliver(outcomes: Sequence[tuple[Reply[T], T | Exception]]) -> None:
+    """Give requests their results or errors, on their event loop."""
     for future, outcome in outcomes:
         if future.done():
             continue  # the client has left, or waited too long
@@ -134,12 +131,7 @@ class PendingWrite(_FutureWork[JsonObject]):
 
 @dataclass(frozen=True)
 class Job(_FutureWork[T]):
-    """Any other work on the engine thread.
-
-    Args:
-        run: Gets the writer.
-        size: Rows that it answers, where it answers any.
-    """
+    """Any other work on the engine thread: a function of the writer. `size` is of the rows that it answers, if any."""
 
     run: Callable[[Any], T]
     size: int = 1

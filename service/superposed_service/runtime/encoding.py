@@ -25,6 +25,7 @@ from superposed.encoders.sentences import stop_exports
 from superposed.errors import EncoderUnavailable, SuperposedError
 from superposed_service.engine.fair_queue import FairQueue
 from superposed_service.engine.request_metadata import current_request
+from superposed_service.engine.work import deliver
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.observability.counters import SECONDS, Distribution
 from superposed_service.runtime.embedding_cache import CacheKey, EmbeddingCache, key_of
@@ -133,20 +134,10 @@ class EncoderThread:
             raise EncoderUnavailable(error.message, expected=error.expected, received=error.received) from None
 
     def _admit(self, size: int) -> None:
-        caller = current_request()
         if len(self._queue) >= self._settings.queue_requests:
             raise Overloaded("too many requests wait for the encoder")
-        if not self._queue.count(caller.source):
-            return  # a source without a waiting request is always admitted
-        wait_s = self._queue.wait_s(caller.source, size)
-        most_s = caller.left_s(_PATIENCE * self._settings.queue_delay_ms / 1000)
-        if wait_s > most_s:
-            raise Overloaded(
-                "too much waits for the encoder: the answer would come too late",
-                expected=f"{most_s:.3g} s in line at most",
-                received=f"{wait_s:.3g} s",
-                retry_after_s=wait_s,
-            )
+        most_s, late = _PATIENCE * self._settings.queue_delay_ms / 1000, "the answer would come too late"
+        self._queue.check_wait(current_request(), size, most_s, f"too much waits for the encoder: {late}")
 
     async def _work(self, encoder: Encoder) -> None:
         """Work the queue off, some items a turn."""
@@ -157,13 +148,7 @@ class EncoderThread:
             taken = time.monotonic() - began
             self._queue.service_time.note(sum(len(one.items) for one in turn), taken)
             self.durations.observe(taken)
-            for one, outcome in zip(turn, outcomes, strict=True):
-                if one.future.done():  # its client left
-                    continue
-                if isinstance(outcome, Exception):
-                    one.future.set_exception(outcome)
-                else:
-                    one.future.set_result(outcome)
+            deliver([(one.future, outcome) for one, outcome in zip(turn, outcomes, strict=True)])
 
     def _next_turn(self) -> list[_Waiting]:
         turn: list[_Waiting] = []
