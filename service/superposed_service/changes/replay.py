@@ -138,7 +138,7 @@ def recover(
     other_rules = noted is not None and any(noted.get(rule) != now[rule] for rule in _RULES)
     if changed:
         _log.warning("the records were applied by other arithmetic", extra={"noted": noted, "here": now})
-    answers = _Answers(transaction_log)
+    settle = _settling(transaction_log)
     refused: list[tuple[Record, SuperposedError]] = []
     digests = {} if changed else journal.digests(store.sequence)
     length = last - start.sequence
@@ -150,14 +150,14 @@ def recover(
         elif isinstance(outcome, SuperposedError):
             raise JournalCorrupt(f"record {record.sequence} cannot be applied: {outcome}") from outcome
         else:
-            answers.settle(record.sequence, outcome)
+            settle(record.sequence, outcome)
         if exclusions.allows_start(record.sequence):
             _check_digest(store, digests.get(record.sequence))
     for record, error in refused if through is None else ():
         entry = rejection_entry(record.sequence, error)
         transaction_log.commit([(entry, None)])
         store.sequence += 1
-        answers.settle(record.sequence, entry.head["answer"])
+        settle(record.sequence, entry.head["answer"])
     return store, Recovery(start.id, length, changed, other_rules, tuple(damaged))
 
 
@@ -330,19 +330,17 @@ def rejection_entry(sequence: int, error: SuperposedError) -> Entry:
     return Entry(REFUSAL, {"sequence": sequence, "answer": rejection(error)})
 
 
-class _Answers:
-    """The requests whose answers the replay gives again."""
+def _settling(transaction_log: TransactionLog) -> Callable[[int, JsonObject], None]:
+    """Return what keeps the answer to a record, where a request waits for it; refusals are settled."""
+    waiting = transaction_log.answers.unanswered()
 
-    def __init__(self, transaction_log: TransactionLog) -> None:
-        self._kept = transaction_log.answers
-        self._waiting = transaction_log.answers.unanswered()
-        for _, _, head in transaction_log.journal.heads({REFUSAL}):
-            self.settle(head["sequence"], head["answer"])
+    def settle(sequence: int, answer: JsonObject) -> None:
+        if (kept := waiting.pop(sequence, None)) is not None:
+            transaction_log.answers.settle(kept.idempotency_key.key, answer)
 
-    def settle(self, sequence: int, answer: JsonObject) -> None:
-        """Keep an answer, where a request waits for it."""
-        if (kept := self._waiting.pop(sequence, None)) is not None:
-            self._kept.settle(kept.idempotency_key.key, answer)
+    for _, _, head in transaction_log.journal.heads({REFUSAL}):
+        settle(head["sequence"], head["answer"])
+    return settle
 
 
 def _check_digest(store: WeightStore, expected: str | None) -> None:
