@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -46,10 +46,6 @@ class Event:
     data: JsonObject
     sequence: int | None = None
     keys: frozenset[str] = frozenset()
-
-    def is_for(self, may_name: Callable[[str], bool]) -> bool:
-        """Return True if a listener that may name those keys may see the event."""
-        return all(map(may_name, self.keys))
 
 
 def event_of(record: Record, answer: Mapping[str, Any]) -> Event:

@@ -87,7 +87,7 @@ async def _told(service: Runtime, asker: Principal, subscription: Subscription) 
     async for event in subscription:
         if not asker.is_still_good(keys):
             return
-        if event.is_for(asker.may_name):
+        if all(map(asker.may_name, event.keys)):
             yield _text(event)
     if subscription.dropped:
         yield b"event: dropped\ndata: {}\n\n"
