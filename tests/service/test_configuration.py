@@ -26,8 +26,7 @@ def test_flags_over_environment_over_file_over_defaults(file: Path, monkeypatch:
     monkeypatch.setenv("SUPERPOSED_MAX_STEPS", "22")
     monkeypatch.setenv("SUPERPOSED_DEVICE", "cuda")
     monkeypatch.setenv("SUPERPOSED_API_KEY", "the client's, no setting")
-    found = configure(file, device="auto", port=None)
-    settings, origins = found.settings, found.origins
+    settings, origins = configure(file, device="auto", port=None)
     assert (settings.max_rows, settings.max_steps, settings.batch_wait_ms) == (11, 22, 1.5)
     assert (settings.device, settings.port) == ("auto", 8000)
     assert origins["max_rows"] == f"file {file}"
@@ -39,7 +38,7 @@ def test_flags_over_environment_over_file_over_defaults(file: Path, monkeypatch:
 
 def test_the_file_may_be_named_by_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPERPOSED_CONFIG", str(file))
-    assert configure().settings.max_rows == 11
+    assert configure()[0].max_rows == 11
 
 
 @pytest.mark.parametrize(

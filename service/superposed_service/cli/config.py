@@ -26,14 +26,13 @@ def show(
     """Show every setting and where its value comes from."""
     from superposed_service.cli.settings_loader import configure
 
-    found = configure(file)
-    values = found.settings.model_dump(mode="json")
+    settings, origins = configure(file)
+    values = settings.model_dump(mode="json")
     if as_json:
-        shown = {name: {"value": value, "from": found.origins[name]} for name, value in values.items()}
+        shown = {name: {"value": value, "from": origins[name]} for name, value in values.items()}
         typer.echo(json.dumps(shown, indent=1))
         return
     table = Table("setting", "value", "from", "what")
     for name, value in values.items():
-        described = type(found.settings).model_fields[name].description
-        table.add_row(name, json.dumps(value), found.origins[name], described)
+        table.add_row(name, json.dumps(value), origins[name], type(settings).model_fields[name].description)
     Console().print(table)

@@ -98,7 +98,8 @@ def init(
     values = _given(family=family) | {"network": given_network, "optimizer": optimizer_given}
     for setting in settings or ():
         _set(values, setting)
-    config = StoreConfig.of_preset(preset or configure().settings.preset, values)
+    defaults, _ = configure()
+    config = StoreConfig.of_preset(preset or defaults.preset, values)
     specs = default_encoders(config) if encoder is None else _named(encoder)
     with DataDirectory(directory) as opened:
         secret = None if seed is None else seeded_secret(seed)

@@ -40,7 +40,7 @@ def serve(
 
     given = {"host": host, "port": port, "device": device, "preset": preset, "follow": follow}
     given |= {"members": members, "sync_followers": sync_followers}
-    settings = configure(file, **given).settings
+    settings, _ = configure(file, **given)
     if grpc_port is not None:
         settings = settings.model_copy(update={"grpc_address": joined(settings.host, grpc_port)})
     run_server(directory, settings, allow_unauthenticated)

@@ -4,7 +4,6 @@ import difflib
 import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,13 @@ CONFIG_VARIABLE = "SUPERPOSED_CONFIG"
 _PREFIX = "SUPERPOSED_"
 
 
-@dataclass(frozen=True)
-class Configuration:
-    """Settings, and how they came about.
-
-    Args:
-        settings: What holds.
-        origins: Where each value came from: `default`, `file …`, `environment …` or `flag`.
-    """
-
-    settings: Settings
-    origins: Mapping[str, str]
-
-
-def configure(file: Path | None = None, **flags: object) -> Configuration:
+def configure(file: Path | None = None, **flags: object) -> tuple[Settings, Mapping[str, str]]:
     """Return defaults, over them a TOML file, over it the environment, over it the flags.
 
-    Args:
-        file: The file; default what `SUPERPOSED_CONFIG` names, if anything.
-        **flags: Settings by name; None is one that was not given.
+    The default of `file` is what `SUPERPOSED_CONFIG` names, if anything. A flag of None is one that was not given.
+
+    Returns:
+        The settings, and where each value came from: `default`, `file …`, `environment …` or `flag`.
 
     Raises:
         ConfigError: Which setting is wrong or unknown, where it came from, and what was expected.
@@ -57,7 +44,7 @@ def configure(file: Path | None = None, **flags: object) -> Configuration:
         origins |= {name: f"{origin} {_PREFIX}{name.upper()}" if origin == "environment" else origin for name in layer}
     try:
         # All are given by name, so that the environment is not asked again.
-        return Configuration(Settings(**values), origins)
+        return Settings(**values), origins
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
