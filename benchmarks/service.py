@@ -80,7 +80,7 @@ def serve(path: Path, port: int, durable: bool, seen: Path) -> None:
     with DataDirectory(path) as directory:
         settings = Settings(threads=1, snapshot_records=10**9, snapshot_bytes=2**60)
         api = create_api(settings, directory)
-        app = guarded(api, settings, directory)
+        app = guarded(api, settings)
         uvicorn.run(app, port=port, log_level="error", http=bounded_protocol(settings, api.state.direct))
 
 

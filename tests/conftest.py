@@ -58,7 +58,7 @@ def serving(
         api = create_api(chosen, directory)
         if change is not None:
             change(api)
-        app = guarded(api, chosen, directory)
+        app = guarded(api, chosen)
         config = uvicorn.Config(
             app,
             port=on_port,

@@ -64,7 +64,7 @@ async def trace(folder: Path) -> Trace:
     settings, found = Settings(), Trace()
     with DataDirectory(make_directory(folder / "store")) as directory:
         api = create_api(settings, directory)
-        transport = httpx.ASGITransport(app=guarded(api, settings, directory))
+        transport = httpx.ASGITransport(app=guarded(api, settings))
         async with (
             api.router.lifespan_context(api),
             httpx.AsyncClient(transport=transport, base_url="http://walk") as client,

@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,7 +23,7 @@ from starlette.types import ASGIApp
 from superposed.errors import ConfigError, SuperposedError
 from superposed_service.api.auth import Access, check_site, requires
 from superposed_service.api.auth.rate_limits import Quotas
-from superposed_service.api.middleware.admission import Admission
+from superposed_service.api.middleware.admission import check_room
 from superposed_service.api.middleware.fast_routes import FastRoutes
 from superposed_service.api.middleware.freshness import Freshness
 from superposed_service.api.middleware.gateway import RequestGateway
@@ -110,21 +111,19 @@ def open_store(
 
 def create_app(settings: Settings, directory: DataDirectory) -> ASGIApp:
     """Return the ASGI application over a data directory that the caller owns; raises as `create_api`."""
-    return guarded(create_api(settings, directory), settings, directory)
+    return guarded(create_api(settings, directory), settings)
 
 
-def guarded(api: FastAPI, settings: Settings, directory: DataDirectory) -> ASGIApp:
+def guarded(api: FastAPI, settings: Settings) -> ASGIApp:
     """Wrap an API in its middleware: metrics, request id, API key, quota, admission, body limit."""
-    state = api.state
-    access = Access(directory.transaction_log().api_keys, state.quotas, cyclic=state.cyclic)
-    admission = Admission(api)
+    access: Access = api.state.access
     gateway = RequestGateway(
         FastRoutes(api),
-        (check_site, lambda scope: access.check(scope, scope[ROUTE].endpoint), admission.check),
+        (check_site, lambda scope: access.check(scope, scope[ROUTE].endpoint), partial(check_room, api)),
         max_bytes=settings.max_body_bytes,
         most_held=settings.max_inflight_bytes,
         rejection_delay=RejectionDelay(settings.rejection_delay_ms / 1000, settings.rejections_per_s),
-        freshness=Freshness(state.writer),
+        freshness=Freshness(api.state.writer),
     )
     telemetry: Telemetry = api.state.telemetry
     if telemetry.tracing is None and settings.access_log != "all":
@@ -144,8 +143,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     torch.set_num_threads(settings.threads or _spare_threads())
     telemetry = Telemetry(Metrics(settings.metrics_tasks), tracing or _tracing(settings))
     writer, recovery = open_store(directory, settings, telemetry)
-    cyclic = writer.store.config.family == "cyclic"
-    quotas = Quotas(settings)
+    keys, cyclic = writer.transaction_log.api_keys, writer.store.config.family == "cyclic"
+    access = Access(keys, Quotas(settings), cyclic=cyclic)
     events = Events(settings)
     writer.observe(events.applied)
 
@@ -175,7 +174,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         if settings.grpc_address:
             from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
 
-            grpc_server = GrpcServer(runtime, quotas, cyclic=cyclic)
+            grpc_server = GrpcServer(runtime, access)
         try:
             if grpc_server is not None:
                 await grpc_server.start()
@@ -209,10 +208,9 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
-    app.state.cyclic = cyclic
     app.state.writer = writer
     app.state.direct = None
-    app.state.quotas = quotas
+    app.state.access = access
     app.state.telemetry = telemetry
     app.state.events = events
     app.state.routes = _include(app, (*routers, v2_router))

@@ -47,7 +47,7 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
         allow_connections(settings)
         sys.setswitchinterval(SWITCH_S)
         gc.freeze()  # what is there now stays: a full collection would hold requests up to look at it
-        application, end_streams = guarded(api, settings, opened), api.state.events.close
+        application, end_streams = guarded(api, settings), api.state.events.close
         config = uvicorn.Config(
             application,
             host=settings.host,

@@ -11,22 +11,18 @@ from superposed_service.runtime.runtime import Runtime
 _ROWS = ("/infer", "/update", "/evaluate", "/locate")
 
 
-class Admission:
-    """Refuses requests about rows that could not be worked on in time, at the least possible cost."""
+def check_room(api: Starlette, scope: Scope) -> None:
+    """Note who asks, and until when; where the request is about rows, check its estimated wait.
 
-    def __init__(self, api: Starlette) -> None:
-        self._api = api
+    Requests about rows that could not be worked on in time are refused here, at the least possible cost.
 
-    def check(self, scope: Scope) -> None:
-        """Note who asks, and until when; where the request is about rows, check its estimated wait.
-
-        Raises:
-            InvalidRequest: `Request-Timeout` is no number of seconds.
-            Overloaded: The response would come too late.
-        """
-        timeout_s = timeout_of(header(scope, b"request-timeout"))
-        enter(principal_of(scope).author or ANYONE, timeout_s)
-        path: str = scope["path"]
-        if scope["method"] == "POST" and path.endswith(_ROWS):
-            runtime: Runtime = self._api.state.runtime
-            runtime.engine.check_room(reads=path.endswith("/infer"))
+    Raises:
+        InvalidRequest: `Request-Timeout` is no number of seconds.
+        Overloaded: The response would come too late.
+    """
+    timeout_s = timeout_of(header(scope, b"request-timeout"))
+    enter(principal_of(scope).author or ANYONE, timeout_s)
+    path: str = scope["path"]
+    if scope["method"] == "POST" and path.endswith(_ROWS):
+        runtime: Runtime = api.state.runtime
+        runtime.engine.check_room(reads=path.endswith("/infer"))

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, Principal
-from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.problems import problem_of, retry_after
 from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
 from superposed_service.api.v2 import messages, metadata
@@ -67,11 +66,10 @@ async def _abort(context: Any, error: SuperposedError) -> None:
 
 
 class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A gRPC server on the event loop that it is started on; `quotas` and `cyclic` are as in `Access`."""
+    """A gRPC server on the event loop that it is started on."""
 
-    def __init__(self, runtime: Runtime, quotas: Quotas, *, cyclic: bool = False) -> None:
-        self._runtime = runtime
-        self._access = Access(runtime.directory.transaction_log().api_keys, quotas, cyclic=cyclic)
+    def __init__(self, runtime: Runtime, access: Access) -> None:
+        self._runtime, self._access = runtime, access
         self._held = 0
         self._address = runtime.settings.grpc_address
         most = runtime.settings.max_body_bytes
