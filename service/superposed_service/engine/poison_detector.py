@@ -80,8 +80,7 @@ class _Harm:
 class PoisonDetector:
     """Detect sources whose updates degrade other tasks beyond normal crosstalk. The engine's thread only.
 
-    Args:
-        store: The store that it watches, as it is before the first change.
+    It is made before the first change of the store that it watches.
     """
 
     def __init__(self, store: WeightStore, transaction_log: TransactionLog, settings: Settings) -> None:
@@ -112,10 +111,15 @@ class PoisonDetector:
 
     def keep(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
         """Keep and forget canaries after an applied change, as every server of the store does; judge nothing."""
-        if isinstance(change, PreparedUpdate):
-            self._keep(store, record, change)
-        else:
+        if not isinstance(change, PreparedUpdate):
             self._forget(record)
+            return
+        for key in change.tasks:
+            if (task := store.tasks.get(key)).schema.keep_rows:
+                seen, most = task.prequential.rows - len(change.places_of(key)), self._settings.canary_rows
+                free = [slot for slot in range(most) if slot not in self._canaries[key]]
+                for slot, canary in sample(change, key, record, seen, free, most):
+                    self._canaries.put(key, slot, canary)
 
     def _applied(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
         self.keep(store, record, change)
@@ -165,14 +169,6 @@ class PoisonDetector:
             out = record.head["excluded"]
             self._canaries.drop_if(lambda canary: any(a <= canary.sequence <= b for a, b in out))
             self._windows.clear()  # the store is another one now
-
-    def _keep(self, store: WeightStore, record: Record, change: PreparedUpdate) -> None:
-        for key in change.tasks:
-            if (task := store.tasks.get(key)).schema.keep_rows:
-                seen, most = task.prequential.rows - len(change.places_of(key)), self._settings.canary_rows
-                free = [slot for slot in range(most) if slot not in self._canaries[key]]
-                for slot, canary in sample(change, key, record, seen, free, most):
-                    self._canaries.put(key, slot, canary)
 
     def _begin(self, store: WeightStore) -> None:
         """Begin a window over the next few tasks in turn, unless too few tasks can be measured.
