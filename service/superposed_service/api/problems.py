@@ -92,12 +92,9 @@ def _headers(error: SuperposedError | int, status: int, instance: str) -> dict[s
 
 
 def problem_response(error: SuperposedError | int, instance: str, detail: str = "") -> Response:
-    """Return a problem document.
+    """Return a problem document of an error of the tree, or of an HTTP status that no error stands for.
 
-    Args:
-        error: An error of the tree, or an HTTP status that no error stands for.
-        instance: The request's path.
-        detail: What happened, where `error` is only a status.
+    `instance` is the request's path, and `detail` what happened, where `error` is only a status.
     """
     if isinstance(error, int):
         status = error

@@ -67,11 +67,8 @@ class TensorReader:
     def take(self, name: str, datatype: object, shape: object, size: object = None) -> NDArray[Any]:
         """Return the next tensor, sharing memory with the body; BYTES as an object array of bytes.
 
-        Args:
-            name: What it is called where it is wrong.
-            datatype: One of `DATATYPES`, or BYTES.
-            shape: Its dimensions.
-            size: How many bytes it has, where that is said.
+        `datatype` is one of `DATATYPES`, or BYTES; `size` is the number of its bytes, where that is said. Errors
+        call it `name`.
 
         Raises:
             InvalidRequest: The description is no tensor's, or the bytes end too early.

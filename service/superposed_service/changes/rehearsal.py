@@ -73,11 +73,7 @@ class Consolidate(Change):
 
 
 def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
-    """Return the split that a slice learns, and the kept rows that judge it: others, if there are enough.
-
-    Raises:
-        InvalidRequest: No rows are kept.
-    """
+    """Return the split that a slice learns, and the kept rows that judge it: others, if there are enough."""
     for learned, judging in ((Split.LEARNED, Split.HELD_OUT), (Split.ALL, Split.ALL)):
         drawn = store.draw(_JUDGED_ROWS, sequence=_JUDGES_SEQUENCE, share=judging)
         if drawn is not None:

@@ -124,10 +124,9 @@ def recover(
     passes every digest that was noted at later ones.
 
     Raises:
-        ConfigError: There is no snapshot.
-        JournalCorrupt: The journal does not continue a good snapshot, or a record is damaged.
-        SnapshotMismatch: No snapshot is good.
+        JournalCorrupt: A record is damaged, or cannot be applied.
         DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
+        SuperposedError: As `newest_good`.
     """
     journal = transaction_log.journal
     last = journal.sequence if through is None else through

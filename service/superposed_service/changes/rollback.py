@@ -141,9 +141,7 @@ class RollbackChange(Change):
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Rebuild the store; a record that depends on one taken out is taken out with it.
 
-        Raises:
-            HistoryTruncated: No snapshot is old enough, or rows that are needed were erased.
-            StorageError: The disk refused, or a record is damaged.
+        Raises as `Selection.find` and `rebuild`.
         """
         chosen = self.selection.find(store, self.transaction_log)
         if not chosen:

@@ -29,12 +29,8 @@ def begin_store(
 ) -> None:
     """Make a store in an empty directory, and say which.
 
-    Args:
-        directory: The directory.
-        config: Of the store, without its encoders.
-        specs: Its encoders, by name.
-        secret: The store's; None for a random one.
-        widen: Whether an mlp gets as many inputs as its widest encoder makes.
+    The configuration has no encoders: `specs` has them, by name. Without a `secret` the store's is random. With
+    `widen` an mlp gets as many inputs as its widest encoder makes.
     """
     directory.check_untouched()
     folder = directory.path / "encoders"

@@ -97,10 +97,6 @@ def seed(directory: DataDirectory, settings: Settings) -> None:
 class Follower:
     """Keeps a running service at its leader's newest record.
 
-    Args:
-        runtime: The service.
-        url: The leader's.
-
     Attributes:
         newest: Sequence number of the leader's newest record, when it was last heard of.
     """

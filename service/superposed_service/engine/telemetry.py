@@ -42,14 +42,9 @@ class RequestTiming:
 
 
 class Telemetry:
-    """Counts, times and traces what the engine does. `timing` on any thread, the rest where the store is.
+    """Counts, times and traces what the engine does. `start_timing` on any thread, the others where the store is.
 
-    Args:
-        tracing: Where spans go; None costs nothing.
-
-    Attributes:
-        replay: How far the newest replay is.
-        load: How busy the engine is.
+    Without `tracing`, traces cost nothing.
     """
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:

@@ -23,8 +23,7 @@ _SIZES = tuple(float(2**power) for power in range(13))
 class Distribution:
     """A histogram for one writing thread at a time, and any that reads: prometheus-client's takes a lock.
 
-    Args:
-        bounds: Upper bounds of the buckets, rising.
+    `bounds` are the upper bounds of its buckets, rising.
     """
 
     def __init__(self, bounds: Sequence[float]) -> None:

@@ -13,15 +13,10 @@ _LOG_EVERY_S = 5.0
 
 @dataclass
 class Progress:
-    """Of the newest replay: at the start, or by a rollback. Written by one thread, read by any.
+    """Of the newest replay: at the start, or by a rollback. Written by one thread, read by any."""
 
-    Args:
-        total: How many records it has to apply.
-        done: How many of them are applied.
-    """
-
-    total: int = 0
-    done: int = 0
+    total: int = 0  # records to apply
+    done: int = 0  # of them applied
 
     def watch(self, walk: Iterable[T], total: int) -> Iterator[T]:
         """Go with a replay, and log every few seconds how far it is."""

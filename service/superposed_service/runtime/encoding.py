@@ -50,10 +50,7 @@ class _Waiting:
 class EncoderThread:
     """One encoder: its queue, and the thread that works it off. On the event loop.
 
-    Args:
-        config: What the store recorded of it.
-        folder: Where its model is kept.
-        threads: Threads of one call.
+    `config` is what the store recorded of it; its model is kept in `folder`; one call has `threads` threads.
     """
 
     def __init__(self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings) -> None:
@@ -183,9 +180,7 @@ def _encoded(encoder: Encoder, turn: list[_Waiting]) -> list[NDArray[Any] | Exce
 class Encoders(Collector):
     """The encoders of a store, and the embeddings that are kept. On the event loop.
 
-    Args:
-        folder: A folder with one for each encoder's model.
-        threads: Threads of one call.
+    `folder` has a folder for each encoder's model.
     """
 
     def __init__(self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings) -> None:

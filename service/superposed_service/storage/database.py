@@ -246,8 +246,7 @@ class Database:
     def close(self, *, keep_log: bool = False) -> None:
         """Close the file; what was committed stays.
 
-        Args:
-            keep_log: Whether the write-ahead log is neither moved into the file nor removed.
+        With `keep_log` the write-ahead log is neither moved into the file nor removed.
         """
         try:
             if keep_log:

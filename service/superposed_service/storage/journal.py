@@ -40,8 +40,6 @@ class Record:
 
     Args:
         sequence: Its place in the store's one order of changes.
-        kind: What sort of change.
-        head: JSON values.
         payload: The rows; None where they were erased.
     """
 
@@ -62,9 +60,6 @@ class Summary(NamedTuple):
 
 class Journal:
     """The records of one database. One thread at a time.
-
-    Args:
-        database: Where they are.
 
     Attributes:
         sequence: Of the newest record; the horizon where there is none.
@@ -143,9 +138,7 @@ class Journal:
     def replay(self, after: int, through: int | None = None) -> Iterator[Record]:
         """Return records in order, each checked against its CRC, its digest and the chain.
 
-        Args:
-            after: The first record is the one after this sequence number.
-            through: The last one; default the newest.
+        They are those after the sequence number `after`, up to `through`; default the newest.
 
         Raises:
             HistoryTruncated: The journal was trimmed past `after`.
@@ -274,10 +267,7 @@ class Journal:
 
     def fingerprint(self) -> dict[str, Any] | None:
         """Return the execution fingerprint of the process that last owned the journal."""
-        text = self._database.noted("fingerprint")
-        if text is None:
-            return None
-        noted: dict[str, Any] = json.loads(text)
+        noted: dict[str, Any] | None = json.loads(self._database.noted("fingerprint") or "null")
         return noted
 
     def set_fingerprint(self, fingerprint: Mapping[str, Any]) -> None:
@@ -312,11 +302,7 @@ class Journal:
         return self._database.noted("incarnation")
 
     def set_identity(self, lineage: str, incarnation: str) -> None:
-        """Note at each start whose journal this is, and which process writes it.
-
-        Args:
-            lineage: The store's identity.
-            incarnation: Random, another one at each start.
+        """Note at each start whose journal this is, and which process writes it: `incarnation` is random.
 
         Raises:
             JournalCorrupt: The journal is another store's.

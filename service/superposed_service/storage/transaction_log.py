@@ -19,8 +19,6 @@ class TransactionLog:
     Every page is read when it is opened. For the process that owns the directory; one thread at a time.
 
     Args:
-        folder: The data directory.
-        synchronous: See `Database`.
         check_place: Raises where another directory stands at the path by now.
         drop_others: Removes the snapshots of other records than a journal's.
 
@@ -119,9 +117,8 @@ class TransactionLog:
     ) -> list[Record]:
         """Journal changes in one transaction. When it returns, they are on the disk.
 
-        Args:
-            changes: What is to be recorded, and the request that each came from.
-            digest: A sequence number and the store's digest after it, to be noted with them.
+        Each has the request that it came from. `digest` is a sequence number and the store's digest after it, to be
+        noted with them.
 
         Raises:
             StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
@@ -169,8 +166,7 @@ class TransactionLog:
     def flush(self, *, digest: tuple[int, str] | None = None) -> None:
         """Bring answers and canaries to the disk: before a snapshot that is past their records.
 
-        Args:
-            digest: A sequence number and the store's digest after it, to be noted with them.
+        `digest` is as for `commit`.
         """
         beside = self.take_changes()
         with self._database.transaction():
@@ -189,10 +185,6 @@ class TransactionLog:
         self._database.drop_log()
 
     def close(self, *, keep_log: bool = False) -> None:
-        """Close both files.
-
-        Args:
-            keep_log: Whether the write-ahead log stays as it is: SQLite would remove it by its path.
-        """
+        """Close both files; with `keep_log` the write-ahead log stays: SQLite would remove it by its path."""
         self._database.close(keep_log=keep_log)
         self._high_water_mark.close()

@@ -40,11 +40,9 @@ DENIED = "denied"
 
 
 def requires(scope: str | None, *, fast: bool = False) -> Callable[[_E], _E]:
-    """State the scope that an endpoint needs.
+    """State the scope that an endpoint needs; None for an endpoint that is open to every client.
 
-    Args:
-        scope: The scope; None for an endpoint that is open to every client.
-        fast: Whether the endpoint takes nothing but the request, and is called without the framework.
+    A `fast` endpoint takes nothing but the request, and is called without the framework.
     """
 
     def stated(endpoint: _E) -> _E:
@@ -197,12 +195,9 @@ class Access:
         scope[_STATE], scope[AUTHOR] = principal, principal.author
 
     def admit(self, authorization: str | None, needed: str | None, *, counted: bool = True) -> Principal:
-        """Return the principal of an `Authorization` header.
+        """Return the principal of an `Authorization` header, whose key must have the scope `needed`; None for any.
 
-        Args:
-            authorization: The header's value.
-            needed: The scope that the key must have; None for any.
-            counted: Whether the request counts against the quota of requests.
+        A request that is not `counted` does not count against the quota of requests.
 
         Raises:
             Unauthenticated: There are API keys, and the header carries none that is good.

@@ -35,12 +35,9 @@ class RequestGateway:
     of 429 and 503 leave later (`RejectionDelay`), so that a client that does not wait cannot hold the loop.
 
     Args:
-        app: What comes after.
         checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
         max_bytes: Of one body.
         most_held: Bytes of all requests that are being worked on, together.
-        rejection_delay: How much later 429 and 503 leave.
-        freshness: Tokens that say how new an answer is.
     """
 
     def __init__(

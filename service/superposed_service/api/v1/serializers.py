@@ -225,12 +225,7 @@ def check_source(writer: Writer, source: str) -> None:
 
 
 def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
-    """Return the head of an update's record, and the number of records since.
-
-    Raises:
-        UnknownUpdate: No update has the sequence number.
-        HistoryTruncated: The journal does not reach back to it.
-    """
+    """Return the head of an update's record, and the number of records since; raises as `find_update`."""
     journal = writer.transaction_log.journal
     return dict(find_update(journal, sequence).head), journal.sequence - sequence
 

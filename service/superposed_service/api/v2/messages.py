@@ -37,14 +37,10 @@ class InferRequest:
 
 
 def read_request(body: bytes, head_length: str | None, model: str, width: int) -> InferRequest:
-    """Read an inference request.
+    """Read an inference request; rows have the context `model` where no input says otherwise.
 
-    Args:
-        body: The bytes.
-        head_length: The value of `Inference-Header-Content-Length`, if there is one; 0 means that the body
-            is one raw FP32 input.
-        model: The context that rows have where no input says otherwise.
-        width: Features of the model's rows.
+    `head_length` is the value of `Inference-Header-Content-Length`, if there is one; 0 means that the body is one
+    raw FP32 input, whose rows have `width` features.
 
     Raises:
         InvalidRequest: It is no such request.

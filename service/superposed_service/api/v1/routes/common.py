@@ -28,11 +28,7 @@ def runtime(request: Request) -> Runtime:
 
 
 async def idempotency_key(request: Request) -> IdempotencyKey | None:
-    """Return the idempotency key of a request that has an `Idempotency-Key`.
-
-    Raises:
-        InvalidRequest: The key is no key.
-    """
+    """Return the idempotency key of a request that has an `Idempotency-Key`; raises as `IdempotencyKey.of`."""
     key = request.headers.get("idempotency-key")
     author, url = principal(request).author, request.url
     target = f"{url.path}?{url.query}" if url.query else url.path

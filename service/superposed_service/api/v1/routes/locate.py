@@ -27,10 +27,7 @@ async def locate(request: Request) -> Response:
 async def answer_locate(request: Request, body: LocateBody, answered: int = 0) -> tuple[dict[str, Any], Any]:
     """Return the response of task inference for a body, and its rows, encoded if they were texts or images.
 
-    Args:
-        request: The request; its principal needs quota for every row under every candidate.
-        body: The rows, and the candidates.
-        answered: Rows that count against the quota beside the search.
+    The principal needs quota for every row under every candidate, and for `answered` rows beside the search.
     """
     service, asking = runtime(request), principal(request)
     engine, most = service.engine, service.settings.max_candidate_evaluations
