@@ -1,6 +1,7 @@
 """The transaction log: records, responses, canaries and the high-water mark, written together."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from superposed_service.errors import StorageUnavailable
@@ -41,14 +42,12 @@ class TransactionLog:
         drop_others: Callable[[Journal], None] = lambda _: None,
     ) -> None:
         self.check_place, self._drop_others = check_place, drop_others
-        self._high_water_mark = HighWaterMark(folder / "HEAD")
         self._unwritten: list[Statement] = []
-        try:
+        with ExitStack() as opened:  # closed again where one of them is not sound
+            self._high_water_mark = HighWaterMark(folder / "HEAD")
+            opened.callback(self._high_water_mark.close)
             self._database = Database(folder / "journal.db", synchronous=synchronous)
-        except BaseException:
-            self._high_water_mark.close()
-            raise
-        try:
+            opened.callback(self._database.close)
             self._database.check()  # before a row of it is believed
             self.journal = Journal(self._database)
             self.answers = IdempotencyStore(self._database)
@@ -56,9 +55,7 @@ class TransactionLog:
             self.api_keys = ApiKeys(self._database)
             self.epochs = Epochs(self._database)
             self._check_mark()
-        except BaseException:
-            self.close()
-            raise
+            opened.pop_all()
 
     def _check_mark(self) -> None:
         """Check the journal's end against the high-water mark, and from now on require that there is one.
@@ -117,8 +114,8 @@ class TransactionLog:
     ) -> list[Record]:
         """Journal changes in one transaction. When it returns, they are on the disk.
 
-        Each has the request that it came from. `digest` is a sequence number and the store's digest after it, to be
-        noted with them.
+        Each change stands beside the request that it came from. `digest` is a sequence number and the store's digest
+        after it, to be noted with them.
 
         Raises:
             StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
