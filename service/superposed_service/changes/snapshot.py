@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import Exclusions
-from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot, Snapshots, TransactionLog
 
 
@@ -15,12 +14,6 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
         ConfigError: There is one already.
     """
     directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage)
-
-
-def is_due(since: tuple[int, int], settings: Settings) -> bool:
-    """Return True if a recovery would replay more records, or bytes of rows, than the settings allow."""
-    records, size = since
-    return records >= settings.snapshot_records or size >= settings.snapshot_bytes
 
 
 def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snapshot, int]:
@@ -42,10 +35,7 @@ def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snaps
 
 
 def trim_some(transaction_log: TransactionLog, through: int) -> bool:
-    """Trim the journal by some of its records, on the thread that owns it.
-
-    Returns:
-        Whether there is more to trim.
+    """Trim the journal by some of its records, on the thread that owns it; return True if there is more to trim.
 
     Raises:
         StorageUnavailable: Another directory stands at the path, or the disk refused.

@@ -49,7 +49,7 @@ T = TypeVar("T")
 class Engine:
     """Runs a store on a thread of its own.
 
-    The writer is its own from `start` to `stop`.
+    From `start` to `stop` nothing else uses the writer.
 
     Attributes:
         replication: What the followers of this server have.
@@ -104,9 +104,11 @@ class Engine:
         return self._writer.transaction_log.failure
 
     @property
-    def since_snapshot(self) -> tuple[int, int]:
-        """Number of records, and bytes of rows, after the newest snapshot."""
-        return self._writer.records_since_snapshot, self._writer.bytes_since_snapshot
+    def snapshot_due(self) -> bool:
+        """True if a recovery would replay more records, or bytes of rows, than the settings allow."""
+        writer, settings = self._writer, self._settings
+        many = writer.records_since_snapshot >= settings.snapshot_records
+        return many or writer.bytes_since_snapshot >= settings.snapshot_bytes
 
     # Called on the event loop
 
@@ -228,7 +230,7 @@ class Engine:
     async def call(self, run: Callable[[WeightStore], T], *, size: int = 1) -> T:
         """Run what changes nothing on the engine's thread, in its turn among the updates.
 
-        `size` is of the rows that it answers, where it answers any: what its turn costs.
+        `size` is the number of rows that it answers, where it answers any: what its turn costs.
         """
         return await self.call_writer(lambda writer: run(writer.store), size=size)
 
@@ -250,7 +252,10 @@ class Engine:
         return self._writer.store.tasks.get(_heaviest(text)).schema
 
     def check_room(self, *, reads: bool) -> None:
-        """Check the estimated wait of a request before more is spent on it; raises as `RequestQueues.check_wait`."""
+        """Check the estimated wait of an inference request (`reads`), or of other work, before more is spent on it.
+
+        Raises as `RequestQueues.check_wait`.
+        """
         self._queues.check_wait(current_request(), self._writer.pending, reads=reads)
 
     def _admit(self, work: Work, caller: RequestMetadata | None = None) -> float:

@@ -18,7 +18,7 @@ from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import Originals, RowBatch
-from superposed_service.changes.snapshot import is_due, keep, trim_some
+from superposed_service.changes.snapshot import keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
@@ -330,7 +330,8 @@ class Runtime:
         has_rows, in_snapshots, erased_at = await self.engine.call_writer(
             lambda writer: find_rows(writer.transaction_log, writer.store, key)
         )
-        older = in_snapshots and await self._has_snapshots_before(erased_at)
+        listed = await asyncio.to_thread(self.directory.snapshots.list)
+        older = in_snapshots and any(one.sequence < erased_at for one in listed)
         if not has_rows and not (older and at_once):
             await self.engine.replicated(turn)
             return Erasure(records=0, rows=0)
@@ -344,10 +345,6 @@ class Runtime:
         pending = self.engine.replication.behind(self.directory.transaction_log().journal.sequence)
         known = {"snapshots_until": until if stay else None, "followers_pending": pending}
         return Erasure(records=len(records), rows=kept["rows"], **known)
-
-    async def _has_snapshots_before(self, sequence: int) -> bool:
-        listed = await asyncio.to_thread(self.directory.snapshots.list)
-        return any(one.sequence < sequence for one in listed)
 
     async def _remove_erased_snapshots(self) -> None:
         """Remove the snapshots from before erasures whose time is over; a start for recovery always stays."""
@@ -370,7 +367,7 @@ class Runtime:
         """Take snapshots as the settings say, until `stop_background`."""
         again, look = 0.0, 0.0
         while await self.runs_for(_WATCH_S):
-            due = is_due(self.engine.since_snapshot, self.settings) and time.monotonic() >= again
+            due = self.engine.snapshot_due and time.monotonic() >= again
             if due and not await _logged("no snapshot was taken", self.snapshot()):
                 again = time.monotonic() + _RETRY_S
             if time.monotonic() >= look:
@@ -395,11 +392,7 @@ class Runtime:
 
 
 async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
-    """Run background work; a failure, also by a bug, must not end the background loop.
-
-    Returns:
-        Whether it was done.
-    """
+    """Run background work, and return True if it was done; no failure, also by a bug, ends the background loop."""
     try:
         await work
     except SuperposedError as error:
