@@ -33,15 +33,13 @@ class RequestQueues:
         Raises:
             Overloaded: There is no room, or its turn would come too late.
         """
-        size = work.cost
+        size, reads = work.cost, isinstance(work, InferenceRequest)
         deadline = math.inf if caller.deadline is None else caller.deadline
-        self.check_wait(caller, committed, reads=isinstance(work, InferenceRequest), size=size)
+        self.check_wait(caller, committed, reads=reads, size=size)
         if len(self) >= self._settings.queue_requests:
             self._make_room(caller)
-        if isinstance(work, InferenceRequest):
-            self.reads.push(work, caller.source, size, deadline)
-        else:
-            self.jobs.push(work, caller.source, size, deadline)
+        line: FairQueue[Any] = self.reads if reads else self.jobs
+        line.push(work, caller.source, size, deadline)
 
     def check_wait(self, caller: RequestMetadata, committed: int, *, reads: bool, size: int = 1) -> None:
         """Check whether a turn would come in time. Needs no lock. Raises as `join`."""
