@@ -92,7 +92,7 @@ def _headers(error: SuperposedError | int, status: int, instance: str) -> dict[s
 
 
 def problem_response(error: SuperposedError | int, instance: str, detail: str = "") -> Response:
-    """Return a problem document of an error of the tree, or of an HTTP status that no error stands for.
+    """Return the problem document of an error, or of an HTTP status that no error stands for.
 
     `instance` is the request's path, and `detail` what happened, where `error` is only a status.
     """

@@ -330,7 +330,7 @@ def rejection_entry(sequence: int, error: SuperposedError) -> Entry:
 
 
 def _settling(transaction_log: TransactionLog) -> Callable[[int, JsonObject], None]:
-    """Return what keeps the answer to a record, where a request waits for it; refusals are settled."""
+    """Return a function that keeps a record's answer where a request waits for it; refusals are kept at once."""
     waiting = transaction_log.answers.unanswered()
 
     def settle(sequence: int, answer: JsonObject) -> None:

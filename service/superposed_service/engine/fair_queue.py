@@ -118,8 +118,8 @@ class FairQueue(Generic[W]):
     def check_wait(self, caller: RequestMetadata, size: int, most_s: float, late: str, *, more_s: float = 0.0) -> None:
         """Raise `Overloaded`, which says `late`, where the turn of `size` more rows would come too late.
 
-        That is after `most_s` or the caller's deadline; the estimated wait is `more_s` longer than that in this
-        queue. A source without a waiting request is always admitted: no source starves.
+        The limit is `most_s` seconds or the caller's deadline; `more_s` seconds are added to this queue's wait. A
+        source without a waiting request is always admitted: no source starves.
         """
         if not self.count(caller.source):
             return

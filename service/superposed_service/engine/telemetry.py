@@ -44,7 +44,7 @@ class RequestTiming:
 class Telemetry:
     """Counts, times and traces what the engine does. `start_timing` on any thread, the others where the store is.
 
-    Without `tracing`, traces cost nothing.
+    Spans go to `tracing`; None costs nothing.
     """
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:

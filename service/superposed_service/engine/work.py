@@ -131,7 +131,7 @@ class PendingWrite(_FutureWork[JsonObject]):
 
 @dataclass(frozen=True)
 class Job(_FutureWork[T]):
-    """Any other work on the engine thread: a function of the writer. `size` is of the rows that it answers, if any."""
+    """Any other work on the engine thread: a function of the writer, which answers `size` rows, if any."""
 
     run: Callable[[Any], T]
     size: int = 1

@@ -207,8 +207,7 @@ class Writer:
     def apply_next(self, *, attribute: bool = True) -> int:
         """Apply the oldest committed change, and give its request the response.
 
-        Args:
-            attribute: Whether to wait until the poison detector has attributed harm that it may have found.
+        With `attribute` it waits until the poison detector has attributed harm that it may have found.
 
         Returns:
             Its cost, as `Change.size` counts; 0 where that says nothing of the time it took.

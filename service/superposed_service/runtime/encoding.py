@@ -180,7 +180,7 @@ def _encoded(encoder: Encoder, turn: list[_Waiting]) -> list[NDArray[Any] | Exce
 class Encoders(Collector):
     """The encoders of a store, and the embeddings that are kept. On the event loop.
 
-    `folder` has a folder for each encoder's model.
+    `folder` holds one folder for each encoder's model.
     """
 
     def __init__(self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings) -> None:

@@ -215,11 +215,7 @@ class Journal:
         return [Summary(sequence, kind, json.loads(head), size) for sequence, kind, head, size in found]
 
     def trim(self, through: int) -> bool:
-        """Remove records up to a sequence number, in batches that are soon overwritten.
-
-        Returns:
-            Whether there is more to remove.
-        """
+        """Remove the oldest records up to a sequence number, in a small batch; return True if more are left."""
         if (upto := min(through, self._trimmed_at_once())) <= self.horizon:
             return False
         chain = self.link(upto)
@@ -302,7 +298,9 @@ class Journal:
         return self._database.noted("incarnation")
 
     def set_identity(self, lineage: str, incarnation: str) -> None:
-        """Note at each start whose journal this is, and which process writes it: `incarnation` is random.
+        """Note at each start whose journal this is, and which process writes it.
+
+        `lineage` is the store's identity; `incarnation` is random, another one at each start.
 
         Raises:
             JournalCorrupt: The journal is another store's.

@@ -73,11 +73,7 @@ class Principal:
     cyclic: bool = False
 
     def spend(self, *, rows: int, updates: int = 0) -> None:
-        """Count rows and updates before anything is done with them.
-
-        Raises:
-            QuotaExceeded: The quota is used up.
-        """
+        """Count rows and updates before anything is done with them; raises as `Quotas.spend`."""
         if self.quotas is not None:
             self.quotas.spend(self.key, rows=rows, updates=updates)
 

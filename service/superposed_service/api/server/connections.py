@@ -107,11 +107,7 @@ class _Bounded(HttpToolsProtocol):
             type(self).sweep = self.loop.call_later(_SWEEP_S, self._sweep)
 
     def _make_room(self) -> int:
-        """Close the oldest idle connection where there are too many.
-
-        Returns:
-            The number of connections above the limit.
-        """
+        """Close the oldest idle connection where there are too many; return the number above the limit."""
         surplus = len(self.connections) - self.settings.max_connections
         if surplus <= 0:
             return surplus

@@ -161,11 +161,7 @@ def _refuse_non_finite(body: bytes) -> None:
 
 
 def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
-    """Return JSON in which columns of numbers are binary tensors behind it.
-
-    Returns:
-        The body, and how long its JSON head is.
-    """
+    """Return JSON in which columns of numbers are binary tensors behind it, and the length of its JSON head."""
     head: dict[str, Any] = {}
     tensors: list[bytes] = []
     for name, value in values.items():
