@@ -18,8 +18,7 @@ from demo.server_process import Server
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed_service.api.app import create_api, guarded
-from superposed_service.api.server.connections import bounded_protocol
-from superposed_service.api.server.server import HttpServer
+from superposed_service.api.server.connections import HttpServer, bounded_protocol
 from superposed_service.changes.snapshot import begin
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory

@@ -14,8 +14,7 @@ import uvicorn
 from superposed.config import StoreConfig
 from superposed_service.api.app import create_api, guarded
 from superposed_service.api.server.bind_address import check_addresses
-from superposed_service.api.server.connections import allow_connections, bounded_protocol
-from superposed_service.api.server.server import HttpServer
+from superposed_service.api.server.connections import HttpServer, allow_connections, bounded_protocol
 from superposed_service.cli.new_store import begin_store, default_encoders
 from superposed_service.cluster.follower import seed
 from superposed_service.observability.logs import logging_config

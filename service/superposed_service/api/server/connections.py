@@ -8,9 +8,12 @@ of such a request and take its bytes for the next one.
 """
 
 import asyncio
+import socket
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import httptools
+import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
@@ -261,6 +264,19 @@ class _Bounded(HttpToolsProtocol):
             allowed = settings.body_timeout_s + self._bytes / settings.body_bytes_per_s
         if self._phase != "rest" and now - self._since > allowed:
             self._refuse(408, f"the request did not arrive in time: its {self._phase} took too long")
+
+
+class HttpServer(uvicorn.Server):
+    """Calls `end_streams`, on the event loop, before it waits for its connections to finish."""
+
+    def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_streams = end_streams
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop."""
+        self._end_streams()
+        await super().shutdown(sockets)
 
 
 def allow_connections(settings: Settings) -> None:
