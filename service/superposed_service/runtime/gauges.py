@@ -17,6 +17,7 @@ from superposed_service.engine.writer import Writer
 from superposed_service.runtime.runtime import Runtime
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
+_CROSSTALK = "Response energy to an independent context over that to the task's own; newest samples."
 
 
 def observe(registry: CollectorRegistry, runtime: Runtime, writer: Writer) -> None:
@@ -48,9 +49,15 @@ class Readings(Collector):
         )
         for name, text, value in (*self._engine(), *self._store(), *self._disk()):
             yield GaugeMetricFamily(f"superposed_{name}", text, value)
-        yield self._waiting()
-        yield self._crosstalk()
-        yield self._device()
+        for name, text, labels, values in (
+            ("pending_request_count", "Requests that wait for the engine.", ["queue"], self._waiting()),
+            ("crosstalk_ratio", _CROSSTALK, ["layer", "kind"], self._crosstalk()),
+            ("device_memory_bytes", "Memory of the CUDA device; none on a CPU.", ["kind"], self._device()),
+        ):
+            family = GaugeMetricFamily(f"superposed_{name}", text, labels=labels)
+            for own, value in values:
+                family.add_metric(own, value)
+            yield family
 
     def _engine(self) -> Iterator[tuple[str, str, float]]:
         runtime, replay = self._runtime, self._runtime.telemetry.replay
@@ -90,33 +97,19 @@ class Readings(Collector):
         yield "journal_bytes", "Bytes of the journal's files.", size
         yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
 
-    def _waiting(self) -> Metric:
-        family = GaugeMetricFamily(
-            "superposed_pending_request_count", "Requests that wait for the engine.", labels=["queue"]
-        )
+    def _waiting(self) -> Iterator[tuple[list[str], float]]:
         for queue, count in zip(("inference", "other"), self._runtime.engine.waiting, strict=True):
-            family.add_metric([queue], count)
-        return family
+            yield [queue], count
 
-    def _crosstalk(self) -> Metric:
-        family = GaugeMetricFamily(
-            "superposed_crosstalk_ratio",
-            "Response energy to an independent context over that to the task's own; newest samples.",
-            labels=["layer", "kind"],
-        )
+    def _crosstalk(self) -> Iterator[tuple[list[str], float]]:
         for layer in layer_crosstalk(self._writer.store.tasks.all()):
-            family.add_metric([layer.name, "measured"], layer.crosstalk_measured)
-            family.add_metric([layer.name, "predicted"], layer.crosstalk_predicted)
-        return family
+            yield [layer.name, "measured"], layer.crosstalk_measured
+            yield [layer.name, "predicted"], layer.crosstalk_predicted
 
-    def _device(self) -> Metric:
-        family = GaugeMetricFamily(
-            "superposed_device_memory_bytes", "Memory of the CUDA device; none on a CPU.", labels=["kind"]
-        )
+    def _device(self) -> Iterator[tuple[list[str], float]]:
         device = self._writer.store.device
         if device.type == "cuda":
-            family.add_metric(["allocated"], torch.cuda.memory_allocated(device))
-            family.add_metric(["reserved"], torch.cuda.memory_reserved(device))
+            yield ["allocated"], torch.cuda.memory_allocated(device)
+            yield ["reserved"], torch.cuda.memory_reserved(device)
             for kind, value in zip(("free", "total"), torch.cuda.mem_get_info(device), strict=True):
-                family.add_metric([kind], value)
-        return family
+                yield [kind], value
