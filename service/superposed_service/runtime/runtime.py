@@ -113,9 +113,8 @@ class Runtime:
         """Return what a follower at a place lacks, once there is anything, or `wait_s` seconds are over.
 
         Raises:
-            HistoryTruncated: The records are not there any more, or it has records that this server has not.
-            InvalidRequest: Its records are not this journal's.
             NotLeader: It has promised a later epoch, or this server follows another one.
+            SuperposedError: As `Shipment.read`.
         """
         until, log, replication = time.monotonic() + wait_s, self.directory.transaction_log(), self.engine.replication
         if self.following is not None or place.promised > log.epochs.led:
@@ -317,10 +316,7 @@ class Runtime:
 
         Older snapshots of a rehearsing store may hold such rows, and are other tasks' way back. They are
         removed `at_once`, or once their time is over; until then they serve rollbacks to before the erased
-        records. Nothing is recorded where there is nothing to erase.
-
-        Raises:
-            UnknownTask: No task has or had the key.
+        records. Nothing is recorded where there is nothing to erase. Raises as `find_rows`.
         """
         return await self._in_turn(self._erase_rows(key, author, at_once))
 

@@ -74,6 +74,7 @@ class Shipment:
 
         Raises:
             HistoryTruncated: The records, or rows of them, are not there any more: a snapshot is needed.
+            Diverged: The follower has records that no later leader has.
             InvalidRequest: The follower's records are not this journal's.
         """
         journal, epochs, after, chain = log.journal, log.epochs, place.sequence, place.chain
