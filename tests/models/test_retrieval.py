@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import struct
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,8 +22,7 @@ from superposed import (
     seeded_secret,
 )
 from superposed.analysis.crosstalk import measure
-from superposed.analysis.retrieval import residual_variance
-from superposed.contexts import FAMILIES, Context, ContextSource, TaskId, family_named
+from superposed.contexts import FAMILIES, Context, ContextSource, Family, TaskId, family_named
 from superposed.errors import ConfigError
 from superposed.store.evaluations import Evaluation, Evaluations
 
@@ -91,6 +91,12 @@ def test_the_same_store_gives_the_same_tensors_and_another_file_is_refused() -> 
     assert retrieve_model(taught_store(), "a").to_bytes() == retrieve_model(taught_store(), "a").to_bytes()
     with pytest.raises(ConfigError):
         RetrievedModel.from_bytes(b"not a model")
+
+
+def residual_variance(family: Family[Any], others: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Return the law: the variance of the response to `x` from other tasks' weights (K - 1, D_out, width)."""
+    none = x.new_zeros(len(x), others.shape[1])
+    return sum((family.response_energy(weight, x) for weight in others), start=none)
 
 
 @pytest.mark.parametrize("family", ALL)

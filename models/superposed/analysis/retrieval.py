@@ -1,4 +1,4 @@
-"""Taking a task's model out of a store as an ordinary network; the algebra of superposing matrices."""
+"""Taking a task's model out of a store as an ordinary network."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from superposed.config import MLPConfig, NetworkConfig
-from superposed.contexts import Binding, Family
+from superposed.contexts import Binding
 from superposed.errors import ConfigError, redacted
 from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward
 from superposed.nn.layers import SuperposedModule
@@ -21,22 +21,6 @@ from superposed.tasks.schema import TaskSchema
 
 # The names of a network's state stand behind it in a file, apart from those of the task's own tensors.
 _STATE = "network."
-
-
-def residual_variance(family: Family[Any], others: Tensor, x: Tensor) -> Tensor:
-    """Return the law: `Var ε` of the response to `x` from the other tasks' weights, over random contexts.
-
-    Args:
-        family: The context family.
-        others: (K - 1, D_out, width), the weights W(s) of the other tasks.
-        x: (B, width).
-
-    Returns:
-        (B, D_out): for the diagonal families `Σ_s Σ_i w_si² x_i²` (a pair counts half its product of
-        energies), for rotations `Σ_s ‖w_s‖² ‖x‖² / D_in`.
-    """
-    none = x.new_zeros(len(x), others.shape[1])
-    return sum((family.response_energy(weight, x) for weight in others), start=none)
 
 
 @dataclass(frozen=True)
