@@ -37,7 +37,7 @@ def plain_mlp(**settings: Any) -> MLPConfig:
     return MLPConfig(**{"hidden": (256,) * 3, "activation": "relu", "expansion": 1} | settings)
 
 
-class Identity(Family[None]):
+class Identity(Family[Tensor]):
     """No contexts at all: what turns a superposed network back into the standard one."""
 
     name = "standard"
@@ -47,15 +47,11 @@ class Identity(Family[None]):
         del features
         return (1,)
 
-    def generator_bytes(self, features: int) -> int:
-        """Return 0."""
-        del features
-        return 0
+    def generate(self, stream: Stream, features: int) -> Tensor:
+        """Return no numbers."""
+        return torch.empty(0)
 
-    def generate(self, stream: Stream, features: int) -> None:
-        """Draw nothing."""
-
-    def compose(self, terms: Sequence[Term[None]], picks: Stream) -> Tensor:
+    def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
         """Return the number 1."""
         return torch.ones(1)
 

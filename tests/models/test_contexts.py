@@ -307,9 +307,10 @@ class TestTable:
     @pytest.mark.parametrize("family", ["phase", "binary", "complex", "cyclic"])
     @pytest.mark.parametrize("features", [6, 7])
     def test_generators_are_counted_as_large_as_they_are(self, family: str, features: int) -> None:
-        made = family_named(family)
-        generator = made.generate(Stream.for_task(oracle.SECRET, "l", TaskId("a")), features)
-        assert made.generator_bytes(features) == generator.numel() * generator.element_size()
+        origin = ContextSource(family_named(family), {"l": features}, oracle.SECRET)
+        generator = origin.family.generate(Stream.for_task(oracle.SECRET, "l", TaskId("a")), features)
+        origin.derive(self.of("a")[0], "l")
+        assert origin.generator_bytes == generator.numel() * generator.element_size()
 
     def test_what_a_batch_needs_is_not_evicted_by_it(self) -> None:
         table = self.table(3)

@@ -61,10 +61,6 @@ class Expanded(Family[Any]):
         """Return the shape of a context of all blocks together."""
         return self.family.context_shape(self._features(features))
 
-    def generator_bytes(self, features: int) -> int:
-        """Return the bytes of the generators of all blocks."""
-        return self.family.generator_bytes(self._features(features))
-
     def generate(self, stream: Stream, features: int) -> Any:
         """Draw the generators of all blocks."""
         return self.family.generate(stream, self._features(features))

@@ -26,7 +26,8 @@ class Term(Generic[G]):
 class Family(ABC, Generic[G]):
     """A set of orthogonal matrices C that random keys are drawn from, and the ways to apply them.
 
-    A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on.
+    A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on; its
+    `nbytes` is what keeping it takes.
     A *context* is the generator made ready to bind with: rows of numbers that a batch can gather.
     All families act on real vectors of `width(features)` numbers; a family of two components (complex)
     lays a vector of complex numbers out as its real parts followed by its imaginary parts.
@@ -55,10 +56,6 @@ class Family(ABC, Generic[G]):
     @abstractmethod
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of one materialised context for a layer of `features` inputs."""
-
-    def generator_bytes(self, features: int) -> int:
-        """Return the bytes of one generator of `features` inputs while it is kept: a float64 a number."""
-        return 8 * self.width(features)
 
     @abstractmethod
     def generate(self, stream: Stream, features: int) -> G:

@@ -44,10 +44,6 @@ class Phase(Family[Tensor]):
         """Return cosines and sines: (2, pairs)."""
         return (2, self.pairs(features))
 
-    def generator_bytes(self, features: int) -> int:
-        """Return the bytes of one float64 for each pair."""
-        return 8 * self.pairs(features)
-
     def generate(self, stream: Stream, features: int) -> Tensor:
         """Draw phases, float64 (pairs,)."""
         return torch.from_numpy((2.0 * stream.uniforms(self.pairs(features), "phases") - 1.0) * np.pi)
@@ -105,10 +101,6 @@ class Cyclic(Phase):
     """
 
     name = "cyclic"
-
-    def generator_bytes(self, features: int) -> int:
-        """Return the bytes of two float64 for each pair."""
-        return 2 * super().generator_bytes(features)
 
     def generate(self, stream: Stream, features: int) -> Tensor:
         """Draw anchor and turns, float64 (2, pairs)."""

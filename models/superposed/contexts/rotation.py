@@ -21,6 +21,11 @@ class RotationGenerator:
 
     matrix: Tensor
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrix and its complex eigenvectors."""
+        return 3 * self.matrix.nbytes
+
     @cached_property
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Angles and eigenvectors: `C = V diag(e^{iθ}) Vᴴ`.
@@ -72,10 +77,6 @@ class Rotation(Family[RotationGenerator]):
     def context_shape(self, features: int) -> tuple[int, ...]:
         """Return the shape of a dense matrix: (features, features)."""
         return (features, features)
-
-    def generator_bytes(self, features: int) -> int:
-        """Return the bytes of the matrix and its complex eigenvectors."""
-        return 3 * 8 * features**2
 
     def generate(self, stream: Stream, features: int) -> RotationGenerator:
         """Return QR of a normal matrix in float64 with the sign fix; one column flipped where det = -1."""

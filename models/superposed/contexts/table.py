@@ -93,13 +93,12 @@ class ContextSource:
         if place in self._generators:
             self._generators.move_to_end(place)
             return self._generators[place]
-        family, features = self.family_of(layer), self.features[layer]
-        generator = family.generate(Stream.for_task(self._secret, layer, task), features)
-        self._generators[place] = generator
-        self.generator_bytes += family.generator_bytes(features)
+        stream = Stream.for_task(self._secret, layer, task)
+        generator = self._generators[place] = self.family_of(layer).generate(stream, self.features[layer])
+        self.generator_bytes += generator.nbytes
         while self.generator_bytes > _GENERATOR_BYTES and len(self._generators) > 1:
-            (dropped, _), _ = self._generators.popitem(last=False)
-            self.generator_bytes -= self.family_of(dropped).generator_bytes(self.features[dropped])
+            _, dropped = self._generators.popitem(last=False)
+            self.generator_bytes -= dropped.nbytes
         return generator
 
     def derive(self, context: Context, layer: str) -> Tensor:
