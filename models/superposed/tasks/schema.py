@@ -172,7 +172,7 @@ class TaskSchema(Config):
             return fixed_scaling(None, (_WHITE,) * self.inputs)
         return fixed_scaling(self.offset, self.scale)
 
-    @property
+    @cached_property
     def label_type(self) -> LabelType | None:
         """The type of the labels; None without labels."""
         if self.labels is None:

@@ -1,6 +1,6 @@
 """Targets of a batch, as a client gives them and as validated tensors."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -11,11 +11,14 @@ from torch import Tensor
 
 from superposed.errors import LabelOutOfRange, NonFiniteInput, ShapeError, redacted
 from superposed.tasks.batch import Batch, check_finite
-from superposed.tasks.labels import class_of
+from superposed.tasks.labels import is_label, plain_target
 from superposed.tasks.scaling import LARGEST_TARGET
 from superposed.tasks.schema import TaskSchema
 
 Target: TypeAlias = bool | int | float | str | Sequence[float]
+
+_WORDS = {"bool": "true or false", "int": "a number", "float": "a number", "str": "a text", "datetime": "a text"}
+_INDEX_LIMIT = 2**31
 
 
 @dataclass(frozen=True)
@@ -81,20 +84,23 @@ def weighted(targets: Targets, weights: Sequence[float]) -> Targets:
     return replace(targets, weights=torch.from_numpy(values))
 
 
+def _scaled_parts(batch: Batch) -> Iterator[tuple[tuple[Tensor, slice], Tensor, Tensor]]:
+    """Yield the rows and outputs of each mse task with scaled targets, and their offset and scale (outputs,)."""
+    for place, part in enumerate(batch.parts):
+        scaling = part.target_scaling
+        if scaling is not None and len(scaling.offset):
+            own = batch.places() == place, slice(len(scaling.offset))
+            yield own, torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
+
+
 def scaled_targets(batch: Batch, targets: Targets) -> Targets:
     """Return targets in the network's units, with the size of those in the user's."""
-    scalings = [part.target_scaling for part in batch.parts]
-    if targets.values is None or all(one is None for one in scalings):
+    if targets.values is None or all(part.units is None for part in batch.parts):
         return targets
     values, units = targets.values.double().clone(), torch.ones_like(targets.values, dtype=torch.float64)
-    places = batch.places()
-    for place, scaling in enumerate(scalings):
-        rows = places == place
-        if scaling is not None and len(scaling.offset):
-            count = len(scaling.offset)
-            offset, scale = torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
-            values[rows, :count] = (values[rows, :count] - offset) / scale
-            units[rows, :count] = scale
+    for own, offset, scale in _scaled_parts(batch):
+        values[own] = (values[own] - offset) / scale
+        units[own] = scale
     return replace(targets, values=values.to(batch.inputs.dtype), units=units)
 
 
@@ -110,14 +116,9 @@ def in_user_units(batch: Batch, logits: Tensor) -> Tensor:
 
     Those are float64: an offset may be far larger than what varies.
     """
-    places = batch.places()
-    for place, part in enumerate(batch.parts):
-        scaling = part.target_scaling
-        if scaling is not None and len(scaling.offset):
-            count, rows = len(scaling.offset), places == place
-            offset, scale = torch.from_numpy(scaling.offset), torch.from_numpy(scaling.scale)
-            logits = logits.double().clone()
-            logits[rows, :count] = logits[rows, :count] * scale + offset
+    for own, offset, scale in _scaled_parts(batch):
+        logits = logits.double().clone()
+        logits[own] = logits[own] * scale + offset
     return logits
 
 
@@ -174,11 +175,11 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
         return Targets(torch.from_numpy(indexes), None)
     classes = [-1] * len(batch)
     values: list[tuple[int, list[float]]] = []
-    schemas = [(part.task.schema, part.task.schema.label_type) for part in batch.parts]
+    schemas = [part.task.schema for part in batch.parts]
     for row, (place, target) in enumerate(zip(batch.places().tolist(), targets, strict=True)):
-        schema, kind = schemas[place]
+        schema = schemas[place]
         if schema.loss == "cross_entropy":
-            classes[row] = class_of(target, schema.classes, kind, schema.outputs, schema.key)
+            classes[row] = _class_of(target, schema)
         else:
             values.append((row, _values_of(schema, target)))
     if not values:
@@ -215,6 +216,62 @@ def _label_indexes(schemas: Sequence[TaskSchema], targets: Sequence[Target]) -> 
         return None
     found = [schemas[0].classes.get(target, -1) for target in targets]  # type: ignore[arg-type]  # they are whole numbers
     return None if -1 in found else np.asarray(found, dtype=np.int64)
+
+
+def _class_of(target: object, schema: TaskSchema) -> int:
+    """Return the class that a target means: a label, or of a task without labels a class index.
+
+    Raises:
+        LabelOutOfRange: The task has no such label, or the target is of another type.
+    """
+    target, kind = plain_target(target), schema.label_type
+    if kind is None:
+        return _index(target, schema)
+    if is_label(target, kind):
+        value: Any = float(target) if kind == "float" else target  # type: ignore[arg-type]  # it is a number
+        if (found := schema.classes.get(value)) is not None:
+            return int(found)
+        raise LabelOutOfRange(
+            f"not a label of task {schema.key}",
+            expected=f"one of its {schema.outputs} labels; a new one is added by add_labels or grow_labels",
+            received=_shown(target),
+        )
+    raise LabelOutOfRange(
+        f"a target of another type than the labels of task {schema.key}",
+        expected=f"a label, {_WORDS[kind]}",
+        received=_readings(target, schema),
+    )
+
+
+def _index(target: object, schema: TaskSchema) -> int:
+    number = target if isinstance(target, int | float) and not isinstance(target, bool) else None
+    if number is not None and 0 <= number < min(schema.outputs, _INDEX_LIMIT) and number == int(number):
+        return int(number)
+    raise LabelOutOfRange(
+        f"not a class of task {schema.key}, which was registered without labels",
+        expected=f"a class index, 0 to {schema.outputs - 1}",
+        received=_shown(target),
+    )
+
+
+def _shown(target: object) -> object:
+    """Describe a target: whole numbers, which may be class indexes, as they are."""
+    return target if isinstance(target, int) and not isinstance(target, bool) else redacted(target)
+
+
+def _readings(target: object, schema: TaskSchema) -> str:
+    """Describe a target that is not taken; one that could mean two things with both of them."""
+    if isinstance(target, bool) or not isinstance(target, int | float):
+        return redacted(target)
+    if target != target // 1:
+        return "a number"
+    written = schema.classes.get(repr(target), schema.classes.get(str(int(target))))
+    if written is None:
+        return f"the number {target}" if isinstance(target, int) else "a number"
+    readings = [f"the label that is written {target} (class {written})"]
+    if 0 <= target < schema.outputs:
+        readings.append(f"class index {int(target)}")
+    return f"the number {target}, which could mean " + " or ".join(readings)
 
 
 def _values_of(schema: TaskSchema, target: Target) -> list[float]:
