@@ -289,13 +289,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": {
         "family": "binary",
-        "network": {
-            "hidden": (256, 256, 256),
-            "activation": "relu",
-            "normalisation": "none",
-            "bias": "shared",
-            "expansion": 1,
-        },
+        "network": {"normalisation": "none", "bias": "shared", "expansion": 1},
         "optimizer": {"name": "rmsprop", "learning_rate": 1e-4, "steps": 1},
         "rehearsal": {"rows_per_task": 0},
     },
