@@ -1,5 +1,6 @@
 """Consolidation: learning kept rows of all tasks again, with nothing new beside them."""
 
+from collections import defaultdict
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -72,32 +73,21 @@ class Judged:
 
     def is_no_worse_than(self, before: "Judged") -> bool:
         """Return True if neither the mean accuracy has fallen nor the loss of mse tasks has risen."""
-        return self._accuracy() >= before._accuracy() and self._loss() <= before._loss()
-
-    def _accuracy(self) -> float:
-        return fmean(self.accuracy.values()) if self.accuracy else 0.0
-
-    def _loss(self) -> float:
-        return 0.0 if self.loss is None else self.loss
+        after, earlier = (fmean(one.accuracy.values() or [0.0]) for one in (self, before))
+        return after >= earlier and (self.loss or 0.0) <= (before.loss or 0.0)
 
 
 def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
     """Measure each task on its rows of a drawn batch; nothing is learned."""
     outcome = row_losses(store.logits(batch), batch.outputs(), targets)
     keys = [part.task.schema.key for part in batch.parts]
-    losses: dict[str, list[float]] = {}
-    right: dict[str, list[bool]] = {}
-    for place, loss, correct, classified in zip(
-        batch.places().tolist(),
-        outcome.losses.double().tolist(),
-        outcome.correct.tolist(),
-        outcome.classified.tolist(),
-        strict=True,
-    ):
+    losses, right = defaultdict[str, list[float]](list), defaultdict[str, list[bool]](list)
+    columns = (batch.places(), outcome.losses.double(), outcome.correct, outcome.classified)
+    for place, loss, correct, classified in zip(*(column.tolist() for column in columns), strict=True):
         if classified:
-            right.setdefault(keys[place], []).append(correct)
+            right[keys[place]].append(correct)
         else:
-            losses.setdefault(keys[place], []).append(loss)
+            losses[keys[place]].append(loss)
     return Judged(
         {key: fmean(answers) for key, answers in right.items()},
         fmean(fmean(own) for own in losses.values()) if losses else None,

@@ -1,6 +1,6 @@
 """Results of evaluations: each task's accuracy at the numbers of tasks it was measured at."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 # Evaluations kept of each task, the newest.
@@ -23,12 +23,6 @@ class Evaluation:
     rows: int
     accuracy: float
 
-    def joined(self, other: "Evaluation") -> "Evaluation":
-        """Return both as one measurement, of the same weights."""
-        rows = self.rows + other.rows
-        correct = self.rows * self.accuracy + other.rows * other.accuracy
-        return Evaluation(other.tasks, other.sequence, rows, correct / rows)
-
 
 class Evaluations:
     """The evaluations of all tasks, at most one for each number of tasks, at most `KEPT` a task."""
@@ -41,7 +35,9 @@ class Evaluations:
         history = self._by_task.setdefault(key, {})
         before = history.pop(evaluation.tasks, None)
         if before is not None and before.sequence == evaluation.sequence:
-            evaluation = before.joined(evaluation)
+            rows = before.rows + evaluation.rows
+            correct = before.rows * before.accuracy + evaluation.rows * evaluation.accuracy
+            evaluation = replace(evaluation, rows=rows, accuracy=correct / rows)
         history[evaluation.tasks] = evaluation
         while len(history) > KEPT:
             del history[min(history, key=lambda tasks: history[tasks].sequence)]
