@@ -211,10 +211,6 @@ class TaskRegistry:
         schemas = [state.schema for state in self._tasks.values()]
         return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
-    def registered_by(self, author: str) -> int:
-        """Count the tasks that an author has registered."""
-        return sum(state.author == author for state in self._tasks.values())
-
     def all(self) -> list[TaskState]:
         """Return every task, in the order of registration."""
         return list(self._tasks.values())

@@ -69,7 +69,8 @@ class Register(Change):
     def _check_room(self, store: WeightStore, schema: TaskSchema) -> None:
         if self._most is None or self.author is None:
             return
-        count = store.tasks.registered_by(self.author) + (store.group_to_make(schema) is not None)
+        registered = sum(state.author == self.author for state in store.tasks.all())
+        count = registered + (store.group_to_make(schema) is not None)
         if count >= self._most:
             raise LimitReached(
                 "this API key has registered as many tasks and compositions as it may: delete some first",
