@@ -10,87 +10,66 @@ from superposed_client._core import Operation
 P = ParamSpec("P")
 T = TypeVar("T")
 H = TypeVar("H")
-F = TypeVar("F", bound=Callable[..., Any])
 # Private attributes of the object: a method that runs an operation, and a handle's core, which makes them.
 _RUN, _CORE = "_run", "_core"
 
 
 def sync_call(operation: Callable[P, Operation[T]]) -> Callable[Concatenate[Any, P], T]:
     """Return the method that runs an operation and returns its result."""
-
-    @_described_as(operation)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return getattr(self, _RUN)(operation(*args, **kwargs))
-
-    return call
+    return _method(operation)
 
 
 def async_call(operation: Callable[P, Operation[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Return the coroutine method that runs an operation and returns its result."""
-
-    @_described_as(operation)
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return await getattr(self, _RUN)(operation(*args, **kwargs))
-
-    return call
+    return _method(operation, awaited=True)
 
 
 def sync_method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> Callable[Concatenate[Any, P], T]:
     """Return the method of a handle that runs an operation of its core and returns its result."""
-
-    @_described_as(operation)
-    def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return getattr(self, _RUN)(operation(getattr(self, _CORE), *args, **kwargs))
-
-    return call
+    return _method(operation, of_core=True)
 
 
 def async_method(
     operation: Callable[Concatenate[Any, P], Operation[T]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
     """Return the coroutine method of a handle that runs an operation of its core and returns its result."""
-
-    @_described_as(operation)
-    async def call(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> Any:
-        return await getattr(self, _RUN)(operation(getattr(self, _CORE), *args, **kwargs))
-
-    return call
+    return _method(operation, awaited=True, of_core=True)
 
 
 def sync_chain(operation: Callable[Concatenate[Any, P], Operation[Any]]) -> Callable[Concatenate[H, P], H]:
     """Return the method of a handle that runs an operation of its core and returns the handle."""
-
-    @_described_as(operation, "Self")
-    def call(self: H, /, *args: P.args, **kwargs: P.kwargs) -> H:
-        getattr(self, _RUN)(operation(getattr(self, _CORE), *args, **kwargs))
-        return self
-
-    return call
+    return _method(operation, of_core=True, chained=True)
 
 
 def async_chain(
     operation: Callable[Concatenate[Any, P], Operation[Any]],
 ) -> Callable[Concatenate[H, P], Coroutine[Any, Any, H]]:
     """Return the coroutine method of a handle that runs an operation of its core and returns the handle."""
-
-    @_described_as(operation, "Self")
-    async def call(self: H, /, *args: P.args, **kwargs: P.kwargs) -> H:
-        await getattr(self, _RUN)(operation(getattr(self, _CORE), *args, **kwargs))
-        return self
-
-    return call
+    return _method(operation, awaited=True, of_core=True, chained=True)
 
 
-def _described_as(operation: Callable[..., Any], result: str | None = None) -> Callable[[F], F]:
-    """Return a decorator that gives a method its operation's name, words and signature, and a `self`."""
+def _method(
+    operation: Callable[..., Operation[Any]], *, awaited: bool = False, of_core: bool = False, chained: bool = False
+) -> Callable[..., Any]:
+    """Return a method with its operation's name, words and signature, and a `self`."""
+
+    def run(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        core = (getattr(self, _CORE),) if of_core else ()
+        return getattr(self, _RUN)(operation(*core, *args, **kwargs))
+
+    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = run(self, args, kwargs)
+        return self if chained else result
+
+    async def awaited_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = await run(self, args, kwargs)
+        return self if chained else result
+
     signature = inspect.signature(operation, eval_str=False)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    result = result or str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
+    result = "Self" if chained else str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
     others = [one for one in signature.parameters.values() if one.name != "self"]
-
-    def decorate(call: Any) -> Any:
-        method: Any = wraps(operation)(call)
-        method.__signature__ = signature.replace(parameters=[own, *others], return_annotation=result)
-        return method
-
-    return decorate
+    method: Callable[..., Any] = wraps(operation)(awaited_call if awaited else call)
+    shown = signature.replace(parameters=[own, *others], return_annotation=result)
+    method.__signature__ = shown  # type: ignore[attr-defined]  # `inspect` looks for it
+    return method
