@@ -85,14 +85,11 @@ def _sendable(array: NDArray[Any]) -> NDArray[Any]:
         try:
             plain[place] = value if isinstance(value, list | tuple) else plain_value(value)
         except ValueError as error:
-            raise ValueError(f"at {_where(place)}: {error}") from None
+            names = zip(("row", "column"), place, strict=False)
+            where = ", ".join(f"{name} {number}" for name, number in names) or "the value"
+            raise ValueError(f"at {where}: {error}") from None
     numeric = all(isinstance(value, int | float) for value in plain.flat)
     return np.asarray(plain.tolist()) if numeric and array.size else plain
-
-
-def _where(place: tuple[int, ...]) -> str:
-    names = ("row", "column")
-    return ", ".join(f"{name} {number}" for name, number in zip(names, place, strict=False)) or "the value"
 
 
 def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[Any]:
@@ -136,15 +133,8 @@ def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
     names = [str(name) for name in frame.columns]
     if len(set(names)) < len(names) or getattr(frame.columns, "nlevels", 1) > 1:
         raise ValueError("columns need one name each, told apart as text, and one level")
-    columns = {str(name): _column_of(frame[name], str(name)) for name in frame.columns}
-    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-
-
-def _column_of(series: Any, name: str) -> list[Any]:
-    if getattr(series.dtype, "kind", "") == "M":
-        missing = series.isna()
-        return [None if gone else when.isoformat() for when, gone in zip(series, missing, strict=True)]
-    return [_value(value, row, name) for row, value in enumerate(series.to_numpy(dtype=object).tolist())]
+    records = frame.set_axis(names, axis=1).to_dict("records")
+    return [_record(record, row) for row, record in enumerate(records)]
 
 
 def _name(name: Any, row: int) -> str:
