@@ -15,16 +15,22 @@ from superposed.tasks.calibration import Calibration
 from superposed.tasks.scaling import RunningStatistics
 from superposed.tasks.schema import Loss, TaskSchema
 
+# Fields of a task's state that are their own JSON values, the later ones with what they are in a new task.
+_LATER: dict[str, Any] = {"author": "", "version": 1, "registered_mark": "", "started": False}
+_PLAIN = ("generation", "group_generation", "updates", "last_sequence", *_LATER)
+# JSON values that are left out.
+_UNTOUCHED = _LATER | {
+    "statistics": [0, 0, 0],
+    "features": FeatureTable().to_json(),
+    "calibration": Calibration().to_json(),
+}
+
 
 @dataclass(frozen=True)
 class CrosstalkSample:
     """One measurement of crosstalk at a task's own rows (see `superposed.analysis.crosstalk`).
 
-    Args:
-        sequence: When it was taken.
-        tasks: How many tasks had been taught by then.
-        measured: Each layer's ratio, measured.
-        predicted: Each layer's ratio, from the law.
+    Each layer's ratio as `measured`, and as `predicted` by the law, once `tasks` tasks had been taught.
     """
 
     sequence: int
@@ -109,56 +115,34 @@ class TaskState:
         return TaskId(schema.key, self.generation, schema.group or "", self.group_generation, own_layers)
 
     def to_json(self) -> dict[str, Any]:
-        """Return the state as JSON values."""
-        in_group = {"group_generation": self.group_generation, "own_layers": self.schema.own_layers}
-        author = {"author": self.author} if self.author else {}
-        altered = {"version": self.version, "registered_mark": self.registered_mark}
-        learned = {
+        """Return the state as JSON values; those of `_UNTOUCHED` are left out."""
+        values = {name: getattr(self, name) for name in _PLAIN} | {
+            "schema": self.schema.to_json(),
+            "own_layers": self.schema.own_layers,
+            "prequential": vars(self.prequential).copy(),
+            "crosstalk": vars(self.crosstalk).copy() if self.crosstalk else None,
             "statistics": [array.size for array in self.arrays()],
             "features": self.features.to_json(),
             "calibration": self.calibration.to_json(),
         }
-        untouched = {
-            "statistics": [0, 0, 0],
-            "features": FeatureTable().to_json(),
-            "calibration": Calibration().to_json(),
-        }
-        return (
-            (in_group if self.schema.group else {})
-            | author
-            | (altered if self.version > 1 else {})
-            | ({"started": True} if self.started else {})
-            | {name: value for name, value in learned.items() if value != untouched[name]}
-            | {
-                "schema": self.schema.to_json(),
-                "generation": self.generation,
-                "updates": self.updates,
-                "last_sequence": self.last_sequence,
-                "prequential": vars(self.prequential).copy(),
-                "crosstalk": vars(self.crosstalk).copy() if self.crosstalk else None,
-            }
-        )
+        left_out = {name for name, value in _UNTOUCHED.items() if values[name] == value}
+        left_out |= set() if self.schema.group else {"group_generation", "own_layers"}
+        return {name: value for name, value in values.items() if name not in left_out}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "TaskState":
         """Return the inverse of `to_json`."""
-        sample = values["crosstalk"]
         # The first release resolved the default of `own_layers` beside the schema, and not in it.
         own_layers = {"own_layers": values["own_layers"]} if "own_layers" in values else {}
+        values = {"group_generation": 0} | _UNTOUCHED | values
+        sample = values["crosstalk"]
         return cls(
             schema=validated(TaskSchema, values["schema"] | own_layers),
-            generation=values["generation"],
-            updates=values["updates"],
-            last_sequence=values["last_sequence"],
             prequential=Prequential(**values["prequential"]),
             crosstalk=CrosstalkSample(**sample) if sample else None,
-            group_generation=values.get("group_generation", 0),
-            author=values.get("author", ""),
-            version=values.get("version", 1),
-            started=values.get("started", False),
-            registered_mark=values.get("registered_mark", ""),
-            features=FeatureTable.from_json(values.get("features", FeatureTable().to_json())),
-            calibration=Calibration(**values.get("calibration", {})),
+            features=FeatureTable.from_json(values["features"]),
+            calibration=Calibration(**values["calibration"]),
+            **{name: values[name] for name in _PLAIN},
         )
 
 
@@ -205,11 +189,6 @@ class TaskRegistry:
                 received=f"{group}/{key}",
             )
         return state
-
-    def dependents(self, key: str) -> list[str]:
-        """Return the keys of the tasks whose group a task is, or that are composed of it."""
-        schemas = [state.schema for state in self._tasks.values()]
-        return [schema.key for schema in schemas if key == schema.group or key in schema.composed_of]
 
     def all(self) -> list[TaskState]:
         """Return every task, in the order of registration."""
@@ -285,7 +264,8 @@ class TaskRegistry:
             TaskInUse: It is the group of other tasks, or they are composed of it.
         """
         state = self.get(key)
-        if dependents := self.dependents(key):
+        schemas = [one.schema for one in self._tasks.values()]
+        if dependents := [one for one in schemas if key == one.group or key in one.composed_of]:
             raise TaskInUse(
                 f"task {key} is the group of others, or others are composed of it: delete those first",
                 expected="a task that no other needs",
