@@ -105,9 +105,8 @@ class ReplayBuffer:
     @property
     def bytes(self) -> int:
         """Bytes of the kept rows."""
-        numbers = sum(rows.element_size() * rows.numel() for rows in self._rows.values())
         ranges = sum(one.nbytes for one in self._ranges.values())
-        return numbers + ranges + PLACE_BYTES * self._pools.used
+        return sum(rows.nbytes for rows in self._rows.values()) + ranges + PLACE_BYTES * self._pools.used
 
     def rows_kept(self, key: str) -> int:
         """Return the number of rows kept of a task."""
@@ -300,19 +299,11 @@ class ReplayBuffer:
         besides: Collection[str],
         contexts: int,
     ) -> Drawn | None:
-        """Draw kept rows to learn beside an update: of its own tasks, and of others.
+        """Draw kept rows to learn beside an update: of its own tasks, and of others; None where nothing is kept.
 
-        Args:
-            resolver: Finds the rows' contexts.
-            sequence: The update's, which the choice is drawn from.
-            step: The update's step.
-            parts: The contexts of the update.
-            rows: Numbers of rows of its own tasks and of others, at most.
-            besides: Tasks that are not rehearsed as others.
-            contexts: How many distinct contexts there may be at most besides the update's.
-
-        Returns:
-            The rows; None where nothing is kept.
+        `parts` are the contexts of the update, `rows` the most rows of its own tasks and of others. Other
+        arguments as `draw`, where `besides` are tasks not rehearsed as others, and `contexts` does not count
+        the update's.
         """
         own = self._of_own({part.task.schema.key for part in parts}, sequence, step, rows[0])
         found = torch.tensor(own + self._of_others(besides, sequence, step, rows[1]), dtype=torch.int64)

@@ -70,7 +70,9 @@ class ReservoirAllocator:
             chance: On [0, 1): whether the row is kept, and in whose place.
             other: On [0, 1): which row another task gives up for it.
         """
-        pool = self._pools.get(key) or self._add(key)
+        if (pool := self._pools.get(key)) is None:
+            pool = self._pools[key] = _Pool(self._ages)
+            self._ages += 1
         pool.seen += 1
         taken = int(chance * pool.seen)
         # Also where rows were turned away before, each of those seen has the same chance to be kept.
@@ -122,11 +124,6 @@ class ReservoirAllocator:
         self._free, self.used, self._by_size = list(values["free"]), values["used"], None
         self._pools = {key: _Pool(age, array("i", places), seen) for age, (key, seen, places) in enumerate(pools)}
         self._ages = len(pools)
-
-    def _add(self, key: str) -> _Pool:
-        pool = self._pools[key] = _Pool(self._ages)
-        self._ages += 1
-        return pool
 
     def _new_place(self, pool: _Pool, chance: float) -> int | None:
         if self._free:

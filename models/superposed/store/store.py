@@ -363,13 +363,12 @@ class WeightStore:
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights; the same for one task and for a thousand."""
-        return sum(parameter.numel() * parameter.element_size() for parameter in self.network.parameters())
+        return sum(parameter.nbytes for parameter in self.network.parameters())
 
     @property
     def optimizer_bytes(self) -> int:
         """Bytes of the optimizer's state."""
-        tensors = optimizers.optimizer_state(self.network, self.optimizer)
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        return sum(tensor.nbytes for tensor in optimizers.optimizer_state(self.network, self.optimizer).values())
 
     def _learned_tensors(self) -> dict[str, Tensor]:
         """Return the running statistics of all tasks, where there are any."""
@@ -438,7 +437,7 @@ class WeightStore:
         )
         optimizers.load_state(store.network, store.optimizer, tensors)
         store.sequence = metadata["sequence"]
-        registry = tensorfile.read_json_tensor(tensors["registry"])
+        registry = json.loads(tensors["registry"].numpy().tobytes())
         statistics = tensors.get("statistics")
         store.tasks = TaskRegistry.from_json(registry["tasks"], None if statistics is None else statistics.numpy())
         store._resolver = Resolver(store.tasks)

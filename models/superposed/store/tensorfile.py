@@ -50,12 +50,6 @@ def json_tensor(values: Mapping[str, Any]) -> Tensor:
     return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
 
 
-def read_json_tensor(tensor: Tensor) -> dict[str, Any]:
-    """Return the inverse of `json_tensor`."""
-    values: dict[str, Any] = json.loads(tensor.numpy().tobytes())
-    return values
-
-
 def write(path: str | Path, data: bytes) -> None:
     """Replace a file durably: temporary file, fsync, rename, fsync of the directory; mode 0600."""
     target = Path(path)
