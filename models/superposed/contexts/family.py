@@ -42,7 +42,6 @@ class Family(ABC, Generic[G]):
 
     def padding(self, features: int) -> int:
         """Return the number of zero features appended before binding, for families that act on pairs."""
-        del features
         return 0
 
     def width(self, features: int) -> int:

@@ -95,12 +95,6 @@ class Stream:
         """Return the stream that a task's context in one layer is drawn from."""
         return cls(secret, ("context", layer, task.key, str(task.generation)))
 
-    @classmethod
-    def for_mixture(cls, secret: bytes, layer: str, tasks: tuple[TaskId, ...]) -> "Stream":
-        """Return the stream that decides which part of a mixture gives a coordinate (binary contexts)."""
-        names = tuple(f"{task.key}#{task.generation}" for task in tasks)
-        return cls(secret, ("mixture", layer, *names))
-
     def bytes(self, count: int, purpose: str) -> bytes:
         """Return the first `count` bytes drawn for `purpose`."""
         head = (_DOMAIN, DERIVATION_VERSION.to_bytes(4, "little"), self.secret)

@@ -50,7 +50,6 @@ class Phase(Family[Tensor]):
 
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
         """Return cosine and sine of `φ = Σ α p φ(k)` over the terms."""
-        del picks
         parts = [term.weight * self._phases(term.generator, term.exponent) for term in terms]
         phases = torch.stack(parts).sum(0)  # (pairs,)
         return torch.stack([phases.cos(), phases.sin()])  # (2, pairs)
@@ -88,7 +87,6 @@ class Complex(Phase):
 
     def padding(self, features: int) -> int:
         """Return 0: every complex feature is a pair by itself."""
-        del features
         return 0
 
 

@@ -89,7 +89,6 @@ class Rotation(Family[RotationGenerator]):
 
     def compose(self, terms: Sequence[Term[RotationGenerator]], picks: Stream) -> Tensor:
         """Return `exp(Σ α p A(k))`; a single task, or a power of one, needs no exponential."""
-        del picks
         if len(terms) == 1 and terms[0].exponent is None:
             return terms[0].generator.matrix
         if len(terms) == 1:

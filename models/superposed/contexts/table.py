@@ -83,10 +83,6 @@ class ContextSource:
         """Return the family of a layer's contexts."""
         return self._expanded.get(layer, self.family)
 
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shape of one context of each layer."""
-        return {name: self.family_of(name).context_shape(count) for name, count in self.features.items()}
-
     def _generator(self, layer: str, task: TaskId) -> Any:
         """Draw a task's generator, or take it from the least-recently-used ones that are kept."""
         place = (layer, task)
@@ -110,8 +106,9 @@ class ContextSource:
         left = self._layers_left[layer]
         bound = [(task.bound_in(left), weight, exponent) for task, weight, exponent in context.shares]
         terms = [Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in bound]
-        tasks = tuple(dict.fromkeys(task for task, _, _ in bound))
-        return self.family_of(layer).compose(terms, Stream.for_mixture(self._secret, layer, tasks))
+        # Binary contexts draw which part of a mixture gives a coordinate.
+        names = (f"{task.key}#{task.generation}" for task in dict.fromkeys(task for task, _, _ in bound))
+        return self.family_of(layer).compose(terms, Stream(self._secret, ("mixture", layer, *names)))
 
 
 class ContextTable:
@@ -125,9 +122,8 @@ class ContextTable:
         self.source = source
         self._dtype = dtype
         self._device = device
-        shapes = source.shapes()
-        itemsize = torch.empty((), dtype=dtype).element_size()
-        self.bytes_per_context = itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
+        shapes = {name: source.family_of(name).context_shape(count) for name, count in source.features.items()}
+        self.bytes_per_context = dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(1, max_bytes // self.bytes_per_context)
         self._rows = {name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()}
         self._slots: dict[str, int] = {}
@@ -141,8 +137,7 @@ class ContextTable:
     @property
     def cached_bytes(self) -> int:
         """Bytes of the table's rows and of the kept generators."""
-        rows = sum(rows.numel() * rows.element_size() for rows in self._rows.values())
-        return rows + self.source.generator_bytes
+        return sum(rows.nbytes for rows in self._rows.values()) + self.source.generator_bytes
 
     def bind_all(self, context: Context) -> dict[str, Binding]:
         """Return every layer's binding for a batch of one context."""
