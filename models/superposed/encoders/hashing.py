@@ -47,7 +47,6 @@ class HashEncoder:
 
     def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return rows (B, width) float32."""
-        del places
         rows = np.zeros((len(items), self.width), dtype=np.float32)
         for row, text in zip(rows, items, strict=True):
             hashes = np.fromiter(map(zlib.crc32, _pieces(text)), dtype=np.uint32)

@@ -77,7 +77,6 @@ class SentenceEncoder:
 
     def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.float32]:
         """Return rows (B, width) float32; equal to a call with each text alone, to rounding."""
-        del places
         order = sorted(range(len(items)), key=lambda place: len(items[place]))
         rows = np.empty((len(items), self.width), dtype=np.float32)
         for start in range(0, len(order), _BATCH):

@@ -92,7 +92,6 @@ class SuperposedModule(nn.Module):
 
     def train(self, mode: bool = True) -> "SuperposedModule":
         """Stay in evaluation mode, whatever `mode` is."""
-        del mode
         return super().train(False)
 
     def _try(self) -> None:
