@@ -59,11 +59,7 @@ def rotate(identifier: str) -> Operation[NewApiKey]:
 
 
 class Keys:
-    """API keys, by id. Made by `Client`.
-
-    Args:
-        run: Runs an operation of the client.
-    """
+    """API keys, by id. Made by `Client`."""
 
     def __init__(self, run: Callable[[Any], Any]) -> None:
         self._run = run

@@ -77,11 +77,7 @@ class TaskFields(TypedDict, total=False):
 
 
 class TaskSchema:
-    """Schema that a handle registers its task with; `inputs` is taken from the first rows where not given.
-
-    Args:
-        fields: See `TaskFields`.
-    """
+    """Schema that a handle registers its task with: see `TaskFields`."""
 
     def __init__(self, **fields: Unpack[TaskFields]) -> None:
         self.fields = fields
@@ -368,12 +364,7 @@ class TaskCore:
 
 
 class TaskHandle:
-    """A handle on one context: what the synchronous and the asynchronous one share.
-
-    Args:
-        client: The client that made it.
-        core: Makes the operations.
-    """
+    """A handle on one context: what the synchronous and the asynchronous one share."""
 
     def __init__(self, client: Any, core: TaskCore) -> None:
         self._core = core

@@ -24,12 +24,7 @@ _TINY = 1e-12
 
 @dataclass(frozen=True)
 class Scope:
-    """Class means of a task's kept rows.
-
-    Args:
-        means: (C, n) float32, of length 1.
-        threshold: Smallest cosine of a row that is in scope.
-    """
+    """Class means (C, n) of a task's kept rows, of length 1, and the smallest cosine of a row in scope."""
 
     means: NDArray[np.float32]
     threshold: float

@@ -37,13 +37,7 @@ class Score:
 
 @dataclass(frozen=True)
 class Located:
-    """The context that fits rows best.
-
-    Args:
-        best: Its text.
-        scores: The likeliest contexts, best first; at most 100.
-        rows: How many rows it was judged by.
-    """
+    """The context that fits `rows` rows best, as text, and the likeliest ones: best first, at most 100."""
 
     best: str
     scores: tuple[Score, ...]

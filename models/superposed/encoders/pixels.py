@@ -32,10 +32,7 @@ _MOST_TEXT_BYTES = 2**18
 class PixelEncoder:
     """Images as rows of bytes (channels, height, width), flattened in that order.
 
-    An image of other proportions is scaled to fit, and has black bars.
-
-    Args:
-        shape: Channels (1 grey, 3 RGB), height, width.
+    An image of other proportions is scaled to fit, and has black bars. One channel is grey, three are RGB.
     """
 
     shape: tuple[int, int, int]

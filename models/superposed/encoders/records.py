@@ -34,12 +34,7 @@ _HASHED = 0.5
 
 
 class Feature(Config):
-    """A named value of records.
-
-    Args:
-        name: Its name.
-        kind: A number, a category, or a date as ISO 8601 text.
-    """
+    """A named value of records: a number, a category, or a date as ISO 8601 text."""
 
     name: Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
     kind: Kind

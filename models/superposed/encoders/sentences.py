@@ -46,12 +46,7 @@ class SentenceEncoder:
 
     @classmethod
     def of(cls, source: str, folder: Path, threads: int) -> Self:
-        """Open an exported model; export it where the folder is not there.
-
-        Args:
-            source: A model's name, or the path of its directory.
-            folder: Of the exported model.
-            threads: Threads of one call.
+        """Open an exported model, of a name or a directory's path; export it where the folder is not there.
 
         Raises:
             EncoderUnavailable: The model or a package is missing, or the folder is damaged.

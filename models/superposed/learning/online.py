@@ -44,11 +44,7 @@ CROSSTALK_INTERVAL = 64
 
 @dataclass(frozen=True)
 class UpdateResult(Measured):
-    """Measurement of a task by an update, before it learned.
-
-    Args:
-        sequence: The update's place in the store's one order of changes.
-    """
+    """Measurement of a task by an update, before it learned; `sequence` is its place in the order of changes."""
 
     sequence: int
 

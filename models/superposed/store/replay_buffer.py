@@ -63,14 +63,8 @@ class ReplayBuffer:
 
     When the bytes are used up, a task that has more rows than another gives one up for it. Rows carry the
     context that they were learned under, compositions too; they belong to the task that gives them a face.
-    They are kept as they came, before scaling, so that they follow the statistics of their task.
-
-    Args:
-        config: How many rows, and bytes, are kept.
-        inputs: The store's number of inputs.
-        outputs: The store's number of outputs.
-        dtype: Of the store.
-        secret: The store's, which the choices are drawn from.
+    They are kept as they came, before scaling, so that they follow the statistics of their task. The choices are
+    drawn from the store's secret.
     """
 
     def __init__(self, config: RehearsalConfig, inputs: int, outputs: int, dtype: torch.dtype, secret: bytes) -> None:

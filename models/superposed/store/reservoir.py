@@ -28,11 +28,7 @@ class ReservoirAllocator:
     """A uniform sample of each task's stream, bounded for each and for all together.
 
     When all places are used up, the task that has most (of equals the oldest) gives one up for a task
-    that has fewer.
-
-    Args:
-        rows_per_task: How many places a task has at most.
-        capacity: How many there are in all.
+    that has fewer. A task has `rows_per_task` places at most, and all have `capacity` together.
 
     Source: algorithm R of Vitter 1985, for each task.
     """

@@ -27,12 +27,9 @@ _NO_SPREAD = 1e-14
 
 @dataclass(frozen=True)
 class Scaling:
-    """Transformation of the first features of a row: `(x - offset) / scale`, cut off at `clip`.
+    """Transformation of the first features of a row: `(x - offset) / scale`, by (n,) float64 numbers each.
 
-    Args:
-        offset: (n,) float64.
-        scale: (n,) float64.
-        clip: Largest absolute value of the result; None for any.
+    `clip` is the largest absolute value of the result; None for any.
     """
 
     offset: NDArray[np.float64]

@@ -17,16 +17,8 @@ class SuperposedConv2d(nn.Module):
     The context has one number a feature of a patch (channels x height x width of the kernel), the same at
     every place of the image. Rows of one context are an ordinary convolution with the context folded into
     the kernel. Of rows of many contexts either all patches are bound, for one product, or for each row the
-    kernel: whichever are fewer.
-
-    Args:
-        in_channels: Of the image.
-        out_channels: Of the answer.
-        kernel_size: Height and width.
-        family: A context family of real features.
-        stride: Between patches.
-        padding: Zeros around the image.
-        dtype: Of the weights, which start at 0.
+    kernel: whichever are fewer. Kernel size, stride and padding (of zeros) are height and width; the weights
+    start at 0.
 
     Raises:
         ConfigError: A family of complex features.
