@@ -33,7 +33,8 @@ class _Learner:
 def plain_network(network: MLPConfig, optimizer: OptimizerConfig, tasks: Sequence[DemoTask]) -> Curves:
     """Teach all tasks to one ordinary network of the store's layers, with its optimizer and steps."""
     plain = _network(network, seed=0)
-    learner = _Learner(plain, Optimizer(optimizer, plain.parameters()))
+    groups = [{"params": list(plain.parameters()), "lr": optimizer.learning_rate}]
+    learner = _Learner(plain, Optimizer(optimizer, groups))
     return _curves([learner] * len(tasks), tasks, network.inputs, optimizer.steps)
 
 

@@ -71,7 +71,8 @@ class BatchEnsemble(Learner):
         for layer in self._layers:
             assert isinstance(layer, _Layer)  # noqa: S101 - made above
             own += [layer.scales[task], layer.biases[task], *([layer.weight] if task == 0 else [])]
-        self._optimizer = Optimizer(self._optimizer_config, own)
+        groups = [{"params": own, "lr": self._optimizer_config.learning_rate}]
+        self._optimizer = Optimizer(self._optimizer_config, groups)
 
     def _answer(self, task: int, x: Tensor) -> Tensor:
         for place, layer in enumerate(self._layers):

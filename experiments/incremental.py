@@ -106,7 +106,8 @@ class _MultiHead:
         network = config.network(images, BLOCKS * PER_BLOCK)
         self._network = build(network, Identity(), config.seed, torch.float32)
         optimizer = OptimizerConfig(name="adam", steps=1, learning_rate=config.learning_rate)
-        self._optimizer = Optimizer(optimizer, self._network.parameters())
+        groups = [{"params": list(self._network.parameters()), "lr": optimizer.learning_rate}]
+        self._optimizer = Optimizer(optimizer, groups)
         self._bindings = {name: Binding(torch.ones(1)) for name in self._network.superposed_layers()}
 
     def _answer(self, block: int, x: Tensor) -> Tensor:

@@ -133,7 +133,8 @@ class Superposed(Learner):
     def __init__(self, network: MLPConfig, optimizer: OptimizerConfig, family: str, seed: int) -> None:
         self._family: Family[Any] = Identity() if family == Identity.name else family_named(family)
         self._network = MLP(network, self._family, generator=torch.Generator().manual_seed(seed))
-        self._optimizer = Optimizer(optimizer, self._network.parameters())
+        groups = [{"params": list(self._network.parameters()), "lr": optimizer.learning_rate}]
+        self._optimizer = Optimizer(optimizer, groups)
         features = {name: layer.bound_features for name, layer in self._network.superposed_layers().items()}
         source = ContextSource(self._family, features, seeded_secret(seed))
         self._contexts = ContextTable(source, 2**30, torch.float32, torch.device("cpu"))

@@ -1,7 +1,7 @@
 """The optimizers that move a store's weights, and the state of weights and optimizer by name."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -46,12 +46,8 @@ class Optimizer:
         state: Tensors that a step reads and moves, by weight and name; empty before the first step.
     """
 
-    def __init__(
-        self, config: OptimizerConfig, parameters: Iterable[nn.Parameter] | Iterable[Group], *, fused: bool = False
-    ) -> None:
-        several: list[Any] = list(parameters)
-        plain = [one for one in several if isinstance(one, Tensor)]
-        self.param_groups: list[Group] = [{"params": plain, "lr": config.learning_rate}] if plain else several
+    def __init__(self, config: OptimizerConfig, groups: list[Group], *, fused: bool = False) -> None:
+        self.param_groups = groups
         self.state: dict[Tensor, dict[str, Tensor]] = {}
         self._config, self._fused = config, fused
 
