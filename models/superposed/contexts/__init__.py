@@ -7,7 +7,7 @@ from superposed.contexts.expanded import Expanded, expanded
 from superposed.contexts.expression import Leaf, Mixture, Power, Task, check_key, flatten
 from superposed.contexts.family import Family, Term
 from superposed.contexts.grammar import as_expression, parse
-from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, new_secret, seeded_secret
+from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, seeded_secret
 from superposed.contexts.phase import Complex, Cyclic, Phase
 from superposed.contexts.rotation import Rotation
 from superposed.contexts.table import Binding, Context, ContextSource, ContextTable
@@ -34,7 +34,6 @@ __all__ = [
     "expanded",
     "family_named",
     "flatten",
-    "new_secret",
     "parse",
     "seeded_secret",
 ]

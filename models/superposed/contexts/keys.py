@@ -7,7 +7,6 @@ the way the bytes are made; it may only change together with a new set of golden
 
 import hashlib
 import re
-import secrets
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,17 +42,11 @@ class TaskId:
     def bound_in(self, layers_left: int) -> "TaskId":
         """Return the identity whose context a layer binds: the task's own, or its group's in shared layers.
 
-        Args:
-            layers_left: How many layers there are from this one to the last; 1 for the last.
+        `layers_left` counts the layers from this one to the last; 1 for the last.
         """
         if self.group and layers_left > self.own_layers:
             return TaskId(self.group, self.group_generation)
         return self
-
-
-def new_secret() -> bytes:
-    """Draw a 256-bit secret from the operating system."""
-    return secrets.token_bytes(SECRET_BYTES)
 
 
 def seeded_secret(seed: int) -> bytes:

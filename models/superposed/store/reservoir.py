@@ -61,10 +61,8 @@ class ReservoirAllocator:
     def place_for(self, key: str, chance: float, other: float) -> int | None:
         """Return the slot of a task's next row; None where the row is not kept.
 
-        Args:
-            key: The task's.
-            chance: On [0, 1): whether the row is kept, and in whose place.
-            other: On [0, 1): which row another task gives up for it.
+        Two numbers on [0, 1) decide: `chance` if the row is kept, and in whose place; `other` which row another
+        task gives up for it.
         """
         if (pool := self._pools.get(key)) is None:
             pool = self._pools[key] = _Pool(self._ages)

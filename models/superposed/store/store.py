@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,15 +13,8 @@ import torch
 from torch import Tensor
 
 from superposed.config import StoreConfig
-from superposed.contexts import (
-    DERIVATION_VERSION,
-    Binding,
-    ContextSource,
-    ContextTable,
-    Stream,
-    family_named,
-    new_secret,
-)
+from superposed.contexts import DERIVATION_VERSION, Binding, ContextSource, ContextTable, Stream, family_named
+from superposed.contexts.keys import SECRET_BYTES
 from superposed.errors import ConfigError, ShapeError
 from superposed.nn import build, optimizers
 from superposed.store import tensorfile
@@ -63,7 +57,7 @@ class WeightStore:
         initialized: bool = True,
     ) -> None:
         self.config = config or StoreConfig()
-        self.secret = new_secret() if secret is None else secret
+        self.secret = secrets.token_bytes(SECRET_BYTES) if secret is None else secret
         self.device = torch.device(device)
         self.dtype = {"float32": torch.float32, "float64": torch.float64}[self.config.dtype]
         family = family_named(self.config.family)
