@@ -31,11 +31,7 @@ _FIELDS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_i
 class SentenceEncoder:
     """Texts as rows, as the model's own `encode` returns them; what is longer than it reads is cut.
 
-    Args:
-        width: Numbers of a row.
-        fingerprint: Of the model's files: weights, tokenizer, pooling.
-        session: ONNX Runtime's.
-        tokenizer: Truncates and pads.
+    `fingerprint` is that of the model's files: weights, tokenizer, pooling.
     """
 
     width: int
