@@ -138,7 +138,6 @@ def _untaught(store: WeightStore, batch: Batch, targets: Targets) -> _Forward | 
     """Return how a batch is answered before the first update of one of its tasks; None where all had some."""
     if all(part.task.knows for part in batch.parts):
         return None
-
     with torch.inference_mode():
         return answer_losses(store, batch, targets, lambda rows: _logits(store, rows).cpu())
 

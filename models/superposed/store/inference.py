@@ -33,11 +33,10 @@ class InferenceRunner:
                 bindings = self._contexts.bind_all(batch.parts[0].context)
             else:
                 bindings = self._contexts.bind_rows([part.context for part in batch.parts], batch.index)
-            outputs = self._outputs
             needed = max(part.task.schema.outputs for part in batch.parts)
-            if not isinstance(self._network, MLP) or needed > outputs // 2:
+            if not isinstance(self._network, MLP) or needed > self._outputs // 2:
                 return self._answers(batch.inputs, bindings)
-            answers = batch.inputs.new_zeros(len(batch), outputs)
+            answers = batch.inputs.new_zeros(len(batch), self._outputs)
             answers[:, :needed] = self._answers(batch.inputs, bindings, needed=needed)
             return answers
 

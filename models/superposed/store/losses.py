@@ -13,12 +13,9 @@ from superposed.tasks.targets import Targets
 
 @dataclass(frozen=True)
 class Measured:
-    """Loss and accuracy of a batch.
+    """Mean of the losses of a batch's rows, and the share of its cross-entropy rows answered right.
 
-    Args:
-        rows: B.
-        loss: Mean over rows of each row's own loss.
-        accuracy: Share of the cross-entropy rows answered right; None without such rows.
+    `accuracy` is None without cross-entropy rows.
     """
 
     rows: int
