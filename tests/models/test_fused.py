@@ -155,6 +155,18 @@ def test_preparing_compiles_and_changes_nothing() -> None:
     assert store.digest() == before
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "rotation"])
+def test_tasks_with_few_of_the_outputs_answer_on_every_path(family: str) -> None:
+    store = store_of(family, outputs=8)
+    rows = np.random.default_rng(0).normal(size=(4, 7))
+    learn(store, "t0", rows, [0, 1, 2, 0])
+    found = store.logits(store.batch("t0", rows))
+    with plain_path():
+        plain = store.logits(store.batch("t0", rows))
+    assert found.shape == plain.shape == (4, 8)
+    torch.testing.assert_close(found[:, :3], plain[:, :3], atol=1e-5, rtol=1e-4)
+
+
 _TAUGHT = """
 import numpy as np, torch
 torch.set_num_threads(1)

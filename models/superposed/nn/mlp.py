@@ -92,7 +92,7 @@ class MLP(nn.Module):
             inputs: (B, inputs).
             bindings: Every layer's binding.
             observe: Called before each layer with its name, itself and its input (B, components x D_in).
-            needed: How many of the outputs are asked for, the first ones; the others may be left out.
+            needed: How many of the outputs are asked for, the first ones.
 
         Returns:
             (B, outputs), or (B, needed).
@@ -109,7 +109,7 @@ class MLP(nn.Module):
             signal = layer(signal, bindings[name])
             if place < last:
                 signal = self.activate_and_normalise(signal)
-        return signal
+        return signal[:, :needed]
 
     def activate_and_normalise(self, signal: Tensor) -> Tensor:
         """Apply activation and normalisation between two layers."""
