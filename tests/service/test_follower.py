@@ -19,6 +19,7 @@ from superposed_client import Client
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import difference, seed
+from superposed_service.engine.writer import Writer
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
@@ -246,6 +247,27 @@ def test_a_follower_away_past_the_history_begins_again(tmp_path: Path) -> None:
             assert follower.get("/v1/store").json()["journal"]["horizon"] > 1
         leader.post("/v1/snapshots").raise_for_status()
     assert digest(tmp_path / "leader") == digest(tmp_path / "follower")
+
+
+def test_a_crash_while_it_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {"history_records": 0, "snapshots_kept": 2}
+    with ExitStack() as stack:
+        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG), **short))
+        register(leader, "a")
+        with following(tmp_path / "follower", leader) as follower:
+            caught_up(leader, follower)
+        for _ in range(4):
+            teach(leader, "a", 3)
+            leader.post("/v1/snapshots").raise_for_status()
+        with monkeypatch.context() as patch:
+            patch.setattr(Writer, "begin_again", lambda *_: 1 / 0)  # as if it had ended there
+            with following(tmp_path / "follower", leader) as follower:
+                assert follower.get("/health/ready").status_code == 503
+        follower = stack.enter_context(following(tmp_path / "follower", leader))
+        caught_up(leader, follower)
+        teach(leader, "a", 2)
+        caught_up(leader, follower)
+        assert follower.get("/health/ready").status_code == 200
 
 
 def test_erased_rows_are_gone_at_the_follower_too(tmp_path: Path) -> None:

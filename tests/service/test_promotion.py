@@ -14,11 +14,13 @@ import httpx
 import pytest
 
 from demo.server_process import free_port
+from superposed import WeightStore, seeded_secret
 from superposed.errors import ConfigError
 from superposed_client import Client, NotFresh
 from superposed_client._core import RetryPolicy
 from superposed_service.api.app import create_api
 from superposed_service.api.middleware.freshness import Freshness
+from superposed_service.changes.snapshot import begin
 from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
 from superposed_service.engine.replication import Replication
@@ -209,6 +211,22 @@ def test_a_leader_hands_over_while_it_runs(tmp_path: Path) -> None:
             assert client.task("a").predict(X[:4]) is not None
         assert not made.state(0)["kept_aside"]
         made.same(0, 1, 2)
+
+
+def test_records_of_another_store_are_not_taken_for_a_tail(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0) as made:
+        register(made.http[0], "a")
+        made.promote(0, allow_loss=True).raise_for_status()
+        other = tmp_path / "other"
+        with DataDirectory(other) as directory:
+            begin(directory, WeightStore(CONFIG, secret=seeded_secret(99)))
+        with serving(other) as http:
+            register(http, "mine")
+            teach(http, "mine", 4)
+        with serving(other, follow=made.urls[0]) as http:
+            assert "another store" in str(problem(http.get("/health/ready"), 503, "not-ready")["received"])
+            assert sequence(http) == 5
+        assert not (other / "aside").exists()
 
 
 def test_a_promise_is_kept_over_a_restart(tmp_path: Path) -> None:

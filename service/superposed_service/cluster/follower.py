@@ -18,7 +18,7 @@ from typing import Any
 
 import httpx
 
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, SuperposedError
 from superposed.store import tensorfile
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import FORGET_ROWS, TAKING_OUT, Exclusions, RollbackDecision
@@ -35,6 +35,7 @@ from superposed_service.errors import (
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Shipment, TransactionLog
+from superposed_service.storage.journal import BEGUN
 from superposed_service.storage.shipping import Place, unframed
 
 _log = logging.getLogger("superposed.follower")
@@ -208,7 +209,7 @@ class Follower:
             writer.take_back(first, lambda: self._rebuilt(writer, first - 1))
             return True
 
-        if not await self._runtime.engine.call_writer(change):
+        if not await self._runtime.in_turn(self._runtime.engine.call_writer(change)):
             return await self._begin_again("no snapshot is from before the leader's epoch", first)
         await self._runtime.snapshot()
         return first - 1
@@ -219,9 +220,12 @@ class Follower:
         self._compared = sequence if again else math.inf
         head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
         store, _ = await asyncio.to_thread(_store, head, data)
-        own = await self._runtime.engine.call_writer(lambda writer: self._rebuilt(writer, store.sequence))
-        known = {"sequence": store.sequence, "difference": difference(own, store)}
-        _log.warning("this store is equal to the leader's to rounding", extra=known)
+        try:
+            own = await self._runtime.engine.call_writer(lambda writer: self._rebuilt(writer, store.sequence))
+            known = {"sequence": store.sequence, "difference": difference(own, store)}
+            _log.warning("this store is equal to the leader's to rounding", extra=known)
+        except SuperposedError as error:
+            _log.warning("this store was not compared with the leader's", extra={"reason": str(error)})
         if again:
             await self._begin_again("SUPERPOSED_FOLLOW_MODE is snapshots")
 
@@ -234,8 +238,7 @@ class Follower:
         _log.warning("beginning again from a snapshot", extra={"sequence": head["sequence"], "reason": reason})
         device = await self._runtime.engine.call(lambda store: str(store.device))
         store, place = await asyncio.to_thread(_store, head, data, device)
-        directory = self._runtime.directory
-        await asyncio.to_thread(directory.snapshots.write, data, digest=store.digest(), **place)
+        directory, engine = self._runtime.directory, self._runtime.engine
 
         def change(writer: Writer) -> None:
             log = writer.transaction_log
@@ -244,7 +247,13 @@ class Follower:
             writer.begin_again(store, place["sequence"], place["chain"], first)
             log.epochs.keep(head["epoch"], [(epoch, begins) for epoch, begins in head["starts"]])
 
-        await self._runtime.engine.call_writer(change)
+        async def work() -> None:
+            # From here on a start takes the snapshots for others' that the journal does not hold.
+            await engine.call_writer(lambda writer: writer.transaction_log.journal.set_high_water_mark(BEGUN))
+            await asyncio.to_thread(directory.snapshots.write, data, digest=store.digest(), **place)
+            await engine.call_writer(change)
+
+        await self._runtime.in_turn(work())
         self._runtime.version = str(store.sequence)
         return store.sequence
 

@@ -5,7 +5,6 @@ Every acknowledged change is on one of the servers that have promised; of these 
 """
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from superposed.errors import ConfigError, SuperposedError
+from superposed.errors import ConfigError
 from superposed_client.models import Promotion, ServerState
 from superposed_service.cluster.follower import ASIDE, Follower, client_options
 from superposed_service.engine.poison_detector import PoisonDetector
@@ -78,8 +77,10 @@ class Member:
         """Look at the other servers once a second, for as long as this one runs."""
         try:
             while await self._runtime.runs_for(_LOOK_S):
-                with contextlib.suppress(SuperposedError):
+                try:
                     await self._look()
+                except Exception:  # noqa: BLE001 - the next look may go better
+                    _log.exception("the store's other servers were not looked at")
         finally:
             if self._runtime.following is not None:
                 await self._runtime.following.stop()

@@ -141,7 +141,7 @@ class Runtime:
 
     async def finish_erasures(self) -> None:
         """Erase from journal and snapshots the rows that records have forgotten: a leader's, or before a crash."""
-        await self._in_turn(self._finish_erasures())
+        await self.in_turn(self._finish_erasures())
 
     async def _finish_erasures(self, begun: str = "") -> dict[str, list[int]]:
         found = await self.engine.call_writer(lambda writer: forgotten(writer.transaction_log.journal))
@@ -234,9 +234,9 @@ class Runtime:
 
         When it returns, the snapshot is on the disk.
         """
-        return await self._in_turn(self._snapshot())
+        return await self.in_turn(self._snapshot())
 
-    async def _in_turn(self, work: Coroutine[Any, Any, T]) -> T:
+    async def in_turn(self, work: Coroutine[Any, Any, T]) -> T:
         """Run work on the past, one at a time, to its end, also if the client has left."""
 
         async def run() -> T:
@@ -267,7 +267,7 @@ class Runtime:
         """
         replay = self.telemetry.replay
         change = RollbackChange(selection, self.directory.snapshots, self.directory.transaction_log(), replay)
-        return await self._in_turn(self._change_past(change, idempotency_key, author))
+        return await self.in_turn(self._change_past(change, idempotency_key, author))
 
     async def _change_past(
         self, change: Change, idempotency_key: IdempotencyKey | None, author: str | None
@@ -293,7 +293,7 @@ class Runtime:
         change = Relabel(
             sequence, targets, self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay
         )
-        return await self._in_turn(self._change_past(change, idempotency_key, author))
+        return await self.in_turn(self._change_past(change, idempotency_key, author))
 
     async def restore(
         self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None
@@ -318,7 +318,7 @@ class Runtime:
         removed `at_once`, or once their time is over; until then they serve rollbacks to before the erased
         records. Nothing is recorded where there is nothing to erase. Raises as `find_rows`.
         """
-        return await self._in_turn(self._erase_rows(key, author, at_once))
+        return await self.in_turn(self._erase_rows(key, author, at_once))
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erasure:
         turn = self.engine.check_leads()
@@ -368,7 +368,7 @@ class Runtime:
                 again = time.monotonic() + _RETRY_S
             if time.monotonic() >= look:
                 look = time.monotonic() + _RETRY_S
-                await _logged("no snapshot was removed", self._in_turn(self._remove_erased_snapshots()))
+                await _logged("no snapshot was removed", self.in_turn(self._remove_erased_snapshots()))
 
     async def heartbeat(self) -> None:
         """Tell listeners once a second how busy the engine is, until `stop_background`."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage.database import Database
 
-_BEGUN = "begun"
+BEGUN = "begun"
 _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
 
 
@@ -98,7 +98,7 @@ class Journal:
             for table in ("records", "digests"):
                 self._database.execute(f"DELETE FROM {table}", ())  # noqa: S608 - tables, from here
             self._set_horizon(sequence, chain)
-            self._database.execute(*self._database.noting("witnessed", _BEGUN))
+            self._database.execute(*self._database.noting("witnessed", BEGUN))
         self.sequence, self.chain, self.exists = sequence, chain, True
 
     def cut(self, first: int) -> None:
@@ -107,7 +107,7 @@ class Journal:
         with self._database.transaction():
             for table in ("records", "digests"):
                 self._database.execute(f"DELETE FROM {table} WHERE sequence >= ?", (first,))  # noqa: S608 - tables, from here
-            self._database.execute(*self._database.noting("witnessed", _BEGUN))
+            self._database.execute(*self._database.noting("witnessed", BEGUN))
         self.sequence, self.chain = first - 1, chain
 
     def holds(self, sequence: int, chain: str) -> bool:
@@ -280,17 +280,22 @@ class Journal:
     @property
     def has_high_water_mark(self) -> bool:
         """True once a `HEAD` is known to stand beside the journal."""
-        return self._database.noted("witnessed") not in (None, _BEGUN)
+        return self._database.noted("witnessed") not in (None, BEGUN)
 
     @property
     def begun(self) -> bool:
         """True where the journal was begun or cut, and no `HEAD` is known to be of it yet."""
-        return self._database.noted("witnessed") == _BEGUN
+        return self._database.noted("witnessed") == BEGUN
 
-    def set_high_water_mark(self) -> None:
-        """Note that a `HEAD` stands beside the journal, on the disk."""
+    def set_high_water_mark(self, mark: str = "HEAD") -> None:
+        """Note that a `HEAD` stands beside the journal, on the disk; or `BEGUN`, that it is no journal's any more."""
         with self._database.transaction():
-            self._database.execute(*self._database.noting("witnessed", "HEAD"))
+            self._database.execute(*self._database.noting("witnessed", mark))
+
+    @property
+    def lineage(self) -> str:
+        """The identity of the store whose journal it is."""
+        return self._database.noted("lineage") or ""
 
     @property
     def incarnation(self) -> str | None:

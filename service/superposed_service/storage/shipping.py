@@ -20,8 +20,8 @@ _DIGESTS_BEFORE = 2048
 class Place(NamedTuple):
     """End of a follower's journal: its newest record, its link and epoch there, and what is beside it.
 
-    `api_keys` is a digest of the API keys, `promised` the newest epoch that the follower has promised, and `member`
-    its name among the store's servers.
+    `api_keys` is a digest of the API keys, `promised` the newest epoch that the follower has promised, `member` its
+    name among the store's servers, and `lineage` the store's identity.
     """
 
     sequence: int
@@ -30,6 +30,7 @@ class Place(NamedTuple):
     epoch: int = 1
     promised: int = 1
     member: str = ""
+    lineage: str = ""
 
     @classmethod
     def of(cls, log: TransactionLog) -> "Place":
@@ -37,7 +38,7 @@ class Place(NamedTuple):
         journal, epochs = log.journal, log.epochs
         epoch = epochs.epoch_of(journal.sequence)
         member, keys = epochs.member, log.api_keys.digest
-        return cls(journal.sequence, journal.chain.hex(), keys, epoch, epochs.promised, member)
+        return cls(journal.sequence, journal.chain.hex(), keys, epoch, epochs.promised, member, journal.lineage)
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Shipment:
             raise HistoryTruncated(
                 "the journal was trimmed past the follower", expected=journal.horizon, received=after
             )
+        if place.lineage not in ("", journal.lineage):
+            text = "the follower holds another store: move its directory away, and start it on an empty one"
+            raise InvalidRequest(text, expected=f"lineage {journal.lineage}", received=place.lineage)
         if (end := epochs.end_of(place.epoch)) <= after:
             raise Diverged("the follower has records that no later leader has", expected=int(end), received=after)
         if after > journal.sequence or journal.link(after).hex() != chain:

@@ -27,13 +27,14 @@ async def records(
     epoch: Annotated[int, Query(ge=1)] = 1,
     promised: Annotated[int, Query(ge=1)] = 1,
     member: str = "",
+    lineage: str = "",
     wait_s: Annotated[float, Query(ge=0, le=60)] = 0.0,
 ) -> Response:
     """Return the records after a follower's newest one, with API keys; wait for some where there are none.
 
     409 `beyond-horizon` where they are not there any more: the follower needs a snapshot.
     """
-    place = Place(sequence, chain, api_keys, epoch, promised, member)
+    place = Place(sequence, chain, api_keys, epoch, promised, member, lineage)
     return Response(await runtime(request).shipment(place, wait_s), media_type=_BINARY)
 
 
