@@ -75,6 +75,9 @@ durability: $(SETUP)
 	for kind in power errors kills flips; do $(BIN)/python -m tests.durability.faults $$kind --results docs/results/durability; done
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
 	$(BIN)/python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
+	$(BIN)/python -m tests.durability.failover --rounds 300 --cut --results docs/results/durability/failover.json
+	$(BIN)/python -m tests.durability.failover --rounds 8 --cut --sync-followers 0 --results docs/results/durability/failover-sync-0.json
+	$(BIN)/python -m tests.durability.failover --rounds 5 --cut --any-read --results docs/results/durability/failover-any-read.json
 
 ## benchmarks: the committed measurements and their page (half three hours; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)

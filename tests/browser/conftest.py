@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from demo.server_process import Server
 from experiments.datasets import Dataset, DataUnavailable, idx_dataset, sklearn_dataset
@@ -20,6 +20,9 @@ from tests.browser.chromium import EXECUTABLE, chromium
 
 if EXECUTABLE is None:
     pytest.skip("no Chromium here: `apt-get install chromium` runs the browser tests", allow_module_level=True)
+
+
+expect.set_options(timeout=30_000)  # however slow the machine is
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
         opened.on("console", heard)
         opened.on("pageerror", lambda error: complaints.append(str(error)))
-        opened.set_default_timeout(10_000)
+        opened.set_default_timeout(30_000)
         yield opened
         assert complaints == []
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import httpx
 import pytest
 
 from demo.server_process import Server
@@ -13,9 +12,9 @@ from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory
 
 
-@pytest.fixture(scope="session", params=["alone", "follower", "promoted"])
+@pytest.fixture(scope="session", params=["alone", "follower"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server; a follower, whose leader takes the changes; and a follower that was made the leader."""
+    """A server; and a follower, whose leader takes the changes."""
     folder = tmp_path_factory.mktemp(request.param)
     with ExitStack() as stack:
         leader = stack.enter_context(Server(make_directory(folder / "store")))
@@ -27,6 +26,4 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("SUPERPOSED_FOLLOW", leader.url)
             follower = stack.enter_context(Server(folder / "follower"))
-        if request.param == "promoted":
-            httpx.post(f"{follower.url}/v1/replication/promote", json={}).raise_for_status()
         yield follower
