@@ -1,10 +1,10 @@
 """Three servers of one store under load: killed, cut off from each other, and promoted, again and again.
 
-Eight clients send changes with idempotency keys (updates; now and then a task is registered, taught, erased and
-deleted, an update is rolled back, the store is consolidated), each until it is answered, and read through any server
-what they have seen. At the end every answer must be in the one history, once; the three stores and an unkilled server
-that is sent the same changes in the same order must have the same digest; and a partitioned leader must not have
-answered a change after its successor was promoted.
+Eight clients send changes with idempotency keys (updates; now and then a task is registered, taught and deleted, an
+update is rolled back, the store is consolidated, and with `--erase` rows are erased), each until it is answered, and
+read through any server what they have seen. At the end every answer must be in the one history, once; the three stores
+and an unkilled server that is sent the same changes in the same order must have the same digest; and a partitioned
+leader must not have answered a change after its successor was promoted.
 
     python -m tests.durability.failover --rounds 300 --results docs/results/durability/failover.json
     python -m tests.durability.failover --rounds 20 --sync-followers 0      must lose some
@@ -47,6 +47,7 @@ from superposed_service.changes.verify import verify
 from superposed_service.cluster.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Record, Shipment
+from superposed_service.storage.shipping import unframed
 from tests.durability.crash import ForkServer
 
 CONFIG = StoreConfig(
@@ -124,6 +125,7 @@ class Found:
     hand_overs: int = 0
     acknowledged: int = 0
     records: int = 0
+    checked: int = 0
     reads: int = 0
     lost: int = 0
     twice: int = 0
@@ -210,8 +212,8 @@ def wait(condition: Any, path: Path) -> None:
 class Load:
     """Clients that send changes, and read what they have seen."""
 
-    def __init__(self, cluster: Cluster, found: Found, *, fresh: bool) -> None:
-        self.cluster, self.found, self.fresh = cluster, found, fresh
+    def __init__(self, cluster: Cluster, found: Found, *, fresh: bool, erases: bool) -> None:
+        self.cluster, self.found, self.fresh, self.erases = cluster, found, fresh, erases
         self.answers: dict[int, Asked] = {}  # updates, by their records
         self.records: dict[int, Record] = {}
         self.lock, self.stopping = threading.Lock(), threading.Event()
@@ -253,7 +255,10 @@ class Load:
                             self.records[number] = Record(number, entry.kind, entry.head, entry.payload)
                         if shipment.changes:
                             places.append((sequence + len(shipment.changes), shipment.chain))
-                    elif answer.status_code in {409, 422} and "erased" not in answer.text and len(places) > 1:
+                    elif "erased" in answer.text:  # rows that it has, from before it went back
+                        head, _ = unframed(http[at].get("/v1/replication/snapshot").content)
+                        places.append((head["sequence"], head["chain"]))
+                    elif answer.status_code in {409, 422} and len(places) > 1:
                         places.pop()  # of a leader whose last records its successor has not
 
     @contextlib.contextmanager
@@ -293,7 +298,7 @@ class Load:
             key = f"t{draw.randrange(10**9)}"
             yield Asked("POST", "/v1/tasks", {"key": key, "inputs": 8, "outputs": 3})
             yield (taught := self.update(draw, key))
-            if kind > 0.01:
+            if kind > 0.01 or not self.erases:
                 number = next(number for number, asked in reversed(self.answers.items()) if asked is taught)
                 yield Asked("POST", "/v1/rollback", {"without": {"sequences": [number, number]}})
             else:
@@ -437,24 +442,26 @@ def level(cluster: Cluster) -> bool:
 
 def check(cluster: Cluster, load: Load) -> None:
     """Compare what the stopped servers hold with what was answered, and with an unkilled server."""
-    found, digests = load.found, []
+    found, digests, horizon = load.found, [], 2**63
     for path in cluster.paths:
         with DataDirectory(path) as directory:
             log = directory.transaction_log()
             digests.append((recover(directory.snapshots, log, "cpu")[0].digest(), log.journal.chain))
             found.kept_aside += len(list((path / "aside").glob("*")))
             assert not [one for one in verify(directory) if one.remedy is not None], path
-            last = log.journal.sequence
+            last, horizon = log.journal.sequence, min(horizon, log.journal.horizon)
         load.collect(path)
     found.digests_equal = len(set(digests)) == 1
+    # What no server holds any more (an erasure trims journals) was read on the way, a leader's lost tail too.
     records = [load.records[number] for number in range(len(TASKS) + 1, last + 1) if number in load.records]
     found.missed_by_the_shadow = last - len(TASKS) - len(records)
     found.records = len(records)
+    held = [record for record in records if record.sequence > horizon]
+    found.checked = len(held)
+    known = {record.sequence: record.head.get("context") for record in held}
     for number, asked in load.answers.items():
-        record = load.records.get(number) if number <= last else None
-        known = number > last or record is not None  # a record that the harness has not read tells nothing
-        found.lost += known and (record is None or record.head.get("context") != asked.body["context"])  # type: ignore[index]
-    found.twice += sum(record.kind == "update" and record.sequence not in load.answers for record in records)
+        found.lost += number > horizon and known.get(number) != asked.body["context"]  # type: ignore[index]
+    found.twice += sum(record.kind == "update" and record.sequence not in load.answers for record in held)
     if not (found.lost or found.twice or found.missed_by_the_shadow):
         found.reference_equal = reference(cluster, load, records) == digests[0][0]
 
@@ -498,13 +505,22 @@ def request_of(record: Record, load: Load) -> Asked | None:
     return None
 
 
-def run(folder: Path, rounds: int, *, sync: int = 1, cut: bool = False, fresh: bool = True, clients: int = 8) -> Found:
+def run(
+    folder: Path,
+    rounds: int,
+    *,
+    sync: int = 1,
+    cut: bool = False,
+    fresh: bool = True,
+    erases: bool = False,
+    clients: int = 8,
+) -> Found:
     network = Namespaces() if cut else Loopback()
     found = Found()
     try:
         cluster = Cluster(folder, network, sync)
         try:
-            load = Load(cluster, found, fresh=fresh)
+            load = Load(cluster, found, fresh=fresh, erases=erases)
             acts = Rounds(cluster, load, random.Random(0), cut=cut)
             wait(acts.settled, cluster.paths[0])
             with load.running(clients):
@@ -528,13 +544,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--sync-followers", type=int, default=1)
     parser.add_argument("--cut", action="store_true", help="run in network namespaces, and pull cables")
+    parser.add_argument("--erase", action="store_true", help="erase rows too: less is checked, as journals are trimmed")
     parser.add_argument("--any-read", action="store_true", help="read without X-Min-Sequence")
     parser.add_argument("--folder", type=Path, help="keep the directories and logs here")
     parser.add_argument("--results", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kept = asked.folder or Path(folder)
-        found = run(kept, asked.rounds, sync=asked.sync_followers, cut=asked.cut, fresh=not asked.any_read)
+        how = {"sync": asked.sync_followers, "cut": asked.cut, "fresh": not asked.any_read, "erases": asked.erase}
+        found = run(kept, asked.rounds, **how)
     shown = np.percentile(found.without_writes_s or [0.0], (50, 99)).round(3).tolist()
     known = asdict(found) | {"without_writes_s": dict(zip(("median", "p99"), shown, strict=True))}
     print(json.dumps(known, indent=1))
