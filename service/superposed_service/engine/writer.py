@@ -262,6 +262,7 @@ class Writer:
         for record, (_, origin) in zip(records, shipment.changes, strict=True):
             change = Followed(record, rebuilt, self._keep_canaries)
             write = PendingWrite(change, origin)
+            write.future.set_running_or_notify_cancel()  # a follower that stops must not cancel it
             # A refusal is settled where its record is refused.
             prepared = None if record.kind == REFUSAL else PreparedWrite(write, change.prepare(self.store), origin)
             self._committed.append((record, prepared))
