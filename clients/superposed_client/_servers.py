@@ -1,4 +1,4 @@
-"""Which of a store's servers a request goes to, and how new its answer must be."""
+"""The choice of a store's server for a request, and the newest records that the client has seen."""
 
 from typing import Any
 from urllib.parse import unquote

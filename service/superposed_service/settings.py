@@ -36,8 +36,7 @@ class Settings(BaseSettings):
     follow_api_key: SecretStr = SecretStr("")
     """API key of the leader, scope `replicate`."""
     follow_mode: Literal["replay", "snapshots"] = "replay"
-    """Where another processor or library makes a follower's store equal to rounding only: it goes on so, or takes
-    each new snapshot of the leader in place of its own store."""
+    """Followers on another processor, equal to rounding: replay records, or load the leader's snapshots."""
     members: str = ""
     """URLs of all servers of the store, this one too, with commas between; the same on each. Empty: no promotion."""
     sync_followers: int = Field(0, ge=0)

@@ -230,16 +230,23 @@ def test_without_api_keys_reads_go_on_while_the_leader_is_away(tmp_path: Path) -
         assert follower.post("/v1/infer", json=asked).status_code == 200
 
 
-def test_a_follower_away_past_the_history_begins_again(tmp_path: Path) -> None:
-    short = {"history_records": 0, "snapshots_kept": 2}
-    with ExitStack() as stack:
-        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG), **short))
+@contextmanager
+def leader_past_its_follower(tmp_path: Path) -> Iterator[httpx.Client]:
+    """A leader whose journal was trimmed past a follower that is down."""
+    settings = {"history_records": 0, "snapshots_kept": 2}
+    with serving(make_directory(tmp_path / "leader", CONFIG), **settings) as leader:
         register(leader, "a")
         with following(tmp_path / "follower", leader) as follower:
             caught_up(leader, follower)
         for _ in range(4):
             teach(leader, "a", 3)
             leader.post("/v1/snapshots").raise_for_status()
+        yield leader
+
+
+def test_a_follower_away_past_the_history_begins_again(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        leader = stack.enter_context(leader_past_its_follower(tmp_path))
         with following(tmp_path / "follower", leader) as follower:
             caught_up(leader, follower)
             teach(leader, "a", 2)
@@ -250,15 +257,8 @@ def test_a_follower_away_past_the_history_begins_again(tmp_path: Path) -> None:
 
 
 def test_a_crash_while_it_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = {"history_records": 0, "snapshots_kept": 2}
     with ExitStack() as stack:
-        leader = stack.enter_context(serving(make_directory(tmp_path / "leader", CONFIG), **short))
-        register(leader, "a")
-        with following(tmp_path / "follower", leader) as follower:
-            caught_up(leader, follower)
-        for _ in range(4):
-            teach(leader, "a", 3)
-            leader.post("/v1/snapshots").raise_for_status()
+        leader = stack.enter_context(leader_past_its_follower(tmp_path))
         with monkeypatch.context() as patch:
             patch.setattr(Writer, "begin_again", lambda *_: 1 / 0)  # as if it had ended there
             with following(tmp_path / "follower", leader) as follower:

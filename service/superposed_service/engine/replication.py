@@ -1,4 +1,4 @@
-"""Which records are on the followers' disks: what an answer to a change waits for. On the event loop only."""
+"""Records on the followers' disks, which the answer to a change waits for. On the event loop only."""
 
 import asyncio
 import time
