@@ -324,6 +324,22 @@ def test_what_followers_had_in_an_earlier_turn_counts_no_more() -> None:
     asyncio.run(scenario())
 
 
+def test_others_who_read_the_journal_do_not_keep_an_answer_waiting() -> None:
+    async def scenario() -> None:
+        replication = Replication(1)
+        replication.members = {"gone"}
+        waiting = asyncio.create_task(replication.wait(replication.turn, 10))
+        for _ in range(100):
+            replication.reached(Place(9, "00", member="a reader that does not count"))
+            await asyncio.sleep(0.02)
+            if waiting.done():
+                break
+        with pytest.raises(TooFewFollowers, match="send it again"):
+            await waiting
+
+    asyncio.run(asyncio.wait_for(scenario(), 30))
+
+
 def test_more_followers_than_there_are(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "store", CONFIG)
     with DataDirectory(path) as directory, pytest.raises(ConfigError, match="more followers must have a change"):

@@ -55,6 +55,7 @@ class Member:
         self._names: dict[str, str] = {}  # of the other members, by URL
         self._client = httpx.AsyncClient(**client_options(runtime.settings, ""))
         self._turn = asyncio.Lock()  # one change of the role at a time
+        self._finding: asyncio.Task[None] | None = None
 
     async def start(self) -> asyncio.Task[None]:
         """Take a role: lead, follow, or wait for a leader; return the task that watches the others."""
@@ -82,6 +83,8 @@ class Member:
                 except Exception:  # noqa: BLE001 - the next look may go better
                     _log.exception("the store's other servers were not looked at")
         finally:
+            if self._finding is not None:
+                self._finding.cancel()
             if self._runtime.following is not None:
                 await self._runtime.following.stop()
             await self._client.aclose()
@@ -109,6 +112,7 @@ class Member:
         """
         if epoch > self._log.epochs.promised:
             await self._stop_following()
+            self._finding = asyncio.create_task(self._find_leader())
         keys = self._log.api_keys
         keys.good_until = min(keys.good_until, time.monotonic() + self._settings.follow_timeout_s)
         return await self._runtime.engine.call_writer(lambda writer: writer.promise(epoch))
@@ -188,11 +192,17 @@ class Member:
     async def _ask_promise(self, url: str, epoch: int) -> Position:
         return await self.promise(epoch) if url == _OWN else Position(*await self._post(url, "promise", epoch))
 
-    async def _look(self) -> None:
+    async def _find_leader(self) -> None:
+        """Look for the leader of a new epoch: soon, and then as `_watch` does."""
+        for patience in (0.05, 0.1, 0.2, 0.4):
+            await asyncio.sleep(patience)
+            await self._look(patience)
+
+    async def _look(self, patience: float = _LOOK_S) -> None:
         """Ask the other members who leads, and follow that one."""
         if not self._urls:
             return
-        states, epochs = await self._states(), self._log.epochs
+        states, epochs = await self._states(patience), self._log.epochs
         self._runtime.engine.replication.members = set(self._names.values())
         leading = {url: state for url, state in states.items() if state.role == "leader"}
         url = max(leading, key=lambda one: leading[one].epoch, default="")
@@ -220,16 +230,16 @@ class Member:
             await following.stop()
         self._log.epochs.leader = ""
 
-    async def _states(self) -> dict[str, ServerState]:
+    async def _states(self, patience: float = _LOOK_S) -> dict[str, ServerState]:
         """Return the other members that are reached, by URL."""
-        found = await asyncio.gather(*map(self._state_of, self._urls), return_exceptions=True)
+        found = await asyncio.gather(*(self._state_of(url, patience) for url in self._urls), return_exceptions=True)
         states = {url: one for url, one in zip(self._urls, found, strict=True) if isinstance(one, ServerState)}
         others = {url: one for url, one in states.items() if one.member != self._log.epochs.member}
         self._names |= {url: one.member for url, one in others.items()}
         return others
 
-    async def _state_of(self, url: str) -> ServerState:
-        response = await self._client.get(url + _PATH, timeout=_LOOK_S)
+    async def _state_of(self, url: str, patience: float) -> ServerState:
+        response = await self._client.get(url + _PATH, timeout=patience)
         return ServerState.model_validate_json(response.raise_for_status().content)
 
     async def _post(self, url: str, what: str, epoch: int) -> Any:

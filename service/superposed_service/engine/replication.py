@@ -1,6 +1,7 @@
 """Records on the followers' disks, which the answer to a change waits for. On the event loop only."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection
 
@@ -77,11 +78,9 @@ class Replication:
             TooFewFollowers: They are not reached any more, or the turn is over.
         """
         while turn == self.turn and len(self.members) - self.behind(sequence, api_keys) < self.needed:
-            changed = self._changed
-            try:
-                await asyncio.wait_for(changed.wait(), _LOOK_S)
-            except TimeoutError:
-                self._check_still()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+            self._check_still()
         if turn != self.turn:
             raise _unknown("the leader that took it", "another one")
 
