@@ -382,6 +382,7 @@ class Rounds:
 
     def round(self) -> None:
         cluster, draw = self.cluster, self.draw
+        wait(lambda: cluster.leader() >= 0, cluster.paths[0])
         leader = cluster.leader()
         victim = leader if draw.random() < 0.7 else draw.choice([n for n in range(SERVERS) if n != leader])
         how = draw.choice(["kill", "cut", "cut"]) if self.cut else draw.choice(["kill", "kill", "nothing"])

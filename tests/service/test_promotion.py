@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,26 @@ def test_a_single_server_can_be_promoted(tmp_path: Path) -> None:
         assert http.get("/v1/replication").json()["role"] == "leader"
         assert http.post("/v1/rollback", json={"to_sequence": 1}).is_success  # the epoch's record stays
         teach(http, "a", 1)
+
+
+def test_a_busy_server_says_what_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, done = threading.Event(), threading.Event()
+
+    def hold(*_: object) -> None:
+        busy.set()
+        done.wait(30)
+        raise ConfigError("it was held")
+
+    monkeypatch.setattr("superposed_service.api.v1.serializers.retrieve_model", hold)
+    with serving(make_directory(tmp_path / "store", CONFIG)) as http, ThreadPoolExecutor(1) as pool:
+        register(http, "a")
+        holding = pool.submit(http.get, "/v1/model", params={"context": "a"})
+        assert busy.wait(30)
+        try:
+            assert http.get("/v1/replication", timeout=10).json()["sequence"] == 1
+        finally:
+            done.set()
+        assert not holding.result().is_success
 
 
 def test_reads_are_as_new_as_what_the_client_has_seen(tmp_path: Path) -> None:

@@ -89,15 +89,15 @@ class Member:
                 await self._runtime.following.stop()
             await self._client.aclose()
 
-    async def state(self) -> ServerState:
-        """Return this server's own."""
+    def state(self) -> ServerState:
+        """Return this server's own state, also while the engine is busy."""
         epochs, following = self._log.epochs, self._runtime.following
         aside = self._runtime.directory.path / ASIDE
         return ServerState(
             member=epochs.member,
             role="leader" if epochs.open else "waiting" if following is None else "follower",
             epoch=epochs.promised,
-            sequence=await self._runtime.engine.call(lambda store: store.sequence),
+            sequence=self._runtime.engine.sequence,
             leader=epochs.leader,
             members=self._urls,
             sync_followers=self._settings.sync_followers,
@@ -148,7 +148,7 @@ class Member:
             ServiceUnavailable: A server has promised another epoch meanwhile.
         """
         async with self._turn:
-            states = {**await self._states(), _OWN: await self.state()}
+            states = {**await self._states(), _OWN: self.state()}
             self._check_enough(states, allow_loss)
             epoch = 1 + max(state.epoch for state in states.values())
             places = await self._hand_over(states, epoch)
@@ -184,7 +184,7 @@ class Member:
         place = await self._ask_promise(leader, epoch)
         until = time.monotonic() + _HAND_OVER_S
         while self._runtime.following is not None and time.monotonic() < until:
-            if (await self.state()).sequence >= place.sequence:
+            if self.state().sequence >= place.sequence:
                 break
             await asyncio.sleep(0.02)
         return {leader: place}

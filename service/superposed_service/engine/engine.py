@@ -99,6 +99,11 @@ class Engine:
         return len(self._queues.reads), len(self._queues.jobs)
 
     @property
+    def sequence(self) -> int:
+        """Sequence number of the newest record that is applied."""
+        return self._writer.store.sequence
+
+    @property
     def failure(self) -> str | None:
         """Reason why nothing is learned until the next start, though inference goes on; or None."""
         return self._writer.transaction_log.failure
@@ -216,7 +221,7 @@ class Engine:
 
     async def replicated(self, turn: int) -> None:
         """Wait until enough followers have on their disks what is here, API keys too; raises as `change`."""
-        sequence, keys = self._writer.store.sequence, self._writer.transaction_log.api_keys.digest
+        sequence, keys = self.sequence, self._writer.transaction_log.api_keys.digest
         if self.replication.needed:
             await self.replication.wait(turn, sequence, keys)
         sequence_seen.set(sequence)

@@ -49,7 +49,7 @@ async def snapshot(request: Request) -> Response:
 @requires("replicate")
 async def state(request: Request) -> Response:
     """Return the role of this server, how new its store is, and what its settings say of the others."""
-    return json_response((await _member(request).state()).model_dump())
+    return json_response(_member(request).state().model_dump())
 
 
 @router.post("/promise", response_model=list[int], openapi_extra=documented_body(EpochBody))
