@@ -3,6 +3,7 @@
 import hashlib
 import json
 import secrets
+import timeit
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,14 +14,22 @@ import torch
 from torch import Tensor
 
 from superposed.config import StoreConfig
-from superposed.contexts import DERIVATION_VERSION, Binding, ContextSource, ContextTable, Stream, family_named
+from superposed.contexts import (
+    DERIVATION_VERSION,
+    Binding,
+    Context,
+    ContextSource,
+    ContextTable,
+    Stream,
+    TaskId,
+    family_named,
+)
 from superposed.contexts.keys import SECRET_BYTES
 from superposed.errors import ConfigError, ShapeError
-from superposed.nn import build, optimizers
+from superposed.nn import MLP, build, optimizers
 from superposed.store import tensorfile
 from superposed.store.evaluations import Evaluations
 from superposed.store.holdout import Split
-from superposed.store.inference import InferenceRunner
 from superposed.store.replay_buffer import Drawn, ReplayBuffer
 from superposed.tasks.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
 from superposed.tasks.labels import Label
@@ -32,6 +41,9 @@ from superposed.tasks.targets import Targets, in_user_units
 # 2: rows are kept before scaling, in 8 bits a number by feature; tasks have running statistics.
 # 3: the output layer may be expanded; updates rehearse their own tasks' rows too.
 FORMAT_VERSION, READABLE_FORMATS = 3, (1, 2, 3)
+
+_PROBE = Context(((TaskId("~"), 1.0, None),))  # no key is written so
+_TIMES = 5
 
 
 class WeightStore:
@@ -78,7 +90,7 @@ class WeightStore:
         self.replay_buffer = ReplayBuffer(
             self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
         )
-        self._answerer = InferenceRunner(self.network, self.contexts, self.device, network.outputs)
+        self._precision: torch.dtype | None = None  # of inference on a GPU; None for the weights' own
 
     # Tasks
 
@@ -303,9 +315,33 @@ class WeightStore:
     def logits(self, batch: Batch) -> Tensor:
         """Answer a batch without learning: (B, store outputs), on the CPU, in the network's own units.
 
-        Each row's answer is its task's first outputs; what stands beyond them means nothing.
+        Each row's answer is its task's first outputs; what stands beyond them means nothing. Raises as `bindings`.
         """
-        return self._answerer.logits(batch)
+        outputs = self.config.network.outputs
+        with torch.inference_mode():
+            if batch.index is None:
+                bindings = self.contexts.bind_all(batch.parts[0].context)
+            else:
+                bindings = self.contexts.bind_rows([part.context for part in batch.parts], batch.index)
+            needed = max(part.task.schema.outputs for part in batch.parts)
+            if not isinstance(self.network, MLP) or needed > outputs // 2:
+                return self._infer(batch.inputs, bindings)
+            answers = batch.inputs.new_zeros(len(batch), outputs)
+            answers[:, :needed] = self._infer(batch.inputs, bindings, needed=needed)
+            return answers
+
+    def _infer(self, inputs: Tensor, bindings: Mapping[str, Binding], **how: int) -> Tensor:
+        """Return logits of rows, on the CPU; products are of the precision of inference."""
+        if self.device.type == "cpu":
+            found: Tensor = self.network(inputs, bindings, **how)
+            return found
+        with torch.autocast(self.device.type, self._precision, enabled=self._precision is not None):
+            answer: Tensor = self.network(inputs.to(self.device), bindings, **how)
+        return answer.to(inputs.dtype).cpu()
+
+    def _infer_probe(self, inputs: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return self._infer(inputs, self.contexts.bind_all(_PROBE))
 
     def answers(self, batch: Batch, network: Callable[[Batch], Tensor] | None = None) -> Tensor:
         """Answer a batch as users see it: (B, store outputs), values of mse tasks in their own units.
@@ -338,11 +374,19 @@ class WeightStore:
 
     def answer_seconds(self, rows: int) -> float:
         """Return the seconds that a batch of `rows` rows takes now: the least of a few times."""
-        return self._answerer.seconds(rows, self.config.network.inputs, self.dtype)
+        probe = torch.zeros(rows, self.config.network.inputs, dtype=self.dtype)
+        return min(timeit.repeat(lambda: self._infer_probe(probe), number=1, repeat=_TIMES))
 
     def prepare(self, precision: torch.dtype | None = None) -> None:
-        """Prepare inference ahead of the first request; see `InferenceRunner.prepare`."""
-        self._answerer.prepare(self.config.network.inputs, self.dtype, precision)
+        """Compile what is compiled at its first use, for inference and for learning.
+
+        `precision` is that of a GPU's products; None for the weights' own.
+        """
+        self._precision = None if precision == self.dtype else precision
+        if isinstance(self.network, MLP):
+            self.network.prepare(self.dtype)
+        if self.device.type != "cpu":
+            self._infer_probe(torch.zeros(1, self.config.network.inputs, dtype=self.dtype))
 
     # Bytes and state
 
