@@ -16,7 +16,7 @@ from superposed.errors import UnknownTask, UpdateTooLarge
 from superposed.learning.consolidation import consolidate
 from superposed.learning.online import _rows_to_rehearse, optimizer_step
 from superposed.nn import optimizers
-from superposed.store.holdout import Split
+from superposed.store.replay_buffer import Split
 from superposed.store.reservoir import ReservoirAllocator
 from superposed.tasks.targets import Targets
 from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, rows

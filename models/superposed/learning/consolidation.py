@@ -6,8 +6,8 @@ from statistics import fmean
 
 from superposed.errors import ConfigError, UpdateError
 from superposed.learning.online import atomic, measure_losses, optimizer_step
-from superposed.store.holdout import Split
 from superposed.store.losses import row_losses
+from superposed.store.replay_buffer import Split
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Targets

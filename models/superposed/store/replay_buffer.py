@@ -10,7 +10,9 @@ import math
 from collections import OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -19,7 +21,6 @@ from torch import Tensor
 
 from superposed.config import RehearsalConfig
 from superposed.contexts import Stream, flatten, parse
-from superposed.store.holdout import Split, splits_of
 from superposed.store.reservoir import PLACE_BYTES, ReservoirAllocator
 from superposed.tasks import row_kernels
 from superposed.tasks.batch import Batch, ResolvedContext
@@ -39,6 +40,21 @@ _LEVELS = 255
 _SETTLED, _REACH = 32, 16.0
 # A row with larger numbers is not kept: its range, or what is read back, might not be finite in float32.
 _LARGEST = torch.finfo(torch.float32).max / 4
+
+
+class Split(Enum):
+    """Split of kept rows: all of them, or one of two parts that have no row in common.
+
+    What a row is decides: sent again it is in the same part. A value is the chance of a row to belong to it.
+    """
+
+    ALL = 1.0
+    LEARNED = 7 / 8
+    HELD_OUT = 1 / 8
+
+    def has(self, split: int) -> bool:
+        """Return True if a kept row belongs to the split, by what `_splits_of` said of it."""
+        return self is Split.ALL or (split == 0) == (self is Split.HELD_OUT)
 
 
 @dataclass(frozen=True)
@@ -175,7 +191,7 @@ class ReplayBuffer:
                 self._write_numbers(key, list(places), encoded[list(places.values())])
         slots, rows = (torch.tensor(list(numbers)) for numbers in (placed.keys(), placed.values()))
         values: dict[str, Tensor] = {
-            "split": torch.from_numpy(splits_of(encoded[rows.numpy()])),
+            "split": torch.from_numpy(_splits_of(encoded[rows.numpy()])),
             "outputs": batch.outputs()[rows].int(),
             "weight": torch.ones(len(rows)) if targets.weights is None else targets.weights[rows].float(),
             "classes": targets.classes[rows].int(),
@@ -276,7 +292,7 @@ class ReplayBuffer:
         Returns:
             Rows and targets; None where no such rows were found of any other task.
         """
-        tries = rows if share is Split.ALL else round(2 * rows / share.chance)
+        tries = rows if share is Split.ALL else round(2 * rows / share.value)
         splits = self._rows["split"].numpy()
         found = [slot for slot in self._of_others(besides, sequence, step, tries) if share.has(int(splits[slot]))]
         slots = torch.tensor(found[:rows], dtype=torch.int64)
@@ -446,7 +462,7 @@ class ReplayBuffer:
                 rows[:, : schema.inputs] = rows[:, : schema.inputs] * scaling.scale + scaling.offset
             if len(slots):
                 self._write_numbers(key, slots, rows)
-                self._rows["split"][slots] = torch.from_numpy(splits_of(rows))
+                self._rows["split"][slots] = torch.from_numpy(_splits_of(rows))
                 self._rows["outputs"][slots] = schema.outputs
 
 
@@ -459,6 +475,11 @@ def _keepable(encoded: NDArray[np.float64], targets: Targets) -> NDArray[np.bool
             if not (values.min() >= -most and values.max() <= most):  # most often all of them are
                 keepable &= (np.abs(values) <= most).all(1)
     return keepable
+
+
+def _splits_of(rows: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Return 0 for each row (B, inputs) that is held out, 1 to 7 for others."""
+    return np.asarray([crc32(row.tobytes()) % 8 for row in rows.astype(np.float32)], dtype=np.uint8)
 
 
 def _in_levels(rows: NDArray[np.float64], ranges: NDArray[np.float64]) -> NDArray[np.uint8]:

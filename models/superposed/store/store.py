@@ -29,8 +29,7 @@ from superposed.errors import ConfigError, ShapeError
 from superposed.nn import MLP, build, optimizers
 from superposed.store import tensorfile
 from superposed.store.evaluations import Evaluations
-from superposed.store.holdout import Split
-from superposed.store.replay_buffer import Drawn, ReplayBuffer
+from superposed.store.replay_buffer import Drawn, ReplayBuffer, Split
 from superposed.tasks.batch import Batch, ResolvedContext, one_context, one_context_each, per_row
 from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskRegistry, TaskState

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from superposed.learning.consolidation import consolidate, judge
 from superposed.nn import optimizers
-from superposed.store.holdout import Split
+from superposed.store.replay_buffer import Split
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
 from superposed.tasks.targets import Targets
