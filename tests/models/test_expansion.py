@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from superposed.analysis.capacity import capacity
-from superposed.analysis.crosstalk import PROBES
-from superposed.analysis.interference import measure_interference
+from superposed.analysis.crosstalk import PROBES, measure_interference
 from superposed.analysis.retrieval import retrieve_model
 from superposed.config import MLPConfig, ModuleConfig, StoreConfig
 from superposed.contexts import ContextSource, Expanded, Stream, TaskId, expanded, family_named, seeded_secret

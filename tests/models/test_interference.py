@@ -8,7 +8,7 @@ import torch
 
 from experiments.plain import plain_config
 from superposed import MLPConfig, WeightStore, learn, seeded_secret
-from superposed.analysis.interference import measure_interference
+from superposed.analysis.crosstalk import measure_interference
 from superposed.contexts import FAMILIES
 from superposed.errors import UnknownTask
 from superposed.tasks.schema import TaskSchema

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from superposed.analysis.capacity import capacity
-from superposed.analysis.interference import measure_interference
+from superposed.analysis.crosstalk import measure_interference
 from superposed.analysis.retrieval import retrieve_model
 from superposed.config import EncoderConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
