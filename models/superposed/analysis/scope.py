@@ -64,29 +64,21 @@ def _units(rows: NDArray[Any]) -> NDArray[np.float32]:
     return units
 
 
-def _scope_of(store: WeightStore, key: str) -> Scope | None:
-    """Return the scope of a task as it is now; worked out again once it was taught or lost rows."""
+def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return which rows (B, inputs), encoded texts before scaling, a task labels; all where it does not abstain.
+
+    The scope is worked out again once the task was taught or lost rows. The owner of the store calls it.
+    """
     state, buffer = store.tasks.get(key), store.replay_buffer
+    if (share := state.schema.abstain) is None:
+        return np.ones(len(rows), dtype=bool)
     known = buffer.derived
-    version = (state.generation, state.last_sequence, state.schema.abstain, buffer.rows_kept(key))
+    version = (state.generation, state.last_sequence, share, buffer.rows_kept(key))
     if key not in known or known[key][0] != version:
-        rows, classes = buffer.rows_of(key, state.schema.inputs)
-        scope = Scope.of(rows, classes, state.schema.abstain or 0.0)
+        scope = Scope.of(*buffer.rows_of(key, state.schema.inputs), share)
         known[key] = (version, scope)
         while len(known) > max(1, _MOST_BYTES // (1 if scope is None else scope.means.nbytes)):
             known.popitem(last=False)
     known.move_to_end(key)
     found: Scope | None = known[key][1]
-    return found
-
-
-def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.bool_]:
-    """Return which rows (B, inputs), encoded texts before scaling, a task labels; all where it does not abstain.
-
-    The owner of the store calls it.
-    """
-    scope = None if store.tasks.get(key).schema.abstain is None else _scope_of(store, key)
-    if scope is None:
-        return np.ones(len(rows), dtype=bool)
-    answered: NDArray[np.bool_] = scope.nearness(rows) >= scope.threshold
-    return answered
+    return np.ones(len(rows), dtype=bool) if found is None else found.nearness(rows) >= found.threshold
