@@ -138,10 +138,10 @@ def _read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
 def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Sequence[str], most: int) -> list[str]:
     """Return the candidates that take such rows; counted before they are resolved, which takes its time."""
     tasks = store.tasks
-    width, kind = (rows.shape[1], "rows") if isinstance(rows, np.ndarray) else (None, "records")
+    width = rows.shape[1] if isinstance(rows, np.ndarray) else None  # records have none
 
     def takes(schema: TaskSchema) -> bool:
-        return (schema.kind == "records") == (kind == "records") and width in {None, schema.inputs}
+        return width is None if schema.kind == "records" else width == schema.inputs
 
     names = [name for name in dict.fromkeys(candidates) if name not in tasks or takes(tasks.get(name).schema)]
     check_evaluations(len(rows) * len(names), most)
@@ -150,7 +150,7 @@ def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Seq
         raise ShapeError(
             "no candidate takes such rows",
             expected="rows as wide as a registered task's",
-            received=f"{len(rows)} {kind}" if width is None else f"shape {(len(rows), width)}",
+            received=f"{len(rows)} records" if width is None else f"shape {(len(rows), width)}",
         )
     return names
 
