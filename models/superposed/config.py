@@ -74,10 +74,10 @@ class MLPConfig(Config):
 Side = Annotated[int, Field(ge=1, le=4096)]
 
 
-class _ImageNetwork(Config):
-    """A network whose rows are images: (channels, height, width), flattened in that order."""
+class _ShapedNetwork(Config):
+    """A network whose rows have a shape, and are flattened in its order; images: (channels, height, width)."""
 
-    input_shape: tuple[Side, Side, Side] = (1, 28, 28)
+    input_shape: tuple[Side, ...] = Field(min_length=1, max_length=8)
     outputs: int = Field(10, ge=1, le=MAX_WIDTH)
     expansion: Expansion = 1
 
@@ -87,22 +87,24 @@ class _ImageNetwork(Config):
         return math.prod(self.input_shape)
 
 
-class ConvNetConfig(_ImageNetwork):
+class ConvNetConfig(_ShapedNetwork):
     """Convolutions of 3 x 3 with stride 2, then linear layers, ReLU and normalisation after each."""
 
     kind: Literal["convnet"] = "convnet"
+    input_shape: tuple[Side, Side, Side] = (1, 28, 28)
     channels: tuple[Side, ...] = Field((16, 32), max_length=8)
     hidden: tuple[Side, ...] = Field((128,), max_length=MAX_LAYERS)
 
 
-class ResNetConfig(_ImageNetwork):
+class ResNetConfig(_ShapedNetwork):
     """ResNet-18 for small images, with group normalisation; `width` channels in its first stage."""
 
     kind: Literal["resnet18"] = "resnet18"
+    input_shape: tuple[Side, Side, Side] = (1, 28, 28)
     width: int = Field(64, ge=1, le=1024)
 
 
-class ModuleConfig(Config):
+class ModuleConfig(_ShapedNetwork):
     """A network of the user's own: `factory` is `package:function`, which returns a torch module.
 
     Its linear and convolution layers are superposed; it takes rows of `input_shape`. `output_layer` names
@@ -111,9 +113,6 @@ class ModuleConfig(Config):
 
     kind: Literal["module"] = "module"
     factory: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", max_length=256)
-    input_shape: tuple[Side, ...] = Field(min_length=1, max_length=8)
-    outputs: int = Field(10, ge=1, le=MAX_WIDTH)
-    expansion: Expansion = 1
     output_layer: str | None = Field(None, max_length=256)
 
     @model_validator(mode="after")
@@ -121,11 +120,6 @@ class ModuleConfig(Config):
         if self.expansion > 1 and self.output_layer is None:
             raise ValueError("an expansion needs the name of the output layer: output_layer")
         return self
-
-    @property
-    def inputs(self) -> int:
-        """Features of a row."""
-        return math.prod(self.input_shape)
 
 
 def _kind(value: Any) -> str:
@@ -270,11 +264,8 @@ class StoreConfig(Config):
     @classmethod
     def saved(cls, values: Mapping[str, Any]) -> Self:
         """Return the configuration of a saved store: what its release did not know is as it was then."""
-        settings = {**_FIRST_RELEASE, **values}
-        for name, then in _FIRST_RELEASE.items():
-            if isinstance(then, Mapping):
-                settings[name] = {**then, **values.get(name, {})}
-        return validated(cls, settings)
+        nested = {name: {**then, **values.get(name, {})} for name, then in _FIRST_NESTED.items()}
+        return validated(cls, {"preset": None, **values, **nested})
 
 
 # Settings that each preset fills in; the others have the defaults, which are those of `general`.
@@ -301,9 +292,8 @@ PRESET_ENCODERS: dict[str, dict[str, str]] = {
     "images": {"images": "pixels:1x28x28"},
 }
 
-# Settings that came later, as every store of the first release behaved.
-_FIRST_RELEASE: dict[str, Any] = {
-    "preset": None,
+# Nested settings that came later, as every store of the first release behaved; it had no presets.
+_FIRST_NESTED: dict[str, dict[str, Any]] = {
     "network": {"expansion": 1},
     "optimizer": {"steps": 1},
     "rehearsal": {"own_ratio": 0.0, "least_rows": 0},
