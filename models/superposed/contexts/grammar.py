@@ -14,8 +14,9 @@ is `{"task": key}`, `{"mixture": [{"context": ..., "weight": ...}]}` and
 import re
 from collections.abc import Mapping, Sequence
 from itertools import islice
+from typing import Any
 
-from superposed.contexts.expression import MAX_DEPTH, MAX_LEAVES, Expression, Mixture, Power, Task, check_number
+from superposed.contexts.expression import MAX_DEPTH, MAX_LEAVES, Expression, Mixture, Power, Task
 from superposed.contexts.keys import KEY_PATTERN
 from superposed.errors import ExpressionInvalid, redacted
 
@@ -45,11 +46,12 @@ def _from_json(value: object, depth_left: int) -> Expression:
         if depth_left <= 0:
             raise ExpressionInvalid("a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most")
         if kind == "mixture" and isinstance(body, Sequence) and not isinstance(body, str):
-            parts = islice(body, MAX_LEAVES + 1)  # one more is refused, and so need not be read
-            return Mixture([_mixture_part(part, depth_left - 1) for part in parts])
+            # One part more than the most is refused, and so no further one need be read.
+            parts = [_fields(part, "context", "weight") for part in islice(body, MAX_LEAVES + 1)]
+            return Mixture([(_from_json(context, depth_left - 1), weight) for context, weight in parts])
         if kind == "power":
             base, exponent = _fields(body, "context", "exponent")
-            return Power(_from_json(base, depth_left - 1), check_number(exponent, "an exponent"))
+            return Power(_from_json(base, depth_left - 1), exponent)
     raise ExpressionInvalid(
         "not a context",
         expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
@@ -57,12 +59,7 @@ def _from_json(value: object, depth_left: int) -> Expression:
     )
 
 
-def _mixture_part(part: object, depth_left: int) -> tuple[Expression, float]:
-    context, weight = _fields(part, "context", "weight")
-    return _from_json(context, depth_left), check_number(weight, "a mixture's weight")
-
-
-def _fields(body: object, *names: str) -> tuple[object, ...]:
+def _fields(body: object, *names: str) -> tuple[Any, ...]:
     if not isinstance(body, Mapping) or set(body) != set(names):
         raise ExpressionInvalid(
             "part of a context has the wrong fields", expected=f"exactly {list(names)}", received=redacted(body)
