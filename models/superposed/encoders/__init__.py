@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from superposed.config import EncoderConfig, OriginalKind
 from superposed.encoders.hashing import HashEncoder
-from superposed.encoders.pixels import PixelEncoder, check_images
+from superposed.encoders.pixels import SIGNATURES, PixelEncoder
 from superposed.encoders.sentences import SentenceEncoder
 from superposed.errors import ConfigError, InputError, redacted
 
@@ -33,13 +33,13 @@ def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
     Raises:
         InputError: One is no text or no image, or too large.
     """
-    if kind == "images":
-        check_images(items)
-        return
     for place, item in enumerate(items):
-        if not isinstance(item, str):
+        if kind == "images":  # by their first bytes: nothing is unpacked
+            if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):
+                raise InputError(f"image {place} is no image", expected="a PNG or JPEG file", received=redacted(item))
+        elif not isinstance(item, str):
             raise InputError(f"text {place} is no text", expected="a string", received=redacted(item))
-        if len(item) > LONGEST_TEXT:
+        elif len(item) > LONGEST_TEXT:
             most = f"{LONGEST_TEXT} characters at most"
             raise InputError(f"text {place} is too long", expected=most, received=len(item))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed.config import OriginalKind
-from superposed.errors import ConfigError, EncoderUnavailable, InputError, redacted
+from superposed.errors import ConfigError, EncoderUnavailable, InputError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -94,13 +94,6 @@ class PixelEncoder:
                 raise InputError(f"image {place} cannot be decoded", received=str(error)[:200]) from None
         pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
         return np.ascontiguousarray(pixels.transpose(2, 0, 1)).reshape(-1)
-
-
-def check_images(items: Sequence[Any]) -> None:
-    """Raise `InputError` where an item is no PNG or JPEG file by its first bytes; nothing is unpacked."""
-    for place, item in enumerate(items):
-        if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):
-            raise InputError(f"image {place} is no image", expected="a PNG or JPEG file", received=redacted(item))
 
 
 def _pillow() -> Any:
