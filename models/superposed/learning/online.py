@@ -111,20 +111,16 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
     """
     if steps < 1:
         raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
-    before: _Forward | None = None
-    taken: _Step | None = None
     # A single step is checked before it moves anything; only later steps can fail half-way.
     with _statistics_restored(batch), atomic(store) if steps > 1 else nullcontext():
         batch = _absorb(store, batch, targets)
         aims = scaled_targets(batch, targets)
         shown = _untaught(store, batch, targets)
-        for step in range(steps):
+        first = taken = _rehearsing_step(store, batch, aims, 0)
+        for step in range(1, steps):
             taken = _rehearsing_step(store, batch, aims, step)
-            before = before or taken.new
-    assert before is not None  # noqa: S101 - steps >= 1
-    assert taken is not None  # noqa: S101 - steps >= 1
     store.sequence += 1
-    before = shown or before
+    before = shown or first.new
     _count(store, batch, before, targets)
     if store.config.rehearsal.logit_share:
         targets = replace(targets, logits=in_user_units(batch, taken.new.logits.detach().cpu()))
