@@ -41,9 +41,8 @@ def _expansions(module: nn.Module, config: ConvNetConfig | ResNetConfig | Module
     """Return the number of blocks of the output layer, by its name; None where it is not expanded."""
     if config.expansion == 1:
         return None
-    if isinstance(config, ModuleConfig):
-        return {str(config.output_layer): config.expansion}
-    return {str(len(list(module.children())) - 1): config.expansion}
+    last = config.output_layer if isinstance(config, ModuleConfig) else len(list(module.children())) - 1
+    return {str(last): config.expansion}
 
 
 def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> nn.Module:
@@ -60,8 +59,7 @@ def _check_buffers(module: nn.Module, again: nn.Module) -> None:
     """Refuse a module whose buffers could not be made again."""
     others = dict(again.named_buffers())
     for name, buffer in module.named_buffers():
-        other = others.get(name)
-        if other is None or not torch.equal(buffer, other):
+        if name not in others or not torch.equal(buffer, others[name]):
             raise ConfigError(
                 "the network's factory makes other buffers each time, and they are not saved",
                 expected="buffers that follow from torch.manual_seed, or parameters",
