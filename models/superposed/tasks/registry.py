@@ -1,6 +1,6 @@
 """The task registry: what each key means, and what its stream has shown so far."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -289,14 +289,6 @@ class TaskRegistry:
         """Bytes of all running statistics."""
         return sum(array.nbytes for state in self._tasks.values() for array in state.arrays())
 
-    def _load_statistics(self, sizes: Mapping[str, Sequence[int]], values: NDArray[np.float64]) -> None:
-        for key, (rows, targets, seen) in sizes.items():
-            state, ends = self._tasks[key], np.cumsum([rows, targets, seen])
-            own, values = values[: ends[-1]].copy(), values[ends[-1] :]
-            state.statistics.values = own[: ends[0]].reshape(3, -1)
-            state.target_statistics.values = own[ends[0] : ends[1]].reshape(3, -1)
-            state.calibration.seen = own[ends[1] :]
-
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values, which `statistics` completes."""
         values = {
@@ -312,11 +304,14 @@ class TaskRegistry:
         for entry in values["tasks"]:
             state = TaskState.from_json(entry)
             registry._tasks[state.schema.key] = state
+            if statistics is not None:
+                ends = np.cumsum(entry.get("statistics", (0, 0, 0)))
+                own, statistics = statistics[: ends[-1]].copy(), statistics[ends[-1] :]
+                state.statistics.values = own[: ends[0]].reshape(3, -1)
+                state.target_statistics.values = own[ends[0] : ends[1]].reshape(3, -1)
+                state.calibration.seen = own[ends[1] :]
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
-        if statistics is not None:
-            sizes = {one["schema"]["key"]: one.get("statistics", (0, 0, 0)) for one in values["tasks"]}
-            registry._load_statistics(sizes, statistics)
         return registry
 
 
