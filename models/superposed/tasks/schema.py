@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from superposed.config import Config, EncoderName
 from superposed.contexts import Task, check_key, flatten, parse
@@ -15,6 +15,7 @@ from superposed.tasks.labels import Label, LabelType, is_label, is_time, label_t
 from superposed.tasks.scaling import Scaling, fixed_scaling
 
 Loss = Literal["cross_entropy", "mse"]
+TaskKey = Annotated[str, AfterValidator(check_key)]
 
 SMALLEST_SCALE = 1e-30
 _WHITE = 255.0
@@ -58,7 +59,7 @@ class TaskSchema(Config):
             are no nearer to what it learned.
     """
 
-    key: str
+    key: TaskKey
     inputs: int = Field(ge=1)
     outputs: int = Field(ge=1)
     labels: tuple[Label, ...] | None = None
@@ -67,7 +68,7 @@ class TaskSchema(Config):
     scale: tuple[Annotated[float, Field(strict=True)], ...] | None = None
     description: str = Field("", max_length=4096)
     keep_rows: bool = Field(True, strict=True)
-    group: str | None = None
+    group: TaskKey | None = None
     own_layers: int | None = Field(None, ge=1, strict=True)
     composition: str | None = None
     label_form: Literal["datetime"] | None = None
@@ -77,11 +78,6 @@ class TaskSchema(Config):
     extra_features: Literal["refuse", "ignore"] = "refuse"
     encoder: EncoderName | None = None
     abstain: float | None = Field(None, gt=0, le=0.5)
-
-    @field_validator("key", "group")
-    @classmethod
-    def _keys_are_valid(cls, key: str | None) -> str | None:
-        return None if key is None else check_key(key)
 
     @field_validator("composition")
     @classmethod
@@ -122,7 +118,7 @@ class TaskSchema(Config):
         return self
 
     @model_validator(mode="after")
-    def _scaling_agrees(self) -> Self:
+    def _kind_agrees(self) -> Self:
         fixed = self.offset is not None or self.scale is not None
         if self.scaling == "running" and fixed:
             raise ValueError("scaling is running or given by offset and scale, not both")
@@ -133,10 +129,6 @@ class TaskSchema(Config):
         names = [feature.name for feature in self.features or ()]
         if len(set(names)) != len(names):
             raise ValueError("two features have the same name")
-        return self
-
-    @model_validator(mode="after")
-    def _encoder_agrees(self) -> Self:
         if (self.encoder is None) == (self.kind in {"texts", "images"}):
             raise ValueError("tasks of texts and images name an encoder of the store, and no others do")
         if self.abstain is not None and (self.kind != "texts" or self.loss != "cross_entropy"):
