@@ -183,11 +183,8 @@ EncoderName = Annotated[str, Field(pattern=ENCODER_NAME)]
 class EncoderConfig(Config):
     """An encoder of a store: from texts or images to rows.
 
-    Args:
-        spec: What describes it; see `superposed.encoders`.
-        kind: What it encodes.
-        width: Numbers of a row, at most the store's inputs.
-        fingerprint: Equal for encoders that encode alike; another one is not used.
+    A row has `width` numbers, at most the store's inputs. Encoders of one `fingerprint` encode alike; another one
+    is not used. See `superposed.encoders` for `spec`.
     """
 
     spec: str = Field(min_length=1, max_length=1024)
@@ -245,9 +242,7 @@ class StoreConfig(Config):
     def of_preset(cls, preset: str, values: Mapping[str, Any] | None = None) -> Self:
         """Return the settings of a preset, some of them changed.
 
-        Args:
-            preset: Its name.
-            values: Settings that differ, nested as the configuration is; another kind of network as a whole.
+        `values` are settings that differ, nested as the configuration is; another kind of network as a whole.
 
         Raises:
             ConfigError: There is no such preset, or a setting is unknown or out of range.

@@ -102,11 +102,7 @@ class RetrievedModel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RetrievedModel":
-        """Return the inverse of `to_bytes`.
-
-        Raises:
-            ConfigError: Not such a file.
-        """
+        """Return the inverse of `to_bytes`; raise `ConfigError` for another file."""
         return cls(*tensorfile.parse(data))
 
 

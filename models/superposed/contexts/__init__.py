@@ -42,11 +42,7 @@ FAMILIES: dict[str, type[Family[Any]]] = {family.name: family for family in (Pha
 
 
 def family_named(name: str) -> Family[Any]:
-    """Return the family of that name.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Return the family of that name; raise `ConfigError` where there is none."""
     if name not in FAMILIES:
         raise ConfigError("no such context family", expected=f"one of {sorted(FAMILIES)}", received=name)
     return FAMILIES[name]()

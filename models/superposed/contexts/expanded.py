@@ -23,14 +23,7 @@ class Expanded(Family[Any]):
 
     `C(k)ᵀ C(k) = I`, so `unbind` is the left inverse. The overlap of two tasks falls by √m, at m times the
     weights. A materialised context holds the factor m^(-1/2), and a bound vector the halves that the family
-    pairs: all blocks' first halves, then all second ones.
-
-    Args:
-        family: Family of each block.
-        blocks: m.
-
-    Raises:
-        ConfigError: The family is not diagonal.
+    pairs: all blocks' first halves, then all second ones. Rotations are no diagonal family (`ConfigError`).
 
     Source: this project (docs/decisions/0041-expansion.md).
     """

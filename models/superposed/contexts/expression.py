@@ -18,11 +18,7 @@ RESERVED_KEYS = frozenset({"auto", "mix", "stats"})
 
 
 def check_key(key: str) -> str:
-    """Return a task key unchanged if it may be one.
-
-    Raises:
-        ExpressionInvalid: It has other characters, the wrong length, or is reserved.
-    """
+    """Return a task key; raise `ExpressionInvalid` for other characters, the wrong length, or a reserved word."""
     if not KEY_PATTERN.fullmatch(key):
         raise ExpressionInvalid("not a task key", expected=KEY_PATTERN.pattern, received=repr(key[:200]))
     if key in RESERVED_KEYS:
@@ -33,11 +29,7 @@ def check_key(key: str) -> str:
 
 
 def check_number(value: object, name: str) -> float:
-    """Return a value as a float if it is a finite number.
-
-    Raises:
-        ExpressionInvalid: It is not.
-    """
+    """Return a value as a float; raise `ExpressionInvalid` where it is no finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ExpressionInvalid(f"{name} is no number", expected="a finite number", received=repr(value)[:200])
     try:
@@ -51,12 +43,7 @@ def check_number(value: object, name: str) -> float:
 
 @dataclass(frozen=True)
 class Task:
-    """The context of one task.
-
-    Args:
-        key: The task key.
-        group: Its group's key, where the expression names it too (`group/key`): it must be the task's.
-    """
+    """The context of one task; where the expression names its group too (`group/key`), that must be the task's."""
 
     key: str
     group: str | None = None
@@ -68,11 +55,7 @@ class Task:
 
     @classmethod
     def named(cls, text: str) -> "Task":
-        """Return the task of a key, or of `group/key`.
-
-        Raises:
-            ExpressionInvalid: A key that may not be one.
-        """
+        """Return the task of a key, or of `group/key`; raises as `check_key`."""
         group, slash, key = text.rpartition("/")
         return cls(key, group if slash else None)
 
@@ -135,10 +118,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Power:
-    """A real power of a context.
-
-    Args:
-        exponent: Finite, between -64 and 64.
+    """A real power of a context, between -64 and 64.
 
     Raises:
         ExpressionInvalid: The exponent is out of range, or the expression is nested too deep.

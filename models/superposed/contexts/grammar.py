@@ -26,11 +26,7 @@ _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 
 
 def as_expression(value: object) -> Expression:
-    """Read a context in any accepted form: an expression, text, or the JSON form.
-
-    Raises:
-        ExpressionInvalid: It is none of them.
-    """
+    """Read a context: an expression, its text, or its JSON form; raise `ExpressionInvalid` for anything else."""
     return _from_json(value, MAX_DEPTH)
 
 
@@ -68,11 +64,7 @@ def _fields(body: object, *names: str) -> tuple[Any, ...]:
 
 
 def parse(text: str) -> Expression:
-    """Read the text grammar.
-
-    Raises:
-        ExpressionInvalid: Where the text stops being an expression, and what was expected there.
-    """
+    """Read the text grammar; `ExpressionInvalid` says where a text stops being an expression, and what was expected."""
     if len(text) > MAX_TEXT:
         raise ExpressionInvalid(
             "a context expression is too long", expected=f"{MAX_TEXT} characters at most", received=len(text)

@@ -50,11 +50,7 @@ class TaskId:
 
 
 def seeded_secret(seed: int) -> bytes:
-    """Make a secret from a number, for tests and experiments: it protects nothing.
-
-    Raises:
-        ConfigError: The seed is negative.
-    """
+    """Make a secret from a number from 0 (else `ConfigError`), for tests and experiments: it protects nothing."""
     if seed < 0:
         raise ConfigError("a seed is a whole number", expected="0 or more", received=seed)
     return hashlib.sha256(b"superposed.seed" + str(seed).encode()).digest()
@@ -64,14 +60,8 @@ def seeded_secret(seed: int) -> bytes:
 class Stream:
     """An endless string of derived bytes, addressed by a secret and a list of names.
 
-    Every part is length-prefixed, so no two different lists of names give the same string.
-
-    Args:
-        secret: 32 bytes.
-        names: What the numbers are for, for example `("context", layer, key, "0")`.
-
-    Raises:
-        ConfigError: The secret is not 32 bytes long.
+    Every part is length-prefixed, so no two different lists of names give the same string. The names say what
+    the numbers are for, for example `("context", layer, key, "0")`. A secret has 32 bytes (else `ConfigError`).
     """
 
     secret: bytes

@@ -57,11 +57,8 @@ class Binding(NamedTuple):
 class ContextSource:
     """Derives contexts from the secret: the one place where a composed context becomes numbers.
 
-    Args:
-        family: The context family.
-        features: Each layer's name and its number of input features, first to last.
-        secret: 32 bytes.
-        expanded: The families of layers whose contexts are expanded.
+    `features` are each layer's number of input features by its name, first to last; `expanded` the families of
+    layers whose contexts are expanded.
     """
 
     def __init__(
@@ -98,11 +95,7 @@ class ContextSource:
         return generator
 
     def derive(self, context: Context, layer: str) -> Tensor:
-        """Return one layer's context, float64, of the family's `context_shape`.
-
-        Raises:
-            CompositionNotSupported: The family has no such composition.
-        """
+        """Return one layer's context, float64, of the family's `context_shape`; raises as `Family.compose`."""
         left = self._layers_left[layer]
         bound = [(task.bound_in(left), weight, exponent) for task, weight, exponent in context.shares]
         terms = [Term(self._generator(layer, task), weight, exponent) for task, weight, exponent in bound]

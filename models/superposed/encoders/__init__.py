@@ -28,11 +28,7 @@ __all__ += ["check_items", "describe", "open_encoder"]
 
 
 def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
-    """Check items at a low cost, before they are encoded.
-
-    Raises:
-        InputError: One is no text or no image, or too large.
-    """
+    """Check items at a low cost, before they are encoded; raise `InputError` for no text or image, or a long text."""
     for place, item in enumerate(items):
         if kind == "images":  # by their first bytes: nothing is unpacked
             if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):
@@ -45,12 +41,9 @@ def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
 
 
 def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
-    """Open an encoder.
+    """Open the encoder that a text describes, see the module; one call has `threads` threads.
 
-    Args:
-        spec: What describes it; see the module.
-        folder: Where a sentence encoder keeps its model; made there the first time.
-        threads: Threads of one call.
+    A sentence encoder keeps its model in the folder; it is made there the first time.
 
     Raises:
         ConfigError: There is no such encoder.

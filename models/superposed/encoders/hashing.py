@@ -29,11 +29,7 @@ class HashEncoder:
 
     @classmethod
     def of(cls, argument: str) -> Self:
-        """Return the encoder of a width in text; empty for the default.
-
-        Raises:
-            ConfigError: It is no width.
-        """
+        """Return the encoder of a width in text, empty for the default; raise `ConfigError` for no width."""
         if not argument:
             return cls()
         if not (argument.isascii() and argument.isdigit() and 1 <= int(argument) <= MAX_WIDTH):

@@ -40,12 +40,7 @@ class PixelEncoder:
 
     @classmethod
     def of(cls, argument: str) -> Self:
-        """Return the encoder of a shape in text, such as 1x28x28.
-
-        Raises:
-            ConfigError: It is no shape.
-            EncoderUnavailable: Pillow is not installed.
-        """
+        """Return the encoder of a shape such as 1x28x28, else `ConfigError`; `EncoderUnavailable` without Pillow."""
         found = _SHAPE.fullmatch(argument)
         if found is None:
             raise ConfigError("pixels: not a shape", expected="for example 1x28x28 or 3x32x32", received=argument)

@@ -219,11 +219,7 @@ def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Step:
-    """Take one step on the batch and on kept rows of its tasks and of others.
-
-    Raises:
-        UpdateError: The batch itself is refused.
-    """
+    """Take one step on the batch and on kept rows of all tasks; raise `UpdateError` where the batch itself fails."""
     drawn = store.draw_beside(batch, _rows_to_rehearse(store, len(batch), step), step=step)
     # A kept row with a bad gradient must not have every update rejected: then the step goes without.
     with suppress(UpdateError):

@@ -86,16 +86,10 @@ class MLP(nn.Module):
         observe: Observer | None = None,
         needed: int | None = None,
     ) -> Tensor:
-        """Return logits of a batch whose rows may belong to different contexts.
+        """Return logits of a batch (B, inputs) whose rows may belong to different contexts.
 
-        Args:
-            inputs: (B, inputs).
-            bindings: Every layer's binding.
-            observe: Called before each layer with its name, itself and its input (B, components x D_in).
-            needed: How many of the outputs are asked for, the first ones.
-
-        Returns:
-            (B, outputs), or (B, needed).
+        They are (B, outputs), or (B, needed) where only the first ones are asked for. `observe` is called before
+        each layer with its name, itself and its input (B, components x D_in).
         """
         signal = inputs
         if self.family.components == 2:
@@ -125,16 +119,10 @@ def activate(signal: Tensor, activation: str, normalisation: str, epsilon: float
 def plain_forward(
     inputs: Tensor, layers: Sequence[tuple[Tensor, Tensor]], activate_and_normalise: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Run an ordinary network of each layer's weight and bias.
+    """Run an ordinary network of each layer's weight (D_out, D_in) and bias (D_out,): (B, inputs) to (B, outputs).
 
-    Args:
-        inputs: (B, inputs).
-        layers: Weight (D_out, D_in) and bias (D_out,) of each; a first weight may have further columns
-            for imaginary parts, which real inputs do not have.
-        activate_and_normalise: Applied after every layer but the last.
-
-    Returns:
-        (B, outputs).
+    A first weight may have further columns for imaginary parts, which real inputs do not have. After every layer
+    but the last comes `activate_and_normalise`.
     """
     signal = inputs
     for place, (weight, bias) in enumerate(layers):

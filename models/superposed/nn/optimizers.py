@@ -107,11 +107,7 @@ def state(network: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    """Restore what `state` returned; the optimizer's former state is lost.
-
-    Raises:
-        ConfigError: Other weights than the network's.
-    """
+    """Restore what `state` returned, in place of the optimizer's state; raise `ConfigError` for other weights."""
     optimizer.state.clear()
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -278,19 +278,10 @@ class ReplayBuffer:
         contexts: int,
         share: Split = Split.ALL,
     ) -> tuple[Batch, Targets] | None:
-        """Draw a rehearsal batch: each row's task at random, and one of its rows.
+        """Draw at most `rows` rows of a split: for each a task at random, and one of its rows; None if none is found.
 
-        Args:
-            resolver: Finds the rows' contexts.
-            sequence: The update's, which the choice is drawn from.
-            step: The update's step.
-            rows: B, at most.
-            besides: Tasks that are not rehearsed now.
-            contexts: How many distinct contexts there may be at most; rows of those drawn later are left out.
-            share: Which of the kept rows.
-
-        Returns:
-            Rows and targets; None where no such rows were found of any other task.
+        The choice is drawn from the sequence number of an update, and its step. Tasks in `besides` are not
+        rehearsed now. Of more than `contexts` distinct contexts, the rows of those drawn later are left out.
         """
         tries = rows if share is Split.ALL else round(2 * rows / share.value)
         splits = self._rows["split"].numpy()

@@ -292,11 +292,7 @@ class WeightStore:
         return one_context_each(parts, inputs, self.config.network.inputs, self.dtype)
 
     def batch_per_row(self, contexts: Sequence[object], inputs: Sequence[Any], *, learning: bool = False) -> Batch:
-        """Return rows that have a context each; see `superposed.tasks.batch.per_row`.
-
-        Raises:
-            CapacityExceeded: The contexts name too many tasks in all.
-        """
+        """Return rows that have a context each; see `superposed.tasks.batch.per_row`, `Resolver.resolve_each`."""
         parts = self._resolver.resolve_each(contexts)
         return per_row(parts, inputs, self.config.network.inputs, self.dtype, learning=learning)
 
@@ -454,11 +450,7 @@ class WeightStore:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> "WeightStore":
-        """Read what `to_bytes` gave.
-
-        Raises:
-            ConfigError: Not a store, or one of a format or derivation that this release cannot read.
-        """
+        """Read what `to_bytes` gave; raise `ConfigError` for a format or derivation that this release cannot read."""
         tensors, metadata = tensorfile.parse(data)
         supported = {"format": READABLE_FORMATS, "derivation_version": (DERIVATION_VERSION,)}
         for name, versions in supported.items():

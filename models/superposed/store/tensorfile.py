@@ -24,11 +24,7 @@ def dump(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
 
 
 def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the inverse of `dump`.
-
-    Raises:
-        ConfigError: The bytes are no such file.
-    """
+    """Return the inverse of `dump`; raise `ConfigError` where the bytes are no such file."""
     try:
         tensors = load(data)
         (length,) = struct.unpack("<Q", data[:8])

@@ -125,11 +125,7 @@ _KINDS = {"U": "text", "S": "text", "O": "something else than numbers", "c": "co
 
 
 def read_rows(values: object) -> NDArray[Any]:
-    """Return a float or integer array (B, n) from nested lists, an array or a tensor.
-
-    Raises:
-        InputError: They are no rows of equal length, no numbers, or none at all.
-    """
+    """Return a float or integer array (B, n) from lists, an array or a tensor; raise `InputError` for other values."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:

@@ -12,11 +12,7 @@ LabelType: TypeAlias = Literal["bool", "int", "float", "str", "datetime"]
 
 
 def _plain_label(value: object) -> object:
-    """Return a value that can be a label; whole numbers have 64 bits.
-
-    Raises:
-        ValueError: It cannot.
-    """
+    """Return a value that can be a label, whole numbers of 64 bits; raise `ValueError` for others."""
     good = (
         isinstance(value, bool)
         or (isinstance(value, int) and -(2**63) <= value < 2**64)
@@ -36,11 +32,7 @@ Label: TypeAlias = Annotated[
 
 
 def label_type(labels: Sequence[object]) -> LabelType:
-    """Return the one type of labels; whole numbers beside fractions are floats.
-
-    Raises:
-        ValueError: They are of different types.
-    """
+    """Return the one type of labels, float for whole numbers beside fractions; raise `ValueError` for several."""
     kinds = {type(label) for label in labels}
     if kinds == {int, float}:
         return "float"

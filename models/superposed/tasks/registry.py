@@ -166,21 +166,13 @@ class TaskRegistry:
         return key in self._tasks
 
     def get(self, key: str) -> TaskState:
-        """Return the task of that key.
-
-        Raises:
-            UnknownTask: There is none.
-        """
+        """Return the task of that key; raise `UnknownTask` where there is none."""
         if key not in self._tasks:
             raise UnknownTask("no task has this key", expected="a registered task", received=key)
         return self._tasks[key]
 
     def member(self, key: str, group: str | None) -> TaskState:
-        """Return the task of that key; where a group is named, it must be the task's.
-
-        Raises:
-            UnknownTask: There is none.
-        """
+        """Return the task of that key, in the group where one is named; raise `UnknownTask` where there is none."""
         state = self.get(key)
         if group not in (None, state.schema.group):
             raise UnknownTask(
@@ -197,16 +189,9 @@ class TaskRegistry:
     def page(
         self, prefix: str, after: str, limit: int, wanted: Callable[[str], bool] = lambda _: True
     ) -> tuple[list[TaskState], str | None]:
-        """Return tasks in the order of their keys, for listing.
+        """Return up to `limit` tasks in the order of their keys, for listing, and the last key where more follow.
 
-        Args:
-            prefix: Only keys that start with it.
-            after: Only keys that come after it.
-            limit: Largest number of tasks.
-            wanted: Only keys of which that is so.
-
-        Returns:
-            The tasks, and the last key where more follow.
+        Only keys that start with `prefix`, come after `after`, and are `wanted`.
         """
         keys = sorted(key for key in self._tasks if key.startswith(prefix) and key > after and wanted(key))
         shown = keys[:limit]

@@ -64,13 +64,7 @@ def _scaled(
 
 
 def scaled_each(scalings: Sequence[Scaling | None], index: NDArray[np.int64], values: NDArray[Any]) -> NDArray[Any]:
-    """Return rows (B, features), each scaled by one of several scalings.
-
-    Args:
-        scalings: K scalings; None for rows as they are.
-        index: (B,) each row's place among them.
-        values: (B, features).
-    """
+    """Return rows (B, features), each scaled by that of its place (B,) in `index`; None for rows as they are."""
     first, features = scalings[0], values.shape[1]
     if all(one is first for one in scalings):
         return values if first is None else first.apply(values)

@@ -256,11 +256,7 @@ class TaskSchema(Config):
         return self.encoder == other.encoder
 
     def check_composable(self, other: Self) -> None:
-        """Check that a composition can have this task and another in it.
-
-        Raises:
-            CompositionNotSupported: They differ in outputs, loss or kind.
-        """
+        """Raise `CompositionNotSupported` where this task and another differ in outputs, loss or kind."""
         if other._face != self._face:
             raise CompositionNotSupported(
                 f"tasks {self.key} and {other.key} cannot be composed",
@@ -275,11 +271,7 @@ class TaskSchema(Config):
         return self.outputs, self.loss, rows
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
-        """Check the task against a store's numbers of inputs, outputs and layers.
-
-        Raises:
-            ShapeError: It has more of one of them.
-        """
+        """Raise `ShapeError` where the task has more inputs, outputs or own layers than a store."""
         for name, wanted, limit in (
             ("inputs", self.inputs, inputs),
             ("outputs", self.outputs, outputs),

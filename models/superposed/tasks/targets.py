@@ -125,10 +125,7 @@ def in_user_units(batch: Batch, logits: Tensor) -> Tensor:
 def targets_of_arrays(batch: Batch, several: Sequence[NDArray[Any]], width: int) -> Targets:
     """Return B targets that were read before: a class index (1,) each, or the values of an mse row.
 
-    `width` is the store's number of outputs.
-
-    Raises:
-        LabelOutOfRange: A class that the row's task does not have.
+    `width` is the store's number of outputs. Raises as `check_classes`.
     """
     mse = [batch.parts[place].task.schema.loss == "mse" for place in batch.places().tolist()]
     classes = torch.tensor([-1 if of_values else int(one[0]) for one, of_values in zip(several, mse, strict=True)])
@@ -219,11 +216,7 @@ def _label_indexes(schemas: Sequence[TaskSchema], targets: Sequence[Target]) -> 
 
 
 def _class_of(target: object, schema: TaskSchema) -> int:
-    """Return the class that a target means: a label, or of a task without labels a class index.
-
-    Raises:
-        LabelOutOfRange: The task has no such label, or the target is of another type.
-    """
+    """Return the class of a label, or of a class index without labels; raise `LabelOutOfRange` where it is none."""
     target, kind = plain_target(target), schema.label_type
     if kind is None:
         return _index(target, schema)

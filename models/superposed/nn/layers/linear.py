@@ -89,11 +89,7 @@ class SuperposedLinear(nn.Module):
         return torch.cat([components, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Bind every row (B, components x D_in) with its context and multiply the whole batch at once.
-
-        Returns:
-            (B, components x D_out), or (B, D_out) for a real output.
-        """
+        """Bind every row (B, components x D_in), and multiply all at once: (B, components x D_out), or (B, D_out)."""
         return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self.shared_bias())
 
     def shared_bias(self) -> Tensor | None:
@@ -103,13 +99,9 @@ class SuperposedLinear(nn.Module):
         return torch.cat([self.bias, torch.zeros_like(self.bias)])  # (2 D_out,)
 
     def retrieve(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Fold one context into the weights: an ordinary linear layer that computes the same.
+        """Fold one context, in the weights' dtype, into the weights: a linear layer that computes the same.
 
-        Args:
-            context: One materialised context in the weights' dtype.
-
-        Returns:
-            weight (rows of `matrix()`, components x D_in) and bias (rows,).
+        Its weight is (rows of `matrix()`, components x D_in), its bias (rows,).
         """
         folded = self.family.retrieve(self.matrix(), context)  # (rows, width)
         # (rows, components, D_in + constant + padding)

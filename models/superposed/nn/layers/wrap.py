@@ -157,14 +157,10 @@ class SuperposedModule(nn.Module):
             self.bindings, self.observe = {}, None
 
     def retrieve(self, bindings: Mapping[str, Binding]) -> dict[str, Tensor]:
-        """Return the state of an ordinary network that answers as this one does under one context.
+        """Return the state of an ordinary network that answers as this one does under one context for all rows.
 
-        Args:
-            bindings: Every layer's context, one for all rows.
-
-        Returns:
-            Parameters and buffers of the network that was wrapped, by its names; each layer that was
-            superposed has a bias, also where it had none.
+        These are parameters and buffers of the network that was wrapped, by its names; each layer that was
+        superposed has a bias, also where it had none.
         """
         bound = {layer.name: layer.layer for layer in self.module.modules() if isinstance(layer, _Bound)}
         state: dict[str, Tensor] = {
