@@ -13,30 +13,7 @@ from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Targets
 
-__all__ = [
-    "Batch",
-    "Capacity",
-    "MLPConfig",
-    "Measured",
-    "Mixture",
-    "OptimizerConfig",
-    "Power",
-    "ResolvedContext",
-    "RetrievedModel",
-    "StoreConfig",
-    "Targets",
-    "Task",
-    "TaskSchema",
-    "TaskState",
-    "UpdateResult",
-    "WeightStore",
-    "apply",
-    "capacity",
-    "evaluate",
-    "family_named",
-    "learn",
-    "parse",
-    "register",
-    "retrieve_model",
-    "seeded_secret",
-]
+__all__ = ["MLPConfig", "OptimizerConfig", "StoreConfig", "TaskSchema", "TaskState", "WeightStore", "register"]
+__all__ += ["Mixture", "Power", "Task", "family_named", "parse", "seeded_secret"]
+__all__ += ["Batch", "Measured", "ResolvedContext", "Targets", "UpdateResult", "apply", "evaluate", "learn"]
+__all__ += ["Capacity", "RetrievedModel", "capacity", "retrieve_model"]

@@ -13,30 +13,9 @@ from superposed.contexts.rotation import Rotation
 from superposed.contexts.table import Binding, Context, ContextSource, ContextTable
 from superposed.errors import ConfigError
 
-__all__ = [
-    "DERIVATION_VERSION",
-    "FAMILIES",
-    "Binding",
-    "Context",
-    "ContextSource",
-    "ContextTable",
-    "Expanded",
-    "Family",
-    "Leaf",
-    "Mixture",
-    "Power",
-    "Stream",
-    "Task",
-    "TaskId",
-    "Term",
-    "as_expression",
-    "check_key",
-    "expanded",
-    "family_named",
-    "flatten",
-    "parse",
-    "seeded_secret",
-]
+__all__ = ["DERIVATION_VERSION", "FAMILIES", "Expanded", "Family", "Stream", "Term", "expanded", "family_named"]
+__all__ += ["Leaf", "Mixture", "Power", "Task", "as_expression", "check_key", "flatten", "parse"]
+__all__ += ["Binding", "Context", "ContextSource", "ContextTable", "TaskId", "seeded_secret"]
 
 FAMILIES: dict[str, type[Family[Any]]] = {family.name: family for family in (Phase, Binary, Complex, Cyclic, Rotation)}
 
