@@ -154,8 +154,7 @@ class FeatureTable:
                 )
             self.features = dict.fromkeys(names)
         for name in [name for name, kind in self.features.items() if kind is None]:
-            kind = _kind([record.get(name) for record in records])
-            self.features[name] = kind
+            self.features[name] = _kind([record.get(name) for record in records])
         if self._columns is None:
             own = [name for name, kind in self.features.items() if kind != "category"]
             self._columns = {name: place for place, name in enumerate(own)}

@@ -40,9 +40,8 @@ class FusedMLP:
     def __init__(
         self, layers: dict[str, SuperposedLinear], activation: str, *, normalise: bool, epsilon: float
     ) -> None:
-        self._layers = layers
-        self._activation = None if activation == "relu" else activation
         relu = activation == "relu"
+        self._layers, self._activation = layers, None if relu else activation
         self._kernels = {
             name: FusedBinding(
                 layer.family.name == "binary",

@@ -262,9 +262,7 @@ def one_context_each(
     if not (np.isfinite(rows).all() and np.isfinite(values).all()):
         return None
     distinct, places = _distinct(parts)
-    if len(distinct) == 1:
-        return Batch(distinct, None, torch.from_numpy(rows))
-    return Batch(distinct, torch.from_numpy(places[index]), torch.from_numpy(rows))
+    return Batch(distinct, torch.from_numpy(places[index]) if len(distinct) > 1 else None, torch.from_numpy(rows))
 
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
