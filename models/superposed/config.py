@@ -201,13 +201,9 @@ class StoreConfig(Config):
 
     Args:
         preset: The preset whose settings those not given were taken from; None in stores of earlier releases.
-        network: Which network the weights belong to.
-        family: The context family.
-        optimizer: How updates move the weights.
         dtype: Of weights and contexts.
         gradient_norm_cap: An update whose gradient is longer than this is refused.
         context_table_bytes: What materialised contexts may take up.
-        rehearsal: Which rows are kept and learned again.
         encoders: Encoders of texts and images, by name.
     """
 

@@ -149,9 +149,7 @@ class ContextTable:
         has follows from earlier requests; a copy follows from the batch alone, so a replay computes the
         same.
 
-        Args:
-            contexts: The K distinct contexts; one where there is no index.
-            index: (B,) int64 into `contexts`.
+        `index` (B,) int64 is each row's place among the K distinct contexts; without one there is one context.
 
         Raises:
             CapacityExceeded: More distinct contexts than the table has room for.

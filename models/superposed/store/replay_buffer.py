@@ -337,9 +337,7 @@ class ReplayBuffer:
     def refresh(self, drawn: Drawn, logits: Tensor) -> None:
         """Keep newer logits of the rows of an update's own tasks: those of when the task is known.
 
-        Args:
-            drawn: As it was drawn, before any other row was kept.
-            logits: (B, store outputs) of all its rows, in the user's units.
+        They are (B, store outputs), of all rows drawn, in the user's units. No row was kept since those were drawn.
         """
         logits = logits[: drawn.own]
         small = (logits.abs().amax(1) <= _LARGEST**0.5).numpy()

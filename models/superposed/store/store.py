@@ -147,15 +147,11 @@ class WeightStore:
     def register(self, schema: TaskSchema, *, author: str = "", recorded: bool = False) -> tuple[TaskState, bool]:
         """Register a task; costs no weight memory. `superposed.register` also starts a member of a group.
 
-        Args:
-            schema: The task.
-            author: Who registers it; empty where that is not known.
-            recorded: Whether it was admitted before, by this release or an earlier one, and is replayed.
+        The result is the task, and True where it is new: the same schema again changes nothing. A group that is not
+        registered yet is registered with its first member. Raises as `find_same` and `check_image`.
 
-        Returns:
-            The task, and whether it is new: registering the same schema again changes nothing. A group that
-            is not registered yet is registered with it.
-            Raises as `find_same` and `check_image`.
+        `author` is the name of the one that registers it, empty where that is not known. A task that was admitted
+        before, by this release or an earlier one, and is replayed, is `recorded`.
         """
         if not recorded:
             self.check_image(schema)
@@ -347,10 +343,9 @@ class WeightStore:
         """
         network = network or self.logits
         parts = [self._known(part) for part in batch.parts]
-        taught = [part for part in parts if part is not None]
-        if len(taught) == len(parts) and all(one is two for one, two in zip(parts, batch.parts, strict=True)):
+        if all(one is two for one, two in zip(parts, batch.parts, strict=True)):
             return in_user_units(batch, network(batch))
-        known = tuple(part or batch.parts[place] for place, part in enumerate(parts))
+        known = tuple(one or two for one, two in zip(parts, batch.parts, strict=True))
         answered = replace(batch, parts=known)
         logits = in_user_units(answered, network(answered)).clone()
         unknown = torch.tensor([part is None for part in parts])[batch.places()]

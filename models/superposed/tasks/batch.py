@@ -213,13 +213,8 @@ def one_context(
 ) -> Batch:
     """Return a batch whose rows all belong to one context.
 
-    Args:
-        part: The context.
-        inputs: (B, task inputs): nested lists, array or tensor; or B records.
-        width: The store's number of inputs.
-        dtype: The store's dtype.
-        learning: Whether an update learns the rows: where it learns their scaling too, they are scaled when
-            it is applied.
+    `inputs` are (B, task inputs), as nested lists, array or tensor, or B records; `width` and `dtype` the store's
+    number of inputs and dtype. An update that is `learning` the rows' scaling too scales them when it is applied.
 
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.

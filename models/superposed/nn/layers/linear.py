@@ -23,14 +23,11 @@ class SuperposedLinear(nn.Module):
 
     Args:
         in_features: D_in, features of the input without the constant (complex ones where the family is).
-        out_features: D_out.
-        family: The context family.
         bias: `bound` or `shared`.
         real_output: For complex: give only the real parts, as the last layer of a network does.
         generator: Draws the initial weights, uniform on ±gain/√n for n numbers in; a shared bias starts
             at 0. Without one the weights are 0 too, until they are loaded.
         gain: √6 keeps the scale of a ReLU network's signals (He et al. 2015).
-        dtype: Of the weights.
 
     Source: Cheung et al. 2019, equations 1 to 4.
     """
