@@ -159,19 +159,17 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
     Raises:
         InputError: A record does not fit the features of its task.
     """
-    places = batch.places().numpy()
-    for place, part in enumerate(batch.parts):
+    for part, mine in batch.members():
         if part.units is not None and targets.values is not None:
-            own = targets.values.double().numpy()[places == place, : part.task.schema.outputs]
+            own = targets.values.double().numpy()[mine, : part.task.schema.outputs]
             part.units.target_statistics.absorb(own)
     if batch.raw is None:
         return batch
     encoded = np.zeros((len(batch), store.config.network.inputs))
-    for place, (part, rows) in enumerate(zip(batch.parts, batch.raw, strict=True)):
+    for (part, mine), rows in zip(batch.members(), batch.raw, strict=True):
         values = part.encode(rows) if part.scaler is None else _absorb_rows(part, part.scaler, rows)
-        mine = slice(None) if len(batch.parts) == 1 else places == place
         encoded[mine, : values.shape[1]] = values
-    rows = scaled_each([part.scaling for part in batch.parts], places, encoded)
+    rows = scaled_each([part.scaling for part in batch.parts], batch.places().numpy(), encoded)
     hashes, inputs = row_hashes(encoded), torch.from_numpy(rows).to(store.dtype)
     kept = torch.from_numpy(_filled(batch, encoded)) if store.replay_buffer.enabled else None
     return replace(batch, inputs=inputs, encoded=kept, hashes=hashes)
@@ -209,12 +207,9 @@ def _absorb_rows(part: ResolvedContext, scaler: TaskState, rows: Any) -> NDArray
 
 def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return encoded rows to keep: a missing number is the mean of its feature, an outlier is cut off."""
-    places = batch.places().numpy()
-    for place, part in enumerate(batch.parts):
-        if part.scaler is not None:
-            scaling, rows = part.scaling, slice(None) if len(batch.parts) == 1 else places == place
-            assert scaling is not None  # noqa: S101 - of running statistics
-            encoded[rows] = scaling.bounded(encoded[rows])
+    for part, mine in batch.members():
+        if part.scaler is not None and (scaling := part.scaling) is not None:
+            encoded[mine] = scaling.bounded(encoded[mine])
     return encoded
 
 
@@ -351,13 +346,11 @@ def _check_gradient(store: WeightStore, loss: Tensor) -> None:
 
 def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets) -> None:
     """Add the rows to the counters of the tasks that they belong to (a composition: its heaviest part)."""
-    places = batch.places().numpy()
     losses, correct = before.reported.double().cpu().numpy(), before.correct.cpu().numpy()
     logits, classes = before.logits.detach().cpu().numpy(), targets.classes.numpy()
     hashes = row_hashes(batch.inputs.numpy()) if batch.hashes is None else batch.hashes
     touched = {id(part.task): part.task for part in batch.parts}
-    for place, part in enumerate(batch.parts):
-        mine = slice(None) if len(batch.parts) == 1 else places == place
+    for part, mine in batch.members():
         seen, outputs = part.task.prequential, part.task.schema.outputs
         seen.rows += len(losses[mine])
         seen.loss_sum += float(losses[mine].sum())

@@ -168,12 +168,11 @@ class ReplayBuffer:
 
     def _near(self, batch: Batch, rows: NDArray[np.float64]) -> NDArray[np.bool_]:
         """Return (B,) bool: False for rows far outside the range of their task's kept rows."""
-        near, places = np.ones(len(rows), dtype=bool), batch.places().numpy()
-        for place, part in enumerate(batch.parts):
+        near = np.ones(len(rows), dtype=bool)
+        for part, mine in batch.members():
             if (known := self._ranges.get(part.task.schema.key)) is not None:
                 low, high = known
                 reach = np.where(high > low, _REACH * (high - low), np.inf)
-                mine = slice(None) if len(batch.parts) == 1 else places == place
                 own = rows[mine]
                 if not ((own.min(0) >= low - reach) & (own.max(0) <= high + reach)).all():
                     near[mine] = ((own >= low - reach) & (own <= high + reach)).all(1)

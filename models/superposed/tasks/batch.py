@@ -1,7 +1,7 @@
 """From contexts and rows, as a caller gives them, to the tensors of one mixed batch, checked."""
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -112,6 +112,12 @@ class Batch:
     def places(self) -> Tensor:
         """Return (B,) int64: each row's place in `parts`, also where there is only one."""
         return torch.zeros(len(self), dtype=torch.int64) if self.index is None else self.index
+
+    def members(self) -> Iterator[tuple[ResolvedContext, slice | NDArray[np.bool_]]]:
+        """Yield each of `parts` with the index of its rows: a mask (B,), or a slice of all where there is one part."""
+        places = self.places().numpy()
+        for place, part in enumerate(self.parts):
+            yield part, slice(None) if len(self.parts) == 1 else places == place
 
     def outputs(self) -> Tensor:
         """Return (B,) int64: the number of outputs of each row's task."""
