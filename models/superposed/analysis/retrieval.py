@@ -102,7 +102,7 @@ class RetrievedModel:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "RetrievedModel":
-        """Return the inverse of `to_bytes`; raise `ConfigError` for another file."""
+        """Return the inverse of `to_bytes`; raise `ConfigError` for another kind of file."""
         return cls(*tensorfile.parse(data))
 
 

@@ -23,7 +23,7 @@ class Expanded(Family[Any]):
 
     `C(k)ᵀ C(k) = I`, so `unbind` is the left inverse. The overlap of two tasks falls by √m, at m times the
     weights. A materialised context holds the factor m^(-1/2), and a bound vector the halves that the family
-    pairs: all blocks' first halves, then all second ones. Rotations are no diagonal family (`ConfigError`).
+    pairs: all blocks' first halves, then all second ones. Rotations, not diagonal, raise `ConfigError`.
 
     Source: this project (docs/decisions/0041-expansion.md).
     """

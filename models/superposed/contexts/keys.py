@@ -50,7 +50,7 @@ class TaskId:
 
 
 def seeded_secret(seed: int) -> bytes:
-    """Make a secret from a number from 0 (else `ConfigError`), for tests and experiments: it protects nothing."""
+    """Make a secret from a number, 0 or more (else `ConfigError`), for tests and experiments: it protects nothing."""
     if seed < 0:
         raise ConfigError("a seed is a whole number", expected="0 or more", received=seed)
     return hashlib.sha256(b"superposed.seed" + str(seed).encode()).digest()
@@ -61,7 +61,7 @@ class Stream:
     """An endless string of derived bytes, addressed by a secret and a list of names.
 
     Every part is length-prefixed, so no two different lists of names give the same string. The names say what
-    the numbers are for, for example `("context", layer, key, "0")`. A secret has 32 bytes (else `ConfigError`).
+    the numbers are for, for example `("context", layer, key, "0")`. Raises `ConfigError` for a secret not of 32 bytes.
     """
 
     secret: bytes

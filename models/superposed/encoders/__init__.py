@@ -28,7 +28,7 @@ __all__ += ["check_items", "describe", "open_encoder"]
 
 
 def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
-    """Check items at a low cost, before they are encoded; raise `InputError` for no text or image, or a long text."""
+    """Check items at a low cost, before they are encoded; raise `InputError` for no text, no image, or a long text."""
     for place, item in enumerate(items):
         if kind == "images":  # by their first bytes: nothing is unpacked
             if not (isinstance(item, bytes) and item.startswith(SIGNATURES)):

@@ -40,7 +40,7 @@ class PixelEncoder:
 
     @classmethod
     def of(cls, argument: str) -> Self:
-        """Return the encoder of a shape such as 1x28x28, else `ConfigError`; `EncoderUnavailable` without Pillow."""
+        """Return the encoder of a shape like 1x28x28; raise `ConfigError`, or `EncoderUnavailable` without Pillow."""
         found = _SHAPE.fullmatch(argument)
         if found is None:
             raise ConfigError("pixels: not a shape", expected="for example 1x28x28 or 3x32x32", received=argument)

@@ -445,7 +445,7 @@ class WeightStore:
 
     @classmethod
     def from_bytes(cls, data: bytes, *, device: str | torch.device = "cpu") -> "WeightStore":
-        """Read what `to_bytes` gave; raise `ConfigError` for a format or derivation that this release cannot read."""
+        """Read what `to_bytes` gave; raise `ConfigError` for no store, or a format that this release cannot read."""
         tensors, metadata = tensorfile.parse(data)
         supported = {"format": READABLE_FORMATS, "derivation_version": (DERIVATION_VERSION,)}
         for name, versions in supported.items():

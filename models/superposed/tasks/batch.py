@@ -220,7 +220,7 @@ def one_context(
     """Return a batch whose rows all belong to one context.
 
     `inputs` are (B, task inputs), as nested lists, array or tensor, or B records; `width` and `dtype` the store's
-    number of inputs and dtype. An update that is `learning` the rows' scaling too scales them when it is applied.
+    number of inputs and dtype. Rows whose scaling an update learns too (`learning`) are scaled when it is applied.
 
     Raises:
         InputError: No rows, rows of the wrong shape, or a number that is not finite.

@@ -86,7 +86,7 @@ class SuperposedLinear(nn.Module):
         return torch.cat([components, constant], dim=-1).view(rows, self.width)
 
     def forward(self, x: Tensor, binding: Binding) -> Tensor:
-        """Bind every row (B, components x D_in), and multiply all at once: (B, components x D_out), or (B, D_out)."""
+        """Bind rows (B, components x D_in) and multiply all at once: (B, components x D_out), or (B, D_out) if real."""
         return F.linear(self.family.bind(self.extend(x), *binding), self.matrix(), self.shared_bias())
 
     def shared_bias(self) -> Tensor | None:
