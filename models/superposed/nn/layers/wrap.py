@@ -148,7 +148,7 @@ class SuperposedModule(nn.Module):
         return dict(self._layers)
 
     def forward(self, inputs: Tensor, bindings: Mapping[str, Binding], observe: Any = None) -> Tensor:
-        """Map (B, ...) as the layer that it stands for."""
+        """Return the answers (B, outputs) to rows (B, features), each bound by its context."""
         self.bindings, self.observe = bindings, observe
         try:
             answer: Tensor = self.module(inputs.view(len(inputs), *self._input_shape))
