@@ -1,6 +1,7 @@
 """Consolidation: learning kept rows of all tasks again, with nothing new beside them."""
 
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -51,12 +52,10 @@ def _step(store: WeightStore, step: int, share: Split) -> int:
     drawn = store.draw(CONSOLIDATION_ROWS, step=step, share=share)
     if drawn is None:
         return 0
-    batch, targets = drawn
-    try:
-        optimizer_step(store, measure_losses(store, batch, targets).mean())
-    except UpdateError:
-        return 0
-    return len(batch)
+    with suppress(UpdateError):
+        optimizer_step(store, measure_losses(store, *drawn).mean())
+        return len(drawn[0])
+    return 0
 
 
 @dataclass(frozen=True)
