@@ -88,6 +88,19 @@ def test_a_store_follows_what_is_taught_forgotten_and_restored() -> None:
     assert in_scope(store, "careful", asked).all()
 
 
+def test_a_scope_that_no_longer_fits_beside_others_is_the_one_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, encode = text_store(), HashEncoder(64).encode
+    rows = encode([f"card number {n}" for n in range(6)] + [f"flight number {n}" for n in range(6)])
+    for key in ("first", "second"):
+        register(store, schema(key, 0.2))
+        learn(store, key, rows, ["a"] * 6 + ["b"] * 6)
+        in_scope(store, key, rows)
+    learn(store, "first", rows, ["a"] * 6 + ["b"] * 6)
+    monkeypatch.setattr("superposed.analysis.scope._MOST_BYTES", 1)
+    assert in_scope(store, "first", rows).any()
+    assert list(store.replay_buffer.derived) == ["first"]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

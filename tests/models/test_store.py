@@ -25,6 +25,7 @@ from superposed.errors import (
     UnknownTask,
     UpdateTooLarge,
 )
+from superposed.learning.online import atomic
 from superposed.tasks.batch import merge
 from tests.helpers.small_stores import data
 
@@ -332,6 +333,18 @@ class TestLearning:
         with pytest.raises(UpdateTooLarge):  # the first step passes and throws the weights far away
             learn(store, "line", data(4, 6), [[50.0, -50.0]] * 4, steps=20)
         assert store.digest() == digest
+
+    def test_a_weight_that_an_update_steps_first_is_taken_back_too(self) -> None:
+        store = new_store()
+        learn(store, "wide", data(8, 12), [0] * 8)
+        state = store.optimizer.state
+        weight = next(iter(state))
+        taken = state.pop(weight)  # as of a module that does not always use it
+        names = set(store.state())
+        with pytest.raises(NonFiniteUpdate), atomic(store):
+            state[weight] = taken
+            raise NonFiniteUpdate("half way")
+        assert set(store.state()) == names
 
     def test_counters_follow_the_stream(self) -> None:
         store = new_store()

@@ -76,6 +76,7 @@ def in_scope(store: WeightStore, key: str, rows: NDArray[Any]) -> NDArray[np.boo
     version = (state.generation, state.last_sequence, share, buffer.rows_kept(key))
     if key not in known or known[key][0] != version:
         scope = Scope.of(*buffer.rows_of(key, state.schema.inputs), share)
+        known.pop(key, None)  # it comes last
         known[key] = (version, scope)
         while len(known) > max(1, _MOST_BYTES // (1 if scope is None else scope.means.nbytes)):
             known.popitem(last=False)

@@ -263,12 +263,13 @@ def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> tuple[int, in
 @contextmanager
 def atomic(store: WeightStore) -> Iterator[None]:
     """Make several steps atomic: where one fails, the weights are as they were."""
-    backup = {name: tensor.clone() for name, tensor in store.state().items()}
+    backup, state = {name: tensor.clone() for name, tensor in store.state().items()}, store.optimizer.state
+    before = set(state)
     try:
         yield
     except Exception:
-        if not any(name.startswith("optimizer.") for name in backup):
-            store.optimizer.state.clear()  # the optimizer had taken no step before this update
+        for parameter in set(state) - before:  # the optimizer had taken no step with it
+            del state[parameter]
         with torch.no_grad():
             for name, tensor in store.state().items():
                 tensor.copy_(backup[name])
