@@ -23,8 +23,8 @@ from superposed.errors import ConfigError
 from superposed_service.api.app import create_api
 from superposed_service.api.middleware.route_table import RouteTable, access_rules
 from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows
+from superposed_service.observability.load import Progress
 from superposed_service.observability.opentelemetry import Tracing
-from superposed_service.observability.progress import Progress
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
@@ -244,7 +244,7 @@ class TestMetrics:
 
 
 def test_a_long_replay_says_how_far_it_is(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("superposed_service.observability.progress._LOG_EVERY_S", -1.0)
+    monkeypatch.setattr("superposed_service.observability.load._LOG_EVERY_S", -1.0)
     caplog.set_level(logging.INFO, "superposed")
     progress = Progress(7, 7)
     walk = progress.watch("abc", 3)

@@ -12,7 +12,7 @@ from superposed_service.changes.registration import Delete
 from superposed_service.changes.rollback import rebuild
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, InvalidRequest, UnknownUpdate
-from superposed_service.observability.progress import Progress
+from superposed_service.observability.load import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshots, TransactionLog
 
 

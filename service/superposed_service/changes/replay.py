@@ -26,7 +26,7 @@ from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
 from superposed_service.changes.update import Update
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, SnapshotMismatch
-from superposed_service.observability.progress import Progress
+from superposed_service.observability.load import Progress
 from superposed_service.storage import Entry, Journal, Record, Snapshot, Snapshots, TransactionLog
 
 _log = logging.getLogger("superposed.recovery")

@@ -14,7 +14,7 @@ from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import Rejected, newest_good, replay
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, InvalidRequest, StorageError, UnknownApiKey
-from superposed_service.observability.progress import Progress
+from superposed_service.observability.load import Progress
 from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
 

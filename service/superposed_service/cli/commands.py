@@ -14,8 +14,7 @@ from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import export, import_store, log, verify_directory
 from superposed_service.cli.init import init
 from superposed_service.cli.keys import keys
-from superposed_service.cli.promote import promote
-from superposed_service.cli.rows import evaluate, predict, status, tasks, teach
+from superposed_service.cli.rows import evaluate, predict, promote, status, tasks, teach
 from superposed_service.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The `superposed` command.")

@@ -1,4 +1,4 @@
-"""`superposed status | tasks | teach | predict | evaluate`: a running server's tasks, and files of rows for them."""
+"""`superposed status | promote | tasks | teach | predict | evaluate`: a running server, and files of rows for it."""
 
 from __future__ import annotations
 
@@ -44,6 +44,24 @@ def status(url: Url) -> None:
         size = (store.bytes.weights + store.bytes.optimizer + store.bytes.kept_rows) / 2**20
         typer.echo(f"{server.role} of epoch {server.epoch}{', ready' if client.ready() else ', not ready'}")
         typer.echo(f"record {store.sequence}, {store.tasks} tasks, {size:.1f} MB, {store.family} contexts")
+
+
+def promote(
+    url: Annotated[str, typer.Argument(metavar="URL", help="URL of the server that is to lead.")],
+    allow_loss: Annotated[
+        bool, typer.Option(help="Promote although acknowledged changes may be lost with servers that are not reached.")
+    ] = False,
+) -> None:
+    """Make the server at URL the leader, or the one with the newest records where the old leader is not reached.
+
+    The API key, of scope replicate, comes from SUPERPOSED_API_KEY.
+    """
+    with connected(url) as client:
+        done = client.promote(allow_loss=allow_loss)
+    typer.echo(
+        f"{done.leader or url} leads epoch {done.epoch}, from record {done.sequence + 1} on;"
+        f" {done.promised} servers have promised it"
+    )
 
 
 def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys.")] = "") -> None:

@@ -14,8 +14,7 @@ from superposed.errors import SuperposedError
 from superposed_service.changes.registration import Delete
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.observability.counters import Metrics
-from superposed_service.observability.load import Load
-from superposed_service.observability.progress import Progress
+from superposed_service.observability.load import Load, Progress
 from superposed_service.observability.request_ids import request_id
 from superposed_service.storage import Record
 

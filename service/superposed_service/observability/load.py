@@ -1,10 +1,14 @@
-"""Load of the engine: counted with each response, summed up once a second."""
+"""Load of the engine, counted with each response and summed up once a second; and the progress of a replay."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
+_log = logging.getLogger("superposed.recovery")
+_LOG_EVERY_S = 5.0
 # Latencies kept of one interval: percentiles of more would be no truer.
 _MOST = 4096
 _QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
@@ -64,3 +68,22 @@ class Load:
 
 def _quantile(ordered: Sequence[float], share: float) -> float | None:
     return ordered[int(share * (len(ordered) - 1))] * 1000 if ordered else None
+
+
+@dataclass
+class Progress:
+    """Of the newest replay: at the start, or by a rollback. Written by one thread, read by any."""
+
+    total: int = 0  # records to apply
+    done: int = 0  # of them applied
+
+    def watch(self, walk: Iterable[T], total: int) -> Iterator[T]:
+        """Go with a replay, and log every few seconds how far it is."""
+        self.total, self.done = total, 0
+        logged = time.monotonic()
+        for one in walk:
+            self.done += 1
+            yield one
+            if (now := time.monotonic()) - logged > _LOG_EVERY_S:
+                logged = now
+                _log.info("replaying", extra={"done": self.done, "total": total})
