@@ -1,18 +1,19 @@
-"""Encoding of texts and images: off the event loop, in batches across requests, in fair shares.
+"""Encoding of texts and images: off the event loop, in batches across requests, in fair shares; kept for a time.
 
 Each encoder of the store has one thread and one queue. What waits in it is admitted as the engine admits
 rows: by the estimated wait and the request's deadline.
 """
 
 import asyncio
+import hashlib
 import logging
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,6 @@ from superposed_service.engine.request_metadata import current_request
 from superposed_service.engine.work import deliver
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.observability.counters import SECONDS, Distribution
-from superposed_service.runtime.embedding_cache import CacheKey, EmbeddingCache, key_of
 from superposed_service.settings import Settings
 
 _log = logging.getLogger("superposed.encoders")
@@ -36,6 +36,8 @@ _log = logging.getLogger("superposed.encoders")
 _TURN_ITEMS = 64
 # An item takes a hundred times as long as a row: this many times as long may it wait.
 _PATIENCE = 4
+# Bytes of a kept embedding beside its array: its key, its place in two tables, and the array's own.
+_ENTRY_BYTES = 700
 
 
 @dataclass
@@ -177,6 +179,64 @@ def _encoded(encoder: Encoder, turn: list[_Waiting]) -> list[NDArray[Any] | Exce
     return list(np.split(rows, np.cumsum([len(one.items) for one in turn])[:-1]))
 
 
+class CacheKey(NamedTuple):
+    """The key of an embedding: encoder, API key, task (empty where it is to be found), digest of the item.
+
+    Each API key and task has entries of its own: the time of an answer tells nothing of what others asked.
+    """
+
+    encoder: str
+    source: str
+    task: str
+    digest: bytes
+
+
+def _digest(item: str | bytes) -> bytes:
+    data = item.encode("utf-8", "surrogatepass") if isinstance(item, str) else item
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+class EmbeddingCache:
+    """Embeddings of `most_bytes` in all, the ones used longest ago leave first; 0 keeps none. One thread."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._rows: OrderedDict[CacheKey, NDArray[Any]] = OrderedDict()
+        self._of_task: dict[str, set[CacheKey]] = {}
+        self.bytes = self.erasures = 0
+
+    def get(self, key: CacheKey) -> NDArray[Any] | None:
+        """Return an embedding (width,), or None."""
+        found = self._rows.get(key)
+        if found is not None:
+            self._rows.move_to_end(key)
+        return found
+
+    def put(self, key: CacheKey, row: NDArray[Any]) -> None:
+        """Keep an embedding (width,)."""
+        size = row.nbytes + _ENTRY_BYTES
+        if key in self._rows or size > self._most_bytes:
+            return
+        self._rows[key] = np.array(row)  # its own memory: a view would keep the whole batch
+        self._of_task.setdefault(key.task, set()).add(key)
+        self.bytes += size
+        while self.bytes > self._most_bytes:
+            self._drop(next(iter(self._rows)))
+
+    def forget(self, task: str) -> None:
+        """Drop every embedding that was made for a task, and what is being made now."""
+        self.erasures += 1
+        for key in list(self._of_task.get(task, ())):
+            self._drop(key)
+
+    def _drop(self, key: CacheKey) -> None:
+        self.bytes -= self._rows.pop(key).nbytes + _ENTRY_BYTES
+        left = self._of_task[key.task]
+        left.discard(key)
+        if not left:
+            del self._of_task[key.task]
+
+
 class Encoders(Collector):
     """The encoders of a store, and the embeddings that are kept. On the event loop.
 
@@ -219,7 +279,7 @@ class Encoders(Collector):
     def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> "_Lookup":
         """Look texts or images up among the embeddings that are kept, each for its task."""
         source = current_request().source
-        keys = [key_of(encoder, source, task, item) for task, item in zip(tasks, items, strict=True)]
+        keys = [CacheKey(encoder, source, task, _digest(item)) for task, item in zip(tasks, items, strict=True)]
         rows = [self.cache.get(key) for key in keys]
         missing = [place for place, row in enumerate(rows) if row is None]
         return _Lookup(self._threads[encoder], keys, items, rows, missing, self.cache.erasures)

@@ -4,16 +4,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import EmptyBatch, ShapeError, SuperposedError
+from superposed.errors import CapacityExceeded, EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
 from superposed_client.models import Erasure
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
-from superposed_service.changes.rehearsal import ForgetRows
+from superposed_service.changes.rehearsal import Consolidate, ForgetRows
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
@@ -310,6 +310,32 @@ class Runtime:
             if snapshot.id == identifier:
                 return await self.roll_back(Selection(to_sequence=snapshot.sequence), idempotency_key, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
+
+    async def consolidate(
+        self, steps: int, key: IdempotencyKey | None, author: str | None, check: Callable[[], Awaitable[None]]
+    ) -> JsonObject:
+        """Rehearse all tasks for `steps` in all, in slices, up to the first that is not accepted.
+
+        Each slice has its turn among the updates. A request sent again, under its key, goes on where it stopped.
+        `check` is called before each slice, and raises where no more should follow. Raises as `Engine.change`.
+
+        Returns:
+            Sequence, accuracies before and after, how many steps count, and whether all were accepted.
+        """
+        if steps > (most := self.settings.max_request_steps):
+            raise CapacityExceeded("more steps than a request may take", expected=f"{most} at most", received=steps)
+        taken, before, after, answer = 0, None, JsonObject(), JsonObject()
+        for number, start in enumerate(range(0, steps, self.settings.consolidation_slice)):
+            size = min(self.settings.consolidation_slice, steps - start)
+            await check()
+            answer = await self.engine.change(Consolidate(size), key and key.part(number), author, limited=False)
+            before = answer["before"] if before is None else before
+            after = answer["after"] if answer["accepted"] else after or answer["before"]
+            if not answer["accepted"]:
+                break
+            taken += size
+        facts = {"sequence": answer["sequence"], "accepted": answer["accepted"]}
+        return facts | {"before": before, "after": after, "steps": taken}
 
     async def erase_rows(self, key: str, author: str | None = None, *, at_once: bool = True) -> Erasure:
         """Erase a task's rows from the journal and from what is rehearsed; what they taught stays.

@@ -23,7 +23,6 @@ from superposed_service.api.v1.schemas import ConsolidateBody, RelabelBody, Roll
 from superposed_service.api.v1.serializers import update_head
 from superposed_service.changes.rollback import Selection
 from superposed_service.errors import UnknownUpdate
-from superposed_service.runtime.rehearse import consolidate
 
 router = APIRouter(prefix="/v1")
 
@@ -103,5 +102,5 @@ async def rehearse(request: Request) -> Response:
     """
     body = await read(request, ConsolidateBody)
     key, author = await idempotency_key(request), principal(request).author
-    answer = await consolidate(runtime(request), body.steps, key, author, partial(check_wanted, request))
+    answer = await runtime(request).consolidate(body.steps, key, author, partial(check_wanted, request))
     return json_response(answer)
