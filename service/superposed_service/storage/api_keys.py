@@ -93,10 +93,8 @@ class ApiKeys:
     def put(self, key: ApiKey) -> None:
         """Add a key, or replace the one of its id. When it returns, it is on the disk."""
         text = json.dumps(asdict(key), sort_keys=True)
-        with self._database.transaction():
-            self._database.execute(
-                "INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?)", (key.id, text, _checksum(key.id, text))
-            )
+        row = (key.id, text, _checksum(key.id, text))
+        self._database.write(("INSERT OR REPLACE INTO api_keys VALUES (?, ?, ?)", row))
         self._keys = {**self._keys, key.id: key}  # replaced whole: other threads read it
         self.digest = self._digest()
 

@@ -117,10 +117,7 @@ class Database:
         self.query("PRAGMA secure_delete=ON")
         [(version,)] = self.query("PRAGMA user_version")
         if version < FORMAT:
-            with self.transaction():
-                for schema in _SCHEMAS[version:]:
-                    self._connection.execute(schema)
-                self.query(f"PRAGMA user_version={FORMAT}")
+            self.write(*((schema, ()) for schema in _SCHEMAS[version:]), (f"PRAGMA user_version={FORMAT}", ()))
         elif version > FORMAT:
             raise JournalCorrupt(
                 f"{self.path} is a journal of a later format", expected=f"{FORMAT} at most", received=version
@@ -231,9 +228,11 @@ class Database:
         """Execute one writing statement, inside `transaction`."""
         self._connection.execute(sql, values)
 
-    def execute_many(self, sql: str, rows: list[tuple[Any, ...]]) -> None:
-        """Execute one writing statement for each row, inside `transaction`."""
-        self._connection.executemany(sql, rows)
+    def write(self, *statements: Statement) -> None:
+        """Execute writing statements as one transaction; raises as `transaction`."""
+        with self.transaction():
+            for statement in statements:
+                self.execute(*statement)
 
     def drop_log(self) -> None:
         """Move what the write-ahead log holds into the file and empty it."""

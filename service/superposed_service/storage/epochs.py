@@ -65,7 +65,7 @@ class Epochs:
     def promise(self, epoch: int) -> None:
         """Promise an epoch, on the disk: nothing of an older one is taken any more."""
         self.open, self.leader = False, ""
-        self._write(self.noting(epoch, self.starts))
+        self._database.write(self.noting(epoch, self.starts))
 
     def lead(self, first: int) -> Statement:
         """Begin the promised epoch with the record `first`; what notes it belongs in that record's transaction."""
@@ -80,8 +80,4 @@ class Epochs:
 
     def keep(self, promised: int | None = None, starts: Sequence[tuple[int, int]] | None = None) -> None:
         """Note the directory's name and epochs, those of a leader where they are given."""
-        self._write(self.noting(promised or self.promised, self.starts if starts is None else starts))
-
-    def _write(self, statement: Statement) -> None:
-        with self._database.transaction():
-            self._database.execute(*statement)
+        self._database.write(self.noting(promised or self.promised, self.starts if starts is None else starts))

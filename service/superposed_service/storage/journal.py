@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
-from superposed_service.storage.database import Database
+from superposed_service.storage.database import Database, Statement
 
 BEGUN = "begun"
 _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
@@ -94,20 +94,19 @@ class Journal:
     def begin(self, sequence: int, chain: bytes = b"") -> None:
         """Make an empty journal, the first record the one after `sequence`; `chain` is a leader's link there."""
         chain = chain or hashlib.sha256(b"superposed journal" + struct.pack("<q", sequence)).digest()
-        with self._database.transaction():
-            for table in ("records", "digests"):
-                self._database.execute(f"DELETE FROM {table}", ())  # noqa: S608 - tables, from here
-            self._set_horizon(sequence, chain)
-            self._database.execute(*self._database.noting("witnessed", BEGUN))
+        emptying = [("DELETE FROM records", ()), ("DELETE FROM digests", ())]
+        self._database.write(*emptying, *_horizon(sequence, chain), self._database.noting("witnessed", BEGUN))
         self.sequence, self.chain, self.exists = sequence, chain, True
+        self.horizon, self._horizon_chain = sequence, chain
 
     def cut(self, first: int) -> None:
         """Remove the records from `first` on: another server's history goes on without them."""
         chain = self.link(first - 1)
-        with self._database.transaction():
-            for table in ("records", "digests"):
-                self._database.execute(f"DELETE FROM {table} WHERE sequence >= ?", (first,))  # noqa: S608 - tables, from here
-            self._database.execute(*self._database.noting("witnessed", BEGUN))
+        self._database.write(
+            ("DELETE FROM records WHERE sequence >= ?", (first,)),
+            ("DELETE FROM digests WHERE sequence >= ?", (first,)),
+            self._database.noting("witnessed", BEGUN),
+        )
         self.sequence, self.chain = first - 1, chain
 
     def holds(self, sequence: int, chain: str) -> bool:
@@ -115,24 +114,18 @@ class Journal:
         comparable = chain != "" and sequence >= self.horizon
         return sequence <= self.sequence and not (comparable and self.link(sequence).hex() != chain)
 
-    def _set_horizon(self, sequence: int, chain: bytes) -> None:
-        self._database.execute_many(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)", [("horizon", sequence), ("horizon_chain", chain)]
-        )
-        self.horizon, self._horizon_chain = sequence, chain
-
     def append(self, entries: Sequence[Entry]) -> list[Record]:
         """Add records, inside a transaction of the database: they count when that ends."""
-        records, rows = [], []
+        records = []
         for entry in entries:
             head = json.dumps(entry.head, sort_keys=True, separators=(",", ":"), allow_nan=False)
             digest = hashlib.sha256(entry.payload).digest()
             self.sequence += 1
             self.chain = _link(self.chain, self.sequence, entry.kind, head, digest)
             crc = zlib.crc32(entry.payload)
-            rows.append((self.sequence, entry.kind, head, entry.payload, digest, crc, self.chain))
+            row = (self.sequence, entry.kind, head, entry.payload, digest, crc, self.chain)
+            self._database.execute("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", row)
             records.append(Record(self.sequence, entry.kind, entry.head, entry.payload))
-        self._database.execute_many("INSERT INTO records VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
         return records
 
     def replay(self, after: int, through: int | None = None) -> Iterator[Record]:
@@ -219,10 +212,12 @@ class Journal:
         if (upto := min(through, self._trimmed_at_once())) <= self.horizon:
             return False
         chain = self.link(upto)
-        with self._database.transaction():
-            self._database.execute("DELETE FROM records WHERE sequence <= ?", (upto,))
-            self._database.execute("DELETE FROM digests WHERE sequence < ?", (upto,))
-            self._set_horizon(upto, chain)
+        self._database.write(
+            ("DELETE FROM records WHERE sequence <= ?", (upto,)),
+            ("DELETE FROM digests WHERE sequence < ?", (upto,)),
+            *_horizon(upto, chain),
+        )
+        self.horizon, self._horizon_chain = upto, chain
         return upto < through
 
     def _trimmed_at_once(self) -> int:
@@ -243,17 +238,17 @@ class Journal:
         found = self._database.rows("SELECT sequence FROM records WHERE payload IS NOT NULL ORDER BY sequence")
         return [sequence for (sequence,) in found if sequence in wanted]
 
-    def erase(self, sequences: Sequence[int]) -> None:
-        """Remove the payloads of records, inside a transaction; what is left proves that they were there."""
-        self._database.execute_many(
-            "UPDATE records SET payload = NULL WHERE sequence = ?", [(one,) for one in sequences]
-        )
+    @staticmethod
+    def erasing(sequences: Sequence[int]) -> list[Statement]:
+        """Return the statements that remove the payloads of records; what is left proves that they were there."""
+        return [("UPDATE records SET payload = NULL WHERE sequence = ?", (one,)) for one in sequences]
 
     # Digests of the store, noted on the way: what replay must arrive at
 
-    def note_digest(self, sequence: int, digest: str) -> None:
-        """Note the store's digest after a record, inside a transaction."""
-        self._database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?)", (sequence, digest))
+    @staticmethod
+    def noting_digest(digest: tuple[int, str] | None) -> list[Statement]:
+        """Return the statement, if any, that notes a sequence number and the store's digest after it."""
+        return [] if digest is None else [("INSERT OR REPLACE INTO digests VALUES (?, ?)", digest)]
 
     def digests(self, after: int) -> dict[int, str]:
         """Return the digests noted after a sequence number."""
@@ -270,10 +265,9 @@ class Journal:
         """Note the execution fingerprint of this process; digests of another one are dropped."""
         if (noted := self.fingerprint()) == fingerprint:
             return
-        with self._database.transaction():
-            if noted is not None:
-                self._database.execute("DELETE FROM digests", ())
-            self._database.execute(*self._database.noting("fingerprint", json.dumps(fingerprint, sort_keys=True)))
+        dropping = [] if noted is None else [("DELETE FROM digests", ())]
+        text = json.dumps(fingerprint, sort_keys=True)
+        self._database.write(*dropping, self._database.noting("fingerprint", text))
 
     # The lineage and the incarnation that write
 
@@ -289,8 +283,7 @@ class Journal:
 
     def set_high_water_mark(self, mark: str = "HEAD") -> None:
         """Note that a `HEAD` stands beside the journal, on the disk; or `BEGUN`, that it is no journal's any more."""
-        with self._database.transaction():
-            self._database.execute(*self._database.noting("witnessed", mark))
+        self._database.write(self._database.noting("witnessed", mark))
 
     @property
     def lineage(self) -> str:
@@ -314,9 +307,13 @@ class Journal:
             raise JournalCorrupt(
                 "the journal belongs to another store than the snapshots", expected=f"lineage {noted}", received=lineage
             )
-        with self._database.transaction():
-            self._database.execute(*self._database.noting("lineage", lineage))
-            self._database.execute(*self._database.noting("incarnation", incarnation))
+        noting = self._database.noting
+        self._database.write(noting("lineage", lineage), noting("incarnation", incarnation))
+
+
+def _horizon(sequence: int, chain: bytes) -> list[Statement]:
+    sql = "INSERT OR REPLACE INTO meta VALUES (?, ?)"
+    return [(sql, ("horizon", sequence)), (sql, ("horizon_chain", chain))]
 
 
 def _link(previous: bytes, sequence: int, kind: str, head: str, digest: bytes) -> bytes:

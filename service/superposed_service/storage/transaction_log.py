@@ -149,10 +149,8 @@ class TransactionLog:
             for record, (_, idempotency_key) in zip(records, changes, strict=True):
                 if idempotency_key is not None:
                     self._database.execute(*self.answers.add(idempotency_key, record.sequence))
-            for statement in beside:
+            for statement in (*beside, *self.journal.noting_digest(digest)):
                 self._database.execute(*statement)
-            if digest is not None:
-                self.journal.note_digest(*digest)
         try:
             self._high_water_mark.note(self.journal)
         except StorageUnavailable as error:
@@ -165,20 +163,12 @@ class TransactionLog:
 
         `digest` is as for `commit`.
         """
-        beside = self.take_changes()
-        with self._database.transaction():
-            for statement in beside:
-                self._database.execute(*statement)
-            if digest is not None:
-                self.journal.note_digest(*digest)
+        self._database.write(*self.take_changes(), *self.journal.noting_digest(digest))
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
         """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind."""
         self.canaries.drop(key)
-        with self._database.transaction():
-            self.journal.erase(sequences)
-            for statement in self.take_changes():
-                self._database.execute(*statement)
+        self._database.write(*self.journal.erasing(sequences), *self.take_changes())
         self._database.drop_log()
 
     def close(self, *, keep_log: bool = False) -> None:
