@@ -146,7 +146,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     keys, cyclic = writer.transaction_log.api_keys, writer.store.config.family == "cyclic"
     access = Access(keys, Quotas(settings), cyclic=cyclic)
     events = Events(settings)
-    writer.observe(events.applied)
+    writer.observer = events.applied
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

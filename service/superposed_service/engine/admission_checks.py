@@ -15,7 +15,6 @@ from superposed_service.storage.idempotency import IdempotencyKey
 
 # Gets a record and its outcome.
 Observer: TypeAlias = Callable[[Record, Future[JsonObject]], None]
-_NO_KEYS: Mapping[str, IdempotencyKey] = {}
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class AdmissionChecks:
         return entering[idempotency_key.key]
 
     def settled(
-        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey] = _NO_KEYS
+        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey]
     ) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with.
 

@@ -296,9 +296,7 @@ class Engine:
         else:
             self._run_or_commit()
             applied = self._writer.apply_next(attribute=False) if self._writer.pending else 0
-        self._note_turn(rows, applied, time.monotonic() - started)
-
-    def _note_turn(self, rows: int, applied: int, seconds: float) -> None:
+        seconds = time.monotonic() - started
         with self._wake:
             if rows:
                 self._queues.reads.service_time.note(rows, seconds)
@@ -308,12 +306,11 @@ class Engine:
     def _wait(self) -> bool:
         """Wait for something to do; False once there is nothing left and will not be."""
         with self._wake:
-            while not (busy := self._has_work()) and (self._writer.committing or not self._stopping):
+            while not (busy := bool(self._queues.reads) or self._has_other_work()) and (
+                self._writer.committing or not self._stopping
+            ):
                 self._wake.wait()
             return busy
-
-    def _has_work(self) -> bool:
-        return bool(self._queues.reads) or self._has_other_work()
 
     def _is_idle(self) -> bool:
         return not (self._stopping or self._has_other_work())

@@ -141,7 +141,10 @@ class InferenceExecutor:
         return head is not None and head.work.inline and reads.size <= most and self._is_idle()
 
     def _answer_here(self, loop: asyncio.AbstractEventLoop) -> None:
-        if self._has_come_more():
+        with self._wake:
+            seen, self._seen = self._seen, len(self._queues.reads)
+            more = seen < self._seen and self._queues.reads.size < self._loop_rows
+        if more:  # the next turn of the event loop may bring requests too
             self._call_soon(loop)
             return
         self._loop = None
@@ -153,12 +156,6 @@ class InferenceExecutor:
         with self._wake:
             if self._queues.reads and not self.soon(loop):
                 self._wake.notify()
-
-    def _has_come_more(self) -> bool:
-        """Return True if this turn of the event loop brought requests: the next may bring more."""
-        with self._wake:
-            seen, self._seen = self._seen, len(self._queues.reads)
-            return seen < self._seen and self._queues.reads.size < self._loop_rows
 
     def _answer_few(self, loop: asyncio.AbstractEventLoop) -> None:
         began = time.monotonic()

@@ -105,9 +105,18 @@ class PoisonDetector:
     def observe(self, store: WeightStore, record: Record, change: PreparedChange, error: BaseException | None) -> None:
         """Take notice of a change that was applied, or rejected by the arithmetic with an error."""
         if error is None:
-            self._applied(store, record, change)
-        elif self._windows and isinstance(error, UpdateError) and isinstance(change, PreparedUpdate):
-            self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
+            self.keep(store, record, change)
+        if not isinstance(change, PreparedUpdate):
+            return
+        if error is not None:
+            if self._windows and isinstance(error, UpdateError):
+                self._pass(store, _REFUSED_COUNTS)  # ruined weights reject ordinary updates too
+        elif self._windows:
+            self._pass(store, change.steps)
+        else:
+            self._steps += change.steps
+            if self._steps >= self._patience:
+                self._begin(store)
 
     def keep(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
         """Keep and forget canaries after an applied change, as every server of the store does; judge nothing."""
@@ -120,17 +129,6 @@ class PoisonDetector:
                 free = [slot for slot in range(most) if slot not in self._canaries[key]]
                 for slot, canary in sample(change, key, record, seen, free, most):
                     self._canaries.put(key, slot, canary)
-
-    def _applied(self, store: WeightStore, record: Record, change: PreparedChange) -> None:
-        self.keep(store, record, change)
-        if not isinstance(change, PreparedUpdate):
-            return
-        if self._windows:
-            self._pass(store, change.steps)
-            return
-        self._steps += change.steps
-        if self._steps >= self._patience:
-            self._begin(store)
 
     def _pass(self, store: WeightStore, steps: int) -> None:
         self._steps += steps

@@ -52,7 +52,7 @@ class RequestQueues:
         """Evict requests whose clients have left, or else the newest request of the largest source."""
         lines: list[FairQueue[Any]] = [self.reads, self.jobs]
         for line in lines:
-            line.drop([entry for entry in line if entry.work.done])
+            line.drop([entry for entry in line if entry.work.future.done()])
         if len(self) < (most := self._settings.queue_requests):
             return
         for line in sorted(lines, key=len, reverse=True):
@@ -68,7 +68,7 @@ class RequestQueues:
         With `inline` also only if it may be answered on the event loop.
         """
         while (entry := self.reads.peek()) is not None:
-            wanted = not entry.work.done and entry.deadline > time.monotonic()
+            wanted = not entry.work.future.done() and entry.deadline > time.monotonic()
             too_large = not first and entry.size > rows_left
             if wanted and (too_large or (inline and not entry.work.inline)):
                 return None
@@ -104,7 +104,7 @@ class RequestQueues:
         """Return the next job whose client still waits."""
         while (entry := self.jobs.peek()) is not None:
             late = entry.deadline <= time.monotonic()
-            if not (late or entry.work.done):
+            if not (late or entry.work.future.done()):
                 return entry
             self.jobs.pop()
             if late:

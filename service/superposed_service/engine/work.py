@@ -34,7 +34,7 @@ class Reply(Protocol[R]):
 class Work(ABC):
     """A request in a queue of the engine."""
 
-    future: Reply[Any] | Future[Any]  # gets the result
+    future: Reply[Any] | Future[Any]  # gets the result; done too once its client has left
 
     @property
     @abstractmethod
@@ -45,11 +45,6 @@ class Work(ABC):
     def grouped(self) -> bool:
         """True if it may share a journal transaction with the work before it."""
         return False
-
-    @property
-    def done(self) -> bool:
-        """True once it has a result, or its client has left."""
-        return self.future.done()
 
     @abstractmethod
     def reject(self, error: Exception) -> None:

@@ -63,6 +63,7 @@ class Writer:
         store: The store; a rollback puts another in its place.
         records_since_snapshot: How many records a recovery would have to replay.
         bytes_since_snapshot: Their payloads' bytes.
+        observer: Is told every applied change, once it is answered; it must not wait nor raise.
     """
 
     def __init__(
@@ -84,12 +85,8 @@ class Writer:
         self._intake = AdmissionChecks(transaction_log)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
-        self._observe: Observer | None = None
+        self.observer: Observer | None = None
         self._broken = False
-
-    def observe(self, observer: Observer) -> None:
-        """Have every applied change told, once it is answered; the observer must not wait nor raise."""
-        self._observe = observer
 
     @property
     def pending(self) -> int:
@@ -223,8 +220,8 @@ class Writer:
         resolve(write.future, lambda: self._apply_timed(record, prepared))
         error = write.future.exception()
         self._detect(lambda detector: detector.observe(self.store, record, prepared.change, error))
-        if self._observe is not None:
-            self._observe(record, write.future)
+        if self.observer is not None:
+            self.observer(record, write.future)
         while attribute and self.attributing:
             self.attribute()
         return write.cost if write.grouped else 0
@@ -377,7 +374,7 @@ class Writer:
 
     def answer_to(self, idempotency_key: IdempotencyKey | None) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with."""
-        return self._intake.settled(idempotency_key)
+        return self._intake.settled(idempotency_key, {})
 
     def image(self) -> StoreImage:
         """Return the store as a snapshot's bytes; what was answered so far is kept first."""
