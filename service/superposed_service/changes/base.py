@@ -40,35 +40,24 @@ def rejected(answer: JsonObject) -> JsonObject:
 
 @dataclass(frozen=True)
 class PreparedChange:
-    """A change that was validated against a store. The store itself is as it was.
+    """A change that was validated against a store. The store itself is as it was."""
 
-    Args:
-        entry: Makes the journal entry; called on the journal thread.
-        apply: Applies the change to the store, which adds 1 to its sequence number, and returns the response:
-            JSON values. Raises `UpdateError` where the arithmetic rejects the change; the store is then as it
-            was, sequence number included.
-        task: Key of the task that the change is about; empty where it is about none.
-        rows_by_task: Rows that teach each task; a composition counts for its largest-weight component.
-    """
-
-    entry: Callable[[], Entry]
+    entry: Callable[[], Entry]  # makes the journal entry; called on the journal thread
+    # Applies the change to the store, which adds 1 to its sequence number, and returns the response: JSON values.
+    # Raises `UpdateError` where the arithmetic rejects the change; the store is then as it was, sequence number
+    # included.
     apply: Callable[[WeightStore], JsonObject]
-    task: str = ""
+    task: str = ""  # key of the task that the change is about; empty where it is about none
+    # Rows that teach each task; a composition counts for its largest-weight component
     rows_by_task: Mapping[str, int] = field(default_factory=dict)
 
 
 class Change(ABC):
-    """A request to change a store.
+    """A request to change a store."""
 
-    Attributes:
-        kind: Stored name of its records.
-        author: Id of the API key that asks; None on a server without API keys.
-        grouped: True if several such changes may be prepared before the first is applied, because none of
-            them changes a task.
-    """
-
-    kind: ClassVar[str]
-    author: str | None = None
+    kind: ClassVar[str]  # stored name of its records
+    author: str | None = None  # id of the API key that asks; None on a server without API keys
+    # True if several such changes may be prepared before the first is applied, because none of them changes a task
     grouped: bool = False
 
     def learn_schema(self, store: WeightStore) -> None:

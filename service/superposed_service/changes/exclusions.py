@@ -34,17 +34,11 @@ def ranges(sequences: Iterable[int]) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class RollbackDecision:
-    """A rollback's decision.
+    """A rollback's decision."""
 
-    Args:
-        sequence: Its own place in the journal.
-        excluded: Ranges of records that it took out, both ends included.
-        schema_stays: Whether what they added to schemas stays: labels, and features of records.
-    """
-
-    sequence: int
-    excluded: Sequence[tuple[int, int]]
-    schema_stays: bool = False
+    sequence: int  # its own place in the journal
+    excluded: Sequence[tuple[int, int]]  # ranges of records that it took out, both ends included
+    schema_stays: bool = False  # whether what they added to schemas stays: labels, and features of records
 
     def covers(self, sequence: int) -> bool:
         """Return True if the rollback took a record out."""

@@ -13,16 +13,11 @@ from superposed.tasks.targets import Target
 
 @dataclass(frozen=True)
 class Growth:
-    """Labels that a change adds to a task.
-
-    Args:
-        version: Version of the task's schema before.
-        labels: The labels, none of which the task has.
-    """
+    """Labels that a change adds to a task."""
 
     key: str
-    version: int
-    labels: Sequence[Label]
+    version: int  # version of the task's schema before
+    labels: Sequence[Label]  # the labels, none of which the task has
 
     def schema(self, store: WeightStore) -> TaskSchema:
         """Return the task's schema with the labels.

@@ -14,17 +14,12 @@ AUTHOR = "key:"
 
 @dataclass(eq=False)
 class Quarantine(Change):
-    """From here on a source's updates are recorded and not applied: a decision, which replay repeats.
-
-    Args:
-        source: A task key, or an author (see `sources_of`).
-        reason: Who decided it and why: JSON values.
-    """
+    """From here on a source's updates are recorded and not applied: a decision, which replay repeats."""
 
     kind = "quarantine"
 
-    source: str
-    reason: JsonObject
+    source: str  # a task key, or an author (see `sources_of`)
+    reason: JsonObject  # who decided it and why: JSON values
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept any source; one that is in quarantine already stays there."""

@@ -98,20 +98,14 @@ def _refitted(store: WeightStore, schema: TaskSchema) -> Mapping[str, Sequence[f
 
 @dataclass(eq=False)
 class Alter(Change):
-    """The schema of a task is changed: labels are added, or its rows are scaled otherwise.
-
-    Args:
-        add_labels: Those that it has already are passed over.
-        scaling: New `offset`, `scale`, or both.
-        version: Version of the schema that is changed; None for any.
-    """
+    """The schema of a task is changed: labels are added, or its rows are scaled otherwise."""
 
     kind = "alter"
 
     key: str
-    add_labels: Sequence[Label] = ()
-    scaling: Mapping[str, Sequence[float] | None] | None = None
-    version: int | None = None
+    add_labels: Sequence[Label] = ()  # those that it has already are passed over
+    scaling: Mapping[str, Sequence[float] | None] | None = None  # new `offset`, `scale`, or both
+    version: int | None = None  # version of the schema that is changed; None for any
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
         """Make the new schema; a task that is so already is answered as it is."""
@@ -131,16 +125,12 @@ class Alter(Change):
 
 @dataclass(eq=False)
 class Delete(Change):
-    """A task is forgotten.
-
-    Args:
-        untaught: Whether only a task that no update has taught is: the way back from a registration.
-    """
+    """A task is forgotten."""
 
     kind = "delete"
 
     key: str
-    untaught: bool = False
+    untaught: bool = False  # whether only a task that no update has taught is: the way back from a registration
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Reject a task that is not there, or is the group of other tasks."""

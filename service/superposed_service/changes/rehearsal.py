@@ -25,15 +25,12 @@ class Consolidate(Change):
     """One slice of rehearsal over all tasks, kept only where it does not make them worse.
 
     `prepare` tries it, so that the record holds the decision and replay need not decide again.
-
-    Args:
-        answer: The decision of a record; None for a slice that is new.
     """
 
     kind = "consolidate"
 
     steps: int
-    answer: JsonObject | None = None
+    answer: JsonObject | None = None  # the decision of a record; None for a slice that is new
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Try the slice, unless the record holds the decision.
@@ -89,15 +86,12 @@ class ForgetRows(Change):
 
     It lasts: a rollback that takes the record out brings the rows of an older snapshot back for a moment,
     and the replay forgets them again.
-
-    Args:
-        snapshots_until: Unix seconds from when on older snapshots, which may hold such rows, are removed;
-            None where they hold none.
     """
 
     kind = FORGET_ROWS
 
     key: str
+    # Unix seconds from when on older snapshots, which may hold such rows, are removed; None where they hold none
     snapshots_until: float | None = None
 
     def prepare(self, store: WeightStore) -> PreparedChange:

@@ -18,17 +18,12 @@ from superposed_service.storage import Entry, Journal, Record, Snapshots, Transa
 
 @dataclass(eq=False)
 class Relabel(Change):
-    """A correction. `prepare` rebuilds another store aside, which learns the rows with their new targets.
-
-    Args:
-        sequence: The update whose targets are corrected.
-        targets: One a row; None for a row whose target was right.
-    """
+    """A correction. `prepare` rebuilds another store aside, which learns the rows with their new targets."""
 
     kind = RELABEL
 
-    sequence: int
-    targets: Sequence[Target | None]
+    sequence: int  # the update whose targets are corrected
+    targets: Sequence[Target | None]  # one a row; None for a row whose target was right
     snapshots: Snapshots
     transaction_log: TransactionLog
     progress: Progress = field(default_factory=Progress)

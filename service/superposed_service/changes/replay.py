@@ -74,23 +74,16 @@ def use_noted_threads(journal: Journal) -> None:
 
 @dataclass(frozen=True)
 class Recovery:
-    """Outcome of a recovery.
+    """Outcome of a recovery."""
 
-    Args:
-        snapshot: The snapshot that it was read from.
-        replayed: How many records came after it.
-        fingerprint_changed: Whether the records were first applied by other arithmetic: then the store is
-            the same only to rounding.
-        rules_changed: Whether an earlier release with other rules of learning applied the records: the
-            replay followed this release's rules, and no rollback reaches past it.
-        damaged: Newer snapshots that could not be read.
-    """
-
-    snapshot: str
-    replayed: int
+    snapshot: str  # the snapshot that it was read from
+    replayed: int  # how many records came after it
+    # Whether the records were first applied by other arithmetic: then the store is the same only to rounding
     fingerprint_changed: bool
+    # Whether an earlier release with other rules of learning applied the records: the replay followed this
+    # release's rules, and no rollback reaches past it
     rules_changed: bool = False
-    damaged: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()  # newer snapshots that could not be read
 
 
 def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:

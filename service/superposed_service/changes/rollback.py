@@ -20,19 +20,12 @@ from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
 @dataclass(frozen=True)
 class Selection:
-    """Selection of the records to take out; exactly one field is given.
+    """Selection of the records to take out; exactly one field is given."""
 
-    Args:
-        to_sequence: All that came after this one.
-        task: The updates that teach this task, also inside compositions.
-        sequences: A range, both ends included.
-        api_key: The updates that this API key sent.
-    """
-
-    to_sequence: int | None = None
-    task: str | None = None
-    sequences: tuple[int, int] | None = None
-    api_key: str | None = None
+    to_sequence: int | None = None  # all that came after this one
+    task: str | None = None  # the updates that teach this task, also inside compositions
+    sequences: tuple[int, int] | None = None  # a range, both ends included
+    api_key: str | None = None  # the updates that this API key sent
 
     def find(self, store: WeightStore, transaction_log: TransactionLog) -> list[tuple[int, int]]:
         """Return the ranges of records that are meant.

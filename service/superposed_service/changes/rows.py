@@ -13,32 +13,20 @@ from superposed.tasks.batch import Batch
 
 @dataclass(frozen=True)
 class Originals:
-    """Texts or images that rows are encoded from.
+    """Texts or images that rows are encoded from."""
 
-    Args:
-        kind: What they are; None for what the rows' task takes, from bytes.
-        items: (B,) texts, or files' bytes.
-    """
-
-    kind: OriginalKind | None
-    items: Sequence[str | bytes]
+    kind: OriginalKind | None  # what they are; None for what the rows' task takes, from bytes
+    items: Sequence[str | bytes]  # (B,) texts, or files' bytes
 
 
 @dataclass(frozen=True)
 class RowBatch:
-    """Rows as they came in: one context for all of them, or one for each.
+    """Rows as they came in: one context for all of them, or one for each."""
 
-    Args:
-        context: A context for all rows; None where `contexts` is given.
-        contexts: (B,) contexts; None where `context` is given.
-        inputs: (B, features): an array, or a list of rows.
-        originals: What the rows are encoded from; in place of `inputs`, until they are.
-    """
-
-    context: object
-    contexts: Sequence[object] | None
-    inputs: Any
-    originals: Originals | None = None
+    context: object  # a context for all rows; None where `contexts` is given
+    contexts: Sequence[object] | None  # (B,) contexts; None where `context` is given
+    inputs: Any  # (B, features): an array, or a list of rows
+    originals: Originals | None = None  # what the rows are encoded from; in place of `inputs`, until they are
 
     @property
     def are_records(self) -> bool:

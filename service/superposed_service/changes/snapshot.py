@@ -53,18 +53,11 @@ def start_history(transaction_log: TransactionLog, directory: DataDirectory, sna
 
 @dataclass(frozen=True)
 class StoreImage:
-    """A store at one moment, ready to become a snapshot.
+    """A store at one moment, ready to become a snapshot."""
 
-    Args:
-        data: The snapshot's bytes.
-        exclusions: What was taken out of the past by then.
-        since: Records, and bytes of their payloads, that came after the snapshot before it.
-        chain: The journal's chain at the sequence number, 32 bytes.
-    """
-
-    data: bytes
+    data: bytes  # the snapshot's bytes
     sequence: int
-    exclusions: Exclusions
-    since: tuple[int, int]
-    chain: bytes
+    exclusions: Exclusions  # what was taken out of the past by then
+    since: tuple[int, int]  # records, and bytes of their payloads, that came after the snapshot before it
+    chain: bytes  # the journal's chain at the sequence number, 32 bytes
     lineage: str

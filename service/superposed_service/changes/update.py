@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any, Self
 
@@ -27,20 +27,14 @@ from superposed_service.errors import HistoryTruncated, Quarantined
 from superposed_service.storage import Entry, Record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PreparedUpdate(PreparedChange):
-    """An update that was validated against the store's tasks.
+    """An update that was validated against the store's tasks."""
 
-    Args:
-        rows: The rows as the record holds them: contexts as text, numbers in arrays.
-        batch: The rows as the store reads them.
-        targets: Classes or values of the rows.
-    """
-
-    rows: RowBatch = field(kw_only=True)
-    batch: Batch = field(kw_only=True)
-    targets: Targets = field(kw_only=True)
-    steps: int = field(kw_only=True)
+    rows: RowBatch  # the rows as the record holds them: contexts as text, numbers in arrays
+    batch: Batch  # the rows as the store reads them
+    targets: Targets  # classes or values of the rows
+    steps: int
 
     @property
     def tasks(self) -> list[str]:
@@ -69,25 +63,18 @@ class PreparedUpdate(PreparedChange):
 
 @dataclass(eq=False)
 class Update(Change):
-    """One online update: rows, and their targets.
-
-    Args:
-        targets: A class or values for each row.
-        schemas: Marks of the schemas that the targets were read with; None for an update that is new.
-        grow_labels: Whether targets that are no labels yet become labels of their tasks.
-        growth: What the record says was added.
-        weights: How much each row counts; None for 1 each.
-    """
+    """One online update: rows, and their targets."""
 
     kind = "update"
 
     rows: RowBatch
-    targets: Sequence[Target] | Targets
+    targets: Sequence[Target] | Targets  # a class or values for each row
     steps: int
+    # Marks of the schemas that the targets were read with; None for an update that is new
     schemas: Mapping[str, str] | None = None
-    grow_labels: bool = False
-    growth: Sequence[Growth] = ()
-    weights: Sequence[float] | None = None
+    grow_labels: bool = False  # whether targets that are no labels yet become labels of their tasks
+    growth: Sequence[Growth] = ()  # what the record says was added
+    weights: Sequence[float] | None = None  # how much each row counts; None for 1 each
 
     def __post_init__(self) -> None:
         self.grouped = not (self.grow_labels or self.growth)

@@ -19,16 +19,11 @@ _TAKE_OUT = (
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
-
-    Args:
-        detail: What it holds, or what is wrong with it.
-        remedy: What can be done; None where it is good.
-    """
+    """One thing that was looked at."""
 
     subject: str
-    detail: str
-    remedy: str | None = None
+    detail: str  # what it holds, or what is wrong with it
+    remedy: str | None = None  # what can be done; None where it is good
 
 
 def verify(directory: DataDirectory) -> list[Finding]:

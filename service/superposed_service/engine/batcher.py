@@ -18,22 +18,14 @@ from superposed_service.changes.rows import RowBatch
 
 @dataclass(frozen=True)
 class InferenceResult:
-    """Result of inference.
+    """Result of inference."""
 
-    Args:
-        sequence: Of the weights that answered.
-        tasks: The K tasks that the rows belong to.
-        places: (B,) each row's place in `tasks`.
-        logits: (B, store outputs); each row's task says how many of them are its own.
-        temperatures: What each task's logits are divided by for its probabilities.
-        in_scope: (B,) False where a task abstains; None where none of the tasks ever does.
-    """
-
-    sequence: int
-    tasks: tuple[TaskSchema, ...]
-    places: NDArray[np.int64]
-    logits: NDArray[Any]
-    temperatures: tuple[float, ...]
+    sequence: int  # of the weights that answered
+    tasks: tuple[TaskSchema, ...]  # the K tasks that the rows belong to
+    places: NDArray[np.int64]  # (B,) each row's place in `tasks`
+    logits: NDArray[Any]  # (B, store outputs); each row's task says how many of them are its own
+    temperatures: tuple[float, ...]  # what each task's logits are divided by for its probabilities
+    # (B,) False where a task abstains; None where none of the tasks ever does
     in_scope: NDArray[np.bool_] | None = None
 
 

@@ -47,19 +47,13 @@ T = TypeVar("T")
 
 
 class Engine:
-    """Runs a store on a thread of its own.
-
-    From `start` to `stop` nothing else uses the writer.
-
-    Attributes:
-        replication: What the followers of this server have.
-    """
+    """Runs a store on a thread of its own. From `start` to `stop` nothing else uses the writer."""
 
     def __init__(self, writer: Writer, settings: Settings) -> None:
         self._writer = writer
         self._telemetry = writer.telemetry
         self._settings = settings
-        self.replication = Replication(settings.sync_followers)
+        self.replication = Replication(settings.sync_followers)  # what the followers of this server have
         self._queues = RequestQueues(settings)
         self._wake = threading.Condition()
         self._executor = InferenceExecutor(writer, self._queues, self._wake, settings, self._is_idle)

@@ -66,21 +66,14 @@ class ServiceTimeModel:
 
 @dataclass(slots=True)
 class QueueEntry(Generic[W]):
-    """A place in a queue.
+    """A place in a queue."""
 
-    Args:
-        tag: The lowest is next.
-        number: Of equal tags, the oldest is next.
-        size: What it costs: rows, or 1.
-        deadline: On the monotonic clock, seconds; the client no longer waits after it.
-    """
-
-    tag: float
-    number: int
+    tag: float  # the lowest is next
+    number: int  # of equal tags, the oldest is next
     work: W
     source: str
-    size: int
-    deadline: float
+    size: int  # what it costs: rows, or 1
+    deadline: float  # on the monotonic clock, seconds; the client no longer waits after it
 
     def __lt__(self, other: QueueEntry[W]) -> bool:
         return self.tag < other.tag or (self.tag == other.tag and self.number < other.number)

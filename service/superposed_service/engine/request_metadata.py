@@ -19,15 +19,10 @@ _SECONDS = re.compile(r"\d{1,9}(\.\d{1,9})?", re.ASCII)
 
 @dataclass(frozen=True)
 class RequestMetadata:
-    """API key and deadline of a request.
+    """API key and deadline of a request."""
 
-    Args:
-        source: An API key's id, `ANYONE` on a server without keys; empty for the service itself.
-        deadline: On the monotonic clock, seconds; None leaves it to the settings.
-    """
-
-    source: str = ""
-    deadline: float | None = None
+    source: str = ""  # an API key's id, `ANYONE` on a server without keys; empty for the service itself
+    deadline: float | None = None  # on the monotonic clock, seconds; None leaves it to the settings
 
     def left_s(self, most: float) -> float:
         """Return seconds until the deadline, from 0 to `most`."""

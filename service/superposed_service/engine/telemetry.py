@@ -27,17 +27,11 @@ _log = logging.getLogger("superposed.engine")
 
 @dataclass(slots=True)
 class RequestTiming:
-    """Of a request that waits for the engine.
+    """Of a request that waits for the engine."""
 
-    Args:
-        asked: When it began to wait, on `perf_counter`'s clock.
-        request: The HTTP request's id; empty for work that no request asked for.
-        trace: The trace that it belongs to, where there is one.
-    """
-
-    asked: float
-    request: str
-    trace: object
+    asked: float  # when it began to wait, on `perf_counter`'s clock
+    request: str  # the HTTP request's id; empty for work that no request asked for
+    trace: object  # the trace that it belongs to, where there is one
 
 
 class Telemetry:

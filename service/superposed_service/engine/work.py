@@ -53,21 +53,14 @@ class Work(ABC):
 
 @dataclass
 class InferenceRequest(Work):
-    """Rows that wait for a result.
-
-    Args:
-        loop: The event loop of the future.
-        timing: When the request began to wait.
-        inline: True if the event loop may answer it.
-        begun: True once it was taken out of the queue.
-    """
+    """Rows that wait for a result."""
 
     rows: RowBatch
     future: Reply[InferenceResult]
-    loop: asyncio.AbstractEventLoop
-    timing: RequestTiming
-    inline: bool = False
-    begun: bool = False
+    loop: asyncio.AbstractEventLoop  # the event loop of the future
+    timing: RequestTiming  # when the request began to wait
+    inline: bool = False  # True if the event loop may answer it
+    begun: bool = False  # True once it was taken out of the queue
 
     @property
     def cost(self) -> int:
@@ -103,15 +96,11 @@ class _FutureWork(Work, Generic[T]):
 
 @dataclass(frozen=True)
 class PendingWrite(_FutureWork[JsonObject]):
-    """A change that waits for its turn.
-
-    Args:
-        timing: When its request began to wait; None for a decision of the poison detector.
-    """
+    """A change that waits for its turn."""
 
     change: Change
     idempotency_key: IdempotencyKey | None = None
-    timing: RequestTiming | None = None
+    timing: RequestTiming | None = None  # when its request began to wait; None for a decision of the poison detector
 
     @property
     def cost(self) -> int:

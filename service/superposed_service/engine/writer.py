@@ -58,12 +58,6 @@ class Writer:
         detector: Attributes harm to other tasks, and quarantines its source; None for none.
         telemetry: Receives counts and times; by default they are dropped.
         replayed: How many records came after the newest snapshot.
-
-    Attributes:
-        store: The store; a rollback puts another in its place.
-        records_since_snapshot: How many records a recovery would have to replay.
-        bytes_since_snapshot: Their payloads' bytes.
-        observer: Is told every applied change, once it is answered; it must not wait nor raise.
     """
 
     def __init__(
@@ -75,17 +69,17 @@ class Writer:
         telemetry: Telemetry | None = None,
         replayed: int = 0,
     ) -> None:
-        self.store = store
+        self.store = store  # a rollback puts another in its place
         self.telemetry = telemetry or Telemetry(Metrics(0))
         self._detector = detector
         self.transaction_log = transaction_log
-        self.records_since_snapshot = replayed
-        self.bytes_since_snapshot = 0
+        self.records_since_snapshot = replayed  # those that a recovery would have to replay
+        self.bytes_since_snapshot = 0  # of their payloads
         self._committed: deque[_Committed] = deque()
         self._intake = AdmissionChecks(transaction_log)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
-        self.observer: Observer | None = None
+        self.observer: Observer | None = None  # is told every change that was answered; must not wait nor raise
         self._broken = False
 
     @property

@@ -43,25 +43,13 @@ class Distribution:
 
 
 class Metrics(Collector):
-    """Counts and times of a running service.
+    """Counts and times of a running service; `tasks` tasks have a label of their own.
 
     The event loop writes HTTP requests, the owner of the store all else; any thread reads.
-
-    Args:
-        tasks: How many tasks have a label of their own.
-
-    Attributes:
-        registry: Everything that `GET /metrics` shows.
-        task_rows: Rows by task.
-        queue, compute, change_queue, journal, apply: Seconds.
-        batch_rows, group_records: Sizes.
-        answered, rows, learned: Inference requests answered, rows inferred, rows learned.
-        failures: Inference requests refused by the engine, by error.
-        changes: Changes by kind and what became of them.
     """
 
     def __init__(self, tasks: int) -> None:
-        self.registry = CollectorRegistry()
+        self.registry = CollectorRegistry()  # everything that `GET /metrics` shows
         # Of each route: how long its requests took, and how many had each status.
         self._routes: dict[tuple[str, str], tuple[Distribution, dict[int, int]]] = defaultdict(
             lambda: (Distribution(SECONDS), defaultdict(int))
@@ -70,9 +58,9 @@ class Metrics(Collector):
             Distribution(SECONDS) for _ in range(5)
         )
         self.batch_rows, self.group_records = Distribution(_SIZES), Distribution(_SIZES)
-        self.answered = self.rows = self.learned = 0
-        self.failures: Counter[str] = Counter()
-        self.changes: Counter[tuple[str, str]] = Counter()
+        self.answered = self.rows = self.learned = 0  # inference requests; rows inferred; rows learned
+        self.failures: Counter[str] = Counter()  # inference requests refused by the engine, by error
+        self.changes: Counter[tuple[str, str]] = Counter()  # by kind, and what became of them
         self.task_rows = TaskRows(tasks)
         self.registry.register(self)
         self.registry.register(self.task_rows)

@@ -33,19 +33,12 @@ _REMEMBERED_KEYS = 64
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened.
+    """One thing that happened."""
 
-    Args:
-        kind: A record's kind (`update`, `register`, …), or `load`.
-        data: JSON values.
-        sequence: The record's; None for what is not in the journal, which is not remembered.
-        keys: A listener that may not name all of these does not see the event.
-    """
-
-    kind: str
-    data: JsonObject
-    sequence: int | None = None
-    keys: frozenset[str] = frozenset()
+    kind: str  # a record's kind (`update`, `register`, …), or `load`
+    data: JsonObject  # JSON values
+    sequence: int | None = None  # the record's; None for what is not in the journal, which is not remembered
+    keys: frozenset[str] = frozenset()  # a listener that may not name all of these does not see the event
 
 
 def event_of(record: Record, answer: Mapping[str, Any]) -> Event:
@@ -72,9 +65,6 @@ class Subscription:
     Args:
         most: How many events may wait, beside those that it begins with.
         source: The API key's id; None where there are no keys.
-
-    Attributes:
-        dropped: Whether it ended because events were not taken in time.
     """
 
     def __init__(self, most: int, backlog: list[Event], source: str | None = None) -> None:
@@ -84,7 +74,7 @@ class Subscription:
         self._waiting = deque(backlog)
         self._wake = asyncio.Event()
         self._ended = False
-        self.dropped = False
+        self.dropped = False  # whether it ended because events were not taken in time
 
     def offer(self, event: Event) -> bool:
         """Add an event, from any thread; False where the queue is full and the listener is dropped."""

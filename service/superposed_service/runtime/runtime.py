@@ -68,25 +68,18 @@ class Following(Protocol):
 
 @dataclass
 class Runtime:
-    """A running service.
-
-    Args:
-        recovery: How the store came back when the service was started.
-        version: The newest snapshot's sequence number: the version of every model.
-        statistics: What models were asked.
-        following: The following of a leader; None where this server leads.
-    """
+    """A running service."""
 
     settings: Settings
     engine: Engine
     directory: DataDirectory
-    recovery: Recovery
-    version: str
+    recovery: Recovery  # how the store came back when the service was started
+    version: str  # the newest snapshot's sequence number: the version of every model
     telemetry: Telemetry
     events: Events
     encoders: Encoders
-    statistics: Statistics = field(default_factory=Statistics)
-    following: Following | None = None
+    statistics: Statistics = field(default_factory=Statistics)  # what models were asked
+    following: Following | None = None  # the following of a leader; None where this server leads
     # Snapshots, rollbacks and erasure take turns: each leaves behind what a recovery needs.
     _history_turn: asyncio.Lock = field(default_factory=asyncio.Lock)
     _stop: asyncio.Event = field(default_factory=asyncio.Event)

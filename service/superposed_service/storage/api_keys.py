@@ -15,38 +15,24 @@ AccessScope = Literal["monitor", "infer", "update", "replicate", "admin"]
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key, without its secret.
+    """An API key, without its secret."""
 
-    Args:
-        id: Its public part: what logs and records call it by.
-        name: Free text.
-        scope: What it may do: read metrics (`monitor`), `infer`, also `update`; follow this
-            server (`replicate`); or everything (`admin`).
-        tasks: A pattern of task keys (`*` and `?`) that it may name.
-        groups: A pattern of groups that its tasks may join, beside those that `tasks` matches.
-        secret_sha256: Of its secret part, hexadecimal.
-        created: Unix seconds.
-        since: The journal's sequence number when it was made: all its records are later.
-        expires: Unix seconds; None for never.
-        revoked: Unix seconds; None while it is good.
-        requests_per_second: Its own quota; None for the server's, 0 for none. The same holds for:
-        rows_per_second: Rows, of whatever kind of request.
-        updates_per_second: Updates.
-    """
-
-    id: str
-    name: str
+    id: str  # its public part: what logs and records call it by
+    name: str  # free text
+    # What it may do: read metrics (`monitor`), `infer`, also `update`; follow this server (`replicate`); or
+    # everything (`admin`)
     scope: AccessScope
-    tasks: str
-    secret_sha256: str
-    created: float
-    since: int
-    expires: float | None = None
-    revoked: float | None = None
+    tasks: str  # a pattern of task keys (`*` and `?`) that it may name
+    secret_sha256: str  # of its secret part, hexadecimal
+    created: float  # Unix seconds
+    since: int  # the journal's sequence number when it was made: all its records are later
+    expires: float | None = None  # Unix seconds; None for never
+    revoked: float | None = None  # Unix seconds; None while it is good
+    # Its own quotas, rows counted of whatever kind of request: None for the server's, 0 for none
     requests_per_second: float | None = None
     rows_per_second: float | None = None
     updates_per_second: float | None = None
-    groups: str = ""
+    groups: str = ""  # a pattern of groups that its tasks may join, beside those that `tasks` matches
 
     def is_good(self, now: float) -> bool:
         """Return True if it was neither revoked nor has expired."""
@@ -58,10 +44,6 @@ _FIELDS = {field.name for field in fields(ApiKey)}
 
 class ApiKeys:
     """The API keys of one database. Written by one thread at a time, read by any.
-
-    Attributes:
-        digest: Of all keys, hexadecimal.
-        good_until: Clock time (`time.monotonic`) from when on keys may have been revoked elsewhere.
 
     Raises:
         JournalCorrupt: A row is not what was written.
@@ -76,8 +58,8 @@ class ApiKeys:
             values = json.loads(text)
             found[identifier] = ApiKey(**{name: values[name] for name in _FIELDS & values.keys()})
         self._keys: Mapping[str, ApiKey] = found
-        self.digest = self._digest()
-        self.good_until = math.inf
+        self.digest = self._digest()  # of all keys, hexadecimal
+        self.good_until = math.inf  # clock time (`time.monotonic`) from when on keys may have been revoked elsewhere
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -15,17 +15,11 @@ _PUT = "INSERT OR REPLACE INTO canaries (key, slot, sequence, payload, owner, ch
 
 @dataclass(frozen=True)
 class Canary:
-    """One kept row.
+    """One kept row."""
 
-    Args:
-        sequence: Of the record that brought it.
-        payload: The row and its target.
-        owner: The API key's id that sent it; empty without one.
-    """
-
-    sequence: int
-    payload: bytes
-    owner: str = ""
+    sequence: int  # of the record that brought it
+    payload: bytes  # the row and its target
+    owner: str = ""  # the API key's id that sent it; empty without one
 
 
 class Canaries:
@@ -33,9 +27,6 @@ class Canaries:
 
     Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they
     go to the disk with a later commit. So does `baseline`, what the detector has learned of ordinary harm.
-
-    Attributes:
-        baseline: The worst harm of each ordinary interval with an alarm, oldest first.
 
     Raises:
         JournalCorrupt: A row is not what was written.
@@ -52,6 +43,7 @@ class Canaries:
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a canary is not what was written", received=f"of task {key}")
             self._kept.setdefault(key, {})[slot] = Canary(sequence, payload, owner)
+        # The worst harm of each ordinary interval with an alarm, oldest first
         self.baseline: tuple[float, ...] = tuple(json.loads(database.noted(_BASELINE) or "[]"))
         self._written = self.baseline
 

@@ -86,9 +86,6 @@ class Database:
         path: The file; made, readable by its owner alone, where it does not exist. `:memory:` for tests.
         synchronous: `OFF` gives durability up; only for measurements and negative controls.
 
-    Attributes:
-        failure: Why nothing is written any more, or None.
-
     Raises:
         JournalCorrupt: The file is no sound database of this release.
     """
@@ -96,7 +93,7 @@ class Database:
     def __init__(self, path: Path | Literal[":memory:"], *, synchronous: Synchronous = "FULL") -> None:
         _check_sqlite()
         self.path = path
-        self.failure: str | None = None
+        self.failure: str | None = None  # why nothing is written any more
         try:
             with disk_errors(f"cannot open {path}"):
                 if isinstance(path, Path):

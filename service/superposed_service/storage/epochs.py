@@ -24,27 +24,18 @@ class Epochs:
 
     An epoch begins with a promotion: its first record is the new leader's own. A server that has promised an epoch
     takes no record of an older one. So of two leaders only the one with the newer epoch finds followers.
-
-    Args:
-        database: Where they are.
-
-    Attributes:
-        member: Random name of this directory among the store's servers.
-        promised: The newest epoch that this server has promised; 1 before any promotion.
-        led: The newest epoch that it led, or could lead without a promotion.
-        starts: Epoch and first record of every epoch after the first, oldest first.
-        open: Whether this server may append records of its own.
-        leader: URL of the server that may, where it is known.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         noted = json.loads(database.noted(_NOTE) or "{}")
-        self.member: str = noted.get("member") or secrets.token_hex(8)
-        self.promised: int = noted.get("promised", 1)
-        self.led: int = noted.get("led", 1)
+        self.member: str = noted.get("member") or secrets.token_hex(8)  # of this directory among the store's servers
+        self.promised: int = noted.get("promised", 1)  # the newest epoch that this server has promised
+        self.led: int = noted.get("led", 1)  # the newest epoch that it led, or could lead without a promotion
+        # Epoch and first record of every epoch after the first, oldest first
         self.starts: list[tuple[int, int]] = [(epoch, first) for epoch, first in noted.get("starts", [])]
-        self.open, self.leader = True, ""
+        self.open = True  # whether this server may append records of its own
+        self.leader = ""  # URL of the server that may, where it is known
 
     def epoch_of(self, sequence: int) -> int:
         """Return the epoch of a record."""

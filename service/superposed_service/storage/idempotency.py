@@ -21,15 +21,11 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 @dataclass(frozen=True)
 class IdempotencyKey:
-    """A request that changes something, and may be sent twice.
-
-    Args:
-        request: SHA-256 of what was asked, 32 bytes.
-        owner: The owner of the kept response: `key:<id>` of an API key; without one a task key.
-    """
+    """A request that changes something, and may be sent twice."""
 
     key: str
-    request: bytes
+    request: bytes  # SHA-256 of what was asked, 32 bytes
+    # The owner of the kept response: `key:<id>` of an API key; without one a task key
     owner: str = field(default="", compare=False)
 
     def part(self, number: int) -> IdempotencyKey:
@@ -60,18 +56,12 @@ _RETRY_S = 60.0
 
 @dataclass(frozen=True)
 class IdempotencyResponse:
-    """A journalled request and its answer.
-
-    Args:
-        sequence: Of its record.
-        created: Unix seconds.
-        answer: JSON values; None until the record is applied.
-    """
+    """A journalled request and its answer."""
 
     idempotency_key: IdempotencyKey
-    sequence: int
-    created: float
-    answer: dict[str, Any] | None = None
+    sequence: int  # of its record
+    created: float  # Unix seconds
+    answer: dict[str, Any] | None = None  # JSON values; None until the record is applied
 
 
 class IdempotencyStore:

@@ -21,32 +21,21 @@ _TRIMMED_RECORDS, _TRIMMED_BYTES = 500, 2 * 2**20
 
 @dataclass(frozen=True)
 class Entry:
-    """A change that is to be recorded.
+    """A change that is to be recorded."""
 
-    Args:
-        kind: What sort of change.
-        head: JSON values: what was asked, without the rows.
-        payload: The rows; empty where the change has none.
-    """
-
-    kind: str
-    head: Mapping[str, Any]
-    payload: bytes = b""
+    kind: str  # what sort of change
+    head: Mapping[str, Any]  # JSON values: what was asked, without the rows
+    payload: bytes = b""  # the rows; empty where the change has none
 
 
 @dataclass(frozen=True)
 class Record:
-    """One journalled change.
+    """One journalled change."""
 
-    Args:
-        sequence: Its place in the store's one order of changes.
-        payload: The rows; None where they were erased.
-    """
-
-    sequence: int
+    sequence: int  # its place in the store's one order of changes
     kind: str
     head: Mapping[str, Any]
-    payload: bytes | None
+    payload: bytes | None  # the rows; None where they were erased
 
 
 class Summary(NamedTuple):
@@ -61,11 +50,6 @@ class Summary(NamedTuple):
 class Journal:
     """The records of one database. One thread at a time.
 
-    Attributes:
-        sequence: Of the newest record; the horizon where there is none.
-        chain: The newest record's link, 32 bytes.
-        horizon: The sequence number before the oldest record.
-
     Raises:
         JournalCorrupt: Its first or last link is not there.
     """
@@ -74,12 +58,12 @@ class Journal:
         self._database = database
         meta = dict(database.query("SELECT name, value FROM meta"))
         self.exists = "horizon" in meta
-        self.horizon: int = meta.get("horizon", 0)
+        self.horizon: int = meta.get("horizon", 0)  # the sequence number before the oldest record
         self._horizon_chain: bytes = meta.get("horizon_chain", b"")
         if not (isinstance(self.horizon, int) and isinstance(self._horizon_chain, bytes)):
             raise JournalCorrupt("the journal's beginning is not what was written")
-        self.sequence: int = self.horizon
-        self.chain = self._horizon_chain
+        self.sequence: int = self.horizon  # of the newest record
+        self.chain = self._horizon_chain  # the newest record's link, 32 bytes
         newest = database.query("SELECT sequence, chain FROM records ORDER BY sequence DESC LIMIT 1")
         if newest:
             self.sequence, self.chain = newest[0]

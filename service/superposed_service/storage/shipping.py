@@ -43,31 +43,18 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Shipment:
-    """Records of a leader that come after a follower's newest one, and what belongs to them.
+    """Records of a leader that come after a follower's newest one, and what belongs to them."""
 
-    Args:
-        newest: Sequence number of the leader's newest record.
-        epoch: The leader's.
-        starts: Epoch and first record of each of its epochs.
-        chain: The journal's link at the last record here, hexadecimal.
-        fingerprint: What the leader applies records with.
-        changes: The records, and the requests that they came from.
-        digests: Of the leader's store, by sequence number.
-        api_keys: All of the leader's; None where the follower has them.
-        baseline: What the leader's poison detector has learned of ordinary harm.
-        snapshot: Sequence number of the leader's newest snapshot.
-    """
-
-    newest: int
-    epoch: int
-    starts: Sequence[tuple[int, int]]
-    chain: str
-    fingerprint: Mapping[str, Any] | None
-    changes: Sequence[tuple[Entry, IdempotencyKey | None]]
-    digests: Mapping[int, str]
-    api_keys: Sequence[ApiKey] | None
-    baseline: Sequence[float]
-    snapshot: int = 0
+    newest: int  # sequence number of the leader's newest record
+    epoch: int  # the leader's
+    starts: Sequence[tuple[int, int]]  # epoch and first record of each of its epochs
+    chain: str  # the journal's link at the last record here, hexadecimal
+    fingerprint: Mapping[str, Any] | None  # what the leader applies records with
+    changes: Sequence[tuple[Entry, IdempotencyKey | None]]  # the records, and the requests that they came from
+    digests: Mapping[int, str]  # of the leader's store, by sequence number
+    api_keys: Sequence[ApiKey] | None  # all of the leader's; None where the follower has them
+    baseline: Sequence[float]  # what the leader's poison detector has learned of ordinary harm
+    snapshot: int = 0  # sequence number of the leader's newest snapshot
 
     @classmethod
     def read(cls, log: TransactionLog, place: Place) -> "Shipment":

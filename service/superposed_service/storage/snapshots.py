@@ -14,26 +14,16 @@ from superposed_service.errors import SnapshotMismatch, StorageUnavailable, disk
 
 
 class Snapshot(BaseModel):
-    """The manifest of one snapshot.
-
-    Args:
-        sequence: The store's sequence number when it was taken.
-        bytes: Size of the file.
-        sha256: Of the file.
-        created: When, UTC, ISO 8601.
-        digest: The store's own digest (`WeightStore.digest`).
-        chain: The journal's hash chain at that record, hexadecimal; empty in those of the first release.
-        lineage: The store's identity (`WeightStore.lineage`); empty in those of the first release.
-    """
+    """The manifest of one snapshot."""
 
     id: str
-    sequence: int
-    bytes: int
-    sha256: str
-    created: str
-    digest: str
-    chain: str = ""
-    lineage: str = ""
+    sequence: int  # the store's sequence number when it was taken
+    bytes: int  # size of the file
+    sha256: str  # of the file
+    created: str  # when, UTC, ISO 8601
+    digest: str  # the store's own digest (`WeightStore.digest`)
+    chain: str = ""  # the journal's hash chain at that record, hexadecimal; empty in those of the first release
+    lineage: str = ""  # the store's identity (`WeightStore.lineage`); empty in those of the first release
 
 
 class Snapshots:

@@ -23,12 +23,6 @@ class TransactionLog:
         check_place: Raises where another directory stands at the path by now.
         drop_others: Removes the snapshots of other records than a journal's.
 
-    Attributes:
-        answers: What was answered, by idempotency key.
-        canaries: A few rows of each task.
-        api_keys: Who may do what.
-        epochs: Which server may append, and from which record on.
-
     Raises:
         JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
     """
