@@ -20,14 +20,8 @@ JsonObject = dict[str, Any]
 
 def rejection(error: SuperposedError) -> JsonObject:
     """Return the answer of a change that is recorded and was not applied."""
-    return {
-        "refused": {
-            "error": error.code,
-            "message": error.message,
-            "expected": error.expected,
-            "received": error.received,
-        }
-    }
+    facts = {name: getattr(error, name) for name in ("message", "expected", "received")}
+    return {"refused": {"error": error.code, **facts}}
 
 
 def rejected(answer: JsonObject) -> JsonObject:

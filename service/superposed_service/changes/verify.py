@@ -43,8 +43,8 @@ def verify(directory: DataDirectory) -> list[Finding]:
             _finding(f"origin of {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
             for snapshot in directory.snapshots.list()
         ]
-        findings.append(_finding("recovery", lambda: _check_recovery(directory), _TAKE_OUT))
-        findings.append(_finding("history", lambda: _check_history(directory), _TAKE_OUT))
+        findings.append(_finding("recovery", partial(_check_replay, directory, from_oldest=False), _TAKE_OUT))
+        findings.append(_finding("history", partial(_check_replay, directory, from_oldest=True), _TAKE_OUT))
     return findings
 
 
@@ -79,19 +79,13 @@ def _check_journal(transaction_log: TransactionLog) -> str:
     return ", ".join(notes)
 
 
-def _check_recovery(directory: DataDirectory) -> str:
+def _check_replay(directory: DataDirectory, *, from_oldest: bool) -> str:
+    """Replay; from the oldest snapshot the store must be the one that each later snapshot holds."""
     transaction_log = directory.transaction_log()
-    use_noted_threads(transaction_log.journal)
-    store, recovery = recover(directory.snapshots, transaction_log, "cpu", through=transaction_log.journal.sequence)
-    other = ", by other arithmetic than before" if recovery.fingerprint_changed else ""
-    return f"good: {recovery.replayed} records replayed{other}; digest {store.digest()[:16]}"
-
-
-def _check_history(directory: DataDirectory) -> str:
-    """Replay from the oldest snapshot: the store must be the one that each later snapshot holds."""
-    transaction_log = directory.transaction_log()
-    use_noted_threads(transaction_log.journal)
-    last = transaction_log.journal.sequence
-    _, recovery = recover(directory.snapshots, transaction_log, "cpu", through=last, from_oldest=True)
-    compared = 0 if recovery.fingerprint_changed else len(transaction_log.journal.digests(last - recovery.replayed))
-    return f"good: {recovery.replayed} records replayed, {compared} digests compared"
+    journal, last = transaction_log.journal, transaction_log.journal.sequence
+    use_noted_threads(journal)
+    store, recovery = recover(directory.snapshots, transaction_log, "cpu", through=last, from_oldest=from_oldest)
+    changed, done = recovery.fingerprint_changed, f"good: {recovery.replayed} records replayed"
+    if from_oldest:
+        return f"{done}, {0 if changed else len(journal.digests(last - recovery.replayed))} digests compared"
+    return f"{done}{', by other arithmetic than before' if changed else ''}; digest {store.digest()[:16]}"

@@ -49,8 +49,9 @@ class Readings(Collector):
         )
         for name, text, value in (*self._engine(), *self._store(), *self._disk()):
             yield GaugeMetricFamily(f"superposed_{name}", text, value)
+        waiting = zip((["inference"], ["other"]), self._runtime.engine.waiting, strict=True)
         for name, text, labels, values in (
-            ("pending_request_count", "Requests that wait for the engine.", ["queue"], self._waiting()),
+            ("pending_request_count", "Requests that wait for the engine.", ["queue"], waiting),
             ("crosstalk_ratio", _CROSSTALK, ["layer", "kind"], self._crosstalk()),
             ("device_memory_bytes", "Memory of the CUDA device; none on a CPU.", ["kind"], self._device()),
         ):
@@ -96,10 +97,6 @@ class Readings(Collector):
         size = sum(file.stat().st_size for file in files if file.exists())
         yield "journal_bytes", "Bytes of the journal's files.", size
         yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
-
-    def _waiting(self) -> Iterator[tuple[list[str], float]]:
-        for queue, count in zip(("inference", "other"), self._runtime.engine.waiting, strict=True):
-            yield [queue], count
 
     def _crosstalk(self) -> Iterator[tuple[list[str], float]]:
         for layer in layer_crosstalk(self._writer.store.tasks.all()):

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from superposed.errors import ContextError
@@ -13,13 +13,17 @@ _MOST_MODELS, _LONGEST_NAME = 10_000, 256
 
 
 @dataclass
+class _Outcomes:
+    count: int = 0
+    ns: int = 0
+
+
+@dataclass
 class _Counts:
-    requests: int = 0
-    failed: int = 0
     rows: int = 0
-    nanoseconds: int = 0
-    failed_nanoseconds: int = 0
     last_ms: int = 0
+    success: _Outcomes = field(default_factory=_Outcomes)
+    fail: _Outcomes = field(default_factory=_Outcomes)
 
 
 class Statistics:
@@ -49,13 +53,10 @@ class Statistics:
         if len(self._models) > _MOST_MODELS:
             self._models.popitem(last=False)
         counts.last_ms = time.time_ns() // 1_000_000
-        if good:
-            counts.requests += 1
-            counts.rows += rows
-            counts.nanoseconds += taken
-        else:
-            counts.failed += 1
-            counts.failed_nanoseconds += taken
+        counts.rows += rows if good else 0
+        outcomes = counts.success if good else counts.fail
+        outcomes.count += 1
+        outcomes.ns += taken
 
     def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
         """Return the statistics of the models that are wanted, as the Open Inference Protocol has them."""
@@ -66,11 +67,8 @@ class Statistics:
                     "version": version,
                     "last_inference": counts.last_ms,
                     "inference_count": counts.rows,
-                    "execution_count": counts.requests,
-                    "inference_stats": {
-                        "success": {"count": counts.requests, "ns": counts.nanoseconds},
-                        "fail": {"count": counts.failed, "ns": counts.failed_nanoseconds},
-                    },
+                    "execution_count": counts.success.count,
+                    "inference_stats": {"success": asdict(counts.success), "fail": asdict(counts.fail)},
                 }
                 for model, counts in self._models.items()
                 if wanted(model)

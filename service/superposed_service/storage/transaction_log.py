@@ -103,19 +103,14 @@ class TransactionLog:
         self.answers.drop_from(first)
         self.flush()
 
-    def commit(
-        self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], *, digest: tuple[int, str] | None = None
-    ) -> list[Record]:
-        """Journal changes in one transaction. When it returns, they are on the disk.
-
-        Each change stands beside the request that it came from. `digest` is a sequence number and the store's digest
-        after it, to be noted with them.
+    def commit(self, changes: Sequence[tuple[Entry, IdempotencyKey | None]]) -> list[Record]:
+        """Journal changes, each beside the request it came from, in one transaction; then they are on the disk.
 
         Raises:
             StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
                 now on.
         """
-        return self.write(changes, self.take_changes(), digest=digest)
+        return self.write(changes, self.take_changes())
 
     def take_changes(self) -> list[Statement]:
         """Return the statements for responses and canaries that changed since the last call."""
@@ -133,8 +128,9 @@ class TransactionLog:
         *,
         digest: tuple[int, str] | None = None,
     ) -> list[Record]:
-        """Commit, with the statements that `take_changes` returned before.
+        """Commit, with the statements that `take_changes` returned before; raises as `commit`.
 
+        `digest` is a sequence number and the store's digest after it, to be noted with them.
         Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
         canaries kept: they have their turn in the next transaction.
         """
@@ -153,10 +149,7 @@ class TransactionLog:
         return records
 
     def flush(self, *, digest: tuple[int, str] | None = None) -> None:
-        """Bring answers and canaries to the disk: before a snapshot that is past their records.
-
-        `digest` is as for `commit`.
-        """
+        """Bring answers and canaries to the disk, before a snapshot past their records; `digest` is as for `write`."""
         self._database.write(*self.take_changes(), *self.journal.noting_digest(digest))
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
