@@ -9,8 +9,7 @@ Example:
 """
 
 from superposed_client import _errors, models
-from superposed_client._async_client import AsyncClient
-from superposed_client._client import Client
+from superposed_client._client import AsyncClient, Client
 from superposed_client._contexts import Context, mixture, power, task
 from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree

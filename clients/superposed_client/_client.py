@@ -1,26 +1,64 @@
-"""The synchronous client: a thin shell that sends what the core builds."""
+"""The synchronous and the asynchronous client: thin shells that send what the core builds."""
 
+import asyncio
 import time
-from collections.abc import Iterator
-from typing import Self, TypeVar, Unpack
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 
 from superposed_client import _operations as operations
-from superposed_client._calls import sync_call
+from superposed_client._calls import async_call, sync_call
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, Response, RetryPolicy, credentials, refuse_errors, unreachable
+from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors, unreachable
 from superposed_client._errors import ConnectionFailed
 from superposed_client._events import EventReader, events_params
-from superposed_client._keys import Keys
+from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._servers import Servers
-from superposed_client._task import Task, TaskCore, TaskFields, TaskSchema
+from superposed_client._task import AsyncTask, Task, TaskCore, TaskFields, TaskSchema
 from superposed_client.models import Event
 
 T = TypeVar("T")
 
 
-class Client:
+class _Sender:
+    """Runs operations in coroutines, which the synchronous client never suspends."""
+
+    _http: httpx.Client | httpx.AsyncClient
+    _request: Callable[..., Awaitable[httpx.Response]]
+    _sleep: Callable[[float], Awaitable[None]]
+
+    def __init__(self, retries: RetryPolicy | None) -> None:
+        self._retries, self._servers = retries or RetryPolicy(), Servers()
+
+    async def _result(self, operation: Operation[T]) -> T:
+        try:
+            request = next(operation)
+            while True:
+                request = operation.send(await self._send(request))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _send(self, request: Request) -> httpx.Response:
+        pauses = self._retries.pauses(request)
+        while True:
+            try:
+                response = await self._request(**self._servers.arguments(request))
+            except httpx.TransportError as error:
+                self._servers.failed()
+                if (pause := next(pauses, None)) is None:
+                    raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
+            else:
+                if self._servers.moved(request, response) and next(pauses, None) is not None:
+                    continue
+                if not self._retries.again(response) or (pause := next(pauses, None)) is None:
+                    return self._servers.answered(response)
+                pause = self._retries.after(response, pause)
+            await self._sleep(pause)
+
+
+class Client(_Sender):
     """Talks to one superposed service.
 
     Args:
@@ -43,6 +81,8 @@ class Client:
         ...     digits.score(X_test, y_test)
     """
 
+    _http: httpx.Client
+
     def __init__(
         self,
         base_url: str = "http://127.0.0.1:8000",
@@ -52,10 +92,9 @@ class Client:
         retries: RetryPolicy | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._retries, self._servers = retries or RetryPolicy(), Servers()
-        self._http = httpx.Client(
-            base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport
-        )
+        super().__init__(retries)
+        own = credentials(api_key)
+        self._http = httpx.Client(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
         self.keys = Keys(self._run)
 
     def __enter__(self) -> Self:
@@ -70,30 +109,17 @@ class Client:
 
     def _run(self, operation: Operation[T]) -> T:
         try:
-            request = next(operation)
-            while True:
-                request = operation.send(self._send(request))
+            self._result(operation).send(None)
         except StopIteration as done:
             result: T = done.value
             return result
+        raise AssertionError("the synchronous client waited for an event loop")
 
-    def _send(self, request: Request) -> Response:
-        pauses = self._retries.pauses(request)
-        while True:
-            try:
-                answer = self._http.request(**self._servers.arguments(request))
-            except httpx.TransportError as error:
-                self._servers.failed()
-                if (pause := next(pauses, None)) is None:
-                    raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
-            else:
-                response = Response(answer.status_code, answer.content, answer.headers)
-                if self._servers.moved(request, response) and next(pauses, None) is not None:
-                    continue
-                if not self._retries.again(response) or (pause := next(pauses, None)) is None:
-                    return self._servers.answered(response)
-                pause = self._retries.after(response, pause)
-            time.sleep(pause)
+    async def _request(self, **arguments: Any) -> httpx.Response:
+        return self._http.request(**arguments)
+
+    async def _sleep(self, pause_s: float) -> None:
+        time.sleep(pause_s)
 
     infer = sync_call(operations.infer)
     update = sync_call(operations.update)
@@ -140,8 +166,97 @@ class Client:
         try:
             with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
                 if answer.status_code != 200:
-                    refuse_errors(Response(answer.status_code, answer.read(), answer.headers))
+                    answer.read()
+                    refuse_errors(answer)
                 for line in answer.iter_lines():
                     yield from reader.read(line)
+        except httpx.TransportError as error:
+            raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
+
+
+class AsyncClient(_Sender):
+    """Talks to one superposed service, asynchronously; arguments, attributes and errors as `Client`.
+
+    Example:
+        >>> async with AsyncClient("http://127.0.0.1:8000") as client:  # doctest: +SKIP
+        ...     digits = client.task("digits", labels=range(10))
+        ...     await digits.fit(X_train, y_train, epochs=5, progress=True)
+        ...     await digits.score(X_test, y_test)
+    """
+
+    _http: httpx.AsyncClient
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        super().__init__(retries)
+        own = credentials(api_key)
+        self._http = httpx.AsyncClient(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
+        self.keys = AsyncKeys(self._run)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    _run, _sleep = _Sender._result, staticmethod(asyncio.sleep)
+
+    async def _request(self, **arguments: Any) -> httpx.Response:
+        return await self._http.request(**arguments)
+
+    infer = async_call(operations.infer)
+    update = async_call(operations.update)
+    relabel = async_call(operations.relabel)
+    evaluate = async_call(operations.evaluate)
+    register_task = async_call(operations.register_task)
+    alter_task = async_call(operations.alter_task)
+    get_task = async_call(operations.get_task)
+    list_tasks = async_call(operations.list_tasks)
+    evaluations = async_call(operations.evaluations)
+    interference = async_call(operations.interference)
+    delete_task = async_call(operations.delete_task)
+    store = async_call(operations.store)
+    capacity = async_call(operations.capacity)
+    model = async_call(operations.model)
+    locate = async_call(operations.locate)
+    consolidate = async_call(operations.consolidate)
+    server_state = async_call(operations.server_state)
+    promote = async_call(operations.promote)
+    take_snapshot = async_call(operations.take_snapshot)
+    list_snapshots = async_call(operations.list_snapshots)
+    restore_snapshot = async_call(operations.restore_snapshot)
+    roll_back = async_call(operations.roll_back)
+    erase_rows = async_call(operations.erase_rows)
+    quarantine = async_call(operations.quarantine)
+    release = async_call(operations.release)
+    list_quarantine = async_call(operations.list_quarantine)
+    ready = async_call(operations.ready)
+
+    def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> AsyncTask:
+        """Return a handle on a task, or on any composed context; as `Client.task`."""
+        return AsyncTask(self, TaskCore(context, TaskSchema(**schema)))
+
+    async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
+        """Iterate over events, first those after a sequence number, until the server ends the stream."""
+        reader = EventReader()
+        try:
+            async with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    refuse_errors(answer)
+                async for line in answer.aiter_lines():
+                    for event in reader.read(line):
+                        yield event
         except httpx.TransportError as error:
             raise ConnectionFailed(f"GET /v1/events: {error!r}") from error

@@ -4,7 +4,6 @@ An operation is a generator that yields requests, is sent their responses, and r
 synchronous and the asynchronous client run the same operations and differ only in how they send.
 """
 
-import json
 import os
 import random
 import uuid
@@ -12,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
 
+import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
@@ -29,7 +29,7 @@ class Request:
     Args:
         method: GET, POST, DELETE.
         path: Below the base URL.
-        body: JSON values, bytes, or None; a numpy array among JSON values is sent as a binary tensor.
+        body: JSON values, or None; a numpy array among JSON values is sent as a binary tensor.
         params: The query.
         key: Its idempotency key, where it changes something: sent again, it is still applied once.
         retry: Whether it may be sent again.
@@ -37,39 +37,22 @@ class Request:
 
     method: str
     path: str
-    body: Mapping[str, Any] | bytes | None = None
+    body: Mapping[str, Any] | None = None
     params: Mapping[str, str | int] = field(default_factory=dict)
     key: str | None = None
     retry: bool = True
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that httpx's `request` takes, the body encoded."""
-        content, headers = self._encoded()
+        headers = {} if self.key is None else {"Idempotency-Key": self.key}
+        content: bytes | None = None
+        if self.body is not None:
+            # NaN is let through on purpose: it is the server that says what is wrong with it
+            content, head_length = dump(self.body)
+            kinds = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE, HEAD_LENGTH: str(head_length)}
+            headers |= {"Content-Type": "application/json"} if len(content) == head_length else kinds
         sent = {"content": content, "headers": headers, "params": dict(self.params)}
         return {"method": self.method, "url": self.path} | sent
-
-    def _encoded(self) -> tuple[bytes | None, dict[str, str]]:
-        """Return the body's bytes, and the headers: what the body is, and the idempotency key."""
-        headers = {} if self.key is None else {"Idempotency-Key": self.key}
-        if self.body is None:
-            return None, headers
-        if isinstance(self.body, bytes):
-            return self.body, headers | {"Content-Type": "application/octet-stream"}
-        # NaN is let through on purpose: it is the server that says what is wrong with it
-        content, head_length = dump(self.body)
-        if len(content) == head_length:
-            return content, headers | {"Content-Type": "application/json"}
-        kinds = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE, HEAD_LENGTH: str(head_length)}
-        return content, headers | kinds
-
-
-@dataclass(frozen=True)
-class Response:
-    """One HTTP response."""
-
-    status: int
-    body: bytes
-    headers: Mapping[str, str]
 
 
 def unreachable(url: str, request: Request, error: Exception) -> str:
@@ -90,7 +73,7 @@ def credentials(api_key: str | None) -> dict[str, str]:
 def changing(
     method: str,
     path: str,
-    body: Mapping[str, Any] | bytes | None = None,
+    body: Mapping[str, Any] | None = None,
     *,
     key: str | None = None,
     params: Mapping[str, str | int] | None = None,
@@ -99,7 +82,7 @@ def changing(
     return Request(method, path, body, params or {}, key=key or uuid.uuid4().hex)
 
 
-Operation: TypeAlias = Generator[Request, Response, T]
+Operation: TypeAlias = Generator[Request, httpx.Response, T]
 
 
 @dataclass(frozen=True)
@@ -132,43 +115,43 @@ class RetryPolicy:
             yield min(self.longest_pause_s, self.first_pause_s * 2**attempt * (0.5 + self.draw()))
 
     @staticmethod
-    def again(response: Response) -> bool:
+    def again(response: httpx.Response) -> bool:
         """Return True if a response asks for another attempt."""
-        soon = any(slug in response.body for slug in (b":idempotency-in-flight", b":not-fresh"))
-        return response.status in {429, 503} or (response.status == 409 and soon)
+        soon = any(slug in response.content for slug in (b":idempotency-in-flight", b":not-fresh"))
+        return response.status_code in {429, 503} or (response.status_code == 409 and soon)
 
-    def after(self, response: Response, pause_s: float) -> float:
+    def after(self, response: httpx.Response, pause_s: float) -> float:
         """Return the pause before the next attempt: at least the `Retry-After`, up to the longest wait."""
         asked = response.headers.get("retry-after", "")
         return max(pause_s, min(float(asked), self.longest_wait_s)) if asked.isdecimal() else pause_s
 
 
-def refuse_errors(response: Response) -> Response:
+def refuse_errors(response: httpx.Response) -> httpx.Response:
     """Return a good response; raise the problem of another.
 
     Raises:
         ApiError: The class of the problem's type.
         UnexpectedAnswer: Neither a good answer nor a problem document.
     """
-    if 200 <= response.status < 300:
+    if response.is_success:
         return response
     try:
-        problem = json.loads(response.body)
+        problem = response.json()
         slug = str(problem["type"]).rpartition(":")[2]
     except (ValueError, KeyError, TypeError):
-        text = response.body[:200].decode(errors="replace")
-        raise UnexpectedAnswer(f"status {response.status} without a problem document: {text!r}") from None
-    raise ERRORS.get(slug, ApiError)(problem, response.status, response.headers.get("x-request-id"))
+        text = response.content[:200].decode(errors="replace")
+        raise UnexpectedAnswer(f"status {response.status_code} without a problem document: {text!r}") from None
+    raise ERRORS.get(slug, ApiError)(problem, response.status_code, response.headers.get("x-request-id"))
 
 
-def parse(model: type[M], response: Response) -> M:
+def parse(model: type[M], response: httpx.Response) -> M:
     """Read an answer.
 
     Raises:
         ApiError: The server refused.
         UnexpectedAnswer: The answer is not this API's.
     """
-    body = refuse_errors(response).body
+    body = refuse_errors(response).content
     head_length = response.headers.get(HEAD_LENGTH)
     try:
         if head_length is not None:
@@ -178,9 +161,9 @@ def parse(model: type[M], response: Response) -> M:
         raise UnexpectedAnswer(f"not a {model.__name__}: {error}") from error
 
 
-def parse_list(model: type[M], response: Response) -> list[M]:
+def parse_list(model: type[M], response: httpx.Response) -> list[M]:
     """Read an answer that is a list; raises as `parse`."""
-    body = refuse_errors(response).body
+    body = refuse_errors(response).content
     try:
         return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]  # known at run time
     except ValidationError as error:

@@ -158,7 +158,7 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
         body["labels"], form = labels_of(schema["labels"])
         body |= {"label_form": form} if form else {}
     response = yield changing("POST", "/v1/tasks", body)
-    return parse(TaskInfo, response), response.status == 201
+    return parse(TaskInfo, response), response.status_code == 201
 
 
 def get_task(key: str) -> Operation[TaskInfo]:
@@ -233,7 +233,7 @@ def model(context: ContextLike) -> Operation[bytes]:
     """Return a context's model as an ordinary network: a safetensors file's bytes."""
     form = context_form(context)
     text = form if isinstance(form, str) else _text(form)
-    return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).body
+    return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).content
 
 
 def locate(
@@ -353,4 +353,4 @@ def list_snapshots() -> Operation[list[Snapshot]]:
 def ready() -> Operation[bool]:
     """Return True if the server admits requests."""
     response = yield Request("GET", "/health/ready", retry=False)
-    return response.status == 200
+    return response.status_code == 200

@@ -3,7 +3,9 @@
 from typing import Any
 from urllib.parse import unquote
 
-from superposed_client._core import Request, Response
+import httpx
+
+from superposed_client._core import Request
 
 
 class Servers:
@@ -21,22 +23,22 @@ class Servers:
         newest = {"X-Min-Sequence": ",".join(self._tokens.values())} if self._tokens else {}
         return known | {"headers": known["headers"] | newest}
 
-    def moved(self, request: Request, response: Response) -> bool:
+    def moved(self, request: Request, response: httpx.Response) -> bool:
         """Take notice of an answer; return True if it names another server, which is to be asked."""
         epoch, _, sequence = (token := response.headers.get("x-sequence", "")).rpartition(".")
         newer = sequence.isdecimal() and int(sequence) >= int(self._tokens.get(epoch, "0").rpartition(".")[2])
-        if newer and response.status < 400:
+        if newer and response.status_code < 400:
             # A server that answers a read knows every record that was asked for; one that takes a change may not.
             self._tokens = {**(self._tokens if _changes(request) else {}), epoch: token}
         location = response.headers.get("location", "")
-        if response.status != 421 or not location:
+        if response.status_code != 421 or not location:
             return False
         self._leader = location.removesuffix(unquote(request.path))
         return True
 
-    def answered(self, response: Response) -> Response:
+    def answered(self, response: httpx.Response) -> httpx.Response:
         """Return the last answer to a request; a record that it misses may be lost, and is not asked for again."""
-        if response.status == 409 and b":not-fresh" in response.body:
+        if response.status_code == 409 and b":not-fresh" in response.content:
             self._tokens = {}
         return response
 
