@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
 
 from superposed_client._core import Operation
 
@@ -67,7 +67,7 @@ def _method(
 
     signature = inspect.signature(operation, eval_str=False)
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    result = "Self" if chained else str(signature.return_annotation).removeprefix("Operation[").removesuffix("]")
+    result = "Self" if chained else get_args(signature.return_annotation)[-1]
     others = [one for one in signature.parameters.values() if one.name != "self"]
     method: Callable[..., Any] = wraps(operation)(awaited_call if awaited else call)
     shown = signature.replace(parameters=[own, *others], return_annotation=result)

@@ -12,7 +12,7 @@ from superposed_client._calls import async_call, sync_call
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors, unreachable
 from superposed_client._errors import ConnectionFailed
-from superposed_client._events import EventReader, events_params
+from superposed_client._events import EventReader
 from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._servers import Servers
 from superposed_client._task import AsyncTask, Task, TaskCore, TaskFields, TaskSchema
@@ -162,9 +162,9 @@ class Client(_Sender):
 
     def events(self, *, after: int | None = None) -> Iterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""
-        reader = EventReader()
+        reader, sought = EventReader(), {} if after is None else {"after": after}
         try:
-            with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
+            with self._http.stream("GET", "/v1/events", params=sought) as answer:
                 if answer.status_code != 200:
                     answer.read()
                     refuse_errors(answer)
@@ -249,9 +249,9 @@ class AsyncClient(_Sender):
 
     async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""
-        reader = EventReader()
+        reader, sought = EventReader(), {} if after is None else {"after": after}
         try:
-            async with self._http.stream("GET", "/v1/events", params=events_params(after)) as answer:
+            async with self._http.stream("GET", "/v1/events", params=sought) as answer:
                 if answer.status_code != 200:
                     await answer.aread()
                     refuse_errors(answer)

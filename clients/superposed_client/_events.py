@@ -7,11 +7,6 @@ from typing import Any
 from superposed_client.models import Event
 
 
-def events_params(after: int | None) -> dict[str, int]:
-    """Return the query of `GET /v1/events`."""
-    return {} if after is None else {"after": after}
-
-
 class EventReader:
     """Puts lines of a stream together to events."""
 

@@ -1,5 +1,6 @@
 """Every call of the API once, as operations that the two clients run."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 from urllib.parse import quote
@@ -7,31 +8,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import ArrayLike
 
+from superposed_client import models
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._originals import originals_form, originals_of
 from superposed_client._tensors import as_tensor
-from superposed_client.models import (
-    Capacity,
-    Consolidation,
-    Erasure,
-    EvaluatedAccuracy,
-    Evaluation,
-    Inference,
-    Interference,
-    Located,
-    Promotion,
-    Quarantine,
-    Relabelling,
-    Rollback,
-    ServerState,
-    Snapshot,
-    StoreInfo,
-    TaskInfo,
-    TaskPage,
-    Update,
-)
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]] | Sequence[Mapping[str, Any]]
 Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
@@ -83,14 +65,14 @@ def infer(
     contexts: Iterable[ContextLike] | None = None,
     fields: Sequence[str] | None = None,
     k: int | None = None,
-) -> Operation[Inference]:
+) -> Operation[models.Inference]:
     """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
     body = _rows_body(context, contexts, inputs)
     if fields is not None:
         body["return"] = list(fields)
     if k is not None:
         body["k"] = int(k)
-    return parse(Inference, (yield Request("POST", "/v1/infer", body)))
+    return parse(models.Inference, (yield Request("POST", "/v1/infer", body)))
 
 
 def update(
@@ -103,7 +85,7 @@ def update(
     grow_labels: bool = False,
     sample_weight: Any = None,
     idempotency_key: str | None = None,
-) -> Operation[Update]:
+) -> Operation[models.Update]:
     """Learn rows; the answer is what the model knew before.
 
     Sent again with the same idempotency key it is still learned once; each call has a new key unless
@@ -114,18 +96,18 @@ def update(
     body |= {"grow_labels": True} if grow_labels else {}
     if sample_weight is not None:
         body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
-    return parse(Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
+    return parse(models.Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
 
 
 def evaluate(
     context: ContextLike | None, inputs: Inputs, targets: Targets, *, contexts: Iterable[ContextLike] | None = None
-) -> Operation[Evaluation]:
+) -> Operation[models.Evaluation]:
     """Return loss and accuracy on labelled rows."""
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
-    return parse(Evaluation, (yield Request("POST", "/v1/evaluate", body)))
+    return parse(models.Evaluation, (yield Request("POST", "/v1/evaluate", body)))
 
 
-def relabel(sequence: int, targets: Sequence[Any]) -> Operation[Relabelling]:
+def relabel(sequence: int, targets: Sequence[Any]) -> Operation[models.Relabelling]:
     """Correct the targets of an update: it is taken out, and its rows are learned with these.
 
     Args:
@@ -136,15 +118,15 @@ def relabel(sequence: int, targets: Sequence[Any]) -> Operation[Relabelling]:
     known = [place for place, target in enumerate(given) if target is not None]
     values = targets_of([given[place] for place in known]).tolist() if known else []
     body = {"targets": [dict(zip(known, values, strict=True)).get(place) for place in range(len(given))]}
-    return parse(Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
+    return parse(models.Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
 
 
-def register_task(key: str, **schema: Any) -> Operation[TaskInfo]:
+def register_task(key: str, **schema: Any) -> Operation[models.TaskInfo]:
     """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
     return (yield from register_new({"key": key, **schema}))[0]
 
 
-def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
+def register_new(schema: Mapping[str, Any]) -> Operation[tuple[models.TaskInfo, bool]]:
     """Build the request `POST /v1/tasks`; its result says whether the task is new."""
     body = {
         name: context_form(value) if isinstance(value, Context) else plain_values(value)
@@ -158,12 +140,12 @@ def register_new(schema: Mapping[str, Any]) -> Operation[tuple[TaskInfo, bool]]:
         body["labels"], form = labels_of(schema["labels"])
         body |= {"label_form": form} if form else {}
     response = yield changing("POST", "/v1/tasks", body)
-    return parse(TaskInfo, response), response.status_code == 201
+    return parse(models.TaskInfo, response), response.status_code == 201
 
 
-def get_task(key: str) -> Operation[TaskInfo]:
+def get_task(key: str) -> Operation[models.TaskInfo]:
     """Return a task's schema and counters."""
-    return parse(TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
+    return parse(models.TaskInfo, (yield Request("GET", f"/v1/tasks/{quote(key, safe='')}")))
 
 
 def alter_task(
@@ -173,7 +155,7 @@ def alter_task(
     offset: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
     schema_version: int | None = None,
-) -> Operation[TaskInfo]:
+) -> Operation[models.TaskInfo]:
     """Add labels to a task, or scale its rows otherwise.
 
     Args:
@@ -186,19 +168,19 @@ def alter_task(
     given = {"offset": offset, "scale": scale, "schema_version": schema_version}
     body = {name: plain_values(value) for name, value in given.items() if value is not None}
     body |= {"add_labels": labels_of(add_labels)[0]} if add_labels is not None else {}
-    return parse(TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
+    return parse(models.TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
 
 
-def evaluations(key: str) -> Operation[list[EvaluatedAccuracy]]:
+def evaluations(key: str) -> Operation[list[models.EvaluatedAccuracy]]:
     """Return the evaluations of a task at different numbers of tasks."""
     path = f"/v1/tasks/{quote(key, safe='')}/evaluations"
-    return parse_list(EvaluatedAccuracy, (yield Request("GET", path)))
+    return parse_list(models.EvaluatedAccuracy, (yield Request("GET", path)))
 
 
-def interference(keys: Sequence[str]) -> Operation[Interference]:
+def interference(keys: Sequence[str]) -> Operation[models.Interference]:
     """Return overlap and crosstalk of up to 24 tasks."""
     params = {"tasks": ",".join(keys)}
-    return parse(Interference, (yield Request("GET", "/v1/interference", params=params)))
+    return parse(models.Interference, (yield Request("GET", "/v1/interference", params=params)))
 
 
 def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
@@ -207,32 +189,32 @@ def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 
-def list_tasks(prefix: str = "") -> Operation[list[TaskInfo]]:
+def list_tasks(prefix: str = "") -> Operation[list[models.TaskInfo]]:
     """Return every task whose key starts with `prefix`."""
-    tasks: list[TaskInfo] = []
+    tasks: list[models.TaskInfo] = []
     cursor: str | None = ""
     while cursor is not None:
         params: dict[str, str | int] = {"limit": _PAGE_TASKS, "prefix": prefix, "cursor": cursor}
-        page = parse(TaskPage, (yield Request("GET", "/v1/tasks", params=params)))
+        page = parse(models.TaskPage, (yield Request("GET", "/v1/tasks", params=params)))
         tasks += page.tasks
         cursor = page.next_cursor
     return tasks
 
 
-def store() -> Operation[StoreInfo]:
+def store() -> Operation[models.StoreInfo]:
     """Return the store's description."""
-    return parse(StoreInfo, (yield Request("GET", "/v1/store")))
+    return parse(models.StoreInfo, (yield Request("GET", "/v1/store")))
 
 
-def capacity() -> Operation[Capacity]:
+def capacity() -> Operation[models.Capacity]:
     """Return the store's fill level."""
-    return parse(Capacity, (yield Request("GET", "/v1/capacity")))
+    return parse(models.Capacity, (yield Request("GET", "/v1/capacity")))
 
 
 def model(context: ContextLike) -> Operation[bytes]:
     """Return a context's model as an ordinary network: a safetensors file's bytes."""
     form = context_form(context)
-    text = form if isinstance(form, str) else _text(form)
+    text = form if isinstance(form, str) else json.dumps(form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).content
 
 
@@ -243,7 +225,7 @@ def locate(
     candidates: Iterable[ContextLike] | None = None,
     exponent_of: str | None = None,
     exponents: tuple[float, float] | None = None,
-) -> Operation[Located]:
+) -> Operation[models.Located]:
     """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
     body = _rows_body(None, None, inputs)
     if targets is not None:
@@ -254,50 +236,38 @@ def locate(
         body["exponent_of"] = exponent_of
     if exponents is not None:
         body["exponents"] = list(exponents)
-    return parse(Located, (yield Request("POST", "/v1/locate", body)))
+    return parse(models.Located, (yield Request("POST", "/v1/locate", body)))
 
 
-def consolidate(steps: int) -> Operation[Consolidation]:
+def consolidate(steps: int) -> Operation[models.Consolidation]:
     """Have the server rehearse the rows that it keeps of all tasks."""
-    return parse(Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
+    return parse(models.Consolidation, (yield changing("POST", "/v1/consolidate", {"steps": int(steps)})))
 
 
-def server_state() -> Operation[ServerState]:
+def server_state() -> Operation[models.ServerState]:
     """Return the server's role among the store's servers."""
-    return parse(ServerState, (yield Request("GET", "/v1/replication")))
+    return parse(models.ServerState, (yield Request("GET", "/v1/replication")))
 
 
-def promote(*, allow_loss: bool = False) -> Operation[Promotion]:
+def promote(*, allow_loss: bool = False) -> Operation[models.Promotion]:
     """Make this server the leader, or the one with newer records where the old leader is not reached.
 
     Args:
         allow_loss: Whether acknowledged changes may be lost with servers that are not reached.
     """
     body = {"allow_loss": allow_loss}
-    return parse(Promotion, (yield Request("POST", "/v1/replication/promote", body, retry=False)))
+    return parse(models.Promotion, (yield Request("POST", "/v1/replication/promote", body, retry=False)))
 
 
-def _text(form: Any) -> str:
-    """Return the text form of a context, which a query can carry."""
-    if isinstance(form, str):
-        return form
-    [(kind, body)] = form.items()
-    if kind == "task":
-        return str(body)
-    if kind == "power":
-        return f"{_text(body['context'])}^{body['exponent']!r}"
-    return "mix(" + ",".join(f"{_text(part['context'])}:{part['weight']!r}" for part in body) + ")"
-
-
-def take_snapshot() -> Operation[Snapshot]:
+def take_snapshot() -> Operation[models.Snapshot]:
     """Have the server write a snapshot."""
-    return parse(Snapshot, (yield changing("POST", "/v1/snapshots")))
+    return parse(models.Snapshot, (yield changing("POST", "/v1/snapshots")))
 
 
-def restore_snapshot(identifier: str) -> Operation[Rollback]:
+def restore_snapshot(identifier: str) -> Operation[models.Rollback]:
     """Go back to a snapshot: a rollback to its sequence number."""
     path = f"/v1/snapshots/{quote(identifier, safe='')}/restore"
-    return parse(Rollback, (yield changing("POST", path)))
+    return parse(models.Rollback, (yield changing("POST", path)))
 
 
 def roll_back(
@@ -306,7 +276,7 @@ def roll_back(
     task: str | None = None,
     sequences: tuple[int, int] | None = None,
     api_key: str | None = None,
-) -> Operation[Rollback]:
+) -> Operation[models.Rollback]:
     """Take records out of the store's past; give exactly one.
 
     Args:
@@ -320,19 +290,19 @@ def roll_back(
     body: dict[str, Any] = {"without": chosen} if chosen else {}
     if to_sequence is not None:
         body["to_sequence"] = to_sequence
-    return parse(Rollback, (yield changing("POST", "/v1/rollback", body)))
+    return parse(models.Rollback, (yield changing("POST", "/v1/rollback", body)))
 
 
-def erase_rows(key: str) -> Operation[Erasure]:
+def erase_rows(key: str) -> Operation[models.Erasure]:
     """Erase a task's rows from the server's disk; what they taught stays in the weights."""
     path = f"/v1/tasks/{quote(key, safe='')}/data"
-    return parse(Erasure, (yield changing("DELETE", path)))
+    return parse(models.Erasure, (yield changing("DELETE", path)))
 
 
-def quarantine(source: str, *, reason: str = "") -> Operation[Quarantine]:
+def quarantine(source: str, *, reason: str = "") -> Operation[models.Quarantine]:
     """Have a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
     body = {"source": source, "reason": reason}
-    return parse(Quarantine, (yield changing("POST", "/v1/quarantine", body)))
+    return parse(models.Quarantine, (yield changing("POST", "/v1/quarantine", body)))
 
 
 def release(source: str) -> Operation[None]:
@@ -340,14 +310,14 @@ def release(source: str) -> Operation[None]:
     refuse_errors((yield changing("DELETE", f"/v1/quarantine/{quote(source, safe='')}")))
 
 
-def list_quarantine() -> Operation[list[Quarantine]]:
+def list_quarantine() -> Operation[list[models.Quarantine]]:
     """Return the sources in quarantine, since when, and why."""
-    return parse_list(Quarantine, (yield Request("GET", "/v1/quarantine")))
+    return parse_list(models.Quarantine, (yield Request("GET", "/v1/quarantine")))
 
 
-def list_snapshots() -> Operation[list[Snapshot]]:
+def list_snapshots() -> Operation[list[models.Snapshot]]:
     """Return the snapshots on the server's disk, oldest first."""
-    return parse_list(Snapshot, (yield Request("GET", "/v1/snapshots")))
+    return parse_list(models.Snapshot, (yield Request("GET", "/v1/snapshots")))
 
 
 def ready() -> Operation[bool]:

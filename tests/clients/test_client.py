@@ -40,7 +40,6 @@ from superposed_client import (
     power,
     task,
 )
-from superposed_client._operations import _text
 from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
@@ -173,7 +172,6 @@ class TestContexts:
     )
     def test_composed_contexts_mean_what_the_text_means(self, context: superposed_client.Context, text: str) -> None:
         assert as_expression(json.loads(json.dumps(context.form))) == as_expression(text)
-        assert as_expression(_text(context.form)) == as_expression(text)
 
 
 def wire(answer: Callable[[dict[str, object]], dict[str, object]]) -> tuple[Client, list[dict[str, object]]]:
