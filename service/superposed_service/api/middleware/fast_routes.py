@@ -1,13 +1,13 @@
 """Hot routes that skip the framework's router."""
 
 from starlette.applications import Starlette
-from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from superposed.errors import SuperposedError
 from superposed_service.api.middleware.route_table import ROUTE, MatchedRoute
 from superposed_service.api.problems import problem_response
+from superposed_service.api.v1.routes.common import ApiRequest
 
 
 class FastRoutes:
@@ -32,7 +32,7 @@ class FastRoutes:
             return
         scope["app"], scope["path_params"] = self._app, dict(route.params)
         try:
-            response = await route.endpoint(Request(scope, receive))
+            response = await route.endpoint(ApiRequest(scope, receive))
         except SuperposedError as error:
             response = problem_response(error, scope["path"])
         await response(scope, receive, send)

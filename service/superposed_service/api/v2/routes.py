@@ -1,24 +1,24 @@
 """The protocol's routes. A model's name is a context; its version is the newest snapshot's number."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed_service.api.auth import requires
 from superposed_service.api.tensors import HEAD_LENGTH
-from superposed_service.api.v1.routes.common import json_response, plain_body, principal, runtime
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.errors import NotReady, UnknownVersion
 
-router = APIRouter(prefix="/v2", tags=["open inference protocol"])
+router = APIRouter(route_class=ApiRoute, prefix="/v2", tags=["open inference protocol"])
 # A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
 _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
 
 
-def _checked(request: Request) -> str:
+def _checked(request: ApiRequest) -> str:
     """Return the model that the path names, after checking the principal and the version."""
     model: str = request.path_params["model"]
-    asked, current = request.path_params.get("version"), runtime(request).version
-    principal(request).check_contexts([model])
+    asked, current = request.path_params.get("version"), request.runtime.version
+    request.principal.check_contexts([model])
     if asked is not None and asked != current:
         raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
     return model
@@ -27,7 +27,7 @@ def _checked(request: Request) -> str:
 @router.get("")
 @router.get("/", include_in_schema=False)
 @requires("infer")
-async def server(request: Request) -> Response:
+async def server(request: ApiRequest) -> Response:
     """Return the server's name, version and extensions."""
     del request
     return json_response(metadata.server())
@@ -35,7 +35,7 @@ async def server(request: Request) -> Response:
 
 @router.get("/health/live")
 @requires(None)
-async def live(request: Request) -> Response:
+async def live(request: ApiRequest) -> Response:
     """Answer 200 while the process runs."""
     del request
     return json_response({"live": True})
@@ -43,37 +43,37 @@ async def live(request: Request) -> Response:
 
 @router.get("/health/ready")
 @requires(None)
-async def ready(request: Request) -> Response:
+async def ready(request: ApiRequest) -> Response:
     """Answer 200 while inference is admitted."""
-    if not runtime(request).engine.ready:
+    if not request.runtime.engine.ready:
         raise NotReady("the service is starting or stopping")
     return json_response({"ready": True})
 
 
 @router.get("/models/stats")
 @requires("infer")
-async def all_statistics(request: Request) -> Response:
+async def all_statistics(request: ApiRequest) -> Response:
     """Return the statistics of the models that were asked since the start."""
-    service = runtime(request)
-    return json_response(service.statistics.body(service.version, principal(request).may_address))
+    service = request.runtime
+    return json_response(service.statistics.body(service.version, request.principal.may_address))
 
 
 @router.get(_MODEL + "/ready")
 @router.get(_VERSION + "/ready", include_in_schema=False)
 @requires("infer")
-async def model_ready(request: Request) -> Response:
+async def model_ready(request: ApiRequest) -> Response:
     """Answer 200 where every task of the model is registered."""
     name = _checked(request)
-    await runtime(request).engine.call(lambda store: metadata.schema_of(store, name))
+    await request.runtime.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response({"name": name, "ready": True})
 
 
 @router.get(_MODEL + "/config")
 @router.get(_VERSION + "/config", include_in_schema=False)
 @requires("infer")
-async def config(request: Request) -> Response:
+async def config(request: ApiRequest) -> Response:
     """Return the fields of Triton's model configuration that apply."""
-    name, service = _checked(request), runtime(request)
+    name, service = _checked(request), request.runtime
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.config(schema, name, service.settings.max_rows))
 
@@ -81,46 +81,46 @@ async def config(request: Request) -> Response:
 @router.get(_MODEL + "/stats")
 @router.get(_VERSION + "/stats", include_in_schema=False)
 @requires("infer")
-async def statistics(request: Request) -> Response:
+async def statistics(request: ApiRequest) -> Response:
     """Return a model's statistics since the start."""
-    name, service = _checked(request), runtime(request)
+    name, service = _checked(request), request.runtime
     await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(service.statistics.body(service.version, lambda other: other == name))
 
 
 @router.post("/repository/index")
 @requires("infer")
-async def index(request: Request) -> Response:
+async def index(request: ApiRequest) -> Response:
     """Return every task; compositions are models too, and too many to list."""
-    service, may_name = runtime(request), principal(request).may_name
+    service, may_name = request.runtime, request.principal.may_name
     found = await service.engine.call(lambda store: metadata.index(store, service.version))
     return json_response([one for one in found if may_name(one["name"])])
 
 
 @router.post("/repository/models/{model:path}/load")
 @requires("infer")
-async def load(request: Request) -> Response:
+async def load(request: ApiRequest) -> Response:
     """Derive a model's contexts ahead of its first request."""
     name = _checked(request)
-    await runtime(request).engine.call(lambda store: metadata.load(store, name))
+    await request.runtime.engine.call(lambda store: metadata.load(store, name))
     return json_response({})
 
 
 @router.post("/repository/models/{model:path}/unload")
 @requires("infer")
-async def unload(request: Request) -> Response:
+async def unload(request: ApiRequest) -> Response:
     """Evict a model's contexts; the next request derives them again."""
     name = _checked(request)
-    await runtime(request).engine.call(lambda store: metadata.unload(store, name))
+    await request.runtime.engine.call(lambda store: metadata.unload(store, name))
     return json_response({})
 
 
 @router.get(_MODEL)
 @router.get(_VERSION, include_in_schema=False)
 @requires("infer")
-async def model(request: Request) -> Response:
+async def model(request: ApiRequest) -> Response:
     """Return inputs and outputs; -1 stands for the rows."""
-    name, service = _checked(request), runtime(request)
+    name, service = _checked(request), request.runtime
     schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
     return json_response(metadata.metadata(schema, name, service.version))
 
@@ -128,18 +128,18 @@ async def model(request: Request) -> Response:
 @router.post(_MODEL + "/infer")
 @router.post(_VERSION + "/infer", include_in_schema=False)
 @requires("infer", fast=True)
-async def infer(request: Request) -> Response:
+async def infer(request: ApiRequest) -> Response:
     """Predict rows of one context, or of a context each by the BYTES input `context`."""
-    name, service, headers = _checked(request), runtime(request), request.headers
-    body = await plain_body(request)
+    name, service, headers = _checked(request), request.runtime, request.headers
+    body = await request.plain_body()
     width = 1
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
         width = (await service.engine.call(lambda store: metadata.schema_of(store, name))).inputs
     asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
-    rows = service.admit(asked.rows, principal(request))
+    rows = service.admit(asked.rows, request.principal)
     with service.statistics.measured(name, len(rows)):
         if rows.originals is not None:
-            rows = await service.encode(rows, principal(request))
+            rows = await service.encode(rows, request.principal)
         answer = await service.engine.infer(rows)
         content, head_length = messages.render(asked, answer, name, service.version)
     if head_length is None:

@@ -1,9 +1,11 @@
-"""Helpers of the routes: the service behind a request, its principal, its body."""
+"""The request that the routes get: its service, its principal, its body; and the bodies of answers."""
 
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
@@ -18,83 +20,110 @@ from superposed_service.runtime.runtime import Runtime
 from superposed_service.storage.idempotency import IdempotencyKey
 
 M = TypeVar("M", bound=BaseModel)
-_HEAD_LENGTH = HEAD_LENGTH.lower().encode()
+_HEAD_LENGTH = HEAD_LENGTH.encode()
 
 
-def runtime(request: Request) -> Runtime:
-    """Return the engine, settings and data directory that the request is served by."""
-    service: Runtime = request.app.state.runtime
-    return service
+class ApiRequest(Request):
+    """A request, with the service that it is for."""
+
+    @property
+    def runtime(self) -> Runtime:
+        """The engine, settings and data directory that the request is served by."""
+        service: Runtime = self.app.state.runtime
+        return service
+
+    @property
+    def principal(self) -> Principal:
+        """The API key that sent the request."""
+        return principal_of(self.scope)
+
+    async def idempotency_key(self) -> IdempotencyKey | None:
+        """Return the idempotency key of a request that has an `Idempotency-Key`; raises as `IdempotencyKey.of`."""
+        key = self.headers.get("idempotency-key")
+        author, url = self.principal.author, self.url
+        target = f"{url.path}?{url.query}" if url.query else url.path
+        return IdempotencyKey.of(key, author, self.method, target, await self.body())
+
+    async def answered_before(self) -> JsonObject | None:
+        """Return the answer that the same request had, by its `Idempotency-Key`; None where it is new.
+
+        A route asks before it checks anything in the store: what the request itself changed, or what has changed
+        since, must not refuse it when it is sent again.
+        """
+        if (key := await self.idempotency_key()) is None:
+            return None
+        engine = self.runtime.engine
+        if (answer := await engine.call_writer(lambda writer: writer.answer_to(key))) is not None:
+            await engine.replicated(engine.check_leads())
+        return answer
+
+    def refuse_repeats(self) -> None:
+        """Refuse an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
+        if "idempotency-key" in self.headers:
+            raise InvalidRequest(
+                "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
+                expected="a request without one",
+            )
+
+    async def check_wanted(self) -> None:
+        """Check, between two changes of one request, that its client waits and its API key is still good."""
+        if not self.principal.is_still_good(self.runtime.directory.transaction_log().api_keys):
+            raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+        if await self.is_disconnected():
+            raise ClientDisconnect
+
+    async def explained(self, error: Quarantined) -> Quarantined:
+        """Return the rejection of a quarantined source with the reason, the time, and the way out."""
+        source, may_name = str(error.received), self.principal.may_name
+        why = await self.runtime.engine.call_writer(lambda writer: explain_quarantine(writer, source, may_name))
+        return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
+
+    async def task_key(self, text: str) -> str:
+        """Return the key of the task that a path names, by its key or as `group/key`, once the asker may name it.
+
+        Raises:
+            ExpressionInvalid: It is no task's name.
+            UnknownTask: The asker may not name it, or it is not in the group.
+        """
+        key, group = task_name(text)
+        self.principal.check_task(key)
+        if group is not None:
+            await self.runtime.engine.call(lambda store: store.tasks.member(key, group))
+        return key
+
+    async def submit(self, change: Change) -> JsonObject:
+        """Make a change in the name of the principal."""
+        return await self.runtime.engine.change(change, await self.idempotency_key(), self.principal.author)
+
+    async def plain_body(self) -> bytes:
+        """Return the request's body without its `Content-Encoding`; raises as `codec.inflate`."""
+        body, encoding = await self.body(), header(self.scope, b"content-encoding")
+        return codec.inflate(body, encoding, self.runtime.settings.max_body_bytes) if encoding else body
+
+    async def read(self, model: type[M]) -> M:
+        """Return the request's body, JSON or binary tensors, checked."""
+        body, scope = await self.plain_body(), self.scope
+        return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
+
+    def rows_response(self, value: dict[str, Any]) -> Response:
+        """Return an answer about rows: binary tensors where the request accepts them, else JSON."""
+        if TENSORS_MEDIA_TYPE not in (header(self.scope, b"accept") or ""):
+            return json_response(value)
+        body, head_length = codec.dump_tensors(value)
+        return Response(body, 200, {HEAD_LENGTH: str(head_length)}, TENSORS_MEDIA_TYPE)
 
 
-async def idempotency_key(request: Request) -> IdempotencyKey | None:
-    """Return the idempotency key of a request that has an `Idempotency-Key`; raises as `IdempotencyKey.of`."""
-    key = request.headers.get("idempotency-key")
-    author, url = principal(request).author, request.url
-    target = f"{url.path}?{url.query}" if url.query else url.path
-    return IdempotencyKey.of(key, author, request.method, target, await request.body())
+class ApiRoute(APIRoute):
+    """A route whose endpoint gets an `ApiRequest`."""
 
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers the route's requests."""
+        handler = super().get_route_handler()
 
-async def answered_before(request: Request) -> JsonObject | None:
-    """Return the answer that the same request had, by its `Idempotency-Key`; None where it is new.
+        async def handle(request: Request) -> Response:
+            return await handler(ApiRequest(request.scope, request.receive))
 
-    A route asks before it checks anything in the store: what the request itself changed, or what has changed
-    since, must not refuse it when it is sent again.
-    """
-    if (key := await idempotency_key(request)) is None:
-        return None
-    engine = runtime(request).engine
-    if (answer := await engine.call_writer(lambda writer: writer.answer_to(key))) is not None:
-        await engine.replicated(engine.check_leads())
-    return answer
-
-
-def refuse_repeats(request: Request) -> None:
-    """Refuse an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
-    if "idempotency-key" in request.headers:
-        raise InvalidRequest(
-            "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
-            expected="a request without one",
-        )
-
-
-async def check_wanted(request: Request) -> None:
-    """Check, between two changes of one request, that its client waits and its API key is still good."""
-    if not principal(request).is_still_good(runtime(request).directory.transaction_log().api_keys):
-        raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
-    if await request.is_disconnected():
-        raise ClientDisconnect
-
-
-async def explained(request: Request, error: Quarantined) -> Quarantined:
-    """Return the rejection of a quarantined source with the reason, the time, and the way out."""
-    source, may_name = str(error.received), principal(request).may_name
-    why = await runtime(request).engine.call_writer(lambda writer: explain_quarantine(writer, source, may_name))
-    return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
-
-
-async def task_key(request: Request, text: str) -> str:
-    """Return the key of the task that a path names, by its key or as `group/key`, once the asker may name it.
-
-    Raises:
-        ExpressionInvalid: It is no task's name.
-        UnknownTask: The asker may not name it, or it is not in the group.
-    """
-    key, group = task_name(text)
-    principal(request).check_task(key)
-    if group is not None:
-        await runtime(request).engine.call(lambda store: store.tasks.member(key, group))
-    return key
-
-
-async def submit(request: Request, change: Change) -> JsonObject:
-    """Make a change in the name of the principal."""
-    return await runtime(request).engine.change(change, await idempotency_key(request), principal(request).author)
-
-
-def principal(request: Request) -> Principal:
-    """Return the principal of a request."""
-    return principal_of(request.scope)
+        return handle
 
 
 def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
@@ -120,26 +149,6 @@ def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
 
     resolved: dict[str, Any] = resolve(schema)
     return resolved
-
-
-async def plain_body(request: Request) -> bytes:
-    """Return the request's body without its `Content-Encoding`; raises as `codec.inflate`."""
-    body, encoding = await request.body(), header(request.scope, b"content-encoding")
-    return codec.inflate(body, encoding, runtime(request).settings.max_body_bytes) if encoding else body
-
-
-async def read(request: Request, model: type[M]) -> M:
-    """Return the request's body, JSON or binary tensors, checked."""
-    body, scope = await plain_body(request), request.scope
-    return codec.read_body(model, body, header(scope, b"content-type"), header(scope, _HEAD_LENGTH))
-
-
-def rows_response(request: Request, value: dict[str, Any]) -> Response:
-    """Return an answer about rows: binary tensors where the request accepts them, else JSON."""
-    if TENSORS_MEDIA_TYPE not in (header(request.scope, b"accept") or ""):
-        return json_response(value)
-    body, head_length = codec.dump_tensors(value)
-    return Response(body, 200, {HEAD_LENGTH: str(head_length)}, TENSORS_MEDIA_TYPE)
 
 
 def json_response(value: object, status: int = 200) -> Response:

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
@@ -10,9 +10,10 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from superposed_service.api.auth import requires
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
 from superposed_service.errors import UnknownFile
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(route_class=ApiRoute, include_in_schema=False)
 
 _FILES = StaticFiles(directory=str(files("superposed_service.api.console")))
 _SERVED = (".html", ".css", ".js", ".svg")
@@ -42,7 +43,7 @@ class _Compressed(Response):
 
 @router.get("/")
 @requires(None)
-async def root(request: Request) -> Response:
+async def root(request: ApiRequest) -> Response:
     """Redirect to the console; relative, so that it works behind a path prefix too."""
     del request
     return Response(status_code=307, headers={"Location": "console"})
@@ -50,21 +51,21 @@ async def root(request: Request) -> Response:
 
 @router.get("/docs")
 @requires(None)
-async def docs(request: Request) -> Response:
+async def docs(request: ApiRequest) -> Response:
     """Serve Swagger UI from the package."""
     return await file(request, "docs.html")
 
 
 @router.get("/console")
 @requires(None)
-async def page(request: Request) -> Response:
+async def page(request: ApiRequest) -> Response:
     """Return the page; its files are beside it under `/console/`."""
     return await file(request, "index.html")
 
 
 @router.get("/console/{path:path}")
 @requires(None)
-async def file(request: Request, path: str) -> Response:
+async def file(request: ApiRequest, path: str) -> Response:
     """Return a script, style or picture of the page."""
     try:
         if not path.endswith(_SERVED):

@@ -5,18 +5,18 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request
+from fastapi import APIRouter, Header, Query
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from superposed_service.api.auth import Principal, requires
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import principal, runtime
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.event_stream import Event, Subscription
 from superposed_service.runtime.runtime import Runtime
 
-router = APIRouter(prefix="/v1", tags=["events"])
+router = APIRouter(route_class=ApiRoute, prefix="/v1", tags=["events"])
 
 # A client that takes nothing for so long is gone, or as good as gone.
 _STALLED_S = 30.0
@@ -56,7 +56,7 @@ class _EventStream(StreamingResponse):
 @router.get("/events", response_class=Response, responses=_EVENT_STREAM)
 @requires("infer")
 async def listen(
-    request: Request,
+    request: ApiRequest,
     after: Annotated[int | None, Query(ge=0)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -65,7 +65,7 @@ async def listen(
     A record's event has its sequence number as id. `Last-Event-ID`, or `after`, asks for what was missed, as
     far as it is remembered. A client that reads too slowly gets `dropped`, and the stream ends.
     """
-    service, asker = runtime(request), principal(request)
+    service, asker = request.runtime, request.principal
     subscription = service.events.subscribe(_after(last_event_id, after), asker.author)
     told = _told(service, asker, subscription)
     return _EventStream(told, ended=lambda: service.events.unsubscribe(subscription))

@@ -4,41 +4,32 @@ import asyncio
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path
 from fastapi.responses import Response
 
 from superposed_client.models import Consolidation, Relabelling, Rollback, Snapshot
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import (
-    answered_before,
-    check_wanted,
-    documented_body,
-    idempotency_key,
-    json_response,
-    principal,
-    read,
-    runtime,
-)
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
 from superposed_service.api.v1.schemas import ConsolidateBody, RelabelBody, RollbackBody
 from superposed_service.api.v1.serializers import update_head
 from superposed_service.changes.rollback import Selection
 from superposed_service.errors import UnknownUpdate
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(route_class=ApiRoute, prefix="/v1")
 
 
 @router.post("/rollback", tags=["history"], response_model=Rollback, openapi_extra=documented_body(RollbackBody))
 @requires("admin")
-async def roll_back(request: Request) -> Response:
+async def roll_back(request: ApiRequest) -> Response:
     """Rebuild the store as if the records had never been; other requests wait meanwhile.
 
     The store is bit for bit what a run that skipped those sequence numbers would have made. 409
     `beyond-horizon` where the journal does not reach back far enough.
     """
-    body = await read(request, RollbackBody)
+    body = await request.read(RollbackBody)
     without = {} if body.without is None else body.without.model_dump()
     selection = Selection(to_sequence=body.to_sequence, **without)
-    answer = await runtime(request).roll_back(selection, await idempotency_key(request), principal(request).author)
+    answer = await request.runtime.roll_back(selection, await request.idempotency_key(), request.principal.author)
     return json_response(answer)
 
 
@@ -49,45 +40,45 @@ async def roll_back(request: Request) -> Response:
     openapi_extra=documented_body(RelabelBody),
 )
 @requires("update")
-async def relabel(request: Request, sequence: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
+async def relabel(request: ApiRequest, sequence: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
     """Take an update out of the store's past and learn its rows with other targets, as one record.
 
     The store is rebuilt from a snapshot without the update; other requests wait meanwhile. So every record
     since counts against the quota of rows. 409 `beyond-horizon` where the journal does not reach back.
     """
-    body, service, asker = await read(request, RelabelBody), runtime(request), principal(request)
-    if (known := await answered_before(request)) is not None:
+    body, service, asker = await request.read(RelabelBody), request.runtime, request.principal
+    if (known := await request.answered_before()) is not None:
         return json_response(known)
     head, since = await service.engine.call_writer(partial(update_head, sequence=sequence))
     contexts = [head["context"]] if "context" in head else head["contexts"]
     if not all(asker.may_address(context) for context in contexts):
         raise UnknownUpdate("the record is no update of this API key's tasks", received=sequence)
     asker.spend(rows=head["rows"] + since, updates=1)
-    answer = await service.relabel(sequence, body.targets, await idempotency_key(request), asker.author)
+    answer = await service.relabel(sequence, body.targets, await request.idempotency_key(), asker.author)
     return json_response(answer)
 
 
 @router.post("/snapshots", tags=["snapshots"], response_model=Snapshot)
 @requires("admin")
-async def take(request: Request) -> Response:
+async def take(request: ApiRequest) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
-    snapshot = await runtime(request).snapshot()
+    snapshot = await request.runtime.snapshot()
     return json_response(snapshot.model_dump())
 
 
 @router.post("/snapshots/{identifier}/restore", tags=["snapshots"], response_model=Rollback)
 @requires("admin")
-async def restore(request: Request, identifier: str) -> Response:
+async def restore(request: ApiRequest, identifier: str) -> Response:
     """Roll back to the snapshot's sequence number; a later rollback can undo it."""
-    answer = await runtime(request).restore(identifier, await idempotency_key(request), principal(request).author)
+    answer = await request.runtime.restore(identifier, await request.idempotency_key(), request.principal.author)
     return json_response(answer)
 
 
 @router.get("/snapshots", tags=["snapshots"], response_model=list[Snapshot])
 @requires("admin")
-async def list_snapshots(request: Request) -> Response:
+async def list_snapshots(request: ApiRequest) -> Response:
     """List the snapshots on the disk, oldest first."""
-    snapshots = await asyncio.to_thread(runtime(request).directory.snapshots.list)
+    snapshots = await asyncio.to_thread(request.runtime.directory.snapshots.list)
     return json_response([snapshot.model_dump() for snapshot in snapshots])
 
 
@@ -95,12 +86,12 @@ async def list_snapshots(request: Request) -> Response:
     "/consolidate", tags=["history"], response_model=Consolidation, openapi_extra=documented_body(ConsolidateBody)
 )
 @requires("admin")
-async def rehearse(request: Request) -> Response:
+async def rehearse(request: ApiRequest) -> Response:
     """Rehearse in short slices, each one record, until one would make the tasks worse.
 
     A slice counts where the mean accuracy over tasks, on kept rows, is no lower after it than before.
     """
-    body = await read(request, ConsolidateBody)
-    key, author = await idempotency_key(request), principal(request).author
-    answer = await runtime(request).consolidate(body.steps, key, author, partial(check_wanted, request))
+    body = await request.read(ConsolidateBody)
+    key, author = await request.idempotency_key(), request.principal.author
+    answer = await request.runtime.consolidate(body.steps, key, author, request.check_wanted)
     return json_response(answer)

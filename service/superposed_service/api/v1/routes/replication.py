@@ -2,17 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from superposed_client.models import Promotion, ServerState
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import documented_body, json_response, read, runtime
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
 from superposed_service.api.v1.schemas import EpochBody, PromotionBody
 from superposed_service.cluster.member import Member
 from superposed_service.storage.shipping import Place
 
-router = APIRouter(prefix="/v1/replication", tags=["replication"])
+router = APIRouter(route_class=ApiRoute, prefix="/v1/replication", tags=["replication"])
 
 _BINARY = "application/octet-stream"
 
@@ -20,7 +20,7 @@ _BINARY = "application/octet-stream"
 @router.get("/records", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
 @requires("replicate")
 async def records(
-    request: Request,
+    request: ApiRequest,
     sequence: Annotated[int, Query(ge=0)],
     chain: str,
     api_keys: str = "",
@@ -35,52 +35,52 @@ async def records(
     409 `beyond-horizon` where they are not there any more: the follower needs a snapshot.
     """
     place = Place(sequence, chain, api_keys, epoch, promised, member, lineage)
-    return Response(await runtime(request).shipment(place, wait_s), media_type=_BINARY)
+    return Response(await request.runtime.shipment(place, wait_s), media_type=_BINARY)
 
 
 @router.get("/snapshot", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
 @requires("replicate")
-async def snapshot(request: Request) -> Response:
+async def snapshot(request: ApiRequest) -> Response:
     """Return the newest snapshot: the length of a JSON head, the head, and the file; it holds the secret."""
-    return Response(await runtime(request).newest_snapshot(), media_type=_BINARY)
+    return Response(await request.runtime.newest_snapshot(), media_type=_BINARY)
 
 
 @router.get("", response_model=ServerState)
 @requires("replicate")
-async def state(request: Request) -> Response:
+async def state(request: ApiRequest) -> Response:
     """Return the role of this server, how new its store is, and what its settings say of the others."""
     return json_response(_member(request).state().model_dump())
 
 
 @router.post("/promise", response_model=list[int], openapi_extra=documented_body(EpochBody))
 @requires("replicate")
-async def promise(request: Request) -> Response:
+async def promise(request: ApiRequest) -> Response:
     """Promise an epoch: take no record of an older one; return the epoch and number of the newest record.
 
     For a promotion, which asks all servers.
     """
-    body = await read(request, EpochBody)
+    body = await request.read(EpochBody)
     return json_response(list(await _member(request).promise(body.epoch)))
 
 
 @router.post("/lead", response_model=ServerState, openapi_extra=documented_body(EpochBody))
 @requires("replicate")
-async def lead(request: Request) -> Response:
+async def lead(request: ApiRequest) -> Response:
     """Lead an epoch that this server has promised; for a promotion."""
-    body = await read(request, EpochBody)
+    body = await request.read(EpochBody)
     await _member(request).lead(body.epoch)
     return await state(request)
 
 
 @router.post("/promote", response_model=Promotion, openapi_extra=documented_body(PromotionBody))
 @requires("replicate")
-async def promote(request: Request) -> Response:
+async def promote(request: ApiRequest) -> Response:
     """Make the server with the newest records the leader: this one, where no other has newer ones."""
-    body = await read(request, PromotionBody)
+    body = await request.read(PromotionBody)
     promotion = await _member(request).promote(allow_loss=body.allow_loss)
     return json_response(promotion.model_dump())
 
 
-def _member(request: Request) -> Member:
+def _member(request: ApiRequest) -> Member:
     member: Member = request.app.state.member
     return member

@@ -1,12 +1,12 @@
 """The store as a whole: its description, its fill level, relations between its tasks, and its models."""
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed_client.models import Capacity, Interference, StoreInfo
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import json_response, principal, runtime
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
 from superposed_service.api.v1.serializers import (
     capacity_body,
     interference_body,
@@ -17,19 +17,19 @@ from superposed_service.api.v1.serializers import (
 )
 from superposed_service.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1")
+router = APIRouter(route_class=ApiRoute, prefix="/v1")
 
 _MOST_TASKS = 24
 
 
 @router.get("/store", tags=["store"], response_model=StoreInfo)
 @requires("infer")
-async def get_store(request: Request) -> Response:
+async def get_store(request: ApiRequest) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
 
     An API key with a pattern of tasks is shown the number of its own tasks, and their newest record.
     """
-    service, asker = runtime(request), principal(request)
+    service, asker = request.runtime, request.principal
     body = await service.engine.call_writer(lambda writer: store_body(writer, service.settings, service.recovery))
     body["encoders"] = service.encoders.body()
     if not asker.sees_all:
@@ -39,26 +39,26 @@ async def get_store(request: Request) -> Response:
 
 @router.get("/capacity", tags=["capacity"], response_model=Capacity)
 @requires("infer")
-async def get_capacity(request: Request) -> Response:
+async def get_capacity(request: ApiRequest) -> Response:
     """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
 
     An API key with a pattern of tasks is shown those of its own tasks.
     """
-    asker = principal(request)
+    asker = request.principal
     wanted = None if asker.sees_all else asker.may_name
-    return json_response(await runtime(request).engine.call(lambda store: capacity_body(store, wanted)))
+    return json_response(await request.runtime.engine.call(lambda store: capacity_body(store, wanted)))
 
 
 @router.get("/interference", tags=["capacity"], response_model=Interference)
 @requires("infer")
-async def get_interference(request: Request, tasks: str) -> Response:
+async def get_interference(request: ApiRequest, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
     keys = task_keys(tasks)
     if len(keys) > _MOST_TASKS:
         raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
     for key in keys:
-        principal(request).check_task(key)
-    return json_response(await runtime(request).engine.call_writer(lambda writer: interference_body(writer, keys)))
+        request.principal.check_task(key)
+    return json_response(await request.runtime.engine.call_writer(lambda writer: interference_body(writer, keys)))
 
 
 @router.get(
@@ -68,14 +68,14 @@ async def get_interference(request: Request, tasks: str) -> Response:
     responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
 )
 @requires("admin")
-async def get_model(request: Request, context: str) -> Response:
+async def get_model(request: ApiRequest, context: str) -> Response:
     """Return a context's model as an ordinary network, the context folded into its weights (safetensors).
 
     Of a store that holds another network than an mlp, the state for a module of the same architecture.
     """
     wanted = codec.read_context(context)
-    principal(request).check_contexts([wanted])
-    data = await runtime(request).engine.call(lambda store: model_bytes(store, wanted))
+    request.principal.check_contexts([wanted])
+    data = await request.runtime.engine.call(lambda store: model_bytes(store, wanted))
     return Response(
         data,
         media_type="application/octet-stream",

@@ -5,27 +5,18 @@ import binascii
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
 from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import (
-    answered_before,
-    documented_body,
-    json_response,
-    principal,
-    read,
-    runtime,
-    submit,
-    task_key,
-)
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
 from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
 from superposed_service.api.v1.serializers import evaluations_body, task_page, task_schema
 from superposed_service.changes.registration import Alter, Delete, Register, task_body
 from superposed_service.errors import InvalidRequest
 
-router = APIRouter(prefix="/v1/tasks", tags=["tasks"])
+router = APIRouter(route_class=ApiRoute, prefix="/v1/tasks", tags=["tasks"])
 
 _LONG = {"labels", "offset", "scale"}
 
@@ -38,37 +29,40 @@ _LONG = {"labels", "offset", "scale"}
     responses={200: {"model": TaskInfo, "description": "The same task was registered before."}},
 )
 @requires("update")
-async def register(request: Request) -> Response:
+async def register(request: ApiRequest) -> Response:
     """Cost no weight memory. The same key with another schema is 409 `task-exists`.
 
     A group that is not there yet is registered with its first member.
     """
-    body = await read(request, TaskRegistration)
-    principal(request).check_task(body.key)
+    body = await request.read(TaskRegistration)
+    request.principal.check_task(body.key)
     if body.group is not None:
-        principal(request).check_group(body.group)
+        request.principal.check_group(body.group)
     if body.composition is not None:
-        principal(request).check_contexts([body.composition])
-    settings = runtime(request).settings
+        request.principal.check_contexts([body.composition])
+    settings = request.runtime.settings
     change = Register(partial(task_schema, body, settings.max_tasks), settings.max_tasks_per_key)
-    answer = await submit(request, change)
+    answer = await request.submit(change)
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 
 @router.get("", response_model=TaskPage)
 @requires("infer")
 async def list_all(
-    request: Request, cursor: str = "", limit: Annotated[int, Query(ge=1)] = 100, prefix: str = "", brief: bool = False
+    request: ApiRequest,
+    cursor: str = "",
+    limit: Annotated[int, Query(ge=1)] = 100,
+    prefix: str = "",
+    brief: bool = False,
 ) -> Response:
     """Return one page in the order of keys; `next_cursor` asks for the next one, null on the last.
 
     `brief=true` leaves out what may be long: labels, offset and scale.
     """
     after = _read_cursor(cursor)
-    most = min(limit, runtime(request).settings.max_page)
-
-    may_name = principal(request).may_name
-    tasks, last = await runtime(request).engine.call(lambda store: task_page(store, prefix, after, most, may_name))
+    most = min(limit, request.runtime.settings.max_page)
+    may_name = request.principal.may_name
+    tasks, last = await request.runtime.engine.call(lambda store: task_page(store, prefix, after, most, may_name))
     if brief:
         tasks = [{name: value for name, value in task.items() if name not in _LONG} for task in tasks]
     next_cursor = last and base64.urlsafe_b64encode(last.encode()).decode()
@@ -86,56 +80,56 @@ def _read_cursor(cursor: str) -> str:
 
 @router.get("/{key:path}/evaluations", response_model=list[EvaluatedAccuracy])
 @requires("infer")
-async def evaluations(request: Request, key: str) -> Response:
+async def evaluations(request: ApiRequest, key: str) -> Response:
     """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
-    key = await task_key(request, key)
-    return json_response(await runtime(request).engine.call(lambda store: evaluations_body(store, key)))
+    key = await request.task_key(key)
+    return json_response(await request.runtime.engine.call(lambda store: evaluations_body(store, key)))
 
 
 @router.delete("/{key:path}/data", response_model=Erasure)
 @requires("update")
-async def erase(request: Request, key: str) -> Response:
+async def erase(request: ApiRequest, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
 
     Older snapshots of a rehearsing store may hold such rows and are other tasks' way back: scope admin
     removes them at once; after an erasure by scope update they stay for a stated time.
     """
-    asker = principal(request)
-    key = await task_key(request, key)
-    erased = await runtime(request).erase_rows(key, asker.author, at_once=asker.is_admin)
+    asker = request.principal
+    key = await request.task_key(key)
+    erased = await request.runtime.erase_rows(key, asker.author, at_once=asker.is_admin)
     return json_response(erased.model_dump())
 
 
 @router.get("/{key:path}", response_model=TaskInfo)
 @requires("infer")
-async def get(request: Request, key: str) -> Response:
+async def get(request: ApiRequest, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
-    key = await task_key(request, key)
-    return json_response(await runtime(request).engine.call(lambda store: task_body(store, store.tasks.get(key))))
+    key = await request.task_key(key)
+    return json_response(await request.runtime.engine.call(lambda store: task_body(store, store.tasks.get(key))))
 
 
 @router.patch("/{key:path}", response_model=TaskInfo, openapi_extra=documented_body(TaskAlteration))
 @requires("update")
-async def alter(request: Request, key: str) -> Response:
+async def alter(request: ApiRequest, key: str) -> Response:
     """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
-    body = await read(request, TaskAlteration)
-    if (known := await answered_before(request)) is not None:
+    body = await request.read(TaskAlteration)
+    if (known := await request.answered_before()) is not None:
         return json_response(known["task"])
-    key = await task_key(request, key)
+    key = await request.task_key(key)
     scaling = body.model_dump(include={"offset", "scale"}, exclude_none=True)
     change = Alter(key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version)
-    return json_response((await submit(request, change))["task"])
+    return json_response((await request.submit(change))["task"])
 
 
 @router.delete("/{key:path}", status_code=204)
 @requires("update")
-async def delete(request: Request, key: str, untaught: bool = False) -> Response:
+async def delete(request: ApiRequest, key: str, untaught: bool = False) -> Response:
     """Delete a task. If its key is registered again, it gets a fresh context.
 
     `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
     """
-    if await answered_before(request) is None:
-        key = await task_key(request, key)
-        await submit(request, Delete(key, untaught=untaught))
-        runtime(request).encoders.cache.forget(key)
+    if await request.answered_before() is None:
+        key = await request.task_key(key)
+        await request.submit(Delete(key, untaught=untaught))
+        request.runtime.encoders.cache.forget(key)
     return Response(status_code=204)
