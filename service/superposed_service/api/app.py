@@ -156,16 +156,9 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         encoders = Encoders(configs, folder, settings.threads or _spare_threads(), settings)
         encoders.start()
         telemetry.metrics.registry.register(encoders)
-        app.state.runtime = runtime = Runtime(
-            settings,
-            engine,
-            directory,
-            recovery,
-            str(directory.snapshots.list()[-1].sequence),
-            telemetry,
-            events,
-            encoders,
-        )
+        newest = str(directory.snapshots.list()[-1].sequence)
+        runtime = Runtime(settings, engine, directory, recovery, newest, telemetry, events, encoders)
+        app.state.runtime = runtime
         observe(telemetry.metrics.registry, runtime, writer)
         watching = [*map(asyncio.create_task, (runtime.background_loop(), runtime.heartbeat()))]
         app.state.member = member = Member(runtime)
@@ -208,11 +201,8 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         # The framework's own 422 is not ours: every refusal is a problem document.
         responses=dict.fromkeys(("4XX", "5XX", 422), _PROBLEM),
     )
-    app.state.writer = writer
-    app.state.direct = None
-    app.state.access = access
-    app.state.telemetry = telemetry
-    app.state.events = events
+    app.state.writer, app.state.direct, app.state.access = writer, None, access
+    app.state.telemetry, app.state.events = telemetry, events
     app.state.routes = _include(app, (*routers, v2_router))
     _handle_errors(app)
     describe_access(app)

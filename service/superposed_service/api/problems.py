@@ -97,34 +97,18 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
     `instance` is the request's path, and `detail` what happened, where `error` is only a status.
     """
     if isinstance(error, int):
-        status = error
-        slug, title = _HTTP.get(status, ("internal", "Internal error"))
-        received = expected = None
+        status, (slug, title) = error, _HTTP.get(error, ("internal", "Internal error"))
+        told = SuperposedError(detail)
     else:
         status, slug, title = problem_of(error)
-        detail, expected, received = error.message, error.expected, error.received
-        if status == 500:  # internals stay inside
-            detail, expected, received = INTERNAL, None, None
-    if instance == "/v2" or instance.startswith("/v2/"):
-        return _protocol_error(status, detail or title, expected, received, _headers(error, status, instance))
-    document: dict[str, Any] = {
-        "type": _URN + slug,
-        "title": title,
-        "status": status,
-        "detail": detail,
-        "instance": instance,
-    }
-    for name, value in (("expected", expected), ("received", received)):
+        told = SuperposedError(INTERNAL) if status == 500 else error  # internals stay inside
+    headers = _headers(error, status, instance)
+    if instance == "/v2" or instance.startswith("/v2/"):  # as the Open Inference Protocol has errors
+        return Response(orjson.dumps({"error": str(told)}), status, headers, "application/json")
+    document: dict[str, Any] = {"type": _URN + slug, "title": title, "status": status}
+    document |= {"detail": told.message, "instance": instance}
+    for name, value in (("expected", told.expected), ("received", told.received)):
         if value is not None:
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
-    return Response(orjson.dumps(document), status, _headers(error, status, instance), PROBLEM_MEDIA_TYPE)
-
-
-def _protocol_error(status: int, detail: str, expected: object, received: object, headers: dict[str, str]) -> Response:
-    """Return an error as the Open Inference Protocol has it."""
-    parts = [detail]
-    parts += [] if expected is None else [f"expected {expected}"]
-    parts += [] if received is None else [f"received {received}"]
-    body = orjson.dumps({"error": "; ".join(parts)})
-    return Response(body, status, headers, "application/json")
+    return Response(orjson.dumps(document), status, headers, PROBLEM_MEDIA_TYPE)

@@ -16,7 +16,7 @@ from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
 from superposed_service.engine.request_metadata import ANYONE, calling
-from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable, UnknownVersion
+from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable
 from superposed_service.runtime.runtime import Runtime
 
 _CODES: Mapping[int, grpc.StatusCode] = {
@@ -130,10 +130,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
             self._held -= len(body)
 
     def _checked(self, principal: Principal, model: str, version: str = "") -> str:
-        principal.check_contexts([model])
-        if version not in {"", self._runtime.version}:
-            raise UnknownVersion(f"model {model} has no such version", expected=self._runtime.version, received=version)
-        return model
+        return metadata.checked(principal, model, version or None, self._runtime.version)
 
     async def _ask(self, run: Callable[[Any, str], Any], principal: Principal, model: str, version: str = "") -> Any:
         """Run a function of the store and a model on the engine's thread, once the model is checked."""
@@ -141,15 +138,12 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return await self._runtime.engine.call(lambda store: run(store, model))
 
     async def _server_live(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        del asked, principal
         return {"live": True}
 
     async def _server_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        del asked, principal
         return {"ready": self._runtime.engine.ready}
 
     async def _server_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        del asked, principal
         return metadata.server()
 
     async def _model_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
@@ -180,7 +174,6 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return self._runtime.statistics.body(self._runtime.version, wanted)
 
     async def _repository_index(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        del asked
         found = await self._runtime.engine.call(lambda store: metadata.index(store, self._runtime.version))
         return {"models": [one for one in found if principal.may_name(one["name"])]}
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
+from superposed_service.api.auth import Principal
+from superposed_service.errors import UnknownVersion
 
 # The names of a model's inputs.
 INPUT, CONTEXT = "input", "context"
@@ -14,6 +16,18 @@ def server() -> dict[str, Any]:
     """Return the body of `GET /v2`."""
     extensions = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
     return {"name": "superposed", "version": version("superposed"), "extensions": extensions}
+
+
+def checked(principal: Principal, model: str, asked: str | None, current: str) -> str:
+    """Return a model that the principal may address, in the version asked for, if one is.
+
+    Raises:
+        UnknownVersion: The model's version is another one.
+    """
+    principal.check_contexts([model])
+    if asked not in {None, current}:
+        raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
+    return model
 
 
 def schema_of(store: WeightStore, model: str) -> TaskSchema:

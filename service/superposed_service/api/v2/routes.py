@@ -1,14 +1,19 @@
 """The protocol's routes. A model's name is a context; its version is the newest snapshot's number."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 from fastapi import APIRouter
 from fastapi.responses import Response
 
+from superposed.store.store import WeightStore
 from superposed_service.api.auth import requires
 from superposed_service.api.tensors import HEAD_LENGTH
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
 from superposed_service.api.v2 import messages, metadata
-from superposed_service.errors import NotReady, UnknownVersion
+from superposed_service.errors import NotReady
 
+T = TypeVar("T")
 router = APIRouter(route_class=ApiRoute, prefix="/v2", tags=["open inference protocol"])
 # A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
 _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
@@ -16,12 +21,14 @@ _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{versi
 
 def _checked(request: ApiRequest) -> str:
     """Return the model that the path names, after checking the principal and the version."""
-    model: str = request.path_params["model"]
-    asked, current = request.path_params.get("version"), request.runtime.version
-    request.principal.check_contexts([model])
-    if asked is not None and asked != current:
-        raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
-    return model
+    path = request.path_params
+    return metadata.checked(request.principal, path["model"], path.get("version"), request.runtime.version)
+
+
+async def _ask(request: ApiRequest, run: Callable[[WeightStore, str], T]) -> tuple[str, T]:
+    """Return the checked model, and what a function of the store says of it on the engine's thread."""
+    model = _checked(request)
+    return model, await request.runtime.engine.call(lambda store: run(store, model))
 
 
 @router.get("")
@@ -63,8 +70,7 @@ async def all_statistics(request: ApiRequest) -> Response:
 @requires("infer")
 async def model_ready(request: ApiRequest) -> Response:
     """Answer 200 where every task of the model is registered."""
-    name = _checked(request)
-    await request.runtime.engine.call(lambda store: metadata.schema_of(store, name))
+    name, _ = await _ask(request, metadata.schema_of)
     return json_response({"name": name, "ready": True})
 
 
@@ -73,9 +79,8 @@ async def model_ready(request: ApiRequest) -> Response:
 @requires("infer")
 async def config(request: ApiRequest) -> Response:
     """Return the fields of Triton's model configuration that apply."""
-    name, service = _checked(request), request.runtime
-    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
-    return json_response(metadata.config(schema, name, service.settings.max_rows))
+    name, schema = await _ask(request, metadata.schema_of)
+    return json_response(metadata.config(schema, name, request.runtime.settings.max_rows))
 
 
 @router.get(_MODEL + "/stats")
@@ -83,9 +88,8 @@ async def config(request: ApiRequest) -> Response:
 @requires("infer")
 async def statistics(request: ApiRequest) -> Response:
     """Return a model's statistics since the start."""
-    name, service = _checked(request), request.runtime
-    await service.engine.call(lambda store: metadata.schema_of(store, name))
-    return json_response(service.statistics.body(service.version, lambda other: other == name))
+    name, _ = await _ask(request, metadata.schema_of)
+    return json_response(request.runtime.statistics.body(request.runtime.version, lambda other: other == name))
 
 
 @router.post("/repository/index")
@@ -101,8 +105,7 @@ async def index(request: ApiRequest) -> Response:
 @requires("infer")
 async def load(request: ApiRequest) -> Response:
     """Derive a model's contexts ahead of its first request."""
-    name = _checked(request)
-    await request.runtime.engine.call(lambda store: metadata.load(store, name))
+    await _ask(request, metadata.load)
     return json_response({})
 
 
@@ -110,8 +113,7 @@ async def load(request: ApiRequest) -> Response:
 @requires("infer")
 async def unload(request: ApiRequest) -> Response:
     """Evict a model's contexts; the next request derives them again."""
-    name = _checked(request)
-    await request.runtime.engine.call(lambda store: metadata.unload(store, name))
+    await _ask(request, metadata.unload)
     return json_response({})
 
 
@@ -120,9 +122,8 @@ async def unload(request: ApiRequest) -> Response:
 @requires("infer")
 async def model(request: ApiRequest) -> Response:
     """Return inputs and outputs; -1 stands for the rows."""
-    name, service = _checked(request), request.runtime
-    schema = await service.engine.call(lambda store: metadata.schema_of(store, name))
-    return json_response(metadata.metadata(schema, name, service.version))
+    name, schema = await _ask(request, metadata.schema_of)
+    return json_response(metadata.metadata(schema, name, request.runtime.version))
 
 
 @router.post(_MODEL + "/infer")
