@@ -22,11 +22,7 @@ def plain_values(values: Any) -> Any:
 
 
 def plain_value(value: Any) -> Any:
-    """Return one number, string, bool or None, as JSON has them.
-
-    Raises:
-        ValueError: It is something else, such as a missing value or a date.
-    """
+    """Return one number, string, bool or None, as JSON has them; raise `ValueError` for a missing value or a date."""
     if isinstance(value, str | bool | int | float | None):
         return value
     if isinstance(value, np.generic):
@@ -45,11 +41,8 @@ def plain_value(value: Any) -> Any:
 def plain_rows(values: Any) -> Any:
     """Unwrap arrays: data frames, tensors (also those that need a gradient) and sparse matrices.
 
-    Returns:
-        A numpy array that can be sent, or the nested values as they are.
-
-    Raises:
-        ValueError: An array holds something that is neither a number nor a string.
+    Return a numpy array that can be sent, or the nested values as they are. Raise `ValueError` for an array that
+    holds something that is neither a number nor a string.
     """
     if hasattr(values, "toarray"):  # scipy's sparse matrices and arrays
         values = values.toarray()
@@ -163,11 +156,7 @@ def _value(value: Any, row: int, name: object) -> Any:
 
 
 def rows_of(inputs: Any) -> NDArray[Any]:
-    """Return rows of numbers (B, features) as an array.
-
-    Raises:
-        ValueError: They are no rows of equally many numbers; the message says what to pass instead.
-    """
+    """Return rows of equally many numbers (B, features) as an array; a `ValueError` says what to pass instead."""
     if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
         raise ValueError("one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)")
     try:
@@ -194,10 +183,8 @@ def _is_list_of(values: Any, kind: type) -> bool:
 def targets_of(y: Any) -> NDArray[Any]:
     """Return targets (B,) or, of several values each, (B, n) as an array; one column (B, 1) is flattened.
 
-    Times become texts, in numpy's form and in nanoseconds.
-
-    Raises:
-        ValueError: They hold something that is neither a bool, a number, a text nor a time.
+    Times become texts, in numpy's form and in nanoseconds. Raise `ValueError` for anything but bools, numbers,
+    texts and times.
     """
     try:
         plain = plain_values(_times_as_text(y))
@@ -212,11 +199,7 @@ def targets_of(y: Any) -> NDArray[Any]:
 
 
 def labels_of(labels: Any) -> tuple[list[Any], str | None]:
-    """Return labels as JSON has them, and their form where they are times.
-
-    Raises:
-        ValueError: One is neither a bool, a number, a text nor a time.
-    """
+    """Return labels as JSON has them, and their form where they are times; raises as `targets_of`."""
     plain = _times_as_text(labels)
     return plain_values(plain), None if plain is labels else "datetime"
 

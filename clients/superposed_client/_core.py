@@ -24,15 +24,10 @@ M = TypeVar("M", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request.
+    """One HTTP request, below the base URL.
 
-    Args:
-        method: GET, POST, DELETE.
-        path: Below the base URL.
-        body: JSON values, or None; a numpy array among JSON values is sent as a binary tensor.
-        params: The query.
-        key: Its idempotency key, where it changes something: sent again, it is still applied once.
-        retry: Whether it may be sent again.
+    A numpy array among the JSON values of `body` is sent as a binary tensor. With an idempotency key (`key`) a change
+    is applied once, also if it is sent again; it is sent again only if `retry` allows that.
     """
 
     method: str
@@ -145,12 +140,7 @@ def refuse_errors(response: httpx.Response) -> httpx.Response:
 
 
 def parse(model: type[M], response: httpx.Response) -> M:
-    """Read an answer.
-
-    Raises:
-        ApiError: The server refused.
-        UnexpectedAnswer: The answer is not this API's.
-    """
+    """Read an answer; raises as `refuse_errors`, and `UnexpectedAnswer` where it is not this API's."""
     body = refuse_errors(response).content
     head_length = response.headers.get(HEAD_LENGTH)
     try:

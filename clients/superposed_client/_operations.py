@@ -252,8 +252,7 @@ def server_state() -> Operation[models.ServerState]:
 def promote(*, allow_loss: bool = False) -> Operation[models.Promotion]:
     """Make this server the leader, or the one with newer records where the old leader is not reached.
 
-    Args:
-        allow_loss: Whether acknowledged changes may be lost with servers that are not reached.
+    `allow_loss`: acknowledged changes may be lost with servers that are not reached.
     """
     body = {"allow_loss": allow_loss}
     return parse(models.Promotion, (yield Request("POST", "/v1/replication/promote", body, retry=False)))

@@ -161,11 +161,7 @@ class TaskCore:
         return self._name[1]
 
     def _prepare(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
-        """Register the task; without a schema check once that it is there.
-
-        Returns:
-            Whether the task is new.
-        """
+        """Register the task, or without a schema check once that it is there; return True if it is new."""
         new = False
         if self._registered or self._key is None:
             return new

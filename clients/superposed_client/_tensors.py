@@ -24,8 +24,7 @@ _NARROWER = {"float64": ("<f4",), "int64": ("u1", "<i2", "<i4")}
 def as_tensor(values: Any) -> NDArray[Any] | None:
     """Return rows or numbers as an array in the narrowest dtype that holds all of them exactly.
 
-    Returns:
-        The array; None for what is no rectangle of numbers: the server then says what is wrong with it.
+    None for what is no rectangle of numbers: the server then says what is wrong with it.
     """
     if isinstance(values, list | tuple) and any(isinstance(value, bool) for value in values):
         return None  # among numbers they would become some
@@ -56,11 +55,7 @@ def dump(body: Mapping[str, Any]) -> tuple[bytes, int]:
 
 
 def parse(body: bytes, head_length: int) -> dict[str, Any]:
-    """Return the inverse of `dump`, tensors as nested lists.
-
-    Raises:
-        ValueError: The bytes are no such body.
-    """
+    """Return the inverse of `dump`, tensors as nested lists; raise `ValueError` for other bytes."""
     values: dict[str, Any] = json.loads(body[:head_length])
     place = head_length
     for name, value in values.items():

@@ -33,8 +33,7 @@ DATATYPE_OF = {dtype: name for name, dtype in DATATYPES.items()}
 def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
     """Return the JSON head of a body and what follows it; without `Inference-Header-Content-Length` all is head.
 
-    Raises:
-        InvalidRequest: The header's value is no length within the body.
+    Raise `InvalidRequest` where the header's value is no length within the body.
     """
     if head_length is None:
         return body, memoryview(b"")
@@ -58,11 +57,8 @@ class TensorReader:
     def take(self, name: str, datatype: object, shape: object, size: object = None) -> NDArray[Any]:
         """Return the next tensor, sharing memory with the body; BYTES as an object array of bytes.
 
-        `datatype` is one of `DATATYPES`, or BYTES; `size` is the number of its bytes, where that is said. Errors
-        call it `name`.
-
-        Raises:
-            InvalidRequest: The description is no tensor's, or the bytes end too early.
+        `datatype` is one of `DATATYPES`, or BYTES; `size` is the number of its bytes, where that is said. Raise an
+        `InvalidRequest` that calls it `name` where the description is no tensor's, or the bytes end too early.
         """
         dimensions = read_shape(name, shape)
         count = math.prod(dimensions)

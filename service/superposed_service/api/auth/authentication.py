@@ -26,13 +26,10 @@ def create(
     most: int | None = None,
     **quotas: float | None,
 ) -> tuple[ApiKey, str]:
-    """Make an API key with fields of `ApiKey`, on the thread that owns the transaction log.
+    """Make an API key with fields of `ApiKey`; return it and its text, which is seen this once only.
 
-    There may be `most` keys, the revoked ones too; None is no limit. `quotas` are `requests_per_second`,
-    `rows_per_second` and `updates_per_second`, each where it is not the server's.
-
-    Returns:
-        The key, and its text: the only time that it can be seen.
+    On the thread that owns the transaction log. There may be `most` keys, the revoked ones too; None is no limit.
+    `quotas` are `requests_per_second`, `rows_per_second` and `updates_per_second`, each where it is not the server's.
 
     Raises:
         InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing.
@@ -60,22 +57,14 @@ def create(
 
 
 def revoke(transaction_log: TransactionLog, identifier: str) -> None:
-    """End a key at once; what it did stays on record under its id.
-
-    Raises:
-        UnknownApiKey: There is none.
-    """
+    """End a key at once; what it did stays on record under its id. Raise `UnknownApiKey` where there is none."""
     key = _get(transaction_log.api_keys, identifier)
     if key.revoked is None:
         transaction_log.api_keys.put(replace(key, revoked=time.time()))
 
 
 def rotate(transaction_log: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
-    """Give a key a new secret; the old one is no good from now on.
-
-    Raises:
-        UnknownApiKey: There is none, or it was revoked.
-    """
+    """Give a key a new secret in place of the old one; raise `UnknownApiKey` where there is none or it was revoked."""
     key = _get(transaction_log.api_keys, identifier)
     if key.revoked is not None:
         raise UnknownApiKey("this API key was revoked", expected="a key in use", received=identifier)

@@ -11,13 +11,10 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def check_site(scope: Scope) -> None:
-    """Refuse what changes or ask something on behalf of another site's page.
+    """Raise `Forbidden` where a request that changes or asks something comes from another site's page.
 
     A browser sends such a request without asking this server where it looks like a form's, and then only the
     answer is kept from the page. Programs that are no browsers say nothing of a site.
-
-    Raises:
-        Forbidden: The page is another site's.
 
     Source: https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
     """

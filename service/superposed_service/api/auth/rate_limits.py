@@ -51,8 +51,7 @@ class Quotas:
     def spend(self, key: ApiKey | None, **costs: int) -> None:
         """Count the `requests`, `rows` or `updates` of a request; `key` is None where there are no keys.
 
-        Raises:
-            QuotaExceeded: Of one it would be more than it may; nothing is counted then.
+        Raise `QuotaExceeded` where there would be more of one than the key may ask for; nothing is counted then.
         """
         if key is None and not self._limits_anyone:
             return

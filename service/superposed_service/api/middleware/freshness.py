@@ -12,11 +12,7 @@ _WAIT_S, _LOOK_S = 1.0, 0.005
 
 
 class Freshness:
-    """Makes and compares the tokens of one store: its lineage, an epoch, and a record of that epoch.
-
-    Args:
-        writer: The way into the store.
-    """
+    """Makes and compares the tokens of one store: its lineage, an epoch, and a record of that epoch."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer

@@ -12,10 +12,9 @@ def joined(host: str, port: int) -> str:
 
 
 def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
-    """Reject an address beyond this machine without API keys, for HTTP and gRPC.
+    """Check the addresses of HTTP and gRPC: without API keys they are on this machine.
 
-    Raises:
-        ConfigError: There is such an address, and it is not `allowed` by access control in front.
+    Raise `ConfigError` for another one, unless it is `allowed` by access control in front.
     """
     if allowed or has_keys:
         return

@@ -127,11 +127,7 @@ _CONSTANT = re.compile(rb"[\[,:\s](NaN|-?Infinity)\s*[\],}]")
 
 
 def read_context(text: str) -> object:
-    """Return a context in a query: text, or its JSON form where it starts with a brace.
-
-    Raises:
-        InvalidRequest: It starts with a brace and is not JSON.
-    """
+    """Return a context in a query: text, or its JSON form where it starts with a brace; raises as `read_body`."""
     return _parse(text.encode()) if text.startswith("{") else text
 
 
@@ -192,10 +188,8 @@ def dump(value: object) -> bytes:
 def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: int = 5) -> dict[str, Any]:
     """Return the `wanted` fields of an inference answer, with `k` labels in `top_k`.
 
-    Without `wanted` they are the default fields of the rows' tasks.
-
-    Raises:
-        InvalidRequest: A field that applies to none of the rows.
+    Without `wanted` they are the default fields of the rows' tasks. Raise `InvalidRequest` for a field that applies
+    to none of the rows.
     """
     possible = {"logits"} if answer.in_scope is None else {"logits", "in_scope"}
     for task in answer.tasks:

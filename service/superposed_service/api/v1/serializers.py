@@ -170,11 +170,7 @@ def task_page(
 
 
 def task_name(text: str) -> tuple[str, str | None]:
-    """Return the key, and the group where it is named too, of `key` or `group/key`.
-
-    Raises:
-        ExpressionInvalid: It is neither.
-    """
+    """Return the key, and the group or None, of `key` or `group/key`; raise `ExpressionInvalid` for another text."""
     named = Task.named(text)
     return named.key, named.group
 
@@ -190,11 +186,7 @@ def capacity_body(store: WeightStore, wanted: Callable[[str], bool] | None = Non
 
 
 def task_keys(text: str) -> list[str]:
-    """Return the task keys of a list with commas, each once.
-
-    Raises:
-        ExpressionInvalid: One is no key: a context of another form is no task.
-    """
+    """Return the task keys of a list with commas, each once; raise `ExpressionInvalid` for another context."""
     return [check_key(key) for key in dict.fromkeys(text.split(","))]
 
 

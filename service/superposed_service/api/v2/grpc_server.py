@@ -80,11 +80,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         self._server.add_generic_rpc_handlers((self,))
 
     async def start(self) -> None:
-        """Listen.
-
-        Raises:
-            StorageUnavailable: The address cannot be used.
-        """
+        """Listen; raise `StorageUnavailable` where the address cannot be used."""
         try:
             self._server.add_insecure_port(self._address)
             await self._server.start()

@@ -133,8 +133,7 @@ def check_name(name: str, known: Mapping[str, object]) -> None:
 def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
     """Return rows, and the context of all or of each, from the inputs of a request.
 
-    Raises:
-        InvalidRequest: There are no rows, or contexts that are no text.
+    Raise `InvalidRequest` where there are no rows, or contexts that are no text.
     """
     if INPUT not in tensors:
         raise InvalidRequest("inputs: there are no rows", expected=f"an input named {INPUT}")
@@ -187,11 +186,7 @@ class Column:
 
 
 def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
-    """Return the outputs that a request wants.
-
-    Raises:
-        InvalidRequest: An output that the rows' tasks do not have.
-    """
+    """Return the outputs that a request wants; raise `InvalidRequest` for one that the rows' tasks do not have."""
     possible = set.intersection(*(set(outputs_of(task)) for task in answer.tasks))
     default = [name for name in outputs_of(answer.tasks[0]) if name in possible]
     columns = []

@@ -19,11 +19,7 @@ def server() -> dict[str, Any]:
 
 
 def checked(principal: Principal, model: str, asked: str | None, current: str) -> str:
-    """Return a model that the principal may address, in the version asked for, if one is.
-
-    Raises:
-        UnknownVersion: The model's version is another one.
-    """
+    """Return a model that the principal may name; raise `UnknownVersion` where another version is asked for."""
     principal.check_contexts([model])
     if asked not in {None, current}:
         raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
@@ -31,12 +27,7 @@ def checked(principal: Principal, model: str, asked: str | None, current: str) -
 
 
 def schema_of(store: WeightStore, model: str) -> TaskSchema:
-    """Return the schema of the task that preprocesses a model's rows.
-
-    Raises:
-        UnknownTask: A task in it is not registered.
-        ExpressionInvalid: It is no context.
-    """
+    """Return the schema of the task that preprocesses a model's rows; raises as `WeightStore.resolve`."""
     return store.resolve(model).task.schema
 
 
