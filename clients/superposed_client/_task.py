@@ -98,13 +98,8 @@ class TaskSchema:
         grows = fields.pop("grow_labels", None)
         if self.labels is None and self.outputs is None and grows and targets is not None:
             fields["labels"] = _in_order(set(targets.tolist()))
-        for name in ("offset", "scale"):
-            if fields.get(name) is not None:
-                fields[name] = [float(number) for number in fields[name]]  # type: ignore[attr-defined]  # the name varies
         if not isinstance(rows, list):
             fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
-        if fields.get("keep_rows", True):
-            fields.pop("keep_rows", None)
         return {"key": key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
 
 
@@ -122,12 +117,18 @@ class TaskCore:
     context: ContextLike
     schema: TaskSchema = field(default_factory=TaskSchema)
     last_update: Update | None = None
+    _key: str | None = field(init=False, default=None)  # where the context is just a task
     _registered: bool = False
     _by_position: bool | None = None
 
     def __post_init__(self) -> None:
-        group, key = self._name
-        if self.schema.given and key is None:
+        if not isinstance(self.context, str | Context):
+            kind = type(self.context).__name__
+            raise TypeError(f"a task key is text, not {kind}: client.task({str(self.context)!r})")
+        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
+        found = _NAME.fullmatch(text) if isinstance(text, str) else None
+        group, self._key = found.groups() if found else (None, None)
+        if self.schema.given and self._key is None:
             raise ValueError(self._why_no_key())
         if group is None:
             return
@@ -145,20 +146,6 @@ class TaskCore:
             f"{text!r} is not a task key: letters, digits, dots, underscores and hyphens, no spaces;"
             f" for example {suggested!r}"
         )
-
-    @property
-    def _name(self) -> tuple[str | None, str | None]:
-        """Group, if it has one, and key, where the context is just a task."""
-        if not isinstance(self.context, str | Context):
-            kind = type(self.context).__name__
-            raise TypeError(f"a task key is text, not {kind}: client.task({str(self.context)!r})")
-        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
-        found = _NAME.fullmatch(text) if isinstance(text, str) else None
-        return (found[1], found[2]) if found else (None, None)
-
-    @property
-    def _key(self) -> str | None:
-        return self._name[1]
 
     def _prepare(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
         """Register the task, or without a schema check once that it is there; return True if it is new."""

@@ -16,20 +16,11 @@ _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 
 def create(
-    transaction_log: TransactionLog,
-    *,
-    name: str,
-    scope: AccessScope,
-    tasks: str = "*",
-    groups: str = "",
-    expires: float | None = None,
-    most: int | None = None,
-    **quotas: float | None,
+    transaction_log: TransactionLog, *, scope: AccessScope, tasks: str = "*", most: int | None = None, **fields: Any
 ) -> tuple[ApiKey, str]:
     """Make an API key with fields of `ApiKey`; return it and its text, which is seen this once only.
 
     On the thread that owns the transaction log. There may be `most` keys, the revoked ones too; None is no limit.
-    `quotas` are `requests_per_second`, `rows_per_second` and `updates_per_second`, each where it is not the server's.
 
     Raises:
         InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing.
@@ -42,15 +33,12 @@ def create(
     identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
     key = ApiKey(
         id=identifier,
-        name=name,
         scope=scope,
         tasks=tasks,
-        groups=groups,
         secret_sha256=_digest(secret),
         created=time.time(),
         since=transaction_log.journal.sequence,
-        expires=expires,
-        **quotas,
+        **fields,
     )
     transaction_log.api_keys.put(key)
     return key, f"sp-{identifier}-{secret}"
