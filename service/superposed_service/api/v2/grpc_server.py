@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-import numpy as np
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
@@ -32,13 +31,9 @@ _CODES: Mapping[int, grpc.StatusCode] = {
 }
 # Where a tensor's numbers stand that are not sent raw.
 _CONTENTS: Mapping[str, str] = {
-    "BOOL": "bool_contents",
+    **{name: f"{name.lower()}_contents" for name in ("BOOL", "INT64", "UINT64", "FP32", "FP64")},
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
-    "INT64": "int64_contents",
     **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
 }
 # The values of Triton's DataType, in order.
 _DATA_TYPES = ("TYPE_INVALID", *(f"TYPE_{name}" for name in DATATYPES), "TYPE_STRING")
@@ -227,17 +222,10 @@ def _tensors(asked: Any) -> dict[str, NDArray[Any]]:
 def _from_contents(described: Any, shape: list[int]) -> NDArray[Any]:
     name, datatype = described.name, described.datatype
     if datatype == "BYTES":
-        elements: NDArray[Any] = np.asarray([*described.contents.bytes_contents, None], dtype=object)[:-1]
-    elif datatype in _CONTENTS:
-        numbers = np.asarray(getattr(described.contents, _CONTENTS[datatype]))
-        elements = numbers.astype(DATATYPES[datatype])
-        if (elements != numbers).any():
-            raise InvalidRequest(f"{name}: contents do not fit the datatype", expected=datatype)
-    else:
+        return messages.elements_of(name, list(described.contents.bytes_contents), shape)
+    if datatype not in _CONTENTS:
         raise InvalidRequest(f"{name}: not a datatype", expected=f"one of {list(_CONTENTS)}", received=datatype)
-    if elements.size != int(np.prod(shape)):
-        raise InvalidRequest(f"{name}: contents and shape do not match", expected=str(shape))
-    return elements.reshape(shape)
+    return messages.numbers_of(name, datatype, getattr(described.contents, _CONTENTS[datatype]), shape)
 
 
 def _snake(name: str) -> str:

@@ -1,7 +1,7 @@
 """Inference requests and answers of the protocol, as bytes: JSON, and JSON with binary tensors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,9 +98,16 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
         return reader.take(name, datatype, shape, size)
     dimensions, data = read_shape(name, shape), described.get("data")
     if datatype == "BYTES":
-        return _texts(name, data, dimensions)
+        texts = np.asarray(data, dtype=object).reshape(-1).tolist() if isinstance(data, list) else []
+        given = [one.encode() if isinstance(one, str) else None for one in texts]
+        return elements_of(name, given, dimensions)
     if not isinstance(datatype, str) or datatype not in DATATYPES:
         raise InvalidRequest(f"{name}: not a datatype", expected=f"one of {list(DATATYPES)}", received=datatype)
+    return numbers_of(name, datatype, data, dimensions)
+
+
+def numbers_of(name: str, datatype: str, data: object, dimensions: list[int]) -> NDArray[Any]:
+    """Return numbers that are not raw in their datatype and shape; raise `InvalidRequest` where they do not fit."""
     try:
         numbers = np.asarray(data)
         with np.errstate(over="ignore", invalid="ignore"):  # what is then infinite is refused as rows are
@@ -116,11 +123,11 @@ def _tensor(described: Mapping[str, Any], reader: TensorReader) -> NDArray[Any]:
     return whole.reshape(dimensions)
 
 
-def _texts(name: str, data: object, dimensions: list[int]) -> NDArray[Any]:
-    elements = np.asarray(data, dtype=object).reshape(-1).tolist() if isinstance(data, list) else []
-    if len(elements) != math.prod(dimensions) or not all(isinstance(one, str) for one in elements):
+def elements_of(name: str, elements: Sequence[bytes | None], dimensions: list[int]) -> NDArray[Any]:
+    """Return texts, None for what is no text, in their shape; raise `InvalidRequest` where they do not fit."""
+    if len(elements) != math.prod(dimensions) or None in elements:
         raise InvalidRequest(f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} texts")
-    return np.asarray([*(one.encode() for one in elements), None], dtype=object)[:-1].reshape(dimensions)
+    return np.asarray([*elements, None], dtype=object)[:-1].reshape(dimensions)
 
 
 def check_name(name: str, known: Mapping[str, object]) -> None:
@@ -155,13 +162,7 @@ def rows_of(model: str, tensors: Mapping[str, NDArray[Any]]) -> RowBatch:
 
 @dataclass(frozen=True)
 class Column:
-    """One output of all rows.
-
-    Args:
-        name: Of the output.
-        values: (B, n) numbers, (B,) classes, or (B,) texts as bytes.
-        binary: Whether it is wanted as binary.
-    """
+    """One output of all rows: (B, n) numbers, (B,) classes, or (B,) texts as bytes; `binary` where that is wanted."""
 
     name: str
     values: NDArray[Any]
