@@ -1,6 +1,7 @@
 """The synchronous and the asynchronous client: thin shells that send what the core builds."""
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Self, TypeVar, Unpack
@@ -10,9 +11,8 @@ import httpx
 from superposed_client import _operations as operations
 from superposed_client._calls import async_call, sync_call
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors, unreachable
+from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
-from superposed_client._events import EventReader
 from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._servers import Servers
 from superposed_client._task import AsyncTask, Task, TaskCore, TaskFields, TaskSchema
@@ -48,7 +48,11 @@ class _Sender:
             except httpx.TransportError as error:
                 self._servers.failed()
                 if (pause := next(pauses, None)) is None:
-                    raise ConnectionFailed(unreachable(str(self._http.base_url), request, error)) from None
+                    asked = f"{self._http.base_url} to {request.method} {request.path}"
+                    raise ConnectionFailed(
+                        f"no answer from {asked}: {str(error) or type(error).__name__}."
+                        " Is a server running there? `superposed serve DIR` starts one"
+                    ) from None
             else:
                 if self._servers.moved(request, response) and next(pauses, None) is not None:
                     continue
@@ -56,6 +60,26 @@ class _Sender:
                     return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             await self._sleep(pause)
+
+
+class _EventReader:
+    """Puts lines of server-sent events together to events."""
+
+    def __init__(self) -> None:
+        self._kind = ""
+        self._data: list[str] = []
+
+    def read(self, line: str) -> Iterator[Event]:
+        """Take the next line, without its end; gives an event where one is complete."""
+        name, _, value = line.partition(": ")
+        if name == "event":
+            self._kind = value
+        elif name == "data":
+            self._data.append(value)
+        elif not line and self._data:
+            data: dict[str, Any] = json.loads("\n".join(self._data))
+            yield Event(kind=self._kind, sequence=data.pop("sequence", None), data=data)
+            self._kind, self._data = "", []
 
 
 class Client(_Sender):
@@ -162,7 +186,7 @@ class Client(_Sender):
 
     def events(self, *, after: int | None = None) -> Iterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""
-        reader, sought = EventReader(), {} if after is None else {"after": after}
+        reader, sought = _EventReader(), {} if after is None else {"after": after}
         try:
             with self._http.stream("GET", "/v1/events", params=sought) as answer:
                 if answer.status_code != 200:
@@ -249,7 +273,7 @@ class AsyncClient(_Sender):
 
     async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""
-        reader, sought = EventReader(), {} if after is None else {"after": after}
+        reader, sought = _EventReader(), {} if after is None else {"after": after}
         try:
             async with self._http.stream("GET", "/v1/events", params=sought) as answer:
                 if answer.status_code != 200:

@@ -50,15 +50,6 @@ class Request:
         return {"method": self.method, "url": self.path} | sent
 
 
-def unreachable(url: str, request: Request, error: Exception) -> str:
-    """Describe a request that got no answer: its server, the failure, and what to do."""
-    why = str(error) or type(error).__name__
-    return (
-        f"no answer from {url} to {request.method} {request.path}: {why}."
-        " Is a server running there? `superposed serve DIR` starts one"
-    )
-
-
 def credentials(api_key: str | None) -> dict[str, str]:
     """Return the headers that carry an API key: the one given, or that of the environment, or none."""
     key = os.environ.get("SUPERPOSED_API_KEY") if api_key is None else api_key

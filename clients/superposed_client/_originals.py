@@ -31,12 +31,10 @@ def originals_of(inputs: Any) -> list[str] | None:
     values = inputs.tolist() if getattr(inputs, "ndim", 0) == 1 and hasattr(inputs, "tolist") else inputs
     if not isinstance(values, list | tuple) or not values:
         return None
-    for kind, read in ((str, _plain), (bytes, _of_file), (object, _of_picture)):
-        if kind is object and not _is_picture(values[0]):
-            return None
-        if isinstance(values[0], kind):
-            return [read(one, place) for place, one in enumerate(values)]
-    return None
+    read = _plain if isinstance(values[0], str) else _of_file if isinstance(values[0], bytes) else _of_picture
+    if read is _of_picture and not _is_picture(values[0]):
+        return None
+    return [read(one, place) for place, one in enumerate(values)]
 
 
 def originals_form(rows: Any) -> dict[str, Any] | None:
