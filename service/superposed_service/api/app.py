@@ -21,9 +21,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
-from superposed_service.api.auth import Access, check_site, requires
+from superposed_service.api.auth import Access, requires
 from superposed_service.api.auth.rate_limits import Quotas
-from superposed_service.api.middleware.admission import check_room
+from superposed_service.api.middleware.admission import check_room, check_site
 from superposed_service.api.middleware.fast_routes import FastRoutes
 from superposed_service.api.middleware.freshness import Freshness
 from superposed_service.api.middleware.gateway import RequestGateway
@@ -68,11 +68,9 @@ def open_store(
 ) -> tuple[Writer, Recovery]:
     """Recover the store of a directory: the newest good snapshot, and the journal after it.
 
-    Where the records were first applied by other arithmetic, a fresh snapshot of the result is taken.
-
-    Raises:
-        ConfigError: The directory holds no store, or the device is not there.
-        StorageError: It cannot be recovered exactly as it was.
+    Where the records were first applied by other arithmetic, a fresh snapshot of the result is taken. Raise
+    `ConfigError` where the directory holds no store or the device is not there, `StorageError` where the store cannot
+    be recovered exactly as it was.
     """
     device = settings.device
     if device == "auto":
