@@ -88,12 +88,8 @@ def _sendable(array: NDArray[Any]) -> NDArray[Any]:
 def inputs_of(inputs: Any, *, by_name: bool = True) -> NDArray[Any] | list[Any]:
     """Return rows as they are sent: records, texts or images in a list, other rows as an array of numbers.
 
-    Args:
-        inputs: An array, tensor, sparse matrix, data frame, list of rows, or list of dicts; texts or images.
-        by_name: Whether a data frame is rows by name, and not an array of numbers.
-
-    Raises:
-        ValueError: They are no such rows; the message says what to pass instead.
+    The rows are an array, tensor, sparse matrix, data frame, list of rows, or list of dicts; texts or images. A data
+    frame is rows `by_name`, or else an array of numbers. A `ValueError` says what to pass instead of other rows.
     """
     if isinstance(inputs, Mapping):
         raise ValueError("one row by name (a dict): wrap it in a list")

@@ -10,8 +10,6 @@ from superposed_client._core import Operation
 P = ParamSpec("P")
 T = TypeVar("T")
 H = TypeVar("H")
-# Private attributes of the object: a method that runs an operation, and a handle's core, which makes them.
-_RUN, _CORE = "_run", "_core"
 
 
 def sync_call(operation: Callable[P, Operation[T]]) -> Callable[Concatenate[Any, P], T]:
@@ -54,8 +52,7 @@ def _method(
     """Return a method with its operation's name, words and signature, and a `self`."""
 
     def run(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        core = (getattr(self, _CORE),) if of_core else ()
-        return getattr(self, _RUN)(operation(*core, *args, **kwargs))
+        return self._run(operation(*((self._core,) if of_core else ()), *args, **kwargs))
 
     def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
         result = run(self, args, kwargs)

@@ -95,8 +95,7 @@ class Client(_Sender):
     Attributes:
         keys: The server's API keys.
 
-    Every call raises `ApiError` (its class says which problem), `ConnectionFailed`, or
-    `UnexpectedAnswer`.
+    Every call raises `ApiError` (its class says which problem), `ConnectionFailed`, or `UnexpectedAnswer`.
 
     Example:
         >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP

@@ -37,12 +37,9 @@ class ApiError(SuperposedError):
         cls.slug = slug
 
     def __init__(self, problem: dict[str, Any], status: int, request_id: str | None) -> None:
-        self.problem = problem
-        self.status = status
+        self.problem, self.status, self.request_id = problem, status, request_id
         self.detail: str = str(problem.get("detail", ""))
-        self.expected = problem.get("expected")
-        self.received = problem.get("received")
-        self.request_id = request_id
+        self.expected, self.received = problem.get("expected"), problem.get("received")
         parts = [self.detail or str(problem.get("title", "the server refused"))]
         if self.expected is not None:
             parts.append(f"expected {self.expected}")

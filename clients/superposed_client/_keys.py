@@ -54,8 +54,7 @@ def revoke(identifier: str) -> Operation[None]:
 
 def rotate(identifier: str) -> Operation[NewApiKey]:
     """Give a key a new secret; the old one is no good from now on."""
-    path = f"/v1/keys/{quote(identifier, safe='')}/rotate"
-    return parse(NewApiKey, (yield Request("POST", path, retry=False)))
+    return parse(NewApiKey, (yield Request("POST", f"/v1/keys/{quote(identifier, safe='')}/rotate", retry=False)))
 
 
 class Keys:

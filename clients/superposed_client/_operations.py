@@ -179,8 +179,7 @@ def evaluations(key: str) -> Operation[list[models.EvaluatedAccuracy]]:
 
 def interference(keys: Sequence[str]) -> Operation[models.Interference]:
     """Return overlap and crosstalk of up to 24 tasks."""
-    params = {"tasks": ",".join(keys)}
-    return parse(models.Interference, (yield Request("GET", "/v1/interference", params=params)))
+    return parse(models.Interference, (yield Request("GET", "/v1/interference", params={"tasks": ",".join(keys)})))
 
 
 def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
@@ -213,8 +212,7 @@ def capacity() -> Operation[models.Capacity]:
 
 def model(context: ContextLike) -> Operation[bytes]:
     """Return a context's model as an ordinary network: a safetensors file's bytes."""
-    form = context_form(context)
-    text = form if isinstance(form, str) else json.dumps(form)
+    text = context if isinstance(context, str) else json.dumps(context.form)
     return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).content
 
 
@@ -227,7 +225,7 @@ def locate(
     exponents: tuple[float, float] | None = None,
 ) -> Operation[models.Located]:
     """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
-    body = _rows_body(None, None, inputs)
+    body = _inputs_form(inputs)
     if targets is not None:
         body["targets"] = _targets_form(targets)
     if candidates is not None:
@@ -254,8 +252,8 @@ def promote(*, allow_loss: bool = False) -> Operation[models.Promotion]:
 
     `allow_loss`: acknowledged changes may be lost with servers that are not reached.
     """
-    body = {"allow_loss": allow_loss}
-    return parse(models.Promotion, (yield Request("POST", "/v1/replication/promote", body, retry=False)))
+    request = Request("POST", "/v1/replication/promote", {"allow_loss": allow_loss}, retry=False)
+    return parse(models.Promotion, (yield request))
 
 
 def take_snapshot() -> Operation[models.Snapshot]:
@@ -265,8 +263,7 @@ def take_snapshot() -> Operation[models.Snapshot]:
 
 def restore_snapshot(identifier: str) -> Operation[models.Rollback]:
     """Go back to a snapshot: a rollback to its sequence number."""
-    path = f"/v1/snapshots/{quote(identifier, safe='')}/restore"
-    return parse(models.Rollback, (yield changing("POST", path)))
+    return parse(models.Rollback, (yield changing("POST", f"/v1/snapshots/{quote(identifier, safe='')}/restore")))
 
 
 def roll_back(
@@ -294,14 +291,12 @@ def roll_back(
 
 def erase_rows(key: str) -> Operation[models.Erasure]:
     """Erase a task's rows from the server's disk; what they taught stays in the weights."""
-    path = f"/v1/tasks/{quote(key, safe='')}/data"
-    return parse(models.Erasure, (yield changing("DELETE", path)))
+    return parse(models.Erasure, (yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}/data")))
 
 
 def quarantine(source: str, *, reason: str = "") -> Operation[models.Quarantine]:
     """Have a source's updates recorded and not learned from; `source` is a task key or `key:<id>`."""
-    body = {"source": source, "reason": reason}
-    return parse(models.Quarantine, (yield changing("POST", "/v1/quarantine", body)))
+    return parse(models.Quarantine, (yield changing("POST", "/v1/quarantine", {"source": source, "reason": reason})))
 
 
 def release(source: str) -> Operation[None]:

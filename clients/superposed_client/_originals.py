@@ -16,12 +16,9 @@ class Image(str):
 def originals_of(inputs: Any) -> list[str] | None:
     """Return texts as strings, or images as `Image`; None for rows of numbers or records.
 
-    Args:
-        inputs: A list, array or Series of texts; a list of Pillow images or of files' bytes; or an array
-            uint8 of images (B, height, width) or (B, height, width, 3).
-
-    Raises:
-        ValueError: Some are texts or images, and some are not; or one text that is in no list.
+    Texts are a list, array or Series of them. Images are a list of Pillow images, of files' bytes or of arrays, or an
+    array uint8 (B, height, width) or (B, height, width, 3). Raise `ValueError` where some rows are no texts or images,
+    and for one text that is in no list.
     """
     if isinstance(inputs, str | bytes) or _is_picture(inputs):
         raise ValueError("one text or image: wrap it in a list")

@@ -97,17 +97,11 @@ class TaskSchema:
         kind = next(iter(original)) if original else "records" if by_name else "rows"
         grows = fields.pop("grow_labels", None)
         if self.labels is None and self.outputs is None and grows and targets is not None:
-            fields["labels"] = _in_order(set(targets.tolist()))
+            # Labels of different types are refused by the server, in whatever order.
+            fields["labels"] = sorted(set(targets.tolist()), key=lambda label: (type(label).__name__, label))
         if not isinstance(rows, list):
             fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
         return {"key": key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
-
-
-def _in_order(labels: set[Any]) -> list[Any]:
-    """Return labels sorted; labels of different types, which the server refuses, as they are."""
-    with suppress(TypeError):
-        return sorted(labels)
-    return list(labels)
 
 
 @dataclass
