@@ -60,12 +60,9 @@ def required_scope(endpoint: Endpoint) -> str | None:
 
 @dataclass(frozen=True)
 class Principal:
-    """The API key that sent a request.
+    """The API key that sent a request, and its quotas; `cyclic` where the store's family is the cyclic one.
 
-    Args:
-        key: The API key; None on a server without keys, where anyone may do anything.
-        quotas: What it may ask for; None for anything.
-        cyclic: Whether the store's family is the cyclic one.
+    The key is None on a server without keys, where anyone may do anything; without quotas there is no limit.
     """
 
     key: ApiKey | None = None
@@ -171,9 +168,7 @@ class Access:
     """
 
     def __init__(self, keys: ApiKeys, quotas: Quotas, *, cyclic: bool = False) -> None:
-        self._keys = keys
-        self._quotas = quotas
-        self._cyclic = cyclic
+        self._keys, self._quotas, self._cyclic = keys, quotas, cyclic
         self._anyone = Principal(None, quotas, cyclic)
 
     def check(self, scope: Scope, endpoint: Endpoint | None) -> None:

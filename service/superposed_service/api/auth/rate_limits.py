@@ -35,15 +35,11 @@ class _Bucket:
 class Quotas:
     """The quotas of all API keys, in memory: a start begins with full ones. Any thread may call it.
 
-    Args:
-        settings: What holds for keys that have no quota of their own, and on a server without keys for
-            everyone together.
-        clock: Seconds.
+    The settings hold for keys without quotas of their own, and on a server without keys for everyone together.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
-        self._clock = clock
+        self._settings, self._clock = settings, clock
         self._buckets: dict[tuple[str, str], _Bucket] = {}
         self._lock = threading.Lock()
         self._limits_anyone = any(self._rate(None, unit) for unit in _UNITS)

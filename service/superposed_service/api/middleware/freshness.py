@@ -34,11 +34,9 @@ class Freshness:
         return fresh
 
     async def wait(self, tokens: str) -> None:
-        """Wait briefly for the records of tokens, with commas between.
+        """Wait briefly for the records of tokens, with commas between; raise `InvalidRequest` for what is no token.
 
-        Raises:
-            InvalidRequest: One is no token.
-            NotFresh: A record was not applied here in time, or never will be.
+        Raise `NotFresh` for a record that was not applied here in time, or never will be.
         """
         until = time.monotonic() + _WAIT_S
         while not self.is_fresh(tokens):

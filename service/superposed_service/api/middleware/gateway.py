@@ -34,10 +34,8 @@ class RequestGateway:
     exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
     of 429 and 503 leave later (`RejectionDelay`), so that a client that does not wait cannot hold the loop.
 
-    Args:
-        checks: Called with the ASGI scope in this order; a `SuperposedError` is the answer.
-        max_bytes: Of one body.
-        most_held: Bytes of all requests that are being worked on, together.
+    The `checks` are called with the ASGI scope in this order; a `SuperposedError` is the answer. One body has up to
+    `max_bytes`, and all requests that are being worked on together `most_held`.
     """
 
     def __init__(
@@ -52,11 +50,8 @@ class RequestGateway:
     ) -> None:
         self._app = app
         self._checks = (_raise_refusal, *checks, self._check_length)
-        self.max_bytes = max_bytes
-        self.most_held = most_held
-        self.rejection_delay = rejection_delay
-        self.freshness = freshness
-        self.held = 0
+        self.max_bytes, self.most_held, self.held = max_bytes, most_held, 0
+        self.rejection_delay, self.freshness = rejection_delay, freshness
         self._prefix = f"{secrets.token_hex(8)}-"  # of this process; then its requests are counted
         self._count = itertools.count(1)
 

@@ -13,16 +13,12 @@ class RejectionDelay:
     A client that asks again at once, whatever `Retry-After` says, or from hundreds of connections, gets its
     refusals at a walk; one that is refused now and then waits for a single pause.
 
-    Args:
-        pause_s: How much later a refusal leaves at least; 0 for at once.
-        per_s: How many a second leave for one source at most, while none of them waits twenty pauses.
-        clock: Seconds.
+    A refusal leaves `pause_s` later at least. For one source `per_s` a second leave at most, while none of them
+    waits twenty pauses.
     """
 
     def __init__(self, pause_s: float, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._pause_s = pause_s
-        self._gap_s = 1 / per_s
-        self._clock = clock
+        self._pause_s, self._gap_s, self._clock = pause_s, 1 / per_s, clock
         self._next: dict[Hashable, float] = {}  # sources are API keys: there are not many
 
     def wait_s(self, source: Hashable) -> float:

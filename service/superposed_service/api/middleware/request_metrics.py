@@ -32,11 +32,8 @@ class Observed:
     def __init__(
         self, app: ASGIApp, metrics: Metrics, routes: RouteTable, *, tracing: Tracing | None = None, log: str = "off"
     ) -> None:
-        self._app = app
-        self._metrics = metrics
-        self._routes = routes
-        self._tracing = tracing
-        self._log = log
+        self._app, self._metrics, self._routes = app, metrics, routes
+        self._tracing, self._log = tracing, log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on."""

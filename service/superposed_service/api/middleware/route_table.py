@@ -20,13 +20,9 @@ _LONGEST_KEPT = 256
 
 @dataclass(frozen=True)
 class MatchedRoute:
-    """The route of a request.
+    """The route of a request: its path with its parameters' names, its function, and the parameters of the path.
 
-    Args:
-        template: The route's path with its parameters' names.
-        endpoint: Its function; None where no route has the path, or the path has no such method.
-        params: The parameters of the path.
-        allowed: The methods of the path, where it has no such method.
+    The function is None where no route has the path, or only with other methods, which are `allowed`.
     """
 
     template: str = OTHER

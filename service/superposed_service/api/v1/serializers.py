@@ -204,12 +204,7 @@ def evaluations_body(store: WeightStore, key: str) -> list[dict[str, Any]]:
 
 
 def check_source(writer: Writer, source: str) -> None:
-    """Check that a source may be quarantined.
-
-    Raises:
-        UnknownApiKey: It is an author, and no API key has the id.
-        UnknownTask: It is neither an author nor the key of a task.
-    """
+    """Raise `UnknownTask` or `UnknownApiKey` where a source is neither a task's key nor `key:<id>` of an API key."""
     if not source.startswith(AUTHOR):
         writer.store.tasks.get(source)
     elif writer.transaction_log.api_keys.get(source.removeprefix(AUTHOR)) is None:

@@ -20,14 +20,10 @@ from superposed_service.errors import InvalidRequest
 
 @dataclass(frozen=True)
 class InferRequest:
-    """An inference request.
+    """An inference request: the rows with their contexts, and the request's own id, to be echoed.
 
-    Args:
-        rows: The rows, and the context of all or of each.
-        wanted: The outputs that are asked for, each with whether it is wanted as binary; None for all
-            that the rows' tasks have.
-        binary: Whether outputs are binary that do not say.
-        identifier: The request's own id, to be echoed.
+    `wanted` are the outputs asked for, True where as binary; None for all that the rows' tasks have, which are
+    binary as `binary` says.
     """
 
     rows: RowBatch
@@ -40,11 +36,8 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
     """Read an inference request; rows have the context `model` where no input says otherwise.
 
     `head_length` is the value of `Inference-Header-Content-Length`, if there is one; 0 means that the body is one
-    raw FP32 input, whose rows have `width` features.
-
-    Raises:
-        InvalidRequest: It is no such request.
-        InputError: A tensor in it is no rows.
+    raw FP32 input, whose rows have `width` features. Raise `InvalidRequest` for what is no such request, `InputError`
+    where a tensor in it is no rows.
     """
     if head_length is not None and head_length.strip() == "0":
         return InferRequest(RowBatch(model, None, _raw(body, width)), None, binary=True, identifier="")

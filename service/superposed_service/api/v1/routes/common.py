@@ -79,11 +79,9 @@ class ApiRequest(Request):
         return Quarantined(f"{error.message} ({why})", expected=error.expected, received=error.received)
 
     async def task_key(self, text: str) -> str:
-        """Return the key of the task that a path names, by its key or as `group/key`, once the asker may name it.
+        """Return the key of the task that a path names, by its key or as `group/key`; raises as `task_name`.
 
-        Raises:
-            ExpressionInvalid: It is no task's name.
-            UnknownTask: The asker may not name it, or it is not in the group.
+        Raise `UnknownTask` where the asker may not name the task, or it is not in the group.
         """
         key, group = task_name(text)
         self.principal.check_task(key)

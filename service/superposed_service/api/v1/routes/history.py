@@ -62,8 +62,7 @@ async def relabel(request: ApiRequest, sequence: Annotated[int, Path(ge=1, lt=2*
 @requires("admin")
 async def take(request: ApiRequest) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
-    snapshot = await request.runtime.snapshot()
-    return json_response(snapshot.model_dump())
+    return json_response((await request.runtime.snapshot()).model_dump())
 
 
 @router.post("/snapshots/{identifier}/restore", tags=["snapshots"], response_model=Rollback)

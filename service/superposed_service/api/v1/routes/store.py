@@ -5,16 +5,8 @@ from fastapi.responses import Response
 
 from superposed_client.models import Capacity, Interference, StoreInfo
 from superposed_service.api.auth import requires
-from superposed_service.api.v1 import codec
+from superposed_service.api.v1 import codec, serializers
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
-from superposed_service.api.v1.serializers import (
-    capacity_body,
-    interference_body,
-    model_bytes,
-    store_body,
-    task_keys,
-    tenants_view,
-)
 from superposed_service.errors import InvalidRequest
 
 router = APIRouter(route_class=ApiRoute, prefix="/v1")
@@ -30,10 +22,11 @@ async def get_store(request: ApiRequest) -> Response:
     An API key with a pattern of tasks is shown the number of its own tasks, and their newest record.
     """
     service, asker = request.runtime, request.principal
-    body = await service.engine.call_writer(lambda writer: store_body(writer, service.settings, service.recovery))
+    settings, recovery = service.settings, service.recovery
+    body = await service.engine.call_writer(lambda writer: serializers.store_body(writer, settings, recovery))
     body["encoders"] = service.encoders.body()
     if not asker.sees_all:
-        body = await service.engine.call(lambda store: tenants_view(body, store, asker.may_name))
+        body = await service.engine.call(lambda store: serializers.tenants_view(body, store, asker.may_name))
     return json_response(body)
 
 
@@ -46,19 +39,20 @@ async def get_capacity(request: ApiRequest) -> Response:
     """
     asker = request.principal
     wanted = None if asker.sees_all else asker.may_name
-    return json_response(await request.runtime.engine.call(lambda store: capacity_body(store, wanted)))
+    return json_response(await request.runtime.engine.call(lambda store: serializers.capacity_body(store, wanted)))
 
 
 @router.get("/interference", tags=["capacity"], response_model=Interference)
 @requires("infer")
 async def get_interference(request: ApiRequest, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
-    keys = task_keys(tasks)
+    keys = serializers.task_keys(tasks)
     if len(keys) > _MOST_TASKS:
         raise InvalidRequest("tasks: too many at once", expected=f"{_MOST_TASKS} at most", received=len(keys))
     for key in keys:
         request.principal.check_task(key)
-    return json_response(await request.runtime.engine.call_writer(lambda writer: interference_body(writer, keys)))
+    engine = request.runtime.engine
+    return json_response(await engine.call_writer(lambda writer: serializers.interference_body(writer, keys)))
 
 
 @router.get(
@@ -75,7 +69,7 @@ async def get_model(request: ApiRequest, context: str) -> Response:
     """
     wanted = codec.read_context(context)
     request.principal.check_contexts([wanted])
-    data = await request.runtime.engine.call(lambda store: model_bytes(store, wanted))
+    data = await request.runtime.engine.call(lambda store: serializers.model_bytes(store, wanted))
     return Response(
         data,
         media_type="application/octet-stream",
