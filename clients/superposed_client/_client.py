@@ -19,6 +19,8 @@ from superposed_client._task import AsyncTask, Task, TaskCore, TaskFields, TaskS
 from superposed_client.models import Event
 
 T = TypeVar("T")
+# Servers that one request is sent on to, one after the other.
+_MOST_MOVES = 3
 
 
 class _Sender:
@@ -41,7 +43,7 @@ class _Sender:
             return result
 
     async def _send(self, request: Request) -> httpx.Response:
-        pauses = self._retries.pauses(request)
+        pauses, moves = self._retries.pauses(request), iter(range(_MOST_MOVES))
         while True:
             try:
                 response = await self._request(**self._servers.arguments(request))
@@ -54,7 +56,7 @@ class _Sender:
                         " Is a server running there? `superposed serve DIR` starts one"
                     ) from None
             else:
-                if self._servers.moved(request, response) and next(pauses, None) is not None:
+                if self._servers.moved(request, response) and next(moves, None) is not None:
                     continue
                 if not self._retries.again(response) or (pause := next(pauses, None)) is None:
                     return self._servers.answered(response)

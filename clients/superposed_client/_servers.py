@@ -16,20 +16,23 @@ class Servers:
         self._tokens: dict[str, str] = {}
 
     def arguments(self, request: Request) -> dict[str, Any]:
-        """Return httpx's arguments: a change goes to the leader, where it is known; a read says how new it must be."""
+        """Return httpx's arguments: how new the server must be, and of a change the leader, where it is known.
+
+        A leader that is cut off from its successor does not know what the client has seen, and takes no change.
+        """
         known = request.arguments()
-        if _changes(request):
-            return known | {"url": self._leader + request.path}
         newest = {"X-Min-Sequence": ",".join(self._tokens.values())} if self._tokens else {}
-        return known | {"headers": known["headers"] | newest}
+        url = self._leader + request.path if _changes(request) else request.path
+        return known | {"url": url, "headers": known["headers"] | newest}
 
     def moved(self, request: Request, response: httpx.Response) -> bool:
         """Take notice of an answer; return True if it names another server, which is to be asked."""
         epoch, _, sequence = (token := response.headers.get("x-sequence", "")).rpartition(".")
         newer = sequence.isdecimal() and int(sequence) >= int(self._tokens.get(epoch, "0").rpartition(".")[2])
         if newer and response.status_code < 400:
-            # A server that answers a read knows every record that was asked for; one that takes a change may not.
-            self._tokens = {**(self._tokens if _changes(request) else {}), epoch: token}
+            self._tokens = {epoch: token}  # a server that answers knows every record that was asked for
+        if _is_old(response) and _changes(request):
+            self._leader = ""
         location = response.headers.get("location", "")
         if response.status_code != 421 or not location:
             return False
@@ -38,13 +41,17 @@ class Servers:
 
     def answered(self, response: httpx.Response) -> httpx.Response:
         """Return the last answer to a request; a record that it misses may be lost, and is not asked for again."""
-        if response.status_code == 409 and b":not-fresh" in response.content:
+        if _is_old(response):
             self._tokens = {}
         return response
 
     def failed(self) -> None:
         """Forget the leader: it was not reached."""
         self._leader = ""
+
+
+def _is_old(response: httpx.Response) -> bool:
+    return response.status_code == 409 and b":not-fresh" in response.content
 
 
 def _changes(request: Request) -> bool:

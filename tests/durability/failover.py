@@ -318,15 +318,14 @@ class Load:
         """Send a change to one server after another until it is answered."""
         sent, at = 0, draw.randrange(SERVERS)
         while True:
-            began = time.monotonic()
+            began, headers = time.monotonic(), {"Idempotency-Key": asked.key} | newer_than(token)
             try:
-                answer = http[at].request(
-                    asked.method, asked.path, json=asked.body, headers={"Idempotency-Key": asked.key}
-                )
+                answer = http[at].request(asked.method, asked.path, json=asked.body, headers=headers)
             except httpx.TransportError:
                 answer = None
             if answer is not None and not again(answer):
                 return self.answered(asked, answer, at, began, sent, token, seen)
+            token = "" if answer is not None and is_lost(answer) else token
             sent, at = sent + 1, (at + 1) % SERVERS
             if at == 0:
                 time.sleep(0.05)
@@ -347,19 +346,17 @@ class Load:
                 if self.answers.setdefault(sequence, asked) is not asked:
                     self.found.twice += 1
                 seen = max(seen, sequence)
-        return f"{token},{answer.headers['x-sequence']}".lstrip(",") if answer.is_success else token, seen
+        return answer.headers["x-sequence"] if answer.is_success else token, seen
 
     def read(self, http: httpx.Client, draw: random.Random, token: str, seen: int) -> tuple[str, int]:
         """Read through a server: what is answered must not be older than what this client has seen."""
         asked = {"context": draw.choice(TASKS), "inputs": [[0.0] * 8]}
-        headers = {"X-Min-Sequence": token} if token and self.fresh else {}
         try:
-            answer = http.post("/v1/infer", json=asked, headers=headers)
+            answer = http.post("/v1/infer", json=asked, headers=newer_than(token if self.fresh else ""))
         except httpx.TransportError:
             return token, seen
         if not answer.is_success:
-            lost = answer.status_code == 409 and "lost" in answer.text  # a read of what no follower had
-            return ("", 0) if lost else (token, seen)
+            return ("", 0) if is_lost(answer) else (token, seen)
         sequence = answer.json()["sequence"]
         with self.lock:
             self.found.reads += 1
@@ -367,10 +364,19 @@ class Load:
         return answer.headers["x-sequence"], sequence
 
 
+def newer_than(token: str) -> dict[str, str]:
+    return {"X-Min-Sequence": token} if token else {}
+
+
+def is_lost(answer: httpx.Response) -> bool:
+    """True if a record that the client has seen is on no server any more: no follower had it."""
+    return answer.status_code == 409 and "was lost" in answer.text
+
+
 def again(answer: httpx.Response) -> bool:
-    """True if a change is to be sent again."""
-    in_flight = answer.status_code == 409 and "idempotency-in-flight" in answer.text
-    return in_flight or answer.status_code >= 500 or answer.status_code in {421, 429}
+    """True if a change is to be sent again: of the other answers those of a leader that is cut off are not fresh."""
+    soon = answer.status_code == 409 and ("idempotency-in-flight" in answer.text or ":not-fresh" in answer.text)
+    return soon or answer.status_code >= 500 or answer.status_code in {421, 429}
 
 
 class Rounds:

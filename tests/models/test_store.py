@@ -341,9 +341,14 @@ class TestLearning:
         weight = next(iter(state))
         taken = state.pop(weight)  # as of a module that does not always use it
         names = set(store.state())
-        with pytest.raises(NonFiniteUpdate), atomic(store):
-            state[weight] = taken
-            raise NonFiniteUpdate("half way")
+
+        def step() -> None:
+            with atomic(store):
+                state[weight] = taken
+                raise NonFiniteUpdate("half way")
+
+        with pytest.raises(NonFiniteUpdate):
+            step()
         assert set(store.state()) == names
 
     def test_counters_follow_the_stream(self) -> None:

@@ -298,7 +298,10 @@ def test_reads_are_as_new_as_what_the_client_has_seen(tmp_path: Path) -> None:
         ):
             refused = made.http[1].post("/v1/infer", json=asked, headers={"X-Min-Sequence": wrong}, timeout=30)
             problem(refused, 409, slug)
-        problem(made.http[1].post("/v1/infer", json=asked, headers={"X-Min-Sequence": "new"}), 422, "invalid-request")
+        for wrong in ("new", f"{lineage}.{epoch}.{'9' * 5000}"):
+            problem(
+                made.http[1].post("/v1/infer", json=asked, headers={"X-Min-Sequence": wrong}), 422, "invalid-request"
+            )
         made.promote(1, allow_loss=True).raise_for_status()
         lost = {"X-Min-Sequence": f"{lineage}.1.{int(number) + 99}"}
         assert "lost" in problem(made.http[1].post("/v1/infer", json=asked, headers=lost), 409, "not-fresh")["detail"]
@@ -313,6 +316,26 @@ def test_an_answer_of_a_store_that_went_back_meanwhile_is_not_given(
         monkeypatch.setattr(Freshness, "is_fresh", lambda *_: True)  # as if it had been, a moment before
         asked, headers = {"context": "a", "inputs": X[:1].tolist()}, {"X-Min-Sequence": f"{lineage}.{epoch}.{number}9"}
         problem(made.http[0].post("/v1/infer", json=asked, headers=headers | {"X-Other": "1"}), 409, "not-fresh")
+
+
+def test_a_client_follows_to_the_leader_without_retries(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0, 1) as made, Client(made.urls[1], retries=RetryPolicy(retries=0)) as client:
+        client.register_task("a", inputs=6, outputs=3)
+        client.keys.create("admin", name="first")
+        problem(made.http[0].get("/v1/keys"), 401, "unauthenticated")
+
+
+def test_a_leader_that_does_not_know_what_the_client_saw_takes_no_change(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0, 1) as made:
+        register(made.http[0], "a")
+        lineage, epoch, number = made.http[0].post("/v1/update", json=UPDATE).headers["x-sequence"].split(".")
+        newer = {"X-Min-Sequence": f"{lineage}.{epoch}.{int(number) + 1}"}
+        for answer in (
+            made.http[0].delete("/v1/tasks/a", headers=newer),
+            made.http[0].post("/v1/rollback", json={"without": {"sequences": [int(number) + 1] * 2}}, headers=newer),
+        ):
+            problem(answer, 409, "not-fresh")
+        assert sequence(made.http[0]) == int(number)
 
 
 def test_the_client_says_once_that_what_it_saw_is_lost(tmp_path: Path) -> None:

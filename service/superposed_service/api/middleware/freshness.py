@@ -8,7 +8,7 @@ from superposed_service.errors import InvalidRequest, NotFresh
 from superposed_service.observability.request_ids import least_sequence, sequence_seen
 
 MIN_SEQUENCE, SEQUENCE = b"x-min-sequence", b"x-sequence"
-_WAIT_S, _LOOK_S = 1.0, 0.005
+_WAIT_S, _LOOK_S, _MOST_DIGITS = 1.0, 0.005, 38
 
 
 class Freshness:
@@ -52,7 +52,7 @@ class Freshness:
 
     def _read(self, token: str) -> tuple[str, int, int]:
         lineage, epoch, sequence = [*token.split("."), "", ""][:3]
-        if not (epoch.isdecimal() and sequence.isdecimal()):
+        if not (epoch.isdecimal() and sequence.isdecimal() and len(epoch + sequence) <= _MOST_DIGITS):
             raise InvalidRequest(
                 "X-Min-Sequence: not a token", expected="the X-Sequence of an answer", received=token[:100]
             )
