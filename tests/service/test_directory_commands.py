@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from superposed_service.cli.commands import app
-from superposed_service.errors import Quarantined
+from superposed_service.errors import Quarantined, StorageUnavailable
+from superposed_service.storage import DataDirectory
 from superposed_service.storage.database import Database
 from tests.helpers.machine import Machine
 
@@ -101,6 +102,24 @@ def test_a_damaged_snapshot(path: Path) -> None:
     assert f"WRONG snapshot {newest.stem}" in found.output
     assert "move its two files away" in found.output
     assert "recovery: good" in found.output
+
+
+def test_the_newest_good_snapshot_is_exported(path: Path) -> None:
+    both = command("export", path, path.with_name("both"), "--snapshot", "--sequence", "2")
+    assert "not both" in str(both.exception)
+    newest = max((path / "snapshots").glob("*.safetensors"))
+    newest.unlink()
+    newest.mkdir()  # it cannot be read
+    assert "0 tasks after record 0" in command("export", path, path.with_name("taken"), "--snapshot").output
+
+
+def test_a_directory_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
+    (tmp_path / "snapshots").write_text("no directory")
+    for _ in range(2):
+        with pytest.raises(StorageUnavailable):
+            DataDirectory(tmp_path)
+    (tmp_path / "snapshots").unlink()
+    DataDirectory(tmp_path).close()
 
 
 def test_a_damaged_page(path: Path) -> None:

@@ -62,6 +62,13 @@ def test_values(wine: tuple[Server, Path]) -> None:
     assert float(good("evaluate", server.url, "proline", folder / "values.csv")) > 0.5
 
 
+def test_a_loss_that_there_is_not(wine: tuple[Server, Path]) -> None:
+    server, folder = wine
+    done = superposed("teach", server.url, "other", str(folder / "wine.csv"), "--loss", "ms")
+    assert done.returncode == 2
+    assert "'ms' is not one of" in done.stderr
+
+
 def test_texts(tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": ["good day", "bye", "good day to you", "bye bye"], "intent": ["hello", "bye"] * 2})
     frame.to_csv(tmp_path / "texts.csv", index=False)
@@ -78,6 +85,7 @@ def test_texts(tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (("teach", "URL", "wine", "FILE", "--target", "colour"), "no column 'colour'"),
+        (("predict", "URL", "wine", "FILE", "--text", "words"), "no column 'words'"),
         (("teach", "URL", "not a key!", "FILE"), "not a key"),
         (("predict", "URL", "nobody", "FILE"), "no task has this key"),
         (("evaluate", "URL", "wine", "missing.csv"), "missing.csv"),

@@ -224,7 +224,7 @@ def _plain(rows: RowBatch) -> RowBatch:
     """Return rows with contexts in canonical text and numbers in arrays, as far as they can be read."""
     if rows.are_records:
         contexts = None if rows.contexts is None else [str(as_expression(one)) for one in rows.contexts]
-        return RowBatch(None if contexts else str(as_expression(rows.context)), contexts, rows.inputs)
+        return RowBatch(str(as_expression(rows.context)) if contexts is None else None, contexts, rows.inputs)
     if rows.contexts is None:
         return replace(rows, context=str(as_expression(rows.context)), inputs=_array(rows.inputs))
     text: dict[Any, str] = {}

@@ -80,6 +80,8 @@ def export(
     from superposed_service.cli.journal_lines import newest_snapshot
     from superposed_service.storage import DataDirectory
 
+    if snapshot and sequence is not None:
+        raise ConfigError("--snapshot exports the newest good snapshot", expected="--sequence or --snapshot, not both")
     with DataDirectory.existing(directory) as opened:
         if snapshot:
             store = newest_snapshot(opened)

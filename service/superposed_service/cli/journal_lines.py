@@ -11,7 +11,6 @@ from superposed_service.changes.exclusions import LASTING, Exclusions
 from superposed_service.changes.quarantine import Quarantine, Release, sources_of
 from superposed_service.changes.replay import read_store
 from superposed_service.changes.update import Update
-from superposed_service.errors import SnapshotMismatch
 from superposed_service.storage import DataDirectory, Journal, Summary
 
 
@@ -43,7 +42,7 @@ def newest_snapshot(directory: DataDirectory) -> WeightStore:
     for snapshot in reversed(directory.snapshots.list()):
         try:
             return read_store(directory.snapshots, snapshot, "cpu")
-        except SnapshotMismatch as error:
+        except SuperposedError as error:  # an older one may be good
             typer.echo(str(error), err=True)
     raise ConfigError("no snapshot is good")
 

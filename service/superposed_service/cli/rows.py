@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -21,6 +22,13 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key, or for predic
 File = Annotated[str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.jsonl); - for CSV on stdin.")]
 Target = Annotated[str | None, typer.Option(help="Column of the targets; default: the last one.")]
 Text = Annotated[str | None, typer.Option(help="Column of texts, for a task of texts.")]
+
+
+class Loss(StrEnum):
+    """What updates reduce."""
+
+    cross_entropy = "cross_entropy"
+    mse = "mse"
 
 
 @contextmanager
@@ -82,15 +90,15 @@ def teach(
     file: File,
     target: Target = None,
     text: Text = None,
-    loss: Annotated[str, typer.Option(help="cross_entropy for labels, mse for values.")] = "cross_entropy",
+    loss: Annotated[Loss, typer.Option(help="cross_entropy for labels, mse for values.")] = Loss.cross_entropy,
     epochs: Annotated[int, typer.Option(help="Passes over the rows.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of one update.", min=1)] = 32,
 ) -> None:
     """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
-    kind: Literal["cross_entropy", "mse"] = "mse" if loss == "mse" else "cross_entropy"
+    values = loss is Loss.mse
     with connected(url) as client:
         rows, targets = _rows(_frame(file), target, text)
-        task = client.task(key, loss=kind, **({"outputs": 1} if kind == "mse" else {"grow_labels": True}))
+        task = client.task(key, loss=loss.value, **({"outputs": 1} if values else {"grow_labels": True}))
         task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
         typer.echo(f"{len(targets)} rows taught to {key}, {epochs} times")
 
@@ -105,8 +113,8 @@ def predict(
     """Predict the rows of FILE by a task or composition of the server at URL; they are written with `prediction`."""
     with connected(url) as client:
         frame = _frame(file)
-        rows = frame.drop(columns="prediction", errors="ignore")
-        _write(frame.assign(prediction=client.task(key).predict(rows if text is None else rows[text].tolist())), output)
+        rows = _inputs(frame.drop(columns="prediction", errors="ignore"), text)
+        _write(frame.assign(prediction=client.task(key).predict(rows)), output)
 
 
 def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text = None) -> None:
@@ -131,11 +139,18 @@ def _frame(file: str) -> pd.DataFrame:
 def _rows(frame: pd.DataFrame, target: str | None, text: str | None) -> tuple[Any, Any]:
     """Return inputs and targets."""
     name = frame.columns[-1] if target is None else target
-    for column in (name, text):
-        if column is not None and column not in frame:
-            raise ValueError(f"no column {column!r}: expected one of {', '.join(map(str, frame.columns))}")
-    inputs = frame.drop(columns=name) if text is None else frame[text].tolist()
-    return inputs, frame[name].tolist()
+    targets = _column(frame, name)
+    return _inputs(frame.drop(columns=name), text), targets
+
+
+def _inputs(frame: pd.DataFrame, text: str | None) -> Any:
+    return frame if text is None else _column(frame, text)
+
+
+def _column(frame: pd.DataFrame, name: str) -> list[Any]:
+    if name not in frame:
+        raise ValueError(f"no column {name!r}: expected one of {', '.join(map(str, frame.columns))}")
+    return list(frame[name].tolist())
 
 
 def _write(frame: pd.DataFrame, file: str) -> None:

@@ -87,7 +87,7 @@ class EncoderThread:
     @property
     def status(self) -> str:
         """One of `loading`, `ready`, and the reason why it cannot be used."""
-        if self._opened is None or not self._opened.done():
+        if self._opened is None or not self._opened.done() or self._opened.cancelled():
             return "loading"
         error = self._opened.exception()
         return "ready" if error is None else str(error)

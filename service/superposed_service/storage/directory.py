@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Self
 
-from superposed.errors import ConfigError
+from superposed.errors import ConfigError, SuperposedError
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked, disk_errors
 from superposed_service.storage.database import Synchronous
@@ -42,7 +42,11 @@ class DataDirectory:
             os.close(self._lock)
             raise StoreLocked(f"another process owns {path}: stop it first, or use another directory") from error
         self._hold(path, path / "LOCK")
-        self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
+        try:
+            self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
+        except SuperposedError:
+            os.close(self._lock)
+            raise
         self._transaction_log: TransactionLog | None = None
 
     def _hold(self, *paths: Path) -> None:

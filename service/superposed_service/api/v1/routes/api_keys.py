@@ -42,8 +42,8 @@ async def make(request: ApiRequest) -> Response:
     engine, most = request.runtime.engine, request.runtime.settings.max_api_keys
     turn = engine.check_leads()
     made = await engine.call_writer(lambda writer: create(writer.transaction_log, most=most, **body.model_dump()))
-    await engine.replicated(turn)
     _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
+    await engine.replicated(turn)
     return _new(made)
 
 
@@ -53,8 +53,8 @@ async def end(request: ApiRequest, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
     turn = request.runtime.engine.check_leads()
     await request.runtime.engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
-    await request.runtime.engine.replicated(turn)
     _note(request, "API key revoked", identifier)
+    await request.runtime.engine.replicated(turn)
     return Response(status_code=204)
 
 
@@ -65,6 +65,6 @@ async def renew(request: ApiRequest, identifier: str) -> Response:
     request.refuse_repeats()
     turn = request.runtime.engine.check_leads()
     made = await request.runtime.engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
-    await request.runtime.engine.replicated(turn)
     _note(request, "API key rotated", identifier)
+    await request.runtime.engine.replicated(turn)
     return _new(made)
