@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
 import numpy as np
@@ -210,10 +210,24 @@ def capacity() -> Operation[models.Capacity]:
     return parse(models.Capacity, (yield Request("GET", "/v1/capacity")))
 
 
-def model(context: ContextLike) -> Operation[bytes]:
-    """Return a context's model as an ordinary network: a safetensors file's bytes."""
-    text = context if isinstance(context, str) else json.dumps(context.form)
-    return refuse_errors((yield Request("GET", "/v1/model", params={"context": text}))).content
+def model(
+    context: ContextLike,
+    *,
+    format: Literal["safetensors", "onnx"] = "safetensors",  # noqa: A002 - as the route
+    encoder: bool = False,
+    int8: bool = False,
+) -> Operation[bytes]:
+    """Return a context's model as an ordinary network: a file's bytes.
+
+    Args:
+        context: A task key, or another context.
+        format: The file's.
+        encoder: Whether an ONNX file takes the tokens of texts, with the task's encoder in it.
+        int8: Whether an ONNX file has weights of 8 bits.
+    """
+    params: dict[str, str | int] = {"context": context if isinstance(context, str) else json.dumps(context.form)}
+    params |= {"format": format, "encoder": str(encoder).lower(), "int8": str(int8).lower()}
+    return refuse_errors((yield Request("GET", "/v1/model", params=params))).content
 
 
 def locate(

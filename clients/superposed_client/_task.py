@@ -1,10 +1,12 @@
 """Handles on a context with scikit-learn's method names: their operations once, and how the clients run them."""
 
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
 import numpy as np
@@ -16,6 +18,7 @@ from superposed_client._calls import async_chain, async_method, sync_chain, sync
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
+from superposed_client._foreign import answers_of, torch_module
 from superposed_client._operations import Inputs, Targets, chunks
 from superposed_client._originals import originals_form
 from superposed_client.models import Update
@@ -283,10 +286,12 @@ class TaskCore:
         batch_size: int = 32,
         seed: int = 0,
     ) -> Operation[float]:
-        """Learn a trained model from its answers to unlabelled rows; the model itself is not sent.
+        """Learn a trained model from its answers to unlabelled rows; the model itself runs here, and is not sent.
 
         Args:
-            model: An object with `predict`, or a function: rows to labels, or to values of an mse task.
+            model: An object with `predict`; a torch module, or its state (linear layers with ReLU between); the
+                path of an ONNX file; or a function: rows to labels, to scores of the task's labels in order, or
+                to values of an mse task.
             X: Rows as it takes them, 5 or more; on a fifth of them nothing is learned.
             epochs: How often the other rows are gone through.
             batch_size: Rows of one update.
@@ -296,7 +301,8 @@ class TaskCore:
             Agreement on the rows held out: accuracy, or R² of an mse task.
         """
         rows = yield from self._read(X)
-        answers = targets_of(model.predict(X) if hasattr(model, "predict") else model(X))
+        given = X if hasattr(model, "predict") else rows
+        answers = targets_of(answers_of(model, given, (yield from self._labels())))
         if len(rows) != len(answers) or len(rows) < _LEAST_MODEL_ROWS:
             found = f"{len(rows)} rows, {len(answers)} answers"
             raise ValueError(f"a model is learned from its answers to {_LEAST_MODEL_ROWS} rows or more: {found}")
@@ -304,6 +310,38 @@ class TaskCore:
         held, learned = order[: max(2, len(rows) // 5)], order[max(2, len(rows) // 5) :]
         yield from self.fit(_take(rows, learned), answers[learned], batch_size=batch_size, epochs=epochs, seed=seed)
         return (yield from self.score(_take(rows, held), answers[held]))
+
+    def _labels(self) -> Operation[NDArray[Any] | None]:
+        """Return the task's labels, or class indexes, in order; None for values."""
+        fields = self.schema.fields
+        if self.schema.given:
+            labels, outputs, loss = self.schema.labels, self.schema.outputs, fields.get("loss", "cross_entropy")
+        else:
+            known = yield from operations.get_task(str(self._key))
+            labels, outputs, loss = known.labels, known.outputs, known.loss
+        if loss != "cross_entropy":
+            return None
+        return np.arange(outputs or 0) if labels is None else np.asarray(labels)
+
+    def export(self, path: str | os.PathLike[str], *, encoder: bool = False, int8: bool = False) -> Operation[None]:
+        """Write the context's model as an ordinary network to a file: .onnx or .safetensors, by its name.
+
+        Args:
+            path: The file.
+            encoder: Whether an ONNX file takes the tokens of texts, with the task's encoder in it.
+            int8: Whether an ONNX file has weights of 8 bits; its metadata tells how often it then agrees.
+        """
+        form: Literal["onnx", "safetensors"] = "onnx" if Path(path).suffix == ".onnx" else "safetensors"
+        data = yield from operations.model(self.context, format=form, encoder=encoder, int8=int8)
+        Path(path).write_bytes(data)
+
+    def to_torch(self, network: Any = None) -> Operation[Any]:
+        """Return the context's model as a `torch.nn.Module`: rows (B, features) to probabilities, or to values.
+
+        Args:
+            network: A module of the store's architecture, where that is the user's own.
+        """
+        return torch_module((yield from operations.model(self.context)), network)
 
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
@@ -364,6 +402,8 @@ class Task(TaskHandle):
     partial_fit = sync_chain(TaskCore.partial_fit)
     fit = sync_chain(TaskCore.fit)
     learn_model = sync_method(TaskCore.learn_model)
+    export = sync_method(TaskCore.export)
+    to_torch = sync_method(TaskCore.to_torch)
     predict = sync_method(TaskCore.predict)
     predict_proba = sync_method(TaskCore.predict_proba)
     score = sync_method(TaskCore.score)
@@ -375,6 +415,8 @@ class AsyncTask(TaskHandle):
     partial_fit = async_chain(TaskCore.partial_fit)
     fit = async_chain(TaskCore.fit)
     learn_model = async_method(TaskCore.learn_model)
+    export = async_method(TaskCore.export)
+    to_torch = async_method(TaskCore.to_torch)
     predict = async_method(TaskCore.predict)
     predict_proba = async_method(TaskCore.predict_proba)
     score = async_method(TaskCore.score)

@@ -1,18 +1,20 @@
 """Taking a task's model out of a store as an ordinary network."""
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from superposed.config import MLPConfig, NetworkConfig
+from superposed.config import MLPConfig, NetworkConfig, StoreConfig, validated
 from superposed.contexts import Binding
 from superposed.errors import ConfigError, redacted
-from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward
+from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward, plain_network
 from superposed.nn.layers import SuperposedModule
 from superposed.store import tensorfile
 from superposed.store.store import WeightStore
@@ -53,16 +55,38 @@ class RetrievedModel:
                 expected="load_into(module), then the module's answer",
                 received=redacted(self.metadata.get("network")),
             )
-        offset, scale = self.tensors["input.offset"], self.tensors["input.scale"]
-        scaled = (inputs.to(offset.dtype) - offset) / scale
-        if (clip := self.metadata.get("input_clip")) is not None:
-            scaled = scaled.clamp(-clip, clip)
-        signal = scaled.to(self.tensors["layers.0.weight"].dtype)
+        signal = self.scaled(inputs).to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
         layers = [(self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)]
         activation, normalisation = self.metadata["activation"], self.metadata["normalisation"]
         kind, epsilon = normalisation["kind"], normalisation.get("epsilon", LAYER_NORM_EPSILON)
         return plain_forward(signal, layers, lambda rows: activate(rows, activation, kind, epsilon))
+
+    def scaled(self, inputs: Tensor) -> Tensor:
+        """Return rows (B, inputs) as the network takes them, in float64."""
+        scaled = (inputs.double() - self.tensors["input.offset"]) / self.tensors["input.scale"]
+        clip = self.metadata.get("input_clip")
+        return scaled if clip is None else scaled.clamp(-clip, clip)
+
+    def to_module(self, network: nn.Module | None = None) -> nn.Module:
+        """Return an ordinary module that takes rows (B, inputs) as they are, and answers as the server does.
+
+        Its answers are probabilities (B, outputs) in the order of the metadata's labels, or values.
+
+        Args:
+            network: A module of the store's architecture, changed in place, where that is the user's own: the
+                store's other networks are made here.
+
+        Raises:
+            ConfigError: As `load_into`, or the network is missing.
+        """
+        return _Answers(self, None if "layers.0.weight" in self.tensors else self.load_into(network or self._made()))
+
+    def _made(self) -> nn.Module:
+        known = self.metadata.get("network", {})
+        if known.get("kind") == "module":
+            raise ConfigError("the network is the user's own", expected="a module of its architecture", received="none")
+        return plain_network(validated(StoreConfig, {"network": known}).network)
 
     def load_into(self, module: nn.Module) -> nn.Module:
         """Give an ordinary module of the store's architecture these weights.
@@ -104,6 +128,33 @@ class RetrievedModel:
     def from_bytes(cls, data: bytes) -> "RetrievedModel":
         """Return the inverse of `to_bytes`; raise `ConfigError` for another kind of file."""
         return cls(*tensorfile.parse(data))
+
+
+class _Answers(nn.Module):
+    """A model with its scaling before it, and probabilities or the user's units after it."""
+
+    def __init__(self, model: RetrievedModel, network: nn.Module | None) -> None:
+        super().__init__()
+        self._metadata, self.network = model.metadata, network
+        for name, tensor in model.tensors.items():
+            if not name.startswith(_STATE):
+                self.register_buffer(name.replace(".", "__"), tensor)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        tensors = {name.replace("__", "."): tensor for name, tensor in self.named_buffers(recurse=False)}
+        model = RetrievedModel(tensors, self._metadata)
+        answers = model(rows) if self.network is None else self._network_answers(model, rows)
+        temperature = self._metadata.get("temperature")  # of probabilities
+        return answers if temperature is None else (answers / temperature).softmax(1)
+
+    def _network_answers(self, model: RetrievedModel, rows: Tensor) -> Tensor:
+        shape, scaled = self._metadata["network"]["input_shape"], model.scaled(rows)
+        padded = F.pad(scaled, (0, math.prod(shape) - scaled.shape[1])).reshape(-1, *shape)
+        answers: Tensor = self.network(padded.float())[:, : self._metadata["outputs"]]  # type: ignore[misc]  # not None
+        if (scale := model.tensors.get("output.scale")) is None:
+            return answers
+        values: Tensor = (answers.double() * scale + model.tensors["output.offset"]).float()
+        return values
 
 
 def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:

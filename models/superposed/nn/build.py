@@ -31,9 +31,9 @@ def build(
     if isinstance(config, MLPConfig):
         generator = torch.Generator().manual_seed(seed) if initialized else None
         return MLP(config, family, generator=generator, dtype=dtype)
-    module = _seeded(config, seed)
+    module = plain_network(config, seed)
     if initialized and any(True for _ in module.buffers()):
-        _check_buffers(module, _seeded(config, seed))
+        _check_buffers(module, plain_network(config, seed))
     return SuperposedModule(module.to(dtype), family, config.input_shape, _expansions(module, config))
 
 
@@ -45,7 +45,8 @@ def _expansions(module: nn.Module, config: ConvNetConfig | ResNetConfig | Module
     return {str(last): config.expansion}
 
 
-def _seeded(config: ConvNetConfig | ResNetConfig | ModuleConfig, seed: int) -> nn.Module:
+def plain_network(config: Any, seed: int = 0) -> nn.Module:
+    """Return a network other than an mlp as an ordinary module, with weights drawn from a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed % 2**63)
         if isinstance(config, ConvNetConfig):

@@ -25,7 +25,7 @@ Text = Annotated[str | None, typer.Option(help="Column of texts, for a task of t
 
 
 class Loss(StrEnum):
-    """What updates reduce."""
+    """The measure that updates reduce."""
 
     cross_entropy = "cross_entropy"
     mse = "mse"

@@ -22,8 +22,8 @@ from prometheus_client.registry import Collector
 
 from superposed.config import EncoderConfig, OriginalKind
 from superposed.encoders import Encoder, open_encoder
-from superposed.encoders.sentences import stop_exports
-from superposed.errors import EncoderUnavailable, SuperposedError
+from superposed.encoders.sentences import MODEL, stop_exports
+from superposed.errors import ConfigError, EncoderUnavailable, SuperposedError
 from superposed_service.engine.fair_queue import FairQueue
 from superposed_service.engine.request_metadata import current_request
 from superposed_service.engine.work import deliver
@@ -57,7 +57,7 @@ class EncoderThread:
 
     def __init__(self, name: str, config: EncoderConfig, folder: Path, threads: int, settings: Settings) -> None:
         self.name, self.config = name, config
-        self._folder, self._threads, self._settings = folder, threads, settings
+        self.folder, self._threads, self._settings = folder, threads, settings
         self._queue: FairQueue[_Waiting] = FairQueue(_TURN_ITEMS)
         self._executor = ThreadPoolExecutor(1, f"superposed-encoder-{name}")
         self._opened: asyncio.Future[Encoder] | None = None
@@ -70,11 +70,11 @@ class EncoderThread:
         self._opened.add_done_callback(self._note_opened)
 
     def _open(self) -> Encoder:
-        found = open_encoder(self.config.spec, self._folder, threads=self._threads)
+        found = open_encoder(self.config.spec, self.folder, threads=self._threads)
         if found.fingerprint != self.config.fingerprint:
             raise EncoderUnavailable(
                 f"encoder {self.name} is not the one that the store was made with: its rows would mean"
-                f" something else. Put the old model back, and remove {self._folder}",
+                f" something else. Put the old model back, and remove {self.folder}",
                 expected=self.config.fingerprint[:16],
                 received=found.fingerprint[:16],
             )
@@ -267,6 +267,15 @@ class Encoders(Collector):
             name: {**thread.config.model_dump(mode="json"), "status": thread.status}
             for name, thread in self._threads.items()
         }
+
+    def model_file(self, name: str | None) -> Path:
+        """Return the ONNX file of an encoder; raise `ConfigError` for one that has none."""
+        file = self._threads[name].folder / MODEL if name in self._threads else None
+        if file is None or not file.exists():
+            raise ConfigError(
+                "the task has no encoder that is an ONNX model", expected="a task of texts", received=name
+            )
+        return file
 
     def names(self, kind: OriginalKind | None) -> list[str]:
         """Return the names of the encoders of a kind."""

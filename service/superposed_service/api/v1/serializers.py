@@ -6,7 +6,6 @@ from typing import Any
 
 from superposed.analysis.capacity import capacity
 from superposed.analysis.crosstalk import measure_interference
-from superposed.analysis.retrieval import retrieve_model
 from superposed.config import EncoderConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
 from superposed.errors import ConfigError, ShapeError
@@ -173,11 +172,6 @@ def task_name(text: str) -> tuple[str, str | None]:
     """Return the key, and the group or None, of `key` or `group/key`; raise `ExpressionInvalid` for another text."""
     named = Task.named(text)
     return named.key, named.group
-
-
-def model_bytes(store: WeightStore, context: object) -> bytes:
-    """Return a context's model as a safetensors file."""
-    return retrieve_model(store, context).to_bytes()
 
 
 def capacity_body(store: WeightStore, wanted: Callable[[str], bool] | None = None) -> dict[str, Any]:

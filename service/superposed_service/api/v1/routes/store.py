@@ -1,6 +1,8 @@
 """The store as a whole: its description, its fill level, relations between its tasks, and its models."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Query
 from fastapi.responses import Response
 
 from superposed_client.models import Capacity, Interference, StoreInfo
@@ -8,6 +10,7 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec, serializers
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
 from superposed_service.errors import InvalidRequest
+from superposed_service.runtime.model_export import Format, model_file
 
 router = APIRouter(route_class=ApiRoute, prefix="/v1")
 
@@ -59,19 +62,27 @@ async def get_interference(request: ApiRequest, tasks: str) -> Response:
     "/model",
     tags=["model"],
     response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors file."}},
+    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors or ONNX file."}},
 )
 @requires("admin")
-async def get_model(request: ApiRequest, context: str) -> Response:
-    """Return a context's model as an ordinary network, the context folded into its weights (safetensors).
+async def get_model(
+    request: ApiRequest,
+    context: str,
+    form: Annotated[Format, Query(alias="format")] = "safetensors",
+    encoder: bool = False,
+    int8: bool = False,
+) -> Response:
+    """Return a context's model as an ordinary network, the context folded into its weights.
 
-    Of a store that holds another network than an mlp, the state for a module of the same architecture.
+    As safetensors: of a store that holds another network than an mlp, the state for a module of the same
+    architecture. As ONNX: from rows to probabilities and labels, or values; with `encoder` from the tokens of
+    texts, with `int8` with weights of 8 bits, whose agreement on kept rows is in the file's metadata.
     """
     wanted = codec.read_context(context)
     request.principal.check_contexts([wanted])
-    data = await request.runtime.engine.call(lambda store: serializers.model_bytes(store, wanted))
+    data = await model_file(request.runtime, wanted, form, encoder=encoder, int8=int8)
     return Response(
         data,
         media_type="application/octet-stream",
-        headers={"Content-Disposition": 'attachment; filename="model.safetensors"'},
+        headers={"Content-Disposition": f'attachment; filename="model.{form}"'},
     )
