@@ -148,6 +148,7 @@ class Client(_Sender):
 
     infer = sync_call(operations.infer)
     update = sync_call(operations.update)
+    stream = sync_call(operations.stream)
     relabel = sync_call(operations.relabel)
     evaluate = sync_call(operations.evaluate)
     register_task = sync_call(operations.register_task)
@@ -242,6 +243,7 @@ class AsyncClient(_Sender):
 
     infer = async_call(operations.infer)
     update = async_call(operations.update)
+    stream = async_call(operations.stream)
     relabel = async_call(operations.relabel)
     evaluate = async_call(operations.evaluate)
     register_task = async_call(operations.register_task)

@@ -26,8 +26,9 @@ M = TypeVar("M", bound=BaseModel)
 class Request:
     """One HTTP request, below the base URL.
 
-    A numpy array among the JSON values of `body` is sent as a binary tensor. With an idempotency key (`key`) a change
-    is applied once, also if it is sent again; it is sent again only if `retry` allows that.
+    A numpy array among the JSON values of `body` is sent as a binary tensor; `lines` is a body of JSON lines. With
+    an idempotency key (`key`) a change is applied once, also if it is sent again; it is sent again only if `retry`
+    allows that.
     """
 
     method: str
@@ -36,12 +37,15 @@ class Request:
     params: Mapping[str, str | int] = field(default_factory=dict)
     key: str | None = None
     retry: bool = True
+    lines: bytes | None = None
 
     def arguments(self) -> dict[str, Any]:
         """Return the arguments that httpx's `request` takes, the body encoded."""
         headers = {} if self.key is None else {"Idempotency-Key": self.key}
-        content: bytes | None = None
-        if self.body is not None:
+        content = self.lines
+        if content is not None:
+            headers |= {"Content-Type": "application/x-ndjson"}
+        elif self.body is not None:
             # NaN is let through on purpose: it is the server that says what is wrong with it
             content, head_length = dump(self.body)
             kinds = {"Content-Type": MEDIA_TYPE, "Accept": MEDIA_TYPE, HEAD_LENGTH: str(head_length)}

@@ -1,7 +1,10 @@
 """Every call of the API once, as operations that the two clients run."""
 
 import json
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any, Literal, TypeAlias
 from urllib.parse import quote
 
@@ -22,6 +25,8 @@ Targets: TypeAlias = ArrayLike | Sequence[str | int | float | Sequence[float]]
 CHUNK_ROWS = 1024
 # Tasks of one page of a listing.
 _PAGE_TASKS = 500
+# Lines of one request of a stream.
+_STREAM_LINES = 256
 
 
 def chunks(count: int, size: int = CHUNK_ROWS) -> Iterator[slice]:
@@ -97,6 +102,24 @@ def update(
     if sample_weight is not None:
         body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
     return parse(models.Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
+
+
+def stream(lines: Iterable[Mapping[str, Any]]) -> Operation[list[dict[str, Any]]]:
+    """Send lines of updates and inference to `POST /v1/stream`, some hundred at a time; return their answers.
+
+    Args:
+        lines: `{"update": {…}}` or `{"infer": {…}}`, each with an `id` if it has one: a line that is sent again by
+            the same id is learned once. Rows and targets are arrays, or plain values.
+
+    Returns:
+        `{"id", "answer"}` or `{"id", "problem"}` for each line.
+    """
+    rest, answers = iter(lines), list[dict[str, Any]]()
+    while part := list(islice(rest, _STREAM_LINES)):
+        sent = [json.dumps({"id": uuid.uuid4().hex, **line}, default=plain_values) for line in part]
+        request = replace(changing("POST", "/v1/stream"), lines="\n".join(sent).encode())
+        answers += map(json.loads, refuse_errors((yield request)).text.splitlines())
+    return answers
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -13,6 +14,9 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
 
 from demo.server_process import free_port
@@ -146,6 +150,36 @@ def test_versions_statistics_errors(call: Caller) -> None:
         call("infer", "nobody", [rows_input()])
     with pytest.raises(InferenceServerException, match="not a model's"):
         call("infer", "digits", [rows_input()], outputs=[triton.InferRequestedOutput("nothing")])
+
+
+def test_a_stream_of_requests(http: httpx.Client) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with triton.InferenceServerClient(f"127.0.0.1:{PORT}") as client:
+        client.start_stream(callback=lambda result, error: answers.put((result, error)))
+        for number in range(50):
+            client.async_stream_infer("digits", [rows_input()], request_id=str(number))
+        client.async_stream_infer("nobody", [rows_input()], request_id="unknown")
+        client.async_stream_infer("plain", [rows_input()], request_id="last")
+        found = [answers.get(timeout=30) for _ in range(52)]
+    assert [result.get_response().id for result, error in found if error is None] == [*map(str, range(50)), "last"]
+    assert "nobody" in str(found[50][1])
+    wanted = native(http, "digits", **{"return": ["probabilities"]})["probabilities"]
+    np.testing.assert_allclose(found[0][0].as_numpy("probabilities"), wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_the_standard_health_service_and_reflection(http: httpx.Client) -> None:
+    with grpc.insecure_channel(f"127.0.0.1:{PORT}") as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        for service in ("", SERVICE):
+            asked = health_pb2.HealthCheckRequest(service=service)
+            assert stub.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            stub.Check(health_pb2.HealthCheckRequest(service="other"))
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert {SERVICE, "grpc.health.v1.Health"} <= set(database.get_services())
+        described = DescriptorPool(database).FindServiceByName(SERVICE)
+        assert described.methods_by_name["ModelInfer"].input_type.name == "ModelInferRequest"
+        assert {"ModelStreamInfer", "ServerLive", "ModelStatistics"} <= set(described.methods_by_name)
 
 
 def _stub_call(request: Any) -> Any:

@@ -33,6 +33,7 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("PATCH", "/v1/tasks/{key}"): "update",
     ("DELETE", "/v1/tasks/{key}/data"): "update",
     ("POST", "/v1/update"): "update",
+    ("POST", "/v1/stream"): "update",
     ("POST", "/v1/updates/{sequence}/relabel"): "update",
     ("POST", "/v1/consolidate"): "admin",
     ("GET", "/v1/model"): "admin",

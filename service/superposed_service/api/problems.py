@@ -101,14 +101,28 @@ def problem_response(error: SuperposedError | int, instance: str, detail: str = 
         told = SuperposedError(detail)
     else:
         status, slug, title = problem_of(error)
-        told = SuperposedError(INTERNAL) if status == 500 else error  # internals stay inside
+        told = _told(error, status)
     headers = _headers(error, status, instance)
     if instance == "/v2" or instance.startswith("/v2/"):  # as the Open Inference Protocol has errors
         return Response(orjson.dumps({"error": str(told)}), status, headers, "application/json")
+    return Response(orjson.dumps(_document(told, status, slug, title, instance)), status, headers, PROBLEM_MEDIA_TYPE)
+
+
+def problem_document(error: SuperposedError, instance: str) -> dict[str, Any]:
+    """Return the fields of an error's problem document."""
+    status, slug, title = problem_of(error)
+    return _document(_told(error, status), status, slug, title, instance)
+
+
+def _told(error: SuperposedError, status: int) -> SuperposedError:
+    return SuperposedError(INTERNAL) if status == 500 else error  # internals stay inside
+
+
+def _document(told: SuperposedError, status: int, slug: str, title: str, instance: str) -> dict[str, Any]:
     document: dict[str, Any] = {"type": _URN + slug, "title": title, "status": status}
     document |= {"detail": told.message, "instance": instance}
     for name, value in (("expected", told.expected), ("received", told.received)):
         if value is not None:
             plain = isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
             document[name] = value if plain else str(value)
-    return Response(orjson.dumps(document), status, headers, PROBLEM_MEDIA_TYPE)
+    return document

@@ -13,6 +13,8 @@ CLIENT_LEFT = 499
 
 # Paths that machines ask every few seconds: answered also when nothing else is, and not worth a log line.
 PROBES = frozenset({"/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready", "/metrics"})
+# A request whose body comes line by line, for as long as its client wants.
+STREAM = "/v1/stream"
 
 # The record that an answer to this request must not be older than; and the newest one that its change waited for.
 least_sequence: ContextVar[int] = ContextVar("superposed_least_sequence", default=0)

@@ -116,7 +116,7 @@ class Events:
         self._lock = threading.Lock()
         self._newest: deque[Event] = deque(maxlen=REMEMBERED)
         self._subscriptions: set[Subscription] = set()
-        self._closed = False
+        self.closed = False
 
     @property
     def listeners(self) -> int:
@@ -150,7 +150,7 @@ class Events:
             NotReady: The service is stopping.
         """
         with self._lock:
-            if self._closed:
+            if self.closed:
                 raise NotReady("the service is stopping")
             self._check_room(source)
             missed = [] if after is None else [one for one in self._newest if (one.sequence or 0) > after]
@@ -176,7 +176,7 @@ class Events:
     def close(self) -> None:
         """End every subscription and refuse new ones: the service is stopping."""
         with self._lock:
-            self._closed = True
+            self.closed = True
             for subscription in self._subscriptions:
                 subscription.end()
             self._subscriptions = set()

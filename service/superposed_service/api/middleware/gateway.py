@@ -16,7 +16,7 @@ from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE, 
 from superposed_service.api.middleware.rejection_delay import RejectionDelay
 from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
-from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, header, request_id
+from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, STREAM, header, request_id
 
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
@@ -114,6 +114,8 @@ class _Exchange:
     async def receive(self) -> Message:
         """Receive a message and count its body's bytes."""
         message = await self._receive()
+        if self._scope["path"] == STREAM:  # its lines are bounded one by one
+            return message
         gateway, more = self._gateway, len(message.get("body", b""))
         self.received += more
         gateway.held += more

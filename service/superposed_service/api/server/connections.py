@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from superposed_service.api.problems import problem_response
 from superposed_service.api.server.direct_inference import DirectInference, Head
 from superposed_service.errors import Overloaded
-from superposed_service.observability.request_ids import PROBES
+from superposed_service.observability.request_ids import PROBES, STREAM
 from superposed_service.settings import Settings
 
 try:
@@ -99,7 +99,7 @@ class _Bounded(HttpToolsProtocol):
         self._bytes = 0
         self.url = b""
         self._refusal: tuple[int, str] | None = None
-        self._ignoring = False
+        self._ignoring = self._streams = False
         self._held: tuple[RequestResponseCycle, Head] | None = None  # begun once its body is here
         self._begin_head()
         surplus = self._make_room()
@@ -137,6 +137,8 @@ class _Bounded(HttpToolsProtocol):
         if self._phase == "rest":
             self._begin_head()
         self._bytes += len(data)
+        if self._streams:
+            self._since = self.loop.time()
         self._feed(data)
         if self._phase == "head" and self._bytes > self.settings.max_header_bytes:
             self._refuse(431, self._too_long())
@@ -188,6 +190,7 @@ class _Bounded(HttpToolsProtocol):
         if self._refusal is not None:
             raise _RefusedError
         self._phase, self._since, self._bytes = "body", self.loop.time(), 0
+        self._streams = self._path() == STREAM
         super().on_headers_complete()
 
     def _head_bytes(self) -> int:
@@ -262,6 +265,7 @@ class _Bounded(HttpToolsProtocol):
         allowed = settings.header_timeout_s
         if self._phase == "body":
             allowed = settings.body_timeout_s + self._bytes / settings.body_bytes_per_s
+            allowed = settings.keep_alive_s if self._streams else allowed
         if self._phase != "rest" and now - self._since > allowed:
             self._refuse(408, f"the request did not arrive in time: its {self._phase} took too long")
 

@@ -324,6 +324,23 @@ class UpdateBody(EvaluateBody):
     """True if targets that are no labels yet become labels, in the same record."""
 
 
+class StreamLine(Body):
+    """A line of `POST /v1/stream`: an update or an inference."""
+
+    id: str | None = Field(None, min_length=1, max_length=255)
+    """Comes back with the answer; of an update it is the idempotency key."""
+    update: UpdateBody | None = None
+    """Body of `POST /v1/update`."""
+    infer: InferBody | None = None
+    """Body of `POST /v1/infer`."""
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Self:
+        if (self.update is None) == (self.infer is None):
+            raise ValueError("a line has either update or infer")
+        return self
+
+
 class RelabelBody(Body, json_schema_extra={"examples": [{"targets": ["7", None]}]}):
     """`POST /v1/updates/{sequence}/relabel`: the targets that the rows of an update should have had."""
 

@@ -1,11 +1,14 @@
 """The protocol over gRPC: the same engine, contexts, versions, errors and API keys as over HTTP."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
 from numpy.typing import NDArray
 
 from superposed.errors import SuperposedError
@@ -13,7 +16,7 @@ from superposed_service.api.auth import Access, Principal
 from superposed_service.api.problems import problem_of, retry_after
 from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
 from superposed_service.api.v2 import messages, metadata
-from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
+from superposed_service.api.v2.protobuf import MESSAGES, POOL, SERVICE, STREAMED
 from superposed_service.engine.request_metadata import ANYONE, calling
 from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable
 from superposed_service.runtime.runtime import Runtime
@@ -41,6 +44,7 @@ _DATA_TYPES = ("TYPE_INVALID", *(f"TYPE_{name}" for name in DATATYPES), "TYPE_ST
 _PROBES = {"ServerLive", "ServerReady"}
 # Calls at once: each may hold a body of `max_body_bytes`.
 _MOST_CALLS = 128
+_LOOK_S = 1.0
 
 Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
 
@@ -73,6 +77,9 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
             maximum_concurrent_rpcs=min(_MOST_CALLS, runtime.settings.max_connections),
         )
         self._server.add_generic_rpc_handlers((self,))
+        self._health = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server, POOL)
 
     async def start(self) -> None:
         """Listen; raise `StorageUnavailable` where the address cannot be used."""
@@ -81,21 +88,35 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
             await self._server.start()
         except RuntimeError as error:
             raise StorageUnavailable(f"cannot listen on {self._address}", received=str(error)) from error
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        """Keep what the health service says as `GET /health/ready` has it."""
+        while True:
+            ready = self._runtime.not_ready is None
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for service in ("", SERVICE):
+                await self._health.set(service, status)
+            await asyncio.sleep(_LOOK_S)
 
     async def stop(self) -> None:
         """Finish what was admitted."""
+        self._watching.cancel()
+        await self._health.enter_graceful_shutdown()
         await self._server.stop(grace=5.0)
 
     def service(self, handler_call_details: Any) -> Any:
         """Return the handler of a call by its head, None for an unknown one: a rejected call's body is not read."""
         service, _, name = handler_call_details.method.lstrip("/").partition("/")
-        if service != SERVICE or f"{name}Request" not in MESSAGES:
+        if service != SERVICE or (f"{name}Request" not in MESSAGES and name != STREAMED):
             return None
         authorization = dict(handler_call_details.invocation_metadata).get("authorization")
         try:
             principal = self._access.admit(authorization, "infer", counted=name not in _PROBES)
         except SuperposedError as error:
             return _refusing(error)
+        if name == STREAMED:
+            return self._streamed(principal)
         request, response = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
         answer: Handler = getattr(self, f"_{_snake(name)}")
 
@@ -107,6 +128,23 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
                 await _abort(context, error)
 
         return grpc.unary_unary_rpc_method_handler(behave, response_serializer=response.SerializeToString)
+
+    def _streamed(self, principal: Principal) -> Any:
+        """Return the handler of a stream of inference requests, each of which is answered, also with an error."""
+        request, response = MESSAGES["ModelInferRequest"], MESSAGES[f"{STREAMED}Response"]
+
+        async def behave(bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            async for body in bodies:
+                identifier = ""
+                try:
+                    with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
+                        asked = _message(request, body)
+                        identifier = asked.id
+                        yield response(infer_response=await self._model_infer(asked, principal))
+                except SuperposedError as error:
+                    yield response(error_message=str(error), infer_response={"id": identifier})
+
+        return grpc.stream_stream_rpc_method_handler(behave, response_serializer=response.SerializeToString)
 
     @contextmanager
     def _holding(self, body: bytes) -> Iterator[None]:

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from grpc_health.v1 import health_pb2
 
 SERVICE = "inference.GRPCInferenceService"
+# The call whose requests and answers are streams.
+STREAMED = "ModelStreamInfer"
 
 _NAMED = "1 string name, 2 string version"
 _TENSOR = "1 string name, 2 string datatype, 3 int64* shape"
@@ -43,6 +46,7 @@ _FIELDS: Mapping[str, str] = {
         "1 string model_name, 2 string model_version, 3 string id, 5 InferOutputTensor* outputs,"
         " 6 bytes* raw_output_contents"
     ),
+    "ModelStreamInferResponse": "1 string error_message, 2 ModelInferResponse infer_response",
     "ModelConfigRequest": _NAMED,
     "ModelInput": "1 string name, 2 int32 data_type, 4 int64* dims",
     "ModelOutput": "1 string name, 2 int32 data_type, 3 int64* dims",
@@ -71,8 +75,11 @@ _FIELDS: Mapping[str, str] = {
 }
 
 
-def _classes() -> dict[str, Any]:
-    """Return a message class for every entry of the table."""
+def _described() -> Any:
+    """Return the service, and a message for every entry of the table, in a pool of their own.
+
+    A client in this process may have others of these names.
+    """
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="superposed/inference.proto", package="inference", syntax="proto3")
     for message, fields in _FIELDS.items():
@@ -86,9 +93,20 @@ def _classes() -> dict[str, Any]:
                 one.type, one.type_name = field.TYPE_MESSAGE, f".inference.{plain}"
             else:
                 one.type = field.Type.Value(f"TYPE_{plain.upper()}")
-    pool = descriptor_pool.DescriptorPool()  # its own: a client in this process may have another
+    service = file.service.add(name=SERVICE.partition(".")[2])
+    for name in sorted(one.removesuffix("Request") for one in _FIELDS if one.endswith("Request")):
+        service.method.add(name=name, input_type=f".inference.{name}Request", output_type=f".inference.{name}Response")
+    streamed = service.method.add(name=STREAMED, client_streaming=True, server_streaming=True)
+    streamed.input_type, streamed.output_type = ".inference.ModelInferRequest", f".inference.{STREAMED}Response"
+    pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return {name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"inference.{name}")) for name in _FIELDS}
+    health = descriptor_pb2.FileDescriptorProto()
+    health_pb2.DESCRIPTOR.CopyToProto(health)
+    pool.Add(health)
+    return pool
 
 
-MESSAGES = _classes()
+POOL = _described()
+MESSAGES: Mapping[str, Any] = {
+    name: message_factory.GetMessageClass(POOL.FindMessageTypeByName(f"inference.{name}")) for name in _FIELDS
+}

@@ -13,8 +13,22 @@ from superposed_service.api.v1.routes import (
     quarantine,
     replication,
     store,
+    stream,
     tasks,
 )
 
-_MODULES = (health, store, tasks, inference, history, quarantine, api_keys, locate, events, replication, console)
-routers: list[APIRouter] = [module.router for module in _MODULES]
+_MODULES = (
+    health,
+    store,
+    tasks,
+    inference,
+    stream,
+    history,
+    quarantine,
+    api_keys,
+    locate,
+    events,
+    replication,
+    console,
+)
+routers: list[APIRouter] = [module.router for module in (*_MODULES, console)]

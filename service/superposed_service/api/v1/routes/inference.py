@@ -12,8 +12,10 @@ from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, docume
 from superposed_service.api.v1.routes.locate import answer_locate
 from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
 from superposed_service.api.v1.task_search import AUTO
+from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import Quarantined
+from superposed_service.storage.idempotency import IdempotencyKey
 
 router = APIRouter(route_class=ApiRoute, prefix="/v1", tags=["rows"])
 
@@ -33,17 +35,37 @@ async def _located(request: ApiRequest, body: InferBody) -> tuple[RowBatch, dict
     return RowBatch(found["best"], None, rows), {"located": found["scores"][0]}
 
 
-@router.post("/infer", response_model=Inference, openapi_extra=documented_body(InferBody, tensors=True))
-@requires("infer", fast=True)
-async def infer(request: ApiRequest) -> Response:
-    """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
-    body = await request.read(InferBody)
+async def answer_infer(request: ApiRequest, body: InferBody) -> dict[str, Any]:
+    """Return what a body of `POST /v1/infer` is answered."""
     if body.context == AUTO:
         rows, located = await _located(request, body)
     else:
         rows, located = await _rows(request, body), {}
     answer = await request.runtime.engine.infer(rows)
-    return request.rows_response(codec.render_answer(answer, body.return_, body.k) | located)
+    return codec.render_answer(answer, body.return_, body.k) | located
+
+
+async def answer_update(request: ApiRequest, body: UpdateBody, key: IdempotencyKey | None) -> JsonObject:
+    """Learn a body of `POST /v1/update`, and return what it is answered."""
+    try:
+        return await request.runtime.engine.update(
+            await _rows(request, body, updates=1),
+            body.targets,
+            body.steps,
+            key,
+            request.principal.author,
+            grow_labels=body.grow_labels,
+            weights=body.sample_weight,
+        )
+    except Quarantined as error:
+        raise await request.explained(error) from None
+
+
+@router.post("/infer", response_model=Inference, openapi_extra=documented_body(InferBody, tensors=True))
+@requires("infer", fast=True)
+async def infer(request: ApiRequest) -> Response:
+    """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
+    return request.rows_response(await answer_infer(request, await request.read(InferBody)))
 
 
 @router.post("/update", response_model=Update, openapi_extra=documented_body(UpdateBody, tensors=True))
@@ -54,19 +76,7 @@ async def update(request: ApiRequest) -> Response:
     Loss and accuracy are those before the first step: test, then train.
     """
     body = await request.read(UpdateBody)
-    try:
-        answer = await request.runtime.engine.update(
-            await _rows(request, body, updates=1),
-            body.targets,
-            body.steps,
-            await request.idempotency_key(),
-            request.principal.author,
-            grow_labels=body.grow_labels,
-            weights=body.sample_weight,
-        )
-    except Quarantined as error:
-        raise await request.explained(error) from None
-    return json_response(answer)
+    return json_response(await answer_update(request, body, await request.idempotency_key()))
 
 
 @router.post("/evaluate", response_model=Evaluation, openapi_extra=documented_body(EvaluateBody, tensors=True))
