@@ -33,6 +33,9 @@ class _Sender:
     def __init__(self, retries: RetryPolicy | None) -> None:
         self._retries, self._servers = retries or RetryPolicy(), Servers()
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._http.base_url)!r})"
+
     async def _result(self, operation: Operation[T]) -> T:
         try:
             request = next(operation)
@@ -157,6 +160,7 @@ class Client(_Sender):
     list_tasks = sync_call(operations.list_tasks)
     evaluations = sync_call(operations.evaluations)
     interference = sync_call(operations.interference)
+    plot_interference = sync_call(operations.plot_interference)
     delete_task = sync_call(operations.delete_task)
     store = sync_call(operations.store)
     capacity = sync_call(operations.capacity)
@@ -252,6 +256,7 @@ class AsyncClient(_Sender):
     list_tasks = async_call(operations.list_tasks)
     evaluations = async_call(operations.evaluations)
     interference = async_call(operations.interference)
+    plot_interference = async_call(operations.plot_interference)
     delete_task = async_call(operations.delete_task)
     store = async_call(operations.store)
     capacity = async_call(operations.capacity)

@@ -15,6 +15,7 @@ import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from superposed_client._errors import ERRORS, ApiError, UnexpectedAnswer
+from superposed_client._shown import Listed
 from superposed_client._tensors import HEAD_LENGTH, MEDIA_TYPE, dump
 from superposed_client._tensors import parse as read_tensors
 
@@ -146,10 +147,10 @@ def parse(model: type[M], response: httpx.Response) -> M:
         raise UnexpectedAnswer(f"not a {model.__name__}: {error}") from error
 
 
-def parse_list(model: type[M], response: httpx.Response) -> list[M]:
+def parse_list(model: type[M], response: httpx.Response) -> Listed[M]:
     """Read an answer that is a list; raises as `parse`."""
     body = refuse_errors(response).content
     try:
-        return TypeAdapter(list[model]).validate_json(body)  # type: ignore[valid-type]  # known at run time
+        return Listed(TypeAdapter(list[model]).validate_json(body))  # type: ignore[valid-type]  # known at run time
     except ValidationError as error:
         raise UnexpectedAnswer(f"not a list of {model.__name__}: {error}") from error

@@ -16,6 +16,7 @@ from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_ro
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
 from superposed_client._originals import originals_form, originals_of
+from superposed_client._shown import Listed, plot_matrix
 from superposed_client._tensors import as_tensor
 
 Inputs: TypeAlias = ArrayLike | Sequence[Sequence[float]] | Sequence[Mapping[str, Any]]
@@ -194,7 +195,7 @@ def alter_task(
     return parse(models.TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
 
 
-def evaluations(key: str) -> Operation[list[models.EvaluatedAccuracy]]:
+def evaluations(key: str) -> Operation[Listed[models.EvaluatedAccuracy]]:
     """Return the evaluations of a task at different numbers of tasks."""
     path = f"/v1/tasks/{quote(key, safe='')}/evaluations"
     return parse_list(models.EvaluatedAccuracy, (yield Request("GET", path)))
@@ -205,15 +206,20 @@ def interference(keys: Sequence[str]) -> Operation[models.Interference]:
     return parse(models.Interference, (yield Request("GET", "/v1/interference", params={"tasks": ",".join(keys)})))
 
 
+def plot_interference(keys: Sequence[str]) -> Operation[Any]:
+    """Draw the crosstalk between up to 24 tasks (extra `plots`); return the axes."""
+    return plot_matrix((yield from interference(keys)))
+
+
 def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
     """Forget a task; `untaught` deletes it only if no update has taught it."""
     params: dict[str, str | int] = {"untaught": "true"} if untaught else {}
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 
-def list_tasks(prefix: str = "") -> Operation[list[models.TaskInfo]]:
+def list_tasks(prefix: str = "") -> Operation[Listed[models.TaskInfo]]:
     """Return every task whose key starts with `prefix`."""
-    tasks: list[models.TaskInfo] = []
+    tasks = Listed[models.TaskInfo]()
     cursor: str | None = ""
     while cursor is not None:
         params: dict[str, str | int] = {"limit": _PAGE_TASKS, "prefix": prefix, "cursor": cursor}
@@ -341,12 +347,12 @@ def release(source: str) -> Operation[None]:
     refuse_errors((yield changing("DELETE", f"/v1/quarantine/{quote(source, safe='')}")))
 
 
-def list_quarantine() -> Operation[list[models.Quarantine]]:
+def list_quarantine() -> Operation[Listed[models.Quarantine]]:
     """Return the sources in quarantine, since when, and why."""
     return parse_list(models.Quarantine, (yield Request("GET", "/v1/quarantine")))
 
 
-def list_snapshots() -> Operation[list[models.Snapshot]]:
+def list_snapshots() -> Operation[Listed[models.Snapshot]]:
     """Return the snapshots on the server's disk, oldest first."""
     return parse_list(models.Snapshot, (yield Request("GET", "/v1/snapshots")))
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
 
@@ -17,11 +18,12 @@ from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_ro
 from superposed_client._calls import async_chain, async_method, sync_chain, sync_method
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
-from superposed_client._errors import ApiError, LabelOutOfRange, UnknownTask
+from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
 from superposed_client._foreign import answers_of, torch_module
 from superposed_client._operations import Inputs, Targets, chunks
 from superposed_client._originals import originals_form
-from superposed_client.models import Update
+from superposed_client._shown import Listed, plot_accuracies
+from superposed_client.models import EvaluatedAccuracy, TaskInfo, Update
 
 T = TypeVar("T")
 Loss = Literal["cross_entropy", "mse"]
@@ -343,6 +345,18 @@ class TaskCore:
         """
         return torch_module((yield from operations.model(self.context)), network)
 
+    def info(self) -> Operation[TaskInfo]:
+        """Return the task's schema and counters."""
+        return (yield from operations.get_task(str(self._key)))
+
+    def evaluations(self) -> Operation[Listed[EvaluatedAccuracy]]:
+        """Return the evaluations of the task at different numbers of tasks."""
+        return (yield from operations.evaluations(str(self._key)))
+
+    def plot(self) -> Operation[Any]:
+        """Draw what evaluations of the task have shown, over the number of tasks (extra `plots`); return the axes."""
+        return plot_accuracies((yield from self.evaluations()), str(self.context))
+
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         rows, found, form = (yield from self._read(X)), list[Any](), None
@@ -395,6 +409,10 @@ class TaskHandle:
         """Result of the newest update, or None."""
         return self._core.last_update
 
+    def __repr__(self) -> str:
+        taught = "" if self.last_update is None else f", {self.last_update!r}"
+        return f"{type(self).__name__}({str(self.context)!r}{taught})"
+
 
 class Task(TaskHandle):
     """A handle on one context, in scikit-learn's habit. Made by `Client.task`."""
@@ -407,6 +425,15 @@ class Task(TaskHandle):
     predict = sync_method(TaskCore.predict)
     predict_proba = sync_method(TaskCore.predict_proba)
     score = sync_method(TaskCore.score)
+    info = sync_method(TaskCore.info)
+    evaluations = sync_method(TaskCore.evaluations)
+    plot = sync_method(TaskCore.plot)
+
+    def _repr_html_(self) -> str:
+        try:
+            return self.info()._repr_html_()
+        except SuperposedError:  # it is not registered yet, or a composition
+            return escape(repr(self))
 
 
 class AsyncTask(TaskHandle):
@@ -420,6 +447,9 @@ class AsyncTask(TaskHandle):
     predict = async_method(TaskCore.predict)
     predict_proba = async_method(TaskCore.predict_proba)
     score = async_method(TaskCore.score)
+    info = async_method(TaskCore.info)
+    evaluations = async_method(TaskCore.evaluations)
+    plot = async_method(TaskCore.plot)
 
 
 def _take(rows: Rows, chosen: NDArray[Any]) -> Rows:

@@ -1,8 +1,11 @@
 """Responses of the server as typed values. Fields that this client does not know are ignored."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+from superposed_client._shown import frame, short, table
 
 Label: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 
@@ -10,6 +13,22 @@ Label: TypeAlias = StrictBool | StrictInt | StrictFloat | StrictStr
 class _Answer(BaseModel):
     # Fields with a default may be missing in the answers of an earlier server, not in those of this release.
     model_config = ConfigDict(extra="ignore", frozen=True, json_schema_serialization_defaults_required=True)
+
+    def shown(self) -> Iterator[tuple[str, Any]]:
+        """Yield names and values that say something: none that has its default, or is kept out of `repr`."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if field.repr and (field.is_required() or value != field.default):
+                yield name, value
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{name}={short(value)}" for name, value in self.shown())
+        return f"{type(self).__name__}({said})"
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        return table(self.shown())
 
 
 class _PartialAnswer(_Answer):
@@ -72,6 +91,11 @@ class Inference(_PartialAnswer):
     values: list[list[float] | None] | None = None
     in_scope: list[bool] | None = Field(None, description="False where a task abstains: no label is given.")
     located: Score | None = Field(None, description="The context that `auto` resolved to.")
+
+    def to_pandas(self) -> Any:
+        """Return a pandas DataFrame with a row for each row, and a column for each field that was answered."""
+        columns = {name: value for name, value in self if isinstance(value, list)}
+        return frame(columns)
 
 
 class EvaluatedAccuracy(_Answer):
