@@ -325,7 +325,8 @@ class Load:
                 answer = None
             if answer is not None and not again(answer):
                 return self.answered(asked, answer, at, began, sent, token, seen)
-            token = "" if answer is not None and is_lost(answer) else token
+            if answer is not None and is_lost(answer):
+                token, seen = "", 0
             sent, at = sent + 1, (at + 1) % SERVERS
             if at == 0:
                 time.sleep(0.05)

@@ -117,6 +117,28 @@ def test_compositions_complex_contexts_and_whole_numbers_as_labels(tmp_path: Pat
     assert set(label) <= {7, 8, 9}
 
 
+def test_records_of_numbers_also_where_some_are_missing(tmp_path: Path) -> None:
+    frame = load_wine(as_frame=True).data.sample(frac=1, random_state=0)
+    names = NAMES[frame.index]
+    holes = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.2)
+    with client_of(tmp_path / "store", MLPConfig(inputs=64, hidden=(32,), outputs=4)) as client:
+        task = client.task("wine", labels=["red", "white", "rosé"]).fit(holes, names, epochs=3, seed=0)
+        task.export(tmp_path / "wine.onnx", int8=False)
+        expected, module = task.predict_proba(holes), task.to_torch()
+        other = client.task("mixed", labels=["red", "white", "rosé"])
+        other.fit(frame.assign(country="it"), names, seed=0)
+        with pytest.raises(ApiError, match="country"):
+            other.export(tmp_path / "mixed.onnx")
+    file = InferenceSession(tmp_path / "wine.onnx")
+    assert file.get_inputs()[0].shape[1] == 13
+    found, _ = file.run(None, {"rows": holes.to_numpy(np.float32)})
+    assert np.abs(found - expected).max() < 1e-4
+    with torch.inference_mode():
+        assert np.abs(module(torch.tensor(holes.to_numpy())).numpy() - expected).max() < 1e-4
+    features = json.loads(file.get_modelmeta().custom_metadata_map["features"])
+    assert [name for name, _ in features] == list(frame.columns)
+
+
 def test_texts_with_their_encoder(tmp_path: Path) -> None:
     from superposed.encoders import describe
 

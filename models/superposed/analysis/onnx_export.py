@@ -31,7 +31,8 @@ def to_onnx(
 ) -> bytes:
     """Return an ONNX file of a model.
 
-    Its input is `rows` (B, inputs) float32, or the encoder's, where one comes with it; its outputs are
+    Its input is `rows` (B, inputs) float32, of records their numbers in the order of the metadata's features and NaN
+    where one is missing, or the encoder's, where one comes with it; its outputs are
     `probabilities` (B, classes) and `label` (B,), or `values` (B, outputs), float32. The file's metadata has the
     model's.
 
@@ -57,7 +58,14 @@ def to_onnx(
         ) from None
     classifies, labels = model.metadata["loss"] == "cross_entropy", model.metadata["labels"]
     name = "probabilities" if classifies else "values"
-    graph = _exported(model.to_module(network), len(model.tensors["input.offset"]), name)
+    others = [one for one, kind in model.metadata.get("features", ()) if kind != "number"]
+    if others:
+        raise ConfigError(
+            "records with categories or dates are read by no graph", expected="numbers only", received=", ".join(others)
+        )
+    graph = _exported(
+        model.to_module(network), len(model.tensors.get("input.missing", model.tensors["input.offset"])), name
+    )
     if classifies:
         _add_labels(graph.graph, labels)
     metadata: dict[str, Any] = dict(model.metadata)

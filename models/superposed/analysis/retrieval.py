@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from superposed.config import MLPConfig, NetworkConfig, StoreConfig, validated
 from superposed.contexts import Binding
+from superposed.encoders.records import FeatureTable
 from superposed.errors import ConfigError, redacted
 from superposed.nn import LAYER_NORM_EPSILON, MLP, activate, plain_forward, plain_network
 from superposed.nn.layers import SuperposedModule
@@ -31,7 +32,8 @@ class RetrievedModel:
 
     Args:
         tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what
-            is left of it; scaled rows are cut off at the metadata's `input_clip`, where it has one. Of an
+            is left of it; scaled rows are cut off at the metadata's `input_clip`, where it has one. Of records
+            of numbers `input.missing` (features, inputs), float64, is what a missing one (NaN) adds. Of an
             mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in, cut
             to the task's own inputs and outputs. Of another network `network.{name}`, its state, the
             context folded into every linear and convolution layer, and where targets are scaled
@@ -64,9 +66,15 @@ class RetrievedModel:
 
     def scaled(self, inputs: Tensor) -> Tensor:
         """Return rows (B, inputs) as the network takes them, in float64."""
-        scaled = (inputs.double() - self.tensors["input.offset"]) / self.tensors["input.scale"]
-        clip = self.metadata.get("input_clip")
-        return scaled if clip is None else scaled.clamp(-clip, clip)
+        offset, marks, extra = self.tensors["input.offset"], self.tensors.get("input.missing"), None
+        rows = inputs.double()
+        if marks is not None and rows.shape[1] == len(marks):
+            missing = rows.isnan()
+            rows = F.pad(rows.where(~missing, offset[: len(marks)]), (0, len(offset) - len(marks)))
+            extra = missing.double() @ marks
+        scaled, clip = (rows - offset) / self.tensors["input.scale"], self.metadata.get("input_clip")
+        scaled = scaled if clip is None else scaled.clamp(-clip, clip)
+        return scaled if extra is None else scaled + extra
 
     def to_module(self, network: nn.Module | None = None) -> nn.Module:
         """Return an ordinary module that takes rows (B, inputs) as they are, and answers as the server does.
@@ -179,8 +187,12 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     tensors["input.scale"] = _padded(None if scaling is None else scaling.scale, 1.0, schema.inputs)
     if (units := resolved.target_scaling) is not None:
         _fold_units(tensors, units, schema.outputs)
+    table = (resolved.scaler or resolved.task).features
+    if schema.kind == "records" and set(table.features.values()) == {"number"}:
+        tensors["input.missing"] = _missing(table, schema.inputs)
     metadata = {
         **_architecture(store.config.network, schema),
+        **({"features": list(table.features.items())} if schema.kind == "records" else {}),
         **({} if scaling is None or scaling.clip is None else {"input_clip": scaling.clip}),
         **({"temperature": resolved.task.calibration.temperature} if schema.loss == "cross_entropy" else {}),
         "labels": list(schema.labels) if schema.labels else None,
@@ -189,6 +201,13 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     }
     copies = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()}
     return RetrievedModel(copies, metadata)
+
+
+def _missing(table: FeatureTable, width: int) -> Tensor:
+    """Return what each missing number adds to a scaled row, (features, width)."""
+    names = list(table.features)
+    records = [{name: 0.0 for name in names if name != left} for left in names]
+    return torch.from_numpy(np.nan_to_num(table.encode(records, width, ignore_extra=True)))
 
 
 def _missing_biases(module: nn.Module, names: Collection[str]) -> dict[str, nn.Parameter]:
