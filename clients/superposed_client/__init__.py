@@ -30,4 +30,5 @@ __all__ = [
     "power",
     "task",
 ]
-__all__ += [*_errors.__all__, *models.__all__]
+__all__ += _errors.__all__
+__all__ += models.__all__

@@ -207,5 +207,11 @@ class Internal(ApiError, slug="internal"):
 
 ERRORS: dict[str, type[ApiError]] = {error.slug: error for error in ApiError.__subclasses__()}
 
-__all__ = [name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__]
-__all__ += ["ERRORS"]
+__all__ = ["ApiError", "BadRequest", "BatchTooLarge", "CompositionNotSupported", "ConnectionFailed"]
+__all__ += ["ERRORS", "DeadlineExceeded", "Diverged", "EmptyBatch", "EncoderUnavailable", "ExpressionInvalid"]
+__all__ += ["Forbidden", "HeadersTooLarge", "HistoryTruncated", "IdempotencyInFlight", "IdempotencyMismatch"]
+__all__ += ["Internal", "InvalidRequest", "LabelOutOfRange", "LimitReached", "MethodNotAllowed"]
+__all__ += ["NonFiniteInput", "NotFound", "NotFresh", "NotLeader", "NotReady", "Overloaded", "PayloadTooLarge"]
+__all__ += ["Quarantined", "QuotaExceeded", "RequestTimeout", "SchemaChanged", "ShapeMismatch"]
+__all__ += ["StorageUnavailable", "SuperposedError", "TaskExists", "TaskInUse", "TooFewFollowers"]
+__all__ += ["Unauthenticated", "UnexpectedAnswer", "UnknownTask", "UnsupportedMediaType", "UpdateRefused"]

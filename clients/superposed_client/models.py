@@ -369,4 +369,8 @@ class NewApiKey(_Answer):
     key: str = Field(repr=False, description="The secret, for `Authorization: Bearer …`; it is shown once.")
 
 
-__all__ = [name for name, one in vars().items() if name[0] != "_" and getattr(one, "__module__", "") == __name__]
+__all__ = ["ApiKey", "Capacity", "Consolidation", "EncoderInfo", "Erasure", "EvaluatedAccuracy", "Evaluation"]
+__all__ += ["Event", "Inference", "Interference", "JournalInfo", "LayerCrosstalk", "Located", "NewApiKey"]
+__all__ += ["Prequential", "Promotion", "Quarantine", "Ranked", "RecoveryInfo", "Relabelling", "Rollback"]
+__all__ += ["Score", "ServerState", "Snapshot", "StoreBytes", "StoreInfo", "TaskInfo", "TaskPage", "TasksLeft"]
+__all__ += ["Update"]

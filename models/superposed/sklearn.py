@@ -30,8 +30,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from superposed.config import StoreConfig
 from superposed.learning.own_task import OwnTask
 from superposed.tasks.schema import TaskSchema
-from superposed_client import Client
-from superposed_client._errors import SuperposedError, UnknownTask
+from superposed_client import Client, SuperposedError, UnknownTask
 
 Rows = NDArray[np.float64]
 

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from superposed_client import AsyncClient, Client
+import superposed_client
+from superposed_client import AsyncClient, Client, _errors, models
 from superposed_client._shown import short, sparkline
 from superposed_client.models import Inference, NewApiKey, TaskInfo
 from tests.conftest import make_directory, serving
@@ -99,3 +100,11 @@ def test_html_is_escaped() -> None:
     assert "<script>" not in shown
     assert "&lt;script&gt;" in shown
     assert TaskInfo.__repr__ is Inference.__repr__
+
+
+def test_every_answer_and_error_can_be_imported_by_its_name() -> None:
+    for module in (models, _errors):
+        own = {name for name, one in vars(module).items() if getattr(one, "__module__", "") == module.__name__}
+        assert (
+            {name for name in own if not name.startswith("_")} <= set(module.__all__) <= set(superposed_client.__all__)
+        )

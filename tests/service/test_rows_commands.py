@@ -47,6 +47,7 @@ def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     assert all(one.prediction.tolist() == found[0].prediction.tolist() for one in found)
     assert (found[0].prediction == pd.read_csv(folder / "wine.csv").target).mean() > 0.95
     assert good("predict", server.url, "wine", folder / "rows.csv").splitlines()[0].endswith(",prediction")
+    assert good("predict", server.url, "wine", folder / "wine.csv").splitlines()[0].endswith(",target,prediction")
     shown = good("tasks", server.url, "wine")
     assert "wine" in shown
     assert "3560" in shown

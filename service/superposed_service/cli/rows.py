@@ -15,7 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     import pandas as pd
 
-    from superposed_client import Client
+    from superposed_client import Client, Task
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="URL of the server; its API key is in SUPERPOSED_API_KEY.")]
 Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key, or for predictions any context.")]
@@ -34,8 +34,7 @@ class Loss(StrEnum):
 @contextmanager
 def connected(url: str) -> Iterator[Client]:
     """Connect to a server; what it refuses is one line and exit code 1."""
-    from superposed_client import Client
-    from superposed_client._errors import SuperposedError
+    from superposed_client import Client, SuperposedError
 
     try:
         with Client(url) as client:
@@ -110,11 +109,14 @@ def predict(
     text: Text = None,
     output: Annotated[str, typer.Option("--output", "-o", help="File to write; - for CSV on stdout.")] = "-",
 ) -> None:
-    """Predict the rows of FILE by a task or composition of the server at URL; they are written with `prediction`."""
+    """Predict the rows of FILE by a task or composition of the server at URL; they are written with `prediction`.
+
+    Columns that the task does not have, such as its targets, are not sent.
+    """
     with connected(url) as client:
-        frame = _frame(file)
+        frame, task = _frame(file), client.task(key)
         rows = _inputs(frame.drop(columns="prediction", errors="ignore"), text)
-        _write(frame.assign(prediction=client.task(key).predict(rows)), output)
+        _write(frame.assign(prediction=task.predict(rows if text else _of_task(rows, task))), output)
 
 
 def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text = None) -> None:
@@ -145,6 +147,17 @@ def _rows(frame: pd.DataFrame, target: str | None, text: str | None) -> tuple[An
 
 def _inputs(frame: pd.DataFrame, text: str | None) -> Any:
     return frame if text is None else _column(frame, text)
+
+
+def _of_task(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
+    """Return the columns that a task of records has; all of them of another one."""
+    from superposed_client import UnknownTask
+
+    try:
+        names = [feature["name"] for feature in task.info().features or ()]
+    except UnknownTask:  # or a composition
+        return frame
+    return frame[[name for name in frame.columns if name in names]] if names else frame
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[Any]:
