@@ -13,9 +13,10 @@ from superposed_client._calls import async_call, sync_call
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
+from superposed_client._fields import TaskFields
 from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._servers import Servers
-from superposed_client._task import AsyncTask, Task, TaskCore, TaskFields, TaskSchema
+from superposed_client._task import AsyncTask, Task, TaskCore, TaskSchema
 from superposed_client.models import Event
 
 T = TypeVar("T")

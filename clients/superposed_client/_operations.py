@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, Unpack
 from urllib.parse import quote
 
 import numpy as np
@@ -15,6 +15,7 @@ from superposed_client import models
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, plain_values, targets_of
 from superposed_client._contexts import Context, ContextLike, context_form
 from superposed_client._core import Operation, Request, changing, parse, parse_list, refuse_errors
+from superposed_client._fields import TaskFields
 from superposed_client._originals import originals_form, originals_of
 from superposed_client._shown import Listed, plot_matrix
 from superposed_client._tensors import as_tensor
@@ -145,8 +146,8 @@ def relabel(sequence: int, targets: Sequence[Any]) -> Operation[models.Relabelli
     return parse(models.Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
 
 
-def register_task(key: str, **schema: Any) -> Operation[models.TaskInfo]:
-    """Register a task: the fields of `POST /v1/tasks`, as plain values or as `task` takes them."""
+def register_task(key: str, **schema: Unpack[TaskFields]) -> Operation[models.TaskInfo]:
+    """Register a task: see `TaskFields`, which has the fields of `POST /v1/tasks`."""
     return (yield from register_new({"key": key, **schema}))[0]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from superposed_client._calls import async_chain, async_method, sync_chain, sync
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
+from superposed_client._fields import TaskFields
 from superposed_client._foreign import answers_of, torch_module
 from superposed_client._operations import Inputs, Targets, chunks
 from superposed_client._originals import originals_form
@@ -26,7 +27,6 @@ from superposed_client._shown import Listed, plot_accuracies
 from superposed_client.models import EvaluatedAccuracy, TaskInfo, Update
 
 T = TypeVar("T")
-Loss = Literal["cross_entropy", "mse"]
 # Rows as they are sent: an array (B, features), or records.
 Rows: TypeAlias = NDArray[Any] | list[dict[str, Any]]
 ClassWeight: TypeAlias = Literal["balanced"] | Mapping[Any, float]
@@ -35,50 +35,6 @@ _KEY = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _POWER = re.compile(r".+\^-?[0-9.eE+-]+")
 _LEAST_MODEL_ROWS = 5
 _NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
-
-
-class TaskFields(TypedDict, total=False):
-    """Fields that a task can be registered with.
-
-    Args:
-        labels: The classes, in order: all bool, numbers, texts or times. They come back as they are given.
-        outputs: Number of outputs, where there are no labels.
-        inputs: Features; taken from the first rows where not given.
-        loss: `cross_entropy` or `mse`.
-        offset: Subtracted from each feature, (inputs,).
-        scale: Each feature is divided by it, (inputs,).
-        description: Free text.
-        keep_rows: Whether the server may keep rows: a few to see how the task fares, and those that it is
-            rehearsed with.
-        group: The key of the group whose first layers it shares; made with its first member.
-        own_layers: How many of the last layers are its own; by default the output layer, if it is expanded.
-        composition: A mixture or power of registered tasks that it binds instead of a context of its own.
-        scaling: "running" to standardise inputs by running statistics, "none" to leave them as they are.
-        features: Names of the values of records, each with its kind: `number`, `category` or `date`; taken
-            from the first rows by name where not given.
-        extra_features: Whether a record with other names is refused, or those are ignored.
-        encoder: The store's encoder of texts or images; needed where it has several.
-        abstain: Share of its own kept texts that a task of texts may leave without a label (None).
-        grow_labels: Whether targets that are no labels yet become labels.
-    """
-
-    labels: Sequence[Any] | NDArray[Any] | None
-    outputs: int | None
-    inputs: int | None
-    loss: Loss
-    offset: Sequence[float] | None
-    scale: Sequence[float] | None
-    description: str | None
-    keep_rows: bool
-    group: str | None
-    own_layers: int | None
-    composition: ContextLike | None
-    scaling: Literal["running", "none"] | None
-    features: Mapping[str, str] | None
-    extra_features: Literal["refuse", "ignore"] | None
-    encoder: str | None
-    abstain: float | None
-    grow_labels: bool
 
 
 class TaskSchema:

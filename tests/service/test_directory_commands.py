@@ -5,9 +5,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+import yaml
+from onnxruntime import InferenceSession
 from typer.testing import CliRunner, Result
 
+from superposed import RetrievedModel
 from superposed_service.cli.commands import app
 from superposed_service.errors import Quarantined, StorageUnavailable
 from superposed_service.storage import DataDirectory
@@ -111,6 +116,23 @@ def test_the_newest_good_snapshot_is_exported(path: Path) -> None:
     newest.unlink()
     newest.mkdir()  # it cannot be read
     assert "0 tasks after record 0" in command("export", path, path.with_name("taken"), "--snapshot").output
+
+
+def test_a_task_for_the_hugging_face_hub(path: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "hub"
+    assert "model.onnx" in command("export", path, folder, "--hub-layout", "a").output
+    head = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert head["pipeline_tag"] == "tabular-classification"
+    assert 0 <= head["model-index"][0]["results"][0]["metrics"][0]["value"] <= 1
+    assert json.loads((folder / "config.json").read_text())["loss"] == "cross_entropy"
+    model = RetrievedModel.from_bytes((folder / "model.safetensors").read_bytes())
+    rows = np.random.default_rng(0).normal(size=(5, len(model.tensors["input.offset"])))
+    found = InferenceSession(folder / "model.onnx").run(["probabilities"], {"rows": rows.astype(np.float32)})[0]
+    with torch.inference_mode():
+        assert np.abs(model.to_module()(torch.from_numpy(rows)).numpy() - found).max() < 1e-4
+    assert "not empty" in str(command("export", path, folder, "--hub-layout", "a").exception)
+    assert "no task" in str(command("export", path, tmp_path / "other", "--hub-layout", "nobody").exception)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_directory_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:

@@ -70,10 +70,12 @@ def export(
     snapshot: Annotated[
         bool, typer.Option("--snapshot", help="Export the newest good snapshot without reading the journal.")
     ] = False,
+    task: Annotated[str, typer.Option("--hub-layout", help="Write this task's model for the Hugging Face Hub.")] = "",
 ) -> None:
     """Write the store of DIR to one FILE, which `superposed import` reads on any machine.
 
-    The file holds the store's secret, as the directory does.
+    The file holds the store's secret, as the directory does. With --hub-layout FILE is a new folder, and gets one
+    task's model with a model card, and no secret.
     """
     from superposed.store import tensorfile
     from superposed_service.changes.replay import recover, use_noted_threads
@@ -97,6 +99,12 @@ def export(
                 )
             use_noted_threads(journal)
             store, _ = recover(opened.snapshots, transaction_log, "cpu", through=through)
+    if task:
+        from superposed_service.cli.hub_layout import write_hub_layout
+
+        write_hub_layout(store, task, file)
+        typer.echo(f"{file}: README.md, config.json, model.onnx, model.safetensors")
+        return
     tensorfile.write(file, store.to_bytes())
     typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
 
