@@ -17,7 +17,7 @@ from demo.server_process import Server
 from superposed_client import Client, HistoryTruncated, NotFound, UnknownTask
 from superposed_service import errors
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.conftest import make_directory
+from tests.conftest import make_directory, serving
 from tests.helpers.http import ROW, problem, register
 
 UPDATE: dict[str, Any] = {"context": "digits", "inputs": [ROW, ROW], "targets": ["0", "1"]}
@@ -283,3 +283,22 @@ def test_snapshots_come_by_themselves_and_the_journal_is_trimmed(
         with pytest.raises(HistoryTruncated, match="beginning of task t"):
             client.roll_back(task="t")
         assert client.roll_back(to_sequence=found[-1].sequence).rebuilt_from == found[-1].sequence
+
+
+def test_taking_an_update_back_leaves_what_other_tasks_evaluations_have_shown(tmp_path: Path) -> None:
+    rows, labels = [[0.5] * 12, [-0.5] * 12], [0, 1]
+    with serving(make_directory(tmp_path / "store")) as http, Client(str(http.base_url)) as client:
+        for key in ("mine", "other"):
+            client.register_task(key, inputs=12, outputs=2)
+            client.update(key, rows, labels)
+            client.evaluate(key, rows, labels)
+        shown = {key: client.evaluations(key) for key in ("mine", "other")}
+        wrong = client.update("mine", rows, labels).sequence
+        client.evaluate("mine", rows, labels)
+        client.roll_back(sequences=(wrong, wrong))
+        assert {key: client.evaluations(key) for key in shown} == shown
+        relabelled = client.update("mine", rows, labels).sequence
+        client.relabel(relabelled, [1, 0])
+        assert client.evaluations("other") == shown["other"]
+        client.roll_back(to_sequence=1)
+        assert client.evaluations("mine") == []

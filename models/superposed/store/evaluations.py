@@ -1,5 +1,6 @@
 """Results of evaluations: each task's accuracy at the numbers of tasks it was measured at."""
 
+from collections.abc import Container
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -38,6 +39,13 @@ class Evaluations:
     def forget(self, key: str) -> None:
         """Drop a task's evaluations."""
         self._by_task.pop(key, None)
+
+    def take_over(self, other: "Evaluations", keys: Container[str], before: int) -> None:
+        """Take over what another store's evaluations say of some tasks, as far as they are of weights before a record."""
+        for key, history in other._by_task.items():
+            known = {tasks: one for tasks, one in history.items() if one.sequence < before}
+            if known and key in keys:
+                self._by_task[key] = self._by_task.get(key, {}) | known
 
     def of(self, key: str) -> list[Evaluation]:
         """Return a task's evaluations, from the oldest weights to the newest."""

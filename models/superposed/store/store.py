@@ -475,8 +475,12 @@ class WeightStore:
         """Read a file that `save` wrote."""
         return cls.from_bytes(Path(path).read_bytes(), device=device)
 
-    def adopt(self, other: "WeightStore") -> None:
-        """Take over the whole state of another store of the same configuration and secret."""
+    def adopt(self, other: "WeightStore", *, since: int = 0) -> None:
+        """Take over the whole state of another store of the same configuration and secret.
+
+        Evaluations of the weights before the record `since` are kept: those weights are the other's past too.
+        """
+        other.evaluations.take_over(self.evaluations, other.tasks, since)
         optimizers.load_state(self.network, self.optimizer, other.state())
         self.sequence, self.tasks, self.evaluations = other.sequence, other.tasks, other.evaluations
         self.replay_buffer = other.replay_buffer

@@ -69,7 +69,7 @@ class Relabel(Change):
             return Entry(self.kind, head, taught.payload)
 
         def apply(store: WeightStore) -> JsonObject:
-            store.adopt(rebuilt)
+            store.adopt(rebuilt, since=min(first for first, _ in excluded))
             return answer
 
         return PreparedChange(entry, apply, prepared.task, prepared.rows_by_task)

@@ -301,7 +301,8 @@ class Followed(Change):
         applied: list[PreparedChange] = []
         try:
             if record.kind in TAKING_OUT:
-                store.adopt(self._rebuilt(record.sequence))
+                since = min((first for first, _ in record.head["excluded"]), default=0)
+                store.adopt(self._rebuilt(record.sequence), since=since)
                 self._seen(self.prepare(store))
                 return dict(record.head["answer"])
             outcome = _apply(store, record, Exclusions((), ()), applied.append)

@@ -149,7 +149,7 @@ class RollbackChange(Change):
 
         def apply(store: WeightStore) -> JsonObject:
             rebuilt.sequence = store.sequence + 1
-            store.adopt(rebuilt)
+            store.adopt(rebuilt, since=min(first for first, _ in excluded))
             return answer
 
         return PreparedChange(lambda: Entry(self.kind, head), apply)

@@ -22,17 +22,19 @@ export async function openTask(key) {
   shown(place, async () => {
     const path = `v1/tasks/${encodeURIComponent(key)}`;
     const [task, evaluations] = await Promise.all([get(path), get(`${path}/evaluations`)]);
-    fill(place, details(task), curve(key, task), evaluationsChart(evaluations), actions(dialog, key));
+    fill(place, details(task, evaluations), curve(key, task), evaluationsChart(evaluations), actions(dialog, key));
   });
   await closed;
 }
 
-/** @param {any} task */
-function details(task) {
+/** @param {any} task @param {{sequence: number, accuracy: number, rows: number}[]} evaluations */
+function details(task, evaluations) {
   const seen = task.prequential;
+  const held = [...evaluations].sort((a, b) => a.sequence - b.sequence).at(-1);
   const facts = {
     "Rows seen": `${count(task.rows_seen)} in ${count(task.updates)} updates`,
-    "Test, then train": `${task.loss === "mse" ? "" : `${percent(seen.accuracy)}, `}loss ${fixed(seen.loss, 4)}`,
+    "Each row before it was learned (first pass)": `${task.loss === "mse" ? "" : `${percent(seen.accuracy)}, `}loss ${fixed(seen.loss, 4)}`,
+    "Held-out rows (newest evaluation)": held ? `${percent(held.accuracy)} of ${count(held.rows)}, at #${count(held.sequence)}` : "not evaluated yet",
     "Last change": `#${count(task.last_sequence)}`,
     Takes: task.encoder ? `${task.kind}, by encoder ${task.encoder}` : task.kind,
     Shape: `${count(task.inputs)} features → ${task.labels ? task.labels.slice(0, 12).join(", ") : `${count(task.outputs)} outputs`}`,

@@ -13,7 +13,7 @@ const SPARE_ROWS = 4;
 const COLUMNS = {
   key: { title: "Task", value: (task) => task.key },
   rows: { title: "Rows seen", value: (task) => task.rows_seen },
-  accuracy: { title: "Accuracy", value: (task) => task.prequential.accuracy ?? -1 },
+  accuracy: { title: "Before learning", value: (task) => task.prequential.accuracy ?? -1 },
   trend: { title: "Over time", value: (task) => live.histories.get(task.key)?.length ?? 0 },
   last: { title: "Last update", value: (task) => task.last_sequence },
 };

@@ -130,7 +130,7 @@ function crosstalkCard({ tasks, crosstalk }) {
     pair: (a, b, value) => (a === b ? `${a}\nunder its own context: 1` : `rows of ${a}\nunder ${b}: ${value.toFixed(3)}`),
   }));
   return card("Measured crosstalk", {
-    note: `Energy of the weights' response to a row's task (down) under another task's context (across), its own being 1. On average ${mean.toFixed(2)}.${missing.length ? ` No rows kept of ${missing.join(", ")}.` : ""}`,
+    note: `How strongly the weights answer rows of a task (down) under another task's context (across); its own is 1. This is normal up to what the capacity below predicts from the weights: the noise of all tasks together, which labels outvote. A pair far above the others shares something: a group, a composition, or rows alike. On average ${mean.toFixed(2)}.${missing.length ? ` No rows kept of ${missing.join(", ")}.` : ""}`,
   }, chart.element, asTable(tasks, crosstalk, (value) => value.toFixed(3)));
 }
 
@@ -197,5 +197,5 @@ async function showCapacity(place) {
   }));
   fill(place, card("Capacity", { note: `${count(tasks)} tasks now${mean === undefined ? "" : `, ${percent(mean)} on average`}.` },
     h("div.split", {}, h("div", {}, ...room),
-      h("figure", {}, h("h3", {}, "Crosstalk by layer: predicted from the weights alone, and measured"), layers.length ? chart.element : h("p.empty", {}, "Measured with the first update.")))));
+      h("figure", {}, h("h3", {}, "Crosstalk by layer: predicted from the weights alone, and measured; near each other is normal"), layers.length ? chart.element : h("p.empty", {}, "Measured with the first update.")))));
 }
