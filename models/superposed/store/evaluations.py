@@ -41,7 +41,7 @@ class Evaluations:
         self._by_task.pop(key, None)
 
     def take_over(self, other: "Evaluations", keys: Container[str], before: int) -> None:
-        """Take over what another store's evaluations say of some tasks, as far as they are of weights before a record."""
+        """Take over what another store's evaluations say of some tasks, of weights before a record."""
         for key, history in other._by_task.items():
             known = {tasks: one for tasks, one in history.items() if one.sequence < before}
             if known and key in keys:
