@@ -25,8 +25,8 @@ from tests.helpers.rehearsing_stores import BYTES_PER_ROW, NETWORK, new_store, r
 def kept_inputs(store: WeightStore, key: str) -> np.ndarray:
     """Return the rows kept of a task, by drawing besides all others until every row is seen."""
     others = [state.schema.key for state in store.tasks.all() if state.schema.key != key]
-    drawn = store.replay_buffer.draw(store._resolver, 1, 0, 20_000, others, 64)
-    return np.zeros((0, 6)) if drawn is None else np.unique(drawn[0].inputs.numpy(), axis=0)
+    drawn = store.replay_buffer.draw(store._resolver, 1, 0, (0, 20_000), others, 64)
+    return np.zeros((0, 6)) if drawn is None else np.unique(drawn.batch.inputs.numpy(), axis=0)
 
 
 class TestKeeping:
@@ -252,10 +252,10 @@ class TestDrawing:
             learn(store, f"t{number}", *rows(3, number))
         seen: set[str] = set()
         for sequence in range(40):
-            drawn = store.replay_buffer.draw(store._resolver, sequence, 0, 30, (), 2)
+            drawn = store.replay_buffer.draw(store._resolver, sequence, 0, (0, 30), (), 2)
             assert drawn is not None
-            assert len(drawn[0].parts) == 2
-            seen |= {part.text for part in drawn[0].parts}
+            assert len(drawn.batch.parts) == 2
+            seen |= {part.text for part in drawn.batch.parts}
         assert len(seen) == 8
 
     def test_no_more_contexts_than_the_table_holds(self) -> None:

@@ -52,10 +52,6 @@ class Split(Enum):
     LEARNED = 7 / 8
     HELD_OUT = 1 / 8
 
-    def has(self, split: int) -> bool:
-        """Return True if a kept row belongs to the split, by what `_splits_of` said of it."""
-        return self is Split.ALL or (split == 0) == (self is Split.HELD_OUT)
-
 
 @dataclass(frozen=True)
 class Drawn:
@@ -238,7 +234,10 @@ class ReplayBuffer:
             self._owners[list(self._pools.of(key))] = place
 
     def _name_ids(self, parts: Sequence[ResolvedContext]) -> Tensor:
-        self._compact_names()
+        if len(self._names) > 1024 + 2 * self._pools.used:  # most are of contexts that no row was learned under
+            kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
+            self._set_names([self._names[place] for place in kept])
+            self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
         for part in parts:
             if part.text not in self._places:
                 self._places[part.text] = len(self._names)
@@ -248,14 +247,6 @@ class ReplayBuffer:
     def _set_names(self, names: Iterable[str]) -> None:
         self._names = list(names)
         self._places = {name: place for place, name in enumerate(self._names)}
-
-    def _compact_names(self) -> None:
-        """Forget contexts that no row was learned under any more, once they are most of them."""
-        if len(self._names) <= 1024 + 2 * self._pools.used:
-            return
-        kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
-        self._set_names([self._names[place] for place in kept])
-        self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
 
     def _grow(self) -> None:
         room = len(self._rows["split"])
@@ -272,43 +263,22 @@ class ReplayBuffer:
         resolver: Resolver,
         sequence: int,
         step: int,
-        rows: int,
-        besides: Collection[str],
-        contexts: int,
-        share: Split = Split.ALL,
-    ) -> tuple[Batch, Targets] | None:
-        """Draw at most `rows` rows of a split: for each a task at random, and one of its rows; None if none is found.
-
-        The choice is drawn from the sequence number of an update, and its step. Tasks in `besides` are not
-        rehearsed now. Of more than `contexts` distinct contexts, the rows of those drawn later are left out.
-        """
-        tries = rows if share is Split.ALL else round(2 * rows / share.value)
-        splits = self._rows["split"].numpy()
-        found = [slot for slot in self._of_others(besides, sequence, step, tries) if share.has(int(splits[slot]))]
-        slots = torch.tensor(found[:rows], dtype=torch.int64)
-        slots = slots[torch.from_numpy(self._of_few_contexts(slots, contexts, ()))]
-        return self._read(resolver, slots) if len(slots) else None
-
-    def draw_beside(
-        self,
-        resolver: Resolver,
-        sequence: int,
-        step: int,
-        parts: Sequence[ResolvedContext],
         rows: tuple[int, int],
         besides: Collection[str],
         contexts: int,
+        parts: Sequence[ResolvedContext] = (),
+        share: Split = Split.ALL,
     ) -> Drawn | None:
-        """Draw kept rows to learn beside an update: of its own tasks, and of others; None where nothing is kept.
+        """Draw kept rows of an update's own tasks, and those of a split of other tasks; None if none is found.
 
-        `parts` are the contexts of the update, `rows` the most rows of its own tasks and of others. Other
-        arguments as `draw`, where `besides` are tasks not rehearsed as others, and `contexts` does not count
-        the update's.
+        The choice is drawn from the sequence number of an update, and its step. `parts` are the contexts of the
+        update, `rows` the most rows of its own tasks and of others. Tasks in `besides` are not rehearsed as
+        others. Of more than `contexts` distinct contexts besides the update's, the rows of those drawn later are
+        left out.
         """
         own = self._of_own({part.task.schema.key for part in parts}, sequence, step, rows[0])
-        found = torch.tensor(own + self._of_others(besides, sequence, step, rows[1]), dtype=torch.int64)
-        if not len(found):
-            return None
+        others = self._of_others(besides, sequence, step, rows[1], share)
+        found = torch.tensor(own + others, dtype=torch.int64)
         allowed = self._of_few_contexts(found, contexts, [part.text for part in parts])
         if not allowed.any():
             return None
@@ -323,15 +293,20 @@ class ReplayBuffer:
         chance = Stream(self._secret, ("own", str(sequence), str(step))).uniforms(rows)
         return [kept[int(place * len(kept))] for place in chance.tolist()]
 
-    def _of_others(self, besides: Collection[str], sequence: int, step: int, rows: int) -> list[int]:
-        """Draw slots of other tasks: for each a task at random, and one of its rows."""
+    def _of_others(self, besides: Collection[str], sequence: int, step: int, rows: int, share: Split) -> list[int]:
+        """Draw slots of a split of other tasks: for each a task at random, and one of its rows."""
         pools = self._pools.of_others(besides)
         if not pools or rows < 1:
             return []
-        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * rows)
-        tasks = (chance[:rows] * len(pools)).astype(np.int64).tolist()
-        places = chance[rows:].tolist()
-        return [pools[task][int(place * len(pools[task]))] for task, place in zip(tasks, places, strict=True)]
+        tries = rows if share is Split.ALL else round(2 * rows / share.value)
+        chance = Stream(self._secret, ("rehearsal", str(sequence), str(step))).uniforms(2 * tries)
+        tasks = (chance[:tries] * len(pools)).astype(np.int64).tolist()
+        places = chance[tries:].tolist()
+        found = [pools[task][int(place * len(pools[task]))] for task, place in zip(tasks, places, strict=True)]
+        if share is not Split.ALL:
+            splits = self._rows["split"].numpy()
+            found = [slot for slot in found if (splits[slot] == 0) == (share is Split.HELD_OUT)]
+        return found[:rows]
 
     def refresh(self, drawn: Drawn, logits: Tensor) -> None:
         """Keep newer logits of the rows of an update's own tasks: those of when the task is known.
@@ -489,6 +464,4 @@ def _from_levels(
 
 
 def _longer(rows: Tensor, length: int) -> Tensor:
-    longer = rows.new_zeros(length, *rows.shape[1:])
-    longer[: len(rows)] = rows
-    return longer
+    return torch.cat([rows, rows.new_zeros(length - len(rows), *rows.shape[1:])])

@@ -246,16 +246,17 @@ class WeightStore:
         """
         change = self.sequence + 1 if sequence is None else sequence
         keys, room = self.tasks.quarantined, self.contexts.capacity
-        return self.replay_buffer.draw(self._resolver, change, step, rows, keys, room, share)
+        drawn = self.replay_buffer.draw(self._resolver, change, step, (0, rows), keys, room, share=share)
+        return None if drawn is None else (drawn.batch, drawn.targets)
 
     def draw_beside(self, batch: Batch, rows: tuple[int, int], *, step: int = 0) -> Drawn | None:
-        """Draw kept rows to learn beside a batch, as `ReplayBuffer.draw_beside` by the next sequence number.
+        """Draw kept rows to learn beside a batch, as `ReplayBuffer.draw` by the next sequence number.
 
         Tasks in quarantine are not drawn from, nor are the batch's own as others.
         """
         besides = set(self.tasks.quarantined).union(*(part.keys for part in batch.parts))
         room = self.contexts.capacity - len(batch.parts)
-        return self.replay_buffer.draw_beside(self._resolver, self.sequence + 1, step, batch.parts, rows, besides, room)
+        return self.replay_buffer.draw(self._resolver, self.sequence + 1, step, rows, besides, room, batch.parts)
 
     def tasks_taught(self) -> int:
         """Return the number of registered tasks that have had at least one update."""
