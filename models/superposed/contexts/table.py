@@ -119,10 +119,8 @@ class ContextTable:
         self.bytes_per_context = dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(1, max_bytes // self.bytes_per_context)
         self._rows = {name: torch.empty((0, *shape), dtype=dtype, device=device) for name, shape in shapes.items()}
-        self._slots: dict[str, int] = {}
-        self._names: list[str | None] = []  # of each slot
-        self._used = np.zeros(0, np.int64)  # when each slot was last used, in batches
-        self._tick = 0
+        self._slots: OrderedDict[str, int] = OrderedDict()  # by text, the one used last at the end
+        self._room = 0
         self._free: list[int] = []
         if device.type == "cuda":  # what is recorded there reads the table where it is
             self._grow(self.capacity)
@@ -169,24 +167,16 @@ class ContextTable:
                 expected=f"{self.capacity} distinct contexts at most",
                 received=len(contexts),
             )
-        self._tick += 1
-        known = self._slots
-        slots = np.asarray([known.get(context.text, -1) for context in contexts], dtype=np.int64)
-        self._used[slots[slots >= 0]] = self._tick  # before the first miss, so that none of them is evicted
-        for place in np.flatnonzero(slots < 0).tolist():
-            context = contexts[place]
-            slots[place] = known[context.text] if context.text in known else self._derive(context)
-        return slots
-
-    def _derive(self, context: Context) -> int:
-        derived = {name: self.source.derive(context, name) for name in self._rows}
-        slot = self._free_slot()
-        for name, values in derived.items():
-            self._rows[name][slot] = values.to(self._dtype)
-        self._slots[context.text] = slot
-        self._names[slot] = context.text
-        self._used[slot] = self._tick
-        return slot
+        for context in contexts:  # before the first miss, so that none of them is evicted
+            if context.text in self._slots:
+                self._slots.move_to_end(context.text)
+        for context in contexts:
+            if context.text not in self._slots:
+                derived = {name: self.source.derive(context, name) for name in self._rows}
+                slot = self._slots[context.text] = self._free_slot()
+                for name, values in derived.items():
+                    self._rows[name][slot] = values.to(self._dtype)
+        return np.asarray([self._slots[context.text] for context in contexts], dtype=np.int64)
 
     def holds(self, context: Context) -> bool:
         """Return True if a context has a slot. Any thread."""
@@ -195,25 +185,20 @@ class ContextTable:
     def evict(self, context: Context) -> None:
         """Give a context's slot to the next one that needs one; it is derived again when it is needed."""
         if (slot := self._slots.pop(context.text, None)) is not None:
-            self._names[slot] = None
             self._free.append(slot)
 
     def _free_slot(self) -> int:
         if self._free:
             return self._free.pop()
-        used, room = len(self._slots), len(self._used)
+        used = len(self._slots)
         if used == self.capacity:
-            oldest = int(self._used.argmin())
-            del self._slots[str(self._names[oldest])]
-            return oldest
-        if used == room:
-            self._grow(min(self.capacity, max(4, 2 * room)))
+            return self._slots.popitem(last=False)[1]
+        if used == self._room:
+            self._grow(min(self.capacity, max(4, 2 * used)))
         return used
 
     def _grow(self, room: int) -> None:
-        more = room - len(self._used)
-        self._used = np.concatenate([self._used, np.zeros(more, np.int64)])
-        self._names += [None] * more
+        self._room = room
         with torch.inference_mode(mode=False):
             for name, rows in self._rows.items():
                 grown = torch.empty((room, *rows.shape[1:]), dtype=rows.dtype, device=rows.device)
