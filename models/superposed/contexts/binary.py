@@ -51,9 +51,7 @@ class Binary(Family[Tensor]):
         self._check_width(x, contexts.shape[-1])
         return x * (contexts if index is None else contexts[index])  # (B, width)
 
-    def unbind(self, x: Tensor, contexts: Tensor, index: Tensor | None = None) -> Tensor:
-        """Flip the same signs back."""
-        return self.bind(x, contexts, index)
+    unbind = bind  # a sign is its own inverse
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
         """Return `Σ_i w_i² x_i²`."""

@@ -34,15 +34,9 @@ def build(
     module = plain_network(config, seed)
     if initialized and any(True for _ in module.buffers()):
         _check_buffers(module, plain_network(config, seed))
-    return SuperposedModule(module.to(dtype), family, config.input_shape, _expansions(module, config))
-
-
-def _expansions(module: nn.Module, config: ConvNetConfig | ResNetConfig | ModuleConfig) -> dict[str, int] | None:
-    """Return the number of blocks of the output layer, by its name; None where it is not expanded."""
-    if config.expansion == 1:
-        return None
     last = config.output_layer if isinstance(config, ModuleConfig) else len(list(module.children())) - 1
-    return {str(last): config.expansion}
+    expansions = {str(last): config.expansion} if config.expansion > 1 else {}
+    return SuperposedModule(module.to(dtype), family, config.input_shape, expansions)
 
 
 def plain_network(config: Any, seed: int = 0) -> nn.Module:

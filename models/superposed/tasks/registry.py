@@ -207,8 +207,13 @@ class TaskRegistry:
             CompositionNotSupported: Its group is in a group itself, or is a composition.
         """
         existing = self._tasks.get(schema.key)
-        if existing is None and schema.group is not None and schema.group in self._tasks:
-            _check_group(self.get(schema.group).schema)
+        group = self._tasks[schema.group].schema if schema.group in self._tasks else None
+        if existing is None and group is not None and (group.group is not None or group.composition is not None):
+            raise CompositionNotSupported(  # it has no context of its own to share
+                "a group is a task of its own, not one of another group and no composition",
+                expected="a task without a group and a composition",
+                received=f"{group.key}, which is {group.composition or f'in {group.group}'}",
+            )
         if existing is None or schema.is_met_by(existing.schema):
             return existing
         there, wanted = existing.schema.model_dump(), schema.model_dump()
@@ -298,16 +303,6 @@ class TaskRegistry:
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
         return registry
-
-
-def _check_group(schema: TaskSchema) -> None:
-    """Refuse a group without a context of its own to share."""
-    if schema.group is not None or schema.composition is not None:
-        raise CompositionNotSupported(
-            "a group is a task of its own, not one of another group and no composition",
-            expected="a task without a group and a composition",
-            received=f"{schema.key}, which is {schema.composition or f'in {schema.group}'}",
-        )
 
 
 def _shown(name: str, value: object, other: object) -> object:

@@ -80,14 +80,6 @@ def scaled_each(scalings: Sequence[Scaling | None], index: NDArray[np.int64], va
     return scaled
 
 
-def fixed_scaling(offset: Sequence[float] | None, scale: Sequence[float] | None) -> Scaling | None:
-    """Return the scaling by given numbers; None where there are none."""
-    if offset is None and scale is None:
-        return None
-    count = len(offset or scale or ())
-    return Scaling(np.asarray(offset or [0.0] * count), np.asarray(scale or [1.0] * count), None)
-
-
 class RunningStatistics:
     """Mean and variance of each feature over a stream, of which old rows fade slowly.
 

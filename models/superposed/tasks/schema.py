@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from superposed.config import Config, EncoderName
@@ -12,7 +13,7 @@ from superposed.contexts import Task, check_key, flatten, parse
 from superposed.encoders.records import MOST_FEATURES, Feature
 from superposed.errors import CompositionNotSupported, LabelOutOfRange, ShapeError
 from superposed.tasks.labels import Label, LabelType, is_label, is_time, label_type
-from superposed.tasks.scaling import Scaling, fixed_scaling
+from superposed.tasks.scaling import Scaling
 
 Loss = Literal["cross_entropy", "mse"]
 TaskKey = Annotated[str, AfterValidator(check_key)]
@@ -160,9 +161,10 @@ class TaskSchema(Config):
     @cached_property
     def fixed_scaling(self) -> Scaling | None:
         """The scaling by `offset` and `scale`, of pixels else to 0 to 1; None for other rows without them."""
-        if self.kind == "images" and self.offset is None and self.scale is None:
-            return fixed_scaling(None, (_WHITE,) * self.inputs)
-        return fixed_scaling(self.offset, self.scale)
+        count = self.inputs
+        if self.offset is None and self.scale is None:
+            return Scaling(np.zeros(count), np.full(count, _WHITE), None) if self.kind == "images" else None
+        return Scaling(np.asarray(self.offset or [0.0] * count), np.asarray(self.scale or [1.0] * count), None)
 
     @cached_property
     def label_type(self) -> LabelType | None:
