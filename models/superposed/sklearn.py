@@ -4,8 +4,7 @@ Needs scikit-learn: `pip install 'superposed[sklearn]'`.
 
 Example:
     >>> from sklearn.datasets import load_iris
-    >>> from sklearn.metrics import r2_score
-from sklearn.model_selection import cross_val_score
+    >>> from sklearn.model_selection import cross_val_score
     >>> from superposed.sklearn import SuperposedClassifier
     >>> scores = cross_val_score(SuperposedClassifier(random_state=0), *load_iris(return_X_y=True))
     >>> bool(scores.mean() > 0.9)
@@ -16,7 +15,7 @@ import secrets
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +34,12 @@ from superposed_client import Client, SuperposedError, UnknownTask
 Rows = NDArray[np.float64]
 
 
-class _Model(Protocol):
-    """A task, wherever it is: rows are (B, features), targets B class indexes or values."""
-
-    def teach(self, rows: Rows, targets: Sequence[Any], weights: Sequence[float] | None) -> None:
-        """Send one update."""
-
-    def answer(self, rows: Rows) -> Rows:
-        """Return probabilities (B, classes), or values (B, outputs)."""
-
-
 class _ServerTask:
     """A task of a server. A temporary one is removed with this object, or at the end of the process."""
 
     def __init__(self, url: str, schema: dict[str, Any], *, temporary: bool) -> None:
         self._url, self._key, self._labels = url, schema["key"], schema.get("labels")
+        self._field = "values" if schema["loss"] == "mse" else "probabilities"
         self._connect(self._key if temporary else None)
         if not temporary:
             with suppress(UnknownTask):
@@ -65,8 +55,8 @@ class _ServerTask:
         self._client.update(self._key, rows, sent, sample_weight=weights)
 
     def answer(self, rows: Rows) -> Rows:
-        field = "values" if self._labels is None else "probabilities"
-        return np.asarray(getattr(self._client.infer(self._key, rows, fields=[field]), field), dtype=np.float64)
+        answer = self._client.infer(self._key, rows, fields=[self._field])
+        return np.asarray(getattr(answer, self._field), dtype=np.float64)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_client"}
@@ -122,8 +112,10 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         self.n_iter_no_change, self.random_state = n_iter_no_change, random_state
         self.url, self.key = url, key
 
+    _loss: ClassVar[str]
+    _checks: ClassVar[dict[str, bool]] = {}  # what scikit-learn checks of rows and targets
     _temporary = False
-    _model: _Model
+    _model: OwnTask | _ServerTask
 
     def __sklearn_clone__(self) -> Self:
         params = {name: clone(value, safe=False) for name, value in self.get_params(deep=False).items()}
@@ -141,51 +133,56 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         """
         X, targets, weights = self._begin(X, y, sample_weight)
         random, held = check_random_state(self.random_state), None
-        self._model = self._new_model(targets, random.randint(2**31))
+        self._begin_model(targets, random)
         rows: NDArray[np.intp] = np.arange(len(X))
         if self.early_stopping:
             rows, held = train_test_split(rows, test_size=self.validation_fraction, random_state=random)
-        self.n_iter_, self.validation_scores_, best = 0, list[float](), 0
+        self.validation_scores_: list[float] = []
         while self.n_iter_ < self.epochs:
             self._learn(X, targets, weights, random.permutation(rows))
-            self.n_iter_ += 1
-            if held is None:
-                continue
-            self.validation_scores_.append(self._score(X[held], targets[held]))
-            best = int(np.argmax(self.validation_scores_))
-            if self.n_iter_ - 1 - best >= self.n_iter_no_change:
-                break
+            if held is not None:
+                self.validation_scores_.append(self._score(X[held], targets[held]))
+                if self.n_iter_ - 1 - int(np.argmax(self.validation_scores_)) >= self.n_iter_no_change:
+                    break
         return self
 
     def _continue(self, X: Any, y: Any, sample_weight: Any, classes: Any = None) -> Self:
         new = not hasattr(self, "_model")
         X, targets, weights = self._begin(X, y, sample_weight, classes=classes, new=new)
         if new:
-            self._model = self._new_model(targets, check_random_state(self.random_state).randint(2**31))
-            self.n_iter_ = 0
+            self._begin_model(targets, check_random_state(self.random_state))
         self._learn(X, targets, weights, np.arange(len(X)))
-        self.n_iter_ += 1
         return self
+
+    def _begin(
+        self, X: Any, y: Any, sample_weight: Any, *, classes: Any = None, new: bool = True
+    ) -> tuple[Rows, NDArray[Any], Rows | None]:
+        X, y = validate_data(self, X, y, reset=new, dtype=np.float64, **self._checks)
+        targets = self._targets(y, classes, new)
+        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
+        return X, targets, weights
 
     def _learn(self, X: Rows, targets: NDArray[Any], weights: Rows | None, order: NDArray[np.intp]) -> None:
         order = order if weights is None else order[weights[order] > 0]
         for start in range(0, len(order), self.batch_size):
             rows = order[start : start + self.batch_size]
             self._model.teach(X[rows], targets[rows].tolist(), None if weights is None else weights[rows].tolist())
+        self.n_iter_ += 1
 
-    def _new_model(self, targets: NDArray[Any], seed: int) -> _Model:
-        schema = {"key": "task", "inputs": self.n_features_in_, "scaling": "running"} | self._outputs(targets)
+    def _begin_model(self, targets: NDArray[Any], random: Any) -> None:
+        outputs, labels = self._outputs(targets)
+        sizes = {"inputs": self.n_features_in_, "outputs": outputs}
+        schema: dict[str, Any] = {"key": "task", **sizes, "loss": self._loss, "scaling": "running"}
+        self.n_iter_, seed = 0, random.randint(2**31)
         if self.url is not None:
             temporary = self._temporary or self.key is None
-            schema["key"] = f"sklearn-{secrets.token_hex(8)}" if temporary else self.key
-            return _ServerTask(self.url, schema, temporary=temporary)
-        outputs = schema.setdefault("outputs", len(schema.pop("labels", [])))
-        network = {"inputs": self.n_features_in_, "outputs": outputs}
-        network |= {} if self.hidden is None else {"hidden": tuple(self.hidden)}
-        changed: dict[str, Any] = {"network": network}
-        if self.learning_rate is not None:
-            changed["optimizer"] = {"learning_rate": self.learning_rate}
-        return OwnTask(StoreConfig.of_preset(self.preset, changed), TaskSchema(**schema), seed)
+            schema |= {"key": f"sklearn-{secrets.token_hex(8)}" if temporary else self.key, "labels": labels}
+            self._model = _ServerTask(self.url, schema, temporary=temporary)
+            return
+        network = sizes | ({} if self.hidden is None else {"hidden": tuple(self.hidden)})
+        optimizer = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        config = StoreConfig.of_preset(self.preset, {"network": network, "optimizer": optimizer})
+        self._model = OwnTask(config, TaskSchema(**schema), seed)
 
     def _answers(self, X: Any) -> Rows:
         check_is_fitted(self, "n_iter_")
@@ -202,6 +199,8 @@ class SuperposedClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]  
         validation_scores_: Accuracy on the rows held out, after each epoch, where `early_stopping` is on.
     """
 
+    _loss = "cross_entropy"
+
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Learn rows once, in their order; arguments as `fit`, and all `classes` with the first rows."""
         return self._continue(X, y, sample_weight, classes)
@@ -217,24 +216,18 @@ class SuperposedClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]  
         found: NDArray[Any] = self.classes_[places]
         return found
 
-    def _begin(
-        self, X: Any, y: Any, sample_weight: Any, *, classes: Any = None, new: bool = True
-    ) -> tuple[Rows, NDArray[Any], Rows | None]:
-        X, y = validate_data(self, X, y, reset=new, dtype=np.float64)
+    def _targets(self, y: NDArray[Any], classes: Any, new: bool) -> NDArray[Any]:
         check_classification_targets(y)
         if new:
             self.classes_ = np.unique(y if classes is None else classes)
         known = np.isin(y, self.classes_)
         if not known.all():
             raise ValueError(f"y has labels that are not in classes: {np.unique(y[~known])[:5].tolist()}")
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return X, np.searchsorted(self.classes_, y), weights
+        return np.searchsorted(self.classes_, y)
 
-    def _outputs(self, targets: NDArray[Any]) -> dict[str, Any]:
-        del targets
-        if len(self.classes_) < 2:  # one label needs no model, and a task has two outputs or more
-            return {"outputs": 2, "loss": "cross_entropy"}
-        return {"labels": self.classes_.tolist(), "loss": "cross_entropy"}
+    def _outputs(self, targets: NDArray[Any]) -> tuple[int, list[Any] | None]:
+        # One label needs no model, and a task has two outputs or more.
+        return (len(self.classes_), self.classes_.tolist()) if len(self.classes_) > 1 else (2, None)
 
     def _score(self, X: Rows, targets: NDArray[Any]) -> float:
         return float((self._model.answer(X).argmax(1) == targets).mean())
@@ -249,6 +242,9 @@ class SuperposedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]  # 
         validation_scores_: R² on the rows held out, after each epoch, where `early_stopping` is on.
     """
 
+    _loss = "mse"
+    _checks: ClassVar = {"multi_output": True, "y_numeric": True}
+
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Learn rows once, in their order; arguments as `fit`."""
         return self._continue(X, y, sample_weight)
@@ -258,18 +254,13 @@ class SuperposedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]  # 
         answers = self._answers(X)
         return answers if self._columns else answers[:, 0]
 
-    def _begin(
-        self, X: Any, y: Any, sample_weight: Any, *, classes: Any = None, new: bool = True
-    ) -> tuple[Rows, NDArray[Any], Rows | None]:
-        del classes
-        X, y = validate_data(self, X, y, reset=new, dtype=np.float64, multi_output=True, y_numeric=True)
+    def _targets(self, y: NDArray[Any], classes: Any, new: bool) -> NDArray[Any]:
         if new:
             self._columns = y.ndim == 2
-        weights = None if sample_weight is None else _check_sample_weight(sample_weight, X, dtype=np.float64)
-        return X, y.reshape(len(y), -1).astype(np.float64), weights
+        return y.reshape(len(y), -1).astype(np.float64)
 
-    def _outputs(self, targets: NDArray[Any]) -> dict[str, Any]:
-        return {"outputs": targets.shape[1], "loss": "mse"}
+    def _outputs(self, targets: NDArray[Any]) -> tuple[int, list[Any] | None]:
+        return targets.shape[1], None
 
     def _score(self, X: Rows, targets: NDArray[Any]) -> float:
         return float(r2_score(targets, self._model.answer(X)))
