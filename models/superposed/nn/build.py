@@ -91,8 +91,5 @@ def _check_answers(module: nn.Module, config: ModuleConfig) -> None:
         received = tuple(first.shape) if isinstance(first, Tensor) else type(first).__name__
         raise ConfigError("the network does not answer as configured", expected=expected, received=received)
     if not torch.equal(first, second):
-        raise ConfigError(
-            "the network answers the same row differently each time",
-            expected="answers that follow from the row and the weights",
-            received=config.factory,
-        )
+        problem = "the network answers the same row differently each time"
+        raise ConfigError(problem, expected="answers that follow from the row and the weights", received=config.factory)

@@ -14,11 +14,13 @@ from superposed.nn.layers.fused_kernels import PARALLEL_FROM, FusedBinding, Layo
 # Families that there are fused kernels for.
 _WITH_KERNELS = {"phase", "complex", "cyclic", "binary"}
 _aten = torch.ops.aten
-# Activations that are not in the kernels, and the gradient in their input from that in their output.
-_ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "gelu": (F.gelu, _aten.gelu_backward),
-    "silu": (F.silu, _aten.silu_backward),
-    "tanh": (torch.tanh, lambda gradient, rows: _aten.tanh_backward(gradient, rows.tanh())),
+_Function = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[str, _Function] = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh}
+# Of those that are not in the kernels the gradient in their input, from that in their output.
+_GRADIENTS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "gelu": _aten.gelu_backward,
+    "silu": _aten.silu_backward,
+    "tanh": lambda gradient, rows: _aten.tanh_backward(gradient, rows.tanh()),
 }
 
 
@@ -106,7 +108,7 @@ def _forward(
 ) -> Tensor:
     """Run all layers; keep each one's input, activated input, and bound rows where they are needed again."""
     for step, weight, bias in zip(steps, weights, biases, strict=True):
-        active = rows if step.activation is None else _ACTIVATIONS[step.activation][0](rows)
+        active = rows if step.activation is None else ACTIVATIONS[step.activation](rows)
         bound = step.kernels.bind(active, step.contexts, step.slots)
         if saved is not None:
             saved.append((rows, active, bound))
@@ -137,7 +139,7 @@ class _Pass(torch.autograd.Function):
                 bound_gradient = gradient @ ctx.matrices[place]
                 gradient = step.kernels.gradient(active, step.contexts, step.slots, bound_gradient)
                 if step.activation is not None:
-                    gradient = _ACTIVATIONS[step.activation][1](gradient, rows)
+                    gradient = _GRADIENTS[step.activation](gradient, rows)
         return (None, None, *found)
 
 

@@ -10,15 +10,9 @@ from torch import Tensor, nn
 from superposed.config import MLPConfig
 from superposed.contexts import Binding, Family, expanded
 from superposed.errors import ConfigError
-from superposed.nn.fused_mlp import FusedMLP
+from superposed.nn.fused_mlp import ACTIVATIONS, FusedMLP
 from superposed.nn.layers import SuperposedLinear
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
 LAYER_NORM_EPSILON = 1e-5
 
 Observer = Callable[[str, SuperposedLinear, Tensor], None]
@@ -42,8 +36,7 @@ class MLP(nn.Module):
         super().__init__()
         if min(config.hidden, default=1) < 1:
             raise ConfigError("a hidden layer has no units", expected="1 or more", received=config.hidden)
-        self.config = config
-        self.family = family
+        self.config, self.family = config, family
         sizes = (config.inputs, *config.hidden, config.outputs)
         last = len(sizes) - 2
         self.layers = nn.ModuleList(
@@ -62,12 +55,8 @@ class MLP(nn.Module):
             )
             for place in range(last + 1)
         )
-        self._fused = FusedMLP(
-            self.superposed_layers(),
-            config.activation,
-            normalise=config.normalisation == "layer",
-            epsilon=LAYER_NORM_EPSILON,
-        )
+        layers, normalise = self.superposed_layers(), config.normalisation == "layer"
+        self._fused = FusedMLP(layers, config.activation, normalise=normalise, epsilon=LAYER_NORM_EPSILON)
 
     def prepare(self, dtype: torch.dtype) -> None:
         """Compile the fused kernels, where the network has some."""

@@ -39,11 +39,8 @@ class SuperposedConv2d(nn.Module):
     ) -> None:
         super().__init__()
         if family.components != 1:
-            raise ConfigError(
-                "convolutions have real features",
-                expected="a family on real features (phase, binary, cyclic, rotation)",
-                received=family.name,
-            )
+            expected = "a family on real features (phase, binary, cyclic, rotation)"
+            raise ConfigError("convolutions have real features", expected=expected, received=family.name)
         self.kernel = (in_channels, *kernel_size)
         self.stride, self.padding = stride, padding
         features = in_channels * kernel_size[0] * kernel_size[1]

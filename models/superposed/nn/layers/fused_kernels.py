@@ -60,14 +60,14 @@ class FusedBinding:
     def bind(self, rows: Tensor, contexts: Tensor, slots: Tensor) -> Tensor:
         """Return rows (B, n) bound: (B, bound width)."""
         bound = rows.new_empty(rows.shape[0], math.prod(contexts.shape[1:]))
-        kernel = _KERNELS[self.signs, False][_threads(bound) > 1]
+        kernel = _bind_parallel if _threads(bound) > 1 else _signs if self.signs else _turns
         kernel(rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), self.layout, self._known(rows))
         return bound
 
     def gradient(self, rows: Tensor, contexts: Tensor, slots: Tensor, bound: Tensor) -> Tensor:
         """Return the gradient in rows (B, n) from that in the bound rows: a context is orthogonal."""
         found = torch.empty_like(rows)
-        kernel = _KERNELS[self.signs, True][_threads(bound) > 1]
+        kernel = _unbind_parallel if _threads(bound) > 1 else _unsigns if self.signs else _unturns
         tensors = (rows.numpy(), contexts.numpy(), slots.numpy(), bound.numpy(), found.numpy())
         kernel(*tensors, self.layout, self._known(rows))
         return found
@@ -263,12 +263,3 @@ def _unbind_parallel(rows: Any, contexts: Any, slots: Any, gradient: Any, found:
             _unturns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
         else:
             _unsigns(rows[of], contexts, slots[of], gradient[of], found[of], layout, known)
-
-
-# By whether contexts flip signs, and whether the gradient is asked for: on one thread, and on several.
-_KERNELS: dict[tuple[bool, bool], tuple[Any, Any]] = {
-    (False, False): (_turns, _bind_parallel),
-    (False, True): (_unturns, _unbind_parallel),
-    (True, False): (_signs, _bind_parallel),
-    (True, True): (_unsigns, _unbind_parallel),
-}

@@ -47,9 +47,7 @@ class SuperposedLinear(nn.Module):
         dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.in_features = in_features
-        self.out_features = out_features
-        self.family = family
+        self.in_features, self.out_features, self.family = in_features, out_features, family
         constants = 1 if bias == "bound" else 0
         self.bound_features = in_features + constants
         self.width = family.width(self.bound_features)

@@ -118,11 +118,8 @@ class SuperposedModule(nn.Module):
                 received=str(error),
             ) from error
         if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != len(rows):
-            raise ConfigError(
-                "the network does not answer row by row",
-                expected="(rows, outputs)",
-                received=tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__,
-            )
+            received = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
+            raise ConfigError("the network does not answer row by row", expected="(rows, outputs)", received=received)
         reach = float(together.nan_to_num().abs().max())
         if not torch.allclose(together, torch.cat(alone), rtol=0.0, atol=1e-2 * reach, equal_nan=True):
             raise ConfigError(
@@ -194,29 +191,25 @@ def _refuse_unsteady(layer: nn.Module, path: str) -> None:
             received=f"{type(layer).__name__} at {path}",
         )
     if isinstance(layer, _DropoutNd):
-        raise ConfigError(
-            "dropout makes an update depend on chance, and replay could not repeat it",
-            expected="a network without dropout",
-            received=f"{type(layer).__name__} at {path}",
-        )
+        problem = "dropout makes an update depend on chance, and replay could not repeat it"
+        raise ConfigError(problem, expected="a network without dropout", received=f"{type(layer).__name__} at {path}")
 
 
 # Layers whose products no context could bind: their weights would be every task's alike.
-_NOT_SUPERPOSED = (
-    nn.modules.conv._ConvNd,
-    nn.MultiheadAttention,
-    nn.Embedding,
-    nn.EmbeddingBag,
-    nn.RNNBase,
-    nn.RNNCellBase,
-    nn.Bilinear,
-)
+_NOT_SUPERPOSED: tuple[type[nn.Module], ...] = (nn.modules.conv._ConvNd, nn.RNNBase, nn.RNNCellBase, nn.Bilinear)
+_NOT_SUPERPOSED += (nn.MultiheadAttention, nn.Embedding, nn.EmbeddingBag)
 
 
 def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | SuperposedConv2d | None:
     """Return the superposed layer that takes the place of another; None for what is none."""
     if isinstance(layer, nn.Linear | nn.Conv2d):
-        _refuse_own_ways(layer)
+        hooked = layer._forward_hooks or layer._forward_pre_hooks
+        if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:  # a plain one would stand in its place
+            raise ConfigError(
+                "a layer that computes something of its own cannot be superposed",
+                expected="torch.nn.Linear and Conv2d themselves, without hooks or parametrisations",
+                received=f"{type(layer).__name__}{', with hooks' if hooked else ''}",
+            )
     if isinstance(layer, nn.Linear):
         linear = SuperposedLinear(layer.in_features, layer.out_features, family, dtype=layer.weight.dtype)
         _start_from(linear, layer.weight, layer.bias)
@@ -230,25 +223,11 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
     return None
 
 
-def _refuse_own_ways(layer: nn.Linear | nn.Conv2d) -> None:
-    """Refuse a layer that computes something else than its class: a plain one would stand in its place."""
-    hooked = layer._forward_hooks or layer._forward_pre_hooks
-    if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:
-        raise ConfigError(
-            "a layer that computes something of its own cannot be superposed",
-            expected="torch.nn.Linear and Conv2d themselves, without hooks or parametrisations",
-            received=f"{type(layer).__name__}{', with hooks' if hooked else ''}",
-        )
-
-
 def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
     plain = layer.groups == 1 and layer.dilation == (1, 1) and layer.padding_mode == "zeros"
     if not plain or not isinstance(layer.padding, tuple):
-        raise ConfigError(
-            "this convolution cannot be superposed",
-            expected="groups 1, dilation 1, padding as numbers, with zeros",
-            received=str(layer),
-        )
+        expected = "groups 1, dilation 1, padding as numbers, with zeros"
+        raise ConfigError("this convolution cannot be superposed", expected=expected, received=str(layer))
     kernel, stride, padding = ((sizes[0], sizes[1]) for sizes in (layer.kernel_size, layer.stride, layer.padding))
     conv = SuperposedConv2d(
         layer.in_channels, layer.out_channels, kernel, family, stride=stride, padding=padding, dtype=layer.weight.dtype
@@ -259,11 +238,8 @@ def _convolution(layer: nn.Conv2d, family: Family[Any]) -> SuperposedConv2d:
 
 def _start_from(linear: SuperposedLinear, weight: Tensor, bias: Tensor | None) -> None:
     if linear.family.components != 1:
-        raise ConfigError(
-            "a wrapped network has real features",
-            expected="a family on real features (phase, binary, cyclic, rotation)",
-            received=linear.family.name,
-        )
+        expected = "a family on real features (phase, binary, cyclic, rotation)"
+        raise ConfigError("a wrapped network has real features", expected=expected, received=linear.family.name)
     with torch.no_grad():
         if linear.family.blocks > 1:  # an expanded layer starts at 0
             return
