@@ -61,12 +61,8 @@ def capacity(store: WeightStore, wanted: Callable[[str], bool] | None = None) ->
     tasks = [state for state in store.tasks.all() if wanted is None or wanted(state.schema.key)]
     seen = [store.evaluations.of(state.schema.key) for state in tasks]
     newest = [evaluations[-1].accuracy for evaluations in seen if evaluations]
-    return Capacity(
-        tasks=len(tasks),
-        layers=layer_crosstalk(tasks),
-        mean_accuracy=float(np.mean(newest)) if newest else None,
-        tasks_left=_tasks_left(store) if wanted is None else None,
-    )
+    mean_accuracy = float(np.mean(newest)) if newest else None
+    return Capacity(len(tasks), layer_crosstalk(tasks), mean_accuracy, _tasks_left(store) if wanted is None else None)
 
 
 def layer_crosstalk(tasks: Iterable[TaskState]) -> tuple[LayerCrosstalk, ...]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from superposed.contexts import Binding, Context, TaskId
@@ -92,21 +93,12 @@ def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[
     bound = [store.contexts.gather([store.resolve(key).context]) for key in keys]
     stacks = {name: torch.stack([bindings[name].contexts for bindings in bound]) for name in bound[0]}  # (K, ...)
     with torch.inference_mode():
-        overlap = torch.stack([_overlap(stack) for stack in stacks.values()]).mean(0)
+        # However a family lays its contexts out, `tr(C(a)ᵀ C(b)) / D` is the cosine between their rows of numbers:
+        # all C are orthogonal, and so their rows are equally long.
+        units = [F.normalize(stack.flatten(1).double()) for stack in stacks.values()]  # (K, numbers)
+        overlap = torch.stack([(rows @ rows.T).cpu() for rows in units]).mean(0)
         crosstalk = tuple(_crosstalk(store, key, own, stacks, rows.get(key, ())) for own, key in enumerate(keys))
     return Interference(tuple(keys), tuple(map(tuple, overlap.tolist())), crosstalk)
-
-
-def _overlap(stack: Tensor) -> Tensor:
-    """Return `tr(C(a)ᵀ C(b)) / D` of every two of K contexts, (K, K) float64.
-
-    However a family lays its contexts out, that is the cosine between their rows of numbers: all C are
-    orthogonal, and so their rows are equally long.
-    """
-    rows = stack.flatten(1).double()  # (K, numbers)
-    rows = rows / rows.norm(dim=1, keepdim=True)
-    products: Tensor = rows @ rows.T
-    return products.cpu()
 
 
 def _crosstalk(

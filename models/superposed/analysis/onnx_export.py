@@ -48,14 +48,11 @@ def to_onnx(
         ConfigError: A package is missing; or as `RetrievedModel.to_module`.
     """
     try:
-        import onnx
+        import onnx.compose
         import onnxscript  # noqa: F401 - torch's export needs it
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "ONNX files need packages that are not installed",
-            expected="pip install 'superposed[onnx]'",
-            received=error.name,
-        ) from None
+        problem = "ONNX files need packages that are not installed"
+        raise ConfigError(problem, expected="pip install 'superposed[onnx]'", received=error.name) from None
     classifies, labels = model.metadata["loss"] == "cross_entropy", model.metadata["labels"]
     name = "probabilities" if classifies else "values"
     others = [one for one, kind in model.metadata.get("features", ()) if kind != "number"]
@@ -71,9 +68,12 @@ def to_onnx(
     metadata: dict[str, Any] = dict(model.metadata)
     if int8:
         exact, graph = graph, _in_8_bits(graph)
-        metadata |= {} if rows is None or not classifies else _agreement(exact, graph, rows)
+        if classifies and rows is not None and len(rows):
+            metadata |= _agreement(exact, graph, rows)
     if encoder is not None:
-        graph = _joined(onnx.load(encoder), graph)
+        prefixed = onnx.compose.add_prefix(onnx.load(encoder), "encoder/", rename_inputs=False, rename_outputs=False)
+        prefixed.ir_version = graph.ir_version
+        graph = onnx.compose.merge_models(prefixed, graph, io_map=[("vectors", "rows")])
     for key, value in metadata.items():
         graph.metadata_props.add(key=key, value=value if isinstance(value, str) else json.dumps(value))
     data: bytes = graph.SerializeToString()
@@ -115,14 +115,6 @@ def _add_labels(graph: Any, labels: list[Any] | None) -> None:
     graph.output.append(helper.make_tensor_value_info("label", kind, ["rows"]))
 
 
-def _joined(encoder: Any, graph: Any) -> Any:
-    from onnx import compose
-
-    prefixed = compose.add_prefix(encoder, "encoder/", rename_inputs=False, rename_outputs=False)
-    prefixed.ir_version = graph.ir_version
-    return compose.merge_models(prefixed, graph, io_map=[("vectors", "rows")])
-
-
 def _in_8_bits(graph: Any) -> Any:
     import onnx
     from onnxruntime.quantization import quantize_dynamic
@@ -137,8 +129,6 @@ def _in_8_bits(graph: Any) -> Any:
 def _agreement(exact: Any, rounded: Any, rows: NDArray[np.float64]) -> dict[str, Any]:
     from onnxruntime import InferenceSession
 
-    if not len(rows):
-        return {}
     feeds = {"rows": rows.astype(np.float32)}
     first, second = (
         InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"]).run(["label"], feeds)[0]

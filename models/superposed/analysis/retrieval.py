@@ -88,13 +88,13 @@ class RetrievedModel:
         Raises:
             ConfigError: As `load_into`, or the network is missing.
         """
-        return _Answers(self, None if "layers.0.weight" in self.tensors else self.load_into(network or self._made()))
-
-    def _made(self) -> nn.Module:
+        if "layers.0.weight" in self.tensors:
+            return _Answers(self, None)
         known = self.metadata.get("network", {})
-        if known.get("kind") == "module":
+        if not network and known.get("kind") == "module":
             raise ConfigError("the network is the user's own", expected="a module of its architecture", received="none")
-        return plain_network(validated(StoreConfig, {"network": known}).network)
+        made = network or plain_network(validated(StoreConfig, {"network": known}).network)
+        return _Answers(self, self.load_into(made))
 
     def load_into(self, module: nn.Module) -> nn.Module:
         """Give an ordinary module of the store's architecture these weights.
@@ -151,18 +151,16 @@ class _Answers(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         tensors = {name.replace("__", "."): tensor for name, tensor in self.named_buffers(recurse=False)}
         model = RetrievedModel(tensors, self._metadata)
-        answers = model(rows) if self.network is None else self._network_answers(model, rows)
+        if self.network is None:
+            answers = model(rows)
+        else:
+            shape, scaled = self._metadata["network"]["input_shape"], model.scaled(rows)
+            padded = F.pad(scaled, (0, math.prod(shape) - scaled.shape[1])).reshape(-1, *shape)
+            answers = self.network(padded.float())[:, : self._metadata["outputs"]]
+            if (scale := tensors.get("output.scale")) is not None:
+                answers = (answers.double() * scale + tensors["output.offset"]).float()
         temperature = self._metadata.get("temperature")  # of probabilities
         return answers if temperature is None else (answers / temperature).softmax(1)
-
-    def _network_answers(self, model: RetrievedModel, rows: Tensor) -> Tensor:
-        shape, scaled = self._metadata["network"]["input_shape"], model.scaled(rows)
-        padded = F.pad(scaled, (0, math.prod(shape) - scaled.shape[1])).reshape(-1, *shape)
-        answers: Tensor = self.network(padded.float())[:, : self._metadata["outputs"]]  # type: ignore[misc]  # not None
-        if (scale := model.tensors.get("output.scale")) is None:
-            return answers
-        values: Tensor = (answers.double() * scale + model.tensors["output.offset"]).float()
-        return values
 
 
 def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
@@ -240,11 +238,8 @@ def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
         sizes = {"inputs": schema.inputs, "outputs": schema.outputs}
         # A file that names code would have its reader run that code.
         return {"network": network.model_dump(mode="json", exclude={"factory"}), **sizes}
-    normalisation = {
-        "kind": network.normalisation,
-        "epsilon": LAYER_NORM_EPSILON,
-        "where": "after the activation of every hidden layer",
-    }
+    where = "after the activation of every hidden layer"
+    normalisation = {"kind": network.normalisation, "epsilon": LAYER_NORM_EPSILON, "where": where}
     return {"activation": network.activation, "normalisation": normalisation}
 
 

@@ -14,7 +14,7 @@ from superposed.encoders.records import check_records
 from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, SuperposedError
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
-from superposed.tasks.batch import Batch, merge, read_rows
+from superposed.tasks.batch import Batch, ResolvedContext, merge, read_rows
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, read_targets, scaled_targets
 
@@ -120,11 +120,8 @@ def locate_exponent(
 def check_evaluations(tries: int, most: int) -> None:
     """Raise `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
     if tries > most:
-        raise CapacityExceeded(
-            "too many rows and candidates to try them all",
-            expected=f"{most} rows times candidates at most",
-            received=tries,
-        )
+        expected = f"{most} rows times candidates at most"
+        raise CapacityExceeded("too many rows and candidates to try them all", expected=expected, received=tries)
 
 
 def _read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:
@@ -145,7 +142,10 @@ def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Seq
 
     names = [name for name in dict.fromkeys(candidates) if name not in tasks or takes(tasks.get(name).schema)]
     check_evaluations(len(rows) * len(names), most)
-    names = [name for name in names if takes(store.resolve(name).task.schema) and _fits(store, name, rows)]
+    parts = {name: store.resolve(name) for name in names}
+    names = [name for name, part in parts.items() if takes(part.task.schema)]
+    if not isinstance(rows, np.ndarray):
+        names = [name for name in names if _has_features(parts[name], rows)]
     if not names:
         raise ShapeError(
             "no candidate takes such rows",
@@ -155,16 +155,13 @@ def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Seq
     return names
 
 
-def _fits(store: WeightStore, name: str, rows: NDArray[Any] | list[Any]) -> bool:
-    """Return True if a context can have rows; records whose features it does not have, it cannot."""
-    if isinstance(rows, np.ndarray):
-        return True
-    part = store.resolve(name)
+def _has_features(part: ResolvedContext, records: list[Any]) -> bool:
+    """Return True if a context's features are known, and records fit them."""
     try:
-        part.encode(rows[:1])
+        part.encode(records[:1])
     except InputError:
         return False
-    return (part.scaler or part.task).features.known
+    return part.features.known
 
 
 def _of_one_loss(store: WeightStore, names: Sequence[str], rows: int, targets: Sequence[Target] | None) -> list[str]:

@@ -56,11 +56,8 @@ def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
         return PixelEncoder.of(argument)
     if name == "sentence-transformers" and argument:
         return SentenceEncoder.of(argument, folder, threads)
-    raise ConfigError(
-        "no such encoder",
-        expected="sentence-transformers:NAME (or a directory), hash:WIDTH, or pixels:1x28x28",
-        received=spec,
-    )
+    expected = "sentence-transformers:NAME (or a directory), hash:WIDTH, or pixels:1x28x28"
+    raise ConfigError("no such encoder", expected=expected, received=spec)
 
 
 def describe(spec: str, folder: Path) -> EncoderConfig:

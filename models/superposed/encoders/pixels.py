@@ -110,9 +110,6 @@ def _opened(item: bytes, place: int) -> Image.Image:
         raise InputError(f"image {place}: {reason}", expected="a PNG or JPEG image") from None
     if image.width * image.height > MOST_PIXELS:
         image.close()
-        raise InputError(
-            f"image {place} has too many pixels",
-            expected=f"{MOST_PIXELS} at most",
-            received=f"{image.width} x {image.height}",
-        )
+        received = f"{image.width} x {image.height}"
+        raise InputError(f"image {place} has too many pixels", expected=f"{MOST_PIXELS} at most", received=received)
     return image

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -52,11 +52,8 @@ def check_records(records: object, features: FeatureTable | None = None) -> None
         raise InputError("records are no list", expected="at least one record", received=redacted(records))
     values = len(records) * len(features.features if features is not None else ())
     if values > _MOST_VALUES:
-        raise CapacityExceeded(
-            "too many records for the task's number of features",
-            expected=f"{_MOST_VALUES} values in all at most, missing ones too",
-            received=values,
-        )
+        expected = f"{_MOST_VALUES} values in all at most, missing ones too"
+        raise CapacityExceeded("too many records for the task's number of features", expected=expected, received=values)
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise InputError(f"record {row} is no object", expected="values by name", received=redacted(record))
@@ -70,25 +67,16 @@ def check_records(records: object, features: FeatureTable | None = None) -> None
 
 def _check_value(row: int, name: object, value: object) -> None:
     if not isinstance(name, str) or not 0 < len(name) <= LONGEST_NAME:
-        raise InputError(
-            f"record {row} has a name that cannot be one",
-            expected=f"a text of 1 to {LONGEST_NAME} characters",
-            received=redacted(name),
-        )
+        expected = f"a text of 1 to {LONGEST_NAME} characters"
+        raise InputError(f"record {row} has a name that cannot be one", expected=expected, received=redacted(name))
     if isinstance(value, str):
         if len(value) > LONGEST_TEXT:
-            raise CapacityExceeded(
-                f"record {row}: a text is too long to be a category",
-                expected=f"{LONGEST_TEXT} characters at most",
-                received=len(value),
-            )
+            problem = f"record {row}: a text is too long to be a category"
+            raise CapacityExceeded(problem, expected=f"{LONGEST_TEXT} characters at most", received=len(value))
     elif isinstance(value, int | float):
         if not (abs(value) <= LARGEST or (isinstance(value, float) and math.isnan(value))):
-            raise NonFiniteInput(
-                f"record {row} holds a number that is too large",
-                expected=f"{LARGEST:g} at most",
-                received=str(value)[:30],
-            )
+            problem = f"record {row} holds a number that is too large"
+            raise NonFiniteInput(problem, expected=f"{LARGEST:g} at most", received=str(value)[:30])
     elif value is not None:
         raise InputError(f"record {row} holds something else than a number, a text or null", received=redacted(value))
 
@@ -104,7 +92,7 @@ class FeatureTable:
     A name keeps its kind and its column for good.
     """
 
-    def __init__(self, features: Mapping[str, Kind | None] | None = None, columns: Sequence[str] | None = None) -> None:
+    def __init__(self, features: Mapping[str, Kind | None] | None = None, columns: Iterable[str] | None = None) -> None:
         self.features: dict[str, Kind | None] = dict(features or {})
         self._columns = None if columns is None else {name: place for place, name in enumerate(columns)}
 
@@ -126,7 +114,7 @@ class FeatureTable:
 
     def copy(self) -> FeatureTable:
         """Return the same table, apart from this one."""
-        return FeatureTable(self.features, None if self._columns is None else list(self._columns))
+        return FeatureTable(self.features, self._columns)
 
     @property
     def known(self) -> bool:
@@ -203,11 +191,8 @@ class FeatureTable:
             for part, number in (("weekday", when.weekday()), ("month", when.month), ("hour", when.hour)):
                 self._hash(row, name, f"{part}={number}")
         elif kind is not None:  # of a kind that is not known yet, nothing can be said
-            raise InputError(
-                f"record {place} holds a value of another kind than the feature has",
-                expected=f"{name} to be a {kind}",
-                received=redacted(value),
-            )
+            problem = f"record {place} holds a value of another kind than the feature has"
+            raise InputError(problem, expected=f"{name} to be a {kind}", received=redacted(value))
 
     def _hash(self, row: NDArray[np.float64], name: str, value: str) -> None:
         shared = len(row) - self.numbers
@@ -238,16 +223,12 @@ def _kind(values: Sequence[Any]) -> Kind | None:
 
 
 @lru_cache(maxsize=65_536)
-def _parsed(text: str) -> datetime.datetime | None:
-    try:
-        found = datetime.datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)
-
-
 def _date(value: object) -> datetime.datetime | None:
     """Return a date that a text is in ISO 8601; of days, months and years alone the text has dashes."""
     if not isinstance(value, str) or len(value) < len("2026-01-01") or "-" not in value:
         return None
-    return _parsed(value)
+    try:
+        found = datetime.datetime.fromisoformat(value)
+    except ValueError:
+        return None
+    return found if found.tzinfo is not None else found.replace(tzinfo=datetime.UTC)

@@ -93,11 +93,8 @@ def _export(source: str, folder: Path) -> None:
         reason = (told.decode(errors="replace").strip().splitlines() or ["no message"])[-1][:300]
         missing = reason.startswith("ModuleNotFoundError")
         wanted = f"a model of the Hugging Face Hub, its directory, or a copy of {folder} and another start"
-        raise EncoderUnavailable(
-            f"the sentence encoder {source} cannot be made ready",
-            expected=_INSTALL if missing else wanted,
-            received=reason,
-        )
+        problem = f"the sentence encoder {source} cannot be made ready"
+        raise EncoderUnavailable(problem, expected=_INSTALL if missing else wanted, received=reason)
 
 
 def stop_exports() -> None:

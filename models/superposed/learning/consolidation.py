@@ -87,7 +87,5 @@ def judge(store: WeightStore, batch: Batch, targets: Targets) -> Judged:
             right[keys[place]].append(correct)
         else:
             losses[keys[place]].append(loss)
-    return Judged(
-        {key: fmean(answers) for key, answers in right.items()},
-        fmean(fmean(own) for own in losses.values()) if losses else None,
-    )
+    loss_of_all = fmean(fmean(own) for own in losses.values()) if losses else None
+    return Judged({key: fmean(answers) for key, answers in right.items()}, loss_of_all)

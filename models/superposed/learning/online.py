@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from superposed.store.replay_buffer import Drawn
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, fill_padding, merge
 from superposed.tasks.calibration import row_hashes
-from superposed.tasks.registry import TaskState
 from superposed.tasks.scaling import scaled_each
 from superposed.tasks.targets import (
     Target,
@@ -40,6 +39,9 @@ from superposed.tasks.targets import (
 APPLY_VERSION = 6
 # Updates of a task between two measurements of its crosstalk, from its first one.
 CROSSTALK_INTERVAL = 64
+# The outcome of a step's batch before it, and the kept rows beside it with their logits.
+_Step: TypeAlias = tuple[_Forward, tuple[Drawn, Tensor] | None]
+_NOT_FINITE = "the update has no finite loss and gradient"
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,6 @@ class UpdateResult(Measured):
     """Measurement of a task by an update, before it learned; `sequence` is its place in the order of changes."""
 
     sequence: int
-
-
-class _Step(NamedTuple):
-    """One step: the batch's outcome before it, and the kept rows beside it with their logits."""
-
-    new: _Forward
-    drawn: Drawn | None = None
-    logits: Tensor | None = None
 
 
 def learn(
@@ -95,10 +89,8 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
     if not math.isfinite(measured.loss):
         raise NonFiniteInput("the loss is not finite: inputs or targets are too large", received=measured.loss)
     if len(batch.parts) == 1 and batch.parts[0].is_single and measured.accuracy is not None:
-        store.evaluations.remember(
-            batch.parts[0].task.schema.key,
-            Evaluation(store.tasks_taught(), store.sequence, measured.rows, measured.accuracy),
-        )
+        found = Evaluation(store.tasks_taught(), store.sequence, measured.rows, measured.accuracy)
+        store.evaluations.remember(batch.parts[0].task.schema.key, found)
     return measured
 
 
@@ -116,16 +108,16 @@ def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1)
         batch = _absorb(store, batch, targets)
         aims = scaled_targets(batch, targets)
         shown = _untaught(store, batch, targets)
-        first = taken = _rehearsing_step(store, batch, aims, 0)
+        new, kept = _rehearsing_step(store, batch, aims, 0)
+        before = shown or new
         for step in range(1, steps):
-            taken = _rehearsing_step(store, batch, aims, step)
+            new, kept = _rehearsing_step(store, batch, aims, step)
     store.sequence += 1
-    before = shown or first.new
     _count(store, batch, before, targets)
     if store.config.rehearsal.logit_share:
-        targets = replace(targets, logits=in_user_units(batch, taken.new.logits.detach().cpu()))
-        if taken.drawn is not None and taken.logits is not None:
-            store.replay_buffer.refresh(taken.drawn, in_user_units(taken.drawn.batch, taken.logits))
+        targets = replace(targets, logits=in_user_units(batch, new.logits.detach().cpu()))
+        if kept is not None:
+            store.replay_buffer.refresh(kept[0], in_user_units(kept[0].batch, kept[1]))
     store.replay_buffer.keep(batch, targets, store.sequence)
     return UpdateResult(sequence=store.sequence, **vars(before.measured()))
 
@@ -142,14 +134,13 @@ def _untaught(store: WeightStore, batch: Batch, targets: Targets) -> _Forward | 
 def _statistics_restored(batch: Batch) -> Iterator[None]:
     """Put the statistics and features of a batch's tasks back where an update fails."""
     states = {id(one): one for part in batch.parts for one in (part.scaler, part.units) if one is not None}
-    before = [
-        (one, one.statistics.copy(), one.target_statistics.copy(), one.features.copy()) for one in states.values()
-    ]
+    names = ("statistics", "target_statistics", "features")
+    before = [(state, {name: getattr(state, name).copy() for name in names}) for state in states.values()]
     try:
         yield
     except Exception:
-        for state, statistics, target_statistics, features in before:
-            state.statistics, state.target_statistics, state.features = (statistics, target_statistics, features)
+        for state, learned in before:
+            vars(state).update(learned)
         raise
 
 
@@ -167,19 +158,40 @@ def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
         return batch
     encoded = np.zeros((len(batch), store.config.network.inputs))
     for (part, mine), rows in zip(batch.members(), batch.raw, strict=True):
-        values = part.encode(rows) if part.scaler is None else _absorb_rows(part, part.scaler, rows)
+        values = _absorb_rows(part, rows)
         encoded[mine, : values.shape[1]] = values
     rows = scaled_each([part.scaling for part in batch.parts], batch.places().numpy(), encoded)
     hashes, inputs = row_hashes(encoded), torch.from_numpy(rows).to(store.dtype)
-    kept = torch.from_numpy(_filled(batch, encoded)) if store.replay_buffer.enabled else None
-    return replace(batch, inputs=inputs, encoded=kept, hashes=hashes)
+    if not store.replay_buffer.enabled:
+        return replace(batch, inputs=inputs, hashes=hashes)
+    for part, mine in batch.members():  # of a row to keep a missing number is the mean, and an outlier is cut off
+        if part.scaler is not None and (scaling := part.scaling) is not None:
+            encoded[mine] = scaling.bounded(encoded[mine])
+    return replace(batch, inputs=inputs, encoded=torch.from_numpy(encoded), hashes=hashes)
+
+
+def _absorb_rows(part: ResolvedContext, rows: Any) -> NDArray[np.float64]:
+    """Move the features and running statistics of a task by its rows; return the rows encoded."""
+    records = part.task.schema.kind == "records"
+    if records:
+        part.features.learn(rows, part.task.schema.inputs)
+    values = part.encode(rows)
+    if part.scaler is not None:
+        part.scaler.statistics.absorb(values[:, : part.features.numbers] if records else values)
+    return values
+
+
+def _records(batch: Batch) -> Iterator[tuple[ResolvedContext, Any]]:
+    """Yield a batch's contexts whose rows are records, and those."""
+    for part, rows in zip(batch.parts, batch.raw or (), strict=False):
+        if part.task.schema.kind == "records":
+            yield part, rows
 
 
 def learn_features(batch: Batch) -> None:
     """Learn the features of a batch's records, and nothing else."""
-    for part, rows in zip(batch.parts, batch.raw or (), strict=False):
-        if part.task.schema.kind == "records" and part.scaler is not None:
-            part.scaler.features.learn(rows, part.task.schema.inputs)
+    for part, rows in _records(batch):
+        part.features.learn(rows, part.task.schema.inputs)
 
 
 def check_records_fit(batch: Batch) -> None:
@@ -188,29 +200,10 @@ def check_records_fit(batch: Batch) -> None:
     Raises:
         InputError: They cannot, as they are now; an update before this one may still change them.
     """
-    for part, rows in zip(batch.parts, batch.raw or (), strict=False):
-        if part.task.schema.kind == "records" and part.scaler is not None:
-            trial = replace(part, scaler=replace(part.scaler, features=part.scaler.features.copy()))
-            trial.scaler.features.learn(rows, part.task.schema.inputs)  # type: ignore[union-attr]  # it is there
-            trial.encode(rows)
-
-
-def _absorb_rows(part: ResolvedContext, scaler: TaskState, rows: Any) -> NDArray[np.float64]:
-    """Move the running statistics of a task by its rows; return the rows encoded."""
-    records = part.task.schema.kind == "records"
-    if records:
-        scaler.features.learn(rows, part.task.schema.inputs)
-    values = part.encode(rows)
-    scaler.statistics.absorb(values[:, : scaler.features.numbers] if records else values)
-    return values
-
-
-def _filled(batch: Batch, encoded: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return encoded rows to keep: a missing number is the mean of its feature, an outlier is cut off."""
-    for part, mine in batch.members():
-        if part.scaler is not None and (scaling := part.scaling) is not None:
-            encoded[mine] = scaling.bounded(encoded[mine])
-    return encoded
+    for part, rows in _records(batch):
+        schema, trial = part.task.schema, part.features.copy()
+        trial.learn(rows, schema.inputs)
+        trial.encode(rows, schema.inputs, ignore_extra=schema.extra_features == "ignore")
 
 
 def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: int) -> _Step:
@@ -223,13 +216,13 @@ def _rehearsing_step(store: WeightStore, batch: Batch, targets: Targets, step: i
     outcome = _forward(store, batch, targets)
     _check_reported(outcome)
     optimizer_step(store, outcome.losses.mean())
-    return _Step(outcome)
+    return outcome, None
 
 
 def _check_reported(outcome: _Forward) -> None:
     """Raise `NonFiniteUpdate` where a loss in the user's units is not finite: it could not be counted."""
     if not bool(torch.isfinite(outcome.reported).all()):
-        raise NonFiniteUpdate("the update has no finite loss and gradient", expected="finite numbers")
+        raise NonFiniteUpdate(_NOT_FINITE, expected="finite numbers")
 
 
 def _step_together(store: WeightStore, batch: Batch, targets: Targets, drawn: Drawn) -> _Step:
@@ -243,7 +236,7 @@ def _step_together(store: WeightStore, batch: Batch, targets: Targets, drawn: Dr
     if own < len(drawn.batch):
         loss = loss + _kept_losses(store, kept, drawn.batch, drawn.targets)[own:].mean()
     optimizer_step(store, loss)
-    return _Step(new, drawn, kept.logits.detach().cpu())
+    return new, (drawn, kept.logits.detach().cpu())
 
 
 def _rows_to_rehearse(store: WeightStore, rows: int, step: int) -> tuple[int, int]:
@@ -323,26 +316,18 @@ def optimizer_step(store: WeightStore, loss: Tensor) -> None:
     """
     try:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
-        _check_gradient(store, loss)
+        gradients = [one.grad for group in store.optimizer.param_groups for one in group["params"]]
+        norms = [torch.linalg.vector_norm(one) for one in gradients if one is not None]
+        norm, cap = float(torch.linalg.vector_norm(torch.stack(norms))), store.config.gradient_norm_cap
+        if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
+            received = f"gradient norm {norm}"
+            raise NonFiniteUpdate(_NOT_FINITE, expected="finite numbers", received=received)
+        if norm > cap:
+            problem = "the update's gradient is too long: scale the inputs or targets, or check the rows"
+            raise UpdateTooLarge(problem, expected=f"a norm of {cap:g} at most", received=f"{norm:g}")
         store.optimizer.step()
     finally:
         store.optimizer.zero_grad()
-
-
-def _check_gradient(store: WeightStore, loss: Tensor) -> None:
-    gradients = [one.grad for group in store.optimizer.param_groups for one in group["params"]]
-    norms = [torch.linalg.vector_norm(one) for one in gradients if one is not None]
-    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
-    if not (math.isfinite(float(loss.detach())) and norm < float("inf")):
-        raise NonFiniteUpdate(
-            "the update has no finite loss and gradient", expected="finite numbers", received=f"gradient norm {norm}"
-        )
-    if norm > store.config.gradient_norm_cap:
-        raise UpdateTooLarge(
-            "the update's gradient is too long: scale the inputs or targets, or check the rows",
-            expected=f"a norm of {store.config.gradient_norm_cap:g} at most",
-            received=f"{norm:g}",
-        )
 
 
 def _count(store: WeightStore, batch: Batch, before: _Forward, targets: Targets) -> None:

@@ -35,11 +35,8 @@ class _Forward(NamedTuple):
 
     def measured(self) -> Measured:
         rated = int(self.classified.sum())
-        return Measured(
-            rows=len(self.losses),
-            loss=float(self.reported.double().mean()),
-            accuracy=int(self.correct.sum()) / rated if rated else None,
-        )
+        accuracy = int(self.correct.sum()) / rated if rated else None
+        return Measured(len(self.losses), float(self.reported.double().mean()), accuracy)
 
 
 def row_losses(logits: Tensor, outputs: Tensor, targets: Targets) -> _Forward:

@@ -80,10 +80,8 @@ class ReplayBuffer:
     """
 
     def __init__(self, config: RehearsalConfig, inputs: int, outputs: int, dtype: torch.dtype, secret: bytes) -> None:
-        self._config = config
-        self._secret = secret
-        self._inputs, self._outputs = inputs, outputs
-        self._dtype = dtype
+        self._config, self._secret = config, secret
+        self._inputs, self._outputs, self._dtype = inputs, outputs, dtype
         self._rows: dict[str, Tensor] = {
             "inputs": torch.empty(0, inputs, dtype=torch.uint8),
             "split": torch.empty(0, dtype=torch.uint8),  # which split the row belongs to, for good

@@ -14,17 +14,8 @@ import torch
 from torch import Tensor
 
 from superposed.config import StoreConfig
-from superposed.contexts import (
-    DERIVATION_VERSION,
-    Binding,
-    Context,
-    ContextSource,
-    ContextTable,
-    Stream,
-    TaskId,
-    family_named,
-)
-from superposed.contexts.keys import SECRET_BYTES
+from superposed.contexts import Binding, Context, ContextSource, ContextTable, family_named
+from superposed.contexts.keys import DERIVATION_VERSION, SECRET_BYTES, Stream, TaskId
 from superposed.errors import ConfigError, ShapeError
 from superposed.nn import MLP, build, optimizers
 from superposed.store import tensorfile
@@ -454,12 +445,8 @@ class WeightStore:
                 raise ConfigError(
                     f"a store of another {name}", expected=f"one of {versions}", received=metadata.get(name)
                 )
-        store = cls(
-            StoreConfig.saved(metadata["config"]),
-            secret=bytes.fromhex(metadata["secret"]),
-            device=device,
-            initialized=False,
-        )
+        config, secret = StoreConfig.saved(metadata["config"]), bytes.fromhex(metadata["secret"])
+        store = cls(config, secret=secret, device=device, initialized=False)
         optimizers.load_state(store.network, store.optimizer, tensors)
         store.sequence = metadata["sequence"]
         registry = json.loads(tensors["registry"].numpy().tobytes())

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.contexts import Context
-from superposed.encoders.records import LARGEST, check_records
+from superposed.encoders.records import LARGEST, FeatureTable, check_records
 from superposed.errors import EmptyBatch, NonFiniteInput, ShapeError, redacted
 from superposed.tasks.registry import TaskState
 from superposed.tasks.scaling import CLIP, Scaling, scaled_each
@@ -67,6 +67,11 @@ class ResolvedContext:
         """The scaling of targets now; None for targets as they are."""
         return None if self.units is None else self.units.target_statistics.scaling(None)
 
+    @property
+    def features(self) -> FeatureTable:
+        """The features that its records have."""
+        return (self.scaler or self.task).features
+
     def encode(self, rows: Any) -> NDArray[np.float64]:
         """Return the task's own rows, checked before, as numbers (B, inputs) before scaling.
 
@@ -77,8 +82,7 @@ class ResolvedContext:
         if schema.kind != "records":
             values: NDArray[np.float64] = np.asarray(rows, dtype=np.float64)
             return values
-        features = (self.scaler or self.task).features
-        return features.encode(rows, schema.inputs, ignore_extra=schema.extra_features == "ignore")
+        return self.features.encode(rows, schema.inputs, ignore_extra=schema.extra_features == "ignore")
 
     @property
     def is_single(self) -> bool:
@@ -121,12 +125,9 @@ class Batch:
 
     def outputs(self) -> Tensor:
         """Return (B,) int64: the number of outputs of each row's task."""
-        if self.index is None:
-            return torch.full((len(self),), self.parts[0].task.schema.outputs)
-        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.index]
+        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
 
 
-_NUMPY = {torch.float32: np.float32, torch.float64: np.float64}
 _KINDS = {"U": "text", "S": "text", "O": "something else than numbers", "c": "complex numbers"}
 
 
@@ -154,39 +155,27 @@ def check_finite(rows: NDArray[Any], what: str) -> None:
     """Raise `NonFiniteInput` where one of (B, n) numbers is not finite, and name it."""
     if rows.dtype.kind == "f" and not np.isfinite(rows).all():
         row, column = np.argwhere(~np.isfinite(rows))[0]
-        raise NonFiniteInput(
-            f"{what} hold a number that is not finite",
-            expected="finite numbers",
-            received=f"{rows[row, column]} at row {row}, place {column}",
-        )
+        received = f"{rows[row, column]} at row {row}, place {column}"
+        raise NonFiniteInput(f"{what} hold a number that is not finite", expected="finite numbers", received=received)
 
 
 def _checked(part: ResolvedContext, inputs: object) -> Any:
     """Return rows (B, inputs) or records that fit a task's schema, whatever its statistics are."""
-    schema, features = part.task.schema, (part.scaler or part.task).features
+    schema = part.task.schema
     if schema.kind == "records":
         if not isinstance(inputs, list | tuple):
-            raise ShapeError(
-                f"task {schema.key} takes records of named values, not rows of numbers",
-                expected="records: a list of objects",
-                received=redacted(inputs),
-            )
-        check_records(inputs, features)
+            problem = f"task {schema.key} takes records of named values, not rows of numbers"
+            raise ShapeError(problem, expected="records: a list of objects", received=redacted(inputs))
+        check_records(inputs, part.features)
         return inputs
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
         taken = "rows of numbers" if schema.kind == "rows" else f"{schema.kind}, or rows of numbers"
-        raise ShapeError(
-            f"task {schema.key} takes {taken}, not records",
-            expected=f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records",
-            received="records",
-        )
+        expected = f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records"
+        raise ShapeError(f"task {schema.key} takes {taken}, not records", expected=expected, received="records")
     rows = read_rows(inputs)
     if rows.shape[1] != schema.inputs:
-        raise ShapeError(
-            f"rows of the wrong width for task {schema.key}",
-            expected=f"{schema.inputs} features",
-            received=rows.shape[1],
-        )
+        expected = f"{schema.inputs} features"
+        raise ShapeError(f"rows of the wrong width for task {schema.key}", expected=expected, received=rows.shape[1])
     check_finite(rows, "inputs")
     if schema.scaling == "running" and rows.dtype == np.float64 and np.abs(rows).max() > LARGEST:
         raise NonFiniteInput("inputs hold a number that is too large", expected=f"{LARGEST:g} at most")
@@ -256,14 +245,15 @@ def one_context_each(
     if values is None:
         return None
     lengths = [len(own) for own in inputs]  # type: ignore[arg-type]  # they have rows: those were joined
-    rows = np.zeros((len(values), width), dtype=_NUMPY[dtype])
+    joined = torch.zeros(len(values), width, dtype=dtype)
+    rows = joined.numpy()
     with np.errstate(over="ignore", invalid="ignore"):  # what is too large is found below
         index = np.repeat(np.arange(len(parts)), lengths)
         rows[:, :features] = scaled_each([part.scaling for part in parts], index, values)
     if not (np.isfinite(rows).all() and np.isfinite(values).all()):
         return None
     distinct, places = _distinct(parts)
-    return Batch(distinct, torch.from_numpy(places[index]) if len(distinct) > 1 else None, torch.from_numpy(rows))
+    return Batch(distinct, torch.from_numpy(places[index]) if len(distinct) > 1 else None, joined)
 
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
@@ -281,23 +271,19 @@ def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, 
 
 def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:
     """Join several arrays to (ΣB, features), where all are alike."""
-    first = several[0]
+    kind = several[0].dtype
     for one in several:
-        alike = isinstance(one, np.ndarray) and one.dtype == first.dtype and one.flags.c_contiguous
-        if not (alike and one.ndim == 2 and one.shape[1] == features and len(one)):
+        alike = isinstance(one, np.ndarray) and one.dtype == kind and one.shape[1:] == (features,)
+        if not (alike and len(one) and one.flags.c_contiguous and kind.kind in "fiu"):
             return None
-    if first.dtype.kind not in "fiu":
-        return None
-    return np.frombuffer(b"".join([one.data for one in several]), first.dtype).reshape(-1, features)
+    return np.frombuffer(b"".join([one.data for one in several]), kind).reshape(-1, features)
 
 
 def join_lists(several: Sequence[Any], features: int) -> NDArray[Any] | None:
     """Join several lists of rows to (ΣB, features), where all of them are numbers."""
-    rows: list[Any] = []
-    for one in several:
-        if not (isinstance(one, list) and one):
-            return None
-        rows += one
+    if not all(isinstance(one, list) and one for one in several):
+        return None
+    rows = list(chain.from_iterable(several))
     if not all(isinstance(row, list) and len(row) == features for row in rows):
         return None
     try:  # a third of the time that numpy takes, which looks at each number twice
@@ -331,12 +317,8 @@ def per_row(
         raw.append(_checked(part, [inputs[row] for row in rows.tolist()]))
         if not learning or part.scaler is None:
             result[rows] = scaled_rows(part, raw[-1], width, dtype)
-    return Batch(
-        distinct,
-        torch.from_numpy(places) if len(distinct) > 1 else None,
-        result,
-        raw=tuple(raw) if any(part.scaling is not None for part in distinct) else None,
-    )
+    index = torch.from_numpy(places) if len(distinct) > 1 else None
+    return Batch(distinct, index, result, raw=tuple(raw) if any(part.scaling for part in distinct) else None)
 
 
 def merge(batches: Sequence[Batch]) -> Batch:
@@ -345,12 +327,9 @@ def merge(batches: Sequence[Batch]) -> Batch:
         return batches[0]
     parts, places = _distinct([part for batch in batches for part in batch.parts])
     first = np.cumsum([0] + [len(batch.parts) for batch in batches])  # of each batch's parts, among all
-    index = np.concatenate(
-        [places[start + batch.places().numpy()] for start, batch in zip(first[:-1], batches, strict=True)]
-    )
-    return Batch(
-        parts, torch.from_numpy(index) if len(parts) > 1 else None, torch.cat([batch.inputs for batch in batches])
-    )
+    among_all = [start + batch.places().numpy() for start, batch in zip(first[:-1], batches, strict=True)]
+    index = torch.from_numpy(places[np.concatenate(among_all)]) if len(parts) > 1 else None
+    return Batch(parts, index, torch.cat([batch.inputs for batch in batches]))
 
 
 def fill_padding(numbers: Tensor, widths: Tensor, value: float) -> Tensor:

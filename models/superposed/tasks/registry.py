@@ -175,11 +175,8 @@ class TaskRegistry:
         """Return the task of that key, in the group where one is named; raise `UnknownTask` where there is none."""
         state = self.get(key)
         if group not in (None, state.schema.group):
-            raise UnknownTask(
-                "no task has this key in this group",
-                expected=f"{state.schema.group}/{key}" if state.schema.group else key,
-                received=f"{group}/{key}",
-            )
+            expected = f"{state.schema.group}/{key}" if state.schema.group else key
+            raise UnknownTask("no task has this key in this group", expected=expected, received=f"{group}/{key}")
         return state
 
     def all(self) -> list[TaskState]:
@@ -281,10 +278,8 @@ class TaskRegistry:
 
     def to_json(self) -> dict[str, Any]:
         """Return the state as JSON values, which `statistics` completes."""
-        values = {
-            "tasks": [state.to_json() for state in self._tasks.values()],
-            "next_generation": self._next_generation.copy(),
-        }
+        tasks = [state.to_json() for state in self._tasks.values()]
+        values: dict[str, Any] = {"tasks": tasks, "next_generation": self._next_generation.copy()}
         return values | ({"quarantined": self.quarantined.copy()} if self.quarantined else {})
 
     @classmethod
@@ -295,11 +290,10 @@ class TaskRegistry:
             state = TaskState.from_json(entry)
             registry._tasks[state.schema.key] = state
             if statistics is not None:
-                ends = np.cumsum(entry.get("statistics", (0, 0, 0)))
-                own, statistics = statistics[: ends[-1]].copy(), statistics[ends[-1] :]
-                state.statistics.values = own[: ends[0]].reshape(3, -1)
-                state.target_statistics.values = own[ends[0] : ends[1]].reshape(3, -1)
-                state.calibration.seen = own[ends[1] :]
+                *own, statistics = np.split(statistics, np.cumsum(entry.get("statistics", (0, 0, 0))))
+                state.statistics.values = own[0].copy().reshape(3, -1)
+                state.target_statistics.values = own[1].copy().reshape(3, -1)
+                state.calibration.seen = own[2].copy()
         registry._next_generation = dict(values["next_generation"])
         registry.quarantined = dict(values.get("quarantined", {}))
         return registry

@@ -204,11 +204,8 @@ class TaskSchema(Config):
             )
         added = [label for label in dict.fromkeys(wanted) if label not in self.classes]
         if added and self.composition is not None:
-            raise CompositionNotSupported(
-                f"task {self.key} is a composition: it has the outputs of its parts",
-                expected="labels that it has",
-                received=f"{len(added)} new ones",
-            )
+            problem = f"task {self.key} is a composition: it has the outputs of its parts"
+            raise CompositionNotSupported(problem, expected="labels that it has", received=f"{len(added)} new ones")
         longer = (*self.labels, *added)
         return self.replace(labels=longer, outputs=len(longer)) if added else self
 

@@ -57,12 +57,8 @@ def _joined(columns: Sequence[Tensor | None], several: Sequence[Targets], defaul
     known = next((column for column in columns if column is not None), None)
     if known is None:
         return None
-    return torch.cat(
-        [
-            known.new_full((len(targets.classes), *known.shape[1:]), default) if column is None else column
-            for column, targets in zip(columns, several, strict=True)
-        ]
-    )
+    defaults = (known.new_full((len(targets.classes), *known.shape[1:]), default) for targets in several)
+    return torch.cat([one if column is None else column for column, one in zip(columns, defaults, strict=True)])
 
 
 def weighted(targets: Targets, weights: Sequence[float]) -> Targets:
@@ -143,11 +139,8 @@ def check_classes(batch: Batch, targets: Targets) -> None:
     beyond = targets.classes >= batch.outputs()
     if bool(beyond.any()):
         row = int(beyond.int().argmax())
-        raise LabelOutOfRange(
-            "not a class of the row's task",
-            expected=f"0 to {int(batch.outputs()[row]) - 1}",
-            received=int(targets.classes[row]),
-        )
+        expected = f"0 to {int(batch.outputs()[row]) - 1}"
+        raise LabelOutOfRange("not a class of the row's task", expected=expected, received=int(targets.classes[row]))
 
 
 def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets:
@@ -170,22 +163,18 @@ def read_targets(batch: Batch, targets: Sequence[Target], width: int) -> Targets
         raise ShapeError("targets and rows do not match", expected=f"{len(batch)} targets", received=len(targets))
     if (indexes := _class_indexes(batch, targets)) is not None:
         return Targets(torch.from_numpy(indexes), None)
-    classes = [-1] * len(batch)
-    values: list[tuple[int, list[float]]] = []
     schemas = [part.task.schema for part in batch.parts]
+    classes, values = [-1] * len(batch), None
+    if any(schema.loss == "mse" for schema in schemas):
+        scaled = any(part.units is not None for part in batch.parts)
+        values = torch.zeros(len(batch), width, dtype=torch.float64 if scaled else batch.inputs.dtype)
     for row, (place, target) in enumerate(zip(batch.places().tolist(), targets, strict=True)):
         schema = schemas[place]
-        if schema.loss == "cross_entropy":
-            classes[row] = _class_of(target, schema)
+        if schema.loss == "mse" and values is not None:
+            values[row, : schema.outputs] = torch.tensor(_values_of(schema, target), dtype=values.dtype)
         else:
-            values.append((row, _values_of(schema, target)))
-    if not values:
-        return Targets(torch.tensor(classes), None)
-    scaled = any(part.units is not None for part in batch.parts)
-    dense = torch.zeros(len(batch), width, dtype=torch.float64 if scaled else batch.inputs.dtype)
-    for row, numbers in values:
-        dense[row, : len(numbers)] = torch.tensor(numbers, dtype=dense.dtype)
-    return Targets(torch.tensor(classes), dense)
+            classes[row] = _class_of(target, schema)
+    return Targets(torch.tensor(classes), values)
 
 
 def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64] | None:
@@ -196,7 +185,10 @@ def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64]
     if not isinstance(targets, np.ndarray) and set(map(type, targets)) != {int}:
         return None
     if any(schema.labels is not None for schema in schemas):
-        return _label_indexes(schemas, targets)
+        if len(schemas) != 1 or schemas[0].label_type not in {"int", "float"} or isinstance(targets, np.ndarray):
+            return None
+        found = [schemas[0].classes.get(target, -1) for target in targets]  # type: ignore[arg-type]  # they are whole numbers
+        return None if -1 in found else np.asarray(found, dtype=np.int64)
     try:
         numbers = np.asarray(targets)
     except OverflowError:
@@ -205,14 +197,6 @@ def _class_indexes(batch: Batch, targets: Sequence[Target]) -> NDArray[np.int64]
         return None
     good = (numbers >= 0) & (numbers < batch.outputs().numpy())
     return numbers.astype(np.int64) if good.all() else None
-
-
-def _label_indexes(schemas: Sequence[TaskSchema], targets: Sequence[Target]) -> NDArray[np.int64] | None:
-    """Return the classes of labels that are all whole numbers of one task; None for others."""
-    if len(schemas) != 1 or schemas[0].label_type not in {"int", "float"} or isinstance(targets, np.ndarray):
-        return None
-    found = [schemas[0].classes.get(target, -1) for target in targets]  # type: ignore[arg-type]  # they are whole numbers
-    return None if -1 in found else np.asarray(found, dtype=np.int64)
 
 
 def _class_of(target: object, schema: TaskSchema) -> int:
@@ -224,27 +208,18 @@ def _class_of(target: object, schema: TaskSchema) -> int:
         value: Any = float(target) if kind == "float" else target  # type: ignore[arg-type]  # it is a number
         if (found := schema.classes.get(value)) is not None:
             return int(found)
-        raise LabelOutOfRange(
-            f"not a label of task {schema.key}",
-            expected=f"one of its {schema.outputs} labels; a new one is added by add_labels or grow_labels",
-            received=_shown(target),
-        )
-    raise LabelOutOfRange(
-        f"a target of another type than the labels of task {schema.key}",
-        expected=f"a label, {_WORDS[kind]}",
-        received=_readings(target, schema),
-    )
+        expected = f"one of its {schema.outputs} labels; a new one is added by add_labels or grow_labels"
+        raise LabelOutOfRange(f"not a label of task {schema.key}", expected=expected, received=_shown(target))
+    problem = f"a target of another type than the labels of task {schema.key}"
+    raise LabelOutOfRange(problem, expected=f"a label, {_WORDS[kind]}", received=_readings(target, schema))
 
 
 def _index(target: object, schema: TaskSchema) -> int:
     number = target if isinstance(target, int | float) and not isinstance(target, bool) else None
     if number is not None and 0 <= number < min(schema.outputs, _INDEX_LIMIT) and number == int(number):
         return int(number)
-    raise LabelOutOfRange(
-        f"not a class of task {schema.key}, which was registered without labels",
-        expected=f"a class index, 0 to {schema.outputs - 1}",
-        received=_shown(target),
-    )
+    problem = f"not a class of task {schema.key}, which was registered without labels"
+    raise LabelOutOfRange(problem, expected=f"a class index, 0 to {schema.outputs - 1}", received=_shown(target))
 
 
 def _shown(target: object) -> object:
@@ -273,16 +248,10 @@ def _values_of(schema: TaskSchema, target: Target) -> list[float]:
     except ValueError:
         numbers = np.asarray([], dtype=object)
     if numbers.dtype.kind not in "fiu" or numbers.shape != (schema.outputs,):
-        raise ShapeError(
-            f"not a target of mse task {schema.key}",
-            expected=f"{schema.outputs} number{'s' if schema.outputs > 1 else ''}",
-            received=redacted(target),
-        )
+        expected = f"{schema.outputs} number{'s' if schema.outputs > 1 else ''}"
+        raise ShapeError(f"not a target of mse task {schema.key}", expected=expected, received=redacted(target))
     check_finite(numbers[None], "targets")
     if schema.scaling == "running" and np.abs(numbers.astype(np.float64)).max() > LARGEST_TARGET:
-        raise NonFiniteInput(
-            f"a target of task {schema.key} is too large",
-            expected=f"{LARGEST_TARGET:g} at most",
-            received=redacted(target),
-        )
+        problem = f"a target of task {schema.key} is too large"
+        raise NonFiniteInput(problem, expected=f"{LARGEST_TARGET:g} at most", received=redacted(target))
     return [float(number) for number in numbers]
