@@ -218,20 +218,14 @@ class StoreConfig(Config):
     encoders: dict[EncoderName, EncoderConfig] = {}
 
     @model_validator(mode="after")
-    def _encodings_fit(self) -> Self:
-        for name, encoder in self.encoders.items():
-            if encoder.width > self.network.inputs:
-                raise ValueError(
-                    f"encoder {name} makes rows of {encoder.width} numbers, more than the network's"
-                    f" {self.network.inputs} inputs"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _rotations_are_not_expanded(self) -> Self:
+    def _parts_agree(self) -> Self:
         network = self.network
+        for name, encoder in self.encoders.items():
+            if encoder.width > network.inputs:
+                made = f"encoder {name} makes rows of {encoder.width} numbers"
+                raise ValueError(f"{made}, more than the network's {network.inputs} inputs")
         if self.family == "rotation" and "expansion" not in network.model_fields_set:
-            object.__setattr__(self, "network", network.replace(expansion=1))
+            object.__setattr__(self, "network", network.replace(expansion=1))  # they have no expansion
         return self
 
     @classmethod

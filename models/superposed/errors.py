@@ -31,9 +31,7 @@ class SuperposedError(Exception):
 
     def __init__(self, message: str, *, expected: object = None, received: object = None) -> None:
         super().__init__(message)
-        self.message = message
-        self.expected = expected
-        self.received = received
+        self.message, self.expected, self.received = message, expected, received
 
     def __str__(self) -> str:
         parts = [self.message]

@@ -130,11 +130,8 @@ class Power:
     def __post_init__(self) -> None:
         exponent = check_number(self.exponent, "an exponent")
         if abs(exponent) > MAX_EXPONENT:
-            raise ExpressionInvalid(
-                "an exponent is too large",
-                expected=f"between -{MAX_EXPONENT:g} and {MAX_EXPONENT:g}",
-                received=exponent,
-            )
+            expected = f"between -{MAX_EXPONENT:g} and {MAX_EXPONENT:g}"
+            raise ExpressionInvalid("an exponent is too large", expected=expected, received=exponent)
         object.__setattr__(self, "exponent", exponent)
         _check_depth(self)
 

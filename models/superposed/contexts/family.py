@@ -119,8 +119,5 @@ class Family(ABC, Generic[G]):
 
     def _check_width(self, x: Tensor, expected: int) -> None:
         if x.shape[-1] != expected:
-            raise ShapeError(
-                f"a vector of the wrong width for this {self.name} context",
-                expected=f"(..., {expected})",
-                received=tuple(x.shape),
-            )
+            problem = f"a vector of the wrong width for this {self.name} context"
+            raise ShapeError(problem, expected=f"(..., {expected})", received=tuple(x.shape))

@@ -48,11 +48,8 @@ def _from_json(value: object, depth_left: int) -> Expression:
         if kind == "power":
             base, exponent = _fields(body, "context", "exponent")
             return Power(_from_json(base, depth_left - 1), exponent)
-    raise ExpressionInvalid(
-        "not a context",
-        expected='text, {"task": key}, {"mixture": [...]} or {"power": {...}}',
-        received=redacted(value),
-    )
+    expected = 'text, {"task": key}, {"mixture": [...]} or {"power": {...}}'
+    raise ExpressionInvalid("not a context", expected=expected, received=redacted(value))
 
 
 def _fields(body: object, *names: str) -> tuple[Any, ...]:
@@ -74,8 +71,7 @@ def parse(text: str) -> Expression:
 
 class _Parser:
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
+        self._text, self._at = text, 0
 
     def whole(self) -> Expression:
         result = self._expression(MAX_DEPTH)
@@ -91,7 +87,8 @@ class _Parser:
 
     def _primary(self, depth_left: int) -> Expression:
         if not self._take("mix("):
-            return self._task()
+            first = self._key()
+            return Task(self._key(), group=first) if self._take("/") else Task(first)
         if depth_left <= 0:
             raise ExpressionInvalid("a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most")
         parts = [self._part(depth_left - 1)]
@@ -106,10 +103,6 @@ class _Parser:
         if not self._take(":"):
             raise self._error("':' and a weight")
         return part, self._number()
-
-    def _task(self) -> Task:
-        first = self._key()
-        return Task(self._key(), group=first) if self._take("/") else Task(first)
 
     def _key(self) -> str:
         match = KEY_PATTERN.match(self._text, self._at)

@@ -68,11 +68,9 @@ class ContextSource:
         secret: bytes,
         expanded: Mapping[str, Family[Any]] | None = None,
     ) -> None:
-        self.family = family
-        self.features = dict(features)
+        self.family, self.features, self._secret = family, dict(features), secret
         self._expanded = dict(expanded or {})
         self._layers_left = {name: len(features) - place for place, name in enumerate(features)}
-        self._secret = secret
         self._generators: OrderedDict[tuple[str, TaskId], Any] = OrderedDict()
         self.generator_bytes = 0
 
@@ -112,9 +110,7 @@ class ContextTable:
     """
 
     def __init__(self, source: ContextSource, max_bytes: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.source = source
-        self._dtype = dtype
-        self._device = device
+        self.source, self._dtype, self._device = source, dtype, device
         shapes = {name: source.family_of(name).context_shape(count) for name, count in source.features.items()}
         self.bytes_per_context = dtype.itemsize * sum(torch.Size(shape).numel() for shape in shapes.values())
         self.capacity = max(1, max_bytes // self.bytes_per_context)
