@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ _log = logging.getLogger("superposed.encoders")
 _TURN_ITEMS = 64
 # An item takes a hundred times as long as a row: this many times as long may it wait.
 _PATIENCE = 4
-# Bytes of a kept embedding beside its array: its key, its place in two tables, and the array's own.
+# Bytes of a kept embedding beside its array, about: its key, its place in the table, and the array's own.
 _ENTRY_BYTES = 700
 
 
@@ -202,7 +202,6 @@ class EmbeddingCache:
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._rows: OrderedDict[CacheKey, NDArray[Any]] = OrderedDict()
-        self._of_task: dict[str, set[CacheKey]] = {}
         self.bytes = self.erasures = 0
 
     def get(self, key: CacheKey) -> NDArray[Any] | None:
@@ -218,23 +217,18 @@ class EmbeddingCache:
         if key in self._rows or size > self._most_bytes:
             return
         self._rows[key] = np.array(row)  # its own memory: a view would keep the whole batch
-        self._of_task.setdefault(key.task, set()).add(key)
         self.bytes += size
         while self.bytes > self._most_bytes:
             self._drop(next(iter(self._rows)))
 
-    def forget(self, task: str) -> None:
-        """Drop every embedding that was made for a task, and what is being made now."""
+    def forget(self, tasks: Collection[str]) -> None:
+        """Drop every embedding that was made for some tasks, and what is being made now."""
         self.erasures += 1
-        for key in list(self._of_task.get(task, ())):
+        for key in [key for key in self._rows if key.task in tasks]:
             self._drop(key)
 
     def _drop(self, key: CacheKey) -> None:
         self.bytes -= self._rows.pop(key).nbytes + _ENTRY_BYTES
-        left = self._of_task[key.task]
-        left.discard(key)
-        if not left:
-            del self._of_task[key.task]
 
 
 class Encoders(Collector):
@@ -285,27 +279,29 @@ class Encoders(Collector):
         """Return what an encoder encodes."""
         return self._threads[name].config.kind
 
-    def known(self, encoder: str, tasks: Sequence[str], items: Sequence[str | bytes]) -> "_Lookup":
-        """Look texts or images up among the embeddings that are kept, each for its task."""
-        source = current_request().source
-        keys = [CacheKey(encoder, source, task, _digest(item)) for task, item in zip(tasks, items, strict=True)]
+    async def encode(
+        self, name: str, tasks: Sequence[str], items: Sequence[str | bytes], spend: Callable[[int], None]
+    ) -> NDArray[Any]:
+        """Return rows (B, width) of texts or images, each for its task (B,); `spend` gets the number of new ones.
+
+        Raises as `spend` and `EncoderThread.encode`.
+        """
+        source, erasures = current_request().source, self.cache.erasures
+        keys = [CacheKey(name, source, task, _digest(item)) for task, item in zip(tasks, items, strict=True)]
         rows = [self.cache.get(key) for key in keys]
         missing = [place for place, row in enumerate(rows) if row is None]
-        return _Lookup(self._threads[encoder], keys, items, rows, missing, self.cache.erasures)
-
-    async def fill(self, lookup: "_Lookup") -> NDArray[Any]:
-        """Encode what a lookup did not find; return rows (B, width). Raises as `EncoderThread.encode`."""
-        missing, rows, name = lookup.missing, lookup.rows, lookup.encoder.name
+        if missing:
+            spend(len(missing))
         self._items[name, "hit"] += len(rows) - len(missing)
         if len(rows) == 1 and rows[0] is not None:
             return rows[0][None]
         if missing:
             self._items[name, "miss"] += len(missing)
-            found = await lookup.encoder.encode([lookup.items[place] for place in missing], missing)
+            found = await self._threads[name].encode([items[place] for place in missing], missing)
             for place, row in zip(missing, found, strict=True):
                 rows[place] = row
-                if lookup.keys[place].task and lookup.erasures == self.cache.erasures:
-                    self.cache.put(lookup.keys[place], row)
+                if keys[place].task and erasures == self.cache.erasures:  # else its task's rows were erased meanwhile
+                    self.cache.put(keys[place], row)
         return np.stack([row for row in rows if row is not None])
 
     def collect(self) -> Iterator[Metric]:
@@ -324,18 +320,3 @@ class Encoders(Collector):
             thread.durations.add_to(durations, [name])
         size = GaugeMetricFamily("superposed_embedding_cache_bytes", "Bytes of kept embeddings.", self.cache.bytes)
         yield from (items, durations, size)
-
-
-@dataclass
-class _Lookup:
-    """Items of one request, their embeddings (width,) where those were kept, and the places of the others.
-
-    After an erasure of the cache that `erasures` does not count nothing more is kept of them.
-    """
-
-    encoder: EncoderThread
-    keys: Sequence[CacheKey]
-    items: Sequence[str | bytes]
-    rows: list[NDArray[Any] | None]
-    missing: Sequence[int]
-    erasures: int

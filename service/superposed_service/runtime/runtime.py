@@ -142,8 +142,7 @@ class Runtime:
         if records:
             through = (await self._snapshot()).sequence  # what was learned from them must not need them again
             await self.engine.call_writer(lambda writer: erase_rows(writer.transaction_log, records, through))
-        for key in found:
-            self.encoders.cache.forget(key)
+        self.encoders.cache.forget(found)
         await self._remove_erased_snapshots()
         return found
 
@@ -196,7 +195,7 @@ class Runtime:
         Raises:
             ShapeError: A task takes other inputs, or the tasks have several encoders.
             QuotaExceeded: The quota is used up.
-            SuperposedError: As `Encoders.fill`.
+            SuperposedError: As `Encoders.encode`.
         """
         originals = rows.originals
         if originals is None:
@@ -215,10 +214,9 @@ class Runtime:
             encoder, tasks = read_as(originals, [self.engine.schema_of(one) for one in rows.contexts])
         kind = self.encoders.kind(encoder)
         items = items_of(originals, kind)
-        lookup = self.encoders.known(encoder, tasks, items)
-        if lookup.missing:
-            principal.spend(rows=_ROWS_PER_ITEM * len(lookup.missing))
-        vectors = await self.encoders.fill(lookup)
+        vectors = await self.encoders.encode(
+            encoder, tasks, items, lambda count: principal.spend(rows=_ROWS_PER_ITEM * count)
+        )
         kept = Originals(kind, items) if self.settings.keep_originals else None
         return RowBatch(rows.context, rows.contexts, vectors, kept)
 
@@ -341,7 +339,7 @@ class Runtime:
 
     async def _erase_rows(self, key: str, author: str | None, at_once: bool) -> Erasure:
         turn = self.engine.check_leads()
-        self.encoders.cache.forget(key)
+        self.encoders.cache.forget({key})
         has_rows, in_snapshots, erased_at = await self.engine.call_writer(
             lambda writer: find_rows(writer.transaction_log, writer.store, key)
         )
@@ -356,7 +354,7 @@ class Runtime:
         kept = await self.engine.change(change, None, author, limited=False)
         records = (await self._finish_erasures(key))[key]
         stay = in_snapshots and not at_once
-        self.encoders.cache.forget(key)  # rows that were being encoded meanwhile
+        self.encoders.cache.forget({key})  # rows that were being encoded meanwhile
         pending = self.engine.replication.behind(self.directory.transaction_log().journal.sequence)
         known = {"snapshots_until": until if stay else None, "followers_pending": pending}
         return Erasure(records=len(records), rows=kept["rows"], **known)

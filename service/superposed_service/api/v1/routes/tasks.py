@@ -131,5 +131,5 @@ async def delete(request: ApiRequest, key: str, untaught: bool = False) -> Respo
     if await request.answered_before() is None:
         key = await request.task_key(key)
         await request.submit(Delete(key, untaught=untaught))
-        request.runtime.encoders.cache.forget(key)
+        request.runtime.encoders.cache.forget({key})
     return Response(status_code=204)
