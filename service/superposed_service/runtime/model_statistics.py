@@ -4,7 +4,6 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from superposed.errors import ContextError
@@ -12,25 +11,11 @@ from superposed.errors import ContextError
 _MOST_MODELS, _LONGEST_NAME = 10_000, 256
 
 
-@dataclass
-class _Outcomes:
-    count: int = 0
-    ns: int = 0
-
-
-@dataclass
-class _Counts:
-    rows: int = 0
-    last_ms: int = 0
-    success: _Outcomes = field(default_factory=_Outcomes)
-    fail: _Outcomes = field(default_factory=_Outcomes)
-
-
 class Statistics:
     """Requests, rows and time by model; the models asked longest ago are forgotten first."""
 
     def __init__(self) -> None:
-        self._models: OrderedDict[str, _Counts] = OrderedDict()
+        self._models: OrderedDict[str, dict[str, Any]] = OrderedDict()  # as the protocol shows them
 
     @contextmanager
     def measured(self, model: str, rows: int) -> Iterator[None]:
@@ -48,29 +33,21 @@ class Statistics:
                 self._count(model, rows, time.perf_counter_ns() - started, good=good)
 
     def _count(self, model: str, rows: int, taken: int, *, good: bool) -> None:
-        counts = self._models.setdefault(model, _Counts())
+        outcomes = {"success": {"count": 0, "ns": 0}, "fail": {"count": 0, "ns": 0}}
+        counts = self._models.setdefault(
+            model, {"last_inference": 0, "inference_count": 0, "execution_count": 0, "inference_stats": outcomes}
+        )
         self._models.move_to_end(model)
         if len(self._models) > _MOST_MODELS:
             self._models.popitem(last=False)
-        counts.last_ms = time.time_ns() // 1_000_000
-        counts.rows += rows if good else 0
-        outcomes = counts.success if good else counts.fail
-        outcomes.count += 1
-        outcomes.ns += taken
+        counts["last_inference"] = time.time_ns() // 1_000_000
+        counts["inference_count"] += rows if good else 0
+        counts["execution_count"] += good
+        outcome = counts["inference_stats"]["success" if good else "fail"]
+        outcome["count"] += 1
+        outcome["ns"] += taken
 
     def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
         """Return the statistics of the models that are wanted, as the Open Inference Protocol has them."""
-        return {
-            "model_stats": [
-                {
-                    "name": model,
-                    "version": version,
-                    "last_inference": counts.last_ms,
-                    "inference_count": counts.rows,
-                    "execution_count": counts.success.count,
-                    "inference_stats": {"success": asdict(counts.success), "fail": asdict(counts.fail)},
-                }
-                for model, counts in self._models.items()
-                if wanted(model)
-            ]
-        }
+        found = [(model, counts) for model, counts in self._models.items() if wanted(model)]
+        return {"model_stats": [{"name": model, "version": version, **counts} for model, counts in found]}
