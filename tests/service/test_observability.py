@@ -16,13 +16,14 @@ from fastapi import FastAPI
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from superposed.errors import ConfigError
 from superposed_service.api.app import create_api
 from superposed_service.api.middleware.route_table import RouteTable, access_rules
-from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows
+from superposed_service.observability.counters import OTHER_TASKS, Distribution, TaskRows, family
 from superposed_service.observability.load import Progress
 from superposed_service.observability.opentelemetry import Tracing
 from superposed_service.settings import Settings
@@ -197,14 +198,11 @@ class TestMetrics:
         assert value(scrape(http), "rest_server_requests_total", **labels) == 1
 
     def test_a_distribution_is_a_histogram(self) -> None:
-        from prometheus_client.core import HistogramMetricFamily
-
         values = Distribution((1.0, 2.0))
         for number in (0.5, 1.0, 1.5, 9.0):
             values.observe(number)
-        family = HistogramMetricFamily("x", "x")
-        values.add_to(family, ())
-        shown = {(one.name, one.labels.get("le")): one.value for one in family.samples}
+        samples = family(HistogramMetricFamily, "x", "x", {(): values}).samples
+        shown = {(one.name.removeprefix("superposed_"), one.labels.get("le")): one.value for one in samples}
         assert shown == {
             ("x_bucket", "1.0"): 2, ("x_bucket", "2.0"): 3, ("x_bucket", "+Inf"): 4,
             ("x_count", None): 4, ("x_sum", None): 12.0,

@@ -3,10 +3,12 @@
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -18,6 +20,9 @@ SECONDS = (
     *(0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
 _SIZES = tuple(float(2**power) for power in range(13))
+
+
+Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
 class Distribution:
@@ -36,10 +41,25 @@ class Distribution:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
-    def add_to(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        """Add it to what is shown."""
+    def shown(self) -> tuple[list[tuple[str, float]], float]:
+        """Return its buckets, as Prometheus has them, and its sum."""
         ends = [*map(floatToGoString, self._bounds), "+Inf"]
-        family.add_metric(labels, list(zip(ends, accumulate(self._counts), strict=True)), self._sum)
+        return list(zip(ends, accumulate(self._counts), strict=True)), self._sum
+
+
+def family(
+    kind: type[CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily],
+    name: str,
+    text: str,
+    values: Mapping[Labels, float | Distribution],
+    *labels: str,
+) -> Metric:
+    """Return a metric with its values by labels; any thread may change these meanwhile."""
+    made: Any = kind(f"superposed_{name}", text, labels=labels)
+    for own, value in list(values.items()):
+        made.add_metric(own, *(value.shown() if isinstance(value, Distribution) else (value,)))
+    found: Metric = made
+    return found
 
 
 class Metrics(Collector):
@@ -50,16 +70,14 @@ class Metrics(Collector):
 
     def __init__(self, tasks: int) -> None:
         self.registry = CollectorRegistry()  # everything that `GET /metrics` shows
-        # Of each route: how long its requests took, and how many had each status.
-        self._routes: dict[tuple[str, str], tuple[Distribution, dict[int, int]]] = defaultdict(
-            lambda: (Distribution(SECONDS), defaultdict(int))
-        )
+        self._requests: Counter[tuple[str, str, str]] = Counter()  # by method, route and status
+        self._durations: dict[tuple[str, str], Distribution] = defaultdict(lambda: Distribution(SECONDS))  # by route
         self.queue, self.compute, self.change_queue, self.journal, self.apply = (
             Distribution(SECONDS) for _ in range(5)
         )
         self.batch_rows, self.group_records = Distribution(_SIZES), Distribution(_SIZES)
         self.answered = self.rows = self.learned = 0  # inference requests; rows inferred; rows learned
-        self.failures: Counter[str] = Counter()  # inference requests refused by the engine, by error
+        self.failures: Counter[tuple[str]] = Counter()  # inference requests refused by the engine, by error
         self.changes: Counter[tuple[str, str]] = Counter()  # by kind, and what became of them
         self.task_rows = TaskRows(tasks)
         self.registry.register(self)
@@ -67,13 +85,11 @@ class Metrics(Collector):
 
     def request(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count an HTTP request; its method is of a bounded set, and its path is its route's template."""
-        durations, statuses = self._routes[method, path]
-        durations.observe(seconds)
-        statuses[status] += 1
+        self._durations[method, path].observe(seconds)
+        self._requests[method, path, str(status)] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Return the counts and times."""
-        yield from self._http()
         for name, text, values in (
             ("inference_queue_duration_seconds", "Seconds of waiting for a mixed batch.", self.queue),
             ("inference_compute_duration_seconds", "Seconds of computing one mixed batch.", self.compute),
@@ -83,45 +99,19 @@ class Metrics(Collector):
             ("journal_group_size_records", "Number of records in a journal transaction.", self.group_records),
             ("apply_duration_seconds", "Seconds of applying one change.", self.apply),
         ):
-            histogram = HistogramMetricFamily(f"superposed_{name}", text)
-            values.add_to(histogram, ())
-            yield histogram
-        for name, text, count in (
-            ("inference_request_success", "Number of inference requests that succeeded.", self.answered),
-            ("inference_count", "Number of rows inferred.", self.rows),
-            ("update_count", "Number of rows learned.", self.learned),
-        ):
-            yield CounterMetricFamily(f"superposed_{name}", text, count)
-        failures = CounterMetricFamily(
-            "superposed_inference_request_failure",
-            "Number of inference requests that the engine rejected, by error.",
-            labels=["reason"],
-        )
-        for reason, count in list(self.failures.items()):
-            failures.add_metric([reason], count)
-        changes = CounterMetricFamily(
-            "superposed_change", "Number of changes of the store, by outcome.", labels=["kind", "outcome"]
-        )
-        for labels, count in list(self.changes.items()):
-            changes.add_metric(labels, count)
-        yield from (failures, changes)
-
-    def _http(self) -> Iterator[Metric]:
-        requests = CounterMetricFamily(
-            "superposed_rest_server_requests",
-            "Number of HTTP requests; path is the route's template.",
-            labels=["method", "path", "status_code"],
-        )
-        durations = HistogramMetricFamily(
-            "superposed_rest_server_request_duration_seconds",
-            "Seconds from an HTTP request's head to the end of its response.",
-            labels=["method", "path"],
-        )
-        for labels, (distribution, statuses) in list(self._routes.items()):
-            distribution.add_to(durations, labels)
-            for status, count in list(statuses.items()):
-                requests.add_metric([*labels, str(status)], count)
-        yield from (requests, durations)
+            yield family(HistogramMetricFamily, name, text, {(): values})
+        name = "rest_server_request_duration_seconds"
+        text = "Seconds from an HTTP request's head to the end of its response."
+        yield family(HistogramMetricFamily, name, text, self._durations, "method", "path")
+        counter = partial(family, CounterMetricFamily)
+        yield counter("inference_request_success", "Number of inference requests that succeeded.", {(): self.answered})
+        yield counter("inference_count", "Number of rows inferred.", {(): self.rows})
+        yield counter("update_count", "Number of rows learned.", {(): self.learned})
+        text = "Number of inference requests that the engine rejected, by error."
+        yield counter("inference_request_failure", text, self.failures, "reason")
+        yield counter("change", "Number of changes of the store, by outcome.", self.changes, "kind", "outcome")
+        text, labels = "Number of HTTP requests; path is the route's template.", ("method", "path", "status_code")
+        yield counter("rest_server_requests", text, self._requests, *labels)
 
 
 class TaskRows(Collector):
@@ -158,11 +148,7 @@ class TaskRows(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return the counts and times."""
-        counted = list(self._rows.items())
         for place, what in enumerate(("inference", "update")):
-            family = CounterMetricFamily(
-                f"superposed_task_{what}_count", f"Number of rows of {what}, by task.", labels=["task"]
-            )
-            for key, rows in counted:
-                family.add_metric([key], rows[place])
-            yield family
+            counted = {(key,): rows[place] for key, rows in list(self._rows.items())}
+            name, text = f"task_{what}_count", f"Number of rows of {what}, by task."
+            yield family(CounterMetricFamily, name, text, counted, "task")

@@ -28,7 +28,7 @@ from superposed_service.engine.fair_queue import FairQueue
 from superposed_service.engine.request_metadata import current_request
 from superposed_service.engine.work import deliver
 from superposed_service.errors import DeadlineExceeded, Overloaded
-from superposed_service.observability.counters import SECONDS, Distribution
+from superposed_service.observability.counters import SECONDS, Distribution, family
 from superposed_service.settings import Settings
 
 _log = logging.getLogger("superposed.encoders")
@@ -306,17 +306,11 @@ class Encoders(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return counts, times and sizes."""
-        items = CounterMetricFamily(
-            "superposed_encoder_items",
-            "Number of texts and images, by whether their embedding was kept.",
-            labels=["encoder", "cache"],
+        text = "Number of texts and images, by whether their embedding was kept."
+        yield family(CounterMetricFamily, "encoder_items", text, self._items, "encoder", "cache")
+        text, durations = (
+            "Seconds of encoding one batch.",
+            {(name,): one.durations for name, one in self._threads.items()},
         )
-        for labels, count in list(self._items.items()):
-            items.add_metric(labels, count)
-        durations = HistogramMetricFamily(
-            "superposed_encoder_duration_seconds", "Seconds of encoding one batch.", labels=["encoder"]
-        )
-        for name, thread in self._threads.items():
-            thread.durations.add_to(durations, [name])
-        size = GaugeMetricFamily("superposed_embedding_cache_bytes", "Bytes of kept embeddings.", self.cache.bytes)
-        yield from (items, durations, size)
+        yield family(HistogramMetricFamily, "encoder_duration_seconds", text, durations, "encoder")
+        yield family(GaugeMetricFamily, "embedding_cache_bytes", "Bytes of kept embeddings.", {(): self.cache.bytes})
