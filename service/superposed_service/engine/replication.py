@@ -77,24 +77,18 @@ class Replication:
         Raises:
             TooFewFollowers: They are not reached any more, or the turn is over.
         """
-        while turn == self.turn and len(self.members) - self.behind(sequence, api_keys) < self.needed:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), _LOOK_S)
-            self._check_still()
-        if turn != self.turn:
-            raise _unknown("the leader that took it", "another one")
-
-    def _check_still(self) -> None:
+        known: dict[str, object] = {"expected": "the leader that took it", "received": "another one"}
         try:
-            self.check()
+            while turn == self.turn and len(self.members) - self.behind(sequence, api_keys) < self.needed:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._changed.wait(), _LOOK_S)
+                self.check()
+            if turn == self.turn:
+                return
         except TooFewFollowers as error:
-            raise _unknown(error.expected, error.received) from None
-
-
-def _unknown(expected: object, received: object) -> TooFewFollowers:
-    return TooFewFollowers(
-        "the change was recorded, and not on enough followers yet: send it again with the same Idempotency-Key for its"
-        " answer",
-        expected=expected,
-        received=received,
-    )
+            known = {"expected": error.expected, "received": error.received}
+        raise TooFewFollowers(
+            "the change was recorded, and not on enough followers yet: send it again with the same Idempotency-Key for"
+            " its answer",
+            **known,
+        )
