@@ -16,6 +16,8 @@ import multiprocessing
 import statistics
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +47,7 @@ ROWS, TASKS = 32, 16
 class Forgetful(TransactionLog):
     """The baseline of the journal's cost: it gives sequence numbers and writes nothing."""
 
-    def write(self, changes: Any, beside: Any, *, digest: Any = None) -> list[Record]:
+    def write(self, changes: Any, beside: Any = None, *, digest: Any = None) -> list[Record]:
         first = self.journal.sequence + 1
         self.journal.sequence += len(changes)
         return [Record(first + n, entry.kind, entry.head, b"") for n, (entry, _) in enumerate(changes)]
@@ -219,12 +221,12 @@ def replay(records: int) -> dict[str, Any]:
         with DataDirectory(path) as directory:
             begin(directory, bare)
             writer, _ = open_store(directory, Settings(device="cpu"))
-            writer.commit([PendingWrite(Register(lambda _: schema))])
-            writer.apply_next()
-            for number in range(records):
-                inputs, targets = batches[number % len(batches)]
-                writer.commit([PendingWrite(Update(RowBatch("t", None, inputs), targets.tolist(), 1))])
-                writer.apply_next()
+            updates = (Update(RowBatch("t", None, rows), targets.tolist(), 1) for rows, targets in cycle(batches))
+            with ThreadPoolExecutor(1) as journalling:
+                for change in (Register(lambda _: schema), *islice(updates, records)):
+                    writer.begin([PendingWrite(change)], journalling)
+                    writer.finish()
+                    writer.apply_next()
         bare.register(schema)
         for number in range(records):
             inputs, targets = batches[number % len(batches)]

@@ -57,7 +57,7 @@ from superposed_service.engine.work import PendingWrite
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.idempotency import IdempotencyKey
 from tests.durability.crash import ForkServer
-from tests.helpers.machine import Machine
+from tests.helpers.machine import Machine, commit
 
 FAMILIES = ("phase", "binary", "complex", "cyclic", "rotation")
 INPUTS, OUTPUTS = 9, 3
@@ -432,7 +432,7 @@ class Campaign:
             if place in self.decisions:
                 change = self.decided(change, place, machine.store)
             writes[place] = PendingWrite(change, IdempotencyKey(sent.key, b"0" * 32))
-            writer.commit([writes[place]])
+            commit(writer, [writes[place]])
             if writer.transaction_log.journal.sequence != place:
                 self.outcome.other_answers += 1  # it is judged otherwise than on the server
                 self.outcome.failures.append(self.around(by_sequence, place - 1))

@@ -20,7 +20,7 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import HistoryTruncated, IdempotencyMismatch, InvalidRequest, Quarantined
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.helpers.machine import Machine, new_store, schema
+from tests.helpers.machine import Machine, commit, new_store, schema
 
 KEYS = st.sampled_from(["a", "b", "c"])
 CONTEXTS = st.sampled_from(["a", "b", "c", "mix(a:0.3,b:0.7)", "b^0.5", "mix(a:1,c^2:2)"])
@@ -177,7 +177,7 @@ class History(RuleBasedStateMachine):
             for context, seed in zip(contexts, seeds, strict=True)
         ]
         known = [context in self.machine.store.tasks for context in contexts]
-        self.machine.writer.commit(writes)
+        commit(self.machine.writer, writes)
         for context, seed, there in zip(contexts, seeds, known, strict=True):
             if there:
                 self.model.add("update", (context, seed))

@@ -26,7 +26,7 @@ from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalC
 from superposed_service.settings import Settings
 from superposed_service.storage import Snapshots, idempotency
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.helpers.machine import CONFIG, Machine
+from tests.helpers.machine import CONFIG, Machine, commit
 
 INPUTS: list[list[float]] = [[1, 2, 3, 4]]
 HUGE: list[list[float]] = [[1e38, 1, 1, 1]]
@@ -72,8 +72,9 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
     machine = Machine(tmp_path / "store")
     machine.register("a")
     origins = [IdempotencyKey(f"key-{number}", b"0" * 32) for number in range(3)]
-    machine.writer.commit(
-        [PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), idempotency_key) for idempotency_key in origins]
+    commit(
+        machine.writer,
+        [PendingWrite(Update(RowBatch("a", None, inputs), [1], 1), idempotency_key) for idempotency_key in origins],
     )
     machine.crash()
     for number, idempotency_key in enumerate(origins):
@@ -92,7 +93,7 @@ def test_a_crash_between_commit_and_apply(tmp_path: Path, inputs: list[list[floa
 def test_a_refusal_found_a_day_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
-    machine.writer.commit([PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))])
+    commit(machine.writer, [PendingWrite(Update(RowBatch("a", None, HUGE), [1], 1), IdempotencyKey("key", b"0" * 32))])
     now = time.time()
     monkeypatch.setattr(idempotency.time, "time", lambda: now + 2 * Settings().idempotency_retention_s)
     machine.crash()
@@ -297,7 +298,7 @@ def test_after_a_change_that_broke_off_nothing_more_is_applied(tmp_path: Path, m
 
     monkeypatch.setattr(update, "apply", fail)
     writes = [PendingWrite(Update(RowBatch("a", None, [[1, 2, 3, 4]]), [1], 1)) for _ in range(3)]
-    machine.writer.commit(writes)
+    commit(machine.writer, writes)
     while machine.writer.pending:
         machine.writer.apply_next()
     errors = [type(write.future.exception()) for write in writes]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
@@ -17,7 +19,7 @@ from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update
-from superposed_service.engine.work import PendingWrite
+from superposed_service.engine.work import PendingWrite, resolve
 from superposed_service.engine.writer import Writer
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Snapshot
@@ -34,6 +36,21 @@ def new_store() -> WeightStore:
 
 def schema(key: str) -> TaskSchema:
     return TaskSchema(key=key, inputs=4, outputs=2)
+
+
+class Here(Executor):
+    """Runs everything at once, on the caller's thread."""
+
+    def submit(self, run: Callable[..., Any], /, *arguments: Any, **options: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        resolve(future, lambda: run(*arguments, **options))
+        return future
+
+
+def commit(writer: Writer, writes: Sequence[PendingWrite]) -> None:
+    """Journal changes in one transaction, on this thread."""
+    writer.begin(writes, Here())
+    writer.finish()
 
 
 class Machine:
@@ -77,7 +94,7 @@ class Machine:
         writes = [
             PendingWrite(change, idempotency_key) for change, idempotency_key in zip(changes, origins, strict=True)
         ]
-        self.writer.commit(writes)
+        commit(self.writer, writes)
         while self.writer.pending:
             self.writer.apply_next()
         return [write.future.exception() or write.future.result() for write in writes]

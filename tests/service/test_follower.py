@@ -260,7 +260,7 @@ def test_a_crash_while_it_begins_again(tmp_path: Path, monkeypatch: pytest.Monke
     with ExitStack() as stack:
         leader = stack.enter_context(leader_past_its_follower(tmp_path))
         with monkeypatch.context() as patch:
-            patch.setattr(Writer, "begin_again", lambda *_: 1 / 0)  # as if it had ended there
+            patch.setattr(Writer, "go_on", lambda *_: 1 / 0)  # as if it had ended there
             with following(tmp_path / "follower", leader) as follower:
                 assert follower.get("/health/ready").status_code == 503
         follower = stack.enter_context(following(tmp_path / "follower", leader))

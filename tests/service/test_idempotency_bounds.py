@@ -14,7 +14,7 @@ from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import QuotaExceeded
 from superposed_service.storage import idempotency
 from superposed_service.storage.idempotency import IdempotencyKey
-from tests.helpers.machine import Machine, schema
+from tests.helpers.machine import Machine, commit, schema
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
 
@@ -33,7 +33,7 @@ def write(task: str, key: str, author: str | None = None) -> PendingWrite:
 
 
 def settle(machine: Machine, *writes: PendingWrite) -> list[object]:
-    machine.writer.commit(writes)
+    commit(machine.writer, writes)
     while machine.writer.pending:
         machine.writer.apply_next()
     return [one.future.exception() or one.future.result() for one in writes]

@@ -146,7 +146,7 @@ def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
     transaction_log = TransactionLog(tmp_path)
     transaction_log.begin(4)
     kinds = ["update", "refusal", "update", "rollback", "register", "update", "refusal"]
-    transaction_log.commit([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
+    transaction_log.write([(Entry(kind, {"place": place}, b"rows"), None) for place, kind in enumerate(kinds)])
     journal, wanted = transaction_log.journal, {"refusal", "rollback"}
     assert journal.rare(wanted) == list(journal.heads(wanted))
     assert [head["place"] for _, _, head in journal.rare(wanted)] == [1, 3, 6]
@@ -163,7 +163,7 @@ def test_a_journal_is_trimmed_by_as_many_bytes_as_nobody_minds(tmp_path: Path, m
     transaction_log = TransactionLog(tmp_path)
     transaction_log.begin(0)
     sizes = [400, 500, 300, 5000, 10, 10, 10, 10, 10]
-    transaction_log.commit([(Entry("update", {}, b"x" * size), None) for size in sizes])
+    transaction_log.write([(Entry("update", {}, b"x" * size), None) for size in sizes])
     horizons = []
     while transaction_log.journal.trim(8):
         horizons.append(transaction_log.journal.horizon)

@@ -39,7 +39,7 @@ def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
     """
     erasures = journal.rare({FORGET_ROWS})
     due = [sequence for sequence, _, head in erasures if (head.get("snapshots_until") or math.inf) <= now]
-    return max(due, default=0), Exclusions.look_up(journal, journal.sequence)
+    return max(due, default=0), Exclusions.read(journal, journal.sequence, checked=True)
 
 
 def forgotten(journal: Journal) -> dict[str, list[int]]:
@@ -62,7 +62,7 @@ def erase_rows(transaction_log: TransactionLog, records: Mapping[str, Sequence[i
         NotReady: The snapshot cannot be started from any more.
     """
     journal = transaction_log.journal
-    if not Exclusions.look_up(journal, journal.sequence).allows_start(through):
+    if not Exclusions.read(journal, journal.sequence, checked=True).allows_start(through):
         raise NotReady("a rollback has changed the past since the snapshot was taken: ask again")
     for key, sequences in records.items():
         transaction_log.erase(key, sequences)

@@ -3,9 +3,8 @@
 Both are decisions that stand in the journal themselves; replay reads them and never decides again.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from superposed_service.storage import Journal
 
@@ -62,19 +61,13 @@ class Exclusions:
                 self._active.append(rollback)
 
     @classmethod
-    def read(cls, journal: Journal, through: int) -> "Exclusions":
-        """Return the decisions of a journal up to the record `through`; the hash chain is checked."""
-        return cls._of(journal.heads({REFUSAL} | TAKING_OUT), through)
+    def read(cls, journal: Journal, through: int, *, checked: bool = False) -> "Exclusions":
+        """Return the decisions of a journal up to the record `through`.
 
-    @classmethod
-    def look_up(cls, journal: Journal, through: int) -> "Exclusions":
-        """Return the same at once, for a journal that this process has checked and writes."""
-        return cls._of(journal.rare({REFUSAL} | TAKING_OUT), through)
-
-    @classmethod
-    def _of(cls, decisions: Iterable[tuple[int, str, Mapping[str, Any]]], through: int) -> "Exclusions":
-        refused, rollbacks = [], []
-        for sequence, kind, head in decisions:
+        The hash chain is followed, unless this process has `checked` the journal and writes it.
+        """
+        kinds, refused, rollbacks = {REFUSAL} | TAKING_OUT, [], []
+        for sequence, kind, head in journal.rare(kinds) if checked else journal.heads(kinds):
             if kind == REFUSAL:
                 refused.append(head["sequence"])
             elif sequence <= through:

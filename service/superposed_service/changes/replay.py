@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import platform
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -147,7 +147,7 @@ def recover(
             _check_digest(store, digests.get(record.sequence))
     for record, error in refused if through is None else ():
         entry = rejection_entry(record.sequence, error)
-        transaction_log.commit([(entry, None)])
+        transaction_log.write([(entry, None)])
         store.sequence += 1
         settle(record.sequence, entry.head["answer"])
     return store, Recovery(start.id, length, changed, other_rules, tuple(damaged))
@@ -163,6 +163,12 @@ def check_history(journal: Journal, snapshot: Snapshot) -> None:
     """
     if snapshot.sequence <= journal.sequence and not journal.holds(snapshot.sequence, snapshot.chain):
         raise SnapshotMismatch(f"snapshot {snapshot.id} is from another directory's history", received=snapshot.chain)
+
+
+def starts(found: Iterable[Snapshot], journal: Journal, exclusions: Exclusions, through: int) -> list[Snapshot]:
+    """Return the snapshots that a replay of records through `through` can start from."""
+    in_reach = [one for one in found if journal.horizon <= one.sequence <= through]
+    return [one for one in in_reach if exclusions.allows_start(one.sequence)]
 
 
 def newest_good(
@@ -196,10 +202,8 @@ def newest_good(
             received=f"record {journal.sequence} as its last",
         )
     failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
-    for snapshot in found if from_oldest else reversed(found):
-        in_reach = journal.horizon <= snapshot.sequence <= through
-        if not (in_reach and exclusions.allows_start(snapshot.sequence)):
-            continue
+    usable = starts(found, journal, exclusions, through)
+    for snapshot in usable if from_oldest else reversed(usable):
         try:
             check_history(journal, snapshot)
             return read_store(snapshots, snapshot, device), snapshot, damaged

@@ -1,10 +1,16 @@
 """Taking snapshots: bytes from the store, to the disk, read back, and only then is the journal trimmed."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import Exclusions
 from superposed_service.storage import DataDirectory, Snapshot, Snapshots, TransactionLog
+
+
+def facts(store: WeightStore) -> dict[str, Any]:
+    """Return what the manifest of a snapshot says of its store."""
+    return {"sequence": store.sequence, "digest": store.digest(), "lineage": store.lineage}
 
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
@@ -13,7 +19,7 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
     Raises:
         ConfigError: There is one already.
     """
-    directory.initialise(store.to_bytes(), sequence=store.sequence, digest=store.digest(), lineage=store.lineage)
+    directory.initialise(store.to_bytes(), **facts(store))
 
 
 def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snapshot, int]:
@@ -26,10 +32,7 @@ def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snaps
         SnapshotMismatch: It does not read back as it was written; older ones are still there.
         StorageUnavailable: The disk refused; older ones are still there.
     """
-    digest = WeightStore.from_bytes(image.data).digest()
-    snapshot = snapshots.write(
-        image.data, sequence=image.sequence, digest=digest, chain=image.chain, lineage=image.lineage
-    )
+    snapshot = snapshots.write(image.data, chain=image.chain, **facts(WeightStore.from_bytes(image.data)))
     snapshots.read(snapshot)  # the same bytes, and so the same store
     return snapshot, snapshots.trim(history, image.exclusions.allows_start)
 
@@ -56,8 +59,6 @@ class StoreImage:
     """A store at one moment, ready to become a snapshot."""
 
     data: bytes  # the snapshot's bytes
-    sequence: int
     exclusions: Exclusions  # what was taken out of the past by then
     since: tuple[int, int]  # records, and bytes of their payloads, that came after the snapshot before it
-    chain: bytes  # the journal's chain at the sequence number, 32 bytes
-    lineage: str
+    chain: bytes  # the journal's chain at the store's sequence number, 32 bytes

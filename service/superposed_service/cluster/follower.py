@@ -22,7 +22,8 @@ from superposed.errors import ConfigError, SuperposedError
 from superposed.store import tensorfile
 from superposed.store.store import WeightStore
 from superposed_service.changes.exclusions import FORGET_ROWS, TAKING_OUT, Exclusions, RollbackDecision
-from superposed_service.changes.replay import recover
+from superposed_service.changes.replay import recover, starts
+from superposed_service.changes.snapshot import facts
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import (
     DigestMismatch,
@@ -68,13 +69,12 @@ def _checked(response: httpx.Response) -> bytes:
     raise ConfigError(reason, expected="a leader, and a key of scope replicate (SUPERPOSED_FOLLOW_API_KEY)")
 
 
-def _store(head: dict[str, Any], data: bytes, device: str = "cpu") -> tuple[WeightStore, dict[str, Any]]:
-    """Return a snapshot's store, and where in the leader's journal it stands."""
+def _store(head: dict[str, Any], data: bytes, device: str = "cpu") -> WeightStore:
+    """Return a snapshot's store."""
     store = WeightStore.from_bytes(data, device=device)
     if (digest := store.digest()) != head["digest"]:
         raise DigestMismatch("the leader's snapshot came damaged", expected=head["digest"], received=digest)
-    chain = bytes.fromhex(head["chain"])
-    return store, {"sequence": store.sequence, "lineage": store.lineage, "chain": chain}
+    return store
 
 
 def seed(directory: DataDirectory, settings: Settings) -> None:
@@ -89,8 +89,7 @@ def seed(directory: DataDirectory, settings: Settings) -> None:
             head, data = unframed(_checked(client.get(_SNAPSHOT)))
     except httpx.TransportError as error:
         raise ConfigError(f"the leader {settings.follow} is not reached", received=repr(error)) from error
-    store, place = _store(head, data)
-    directory.initialise(data, digest=store.digest(), **place)
+    directory.initialise(data, chain=bytes.fromhex(head["chain"]), **facts(_store(head, data)))
     directory.transaction_log().epochs.keep(head["epoch"], head["starts"])
     _log.info("seeded from the leader", extra={"sequence": head["sequence"], "bytes": len(data)})
 
@@ -200,13 +199,10 @@ class Follower:
             log, directory = writer.transaction_log, self._runtime.directory
             path = keep_aside(directory.path, log, first)
             _log.critical("records that no leader has are kept aside", extra={"file": str(path)})
-            exclusions = Exclusions.look_up(log.journal, first - 1)
-            if not any(
-                log.journal.horizon <= one.sequence < first and exclusions.allows_start(one.sequence)
-                for one in directory.snapshots.list()
-            ):
+            exclusions = Exclusions.read(log.journal, first - 1, checked=True)
+            if not starts(directory.snapshots.list(), log.journal, exclusions, first - 1):
                 return False
-            writer.take_back(first, lambda: self._rebuilt(writer, first - 1))
+            writer.go_on(lambda log: log.cut(first), lambda: self._rebuilt(writer, first - 1))
             return True
 
         if not await self._runtime.in_turn(self._runtime.engine.call_writer(change)):
@@ -219,7 +215,7 @@ class Follower:
         again = self._settings.follow_mode == "snapshots"
         self._compared = sequence if again else math.inf
         head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
-        store, _ = await asyncio.to_thread(_store, head, data)
+        store = await asyncio.to_thread(_store, head, data)
         try:
             own = await self._runtime.engine.call_writer(lambda writer: self._rebuilt(writer, store.sequence))
             known = {"sequence": store.sequence, "difference": difference(own, store)}
@@ -237,20 +233,20 @@ class Follower:
         head, data = unframed(_checked(await self._client.get(_SNAPSHOT)))
         _log.warning("beginning again from a snapshot", extra={"sequence": head["sequence"], "reason": reason})
         device = await self._runtime.engine.call(lambda store: str(store.device))
-        store, place = await asyncio.to_thread(_store, head, data, device)
+        store, chain = await asyncio.to_thread(_store, head, data, device), bytes.fromhex(head["chain"])
         directory, engine = self._runtime.directory, self._runtime.engine
 
         def change(writer: Writer) -> None:
             log = writer.transaction_log
             if writer.store.lineage != store.lineage or head["epoch"] < log.epochs.promised:
                 raise ConfigError("the snapshot is another store's, or of an epoch that is over")
-            writer.begin_again(store, place["sequence"], place["chain"], first)
+            writer.go_on(lambda log: log.begin(store.sequence, chain, but=first), lambda: store)
             log.epochs.keep(head["epoch"], [(epoch, begins) for epoch, begins in head["starts"]])
 
         async def work() -> None:
             # From here on a start takes the snapshots for others' that the journal does not hold.
             await engine.call_writer(lambda writer: writer.transaction_log.journal.set_high_water_mark(BEGUN))
-            await asyncio.to_thread(directory.snapshots.write, data, digest=store.digest(), **place)
+            await asyncio.to_thread(directory.snapshots.write, data, chain=chain, **facts(store))
             await engine.call_writer(change)
 
         await self._runtime.in_turn(work())
@@ -262,11 +258,11 @@ class Follower:
         if not TAKING_OUT & {entry.kind for entry, _ in shipment.changes}:
             return True
         journal, listed = writer.transaction_log.journal, self._runtime.directory.snapshots.list()
-        exclusions = Exclusions.look_up(journal, journal.sequence)
+        exclusions = Exclusions.read(journal, journal.sequence, checked=True)
         for sequence, (entry, _) in enumerate(shipment.changes, journal.sequence + 1):
             if entry.kind in TAKING_OUT:
                 exclusions = exclusions.with_rollback(RollbackDecision(sequence, entry.head["excluded"]))
-        return any(one.sequence >= journal.horizon and exclusions.allows_start(one.sequence) for one in listed)
+        return bool(starts(listed, journal, exclusions, journal.sequence))
 
     def _rebuilt(self, writer: Writer, through: int) -> WeightStore:
         log, device = writer.transaction_log, str(writer.store.device)

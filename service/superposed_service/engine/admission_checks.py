@@ -9,7 +9,7 @@ from superposed.store.store import WeightStore
 from superposed_service.changes.base import JsonObject, PreparedChange, rejected
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.engine.work import PendingWrite
-from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch, StorageUnavailable
+from superposed_service.errors import IdempotencyInFlight, IdempotencyMismatch
 from superposed_service.storage import Record, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 
@@ -26,78 +26,71 @@ class PreparedWrite:
     idempotency_key: IdempotencyKey | None = None
 
 
-class AdmissionChecks:
-    """Lets changes in, a group at a time. The engine's thread only, and never while a group is journalled."""
+def admit(writes: Sequence[PendingWrite], store: WeightStore, log: TransactionLog) -> list[PreparedWrite]:
+    """Return the changes of a group that may be journalled; the others are answered at once.
 
-    def __init__(self, transaction_log: TransactionLog) -> None:
-        self._transaction_log = transaction_log
+    On the engine's thread, and never while a group is journalled.
+    """
+    entering: dict[str, IdempotencyKey] = {}
+    found = (_let_in(write, store, log, entering) for write in writes)
+    return [write for write in found if write is not None]
 
-    def admit(self, writes: Sequence[PendingWrite], store: WeightStore) -> list[PreparedWrite]:
-        """Return the changes of a group that may be journalled; the others are answered at once."""
-        entering: dict[str, IdempotencyKey] = {}
-        found = (self._let_in(write, store, entering) for write in writes)
-        return [write for write in found if write is not None]
 
-    def _let_in(
-        self, write: PendingWrite, store: WeightStore, entering: dict[str, IdempotencyKey]
-    ) -> PreparedWrite | None:
-        if not write.future.set_running_or_notify_cancel():
-            return None
-        try:
-            answer = self.settled(write.idempotency_key, entering)
-            if answer is None:
-                self.check_writable()
-                self._transaction_log.epochs.check_open()
-                prepared = write.change.prepare(store)
-                if isinstance(prepared, PreparedChange):
-                    return PreparedWrite(write, prepared, self._owned(write, prepared.task, entering))
-                answer = prepared
-            write.future.set_result(answer)
-        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-            write.future.set_exception(error)
+def _let_in(
+    write: PendingWrite, store: WeightStore, log: TransactionLog, entering: dict[str, IdempotencyKey]
+) -> PreparedWrite | None:
+    if not write.future.set_running_or_notify_cancel():
         return None
+    try:
+        answer = settled(log, write.idempotency_key, entering)
+        if answer is None:
+            log.check_writable()
+            log.epochs.check_open()
+            prepared = write.change.prepare(store)
+            if isinstance(prepared, PreparedChange):
+                return PreparedWrite(write, prepared, _owned(write, prepared.task, log, entering))
+            answer = prepared
+        write.future.set_result(answer)
+    except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
+        write.future.set_exception(error)
+    return None
 
-    def _owned(self, write: PendingWrite, task: str, entering: dict[str, IdempotencyKey]) -> IdempotencyKey | None:
-        """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
-        if (idempotency_key := write.idempotency_key) is None:
-            return None
-        author = write.change.author
-        owner = task if author is None else AUTHOR + author
-        waiting = sum(one.owner == owner for one in entering.values())
-        self._transaction_log.answers.check_room(owner, waiting)
-        entering[idempotency_key.key] = replace(idempotency_key, owner=owner)
-        return entering[idempotency_key.key]
 
-    def settled(
-        self, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey]
-    ) -> JsonObject | None:
-        """Return the answer that a request had when it came before; raises what it was refused with.
+def _owned(
+    write: PendingWrite, task: str, log: TransactionLog, entering: dict[str, IdempotencyKey]
+) -> IdempotencyKey | None:
+    """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
+    if (idempotency_key := write.idempotency_key) is None:
+        return None
+    author = write.change.author
+    owner = task if author is None else AUTHOR + author
+    log.answers.check_room(owner, sum(one.owner == owner for one in entering.values()))
+    entering[idempotency_key.key] = replace(idempotency_key, owner=owner)
+    return entering[idempotency_key.key]
 
-        `entering` holds the requests of the same group, by key.
 
-        Raises:
-            IdempotencyMismatch: The key came with another request.
-            IdempotencyInFlight: The same request is being worked on.
-        """
-        if idempotency_key is None:
-            return None
-        kept = self._transaction_log.answers.find(idempotency_key)
-        unanswered = kept is not None and kept.answer is None
-        twin = entering.get(idempotency_key.key)
-        if twin is not None and twin != idempotency_key:
-            raise IdempotencyMismatch("this Idempotency-Key came with another request", received=idempotency_key.key)
-        if unanswered:
-            self.check_writable()  # after a failed commit no thread works on it any more
-        if twin is not None or unanswered:
-            raise IdempotencyInFlight(
-                "the same request is being worked on: ask again for its answer", received=idempotency_key.key
-            )
-        return None if kept is None or kept.answer is None else rejected(kept.answer)
+def settled(
+    log: TransactionLog, idempotency_key: IdempotencyKey | None, entering: Mapping[str, IdempotencyKey]
+) -> JsonObject | None:
+    """Return the answer that a request had when it came before; raises what it was refused with.
 
-    def check_writable(self) -> None:
-        """Raise `StorageUnavailable` where nothing can be written any more."""
-        if self._transaction_log.failure is not None:
-            raise StorageUnavailable(
-                "the journal failed: nothing is learned until the service is started again",
-                received=self._transaction_log.failure,
-            )
+    `entering` holds the requests of the same group, by key.
+
+    Raises:
+        IdempotencyMismatch: The key came with another request.
+        IdempotencyInFlight: The same request is being worked on.
+    """
+    if idempotency_key is None:
+        return None
+    kept = log.answers.find(idempotency_key)
+    unanswered = kept is not None and kept.answer is None
+    twin = entering.get(idempotency_key.key)
+    if twin is not None and twin != idempotency_key:
+        raise IdempotencyMismatch("this Idempotency-Key came with another request", received=idempotency_key.key)
+    if unanswered:
+        log.check_writable()  # after a failed commit no thread works on it any more
+    if twin is not None or unanswered:
+        raise IdempotencyInFlight(
+            "the same request is being worked on: ask again for its answer", received=idempotency_key.key
+        )
+    return None if kept is None or kept.answer is None else rejected(kept.answer)

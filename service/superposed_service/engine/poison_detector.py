@@ -266,7 +266,7 @@ class PoisonDetector:
         aside = WeightStore.from_bytes(window.image, device=store.device)
         before, last = measure(aside, watched), store.sequence
         try:
-            for record, _ in replay(aside, self._journal, Exclusions.look_up(self._journal, last), last):
+            for record, _ in replay(aside, self._journal, Exclusions.read(self._journal, last, checked=True), last):
                 yield
                 after = measure(aside, watched)
                 if record.kind == Update.kind:

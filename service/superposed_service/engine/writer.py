@@ -20,7 +20,7 @@ from superposed_service.changes.exclusions import EPOCH, REFUSAL, Exclusions
 from superposed_service.changes.quarantine import Quarantine
 from superposed_service.changes.replay import Followed, rejection_entry
 from superposed_service.changes.snapshot import StoreImage, keep, trim_some
-from superposed_service.engine.admission_checks import AdmissionChecks, Observer, PreparedWrite
+from superposed_service.engine.admission_checks import Observer, PreparedWrite, admit, settled
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.work import PendingWrite, resolve
@@ -76,7 +76,6 @@ class Writer:
         self.records_since_snapshot = replayed  # those that a recovery would have to replay
         self.bytes_since_snapshot = 0  # of their payloads
         self._committed: deque[_Committed] = deque()
-        self._intake = AdmissionChecks(transaction_log)
         self._digest: tuple[int, str] | None = None
         self._flight: tuple[_Transaction, Future[_Journalled]] | None = None
         self.observer: Observer | None = None  # is told every change that was answered; must not wait nor raise
@@ -105,37 +104,21 @@ class Writer:
         waiting = [prepared.write for _, prepared in self._committed if prepared is not None]
         return all(write.grouped for write in waiting) if grouped else not self.pending
 
-    def commit(self, writes: Sequence[PendingWrite]) -> None:
-        """Prepare changes and journal the good ones in one transaction; answer the others at once.
-
-        Only the first may be one that is not `grouped`.
-        """
-        if (transaction := self._prepare(writes)) is not None:
-            self._finalize(transaction, lambda: self._journal(transaction))
-
     def begin(self, writes: Sequence[PendingWrite], elsewhere: Executor) -> Future[_Journalled] | None:
-        """Commit without waiting for the disk: `finish` waits, and nothing else is begun before.
+        """Prepare changes, and journal the good ones in one transaction; answer the others at once.
 
-        The thread `elsewhere` then has the journal to itself.
+        Only the first may be one that is not `grouped`. The thread `elsewhere` then has the journal to itself:
+        `finish` waits for the disk, and nothing else is begun before.
 
         Returns:
             Is done once `finish` would not wait; None where there is nothing to journal.
         """
-        if (transaction := self._prepare(writes)) is None:
+        if not (good := admit(writes, self.store, self.transaction_log)):
             return None
+        transaction = _Transaction(good, self.transaction_log.take_changes(), self._digest, perf_counter())
         future = elsewhere.submit(self._journal, transaction)
         self._flight = (transaction, future)
         return future
-
-    def finish(self) -> None:
-        """Wait until what was begun is on the disk; then it may be applied."""
-        if self._flight is not None:
-            (transaction, future), self._flight = self._flight, None
-            self._finalize(transaction, future.result)
-
-    def _prepare(self, writes: Sequence[PendingWrite]) -> _Transaction | None:
-        good = self._intake.admit(writes, self.store)
-        return _Transaction(good, self.transaction_log.take_changes(), self._digest, perf_counter()) if good else None
 
     def _journal(self, transaction: _Transaction) -> _Journalled:
         entries = [
@@ -144,9 +127,13 @@ class Writer:
         records = self.transaction_log.write(entries, transaction.beside, digest=transaction.digest)
         return records, perf_counter()
 
-    def _finalize(self, transaction: _Transaction, landing: Callable[[], _Journalled]) -> None:
+    def finish(self) -> None:
+        """Wait until what was begun is on the disk; then it may be applied."""
+        if self._flight is None:
+            return
+        (transaction, future), self._flight = self._flight, None
         try:
-            records, ended = landing()
+            records, ended = future.result()
         except Exception as error:  # noqa: BLE001 - belongs to these requests, not to the engine
             self.transaction_log.requeue(transaction.beside)
             for one in transaction.writes:
@@ -162,7 +149,7 @@ class Writer:
     def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
         """Journal what follows from a change that was just applied; after the group that is on its way."""
         self.finish()
-        records = self.transaction_log.commit([(entry, None) for entry in entries])
+        records = self.transaction_log.write([(entry, None) for entry in entries])
         self._count(records)
         return records
 
@@ -264,20 +251,10 @@ class Writer:
         if self._detector is not None:
             self._detector.keep(self.store, record, change)
 
-    def begin_again(self, store: WeightStore, sequence: int, chain: bytes, but: int | None) -> None:
-        """Take a store in place of this one, and go on with the records after it: a leader's, on the disk already.
-
-        `but` is the first record here that the leader does not have.
-        """
+    def go_on(self, change: Callable[[TransactionLog], None], rebuilt: Callable[[], WeightStore]) -> None:
+        """Change the records of the journal, and go on with the store `rebuilt` of the new ones."""
         self._settle_down()
-        self.transaction_log.begin(sequence, chain, but=but)
-        self.store.adopt(store)
-        self._digest = None
-
-    def take_back(self, first: int, rebuilt: Callable[[], WeightStore]) -> None:
-        """Remove the records from `first` on from the journal, and go on with the store as it was before them."""
-        self._settle_down()
-        self.transaction_log.cut(first)
+        change(self.transaction_log)
         self.store.adopt(rebuilt())
         self._digest = None
 
@@ -368,33 +345,31 @@ class Writer:
 
     def answer_to(self, idempotency_key: IdempotencyKey | None) -> JsonObject | None:
         """Return the answer that a request had when it came before; raises what it was refused with."""
-        return self._intake.settled(idempotency_key, {})
+        return settled(self.transaction_log, idempotency_key, {})
 
     def image(self) -> StoreImage:
         """Return the store as a snapshot's bytes; what was answered so far is kept first."""
         self._settle_down()  # a snapshot stands between records, never among committed ones
-        self._intake.check_writable()
+        self.transaction_log.check_writable()
         self.transaction_log.flush()
         journal, store = self.transaction_log.journal, self.store
         return StoreImage(
             data=store.to_bytes(),
-            sequence=store.sequence,
-            exclusions=Exclusions.look_up(journal, journal.sequence),
+            exclusions=Exclusions.read(journal, journal.sequence, checked=True),
             since=(self.records_since_snapshot, self.bytes_since_snapshot),
             chain=journal.link(store.sequence),
-            lineage=store.lineage,
         )
 
     def snapshot(self, snapshots: Snapshots, history: int) -> Snapshot:
         """Take a snapshot at once; see `keep`."""
         image = self.image()
         snapshot, needed = keep(snapshots, image, history)
-        self.kept(image, snapshot.digest)
+        self.kept(image, snapshot)
         while trim_some(self.transaction_log, needed):
             pass
         return snapshot
 
-    def kept(self, image: StoreImage, digest: str) -> None:
+    def kept(self, image: StoreImage, snapshot: Snapshot) -> None:
         """Note that an image is a snapshot on the disk: a recovery begins there.
 
         The digest of its store goes to the journal too, so that a replay from an older snapshot must arrive at it.
@@ -402,4 +377,4 @@ class Writer:
         self.finish()
         self.records_since_snapshot -= image.since[0]
         self.bytes_since_snapshot -= image.since[1]
-        self.transaction_log.flush(digest=(image.sequence, digest))
+        self.transaction_log.flush(digest=(snapshot.sequence, snapshot.digest))

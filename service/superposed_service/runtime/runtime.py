@@ -240,7 +240,7 @@ class Runtime:
     async def _snapshot(self) -> Snapshot:
         image = await self.engine.call_writer(lambda writer: writer.image())
         snapshot, needed = await asyncio.to_thread(keep, self.directory.snapshots, image, self.settings.history_records)
-        await self.engine.call_writer(lambda writer: writer.kept(image, snapshot.digest))
+        await self.engine.call_writer(lambda writer: writer.kept(image, snapshot))
         while await self.engine.call_writer(lambda writer: trim_some(writer.transaction_log, needed)):
             pass
         self.version = str(snapshot.sequence)

@@ -74,6 +74,13 @@ class TransactionLog:
         """Reason why nothing is written any more, or None."""
         return self._database.failure
 
+    def check_writable(self) -> None:
+        """Raise `StorageUnavailable` where nothing can be written any more."""
+        if self.failure is not None:
+            raise StorageUnavailable(
+                "the journal failed: nothing is learned until the service is started again", received=self.failure
+            )
+
     def fail(self, reason: str) -> None:
         """End all writing until the next start."""
         self._database.fail(reason)
@@ -103,15 +110,6 @@ class TransactionLog:
         self.answers.drop_from(first)
         self.flush()
 
-    def commit(self, changes: Sequence[tuple[Entry, IdempotencyKey | None]]) -> list[Record]:
-        """Journal changes, each beside the request it came from, in one transaction; then they are on the disk.
-
-        Raises:
-            StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
-                now on.
-        """
-        return self.write(changes, self.take_changes())
-
     def take_changes(self) -> list[Statement]:
         """Return the statements for responses and canaries that changed since the last call."""
         unwritten, self._unwritten = self._unwritten, []
@@ -124,16 +122,22 @@ class TransactionLog:
     def write(
         self,
         changes: Sequence[tuple[Entry, IdempotencyKey | None]],
-        beside: Sequence[Statement],
+        beside: Sequence[Statement] | None = None,
         *,
         digest: tuple[int, str] | None = None,
     ) -> list[Record]:
-        """Commit, with the statements that `take_changes` returned before; raises as `commit`.
+        """Journal changes, each beside the request it came from, in one transaction; then they are on the disk.
 
-        `digest` is a sequence number and the store's digest after it, to be noted with them.
+        With them go the statements `beside`, which `take_changes` returned before; by default those that it returns
+        now. `digest` is a sequence number and the store's digest after it, to be noted with them.
         Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
         canaries kept: they have their turn in the next transaction.
+
+        Raises:
+            StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
+                now on.
         """
+        beside = self.take_changes() if beside is None else beside
         with self._database.transaction():
             records = self.journal.append([entry for entry, _ in changes])
             for record, (_, idempotency_key) in zip(records, changes, strict=True):
