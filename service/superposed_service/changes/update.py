@@ -26,6 +26,8 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import HistoryTruncated, Quarantined
 from superposed_service.storage import Entry, Record
 
+_OPTIONAL = ("values", "weights")  # of targets, in a record
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedUpdate(PreparedChange):
@@ -164,13 +166,8 @@ class Update(Change):
         else:
             contexts = [record.head["contexts"][place] for place in arrays["places"]]
             rows = RowBatch(None, contexts, np.split(arrays["inputs"], np.cumsum(arrays["widths"])[:-1]))
-        classes, values = arrays["classes"].astype(np.int64), arrays.get("values")
-        weights = arrays.get("weights")
-        targets = Targets(
-            torch.from_numpy(classes),
-            None if values is None else torch.from_numpy(values.copy()),
-            weights=None if weights is None else torch.from_numpy(weights.copy()),
-        )
+        values, weights = (torch.from_numpy(arrays[name].copy()) if name in arrays else None for name in _OPTIONAL)
+        targets = Targets(torch.from_numpy(arrays["classes"].astype(np.int64)), values, weights=weights)
         growth = [Growth(**one) for one in record.head.get("growth", ())]
         return cls(rows, targets, record.head["steps"], record.head["schemas"], growth=growth)
 
@@ -181,10 +178,7 @@ def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, s
     if growth:
         head["growth"] = [vars(one) for one in growth]
     arrays = {"classes": narrowed(targets.classes.numpy())}
-    if targets.values is not None:
-        arrays["values"] = targets.values.numpy()
-    if targets.weights is not None:
-        arrays["weights"] = targets.weights.numpy()
+    arrays |= {name: tensor.numpy() for name in _OPTIONAL if (tensor := getattr(targets, name)) is not None}
     if rows.originals is not None:
         items = [one.encode() if isinstance(one, str) else one for one in rows.originals.items]
         arrays["originals"] = np.frombuffer(b"".join(items), dtype=np.uint8)

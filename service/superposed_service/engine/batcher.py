@@ -66,26 +66,23 @@ def _prepare(
     store: WeightStore, several: Sequence[RowBatch], outcomes: dict[int, Outcome]
 ) -> tuple[list[Batch], list[_Share]]:
     """Return the rows that can be answered, and whose they are, in order; errors go to `outcomes`."""
-    resolved_parts: dict[int, ResolvedContext] = {}
-    for place, rows in enumerate(several):
-        if rows.contexts is None:
-            try:
-                resolved_parts[place] = store.resolve(rows.context)
-            except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
-                outcomes[place] = error
+    resolved: dict[int, ResolvedContext] = {}
     batches: list[Batch] = []
     shares: list[_Share] = []
-    alike = None
-    with contextlib.suppress(Exception):  # what is wrong with some rows is found, and told, one by one
-        alike = store.batch_each(list(resolved_parts.values()), [several[place].inputs for place in resolved_parts])
-    if alike is not None:
-        batches.append(alike)
-        shares += [_Share(at, (part,), np.zeros(len(several[at]), np.int64)) for at, part in resolved_parts.items()]
-    done = outcomes.keys() | {share.place for share in shares}
+    # What is wrong with some rows or contexts is found, and told, one by one.
+    for place, rows in enumerate(several):
+        with contextlib.suppress(Exception):
+            if rows.contexts is None:
+                resolved[place] = store.resolve(rows.context)
+    with contextlib.suppress(Exception):
+        if (alike := store.batch_each(list(resolved.values()), [several[at].inputs for at in resolved])) is not None:
+            batches.append(alike)
+            shares += [_Share(at, (part,), np.zeros(len(several[at]), np.int64)) for at, part in resolved.items()]
+    done = {share.place for share in shares}
     for place in (place for place in range(len(several)) if place not in done):
         try:
             batch = several[place].batch(store)
-        except Exception as error:  # noqa: BLE001 - belongs to this request
+        except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
             outcomes[place] = error
         else:
             batches.append(batch)

@@ -7,13 +7,15 @@ cost anything. In a full queue the newest request of the source with most reques
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from superposed_service.engine.fair_queue import FairQueue, QueueEntry
 from superposed_service.engine.request_metadata import RequestMetadata
 from superposed_service.engine.work import InferenceRequest, Work
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.settings import Settings
+
+W = TypeVar("W", bound=Work)
 
 
 class RequestQueues:
@@ -67,16 +69,12 @@ class RequestQueues:
 
         With `inline` also only if it may be answered on the event loop.
         """
-        while (entry := self.reads.peek()) is not None:
-            wanted = not entry.work.future.done() and entry.deadline > time.monotonic()
-            too_large = not first and entry.size > rows_left
-            if wanted and (too_large or (inline and not entry.work.inline)):
-                return None
-            self.reads.pop()
-            if wanted:
-                entry.work.begun = True
-                return entry.work
-        return None
+        entry = self._next_wanted(self.reads)
+        if entry is None or (entry.size > rows_left and not first) or (inline and not entry.work.inline):
+            return None
+        self.reads.pop()
+        entry.work.begun = True
+        return entry.work
 
     def next_jobs(self, most: int, may_begin: Callable[[bool], bool]) -> list[Work]:
         """Take the next job out; or the changes that stand in line together, as many as share a commit.
@@ -87,7 +85,7 @@ class RequestQueues:
         """
         taken: list[Work] = []
         size, most_s = 0, self._settings.queue_delay_ms / 4000
-        while (entry := self._next_wanted_job()) is not None:
+        while (entry := self._next_wanted(self.jobs)) is not None:
             grouped = entry.work.grouped
             size += entry.size
             long = self.jobs.service_time.seconds(len(taken) + 1, size) > most_s
@@ -100,13 +98,13 @@ class RequestQueues:
                 break
         return taken
 
-    def _next_wanted_job(self) -> QueueEntry[Work] | None:
-        """Return the next job whose client still waits."""
-        while (entry := self.jobs.peek()) is not None:
+    def _next_wanted(self, line: FairQueue[W]) -> QueueEntry[W] | None:
+        """Return the next entry whose client still waits; a late job is told so, a late read by its own timer."""
+        while (entry := line.peek()) is not None:
             late = entry.deadline <= time.monotonic()
             if not (late or entry.work.future.done()):
                 return entry
-            self.jobs.pop()
-            if late:
+            line.pop()
+            if late and not isinstance(entry.work, InferenceRequest):
                 entry.work.reject(DeadlineExceeded("no answer in time; it was dropped"))
         return None

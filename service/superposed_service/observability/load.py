@@ -62,12 +62,11 @@ class Load:
             "updates_per_s": past.updates / seconds,
             "rows_per_s": past.rows / seconds,
             "batch_rows": past.rows / past.batches if past.batches else None,
-            "latency_ms": {name: _quantile(ordered, share) for name, share in _QUANTILES.items()},
+            "latency_ms": {
+                name: ordered[int(share * (len(ordered) - 1))] * 1000 if ordered else None
+                for name, share in _QUANTILES.items()
+            },
         }
-
-
-def _quantile(ordered: Sequence[float], share: float) -> float | None:
-    return ordered[int(share * (len(ordered) - 1))] * 1000 if ordered else None
 
 
 @dataclass

@@ -127,8 +127,9 @@ class Events:
         """Publish a record and its outcome. Any thread; never blocks."""
         try:
             error = outcome.exception()
-            answer = outcome.result() if error is None else {"refused": _reason(error)}
-            self.publish(event_of(record, answer))
+            # The message of a bug stays inside.
+            reason = str(error) if isinstance(error, SuperposedError) else "something went wrong inside the service"
+            self.publish(event_of(record, outcome.result() if error is None else {"refused": reason}))
         except Exception:  # noqa: BLE001 - the change itself is applied and answered
             _log.exception("record %s could not be told of", record.sequence)
 
@@ -180,8 +181,3 @@ class Events:
             for subscription in self._subscriptions:
                 subscription.end()
             self._subscriptions = set()
-
-
-def _reason(error: BaseException) -> str:
-    """Return the public reason why nothing was learned; the message of a bug stays inside."""
-    return str(error) if isinstance(error, SuperposedError) else "something went wrong inside the service"

@@ -84,19 +84,16 @@ class Readings(Collector):
         since = self._writer.records_since_snapshot
         yield "snapshot_records_behind", "Records after the newest snapshot.", since
         with contextlib.suppress(OSError):  # the rest is wanted most when a disk has failed
-            yield from self._files()
-
-    def _files(self) -> Iterator[tuple[str, str, float]]:
-        directory = self._runtime.directory
-        if snapshots := directory.snapshots.list():
-            newest = datetime.fromisoformat(snapshots[-1].created).timestamp()
-            yield "snapshot_timestamp_seconds", "Unix time of the newest snapshot.", newest
-            yield "snapshot_age_seconds", "Age of the newest snapshot.", max(0.0, time.time() - newest)
-            yield "snapshots_bytes", "Bytes of all snapshots.", sum(one.bytes for one in snapshots)
-        files = [directory.path / name for name in _JOURNAL_FILES]
-        size = sum(file.stat().st_size for file in files if file.exists())
-        yield "journal_bytes", "Bytes of the journal's files.", size
-        yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
+            directory = self._runtime.directory
+            if snapshots := directory.snapshots.list():
+                newest = datetime.fromisoformat(snapshots[-1].created).timestamp()
+                yield "snapshot_timestamp_seconds", "Unix time of the newest snapshot.", newest
+                yield "snapshot_age_seconds", "Age of the newest snapshot.", max(0.0, time.time() - newest)
+                yield "snapshots_bytes", "Bytes of all snapshots.", sum(one.bytes for one in snapshots)
+            files = [directory.path / name for name in _JOURNAL_FILES]
+            size = sum(file.stat().st_size for file in files if file.exists())
+            yield "journal_bytes", "Bytes of the journal's files.", size
+            yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
 
     def _crosstalk(self) -> Iterator[tuple[list[str], float]]:
         for layer in layer_crosstalk(self._writer.store.tasks.all()):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, disk_errors
-from superposed_service.storage.journal import Journal
+from superposed_service.storage.journal import BEGUN, Journal
 
 _SLOT = struct.Struct("<q32s")
 _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the other
@@ -59,7 +59,7 @@ class HighWaterMark:
             JournalCorrupt: Acknowledged records are missing, or another journal is there.
         """
         noted = self.newest()
-        if noted is None and journal.has_high_water_mark:
+        if noted is None and journal.high_water_mark not in (None, BEGUN):
             raise JournalCorrupt(
                 f"{self._path} is missing or empty: without it the server cannot tell whether acknowledged"
                 " updates are missing from the journal. Restore the directory from a copy; or run"

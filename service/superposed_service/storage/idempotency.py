@@ -81,8 +81,7 @@ class IdempotencyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._kept: dict[str, IdempotencyResponse] = {}
-        self._settled: dict[str, IdempotencyResponse] = {}
-        self._dropped: list[str] = []
+        self._changed: set[str] = set()  # keys of what the disk does not have yet: settled, or dropped
         self._owned: Counter[str] = Counter()
         self._kept_s = self._most = math.inf
         for *row, checksum in database.query(
@@ -155,7 +154,8 @@ class IdempotencyStore:
     def settle(self, key: str, answer: dict[str, Any]) -> None:
         """Keep a request's answer, where its key is still kept; it goes to the disk with `take_changes`."""
         if key in self._kept:
-            self._kept[key] = self._settled[key] = replace(self._kept[key], answer=answer)
+            self._kept[key] = replace(self._kept[key], answer=answer)
+            self._changed.add(key)
 
     def drop_from(self, sequence: int) -> None:
         """Forget the responses of a record and of those after it."""
@@ -164,23 +164,22 @@ class IdempotencyStore:
     def _drop(self, gone: list[IdempotencyKey]) -> None:
         for one in gone:
             del self._kept[one.key]
-            self._settled.pop(one.key, None)
             self._owned[one.owner] -= 1
-            self._dropped.append(one.key)
+            self._changed.add(one.key)
 
     def take_changes(self) -> list[Statement]:
         """Return the statements that write the responses settled since the last call.
 
         Responses whose time is over are forgotten.
         """
-        statements = [_writing(kept) for kept in self._settled.values()]
-        self._settled.clear()
         oldest = time.time() - self._kept_s
         old = takewhile(lambda kept: kept.created < oldest, self._kept.values())  # in the order of their time
         self._drop([kept.idempotency_key for kept in old if kept.answer is not None])
-        statements += [("DELETE FROM answers WHERE key = ?", (key,)) for key in self._dropped]
-        self._dropped.clear()
-        return statements
+        changed, self._changed = self._changed, set()
+        return [
+            _writing(self._kept[key]) if key in self._kept else ("DELETE FROM answers WHERE key = ?", (key,))
+            for key in changed
+        ]
 
 
 def _writing(kept: IdempotencyResponse) -> Statement:

@@ -256,14 +256,9 @@ class Journal:
     # The lineage and the incarnation that write
 
     @property
-    def has_high_water_mark(self) -> bool:
-        """True once a `HEAD` is known to stand beside the journal."""
-        return self._database.noted("witnessed") not in (None, BEGUN)
-
-    @property
-    def begun(self) -> bool:
-        """True where the journal was begun or cut, and no `HEAD` is known to be of it yet."""
-        return self._database.noted("witnessed") == BEGUN
+    def high_water_mark(self) -> str | None:
+        """`BEGUN` where the journal was begun or cut and no `HEAD` is known to be of it yet; None before any is."""
+        return self._database.noted("witnessed")
 
     def set_high_water_mark(self, mark: str = "HEAD") -> None:
         """Note that a `HEAD` stands beside the journal, on the disk; or `BEGUN`, that it is no journal's any more."""

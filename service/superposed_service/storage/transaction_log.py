@@ -11,7 +11,7 @@ from superposed_service.storage.database import Database, Statement, Synchronous
 from superposed_service.storage.epochs import Epochs
 from superposed_service.storage.high_water_mark import HighWaterMark
 from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
-from superposed_service.storage.journal import Entry, Journal, Record
+from superposed_service.storage.journal import BEGUN, Entry, Journal, Record
 
 
 class TransactionLog:
@@ -59,11 +59,11 @@ class TransactionLog:
         mark until this process has synced their `HEAD`. Where a journal was begun or cut, what belonged to other
         records does not count any more: their `HEAD`, and their snapshots.
         """
-        if self.journal.begun:
+        if self.journal.high_water_mark == BEGUN:
             self._drop_others(self.journal)
             self._high_water_mark.clear()
         self._high_water_mark.check(self.journal)
-        if self.journal.exists and not self.journal.has_high_water_mark:
+        if self.journal.exists and self.journal.high_water_mark in (None, BEGUN):
             self._high_water_mark.note(self.journal)
             self._high_water_mark.sync()
             self.journal.set_high_water_mark()
