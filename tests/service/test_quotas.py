@@ -134,7 +134,7 @@ def test_a_search_costs_what_it_computes(tmp_path: Path, monkeypatch: pytest.Mon
     joined = RequestQueues.join
 
     def join(lines: RequestQueues, work: Work, *more: Any) -> None:
-        sizes.append(work.size if isinstance(work, Job) else 0)
+        sizes.append(work.cost if isinstance(work, Job) else 0)
         joined(lines, work, *more)
 
     monkeypatch.setattr(RequestQueues, "join", join)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.errors import CapacityExceeded, ShapeError
-from superposed_service.errors import InvalidRequest
+from superposed.errors import ShapeError
+from superposed_service.errors import InvalidRequest, check_most
 
 TENSORS_MEDIA_TYPE = "application/vnd.superposed.tensors"
 HEAD_LENGTH = "inference-header-content-length"
@@ -85,8 +85,7 @@ class TensorReader:
 
     def _take_bytes(self, name: str, dimensions: Sequence[int], count: int, size: object) -> NDArray[np.object_]:
         """Return elements with a length of 4 bytes before each."""
-        if count > _MOST_TEXTS:
-            raise CapacityExceeded(f"{name}: too many texts", expected=f"{_MOST_TEXTS} at most", received=count)
+        check_most(f"{name}: too many texts", count, _MOST_TEXTS)
         left = len(self._data) - self._place
         if not isinstance(size, int) or isinstance(size, bool) or not 4 * count <= size <= left:
             raise InvalidRequest(

@@ -53,15 +53,11 @@ class Change(ABC):
     author: str | None = None  # id of the API key that asks; None on a server without API keys
     # True if several such changes may be prepared before the first is applied, because none of them changes a task
     grouped: bool = False
+    size: int = 1  # cost, relative to other changes
 
     def learn_schema(self, store: WeightStore) -> None:
         """Apply only what the change adds to the schemas of tasks."""
         del store
-
-    @property
-    def size(self) -> int:
-        """Cost, relative to other changes."""
-        return 1
 
     @abstractmethod
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:

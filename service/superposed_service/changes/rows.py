@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from superposed.config import OriginalKind
-from superposed.errors import CapacityExceeded
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
+from superposed_service.errors import check_most
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,14 @@ class RowBatch:
         Raises:
             CapacityExceeded: More rows, or contexts, or numbers in a row, than one request may have.
         """
-        count = max(len(self), len(self.contexts or ()))
-        if count > most_rows:
-            raise CapacityExceeded(
-                "more rows than one request may have", expected=f"{most_rows} at most", received=count
-            )
+        check_most("more rows than one request may have", max(len(self), len(self.contexts or ())), most_rows)
         shape = getattr(self.inputs, "shape", None)
         if shape is None:
             lists = self.inputs if isinstance(self.inputs, list) else []
             longest = max((len(row) for row in lists if isinstance(row, list | dict)), default=0)
         else:
             longest = math.prod(shape[1:])
-        if longest > most_numbers:
-            raise CapacityExceeded(
-                "more numbers in a row than there may be", expected=f"{most_numbers} at most", received=longest
-            )
+        check_most("more numbers in a row than there may be", longest, most_numbers)
 
     def batch(self, store: WeightStore, *, learning: bool = False) -> Batch:
         """Check the rows against the store's tasks; with `learning`, for an update.

@@ -79,12 +79,7 @@ class Update(Change):
     weights: Sequence[float] | None = None  # how much each row counts; None for 1 each
 
     def __post_init__(self) -> None:
-        self.grouped = not (self.grow_labels or self.growth)
-
-    @property
-    def size(self) -> int:
-        """Rows, times the steps on them."""
-        return len(self.rows) * self.steps
+        self.grouped, self.size = not (self.grow_labels or self.growth), len(self.rows) * self.steps
 
     def prepare(self, store: WeightStore) -> PreparedUpdate:
         """Read contexts, rows and targets as the tasks' schemas say."""

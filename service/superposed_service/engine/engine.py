@@ -22,7 +22,7 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from superposed.contexts import as_expression, flatten
-from superposed.errors import CapacityExceeded, UpdateError
+from superposed.errors import UpdateError
 from superposed.learning.online import measure_batch
 from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
@@ -38,7 +38,7 @@ from superposed_service.engine.request_metadata import RequestMetadata, current_
 from superposed_service.engine.request_queues import RequestQueues
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady, Quarantined
+from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady, Quarantined, check_most
 from superposed_service.observability.request_ids import least_sequence, sequence_seen
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey
@@ -162,10 +162,7 @@ class Engine:
         """Apply one update and answer what the model knew before it; raises as `change`."""
         if steps is None:
             steps = self._writer.store.config.optimizer.steps
-        if steps > self._settings.max_steps:
-            raise CapacityExceeded(
-                "more steps than one update may have", expected=f"{self._settings.max_steps} at most", received=steps
-            )
+        check_most("more steps than one update may have", steps, self._settings.max_steps)
         update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights)
         return await self.change(update, idempotency_key, author)
 
@@ -238,7 +235,7 @@ class Engine:
 
     async def call_writer(self, run: Callable[[Writer], T], *, size: int = 1) -> T:
         """Run anything else on the engine's thread, in its turn among the updates; `size` as for `call`."""
-        job = Job(run, size)
+        job = Job(run, max(1, size))
         limit_s = self._admit(job)
         return await _answer(job.future, limit_s)
 

@@ -48,11 +48,8 @@ class ServiceTimeModel:
         self._seconds = keep * self._seconds + seconds
         self._square = keep * self._square + size * size
         self._product = keep * self._product + size * seconds
-
-        if self.is_known:
-            self._fit()
-
-    def _fit(self) -> None:
+        if not self.is_known:
+            return
         mean_size, mean_seconds = self._size / self._weight, self._seconds / self._weight
         spread = self._square / self._weight - mean_size**2
         slope = (self._product / self._weight - mean_size * mean_seconds) / spread if spread > 0.25 else 0.0
@@ -193,10 +190,6 @@ class FairQueue(Generic[W]):
 
 
 def _ahead(waiting: Mapping[str, int], source: str, more: int) -> int:
-    mine = waiting.get(source)
-    own = (mine or 0) + more
-    if len(waiting) == (mine is not None):
-        return own  # no other source waits
-    others = dict(waiting)  # a copy: another thread may be changing it
-    others.pop(source, None)
-    return own + sum(min(own, other) for other in others.values())
+    own = waiting.get(source, 0) + more
+    others = list(waiting.items())  # a copy: another thread may be changing it
+    return own + sum(min(own, size) for other, size in others if other != source)

@@ -81,15 +81,12 @@ class InferenceExecutor:
     def answer(self) -> int:
         """Answer one mixed batch of waiting requests; return its number of rows."""
         if self._queues.reads and self._settings.batch_wait_ms:
-            self._wait_for_more(time.monotonic() + self._settings.batch_wait_ms / 1000)
+            with self._wake:  # for more
+                self._wake.wait_for(
+                    lambda: self._queues.reads.size >= self._settings.batch_rows or not self._is_idle(),
+                    self._settings.batch_wait_ms / 1000,
+                )
         return self._answer(self._take(self._settings.batch_rows), None)
-
-    def _wait_for_more(self, until: float) -> None:
-        with self._wake:
-            while (left := until - time.monotonic()) > 0 and self._is_idle():
-                if self._queues.reads.size >= self._settings.batch_rows:
-                    return
-                self._wake.wait(left)
 
     def _take(self, most: int, *, inline: bool = False) -> list[InferenceRequest]:
         taken: list[InferenceRequest] = []

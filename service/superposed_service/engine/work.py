@@ -35,16 +35,8 @@ class Work(ABC):
     """A request in a queue of the engine."""
 
     future: Reply[Any] | Future[Any]  # gets the result; done too once its client has left
-
-    @property
-    @abstractmethod
-    def cost(self) -> int:
-        """Rows, or 1 for work without rows."""
-
-    @property
-    def grouped(self) -> bool:
-        """True if it may share a journal transaction with the work before it."""
-        return False
+    cost: int  # rows, or 1 for work without rows
+    grouped: bool = False  # True if it may share a journal transaction with the work before it
 
     @abstractmethod
     def reject(self, error: Exception) -> None:
@@ -62,10 +54,8 @@ class InferenceRequest(Work):
     inline: bool = False  # True if the event loop may answer it
     begun: bool = False  # True once it was taken out of the queue
 
-    @property
-    def cost(self) -> int:
-        """Rows."""
-        return max(1, len(self.rows))
+    def __post_init__(self) -> None:
+        self.cost = max(1, len(self.rows))
 
     def reject(self, error: Exception) -> None:
         """Give the future an error, on its own event loop."""
@@ -84,7 +74,7 @@ def deliver(outcomes: Sequence[tuple[Reply[T], T | Exception]]) -> None:
             future.set_result(outcome)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _FutureWork(Work, Generic[T]):
     future: Future[T] = field(default_factory=Future, kw_only=True)
 
@@ -94,7 +84,7 @@ class _FutureWork(Work, Generic[T]):
             self.future.set_exception(error)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class PendingWrite(_FutureWork[JsonObject]):
     """A change that waits for its turn."""
 
@@ -102,28 +92,16 @@ class PendingWrite(_FutureWork[JsonObject]):
     idempotency_key: IdempotencyKey | None = None
     timing: RequestTiming | None = None  # when its request began to wait; None for a decision of the poison detector
 
-    @property
-    def cost(self) -> int:
-        """Rows times steps of an update; 1 for other changes."""
-        return max(1, self.change.size)
-
-    @property
-    def grouped(self) -> bool:
-        """True for an update."""
-        return self.change.grouped
+    def __post_init__(self) -> None:
+        self.cost, self.grouped = max(1, self.change.size), self.change.grouped
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Job(_FutureWork[T]):
-    """Any other work on the engine thread: a function of the writer, which answers `size` rows, if any."""
+    """Any other work on the engine thread: a function of the writer, which answers rows, if its cost is above 1."""
 
     run: Callable[[Any], T]
-    size: int = 1
-
-    @property
-    def cost(self) -> int:
-        """Rows."""
-        return max(1, self.size)
+    cost: int = 1
 
 
 def resolve(future: Future[T], work: Callable[[], T]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import CapacityExceeded, EmptyBatch, ShapeError, SuperposedError
+from superposed.errors import EmptyBatch, ShapeError, SuperposedError
 from superposed.tasks.targets import Target
 from superposed_client.models import Erasure
 from superposed_service.changes.base import Change, JsonObject
@@ -22,7 +22,7 @@ from superposed_service.changes.snapshot import keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
-from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
+from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot, check_most
 from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
@@ -58,9 +58,7 @@ class Following(Protocol):
     def not_ready(self) -> NotReady | None:
         """Reason why it is not as new as it should be, or None."""
 
-    @property
-    def newest(self) -> int:
-        """Sequence number of the leader's newest record, when it was last heard of."""
+    newest: int  # sequence number of the leader's newest record, when it was last heard of
 
     async def stop(self) -> None:
         """End following."""
@@ -313,8 +311,7 @@ class Runtime:
         Returns:
             Sequence, accuracies before and after, how many steps count, and whether all were accepted.
         """
-        if steps > (most := self.settings.max_request_steps):
-            raise CapacityExceeded("more steps than a request may take", expected=f"{most} at most", received=steps)
+        check_most("more steps than a request may take", steps, self.settings.max_request_steps)
         taken, before, after, answer = 0, None, JsonObject(), JsonObject()
         for number, start in enumerate(range(0, steps, self.settings.consolidation_slice)):
             size = min(self.settings.consolidation_slice, steps - start)
