@@ -4,17 +4,16 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from superposed.errors import EmptyBatch, ShapeError, SuperposedError
-from superposed.tasks.targets import Target
 from superposed_client.models import Erasure
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
-from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import Originals, RowBatch
@@ -23,12 +22,13 @@ from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot, check_most
+from superposed_service.observability.load import Progress
 from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
 from superposed_service.runtime.originals import items_of, read_as
 from superposed_service.settings import Settings
-from superposed_service.storage import DataDirectory, Shipment, Snapshot
+from superposed_service.storage import DataDirectory, Shipment, Snapshot, Snapshots, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 from superposed_service.storage.shipping import Place, framed
 
@@ -245,49 +245,33 @@ class Runtime:
         _log.info("snapshot taken", extra={"sequence": snapshot.sequence, "bytes": snapshot.bytes})
         return snapshot
 
-    async def roll_back(
-        self, selection: Selection, idempotency_key: IdempotencyKey | None, author: str | None = None
-    ) -> JsonObject:
-        """Take records out of the store's past, and take a snapshot of the result.
-
-        Raises:
-            HistoryTruncated: The journal does not reach back far enough.
-            SuperposedError: As `Engine.change`.
-        """
-        replay = self.telemetry.replay
-        change = RollbackChange(selection, self.directory.snapshots, self.directory.transaction_log(), replay)
-        return await self.in_turn(self._change_past(change, idempotency_key, author))
-
-    async def _change_past(
-        self, change: Change, idempotency_key: IdempotencyKey | None, author: str | None
-    ) -> JsonObject:
-        answer = await self.engine.change(change, idempotency_key, author, limited=False)
-        if answer["excluded"]:
-            await self._snapshot()  # so that a recovery need not rebuild it again
-        return answer
-
-    async def relabel(
+    async def change_past(
         self,
-        sequence: int,
-        targets: Sequence[Target | None],
+        make: Callable[[Snapshots, TransactionLog, Progress], Change],
         idempotency_key: IdempotencyKey | None,
         author: str | None = None,
     ) -> JsonObject:
-        """Take an update out of the store's past, learn its rows with other targets, and take a snapshot.
+        """Make a change that takes records out of the store's past, and take a snapshot of the result.
 
         Raises:
-            UnknownUpdate: No update has the sequence number, or it was taken out.
-            SuperposedError: As `roll_back`.
+            HistoryTruncated: The journal does not reach back far enough.
+            UnknownUpdate: No update has the sequence number to correct, or it was taken out.
+            SuperposedError: As `Engine.change`.
         """
-        change = Relabel(
-            sequence, targets, self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay
-        )
-        return await self.in_turn(self._change_past(change, idempotency_key, author))
+        change = make(self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay)
+
+        async def work() -> JsonObject:
+            answer = await self.engine.change(change, idempotency_key, author, limited=False)
+            if answer["excluded"]:
+                await self._snapshot()  # so that a recovery need not rebuild it again
+            return answer
+
+        return await self.in_turn(work())
 
     async def restore(
         self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
-        """Go back to a snapshot; raises as `roll_back`.
+        """Go back to a snapshot; raises as `change_past`.
 
         Raises:
             UnknownSnapshot: There is none of this id.
@@ -297,7 +281,8 @@ class Runtime:
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
-                return await self.roll_back(Selection(to_sequence=snapshot.sequence), idempotency_key, author)
+                rollback = partial(RollbackChange, Selection(to_sequence=snapshot.sequence))
+                return await self.change_past(rollback, idempotency_key, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
     async def consolidate(

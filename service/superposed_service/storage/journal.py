@@ -67,6 +67,8 @@ class Journal:
         newest = database.query("SELECT sequence, chain FROM records ORDER BY sequence DESC LIMIT 1")
         if newest:
             self.sequence, self.chain = newest[0]
+        self.lineage = database.noted("lineage") or ""  # the identity of the store whose journal it is
+        self.incarnation = database.noted("incarnation")  # the random name of the process that last served it
         if newest and not self.exists:
             raise JournalCorrupt("the journal has records but no beginning")
 
@@ -264,16 +266,6 @@ class Journal:
         """Note that a `HEAD` stands beside the journal, on the disk; or `BEGUN`, that it is no journal's any more."""
         self._database.write(self._database.noting("witnessed", mark))
 
-    @property
-    def lineage(self) -> str:
-        """The identity of the store whose journal it is."""
-        return self._database.noted("lineage") or ""
-
-    @property
-    def incarnation(self) -> str | None:
-        """The random name of the process that last served the directory."""
-        return self._database.noted("incarnation")
-
     def set_identity(self, lineage: str, incarnation: str) -> None:
         """Note at each start whose journal this is, and which process writes it.
 
@@ -282,12 +274,15 @@ class Journal:
         Raises:
             JournalCorrupt: The journal is another store's.
         """
-        if (noted := self._database.noted("lineage")) not in (None, lineage):
+        if self.lineage not in ("", lineage):
             raise JournalCorrupt(
-                "the journal belongs to another store than the snapshots", expected=f"lineage {noted}", received=lineage
+                "the journal belongs to another store than the snapshots",
+                expected=f"lineage {self.lineage}",
+                received=lineage,
             )
         noting = self._database.noting
         self._database.write(noting("lineage", lineage), noting("incarnation", incarnation))
+        self.lineage, self.incarnation = lineage, incarnation
 
 
 def _horizon(sequence: int, chain: bytes) -> list[Statement]:

@@ -12,7 +12,8 @@ from superposed_service.api.auth import requires
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
 from superposed_service.api.v1.schemas import ConsolidateBody, RelabelBody, RollbackBody
 from superposed_service.api.v1.serializers import update_head
-from superposed_service.changes.rollback import Selection
+from superposed_service.changes.relabel import Relabel
+from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.errors import UnknownUpdate
 
 router = APIRouter(route_class=ApiRoute, prefix="/v1")
@@ -29,8 +30,8 @@ async def roll_back(request: ApiRequest) -> Response:
     body = await request.read(RollbackBody)
     without = {} if body.without is None else body.without.model_dump()
     selection = Selection(to_sequence=body.to_sequence, **without)
-    answer = await request.runtime.roll_back(selection, await request.idempotency_key(), request.principal.author)
-    return json_response(answer)
+    key, author = await request.idempotency_key(), request.principal.author
+    return json_response(await request.runtime.change_past(partial(RollbackChange, selection), key, author))
 
 
 @router.post(
@@ -54,8 +55,8 @@ async def relabel(request: ApiRequest, sequence: Annotated[int, Path(ge=1, lt=2*
     if not all(asker.may_address(context) for context in contexts):
         raise UnknownUpdate("the record is no update of this API key's tasks", received=sequence)
     asker.spend(rows=head["rows"] + since, updates=1)
-    answer = await service.relabel(sequence, body.targets, await request.idempotency_key(), asker.author)
-    return json_response(answer)
+    change = partial(Relabel, sequence, body.targets)
+    return json_response(await service.change_past(change, await request.idempotency_key(), asker.author))
 
 
 @router.post("/snapshots", tags=["snapshots"], response_model=Snapshot)
