@@ -133,8 +133,13 @@ def power_cuts(states: int, *, durable: bool = True, seed: int = 0) -> Counter[s
         Machine(source).close()
         start = files_of(source)
         if not durable:
-            full = DataDirectory.transaction_log
-            patch.setattr(DataDirectory, "transaction_log", lambda self: full(self, synchronous="OFF"))
+            opened = database.Database._open
+
+            def without_fsync(self: database.Database) -> None:
+                opened(self)
+                self.query("PRAGMA synchronous=OFF")
+
+            patch.setattr(database.Database, "_open", without_fsync)
         with recording(disk):
             life = Life(source, disk)
             life.live()

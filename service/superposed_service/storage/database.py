@@ -6,14 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import apsw
 import apsw.sqlite_extra
 
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, disk_errors
 
-Synchronous = Literal["FULL", "OFF"]
 Statement = tuple[str, tuple[Any, ...]]
 
 _log = logging.getLogger("superposed.journal")
@@ -83,32 +82,30 @@ class Database:
     has left behind cannot be known from here.
 
     Args:
-        path: The file; made, readable by its owner alone, where it does not exist. `:memory:` for tests.
-        synchronous: `OFF` gives durability up; only for measurements and negative controls.
+        path: The file; made, readable by its owner alone, where it does not exist.
 
     Raises:
         JournalCorrupt: The file is no sound database of this release.
     """
 
-    def __init__(self, path: Path | Literal[":memory:"], *, synchronous: Synchronous = "FULL") -> None:
+    def __init__(self, path: Path) -> None:
         _check_sqlite()
         self.path = path
         self.failure: str | None = None  # why nothing is written any more
         try:
             with disk_errors(f"cannot open {path}"):
-                if isinstance(path, Path):
-                    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
                 self._connection = apsw.Connection(str(path), vfs=CHECKSUM_VFS)
-                self._open(synchronous)
+                self._open()
         except (apsw.Error, UnicodeDecodeError) as error:
             raise self._error(error, f"cannot open {path}") from error
 
-    def _open(self, synchronous: Synchronous) -> None:
+    def _open(self) -> None:
         self._connection.reserve_bytes("main", _CHECKSUM_BYTES)  # counts for a new file only
         # Exclusive: the lock on the directory says so anyway, and no shared memory file is needed.
         self.query("PRAGMA locking_mode=EXCLUSIVE")
         self.query("PRAGMA journal_mode=WAL")
-        self.query(f"PRAGMA synchronous={synchronous}")
+        self.query("PRAGMA synchronous=FULL")
         self.query(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
         # What is deleted is overwritten: rows that were trimmed or erased leave nothing behind.
         self.query("PRAGMA secure_delete=ON")
@@ -139,8 +136,6 @@ class Database:
             StorageUnavailable: The file cannot be read.
         """
         [(size,)] = self.query("PRAGMA page_size")
-        if not isinstance(self.path, Path):
-            return []
         damaged, number = [], 0
         with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:
             if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):

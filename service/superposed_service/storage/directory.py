@@ -9,7 +9,6 @@ from typing import Self
 from superposed.errors import ConfigError, SuperposedError
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked, disk_errors
-from superposed_service.storage.database import Synchronous
 from superposed_service.storage.journal import Journal
 from superposed_service.storage.snapshots import Snapshots
 from superposed_service.storage.transaction_log import TransactionLog
@@ -114,7 +113,7 @@ class DataDirectory:
             self._transaction_log.close(keep_log=self.replaced)
         os.close(self._lock)
 
-    def transaction_log(self, *, synchronous: Synchronous = "FULL") -> TransactionLog:
+    def transaction_log(self) -> TransactionLog:
         """Open the journal; it is closed with the directory.
 
         Raises:
@@ -126,7 +125,7 @@ class DataDirectory:
             )
         if self._transaction_log is None:
             self._transaction_log = TransactionLog(
-                self.path, synchronous=synchronous, check_place=self.check_place, drop_others=self._drop_others
+                self.path, check_place=self.check_place, drop_others=self._drop_others
             )
             self._hold(self.path / "journal.db", self.path / "HEAD")
         if not self._transaction_log.journal.exists:

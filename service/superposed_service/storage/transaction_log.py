@@ -7,7 +7,7 @@ from pathlib import Path
 from superposed_service.errors import StorageUnavailable
 from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
-from superposed_service.storage.database import Database, Statement, Synchronous
+from superposed_service.storage.database import Database, Statement
 from superposed_service.storage.epochs import Epochs
 from superposed_service.storage.high_water_mark import HighWaterMark
 from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
@@ -31,7 +31,6 @@ class TransactionLog:
         self,
         folder: Path,
         *,
-        synchronous: Synchronous = "FULL",
         check_place: Callable[[], None] = lambda: None,
         drop_others: Callable[[Journal], None] = lambda _: None,
     ) -> None:
@@ -40,7 +39,7 @@ class TransactionLog:
         with ExitStack() as opened:  # closed again where one of them is not sound
             self._high_water_mark = HighWaterMark(folder / "HEAD")
             opened.callback(self._high_water_mark.close)
-            self._database = Database(folder / "journal.db", synchronous=synchronous)
+            self._database = Database(folder / "journal.db")
             opened.callback(self._database.close)
             self._database.check()  # before a row of it is believed
             self.journal = Journal(self._database)
