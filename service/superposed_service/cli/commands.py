@@ -20,10 +20,7 @@ from superposed_service.cli.serve import serve
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The `superposed` command.")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
-app.command()(init)
-app.command()(serve)
-app.command()(promote)
-for command in (status, tasks, teach, predict, evaluate):
+for command in (init, serve, promote, status, tasks, teach, predict, evaluate):
     app.command()(command)
 app.command("verify")(verify_directory)
 app.command()(log)

@@ -2,8 +2,7 @@
 
 import time
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,19 +21,11 @@ Quota = Annotated[
 ]
 
 
-class _Scope(StrEnum):
-    monitor = "monitor"
-    infer = "infer"
-    update = "update"
-    replicate = "replicate"
-    admin = "admin"
-
-
 @keys.command("create")
 def create_key(
     directory: Directory,
     scope: Annotated[
-        _Scope,
+        Literal["monitor", "infer", "update", "replicate", "admin"],
         typer.Option(
             help="Scope of the key: monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."
         ),
@@ -58,7 +49,7 @@ def create_key(
         _, text = create(
             opened.transaction_log(),
             name=name,
-            scope=scope.value,
+            scope=scope,
             tasks=tasks,
             groups=groups,
             expires=expires,

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -22,13 +21,6 @@ Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key, or for predic
 File = Annotated[str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.jsonl); - for CSV on stdin.")]
 Target = Annotated[str | None, typer.Option(help="Column of the targets; default: the last one.")]
 Text = Annotated[str | None, typer.Option(help="Column of texts, for a task of texts.")]
-
-
-class Loss(StrEnum):
-    """The measure that updates reduce."""
-
-    cross_entropy = "cross_entropy"
-    mse = "mse"
 
 
 @contextmanager
@@ -89,15 +81,16 @@ def teach(
     file: File,
     target: Target = None,
     text: Text = None,
-    loss: Annotated[Loss, typer.Option(help="cross_entropy for labels, mse for values.")] = Loss.cross_entropy,
+    loss: Annotated[
+        Literal["cross_entropy", "mse"], typer.Option(help="cross_entropy for labels, mse for values.")
+    ] = "cross_entropy",
     epochs: Annotated[int, typer.Option(help="Passes over the rows.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of one update.", min=1)] = 32,
 ) -> None:
     """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
-    values = loss is Loss.mse
     with connected(url) as client:
         rows, targets = _rows(_frame(file), target, text)
-        task = client.task(key, loss=loss.value, **({"outputs": 1} if values else {"grow_labels": True}))
+        task = client.task(key, loss=loss, **({"outputs": 1} if loss == "mse" else {"grow_labels": True}))
         task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
         typer.echo(f"{len(targets)} rows taught to {key}, {epochs} times")
 

@@ -146,10 +146,13 @@ class Writer:
         tickets = [one.write.timing for one in transaction.writes]
         self.telemetry.journalled(tickets, transaction.began, ended, records[-1].sequence)
 
-    def _commit_decisions(self, entries: Sequence[Entry]) -> list[Record]:
-        """Journal what follows from a change that was just applied; after the group that is on its way."""
+    def _write(
+        self, changes: Sequence[tuple[Entry, IdempotencyKey | None]], beside: Sequence[Statement] | None = None
+    ) -> list[Record]:
+        """Journal records on this thread, after the group that is on its way."""
         self.finish()
-        records = self.transaction_log.write([(entry, None) for entry in entries])
+        records = self.transaction_log.write(changes, beside, digest=self._digest)
+        self._digest = None
         self._count(records)
         return records
 
@@ -170,7 +173,7 @@ class Writer:
     def _quarantine(self, decisions: Sequence[Quarantine]) -> None:
         prepared = [decision.prepare(self.store) for decision in decisions]
         if prepared:
-            records = self._commit_decisions([change.entry() for change in prepared])
+            records = self._write([(change.entry(), None) for change in prepared])
             writes = map(PreparedWrite, map(PendingWrite, decisions), prepared)
             self._committed.extend(zip(records, writes, strict=True))
 
@@ -230,9 +233,7 @@ class Writer:
         if not (shipment.changes or new_epoch):
             return []
         noting = [log.epochs.noting(shipment.epoch, shipment.starts)] if new_epoch else []
-        records = log.write(shipment.changes, [*log.take_changes(), *noting], digest=self._digest)
-        self._digest = None
-        self._count(records)
+        records = self._write(shipment.changes, [*log.take_changes(), *noting])
         if log.journal.chain.hex() != shipment.chain:
             log.fail("the leader's records do not continue this journal")
             raise JournalCorrupt("the leader's records do not continue this journal", received=shipment.chain)
@@ -282,8 +283,7 @@ class Writer:
         if epoch != log.epochs.promised or log.epochs.open:
             raise NotLeader("this server has promised another epoch", expected=log.epochs.promised, received=epoch)
         first, head = log.journal.sequence + 1, {"epoch": epoch, "answer": {}}
-        records = log.write([(Entry(EPOCH, head), None)], [*log.take_changes(), log.epochs.lead(first)])
-        self._count(records)
+        records = self._write([(Entry(EPOCH, head), None)], [*log.take_changes(), log.epochs.lead(first)])
         self._committed.extend((record, None) for record in records)
         self._detector = detector
         self._settle_down()
@@ -335,7 +335,7 @@ class Writer:
 
     def _refuse(self, record: Record, idempotency_key: IdempotencyKey | None, error: SuperposedError) -> None:
         entry = rejection_entry(record.sequence, error)
-        [recorded] = self._commit_decisions([entry])
+        [recorded] = self._write([(entry, None)])
         self._committed.append((recorded, None))
         self._settle(idempotency_key, dict(entry.head["answer"]))
 
