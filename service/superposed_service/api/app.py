@@ -152,7 +152,6 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         engine.start()
         configs, folder = writer.store.config.encoders, directory.path / "encoders"
         encoders = Encoders(configs, folder, settings.threads or _spare_threads(), settings)
-        encoders.start()
         telemetry.metrics.registry.register(encoders)
         newest = str(directory.snapshots.list()[-1].sequence)
         runtime = Runtime(settings, engine, directory, recovery, newest, telemetry, events, encoders)

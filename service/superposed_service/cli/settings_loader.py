@@ -29,7 +29,10 @@ def configure(file: Path | None = None, **flags: object) -> tuple[Settings, Mapp
     Raises:
         ConfigError: Which setting is wrong or unknown, where it came from, and what was expected.
     """
-    _check_environment()
+    # Variables that look like settings and are none are refused: a misspelt limit would be no limit.
+    names = {name.upper() for name in os.environ}
+    given = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
+    _check_names("the environment", {name.lower() for name in given}, lambda name: _PREFIX + name.upper())
     if file is None and (named := os.environ.get(CONFIG_VARIABLE)):
         file = Path(named)
     layers = {
@@ -72,13 +75,6 @@ RENAMED: Mapping[str, str | None] = {
 
 # Variables with the prefix that are no settings: the client's key, data sets, and this file's name.
 _OTHER_VARIABLES = frozenset({"API_KEY", "DATA_DIR", "CONFIG"})
-
-
-def _check_environment() -> None:
-    """Refuse variables that look like settings and are none: a misspelt limit would be no limit."""
-    names = {name.upper() for name in os.environ}
-    given = {name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX)} - _OTHER_VARIABLES
-    _check_names("the environment", {name.lower() for name in given}, lambda name: _PREFIX + name.upper())
 
 
 def _check_names(place: str, given: Collection[str], shown: Callable[[str], str] = str) -> None:

@@ -95,7 +95,7 @@ def seed(directory: DataDirectory, settings: Settings) -> None:
 
 
 class Follower:
-    """Keeps a running service at its leader's newest record.
+    """Keeps a running service at its leader's newest record, from now on.
 
     Attributes:
         newest: Sequence number of the leader's newest record, when it was last heard of.
@@ -109,6 +109,7 @@ class Follower:
         self._applying: Sequence[Future[Any]] = []
         self._caught_up = asyncio.Event()
         self._compared = -1.0  # the leader's snapshot that this store was compared with
+        self._task = asyncio.create_task(self._run())
 
     @property
     def not_ready(self) -> NotReady | None:
@@ -119,10 +120,6 @@ class Follower:
         if silent > self._settings.follow_timeout_s:
             return NotReady(f"the leader {self.url} was not reached for {silent:.0f} s")
         return None
-
-    def start(self) -> None:
-        """Begin to follow."""
-        self._task = asyncio.create_task(self._run())
 
     async def catch_up(self) -> None:
         """Wait until everything is applied that the leader had at the first contact."""

@@ -220,8 +220,7 @@ class Member:
         await self._stop_following()
         self._log.epochs.leader = url
         self._runtime.engine.replication.begin()
-        self._runtime.following = follower = Follower(self._runtime, url)
-        follower.start()
+        self._runtime.following = Follower(self._runtime, url)
         _log.info("following", extra={"leader": url})
 
     async def _stop_following(self) -> None:

@@ -124,12 +124,9 @@ class InferenceExecutor:
         if self.turn.locked() or not self._suits_loop():
             return False
         self._loop, self._seen = loop, len(self._queues.reads)
-        self._call_soon(loop)
-        return True
-
-    def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
         # Not in the context of the request that happened to be first.
         loop.call_soon(self._answer_here, loop, context=contextvars.Context())
+        return True
 
     def _suits_loop(self) -> bool:
         reads = self._queues.reads
@@ -142,7 +139,7 @@ class InferenceExecutor:
             seen, self._seen = self._seen, len(self._queues.reads)
             more = seen < self._seen and self._queues.reads.size < self._loop_rows
         if more:  # the next turn of the event loop may bring requests too
-            self._call_soon(loop)
+            loop.call_soon(self._answer_here, loop, context=contextvars.Context())
             return
         self._loop = None
         if self.turn.acquire(blocking=False):

@@ -50,7 +50,7 @@ class _Waiting:
 
 
 class EncoderThread:
-    """One encoder: its queue, and the thread that works it off. On the event loop.
+    """One encoder: its queue, and the thread that opens it and works the queue off. On the event loop.
 
     `config` is what the store recorded of it; its model is kept in `folder`; one call has `threads` threads.
     """
@@ -60,12 +60,9 @@ class EncoderThread:
         self.folder, self._threads, self._settings = folder, threads, settings
         self._queue: FairQueue[_Waiting] = FairQueue(_TURN_ITEMS)
         self._executor = ThreadPoolExecutor(1, f"superposed-encoder-{name}")
-        self._opened: asyncio.Future[Encoder] | None = None
         self._working: asyncio.Task[None] | None = None
         self.durations = Distribution(SECONDS)
-
-    def start(self) -> None:
-        """Open the encoder on its thread; the service need not wait for it."""
+        # On its thread: the service need not wait for it.
         self._opened = asyncio.get_running_loop().run_in_executor(self._executor, self._open)
         self._opened.add_done_callback(self._note_opened)
 
@@ -87,7 +84,7 @@ class EncoderThread:
     @property
     def status(self) -> str:
         """One of `loading`, `ready`, and the reason why it cannot be used."""
-        if self._opened is None or not self._opened.done() or self._opened.cancelled():
+        if not self._opened.done() or self._opened.cancelled():
             return "loading"
         error = self._opened.exception()
         return "ready" if error is None else str(error)
@@ -126,7 +123,6 @@ class EncoderThread:
             raise late from None
 
     async def _ready(self) -> Encoder:
-        assert self._opened is not None  # noqa: S101 - started with the service
         try:
             return await asyncio.shield(self._opened)
         except EncoderUnavailable as error:
@@ -243,11 +239,6 @@ class Encoders(Collector):
             name: EncoderThread(name, config, folder / name, threads, settings) for name, config in configs.items()
         }
         self._items: Counter[tuple[str, str]] = Counter()
-
-    def start(self) -> None:
-        """Open every encoder in the background."""
-        for thread in self._threads.values():
-            thread.start()
 
     def close(self) -> None:
         """End their threads, and exports that have begun."""
