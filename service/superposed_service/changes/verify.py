@@ -68,9 +68,8 @@ def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
 def _check_journal(transaction_log: TransactionLog) -> str:
     if damaged := transaction_log.damaged_pages():
         raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
-    journal, erased = transaction_log.journal, 0
-    for record in journal.replay(journal.horizon):
-        erased += record.payload is None
+    journal = transaction_log.journal
+    erased = sum(record.payload is None for record in journal.replay(journal.horizon))
     first = journal.horizon + 1
     notes = [f"good: records {first} to {journal.sequence}" if journal.has_records else "good: no records"]
     notes += [f"{erased} payloads erased"] if erased else []

@@ -32,15 +32,14 @@ def admit(writes: Sequence[PendingWrite], store: WeightStore, log: TransactionLo
     On the engine's thread, and never while a group is journalled.
     """
     entering: dict[str, IdempotencyKey] = {}
-    found = (_let_in(write, store, log, entering) for write in writes)
+    waiting = (write for write in writes if write.future.set_running_or_notify_cancel())
+    found = (_let_in(write, store, log, entering) for write in waiting)
     return [write for write in found if write is not None]
 
 
 def _let_in(
     write: PendingWrite, store: WeightStore, log: TransactionLog, entering: dict[str, IdempotencyKey]
 ) -> PreparedWrite | None:
-    if not write.future.set_running_or_notify_cancel():
-        return None
     try:
         answer = settled(log, write.idempotency_key, entering)
         if answer is None:
@@ -48,25 +47,16 @@ def _let_in(
             log.epochs.check_open()
             prepared = write.change.prepare(store)
             if isinstance(prepared, PreparedChange):
-                return PreparedWrite(write, prepared, _owned(write, prepared.task, log, entering))
+                if (key := write.idempotency_key) is not None:  # count it among its owner's
+                    owner = prepared.task if write.change.author is None else AUTHOR + write.change.author
+                    log.answers.check_room(owner, sum(one.owner == owner for one in entering.values()))
+                    key = entering[key.key] = replace(key, owner=owner)
+                return PreparedWrite(write, prepared, key)
             answer = prepared
         write.future.set_result(answer)
     except Exception as error:  # noqa: BLE001 - belongs to this request, not to the engine
         write.future.set_exception(error)
     return None
-
-
-def _owned(
-    write: PendingWrite, task: str, log: TransactionLog, entering: dict[str, IdempotencyKey]
-) -> IdempotencyKey | None:
-    """Count the idempotency key among its owner's; raises `QuotaExceeded` where that one has too many."""
-    if (idempotency_key := write.idempotency_key) is None:
-        return None
-    author = write.change.author
-    owner = task if author is None else AUTHOR + author
-    log.answers.check_room(owner, sum(one.owner == owner for one in entering.values()))
-    entering[idempotency_key.key] = replace(idempotency_key, owner=owner)
-    return entering[idempotency_key.key]
 
 
 def settled(

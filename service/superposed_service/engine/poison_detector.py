@@ -188,10 +188,9 @@ class PoisonDetector:
     def _chosen(self, store: WeightStore) -> list[str]:
         """Return the next tasks in turn that can be measured, shared equally by API keys."""
         fewest = min(_FEWEST_ROWS, self._settings.canary_rows)
-        known = [key for key in self._canaries.keys() if key in store.tasks]  # noqa: SIM118 - not a mapping's
         owned: dict[str, list[str]] = defaultdict(list)
-        for key in known:
-            if len(self._canaries[key]) >= fewest:
+        for key in self._canaries.keys():  # noqa: SIM118 - not a mapping's
+            if key in store.tasks and len(self._canaries[key]) >= fewest:
                 owned[next(iter(self._canaries[key].values())).owner].append(key)
         rotated = [keys[self._turn % len(keys) :] + keys[: self._turn % len(keys)] for keys in owned.values()]
         in_turn = [key for key in chain.from_iterable(zip_longest(*rotated)) if key is not None]

@@ -103,7 +103,11 @@ class EncoderThread:
         try:
             async with asyncio.timeout(limit_s):
                 encoder = await self._ready()
-                self._admit(len(items))
+                if len(self._queue) >= self._settings.queue_requests:
+                    raise Overloaded("too many requests wait for the encoder")
+                most_s = _PATIENCE * self._settings.queue_delay_ms / 1000
+                text = "too much waits for the encoder: the answer would come too late"
+                self._queue.check_wait(caller, len(items), most_s, text)
                 futures: list[asyncio.Future[NDArray[Any]]] = []
                 for start in range(0, len(items), _TURN_ITEMS):  # a long request takes its turns among others
                     of = slice(start, start + _TURN_ITEMS)
@@ -127,12 +131,6 @@ class EncoderThread:
             return await asyncio.shield(self._opened)
         except EncoderUnavailable as error:
             raise EncoderUnavailable(error.message, expected=error.expected, received=error.received) from None
-
-    def _admit(self, size: int) -> None:
-        if len(self._queue) >= self._settings.queue_requests:
-            raise Overloaded("too many requests wait for the encoder")
-        most_s, late = _PATIENCE * self._settings.queue_delay_ms / 1000, "the answer would come too late"
-        self._queue.check_wait(current_request(), size, most_s, f"too much waits for the encoder: {late}")
 
     async def _work(self, encoder: Encoder) -> None:
         """Work the queue off, some items a turn."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import version
 from shutil import disk_usage
@@ -38,16 +38,12 @@ class Readings(Collector):
         self._runtime = runtime
         self._writer = writer
 
-    def describe(self) -> Iterable[Metric]:
-        """Return nothing: names are not read before the service is up."""
-        return []
-
     def collect(self) -> Iterator[Metric]:
         """Return all gauges, read now."""
         yield InfoMetricFamily(
             "superposed_build", "Release of the running service.", value={"version": version("superposed")}
         )
-        for name, text, value in (*self._engine(), *self._store(), *self._disk()):
+        for name, text, value in (*self._engine(), *self._disk()):
             yield GaugeMetricFamily(f"superposed_{name}", text, value)
         waiting = zip((["inference"], ["other"]), self._runtime.engine.waiting, strict=True)
         for name, text, labels, values in (
@@ -61,18 +57,15 @@ class Readings(Collector):
             yield family
 
     def _engine(self) -> Iterator[tuple[str, str, float]]:
-        runtime, replay = self._runtime, self._runtime.telemetry.replay
+        runtime, store, replay = self._runtime, self._writer.store, self._runtime.telemetry.replay
         ready = runtime.not_ready is None
         yield "ready", "1 while requests are admitted and the journal can be written.", ready
         if runtime.following is not None:
-            behind = runtime.following.newest - self._writer.store.sequence
+            behind = runtime.following.newest - store.sequence
             yield "replication_lag_records", "Records of the leader that are not applied here.", max(0, behind)
         yield "journal_failed", "1 once the journal could not be written.", runtime.engine.failure is not None
         yield "replay_records", "Records of the newest replay.", replay.total
         yield "replay_records_done", "Records of the newest replay that are applied.", replay.done
-
-    def _store(self) -> Iterator[tuple[str, str, float]]:
-        store = self._writer.store
         yield "store_sequence", "Sequence number of the newest applied record.", store.sequence
         yield "store_tasks", "Registered tasks.", len(store.tasks)
         yield "store_weights_bytes", "Bytes of the weights.", store.weight_bytes

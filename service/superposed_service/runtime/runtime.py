@@ -390,10 +390,7 @@ async def _logged(failure: str, work: Coroutine[Any, Any, object]) -> bool:
     """Run background work, and return True if it was done; no failure, also by a bug, ends the background loop."""
     try:
         await work
-    except SuperposedError as error:
-        _log.error(failure, extra={"reason": str(error)})
-    except Exception:  # noqa: BLE001 - see above
-        _log.exception(failure)
-    else:
-        return True
-    return False
+    except Exception as error:  # noqa: BLE001 - see above
+        _log.error(failure, extra={"reason": str(error)}, exc_info=not isinstance(error, SuperposedError))
+        return False
+    return True

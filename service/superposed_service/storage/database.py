@@ -4,7 +4,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +136,12 @@ class Database:
             StorageUnavailable: The file cannot be read.
         """
         [(size,)] = self.query("PRAGMA page_size")
-        damaged, number = [], 0
         with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:
             if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):
                 return []  # made by a release without checksums
             file.seek(0)
-            while page := file.read(size):
-                number += 1
-                if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]:
-                    damaged.append(number)
-        return damaged
+            pages = enumerate(iter(lambda: file.read(size), b""), 1)
+            return [number for number, page in pages if self.query("SELECT verify_checksum(?)", (page,)) != [(1,)]]
 
     def corrupt(self, error: object) -> JournalCorrupt:
         """Return the error that says that this file is damaged."""
@@ -263,11 +259,8 @@ def _check_sqlite() -> None:
 
 def load_checksums() -> None:
     """Put SQLite's page checksums over the default VFS, for connections from now on."""
-    connection = apsw.Connection(":memory:")
-    try:
+    with closing(apsw.Connection(":memory:")) as connection:
         apsw.sqlite_extra.load(connection, _CHECKSUM_EXTENSION)
-    finally:
-        connection.close()
 
 
 load_checksums()

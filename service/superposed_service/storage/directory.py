@@ -2,11 +2,11 @@
 
 import fcntl
 import os
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Self
 
-from superposed.errors import ConfigError, SuperposedError
+from superposed.errors import ConfigError
 from superposed.store import tensorfile
 from superposed_service.errors import JournalCorrupt, StorageUnavailable, StoreLocked, disk_errors
 from superposed_service.storage.journal import Journal
@@ -32,20 +32,18 @@ class DataDirectory:
     def __init__(self, path: Path, *, snapshots_kept: int = 2) -> None:
         self.path = path
         self._place: dict[Path, tuple[int, int] | None] = {}
-        with disk_errors(f"cannot use {path} as a data directory"):
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(self._lock)
-            raise StoreLocked(f"another process owns {path}: stop it first, or use another directory") from error
-        self._hold(path, path / "LOCK")
-        try:
+        with ExitStack() as opened:  # given up again where it cannot be used
+            with disk_errors(f"cannot use {path} as a data directory"):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._lock = os.open(path / "LOCK", os.O_RDWR | os.O_CREAT, 0o600)
+            opened.callback(os.close, self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise StoreLocked(f"another process owns {path}: stop it first, or use another directory") from error
+            self._hold(path, path / "LOCK")
             self.snapshots = Snapshots(path / "snapshots", kept=snapshots_kept, check_place=self.check_place)
-        except SuperposedError:
-            os.close(self._lock)
-            raise
+            opened.pop_all()
         self._transaction_log: TransactionLog | None = None
 
     def _hold(self, *paths: Path) -> None:

@@ -58,8 +58,9 @@ class HighWaterMark:
         Raises:
             JournalCorrupt: Acknowledged records are missing, or another journal is there.
         """
-        noted = self.newest()
-        if noted is None and journal.high_water_mark not in (None, BEGUN):
+        if (noted := self.newest()) is None:
+            if journal.high_water_mark in (None, BEGUN):
+                return
             raise JournalCorrupt(
                 f"{self._path} is missing or empty: without it the server cannot tell whether acknowledged"
                 " updates are missing from the journal. Restore the directory from a copy; or run"
@@ -67,8 +68,6 @@ class HighWaterMark:
                 expected="the file that was written beside journal.db",
                 received="no record noted in it",
             )
-        if noted is None:
-            return
         sequence, chain = noted
         if journal.sequence < sequence:
             raise JournalCorrupt(

@@ -54,14 +54,13 @@ class Snapshots:
 
     def list(self) -> list[Snapshot]:
         """Return every snapshot with a good manifest, oldest first; others are passed over."""
-        found = (self._read_manifest(path) for path in self._folder.glob("*.json"))
+        found = map(self._read_manifest, self._folder.glob("*.json"))
         good = (one for one in found if isinstance(one, Snapshot))
         return sorted(good, key=lambda one: (one.sequence, one.created))
 
     def unreadable(self) -> builtins.list[str]:
         """Return the manifests that are not what was written."""
-        found = (self._read_manifest(path) for path in sorted(self._folder.glob("*.json")))
-        return [one for one in found if isinstance(one, str)]
+        return [one for one in map(self._read_manifest, sorted(self._folder.glob("*.json"))) if isinstance(one, str)]
 
     @staticmethod
     def _read_manifest(path: Path) -> Snapshot | str | None:
