@@ -6,7 +6,6 @@ import logging
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,7 +291,7 @@ class Followed(Change):
     def __init__(
         self, record: Record, rebuilt: Callable[[int], WeightStore], seen: Callable[[Record, PreparedChange], None]
     ) -> None:
-        self._record, self._rebuilt, self._seen = record, rebuilt, partial(seen, record)
+        self._record, self._rebuilt, self._seen = record, rebuilt, seen
 
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Accept it: the leader has."""
@@ -307,7 +306,7 @@ class Followed(Change):
             if record.kind in TAKING_OUT:
                 since = min((first for first, _ in record.head["excluded"]), default=0)
                 store.adopt(self._rebuilt(record.sequence), since=since)
-                self._seen(self.prepare(store))
+                self._seen(record, self.prepare(store))
                 return dict(record.head["answer"])
             outcome = _apply(store, record, Exclusions((), ()), applied.append)
         except SuperposedError as error:
@@ -318,7 +317,7 @@ class Followed(Change):
         if isinstance(outcome, Rejected):
             return rejection(outcome.error)
         for change in applied if "refused" not in outcome else ():
-            self._seen(change)
+            self._seen(record, change)
         return outcome
 
 

@@ -58,8 +58,7 @@ class PreparedUpdate(PreparedChange):
             row = np.frombuffer(orjson.dumps(self.rows.inputs[place]), dtype=np.uint8)
         if values is None or number[0] >= 0:
             return row, number
-        index = self.batch.index
-        part = self.batch.parts[0 if index is None else int(index[place])]
+        part = self.batch.parts[int(self.batch.places()[place])]
         return row, values[place, : part.task.schema.outputs].numpy()
 
 

@@ -42,6 +42,8 @@ from superposed_service.storage.shipping import Place, unframed
 _log = logging.getLogger("superposed.follower")
 _WAIT_S, _AGAIN_S = 1.0, 0.2
 ASIDE = "aside"
+# Refusals that another attempt may not get.
+_PASSING = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.MISDIRECTED_REQUEST})
 _RECORDS, _SNAPSHOT = "/v1/replication/records", "/v1/replication/snapshot"
 
 
@@ -61,10 +63,7 @@ def _checked(response: httpx.Response) -> bytes:
         problem = response.json()
         diverged = problem["type"].endswith(":diverged")
         raise Diverged(reason, expected=problem["expected"]) if diverged else HistoryTruncated(reason)
-    if response.is_server_error or response.status_code in {
-        httpx.codes.TOO_MANY_REQUESTS,
-        httpx.codes.MISDIRECTED_REQUEST,
-    }:
+    if response.is_server_error or response.status_code in _PASSING:
         raise ServiceUnavailable(reason)
     raise ConfigError(reason, expected="a leader, and a key of scope replicate (SUPERPOSED_FOLLOW_API_KEY)")
 

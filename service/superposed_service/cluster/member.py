@@ -182,10 +182,8 @@ class Member:
             return {}
         leader = max(leaders, key=lambda url: states[url].epoch)
         place = await self._ask_promise(leader, epoch)
-        until = time.monotonic() + _HAND_OVER_S
-        while self._runtime.following is not None and time.monotonic() < until:
-            if self.state().sequence >= place.sequence:
-                break
+        runtime, until = self._runtime, time.monotonic() + _HAND_OVER_S
+        while runtime.following and runtime.engine.sequence < place.sequence and time.monotonic() < until:
             await asyncio.sleep(0.02)
         return {leader: place}
 

@@ -63,7 +63,7 @@ class Telemetry:
                 total += len(outcome.places)
                 _count(metrics, outcome)
             else:
-                metrics.failures[_code(outcome),] += 1
+                metrics.failures[(_code(outcome),)] += 1
         metrics.compute.observe(ended - began)
         metrics.rows += total
         self.load.batch(total, [ended - timing.asked for timing in timings])

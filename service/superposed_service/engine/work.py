@@ -98,7 +98,7 @@ class PendingWrite(_FutureWork[JsonObject]):
 
 @dataclass(eq=False)
 class Job(_FutureWork[T]):
-    """Any other work on the engine thread: a function of the writer, which answers rows, if its cost is above 1."""
+    """Any other work on the engine thread: a function of the writer; it costs the rows that it answers, or 1."""
 
     run: Callable[[Any], T]
     cost: int = 1

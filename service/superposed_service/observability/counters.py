@@ -134,17 +134,13 @@ class TaskRows(Collector):
             self._of(key)[1] += count
 
     def _of(self, key: str) -> list[int]:
-        found = self._rows.get(key)
-        if found is None and len(self._rows) > self._most:
-            return self._rows[OTHER_TASKS]
-        return self._rows.setdefault(key, [0, 0]) if found is None else found
+        own = key in self._rows or len(self._rows) <= self._most
+        return self._rows.setdefault(key if own else OTHER_TASKS, [0, 0])
 
     def forget(self, key: str) -> None:
         """Free a deleted task's label; what it counted goes to the rest."""
         if key != OTHER_TASKS and (gone := self._rows.pop(key, None)) is not None:
-            rest = self._rows[OTHER_TASKS]
-            rest[0] += gone[0]
-            rest[1] += gone[1]
+            self._rows[OTHER_TASKS] = [sum(both) for both in zip(self._rows[OTHER_TASKS], gone, strict=True)]
 
     def collect(self) -> Iterator[Metric]:
         """Return the counts and times."""

@@ -343,12 +343,9 @@ class Runtime:
 
     async def _remove_erased_snapshots(self) -> None:
         """Remove the snapshots from before erasures whose time is over; a start for recovery always stays."""
-        now = time.time()
         first, exclusions = await self.engine.call_writer(
-            lambda writer: erased_before(writer.transaction_log.journal, now)
+            lambda writer: erased_before(writer.transaction_log.journal, time.time())
         )
-        if not first:
-            return
         listed = await asyncio.to_thread(self.directory.snapshots.list)
         old = {one.id for one in listed if one.sequence < first}
         if not old:

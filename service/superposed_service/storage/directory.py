@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +14,7 @@ from superposed_service.storage.snapshots import Snapshots
 from superposed_service.storage.transaction_log import TransactionLog
 
 
-class DataDirectory:
+class DataDirectory(AbstractContextManager["DataDirectory"]):
     """A directory that one process at a time owns.
 
     On the disk: `LOCK` (held while open), `snapshots/`, and the journal: `journal.db` and `HEAD`. The
@@ -94,9 +94,6 @@ class DataDirectory:
         if not path.is_dir():
             raise ConfigError("there is no such directory", received=path)
         return cls(path)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -90,10 +90,8 @@ class IdempotencyStore:
             key, request, sequence, created, answer, owner = row
             if _checksum(*row) != checksum:
                 raise JournalCorrupt("a kept answer is not what was written", received=f"record {sequence}")
-            idempotency_key = IdempotencyKey(key, request, owner)
-            self._kept[key] = IdempotencyResponse(
-                idempotency_key, sequence, created, json.loads(answer) if answer else None
-            )
+            known = json.loads(answer) if answer else None
+            self._kept[key] = IdempotencyResponse(IdempotencyKey(key, request, owner), sequence, created, known)
             self._owned[owner] += 1
 
     def limit(self, *, kept_s: float, most: int) -> None:

@@ -169,9 +169,8 @@ class Journal:
         Raises:
             JournalCorrupt: A record, of any kind, is missing or is not what was written.
         """
-        for sequence, kind, head, *_ in self._linked(self.horizon, None, "sequence"):
-            if kind in kinds:
-                yield sequence, kind, json.loads(head)
+        linked = self._linked(self.horizon, None, "sequence")
+        return ((sequence, kind, json.loads(head)) for sequence, kind, head, *_ in linked if kind in kinds)
 
     def rare(self, kinds: Collection[str]) -> list[tuple[int, str, dict[str, Any]]]:
         """Return the heads of kinds that are not updates; the hash chain is not followed.

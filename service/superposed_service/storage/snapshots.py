@@ -44,9 +44,6 @@ class Snapshots:
         with disk_errors(f"cannot use {folder}"):
             folder.mkdir(mode=0o700, exist_ok=True)
 
-    def _data(self, identifier: str) -> Path:
-        return self._folder / f"{identifier}.safetensors"
-
     @property
     def untouched(self) -> bool:
         """True if no snapshot was ever written here; one that was only begun does not count."""
@@ -102,7 +99,7 @@ class Snapshots:
             lineage=lineage,
         )
         with disk_errors("the snapshot could not be written"):
-            tensorfile.write(self._data(snapshot.id), data)
+            tensorfile.write(self._folder / f"{snapshot.id}.safetensors", data)
             self._check_place()
             tensorfile.write(self._folder / f"{snapshot.id}.json", snapshot.model_dump_json(indent=1).encode())
         return snapshot
@@ -143,7 +140,7 @@ class Snapshots:
             StorageUnavailable: The file cannot be read, or is another directory's.
         """
         self._check_place()
-        path = self._data(snapshot.id)
+        path = self._folder / f"{snapshot.id}.safetensors"
         with disk_errors(f"cannot read {path}"):
             data = path.read_bytes()
         digest = hashlib.sha256(data).hexdigest()
