@@ -1,72 +1,98 @@
-"""From an operation to the method of a client that runs it: the call, its signature and its words, once."""
+"""From an operation to the method of a client or handle that runs it: the call, its signature and its words, once."""
 
 import inspect
 from collections.abc import Callable, Coroutine
 from functools import wraps
-from typing import Any, Concatenate, ParamSpec, TypeVar, get_args
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, get_args, overload
 
 from superposed_client._core import Operation
 
 P = ParamSpec("P")
 T = TypeVar("T")
-H = TypeVar("H")
+S = TypeVar("S", bound="Sync")
+A = TypeVar("A", bound="Async")
 
 
-def sync_call(operation: Callable[P, Operation[T]]) -> Callable[Concatenate[Any, P], T]:
-    """Return the method that runs an operation and returns its result."""
-    return _method(operation)
+class Call(Generic[P, T]):
+    """An operation, of which `Sync` and `Async` make a method; called here, it returns the operation."""
+
+    def __init__(self, operation: Callable[..., Operation[T]]) -> None:
+        self._operation = operation
+
+    @overload
+    def __get__(self, handle: "Sync", kind: Any = None) -> Callable[P, T]: ...
+    @overload
+    def __get__(self, handle: "Async", kind: Any = None) -> Callable[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __get__(self, handle: None, kind: Any = None) -> Callable[Concatenate[Any, P], Operation[T]]: ...
+    def __get__(self, handle: Any, kind: Any = None) -> Any:
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Operation[T]:
+        return self._operation(*args, **kwargs)
+
+    def method(self, *, awaited: bool) -> Callable[..., Any]:
+        """Return a method with its operation's name, words and signature, and a `self`."""
+        signature = inspect.signature(self._operation)
+        of_handle = "self" in signature.parameters
+
+        def call(handle: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return handle._run(self._operation(*((handle,) if of_handle else ()), *args, **kwargs))
+
+        async def awaited_call(handle: Any, /, *args: Any, **kwargs: Any) -> Any:
+            return await call(handle, *args, **kwargs)
+
+        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        others = [one for one in signature.parameters.values() if one.name != "self"]
+        result = get_args(signature.return_annotation)[-1]
+        method: Callable[..., Any] = wraps(self._operation)(awaited_call if awaited else call)
+        shown = signature.replace(parameters=[own, *others], return_annotation=result)
+        method.__signature__ = shown  # type: ignore[attr-defined]  # `inspect` looks for it
+        return method
 
 
-def async_call(operation: Callable[P, Operation[T]]) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """Return the coroutine method that runs an operation and returns its result."""
-    return _method(operation, awaited=True)
+class Chain(Call[P, Any]):
+    """An operation of a handle that returns the handle."""
+
+    @overload
+    def __get__(self, handle: S, kind: Any = None) -> Callable[P, S]: ...
+    @overload
+    def __get__(self, handle: A, kind: Any = None) -> Callable[P, Coroutine[Any, Any, A]]: ...
+    @overload
+    def __get__(self, handle: None, kind: Any = None) -> Callable[Concatenate[Any, P], Operation[Any]]: ...
+    def __get__(self, handle: Any, kind: Any = None) -> Any:
+        return self
 
 
-def sync_method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> Callable[Concatenate[Any, P], T]:
-    """Return the method of a handle that runs an operation of its core and returns its result."""
-    return _method(operation, of_core=True)
+class _Runner:
+    """Base of classes that have calls: `_run` runs their operations."""
+
+    _run: Callable[[Any], Any]
+
+    def __init_subclass__(cls) -> None:
+        for name in dir(cls):
+            if isinstance(call := getattr(cls, name), Call):
+                setattr(cls, name, call.method(awaited=issubclass(cls, Async)))
 
 
-def async_method(
-    operation: Callable[Concatenate[Any, P], Operation[T]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, T]]:
-    """Return the coroutine method of a handle that runs an operation of its core and returns its result."""
-    return _method(operation, awaited=True, of_core=True)
+class Sync(_Runner):
+    """Base of classes whose calls return the results of their operations."""
 
 
-def sync_chain(operation: Callable[Concatenate[Any, P], Operation[Any]]) -> Callable[Concatenate[H, P], H]:
-    """Return the method of a handle that runs an operation of its core and returns the handle."""
-    return _method(operation, of_core=True, chained=True)
+class Async(_Runner):
+    """Base of classes whose calls are coroutine methods."""
 
 
-def async_chain(
-    operation: Callable[Concatenate[Any, P], Operation[Any]],
-) -> Callable[Concatenate[H, P], Coroutine[Any, Any, H]]:
-    """Return the coroutine method of a handle that runs an operation of its core and returns the handle."""
-    return _method(operation, awaited=True, of_core=True, chained=True)
+def call(operation: Callable[P, Operation[T]]) -> Call[P, T]:
+    """Return the call of an operation."""
+    return Call(operation)
 
 
-def _method(
-    operation: Callable[..., Operation[Any]], *, awaited: bool = False, of_core: bool = False, chained: bool = False
-) -> Callable[..., Any]:
-    """Return a method with its operation's name, words and signature, and a `self`."""
+def method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> Call[P, T]:
+    """Return the call of an operation that a handle makes."""
+    return Call(operation)
 
-    def run(self: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return self._run(operation(*((self._core,) if of_core else ()), *args, **kwargs))
 
-    def call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        result = run(self, args, kwargs)
-        return self if chained else result
-
-    async def awaited_call(self: Any, /, *args: Any, **kwargs: Any) -> Any:
-        result = await run(self, args, kwargs)
-        return self if chained else result
-
-    signature = inspect.signature(operation, eval_str=False)
-    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    result = "Self" if chained else get_args(signature.return_annotation)[-1]
-    others = [one for one in signature.parameters.values() if one.name != "self"]
-    method: Callable[..., Any] = wraps(operation)(awaited_call if awaited else call)
-    shown = signature.replace(parameters=[own, *others], return_annotation=result)
-    method.__signature__ = shown  # type: ignore[attr-defined]  # `inspect` looks for it
-    return method
+def chain(operation: Callable[Concatenate[Any, P], Operation[Any]]) -> Chain[P]:
+    """Return the call of an operation that a handle makes and that returns the handle."""
+    return Chain(operation)

@@ -4,35 +4,51 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 import httpx
 
 from superposed_client import _operations as operations
-from superposed_client._calls import async_call, sync_call
+from superposed_client._calls import Async, Sync, call
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
 from superposed_client._fields import TaskFields
 from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._servers import Servers
-from superposed_client._task import AsyncTask, Task, TaskCore, TaskSchema
+from superposed_client._task import AsyncTask, Task
 from superposed_client.models import Event
 
 T = TypeVar("T")
+Transport = TypeVar("Transport")
 # Servers that one request is sent on to, one after the other.
 _MOST_MOVES = 3
 
 
-class _Sender:
-    """Runs operations in coroutines, which the synchronous client never suspends."""
+class _Calls(Generic[Transport]):
+    """The calls of both clients; runs operations in coroutines, which the synchronous client never suspends."""
 
+    _kinds: ClassVar[tuple[Callable[..., Any], Callable[..., Any]]]  # of `_http` and `keys`
     _http: httpx.Client | httpx.AsyncClient
+    keys: Keys | AsyncKeys
+    _run: Callable[[Any], Any]
     _request: Callable[..., Awaitable[httpx.Response]]
     _sleep: Callable[[float], Awaitable[None]]
 
-    def __init__(self, retries: RetryPolicy | None) -> None:
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 60.0,
+        retries: RetryPolicy | None = None,
+        transport: Transport | None = None,
+    ) -> None:
         self._retries, self._servers = retries or RetryPolicy(), Servers()
+        http, keys = self._kinds
+        own = credentials(api_key)
+        self._http = http(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
+        self.keys = keys(self._run)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self._http.base_url)!r})"
@@ -67,6 +83,36 @@ class _Sender:
                 pause = self._retries.after(response, pause)
             await self._sleep(pause)
 
+    infer = call(operations.infer)
+    update = call(operations.update)
+    stream = call(operations.stream)
+    relabel = call(operations.relabel)
+    evaluate = call(operations.evaluate)
+    register_task = call(operations.register_task)
+    alter_task = call(operations.alter_task)
+    get_task = call(operations.get_task)
+    list_tasks = call(operations.list_tasks)
+    evaluations = call(operations.evaluations)
+    interference = call(operations.interference)
+    plot_interference = call(operations.plot_interference)
+    delete_task = call(operations.delete_task)
+    store = call(operations.store)
+    capacity = call(operations.capacity)
+    model = call(operations.model)
+    locate = call(operations.locate)
+    consolidate = call(operations.consolidate)
+    server_state = call(operations.server_state)
+    promote = call(operations.promote)
+    take_snapshot = call(operations.take_snapshot)
+    list_snapshots = call(operations.list_snapshots)
+    restore_snapshot = call(operations.restore_snapshot)
+    roll_back = call(operations.roll_back)
+    erase_rows = call(operations.erase_rows)
+    quarantine = call(operations.quarantine)
+    release = call(operations.release)
+    list_quarantine = call(operations.list_quarantine)
+    ready = call(operations.ready)
+
 
 class _EventReader:
     """Puts lines of server-sent events together to events."""
@@ -88,7 +134,7 @@ class _EventReader:
             self._kind, self._data = "", []
 
 
-class Client(_Sender):
+class Client(_Calls[httpx.BaseTransport], Sync):
     """Talks to one superposed service.
 
     Args:
@@ -110,21 +156,9 @@ class Client(_Sender):
         ...     digits.score(X_test, y_test)
     """
 
+    _kinds = (httpx.Client, Keys)
     _http: httpx.Client
-
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 60.0,
-        retries: RetryPolicy | None = None,
-        transport: httpx.BaseTransport | None = None,
-    ) -> None:
-        super().__init__(retries)
-        own = credentials(api_key)
-        self._http = httpx.Client(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
-        self.keys = Keys(self._run)
+    keys: Keys
 
     def __enter__(self) -> Self:
         return self
@@ -150,36 +184,6 @@ class Client(_Sender):
     async def _sleep(self, pause_s: float) -> None:
         time.sleep(pause_s)
 
-    infer = sync_call(operations.infer)
-    update = sync_call(operations.update)
-    stream = sync_call(operations.stream)
-    relabel = sync_call(operations.relabel)
-    evaluate = sync_call(operations.evaluate)
-    register_task = sync_call(operations.register_task)
-    alter_task = sync_call(operations.alter_task)
-    get_task = sync_call(operations.get_task)
-    list_tasks = sync_call(operations.list_tasks)
-    evaluations = sync_call(operations.evaluations)
-    interference = sync_call(operations.interference)
-    plot_interference = sync_call(operations.plot_interference)
-    delete_task = sync_call(operations.delete_task)
-    store = sync_call(operations.store)
-    capacity = sync_call(operations.capacity)
-    model = sync_call(operations.model)
-    locate = sync_call(operations.locate)
-    consolidate = sync_call(operations.consolidate)
-    server_state = sync_call(operations.server_state)
-    promote = sync_call(operations.promote)
-    take_snapshot = sync_call(operations.take_snapshot)
-    list_snapshots = sync_call(operations.list_snapshots)
-    restore_snapshot = sync_call(operations.restore_snapshot)
-    roll_back = sync_call(operations.roll_back)
-    erase_rows = sync_call(operations.erase_rows)
-    quarantine = sync_call(operations.quarantine)
-    release = sync_call(operations.release)
-    list_quarantine = sync_call(operations.list_quarantine)
-    ready = sync_call(operations.ready)
-
     def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> Task:
         """Return a handle on a task, or on any composed context, in scikit-learn's habit.
 
@@ -189,7 +193,7 @@ class Client(_Sender):
             context: A task key, a text expression, or a composed context.
             schema: What to register the task with: see `TaskFields`.
         """
-        return Task(self, TaskCore(context, TaskSchema(**schema)))
+        return Task(self._run, context, schema)
 
     def events(self, *, after: int | None = None) -> Iterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""
@@ -205,7 +209,7 @@ class Client(_Sender):
             raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
 
-class AsyncClient(_Sender):
+class AsyncClient(_Calls[httpx.AsyncBaseTransport], Async):
     """Talks to one superposed service, asynchronously; arguments, attributes and errors as `Client`.
 
     Example:
@@ -215,21 +219,9 @@ class AsyncClient(_Sender):
         ...     await digits.score(X_test, y_test)
     """
 
+    _kinds = (httpx.AsyncClient, AsyncKeys)
     _http: httpx.AsyncClient
-
-    def __init__(
-        self,
-        base_url: str = "http://127.0.0.1:8000",
-        *,
-        api_key: str | None = None,
-        timeout_s: float = 60.0,
-        retries: RetryPolicy | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
-    ) -> None:
-        super().__init__(retries)
-        own = credentials(api_key)
-        self._http = httpx.AsyncClient(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
-        self.keys = AsyncKeys(self._run)
+    keys: AsyncKeys
 
     async def __aenter__(self) -> Self:
         return self
@@ -241,44 +233,14 @@ class AsyncClient(_Sender):
         """Close the connections."""
         await self._http.aclose()
 
-    _run, _sleep = _Sender._result, staticmethod(asyncio.sleep)
+    _run, _sleep = _Calls._result, staticmethod(asyncio.sleep)
 
     async def _request(self, **arguments: Any) -> httpx.Response:
         return await self._http.request(**arguments)
 
-    infer = async_call(operations.infer)
-    update = async_call(operations.update)
-    stream = async_call(operations.stream)
-    relabel = async_call(operations.relabel)
-    evaluate = async_call(operations.evaluate)
-    register_task = async_call(operations.register_task)
-    alter_task = async_call(operations.alter_task)
-    get_task = async_call(operations.get_task)
-    list_tasks = async_call(operations.list_tasks)
-    evaluations = async_call(operations.evaluations)
-    interference = async_call(operations.interference)
-    plot_interference = async_call(operations.plot_interference)
-    delete_task = async_call(operations.delete_task)
-    store = async_call(operations.store)
-    capacity = async_call(operations.capacity)
-    model = async_call(operations.model)
-    locate = async_call(operations.locate)
-    consolidate = async_call(operations.consolidate)
-    server_state = async_call(operations.server_state)
-    promote = async_call(operations.promote)
-    take_snapshot = async_call(operations.take_snapshot)
-    list_snapshots = async_call(operations.list_snapshots)
-    restore_snapshot = async_call(operations.restore_snapshot)
-    roll_back = async_call(operations.roll_back)
-    erase_rows = async_call(operations.erase_rows)
-    quarantine = async_call(operations.quarantine)
-    release = async_call(operations.release)
-    list_quarantine = async_call(operations.list_quarantine)
-    ready = async_call(operations.ready)
-
     def task(self, context: ContextLike, **schema: Unpack[TaskFields]) -> AsyncTask:
         """Return a handle on a task, or on any composed context; as `Client.task`."""
-        return AsyncTask(self, TaskCore(context, TaskSchema(**schema)))
+        return AsyncTask(self._run, context, schema)
 
     async def events(self, *, after: int | None = None) -> AsyncIterator[Event]:
         """Iterate over events, first those after a sequence number, until the server ends the stream."""

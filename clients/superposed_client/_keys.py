@@ -1,10 +1,10 @@
 """`client.keys`: the server's API keys, for a client whose own key has scope admin."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 from urllib.parse import quote
 
-from superposed_client._calls import async_call, sync_call
+from superposed_client._calls import Async, Sync, call
 from superposed_client._core import Operation, Request, parse, parse_list, refuse_errors
 from superposed_client.models import ApiKey, NewApiKey
 
@@ -57,25 +57,19 @@ def rotate(identifier: str) -> Operation[NewApiKey]:
     return parse(NewApiKey, (yield Request("POST", f"/v1/keys/{quote(identifier, safe='')}/rotate", retry=False)))
 
 
-class Keys:
-    """API keys, by id. Made by `Client`."""
-
+class _KeyCalls:
     def __init__(self, run: Callable[[Any], Any]) -> None:
         self._run = run
 
-    create = sync_call(create)
-    list = sync_call(list_keys)
-    revoke = sync_call(revoke)
-    rotate = sync_call(rotate)
+    create = call(create)
+    list = call(list_keys)
+    revoke = call(revoke)
+    rotate = call(rotate)
 
 
-class AsyncKeys:
+class Keys(_KeyCalls, Sync):
+    """API keys, by id. Made by `Client`."""
+
+
+class AsyncKeys(_KeyCalls, Async):
     """API keys, by id. Made by `AsyncClient`; see `Keys`."""
-
-    def __init__(self, run: Callable[[Any], Awaitable[Any]]) -> None:
-        self._run = run
-
-    create = async_call(create)
-    list = async_call(list_keys)
-    revoke = async_call(revoke)
-    rotate = async_call(rotate)

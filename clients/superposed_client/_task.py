@@ -4,18 +4,17 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
 from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, targets_of
-from superposed_client._calls import async_chain, async_method, sync_chain, sync_method
+from superposed_client._calls import Async, Sync, chain, method
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
@@ -37,60 +36,44 @@ _LEAST_MODEL_ROWS = 5
 _NAME = re.compile(rf"(?:({_KEY})/)?({_KEY})")  # key, or group/key
 
 
-class TaskSchema:
-    """Schema that a handle registers its task with: see `TaskFields`."""
+class _TaskCalls:
+    """A handle on one context, and what is known about it."""
 
-    def __init__(self, **fields: Unpack[TaskFields]) -> None:
-        self.fields = fields
-        self.labels, self.outputs = fields.get("labels"), fields.get("outputs")
-        self.grow_labels = fields.get("grow_labels", False)
+    def __init__(self, run: Callable[[Any], Any], context: ContextLike, fields: TaskFields) -> None:
+        if not isinstance(context, str | Context):
+            kind = type(context).__name__
+            raise TypeError(f"a task key is text, not {kind}: client.task({str(context)!r})")
+        self._run, self._context, self._fields = run, context, fields
+        self._last_update: Update | None = None
+        self._grows = fields.pop("grow_labels", False)
+        self._has_outputs = fields.get("labels") is not None or fields.get("outputs") is not None
+        self._has_schema = self._has_outputs or self._grows  # enough to register a task, with rows and targets at hand
+        self._registered = False
+        self._by_position: bool | None = None
+        text = context if isinstance(context, str) else context.form.get("task")
+        found = _NAME.fullmatch(text) if isinstance(text, str) else None
+        group = found and found[1]
+        self._key: str | None = found and found[2]  # where the context is just a task
+        if self._has_schema and self._key is None:
+            raise ValueError(self._why_no_key())
+        if group is not None:
+            if fields.get("group") not in {None, group}:
+                raise ValueError(f"{context} is in the group {group}, not in {fields['group']}")
+            fields["group"] = group
 
     @property
-    def given(self) -> bool:
-        """True if it says enough to register a task, with rows and targets at hand."""
-        return self.labels is not None or self.outputs is not None or self.grow_labels
+    def context(self) -> ContextLike:
+        """The context that rows are bound with."""
+        return self._context
 
-    def body(self, key: str, rows: Rows, targets: NDArray[Any] | None) -> dict[str, Any]:
-        """Return the registration's body, for rows and the targets that may become labels."""
-        fields = dict(self.fields)
-        original = originals_form(rows)
-        by_name = (isinstance(rows, list) and not original) or fields.get("features") is not None
-        kind = next(iter(original)) if original else "records" if by_name else "rows"
-        grows = fields.pop("grow_labels", None)
-        if self.labels is None and self.outputs is None and grows and targets is not None:
-            # Labels of different types are refused by the server, in whatever order.
-            fields["labels"] = sorted(set(targets.tolist()), key=lambda label: (type(label).__name__, label))
-        if not isinstance(rows, list):
-            fields["inputs"] = self.fields.get("inputs") or rows.shape[1]
-        return {"key": key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
+    @property
+    def last_update(self) -> Update | None:
+        """Result of the newest update, or None."""
+        return self._last_update
 
-
-@dataclass
-class TaskCore:
-    """A context and what is known about it; makes the operations that the handles run."""
-
-    context: ContextLike
-    schema: TaskSchema = field(default_factory=TaskSchema)
-    last_update: Update | None = None
-    _key: str | None = field(init=False, default=None)  # where the context is just a task
-    _registered: bool = False
-    _by_position: bool | None = None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.context, str | Context):
-            kind = type(self.context).__name__
-            raise TypeError(f"a task key is text, not {kind}: client.task({str(self.context)!r})")
-        text = self.context if isinstance(self.context, str) else self.context.form.get("task")
-        found = _NAME.fullmatch(text) if isinstance(text, str) else None
-        group, self._key = found.groups() if found else (None, None)
-        if self.schema.given and self._key is None:
-            raise ValueError(self._why_no_key())
-        if group is None:
-            return
-        given = self.schema.fields.get("group")
-        if given not in {None, group}:
-            raise ValueError(f"{self.context} is in the group {group}, not in {given}")
-        self.schema.fields["group"] = group
+    def __repr__(self) -> str:
+        taught = "" if self.last_update is None else f", {self.last_update!r}"
+        return f"{type(self).__name__}({str(self.context)!r}{taught})"
 
     def _why_no_key(self) -> str:
         text = self.context
@@ -102,21 +85,35 @@ class TaskCore:
             f" for example {suggested!r}"
         )
 
+    def _register(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
+        """Register the task, for rows and the targets that may become labels; return True if it is new."""
+        fields: dict[str, Any] = {**self._fields}
+        original = originals_form(rows)
+        by_name = (isinstance(rows, list) and not original) or fields.get("features") is not None
+        kind = next(iter(original)) if original else "records" if by_name else "rows"
+        if self._grows and not self._has_outputs and targets is not None:
+            # Labels of different types are refused by the server, in whatever order.
+            fields["labels"] = sorted(set(targets.tolist()), key=lambda label: (type(label).__name__, label))
+        if not isinstance(rows, list):
+            fields["inputs"] = fields.get("inputs") or rows.shape[1]
+        named = {"key": self._key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
+        return (yield from operations.register_new(named))[1]
+
     def _prepare(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
         """Register the task, or without a schema check once that it is there; return True if it is new."""
         new = False
         if self._registered or self._key is None:
             return new
         try:
-            if self.schema.labels is None and self.schema.outputs is None:
-                yield from operations.get_task(self._key)
+            if self._has_outputs:
+                new = yield from self._register(rows, targets)
             else:
-                _, new = yield from operations.register_new(self.schema.body(self._key, rows, targets))
+                yield from operations.get_task(self._key)
         except UnknownTask as error:
-            if not (self.schema.grow_labels and targets is not None):
+            if not (self._grows and targets is not None):
                 hint = f"register it with its first rows: client.task({self._key!r}, labels=[…]) or outputs=n"
                 raise error.explained(hint) from None
-            _, new = yield from operations.register_new(self.schema.body(self._key, rows, targets))
+            new = yield from self._register(rows, targets)
         self._registered = True
         return new
 
@@ -134,7 +131,7 @@ class TaskCore:
             try:
                 return (yield from answer())
             except UnknownTask:
-                if self.schema.labels is None and self.schema.outputs is None:
+                if not self._has_outputs:
                     raise
                 self._registered = False
                 new = yield from self._prepare(rows, None)
@@ -151,6 +148,7 @@ class TaskCore:
         with suppress(ApiError):
             yield from operations.delete_task(str(self._key), untaught=True)
 
+    @chain
     def partial_fit(
         self,
         X: Inputs,  # noqa: N803 - as scikit-learn
@@ -158,7 +156,7 @@ class TaskCore:
         *,
         steps: int | None = None,
         sample_weight: Any = None,
-    ) -> Operation[Update]:
+    ) -> Operation[Self]:
         """Send one online update of rows (B, features), or B rows by name, and B targets.
 
         The first registers the task; one that is refused registers nothing.
@@ -169,19 +167,14 @@ class TaskCore:
             steps: Optimizer steps; default: the store's.
             sample_weight: (B,) how much each row counts, from 0.
         """
-        rows, targets = yield from self._paired(X, y)
-        return (yield from self._teach(rows, targets, steps, sample_weight))
+        yield from self._teach(*(yield from self._paired(X, y)), steps, sample_weight)
+        return self
 
-    def _teach(self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any) -> Operation[Update]:
+    def _teach(self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any) -> Operation[None]:
         new = yield from self._prepare(rows, targets)
         try:
-            self.last_update = yield from operations.update(
-                self.context,
-                rows,
-                targets,
-                steps=steps,
-                grow_labels=self.schema.grow_labels,
-                sample_weight=sample_weight,
+            self._last_update = yield from operations.update(
+                self.context, rows, targets, steps=steps, grow_labels=self._grows, sample_weight=sample_weight
             )
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
@@ -193,7 +186,6 @@ class TaskCore:
             if isinstance(error, LabelOutOfRange) and (found := self._first_unknown(targets)) is not None:
                 raise error.explained(f"the first is {found[1]!r} at row {found[0]}") from None
             raise
-        return self.last_update
 
     def _paired(self, inputs: Inputs, y: Targets) -> Operation[tuple[Rows, NDArray[Any]]]:
         rows, targets = (yield from self._read(inputs)), targets_of(y)
@@ -203,12 +195,13 @@ class TaskCore:
 
     def _first_unknown(self, targets: NDArray[Any]) -> tuple[int, Any] | None:
         """Return the first target that is none of the task's labels, and its row."""
-        known: Sequence[Any] = range(self.schema.outputs or 0)
-        if self.schema.labels is not None:
-            known, _ = labels_of(self.schema.labels)
+        known: Sequence[Any] = range(self._fields.get("outputs") or 0)
+        if (labels := self._fields.get("labels")) is not None:
+            known, _ = labels_of(labels)
         values = enumerate(targets.tolist())
         return next(((row, value) for row, value in values if known and value not in known), None)
 
+    @chain
     def fit(
         self,
         X: Inputs,  # noqa: N803 - as scikit-learn
@@ -220,7 +213,7 @@ class TaskCore:
         progress: bool = False,
         sample_weight: Any = None,
         class_weight: ClassWeight | None = None,
-    ) -> Operation[None]:
+    ) -> Operation[Self]:
         """Send updates over shuffled rows, `epochs` times; continue from the task's present state.
 
         `class_weight` is a weight a label, or "balanced" for the same sum of weights in each class.
@@ -234,7 +227,9 @@ class TaskCore:
             own = None if weights is None else weights[chosen]
             if own is None or own.any():
                 yield from self._teach(_take(rows, chosen), targets[chosen], None, own)
+        return self
 
+    @method
     def learn_model(
         self,
         model: Any,
@@ -266,14 +261,15 @@ class TaskCore:
             raise ValueError(f"a model is learned from its answers to {_LEAST_MODEL_ROWS} rows or more: {found}")
         order = np.random.default_rng(seed).permutation(len(rows))
         held, learned = order[: max(2, len(rows) // 5)], order[max(2, len(rows) // 5) :]
-        yield from self.fit(_take(rows, learned), answers[learned], batch_size=batch_size, epochs=epochs, seed=seed)
-        return (yield from self.score(_take(rows, held), answers[held]))
+        taught = _take(rows, learned), answers[learned]
+        yield from _TaskCalls.fit(self, *taught, batch_size=batch_size, epochs=epochs, seed=seed)
+        return (yield from _TaskCalls.score(self, _take(rows, held), answers[held]))
 
     def _labels(self) -> Operation[NDArray[Any] | None]:
         """Return the task's labels, or class indexes, in order; None for values."""
-        fields = self.schema.fields
-        if self.schema.given:
-            labels, outputs, loss = self.schema.labels, self.schema.outputs, fields.get("loss", "cross_entropy")
+        fields = self._fields
+        if self._has_schema:
+            labels, outputs, loss = fields.get("labels"), fields.get("outputs"), fields.get("loss", "cross_entropy")
         else:
             known = yield from operations.get_task(str(self._key))
             labels, outputs, loss = known.labels, known.outputs, known.loss
@@ -281,6 +277,7 @@ class TaskCore:
             return None
         return np.arange(outputs or 0) if labels is None else np.asarray(labels)
 
+    @method
     def export(self, path: str | os.PathLike[str], *, encoder: bool = False, int8: bool = False) -> Operation[None]:
         """Write the context's model as an ordinary network to a file: .onnx or .safetensors, by its name.
 
@@ -293,6 +290,7 @@ class TaskCore:
         data = yield from operations.model(self.context, format=form, encoder=encoder, int8=int8)
         Path(path).write_bytes(data)
 
+    @method
     def to_torch(self, network: Any = None) -> Operation[Any]:
         """Return the context's model as a `torch.nn.Module`: rows (B, features) to probabilities, or to values.
 
@@ -301,18 +299,22 @@ class TaskCore:
         """
         return torch_module((yield from operations.model(self.context)), network)
 
+    @method
     def info(self) -> Operation[TaskInfo]:
         """Return the task's schema and counters."""
         return (yield from operations.get_task(str(self._key)))
 
+    @method
     def evaluations(self) -> Operation[Listed[EvaluatedAccuracy]]:
         """Return the evaluations of the task at different numbers of tasks."""
         return (yield from operations.evaluations(str(self._key)))
 
+    @method
     def plot(self) -> Operation[Any]:
         """Draw what evaluations of the task have shown, over the number of tasks (extra `plots`); return the axes."""
-        return plot_accuracies((yield from self.evaluations()), str(self.context))
+        return plot_accuracies((yield from operations.evaluations(str(self._key))), str(self.context))
 
+    @method
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         rows, found, form = (yield from self._read(X)), list[Any](), None
@@ -325,6 +327,7 @@ class TaskCore:
             return values[:, 0] if values.shape[1] == 1 else values
         return np.asarray(found, dtype="M8[ns]" if form == "datetime" else None)
 
+    @method
     def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
         """Return probabilities (rows, classes)."""
         rows, found = (yield from self._read(X)), list[Any]()
@@ -333,57 +336,24 @@ class TaskCore:
             found += (yield from self._when_known(rows, asked)).probabilities or []
         return np.asarray(found)
 
+    @method
     def score(self, X: Inputs, y: Targets) -> Operation[float]:  # noqa: N803 - as scikit-learn
         """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
         rows, targets = yield from self._paired(X, y)
-        if not self.schema.given:
+        if not self._has_schema:
             yield from self._prepare(rows, None)
         correct = 0.0
         for part in chunks(len(rows)):
             asked = partial(operations.evaluate, self.context, rows[part], targets[part])
             measured = yield from self._when_known(rows, asked)
             if measured.accuracy is None:
-                return _r2(targets, (yield from self.predict(X)))
+                return _r2(targets, (yield from _TaskCalls.predict(self, X)))
             correct += measured.accuracy * measured.rows
         return correct / len(rows)
 
 
-class TaskHandle:
-    """A handle on one context: what the synchronous and the asynchronous one share."""
-
-    def __init__(self, client: Any, core: TaskCore) -> None:
-        self._core = core
-        self._run = client._run
-
-    @property
-    def context(self) -> ContextLike:
-        """The context that rows are bound with."""
-        return self._core.context
-
-    @property
-    def last_update(self) -> Update | None:
-        """Result of the newest update, or None."""
-        return self._core.last_update
-
-    def __repr__(self) -> str:
-        taught = "" if self.last_update is None else f", {self.last_update!r}"
-        return f"{type(self).__name__}({str(self.context)!r}{taught})"
-
-
-class Task(TaskHandle):
+class Task(_TaskCalls, Sync):
     """A handle on one context, in scikit-learn's habit. Made by `Client.task`."""
-
-    partial_fit = sync_chain(TaskCore.partial_fit)
-    fit = sync_chain(TaskCore.fit)
-    learn_model = sync_method(TaskCore.learn_model)
-    export = sync_method(TaskCore.export)
-    to_torch = sync_method(TaskCore.to_torch)
-    predict = sync_method(TaskCore.predict)
-    predict_proba = sync_method(TaskCore.predict_proba)
-    score = sync_method(TaskCore.score)
-    info = sync_method(TaskCore.info)
-    evaluations = sync_method(TaskCore.evaluations)
-    plot = sync_method(TaskCore.plot)
 
     def _repr_html_(self) -> str:
         try:
@@ -392,20 +362,8 @@ class Task(TaskHandle):
             return escape(repr(self))
 
 
-class AsyncTask(TaskHandle):
+class AsyncTask(_TaskCalls, Async):
     """A handle on one context, in scikit-learn's habit. Made by `AsyncClient.task`; see `Task`."""
-
-    partial_fit = async_chain(TaskCore.partial_fit)
-    fit = async_chain(TaskCore.fit)
-    learn_model = async_method(TaskCore.learn_model)
-    export = async_method(TaskCore.export)
-    to_torch = async_method(TaskCore.to_torch)
-    predict = async_method(TaskCore.predict)
-    predict_proba = async_method(TaskCore.predict_proba)
-    score = async_method(TaskCore.score)
-    info = async_method(TaskCore.info)
-    evaluations = async_method(TaskCore.evaluations)
-    plot = async_method(TaskCore.plot)
 
 
 def _take(rows: Rows, chosen: NDArray[Any]) -> Rows:
