@@ -1,13 +1,22 @@
-"""Models of other libraries: what they answer to rows, and a task's model as a torch module."""
+"""Other libraries: what their models answer to rows, and a task's model as a torch module."""
 
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MATRIX = 2
+
+
+def optional(module: str, wanted: str, package: str) -> Any:
+    """Return a module that not every installation has; a `ModuleNotFoundError` says how to install it."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{wanted}: pip install {package}") from error
 
 
 def answers_of(model: Any, rows: Any, labels: NDArray[Any] | None) -> NDArray[Any]:
@@ -39,11 +48,8 @@ def answers_of(model: Any, rows: Any, labels: NDArray[Any] | None) -> NDArray[An
 
 def _onnx_answers(path: str, rows: Any) -> NDArray[Any]:
     """Return the output named `label`, where there is one; else the first."""
-    try:
-        from onnxruntime import InferenceSession
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("an ONNX file needs ONNX Runtime: pip install onnxruntime") from error
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+    onnxruntime = optional("onnxruntime", "an ONNX file needs ONNX Runtime", "onnxruntime")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     dtype = np.float64 if "double" in session.get_inputs()[0].type else np.float32
     names = [one.name for one in session.get_outputs()]
     wanted = ["label" if "label" in names else names[0]]

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from superposed_client._foreign import optional
+
 
 class Image(str):
     """A PNG or JPEG file in base64."""
@@ -76,12 +78,9 @@ def _of_array(array: Any, place: int) -> Image:
             f"row {place} is no image as an array, uint8 from 0 to 255, but {kind};"
             " to send rows of numbers, flatten each row, X.reshape(len(X), -1)"
         )
-    try:
-        from PIL import Image as Pillow
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("images as arrays need Pillow: pip install pillow") from error
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[2] not in {3, 4}:
         raise ValueError(f"row {place} is no image of 1, 3 or 4 channels, but {array.shape}")
-    return _of_picture(Pillow.fromarray(array), place)
+    pillow = optional("PIL.Image", "images as arrays need Pillow", "pillow")
+    return _of_picture(pillow.fromarray(array), place)

@@ -5,6 +5,8 @@ from html import escape
 from itertools import pairwise
 from typing import Any, TypeVar
 
+from superposed_client._foreign import optional
+
 T = TypeVar("T")
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_SHOWN, _MOST_TEXT, _MOST_BARS, _LARGEST = 4, 60, 40, 1e300
@@ -44,11 +46,7 @@ def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:
 
 def frame(records: Any) -> Any:
     """Return a pandas DataFrame of records, or of columns by name."""
-    try:
-        import pandas as pd
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a data frame needs pandas: pip install 'superposed[data]'") from error
-    return pd.DataFrame(records)
+    return optional("pandas", "a data frame needs pandas", "'superposed[data]'").DataFrame(records)
 
 
 class Listed(list[T]):
@@ -66,11 +64,7 @@ class Listed(list[T]):
 
 def axes() -> Any:
     """Return the axes of a new picture."""
-    try:
-        from matplotlib import pyplot
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("plots need matplotlib: pip install 'superposed[plots]'") from error
-    return pyplot.subplots()[1]
+    return optional("matplotlib.pyplot", "plots need matplotlib", "'superposed[plots]'").subplots()[1]
 
 
 def plot_accuracies(evaluations: Sequence[Any], name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from html import escape
@@ -19,7 +19,7 @@ from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
 from superposed_client._fields import TaskFields
-from superposed_client._foreign import answers_of, torch_module
+from superposed_client._foreign import answers_of, optional, torch_module
 from superposed_client._operations import Inputs, Targets, chunks
 from superposed_client._originals import originals_form
 from superposed_client._shown import Listed, plot_accuracies
@@ -223,7 +223,10 @@ class _TaskCalls:
         random = np.random.default_rng(seed)
         orders = [random.permutation(len(rows)) for _ in range(epochs)]
         batches = [order[part] for order in orders for part in chunks(len(rows), batch_size)]
-        for chosen in _progress(batches, str(self.context), progress):
+        if progress:
+            bar = optional("tqdm.auto", "a progress bar needs tqdm", "'superposed[progress]'").tqdm
+            batches = bar(batches, desc=str(self.context), unit="update")
+        for chosen in batches:
             own = None if weights is None else weights[chosen]
             if own is None or own.any():
                 yield from self._teach(_take(rows, chosen), targets[chosen], None, own)
@@ -408,13 +411,3 @@ def _r2(targets: NDArray[Any], predicted: NDArray[Any]) -> float:
     residual = float(np.square(targets - predicted).sum())
     spread = float(np.square(targets - targets.mean(0)).sum())
     return 1.0 - residual / spread if spread else float(residual == 0)
-
-
-def _progress(batches: list[NDArray[Any]], name: str, shown: bool) -> Iterator[NDArray[Any]]:
-    if not shown:
-        return iter(batches)
-    try:
-        from tqdm.auto import tqdm
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("a progress bar needs tqdm: pip install 'superposed[progress]'") from error
-    return iter(tqdm(batches, desc=name, unit="update"))
