@@ -1,6 +1,8 @@
 """API keys: make, list, revoke, rotate."""
 
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
@@ -15,14 +17,17 @@ router = APIRouter(route_class=ApiRoute, prefix="/v1/keys", tags=["keys"])
 _log = logging.getLogger("superposed.keys")
 
 
-def _note(request: ApiRequest, event: str, identifier: str, **known: str) -> None:
-    """Log what becomes of a key, and the key that asked: keys are not in the journal."""
-    _log.info(event, extra={"api_key_id": identifier, "by": request.principal.author, **known})
-
-
-def _new(made: tuple[Any, str]) -> Response:
-    key, text = made
-    return json_response({"id": key.id, "key": text}, 201)
+async def _changed(
+    request: ApiRequest, event: str, change: Callable[[Any], tuple[Any, str] | None], **known: str
+) -> Response:
+    """Change a key; log what becomes of it, and the key that asked: keys are not in the journal."""
+    engine = request.runtime.engine
+    turn = engine.check_leads()
+    made = await engine.call_writer(lambda writer: change(writer.transaction_log))
+    known |= {} if made is None else {"api_key_id": made[0].id}
+    _log.info(event, extra={"by": request.principal.author, **known})
+    await engine.replicated(turn)
+    return Response(status_code=204) if made is None else json_response({"id": made[0].id, "key": made[1]}, 201)
 
 
 @router.get("", response_model=list[ApiKey])
@@ -39,23 +44,15 @@ async def make(request: ApiRequest) -> Response:
     """Make an API key. The response shows it once. From the first key on, every request needs one."""
     request.refuse_repeats()
     body = await request.read(ApiKeyRequest)
-    engine, most = request.runtime.engine, request.runtime.settings.max_api_keys
-    turn = engine.check_leads()
-    made = await engine.call_writer(lambda writer: create(writer.transaction_log, most=most, **body.model_dump()))
-    _note(request, "API key made", made[0].id, scope=body.scope, tasks=body.tasks)
-    await engine.replicated(turn)
-    return _new(made)
+    change = partial(create, most=request.runtime.settings.max_api_keys, **body.model_dump())
+    return await _changed(request, "API key made", change, scope=body.scope, tasks=body.tasks)
 
 
 @router.delete("/{identifier}", status_code=204)
 @requires("admin")
 async def end(request: ApiRequest, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
-    turn = request.runtime.engine.check_leads()
-    await request.runtime.engine.call_writer(lambda writer: revoke(writer.transaction_log, identifier))
-    _note(request, "API key revoked", identifier)
-    await request.runtime.engine.replicated(turn)
-    return Response(status_code=204)
+    return await _changed(request, "API key revoked", partial(revoke, identifier=identifier), api_key_id=identifier)
 
 
 @router.post("/{identifier}/rotate", status_code=201, response_model=NewApiKey)
@@ -63,8 +60,4 @@ async def end(request: ApiRequest, identifier: str) -> Response:
 async def renew(request: ApiRequest, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     request.refuse_repeats()
-    turn = request.runtime.engine.check_leads()
-    made = await request.runtime.engine.call_writer(lambda writer: rotate(writer.transaction_log, identifier))
-    _note(request, "API key rotated", identifier)
-    await request.runtime.engine.replicated(turn)
-    return _new(made)
+    return await _changed(request, "API key rotated", partial(rotate, identifier=identifier))
