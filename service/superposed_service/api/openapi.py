@@ -36,17 +36,10 @@ def describe_access(app: FastAPI) -> None:
         rules = access_rules(app.state.routes)
         for path, methods in made["paths"].items():
             for method, operation in methods.items():
-                _describe(operation, rules.get((method.upper(), path)))
+                scope = rules.get((method.upper(), path))
+                if scope is not None and "x-scope" not in operation:  # the framework keeps the document that it made
+                    operation |= {"security": [{_SCHEME: []}], "x-scope": scope}
+                    operation.setdefault("parameters", []).append(_TIMEOUT)
         return made
 
     app.openapi = document  # type: ignore[method-assign]  # the framework's own way to extend it
-
-
-def _describe(operation: dict[str, Any], scope: str | None) -> None:
-    if scope is None:
-        return
-    operation["security"] = [{_SCHEME: []}]
-    operation["x-scope"] = scope
-    parameters = operation.setdefault("parameters", [])
-    if _TIMEOUT not in parameters:  # the framework keeps the document that it made
-        parameters.append(_TIMEOUT)
