@@ -350,7 +350,7 @@ def test_too_many_candidates_are_refused_before_they_are_read(tmp_path: Path, mo
     def named(_: object) -> list[str]:
         raise AssertionError("the candidates were parsed before the limit was checked")
 
-    monkeypatch.setattr("superposed_service.api.v1.routes.locate.named", named)
+    monkeypatch.setattr("superposed_service.api.v1.routes.inference.named", named)
     with serving(make_directory(tmp_path / "store"), max_rows=8) as http:
         body = {"inputs": [ROW], "candidates": ["a"] * 9}
         problem(http.post("/v1/locate", json=body), 413, "batch-too-large")

@@ -114,13 +114,16 @@ class _Exchange:
     async def receive(self) -> Message:
         """Receive a message and count its body's bytes."""
         message = await self._receive()
-        if self._scope["path"] == STREAM:  # its lines are bounded one by one
-            return message
-        gateway, more = self._gateway, len(message.get("body", b""))
-        self.received += more
-        gateway.held += more
+        gateway, body, whole = self._gateway, message.get("body", b""), "the request's body"
+        if self._scope["path"] == STREAM:  # bounded is a line that has no end yet
+            whole = "a line"
+            if b"\n" in body:
+                self.release()
+                body = body.rpartition(b"\n")[2]
+        self.received += len(body)
+        gateway.held += len(body)
         if self.received > gateway.max_bytes:
-            raise _too_large(self.received, gateway.max_bytes)
+            raise _too_large(self.received, gateway.max_bytes, whole)
         if gateway.held > gateway.most_held:
             raise Overloaded("too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests")
         return message
@@ -158,5 +161,5 @@ def _raise_refusal(scope: Scope) -> None:
         raise scope[REFUSAL]
 
 
-def _too_large(received: int, most: int) -> PayloadTooLarge:
-    return PayloadTooLarge("the request's body is too large", expected=f"{most} bytes at most", received=received)
+def _too_large(received: int, most: int, whole: str = "the request's body") -> PayloadTooLarge:
+    return PayloadTooLarge(f"{whole} is too large", expected=f"{most} bytes at most", received=received)

@@ -9,7 +9,6 @@ from superposed_service.api.v1.routes import (
     health,
     history,
     inference,
-    locate,
     quarantine,
     replication,
     store,
@@ -17,18 +16,5 @@ from superposed_service.api.v1.routes import (
     tasks,
 )
 
-_MODULES = (
-    health,
-    store,
-    tasks,
-    inference,
-    stream,
-    history,
-    quarantine,
-    api_keys,
-    locate,
-    events,
-    replication,
-    console,
-)
-routers: list[APIRouter] = [module.router for module in (*_MODULES, console)]
+_MODULES = (health, store, tasks, inference, stream, history, quarantine, api_keys, events, replication, console)
+routers: list[APIRouter] = [module.router for module in _MODULES]

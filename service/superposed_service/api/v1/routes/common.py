@@ -65,10 +65,14 @@ class ApiRequest(Request):
                 expected="a request without one",
             )
 
-    async def check_wanted(self) -> None:
-        """Check, between two changes of one request, that its client waits and its API key is still good."""
+    def check_key(self) -> None:
+        """Check, between two parts of one request, that its API key is still good."""
         if not self.principal.is_still_good(self.runtime.directory.transaction_log().api_keys):
             raise Unauthenticated("the API key was revoked, rotated or is over; what was done before counts")
+
+    async def check_wanted(self) -> None:
+        """Check, between two changes of one request, that its client waits and its API key is still good."""
+        self.check_key()
         if await self.is_disconnected():
             raise ClientDisconnect
 

@@ -1,17 +1,17 @@
-"""Rows: infer, update, evaluate."""
+"""Rows: infer, update, evaluate, locate."""
 
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import Response
 
-from superposed_client.models import Evaluation, Inference, Update
+from superposed_client.models import Evaluation, Inference, Located, Update
 from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
-from superposed_service.api.v1.routes.locate import answer_locate
 from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
-from superposed_service.api.v1.task_search import AUTO
+from superposed_service.api.v1.task_search import AUTO, all_tasks, find_context, named, tries
 from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import Quarantined
@@ -20,42 +20,37 @@ from superposed_service.storage.idempotency import IdempotencyKey
 router = APIRouter(route_class=ApiRoute, prefix="/v1", tags=["rows"])
 
 
-async def _rows(request: ApiRequest, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
+async def admitted(request: ApiRequest, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
     """Return the rows of a body, admitted, and encoded if they were texts or images."""
     service, asker = request.runtime, request.principal
     rows = service.admit(RowBatch(body.context, body.contexts, body.rows, body.originals), asker, updates=updates)
     return rows if rows.originals is None else await service.encode(rows, asker)
 
 
-async def _located(request: ApiRequest, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
-    """Return the rows under the task that they fit best, and which that is and how sure it is."""
+async def located(request: ApiRequest, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:
+    """Return the rows under their context, admitted; and which that is, where the body leaves it to the service."""
+    if body.context != AUTO:
+        return await admitted(request, body), {}
     answered = len(RowBatch(None, None, body.rows))
     asked = LocateBody(inputs=body.inputs, records=body.records, texts=body.texts, images=body.images)
-    found, rows = await answer_locate(request, asked, answered)
+    found, rows = await _search(request, asked, answered)
     return RowBatch(found["best"], None, rows), {"located": found["scores"][0]}
 
 
-async def answer_infer(request: ApiRequest, body: InferBody) -> dict[str, Any]:
-    """Return what a body of `POST /v1/infer` is answered."""
-    if body.context == AUTO:
-        rows, located = await _located(request, body)
-    else:
-        rows, located = await _rows(request, body), {}
+async def answer_infer(request: ApiRequest, body: InferBody, rows: RowBatch, found: dict[str, Any]) -> dict[str, Any]:
+    """Return what a body of `POST /v1/infer` is answered; `rows` and `found` are as `located` returns them."""
     answer = await request.runtime.engine.infer(rows)
-    return codec.render_answer(answer, body.return_, body.k) | located
+    return codec.render_answer(answer, body.return_, body.k) | found
 
 
-async def answer_update(request: ApiRequest, body: UpdateBody, key: IdempotencyKey | None) -> JsonObject:
-    """Learn a body of `POST /v1/update`, and return what it is answered."""
+async def answer_update(
+    request: ApiRequest, body: UpdateBody, rows: RowBatch, key: IdempotencyKey | None
+) -> JsonObject:
+    """Learn the admitted rows of a body of `POST /v1/update`, and return what it is answered."""
+    author, grow, weights = request.principal.author, body.grow_labels, body.sample_weight
     try:
         return await request.runtime.engine.update(
-            await _rows(request, body, updates=1),
-            body.targets,
-            body.steps,
-            key,
-            request.principal.author,
-            grow_labels=body.grow_labels,
-            weights=body.sample_weight,
+            rows, body.targets, body.steps, key, author, grow_labels=grow, weights=weights
         )
     except Quarantined as error:
         raise await request.explained(error) from None
@@ -65,7 +60,8 @@ async def answer_update(request: ApiRequest, body: UpdateBody, key: IdempotencyK
 @requires("infer", fast=True)
 async def infer(request: ApiRequest) -> Response:
     """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
-    return request.rows_response(await answer_infer(request, await request.read(InferBody)))
+    body = await request.read(InferBody)
+    return request.rows_response(await answer_infer(request, body, *await located(request, body)))
 
 
 @router.post("/update", response_model=Update, openapi_extra=documented_body(UpdateBody, tensors=True))
@@ -75,8 +71,8 @@ async def update(request: ApiRequest) -> Response:
 
     Loss and accuracy are those before the first step: test, then train.
     """
-    body = await request.read(UpdateBody)
-    return json_response(await answer_update(request, body, await request.idempotency_key()))
+    body, key = await request.read(UpdateBody), await request.idempotency_key()
+    return json_response(await answer_update(request, body, await admitted(request, body, updates=1), key))
 
 
 @router.post("/evaluate", response_model=Evaluation, openapi_extra=documented_body(EvaluateBody, tensors=True))
@@ -84,5 +80,42 @@ async def update(request: ApiRequest) -> Response:
 async def evaluate(request: ApiRequest) -> Response:
     """Measure loss and accuracy on labelled rows; nothing is learned."""
     body = await request.read(EvaluateBody)
-    measured = await request.runtime.engine.evaluate(await _rows(request, body), body.targets)
+    measured = await request.runtime.engine.evaluate(await admitted(request, body), body.targets)
     return json_response({name: value for name, value in vars(measured).items() if value is not None})
+
+
+@router.post("/locate", response_model=Located, openapi_extra=documented_body(LocateBody, tensors=True))
+@requires("infer")
+async def locate(request: ApiRequest) -> Response:
+    """Try the rows, all of one stream, under every candidate context; nothing is learned."""
+    found, _ = await _search(request, await request.read(LocateBody))
+    return json_response(found)
+
+
+async def _search(request: ApiRequest, body: LocateBody, answered: int = 0) -> tuple[dict[str, Any], Any]:
+    """Return the response of task inference for a body, and its rows, encoded if they were texts or images.
+
+    The principal needs quota for every row under every candidate, and for `answered` rows beside the search.
+    """
+    service, asking = request.runtime, request.principal
+    engine, most = service.engine, service.settings.max_candidate_evaluations
+    rows = RowBatch(None, body.candidates or _powers(body), body.rows, body.originals)
+    service.check(rows, asking)
+    candidates, encoder = named(body), None
+    if rows.originals is not None:
+        encoder = service.encoder_of(rows.originals, body.exponent_of or next(iter(candidates), None))
+        rows = await service.encode(rows, asking, encoder=encoder)
+        body = body.model_copy(update={"inputs": rows.inputs, "texts": None, "images": None})
+    if body.candidates is None and body.exponent_of is None:
+        candidates = await engine.call(partial(all_tasks, body, encoder, may_name=asking.may_name))
+    count = tries(body, candidates, most)
+    asking.spend(rows=count + answered)
+    return await engine.call(partial(find_context, body, candidates, most=most), size=count), rows.inputs
+
+
+def _powers(body: LocateBody) -> list[str]:
+    """Return, of the powers that a search may try, the one nearest to the identity."""
+    if body.exponent_of is None:
+        return []
+    low, high = body.exponents or (0.0, 0.0)
+    return [f"{body.exponent_of}^{min(max(0.0, low), high)!r}"]

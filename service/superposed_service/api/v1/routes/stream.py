@@ -1,16 +1,42 @@
 """Streams: one request that teaches and asks line by line, answered line by line."""
 
-from fastapi import APIRouter
-from fastapi.responses import Response
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
+from fastapi import APIRouter
+from fastapi.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from superposed.errors import SuperposedError
 from superposed_service.api.auth import requires
+from superposed_service.api.problems import problem_document
+from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
-from superposed_service.api.v1.stream_lines import StreamLines, StreamResponse
+from superposed_service.api.v1.routes.inference import admitted, answer_infer, answer_update, located
+from superposed_service.api.v1.schemas import StreamLine
+from superposed_service.engine.request_metadata import ANYONE, calling
+from superposed_service.errors import NotReady, Overloaded
 from superposed_service.observability.request_ids import STREAM
+from superposed_service.storage.idempotency import IdempotencyKey
 
 router = APIRouter(route_class=ApiRoute, tags=["rows"])
 
 _CONTENT = {"application/x-ndjson": {"schema": {"type": "string"}}}
+# Lines that are worked on at once, and bytes of one that is worked on alone.
+_MOST_LINES, _LARGE = 32, 2**20
+# Pauses between two looks at a server that stops, and before a line is tried again.
+_LOOK_S, _AGAIN_S = 0.5, 0.05
+
+
+class _StreamResponse(StreamingResponse):
+    """A response that is sent as it is made, while the request's body is still being read."""
+
+    media_type = "application/x-ndjson"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
 
 
 @router.post(
@@ -29,4 +55,98 @@ async def stream(request: ApiRequest) -> Response:
     read: nothing is rejected for lack of room.
     """
     request.runtime.engine.check_leads()
-    return StreamResponse(StreamLines(request).answers())
+    return _StreamResponse(_answers(request))
+
+
+async def _answers(request: ApiRequest) -> AsyncIterator[bytes]:
+    """Yield the answers to the lines of a stream, in their order."""
+    begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
+    reading = asyncio.create_task(_read(request, begun))
+    try:
+        while (task := await begun.get()) is not None:
+            yield await task
+            begun.task_done()
+        await reading
+    except SuperposedError as error:
+        yield _line(None, problem=problem_document(error, STREAM))
+    except ClientDisconnect:
+        return  # what was begun is finished; no client reads an answer
+    finally:
+        reading.cancel()
+        while not begun.empty():  # so that the reading can end
+            begun.get_nowait()
+
+
+async def _read(request: ApiRequest, begun: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:
+    """Begin to answer line after line, in their order."""
+    alone = False
+    try:
+        async for line in _lines(request):
+            if not line:
+                continue
+            before, alone = alone, len(line) > _LARGE or not (b'"inputs"' in line or b'"records"' in line)
+            if alone or before:  # it takes room, or waits for an encoder before it takes its place among updates
+                await begun.join()
+            await begun.put(asyncio.create_task(_answer(request, line)))
+    finally:
+        await begun.put(None)
+
+
+async def _lines(request: ApiRequest) -> AsyncIterator[bytes]:
+    """Yield the lines; the request gateway bounds the bytes of one."""
+    line, more = bytearray(), True
+    while more:
+        message = await _message(request)
+        more = message.get("more_body", False)
+        *ends, rest = message.get("body", b"").split(b"\n")
+        for end in ends:
+            yield bytes(line + end).strip()
+            line.clear()
+        line += rest
+    yield bytes(line).strip()
+
+
+async def _message(request: ApiRequest) -> Any:
+    """Return the body's next message; raise `NotReady` where the service stops meanwhile."""
+    while True:
+        try:
+            message = await asyncio.wait_for(request.receive(), _LOOK_S)
+        except TimeoutError:
+            if request.runtime.events.closed:
+                raise NotReady("the service is stopping") from None
+            continue
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        return message
+
+
+async def _answer(request: ApiRequest, data: bytes) -> bytes:
+    line: StreamLine | None = None
+    try:
+        line = codec.read_body(StreamLine, data, None)
+        with calling(request.principal.author or ANYONE):
+            return _line(line, answer=await _worked_on(request, line, data))
+    except SuperposedError as error:
+        return _line(line, problem=problem_document(error, STREAM))
+
+
+async def _worked_on(request: ApiRequest, line: StreamLine, data: bytes) -> dict[str, Any]:
+    """Return the answer to a line, tried until there is room; its rows are admitted, and spend a quota, once."""
+    key = IdempotencyKey.of(line.id, request.principal.author, "POST", STREAM, data)
+    learned = asked = None
+    while True:
+        request.check_key()
+        try:
+            if line.update is not None:
+                learned = learned or await admitted(request, line.update, updates=1)
+                return await answer_update(request, line.update, learned, key)
+            assert line.infer is not None  # noqa: S101 - a line has one of the two
+            asked = asked or await located(request, line.infer)
+            return await answer_infer(request, line.infer, *asked)
+        except Overloaded:
+            await asyncio.sleep(_AGAIN_S)
+
+
+def _line(line: StreamLine | None, **told: Any) -> bytes:
+    head = {"id": line.id} if line is not None and line.id else {}
+    return codec.dump(head | told) + b"\n"
