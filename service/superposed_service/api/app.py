@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -160,18 +160,10 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         watching = [*map(asyncio.create_task, (runtime.background_loop(), runtime.heartbeat()))]
         app.state.member = member = Member(runtime)
         watching.append(await member.start())
-        grpc_server = None
-        if settings.grpc_address:
-            from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
-
-            grpc_server = GrpcServer(runtime, access)
         try:
-            if grpc_server is not None:
-                await grpc_server.start()
-            yield
+            async with _grpc(runtime, access):
+                yield
         finally:
-            if grpc_server is not None:
-                await grpc_server.stop()
             runtime.stop_background()
             events.close()
             await asyncio.wait(watching)
@@ -220,6 +212,15 @@ def _spare_threads() -> int:
     """Return the number of cores but one, which is the event loop's."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(torch.get_num_threads(), cores - 1))
+
+
+def _grpc(runtime: Runtime, access: Access) -> AbstractAsyncContextManager[None]:
+    """Return the context in which gRPC is served, where it has an address."""
+    if not runtime.settings.grpc_address:
+        return nullcontext()
+    from superposed_service.api.v2.grpc_server import GrpcServer  # gRPC is slow to import
+
+    return GrpcServer(runtime, access)
 
 
 def _tracing(settings: Settings) -> Tracing | None:

@@ -41,7 +41,8 @@ _CONTENTS: Mapping[str, str] = {
 # The values of Triton's DataType, in order.
 _DATA_TYPES = ("TYPE_INVALID", *(f"TYPE_{name}" for name in DATATYPES), "TYPE_STRING")
 
-_PROBES = {"ServerLive", "ServerReady"}
+# Calls that do not count against the quota of requests; of a stream each message counts.
+_UNCOUNTED = {"ServerLive", "ServerReady", STREAMED}
 # Calls at once: each may hold a body of `max_body_bytes`.
 _MOST_CALLS = 128
 _LOOK_S = 1.0
@@ -65,12 +66,11 @@ async def _abort(context: Any, error: SuperposedError) -> None:
 
 
 class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
-    """A gRPC server on the event loop that it is started on."""
+    """A gRPC server, which listens while its context is entered, on the event loop."""
 
     def __init__(self, runtime: Runtime, access: Access) -> None:
         self._runtime, self._access = runtime, access
         self._held = 0
-        self._address = runtime.settings.grpc_address
         most = runtime.settings.max_body_bytes
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
@@ -81,13 +81,14 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server, POOL)
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> None:
         """Listen; raise `StorageUnavailable` where the address cannot be used."""
+        address = self._runtime.settings.grpc_address
         try:
-            self._server.add_insecure_port(self._address)
+            self._server.add_insecure_port(address)
             await self._server.start()
         except RuntimeError as error:
-            raise StorageUnavailable(f"cannot listen on {self._address}", received=str(error)) from error
+            raise StorageUnavailable(f"cannot listen on {address}", received=str(error)) from error
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:
@@ -99,7 +100,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
                 await self._health.set(service, status)
             await asyncio.sleep(_LOOK_S)
 
-    async def stop(self) -> None:
+    async def __aexit__(self, *error: object) -> None:
         """Finish what was admitted."""
         self._watching.cancel()
         await self._health.enter_graceful_shutdown()
@@ -112,11 +113,11 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
             return None
         authorization = dict(handler_call_details.invocation_metadata).get("authorization")
         try:
-            principal = self._access.admit(authorization, "infer", counted=name not in _PROBES)
+            principal = self._access.admit(authorization, "infer", counted=name not in _UNCOUNTED)
         except SuperposedError as error:
             return _refusing(error)
         if name == STREAMED:
-            return self._streamed(principal)
+            return self._streamed(authorization)
         request, response = MESSAGES[f"{name}Request"], MESSAGES[f"{name}Response"]
         answer: Handler = getattr(self, f"_{_snake(name)}")
 
@@ -129,20 +130,27 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
 
         return grpc.unary_unary_rpc_method_handler(behave, response_serializer=response.SerializeToString)
 
-    def _streamed(self, principal: Principal) -> Any:
-        """Return the handler of a stream of inference requests, each of which is answered, also with an error."""
+    def _streamed(self, authorization: str | None) -> Any:
+        """Return the handler of a stream of inference requests, each of which is answered, also with an error.
+
+        Each is admitted: the API key may have been revoked since the stream began.
+        """
         request, response = MESSAGES["ModelInferRequest"], MESSAGES[f"{STREAMED}Response"]
+
+        async def answered(body: bytes, context: Any) -> Any:
+            identifier = ""
+            try:
+                principal = self._access.admit(authorization, "infer")
+                with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
+                    asked = _message(request, body)
+                    identifier = asked.id
+                    return response(infer_response=await self._model_infer(asked, principal))
+            except SuperposedError as error:
+                return response(error_message=str(error), infer_response={"id": identifier})
 
         async def behave(bodies: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
             async for body in bodies:
-                identifier = ""
-                try:
-                    with self._holding(body), calling(principal.author or ANYONE, context.time_remaining()):
-                        asked = _message(request, body)
-                        identifier = asked.id
-                        yield response(infer_response=await self._model_infer(asked, principal))
-                except SuperposedError as error:
-                    yield response(error_message=str(error), infer_response={"id": identifier})
+                yield await answered(body, context)
 
         return grpc.stream_stream_rpc_method_handler(behave, response_serializer=response.SerializeToString)
 
@@ -158,14 +166,6 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         finally:
             self._held -= len(body)
 
-    def _checked(self, principal: Principal, model: str, version: str = "") -> str:
-        return metadata.checked(principal, model, version or None, self._runtime.version)
-
-    async def _ask(self, run: Callable[[Any, str], Any], principal: Principal, model: str, version: str = "") -> Any:
-        """Run a function of the store and a model on the engine's thread, once the model is checked."""
-        self._checked(principal, model, version)
-        return await self._runtime.engine.call(lambda store: run(store, model))
-
     async def _server_live(self, asked: Any, principal: Principal) -> dict[str, Any]:
         return {"live": True}
 
@@ -176,11 +176,11 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return metadata.server()
 
     async def _model_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await self._ask(metadata.schema_of, principal, asked.name, asked.version)
+        await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
         return {"ready": True}
 
     async def _model_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        schema = await self._ask(metadata.schema_of, principal, asked.name, asked.version)
+        schema = await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
         found = metadata.metadata(schema, asked.name, self._runtime.version)
         for tensor in (*found["inputs"], *found["outputs"]):
             tensor.pop("optional", None)
@@ -188,7 +188,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return found
 
     async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        schema = await self._ask(metadata.schema_of, principal, asked.name, asked.version)
+        schema = await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
         found = metadata.config(schema, asked.name, self._runtime.settings.max_rows)
         for tensor in (*found["input"], *found["output"]):
             tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
@@ -207,15 +207,16 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return {"models": [one for one in found if principal.may_name(one["name"])]}
 
     async def _repository_model_load(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await self._ask(metadata.load, principal, asked.model_name)
+        await metadata.ask(self._runtime, principal, metadata.load, asked.model_name)
         return {}
 
     async def _repository_model_unload(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await self._ask(metadata.unload, principal, asked.model_name)
+        await metadata.ask(self._runtime, principal, metadata.unload, asked.model_name)
         return {}
 
     async def _model_infer(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        model = self._checked(principal, asked.model_name, asked.model_version)
+        model = asked.model_name
+        metadata.check(self._runtime, principal, model, asked.model_version)
         names = {output.name: True for output in asked.outputs} or None
         rows = messages.rows_of(model, _tensors(asked))
         request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)

@@ -1,13 +1,16 @@
 """Metadata of the server and its models for the protocol: a model is a context, by its text."""
 
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable
+from importlib.metadata import version as installed
+from typing import Any, TypeVar
 
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_service.api.auth import Principal
 from superposed_service.errors import UnknownVersion
+from superposed_service.runtime.runtime import Runtime
 
+T = TypeVar("T")
 # The names of a model's inputs.
 INPUT, CONTEXT = "input", "context"
 
@@ -15,15 +18,22 @@ INPUT, CONTEXT = "input", "context"
 def server() -> dict[str, Any]:
     """Return the body of `GET /v2`."""
     extensions = ["binary_tensor_data", "model_repository", "model_configuration", "statistics"]
-    return {"name": "superposed", "version": version("superposed"), "extensions": extensions}
+    return {"name": "superposed", "version": installed("superposed"), "extensions": extensions}
 
 
-def checked(principal: Principal, model: str, asked: str | None, current: str) -> str:
-    """Return a model that the principal may name; raise `UnknownVersion` where another version is asked for."""
+def check(runtime: Runtime, principal: Principal, model: str, version: str = "") -> None:
+    """Check that the principal may name a model; raise `UnknownVersion` where another version is asked for."""
     principal.check_contexts([model])
-    if asked not in {None, current}:
-        raise UnknownVersion(f"model {model} has no such version", expected=current, received=asked)
-    return model
+    if version not in {"", runtime.version}:
+        raise UnknownVersion(f"model {model} has no such version", expected=runtime.version, received=version)
+
+
+async def ask(
+    runtime: Runtime, principal: Principal, run: Callable[[WeightStore, str], T], model: str, version: str = ""
+) -> T:
+    """Return what a function of the store says of a model on the engine's thread; raises as `check`."""
+    check(runtime, principal, model, version)
+    return await runtime.engine.call(lambda store: run(store, model))
 
 
 def schema_of(store: WeightStore, model: str) -> TaskSchema:

@@ -19,16 +19,10 @@ router = APIRouter(route_class=ApiRoute, prefix="/v2", tags=["open inference pro
 _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
 
 
-def _checked(request: ApiRequest) -> str:
-    """Return the model that the path names, after checking the principal and the version."""
-    path = request.path_params
-    return metadata.checked(request.principal, path["model"], path.get("version"), request.runtime.version)
-
-
 async def _ask(request: ApiRequest, run: Callable[[WeightStore, str], T]) -> tuple[str, T]:
-    """Return the checked model, and what a function of the store says of it on the engine's thread."""
-    model = _checked(request)
-    return model, await request.runtime.engine.call(lambda store: run(store, model))
+    """Return the model that the path names, and what a function of the store says of it; raises as `metadata.ask`."""
+    model, version = request.path_params["model"], request.path_params.get("version", "")
+    return model, await metadata.ask(request.runtime, request.principal, run, model, version)
 
 
 @router.get("")
@@ -131,7 +125,9 @@ async def model(request: ApiRequest) -> Response:
 @requires("infer", fast=True)
 async def infer(request: ApiRequest) -> Response:
     """Predict rows of one context, or of a context each by the BYTES input `context`."""
-    name, service, headers = _checked(request), request.runtime, request.headers
+    path, service, headers = request.path_params, request.runtime, request.headers
+    name = path["model"]
+    metadata.check(service, request.principal, name, path.get("version", ""))
     body = await request.plain_body()
     width = 1
     if headers.get(HEAD_LENGTH) == "0":  # a raw body does not say how wide its rows are
