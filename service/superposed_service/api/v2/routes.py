@@ -3,18 +3,16 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed.store.store import WeightStore
-from superposed_service.api.auth import requires
 from superposed_service.api.tensors import HEAD_LENGTH
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v2 import messages, metadata
 from superposed_service.errors import NotReady
 
 T = TypeVar("T")
-router = APIRouter(route_class=ApiRoute, prefix="/v2", tags=["open inference protocol"])
+router = ApiRouter(prefix="/v2", tags=["open inference protocol"])
 # A model's name may have slashes (`group/task`, also inside a mixture), so the longer paths come first.
 _MODEL, _VERSION = "/models/{model:path}", "/models/{model:path}/versions/{version}"
 
@@ -25,25 +23,22 @@ async def _ask(request: ApiRequest, run: Callable[[WeightStore, str], T]) -> tup
     return model, await metadata.ask(request.runtime, request.principal, run, model, version)
 
 
-@router.get("")
-@router.get("/", include_in_schema=False)
-@requires("infer")
+@router.serve("GET", "", "infer")
+@router.serve("GET", "/", "infer", include_in_schema=False)
 async def server(request: ApiRequest) -> Response:
     """Return the server's name, version and extensions."""
     del request
     return json_response(metadata.server())
 
 
-@router.get("/health/live")
-@requires(None)
+@router.serve("GET", "/health/live", None)
 async def live(request: ApiRequest) -> Response:
     """Answer 200 while the process runs."""
     del request
     return json_response({"live": True})
 
 
-@router.get("/health/ready")
-@requires(None)
+@router.serve("GET", "/health/ready", None)
 async def ready(request: ApiRequest) -> Response:
     """Answer 200 while inference is admitted."""
     if not request.runtime.engine.ready:
@@ -51,43 +46,38 @@ async def ready(request: ApiRequest) -> Response:
     return json_response({"ready": True})
 
 
-@router.get("/models/stats")
-@requires("infer")
+@router.serve("GET", "/models/stats", "infer")
 async def all_statistics(request: ApiRequest) -> Response:
     """Return the statistics of the models that were asked since the start."""
     service = request.runtime
     return json_response(service.statistics.body(service.version, request.principal.may_address))
 
 
-@router.get(_MODEL + "/ready")
-@router.get(_VERSION + "/ready", include_in_schema=False)
-@requires("infer")
+@router.serve("GET", _MODEL + "/ready", "infer")
+@router.serve("GET", _VERSION + "/ready", "infer", include_in_schema=False)
 async def model_ready(request: ApiRequest) -> Response:
     """Answer 200 where every task of the model is registered."""
     name, _ = await _ask(request, metadata.schema_of)
     return json_response({"name": name, "ready": True})
 
 
-@router.get(_MODEL + "/config")
-@router.get(_VERSION + "/config", include_in_schema=False)
-@requires("infer")
+@router.serve("GET", _MODEL + "/config", "infer")
+@router.serve("GET", _VERSION + "/config", "infer", include_in_schema=False)
 async def config(request: ApiRequest) -> Response:
     """Return the fields of Triton's model configuration that apply."""
     name, schema = await _ask(request, metadata.schema_of)
     return json_response(metadata.config(schema, name, request.runtime.settings.max_rows))
 
 
-@router.get(_MODEL + "/stats")
-@router.get(_VERSION + "/stats", include_in_schema=False)
-@requires("infer")
+@router.serve("GET", _MODEL + "/stats", "infer")
+@router.serve("GET", _VERSION + "/stats", "infer", include_in_schema=False)
 async def statistics(request: ApiRequest) -> Response:
     """Return a model's statistics since the start."""
     name, _ = await _ask(request, metadata.schema_of)
     return json_response(request.runtime.statistics.body(request.runtime.version, lambda other: other == name))
 
 
-@router.post("/repository/index")
-@requires("infer")
+@router.serve("POST", "/repository/index", "infer")
 async def index(request: ApiRequest) -> Response:
     """Return every task; compositions are models too, and too many to list."""
     service, may_name = request.runtime, request.principal.may_name
@@ -95,34 +85,30 @@ async def index(request: ApiRequest) -> Response:
     return json_response([one for one in found if may_name(one["name"])])
 
 
-@router.post("/repository/models/{model:path}/load")
-@requires("infer")
+@router.serve("POST", "/repository/models/{model:path}/load", "infer")
 async def load(request: ApiRequest) -> Response:
     """Derive a model's contexts ahead of its first request."""
     await _ask(request, metadata.load)
     return json_response({})
 
 
-@router.post("/repository/models/{model:path}/unload")
-@requires("infer")
+@router.serve("POST", "/repository/models/{model:path}/unload", "infer")
 async def unload(request: ApiRequest) -> Response:
     """Evict a model's contexts; the next request derives them again."""
     await _ask(request, metadata.unload)
     return json_response({})
 
 
-@router.get(_MODEL)
-@router.get(_VERSION, include_in_schema=False)
-@requires("infer")
+@router.serve("GET", _MODEL, "infer")
+@router.serve("GET", _VERSION, "infer", include_in_schema=False)
 async def model(request: ApiRequest) -> Response:
     """Return inputs and outputs; -1 stands for the rows."""
     name, schema = await _ask(request, metadata.schema_of)
     return json_response(metadata.metadata(schema, name, request.runtime.version))
 
 
-@router.post(_MODEL + "/infer")
-@router.post(_VERSION + "/infer", include_in_schema=False)
-@requires("infer", fast=True)
+@router.serve("POST", _MODEL + "/infer", "infer", fast=True)
+@router.serve("POST", _VERSION + "/infer", "infer", fast=True, include_in_schema=False)
 async def infer(request: ApiRequest) -> Response:
     """Predict rows of one context, or of a context each by the BYTES input `context`."""
     path, service, headers = request.path_params, request.runtime, request.headers

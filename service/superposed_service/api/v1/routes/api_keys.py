@@ -5,15 +5,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed_client.models import ApiKey, NewApiKey
-from superposed_service.api.auth import create, keys_body, requires, revoke, rotate
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.auth import create, keys_body, revoke, rotate
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import ApiKeyRequest
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1/keys", tags=["keys"])
+router = ApiRouter(prefix="/v1/keys", tags=["keys"])
 _log = logging.getLogger("superposed.keys")
 
 
@@ -30,16 +29,14 @@ async def _changed(
     return Response(status_code=204) if made is None else json_response({"id": made[0].id, "key": made[1]}, 201)
 
 
-@router.get("", response_model=list[ApiKey])
-@requires("admin")
+@router.serve("GET", "", "admin", response_model=list[ApiKey])
 async def list_all(request: ApiRequest) -> Response:
     """Return every key, the revoked ones too; never a secret."""
     keys = await request.runtime.engine.call_writer(lambda writer: keys_body(writer.transaction_log.api_keys))
     return json_response(keys)
 
 
-@router.post("", status_code=201, response_model=NewApiKey, openapi_extra=documented_body(ApiKeyRequest))
-@requires("admin")
+@router.serve("POST", "", "admin", status_code=201, response_model=NewApiKey, body=ApiKeyRequest)
 async def make(request: ApiRequest) -> Response:
     """Make an API key. The response shows it once. From the first key on, every request needs one."""
     request.refuse_repeats()
@@ -48,15 +45,13 @@ async def make(request: ApiRequest) -> Response:
     return await _changed(request, "API key made", change, scope=body.scope, tasks=body.tasks)
 
 
-@router.delete("/{identifier}", status_code=204)
-@requires("admin")
+@router.serve("DELETE", "/{identifier}", "admin", status_code=204)
 async def end(request: ApiRequest, identifier: str) -> Response:
     """End the key at once; its changes stay on record under its id."""
     return await _changed(request, "API key revoked", partial(revoke, identifier=identifier), api_key_id=identifier)
 
 
-@router.post("/{identifier}/rotate", status_code=201, response_model=NewApiKey)
-@requires("admin")
+@router.serve("POST", "/{identifier}/rotate", "admin", status_code=201, response_model=NewApiKey)
 async def renew(request: ApiRequest, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     request.refuse_repeats()

@@ -3,13 +3,13 @@
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.requests import ClientDisconnect
 
-from superposed_service.api.auth import Principal, principal_of
+from superposed_service.api.auth import Principal, principal_of, requires
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.serializers import explain_quarantine, task_name
@@ -20,6 +20,7 @@ from superposed_service.runtime.runtime import Runtime
 from superposed_service.storage.idempotency import IdempotencyKey
 
 M = TypeVar("M", bound=BaseModel)
+E = TypeVar("E", bound=Callable[..., Any])
 _HEAD_LENGTH = HEAD_LENGTH.encode()
 
 
@@ -128,7 +129,34 @@ class ApiRoute(APIRoute):
         return handle
 
 
-def documented_body(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
+class ApiRouter(APIRouter):
+    """A router whose routes say which scope they need."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(route_class=ApiRoute, **options)
+
+    def serve(
+        self,
+        method: str,
+        path: str,
+        scope: str | None,
+        *,
+        fast: bool = False,
+        body: type[BaseModel] | None = None,
+        tensors: bool = False,
+        **options: Any,
+    ) -> Callable[[E], E]:
+        """Route requests to an endpoint: `scope` and `fast` as `requires` has them, `options` as the framework.
+
+        The endpoint reads the `body` itself, as JSON or, with `tensors`, with binary tensors behind it.
+        """
+        if body is not None:
+            options["openapi_extra"] = _documented(body, tensors=tensors)
+        route = self.api_route(path, methods=[method], **options)
+        return lambda endpoint: route(requires(scope, fast=fast)(endpoint))
+
+
+def _documented(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
     """Return the OpenAPI entry of a body that the route reads raw."""
     schema = _inlined(model.model_json_schema(by_alias=True))
     content: dict[str, Any] = {"application/json": {"schema": schema}}

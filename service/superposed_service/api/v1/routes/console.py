@@ -2,18 +2,16 @@
 
 from importlib.resources import files
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter
 from superposed_service.errors import UnknownFile
 
-router = APIRouter(route_class=ApiRoute, include_in_schema=False)
+router = ApiRouter(include_in_schema=False)
 
 _FILES = StaticFiles(directory=str(files("superposed_service.api.console")))
 _SERVED = (".html", ".css", ".js", ".svg")
@@ -41,30 +39,26 @@ class _Compressed(Response):
         await self._app(scope, receive, send)
 
 
-@router.get("/")
-@requires(None)
+@router.serve("GET", "/", None)
 async def root(request: ApiRequest) -> Response:
     """Redirect to the console; relative, so that it works behind a path prefix too."""
     del request
     return Response(status_code=307, headers={"Location": "console"})
 
 
-@router.get("/docs")
-@requires(None)
+@router.serve("GET", "/docs", None)
 async def docs(request: ApiRequest) -> Response:
     """Serve Swagger UI from the package."""
     return await file(request, "docs.html")
 
 
-@router.get("/console")
-@requires(None)
+@router.serve("GET", "/console", None)
 async def page(request: ApiRequest) -> Response:
     """Return the page; its files are beside it under `/console/`."""
     return await file(request, "index.html")
 
 
-@router.get("/console/{path:path}")
-@requires(None)
+@router.serve("GET", "/console/{path:path}", None)
 async def file(request: ApiRequest, path: str) -> Response:
     """Return a script, style or picture of the page."""
     try:

@@ -5,18 +5,18 @@ import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import Header, Query
 from fastapi.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from superposed_service.api.auth import Principal, requires
+from superposed_service.api.auth import Principal
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.event_stream import Event, Subscription
 from superposed_service.runtime.runtime import Runtime
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1", tags=["events"])
+router = ApiRouter(prefix="/v1", tags=["events"])
 
 # A client that takes nothing for so long is gone, or as good as gone.
 _STALLED_S = 30.0
@@ -53,8 +53,7 @@ class _EventStream(StreamingResponse):
             self._ended()
 
 
-@router.get("/events", response_class=Response, responses=_EVENT_STREAM)
-@requires("infer")
+@router.serve("GET", "/events", "infer", response_class=Response, responses=_EVENT_STREAM)
 async def listen(
     request: ApiRequest,
     after: Annotated[int | None, Query(ge=0)] = None,

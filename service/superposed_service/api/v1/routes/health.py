@@ -2,19 +2,16 @@
 
 import asyncio
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client.exposition import choose_encoder
 
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.errors import NotReady
 
-router = APIRouter(route_class=ApiRoute)
+router = ApiRouter()
 
 
-@router.get("/health/live", tags=["health"])
-@requires(None)
+@router.serve("GET", "/health/live", None, tags=["health"])
 async def live(request: ApiRequest) -> Response:
     """Answer 200 while the process runs and its engine works or is stopping; the disk is not asked.
 
@@ -25,8 +22,7 @@ async def live(request: ApiRequest) -> Response:
     return json_response({"status": "live"})
 
 
-@router.get("/health/ready", tags=["health"])
-@requires(None)
+@router.serve("GET", "/health/ready", None, tags=["health"])
 async def ready(request: ApiRequest) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
 
@@ -37,8 +33,7 @@ async def ready(request: ApiRequest) -> Response:
     return json_response({"status": "ready"})
 
 
-@router.get("/metrics", tags=["metrics"])
-@requires("monitor")
+@router.serve("GET", "/metrics", "monitor", tags=["metrics"])
 async def metrics(request: ApiRequest) -> Response:
     """Return counts, times and gauges, as text or OpenMetrics; task keys and layers are among the labels."""
     encode, media_type = choose_encoder(request.headers.get("accept", ""))

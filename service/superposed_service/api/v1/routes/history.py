@@ -4,23 +4,21 @@ import asyncio
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import Path
 from fastapi.responses import Response
 
 from superposed_client.models import Consolidation, Relabelling, Rollback, Snapshot
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import ConsolidateBody, RelabelBody, RollbackBody
 from superposed_service.api.v1.serializers import update_head
 from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.errors import UnknownUpdate
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1")
+router = ApiRouter(prefix="/v1")
 
 
-@router.post("/rollback", tags=["history"], response_model=Rollback, openapi_extra=documented_body(RollbackBody))
-@requires("admin")
+@router.serve("POST", "/rollback", "admin", tags=["history"], response_model=Rollback, body=RollbackBody)
 async def roll_back(request: ApiRequest) -> Response:
     """Rebuild the store as if the records had never been; other requests wait meanwhile.
 
@@ -34,13 +32,9 @@ async def roll_back(request: ApiRequest) -> Response:
     return json_response(await request.runtime.change_past(partial(RollbackChange, selection), key, author))
 
 
-@router.post(
-    "/updates/{sequence}/relabel",
-    tags=["history"],
-    response_model=Relabelling,
-    openapi_extra=documented_body(RelabelBody),
+@router.serve(
+    "POST", "/updates/{sequence}/relabel", "update", tags=["history"], response_model=Relabelling, body=RelabelBody
 )
-@requires("update")
 async def relabel(request: ApiRequest, sequence: Annotated[int, Path(ge=1, lt=2**63)]) -> Response:
     """Take an update out of the store's past and learn its rows with other targets, as one record.
 
@@ -59,33 +53,27 @@ async def relabel(request: ApiRequest, sequence: Annotated[int, Path(ge=1, lt=2*
     return json_response(await service.change_past(change, await request.idempotency_key(), asker.author))
 
 
-@router.post("/snapshots", tags=["snapshots"], response_model=Snapshot)
-@requires("admin")
+@router.serve("POST", "/snapshots", "admin", tags=["snapshots"], response_model=Snapshot)
 async def take(request: ApiRequest) -> Response:
     """Take a snapshot; it is on the disk when the response leaves."""
     return json_response((await request.runtime.snapshot()).model_dump())
 
 
-@router.post("/snapshots/{identifier}/restore", tags=["snapshots"], response_model=Rollback)
-@requires("admin")
+@router.serve("POST", "/snapshots/{identifier}/restore", "admin", tags=["snapshots"], response_model=Rollback)
 async def restore(request: ApiRequest, identifier: str) -> Response:
     """Roll back to the snapshot's sequence number; a later rollback can undo it."""
     answer = await request.runtime.restore(identifier, await request.idempotency_key(), request.principal.author)
     return json_response(answer)
 
 
-@router.get("/snapshots", tags=["snapshots"], response_model=list[Snapshot])
-@requires("admin")
+@router.serve("GET", "/snapshots", "admin", tags=["snapshots"], response_model=list[Snapshot])
 async def list_snapshots(request: ApiRequest) -> Response:
     """List the snapshots on the disk, oldest first."""
     snapshots = await asyncio.to_thread(request.runtime.directory.snapshots.list)
     return json_response([snapshot.model_dump() for snapshot in snapshots])
 
 
-@router.post(
-    "/consolidate", tags=["history"], response_model=Consolidation, openapi_extra=documented_body(ConsolidateBody)
-)
-@requires("admin")
+@router.serve("POST", "/consolidate", "admin", tags=["history"], response_model=Consolidation, body=ConsolidateBody)
 async def rehearse(request: ApiRequest) -> Response:
     """Rehearse in short slices, each one record, until one would make the tasks worse.
 

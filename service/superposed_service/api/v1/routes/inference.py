@@ -3,13 +3,11 @@
 from functools import partial
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed_client.models import Evaluation, Inference, Located, Update
-from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
 from superposed_service.api.v1.task_search import AUTO, all_tasks, find_context, named, tries
 from superposed_service.changes.base import JsonObject
@@ -17,7 +15,7 @@ from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import Quarantined
 from superposed_service.storage.idempotency import IdempotencyKey
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1", tags=["rows"])
+router = ApiRouter(prefix="/v1", tags=["rows"])
 
 
 async def admitted(request: ApiRequest, body: InferBody | EvaluateBody, updates: int = 0) -> RowBatch:
@@ -56,16 +54,14 @@ async def answer_update(
         raise await request.explained(error) from None
 
 
-@router.post("/infer", response_model=Inference, openapi_extra=documented_body(InferBody, tensors=True))
-@requires("infer", fast=True)
+@router.serve("POST", "/infer", "infer", fast=True, response_model=Inference, body=InferBody, tensors=True)
 async def infer(request: ApiRequest) -> Response:
     """Predict rows of one context, or of one context each; waiting requests share a mixed batch."""
     body = await request.read(InferBody)
     return request.rows_response(await answer_infer(request, body, *await located(request, body)))
 
 
-@router.post("/update", response_model=Update, openapi_extra=documented_body(UpdateBody, tensors=True))
-@requires("update", fast=True)
+@router.serve("POST", "/update", "update", fast=True, response_model=Update, body=UpdateBody, tensors=True)
 async def update(request: ApiRequest) -> Response:
     """Take one online step (or `steps` of them), applied whole or not at all.
 
@@ -75,8 +71,7 @@ async def update(request: ApiRequest) -> Response:
     return json_response(await answer_update(request, body, await admitted(request, body, updates=1), key))
 
 
-@router.post("/evaluate", response_model=Evaluation, openapi_extra=documented_body(EvaluateBody, tensors=True))
-@requires("infer", fast=True)
+@router.serve("POST", "/evaluate", "infer", fast=True, response_model=Evaluation, body=EvaluateBody, tensors=True)
 async def evaluate(request: ApiRequest) -> Response:
     """Measure loss and accuracy on labelled rows; nothing is learned."""
     body = await request.read(EvaluateBody)
@@ -84,8 +79,7 @@ async def evaluate(request: ApiRequest) -> Response:
     return json_response({name: value for name, value in vars(measured).items() if value is not None})
 
 
-@router.post("/locate", response_model=Located, openapi_extra=documented_body(LocateBody, tensors=True))
-@requires("infer")
+@router.serve("POST", "/locate", "infer", response_model=Located, body=LocateBody, tensors=True)
 async def locate(request: ApiRequest) -> Response:
     """Try the rows, all of one stream, under every candidate context; nothing is learned."""
     found, _ = await _search(request, await request.read(LocateBody))

@@ -1,27 +1,23 @@
 """Routes of the quarantine."""
 
-from fastapi import APIRouter
 from fastapi.responses import Response
 
 from superposed_client import models
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import QuarantineBody
 from superposed_service.api.v1.serializers import check_source, quarantine_list
 from superposed_service.changes.quarantine import Quarantine, Release
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1/quarantine", tags=["quarantine"])
+router = ApiRouter(prefix="/v1/quarantine", tags=["quarantine"])
 
 
-@router.get("", response_model=list[models.Quarantine])
-@requires("admin")
+@router.serve("GET", "", "admin", response_model=list[models.Quarantine])
 async def list_all(request: ApiRequest) -> Response:
     """List quarantined sources: since which sequence number, and why."""
     return json_response(await request.runtime.engine.call_writer(quarantine_list))
 
 
-@router.post("", response_model=models.Quarantine, openapi_extra=documented_body(QuarantineBody))
-@requires("admin")
+@router.serve("POST", "", "admin", response_model=models.Quarantine, body=QuarantineBody)
 async def quarantine(request: ApiRequest) -> Response:
     """Quarantine a source, as the poison detector does."""
     body = await request.read(QuarantineBody)
@@ -31,8 +27,7 @@ async def quarantine(request: ApiRequest) -> Response:
     return json_response(known)
 
 
-@router.delete("/{source}", status_code=204)
-@requires("admin")
+@router.serve("DELETE", "/{source}", "admin", status_code=204)
 async def release(request: ApiRequest, source: str) -> Response:
     """Release a source. Updates held back stay so, unless the quarantine is rolled back."""
     if await request.runtime.engine.call(lambda store: source in store.tasks.quarantined):

@@ -2,23 +2,22 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from superposed_client.models import Promotion, ServerState
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import EpochBody, PromotionBody
 from superposed_service.cluster.member import Member
 from superposed_service.storage.shipping import Place
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1/replication", tags=["replication"])
+router = ApiRouter(prefix="/v1/replication", tags=["replication"])
 
 _BINARY = "application/octet-stream"
+_FILE = {200: {"content": {_BINARY: {}}}}
 
 
-@router.get("/records", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
-@requires("replicate")
+@router.serve("GET", "/records", "replicate", response_class=Response, responses=_FILE)
 async def records(
     request: ApiRequest,
     sequence: Annotated[int, Query(ge=0)],
@@ -38,22 +37,19 @@ async def records(
     return Response(await request.runtime.shipment(place, wait_s), media_type=_BINARY)
 
 
-@router.get("/snapshot", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
-@requires("replicate")
+@router.serve("GET", "/snapshot", "replicate", response_class=Response, responses=_FILE)
 async def snapshot(request: ApiRequest) -> Response:
     """Return the newest snapshot: the length of a JSON head, the head, and the file; it holds the secret."""
     return Response(await request.runtime.newest_snapshot(), media_type=_BINARY)
 
 
-@router.get("", response_model=ServerState)
-@requires("replicate")
+@router.serve("GET", "", "replicate", response_model=ServerState)
 async def state(request: ApiRequest) -> Response:
     """Return the role of this server, how new its store is, and what its settings say of the others."""
     return json_response(_member(request).state().model_dump())
 
 
-@router.post("/promise", response_model=list[int], openapi_extra=documented_body(EpochBody))
-@requires("replicate")
+@router.serve("POST", "/promise", "replicate", response_model=list[int], body=EpochBody)
 async def promise(request: ApiRequest) -> Response:
     """Promise an epoch: take no record of an older one; return the epoch and number of the newest record.
 
@@ -63,8 +59,7 @@ async def promise(request: ApiRequest) -> Response:
     return json_response(list(await _member(request).promise(body.epoch)))
 
 
-@router.post("/lead", response_model=ServerState, openapi_extra=documented_body(EpochBody))
-@requires("replicate")
+@router.serve("POST", "/lead", "replicate", response_model=ServerState, body=EpochBody)
 async def lead(request: ApiRequest) -> Response:
     """Lead an epoch that this server has promised; for a promotion."""
     body = await request.read(EpochBody)
@@ -72,8 +67,7 @@ async def lead(request: ApiRequest) -> Response:
     return await state(request)
 
 
-@router.post("/promote", response_model=Promotion, openapi_extra=documented_body(PromotionBody))
-@requires("replicate")
+@router.serve("POST", "/promote", "replicate", response_model=Promotion, body=PromotionBody)
 async def promote(request: ApiRequest) -> Response:
     """Make the server with the newest records the leader: this one, where no other has newer ones."""
     body = await request.read(PromotionBody)

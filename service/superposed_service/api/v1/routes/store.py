@@ -2,23 +2,23 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from superposed_client.models import Capacity, Interference, StoreInfo
-from superposed_service.api.auth import requires
 from superposed_service.api.v1 import codec, serializers
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.errors import InvalidRequest
 from superposed_service.runtime.model_export import Format, model_file
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1")
+router = ApiRouter(prefix="/v1")
 
 _MOST_TASKS = 24
+_BINARY = "application/octet-stream"
+_MODEL_FILE = {200: {"content": {_BINARY: {}}, "description": "A safetensors or ONNX file."}}
 
 
-@router.get("/store", tags=["store"], response_model=StoreInfo)
-@requires("infer")
+@router.serve("GET", "/store", "infer", tags=["store"], response_model=StoreInfo)
 async def get_store(request: ApiRequest) -> Response:
     """Return family, network, optimizer, memory, sequence, and what the arithmetic ran on.
 
@@ -33,8 +33,7 @@ async def get_store(request: ApiRequest) -> Response:
     return json_response(body)
 
 
-@router.get("/capacity", tags=["capacity"], response_model=Capacity)
-@requires("infer")
+@router.serve("GET", "/capacity", "infer", tags=["capacity"], response_model=Capacity)
 async def get_capacity(request: ApiRequest) -> Response:
     """Return crosstalk by layer, predicted and measured, and what this store's own evaluations say.
 
@@ -45,8 +44,7 @@ async def get_capacity(request: ApiRequest) -> Response:
     return json_response(await request.runtime.engine.call(lambda store: serializers.capacity_body(store, wanted)))
 
 
-@router.get("/interference", tags=["capacity"], response_model=Interference)
-@requires("infer")
+@router.serve("GET", "/interference", "infer", tags=["capacity"], response_model=Interference)
 async def get_interference(request: ApiRequest, tasks: str) -> Response:
     """Measure the overlap of up to 24 tasks' contexts (`tasks=a,b,c`), and crosstalk at their kept rows."""
     keys = serializers.task_keys(tasks)
@@ -58,13 +56,7 @@ async def get_interference(request: ApiRequest, tasks: str) -> Response:
     return json_response(await engine.call_writer(lambda writer: serializers.interference_body(writer, keys)))
 
 
-@router.get(
-    "/model",
-    tags=["model"],
-    response_class=Response,
-    responses={200: {"content": {"application/octet-stream": {}}, "description": "A safetensors or ONNX file."}},
-)
-@requires("admin")
+@router.serve("GET", "/model", "admin", tags=["model"], response_class=Response, responses=_MODEL_FILE)
 async def get_model(
     request: ApiRequest,
     context: str,
@@ -81,8 +73,5 @@ async def get_model(
     wanted = codec.read_context(context)
     request.principal.check_contexts([wanted])
     data = await model_file(request.runtime, wanted, form, encoder=encoder, int8=int8)
-    return Response(
-        data,
-        media_type="application/octet-stream",
-        headers={"Content-Disposition": f'attachment; filename="model.{form}"'},
-    )
+    name = f'attachment; filename="model.{form}"'
+    return Response(data, media_type=_BINARY, headers={"Content-Disposition": name})

@@ -4,16 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import APIRouter
 from fastapi.responses import Response, StreamingResponse
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from superposed.errors import SuperposedError
-from superposed_service.api.auth import requires
 from superposed_service.api.problems import problem_document
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter
 from superposed_service.api.v1.routes.inference import admitted, answer_infer, answer_update, located
 from superposed_service.api.v1.schemas import StreamLine
 from superposed_service.engine.request_metadata import ANYONE, calling
@@ -21,9 +19,11 @@ from superposed_service.errors import NotReady, Overloaded
 from superposed_service.observability.request_ids import STREAM
 from superposed_service.storage.idempotency import IdempotencyKey
 
-router = APIRouter(route_class=ApiRoute, tags=["rows"])
+router = ApiRouter(tags=["rows"])
 
 _CONTENT = {"application/x-ndjson": {"schema": {"type": "string"}}}
+_LINES = {"requestBody": {"required": True, "content": _CONTENT}}
+_ANSWERS = {200: {"content": _CONTENT, "description": "One JSON answer a line, in the order of the lines."}}
 # Lines that are worked on at once, and bytes of one that is worked on alone.
 _MOST_LINES, _LARGE = 32, 2**20
 # Pauses between two looks at a server that stops, and before a line is tried again.
@@ -39,13 +39,7 @@ class _StreamResponse(StreamingResponse):
         await self.stream_response(send)
 
 
-@router.post(
-    STREAM,
-    response_class=Response,
-    responses={200: {"content": _CONTENT, "description": "One JSON answer a line, in the order of the lines."}},
-    openapi_extra={"requestBody": {"required": True, "content": _CONTENT}},
-)
-@requires("update")
+@router.serve("POST", STREAM, "update", response_class=Response, responses=_ANSWERS, openapi_extra=_LINES)
 async def stream(request: ApiRequest) -> Response:
     """Take lines of JSON for as long as the client sends some, each an update or an inference, and answer each.
 

@@ -5,30 +5,25 @@ import binascii
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.responses import Response
 
 from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
-from superposed_service.api.auth import requires
-from superposed_service.api.v1.routes.common import ApiRequest, ApiRoute, documented_body, json_response
+from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
 from superposed_service.api.v1.serializers import evaluations_body, task_page, task_schema
 from superposed_service.changes.registration import Alter, Delete, Register, task_body
 from superposed_service.errors import InvalidRequest
 
-router = APIRouter(route_class=ApiRoute, prefix="/v1/tasks", tags=["tasks"])
+router = ApiRouter(prefix="/v1/tasks", tags=["tasks"])
 
 _LONG = {"labels", "offset", "scale"}
+_REGISTERED_BEFORE = {200: {"model": TaskInfo, "description": "The same task was registered before."}}
 
 
-@router.post(
-    "",
-    status_code=201,
-    response_model=TaskInfo,
-    openapi_extra=documented_body(TaskRegistration),
-    responses={200: {"model": TaskInfo, "description": "The same task was registered before."}},
+@router.serve(
+    "POST", "", "update", status_code=201, response_model=TaskInfo, body=TaskRegistration, responses=_REGISTERED_BEFORE
 )
-@requires("update")
 async def register(request: ApiRequest) -> Response:
     """Cost no weight memory. The same key with another schema is 409 `task-exists`.
 
@@ -46,8 +41,7 @@ async def register(request: ApiRequest) -> Response:
     return json_response(answer["task"], 201 if answer["new"] else 200)
 
 
-@router.get("", response_model=TaskPage)
-@requires("infer")
+@router.serve("GET", "", "infer", response_model=TaskPage)
 async def list_all(
     request: ApiRequest,
     cursor: str = "",
@@ -78,16 +72,14 @@ def _read_cursor(cursor: str) -> str:
         ) from error
 
 
-@router.get("/{key:path}/evaluations", response_model=list[EvaluatedAccuracy])
-@requires("infer")
+@router.serve("GET", "/{key:path}/evaluations", "infer", response_model=list[EvaluatedAccuracy])
 async def evaluations(request: ApiRequest, key: str) -> Response:
     """Return the task's accuracy at the numbers of tasks it was evaluated at: how much it has forgotten."""
     key = await request.task_key(key)
     return json_response(await request.runtime.engine.call(lambda store: evaluations_body(store, key)))
 
 
-@router.delete("/{key:path}/data", response_model=Erasure)
-@requires("update")
+@router.serve("DELETE", "/{key:path}/data", "update", response_model=Erasure)
 async def erase(request: ApiRequest, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
 
@@ -100,16 +92,14 @@ async def erase(request: ApiRequest, key: str) -> Response:
     return json_response(erased.model_dump())
 
 
-@router.get("/{key:path}", response_model=TaskInfo)
-@requires("infer")
+@router.serve("GET", "/{key:path}", "infer", response_model=TaskInfo)
 async def get(request: ApiRequest, key: str) -> Response:
     """Return a task's schema, counters, and test-then-train accuracy and loss."""
     key = await request.task_key(key)
     return json_response(await request.runtime.engine.call(lambda store: task_body(store, store.tasks.get(key))))
 
 
-@router.patch("/{key:path}", response_model=TaskInfo, openapi_extra=documented_body(TaskAlteration))
-@requires("update")
+@router.serve("PATCH", "/{key:path}", "update", response_model=TaskInfo, body=TaskAlteration)
 async def alter(request: ApiRequest, key: str) -> Response:
     """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
     body = await request.read(TaskAlteration)
@@ -121,8 +111,7 @@ async def alter(request: ApiRequest, key: str) -> Response:
     return json_response((await request.submit(change))["task"])
 
 
-@router.delete("/{key:path}", status_code=204)
-@requires("update")
+@router.serve("DELETE", "/{key:path}", "update", status_code=204)
 async def delete(request: ApiRequest, key: str, untaught: bool = False) -> Response:
     """Delete a task. If its key is registered again, it gets a fresh context.
 
