@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 
 
 _log = logging.getLogger("superposed")
+_HANDLED = (SuperposedError, RequestValidationError, ClientDisconnect, HTTPException, Exception)
 _PROBLEM: dict[str, Any] = {
     "description": "A problem (RFC 9457): the failure, the expectation, the value received.",
     "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemBody"}}},
@@ -184,6 +185,7 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
         version="1",
         summary="Many task models in one set of weights, each served and taught by its key.",
         lifespan=lifespan,
+        exception_handlers=dict.fromkeys(_HANDLED, _answer_error),
         redirect_slashes=False,
         docs_url=None,  # the framework's own page loads its scripts from elsewhere
         redoc_url=None,
@@ -193,7 +195,6 @@ def create_api(settings: Settings, directory: DataDirectory, tracing: Tracing | 
     app.state.writer, app.state.direct, app.state.access = writer, None, access
     app.state.telemetry, app.state.events = telemetry, events
     app.state.routes = _include(app, (*routers, v2_router))
-    _handle_errors(app)
     describe_access(app)
     return app
 
@@ -236,30 +237,19 @@ def _tracing(settings: Settings) -> Tracing | None:
     return Tracing(exporting())
 
 
-def _handle_errors(app: FastAPI) -> None:
-    @app.exception_handler(SuperposedError)
-    async def known(request: Request, error: SuperposedError) -> Response:
-        return problem_response(error, request.url.path)
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
+    path = request.url.path
+    if isinstance(error, SuperposedError):
+        return problem_response(error, path)
+    if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         problem = InvalidRequest(f"{place}: {first['msg']}", received=repr(first.get("input"))[:100])
-        return problem_response(problem, request.url.path)
-
-    @app.exception_handler(ClientDisconnect)
-    async def left(request: Request, error: ClientDisconnect) -> Response:
-        del request, error
+        return problem_response(problem, path)
+    if isinstance(error, ClientDisconnect):
         return Response(status_code=CLIENT_LEFT)  # no client reads it; it is counted
-
-    @app.exception_handler(Exception)
-    async def unknown(request: Request, error: Exception) -> Response:
-        del error  # raised again by the framework, and logged by `RequestGateway`
-        return problem_response(500, request.url.path, INTERNAL)
-
-    @app.exception_handler(HTTPException)
-    async def http(request: Request, error: HTTPException) -> Response:
-        response = problem_response(error.status_code, request.url.path, str(error.detail))
+    if isinstance(error, HTTPException):
+        response = problem_response(error.status_code, path, str(error.detail))
         response.headers.update(error.headers or {})
         return response
+    return problem_response(500, path, INTERNAL)  # raised again by the framework, and logged by `RequestGateway`
