@@ -235,12 +235,10 @@ class TestBounds:
 
         asyncio.run(run())
 
-    def test_a_client_that_does_not_read_is_dropped_and_holds_nothing_up(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("superposed_service.api.v1.routes.events._STALLED_S", 0.5)
+    def test_a_client_that_does_not_read_is_dropped_and_holds_nothing_up(self, tmp_path: Path) -> None:
         apis: list[FastAPI] = []
-        with serving(make_directory(tmp_path / "store"), change=apis.append, event_queue=4) as http:
+        path, limits = make_directory(tmp_path / "store"), {"event_queue": 4, "response_timeout_s": 0.5}
+        with serving(path, change=apis.append, **limits) as http:
             register(http)
             events: Events = apis[0].state.events
             url = httpx.URL(str(http.base_url))

@@ -1,13 +1,12 @@
 """Server-sent events of the store."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 from fastapi import Header, Query
 from fastapi.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from superposed_service.api.auth import Principal
 from superposed_service.api.v1 import codec
@@ -18,8 +17,6 @@ from superposed_service.runtime.runtime import Runtime
 
 router = ApiRouter(prefix="/v1", tags=["events"])
 
-# A client that takes nothing for so long is gone, or as good as gone.
-_STALLED_S = 30.0
 _EVENT_ID = re.compile(r"\d{1,19}", re.ASCII)
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
     200: {
@@ -39,16 +36,9 @@ class _EventStream(StreamingResponse):
         self._ended = ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events."""
-
-        async def send_in_time(message: Message) -> None:
-            async with asyncio.timeout(_STALLED_S):
-                await send(message)
-
+        """Send the events; the server closes the connection of a client that does not take them."""
         try:
-            await super().__call__(scope, receive, send_in_time)
-        except TimeoutError:
-            return  # the server closes the connection
+            await super().__call__(scope, receive, send)
         finally:
             self._ended()
 
