@@ -49,20 +49,16 @@ def plain_rows(values: Any) -> Any:
     elif hasattr(values, "to_numpy"):  # pandas, polars
         values = values.to_numpy()
     elif hasattr(values, "detach"):  # torch
-        values = _from_torch(values)
+        values = values.detach().cpu()
+        try:
+            values = values.numpy()
+        except TypeError:  # a dtype that numpy does not have, such as bfloat16
+            values = values.double().numpy()
     elif hasattr(values, "__array__") and not isinstance(values, np.generic):  # pandas' Categorical
         values = np.asarray(values)
     if isinstance(values, np.ndarray):
         return _sendable(values)
     return values
-
-
-def _from_torch(tensor: Any) -> Any:
-    plain = tensor.detach().cpu()
-    try:
-        return plain.numpy()
-    except TypeError:  # a dtype that numpy does not have, such as bfloat16
-        return plain.double().numpy()
 
 
 def _sendable(array: NDArray[Any]) -> NDArray[Any]:

@@ -140,9 +140,9 @@ def relabel(sequence: int, targets: Sequence[Any]) -> Operation[models.Relabelli
         targets: One a row; None for a row whose target was right.
     """
     given = list(targets)
-    known = [place for place, target in enumerate(given) if target is not None]
-    values = targets_of([given[place] for place in known]).tolist() if known else []
-    body = {"targets": [dict(zip(known, values, strict=True)).get(place) for place in range(len(given))]}
+    known = [target for target in given if target is not None]
+    values = iter(targets_of(known).tolist() if known else [])
+    body = {"targets": [None if target is None else next(values) for target in given]}
     return parse(models.Relabelling, (yield changing("POST", f"/v1/updates/{int(sequence)}/relabel", body)))
 
 

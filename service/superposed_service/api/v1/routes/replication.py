@@ -14,10 +14,9 @@ from superposed_service.storage.shipping import Place
 router = ApiRouter(prefix="/v1/replication", tags=["replication"])
 
 _BINARY = "application/octet-stream"
-_FILE = {200: {"content": {_BINARY: {}}}}
 
 
-@router.serve("GET", "/records", "replicate", response_class=Response, responses=_FILE)
+@router.serve("GET", "/records", "replicate", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
 async def records(
     request: ApiRequest,
     sequence: Annotated[int, Query(ge=0)],
@@ -37,7 +36,7 @@ async def records(
     return Response(await request.runtime.shipment(place, wait_s), media_type=_BINARY)
 
 
-@router.serve("GET", "/snapshot", "replicate", response_class=Response, responses=_FILE)
+@router.serve("GET", "/snapshot", "replicate", response_class=Response, responses={200: {"content": {_BINARY: {}}}})
 async def snapshot(request: ApiRequest) -> Response:
     """Return the newest snapshot: the length of a JSON head, the head, and the file; it holds the secret."""
     return Response(await request.runtime.newest_snapshot(), media_type=_BINARY)
