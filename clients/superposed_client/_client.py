@@ -11,26 +11,27 @@ import httpx
 from superposed_client import _operations as operations
 from superposed_client._calls import Async, Sync, call
 from superposed_client._contexts import ContextLike
-from superposed_client._core import Operation, Request, RetryPolicy, credentials, refuse_errors
+from superposed_client._core import Operation, Request, RetryPolicy, Servers, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
 from superposed_client._fields import TaskFields
 from superposed_client._keys import AsyncKeys, Keys
-from superposed_client._servers import Servers
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import Event
 
 T = TypeVar("T")
+Http = TypeVar("Http", httpx.Client, httpx.AsyncClient)
+OfKeys = TypeVar("OfKeys")
 Transport = TypeVar("Transport")
 # Servers that one request is sent on to, one after the other.
 _MOST_MOVES = 3
 
 
-class _Calls(Generic[Transport]):
+class _Calls(Generic[Http, OfKeys, Transport]):
     """The calls of both clients; runs operations in coroutines, which the synchronous client never suspends."""
 
     _kinds: ClassVar[tuple[Callable[..., Any], Callable[..., Any]]]  # of `_http` and `keys`
-    _http: httpx.Client | httpx.AsyncClient
-    keys: Keys | AsyncKeys
+    _http: Http
+    keys: OfKeys
     _run: Callable[[Any], Any]
     _request: Callable[..., Awaitable[httpx.Response]]
     _sleep: Callable[[float], Awaitable[None]]
@@ -134,7 +135,7 @@ class _EventReader:
             self._kind, self._data = "", []
 
 
-class Client(_Calls[httpx.BaseTransport], Sync):
+class Client(_Calls[httpx.Client, Keys, httpx.BaseTransport], Sync):
     """Talks to one superposed service.
 
     Args:
@@ -157,8 +158,6 @@ class Client(_Calls[httpx.BaseTransport], Sync):
     """
 
     _kinds = (httpx.Client, Keys)
-    _http: httpx.Client
-    keys: Keys
 
     def __enter__(self) -> Self:
         return self
@@ -209,7 +208,7 @@ class Client(_Calls[httpx.BaseTransport], Sync):
             raise ConnectionFailed(f"GET /v1/events: {error!r}") from error
 
 
-class AsyncClient(_Calls[httpx.AsyncBaseTransport], Async):
+class AsyncClient(_Calls[httpx.AsyncClient, AsyncKeys, httpx.AsyncBaseTransport], Async):
     """Talks to one superposed service, asynchronously; arguments, attributes and errors as `Client`.
 
     Example:
@@ -220,8 +219,6 @@ class AsyncClient(_Calls[httpx.AsyncBaseTransport], Async):
     """
 
     _kinds = (httpx.AsyncClient, AsyncKeys)
-    _http: httpx.AsyncClient
-    keys: AsyncKeys
 
     async def __aenter__(self) -> Self:
         return self

@@ -70,11 +70,14 @@ def _state_answers(state: Mapping[str, Any], signal: NDArray[np.float64]) -> NDA
 def _module_answers(module: Any, rows: Any) -> NDArray[Any]:
     import torch
 
-    training, parameter = module.training, next(module.parameters(), None)
+    modes, parameter = {one: one.training for one in module.modules()}, next(module.parameters(), None)
     like = {} if parameter is None else {"dtype": parameter.dtype, "device": parameter.device}
-    with torch.inference_mode():
-        answers = module.eval()(torch.as_tensor(np.asarray(rows), **like))
-    module.train(training)
+    try:
+        with torch.inference_mode():
+            answers = module.eval()(torch.as_tensor(np.asarray(rows), **like))
+    finally:  # of some layers the mode may be another
+        for one, training in modes.items():
+            one.training = training
     found: NDArray[Any] = answers.double().cpu().numpy()
     return found
 

@@ -125,7 +125,7 @@ class Principal:
             UnknownTask: A task that it may not name, as if that were not there.
             Forbidden: A composition near the identity, where all contexts meet.
         """
-        if self.key is None or self.key.tasks == "*":
+        if self.sees_all:
             return
         seen: set[str] = set()
         for context in contexts:

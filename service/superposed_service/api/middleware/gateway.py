@@ -96,7 +96,7 @@ class RequestGateway:
 
     def _check_length(self, scope: Scope) -> None:
         declared = header(scope, b"content-length") or "0"
-        if declared.isdecimal() and int(declared) > self.max_bytes:
+        if declared.isdecimal() and int(declared) > self.max_bytes and scope["path"] != STREAM:
             raise _too_large(int(declared), self.max_bytes)
 
 
