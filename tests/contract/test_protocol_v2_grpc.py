@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -14,13 +15,18 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+from fastapi import FastAPI
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from tritonclient.utils import InferenceServerException
 
 from demo.server_process import free_port
+from superposed_service.api.app import create_api
 from superposed_service.api.v2.protobuf import MESSAGES, SERVICE
+from superposed_service.errors import StorageUnavailable
+from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving
 from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 
@@ -243,6 +249,46 @@ def test_api_keys_hold_here_too(tmp_path_factory: pytest.TempPathFactory, monkey
             caller("infer", "theirs", [rows_input()])
         index = caller("get_model_repository_index")["models"]
         assert [one["name"] for one in index] == ["mine"]
+
+
+def test_a_stream_ends_with_its_api_key(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each message is admitted."""
+    address, sent = f"127.0.0.1:{free_port()}", queue.Queue[Any]()
+    with serving(make_directory(tmp_path_factory.mktemp("grpc-stream") / "store"), grpc_address=address) as client:
+        client.post("/v1/tasks", json={"key": "plain", "outputs": 2})
+        made = client.post("/v1/keys", json={"scope": "admin"}).json()
+        head = {"authorization": f"Bearer {made['key']}"}
+        with grpc.insecure_channel(address) as channel:
+            call = channel.stream_stream(
+                f"/{SERVICE}/ModelStreamInfer",
+                request_serializer=MESSAGES["ModelInferRequest"].SerializeToString,
+                response_deserializer=MESSAGES["ModelStreamInferResponse"].FromString,
+            )
+            answers = call(iter(sent.get, None), metadata=tuple(head.items()), timeout=30)
+            asked = _asked({"fp32_contents": [0.0] * 192})
+            sent.put(asked)
+            assert not next(answers).error_message
+            client.delete(f"/v1/keys/{made['id']}", headers=head).raise_for_status()
+            sent.put(asked)
+            assert "not good" in next(answers).error_message
+            sent.put(None)
+            assert list(answers) == []
+
+
+def test_an_address_in_use_ends_the_start(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """And the engine with it."""
+
+    async def start(api: FastAPI) -> None:
+        async with api.router.lifespan_context(api):
+            raise AssertionError("it was started")
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings(grpc_address=f"127.0.0.1:{taken.getsockname()[1]}")
+        with DataDirectory(make_directory(tmp_path_factory.mktemp("grpc-taken") / "store")) as directory:
+            api = create_api(settings, directory)
+            with pytest.raises(StorageUnavailable, match="cannot listen"):
+                asyncio.run(start(api))
+            assert not api.state.runtime.engine.ready
 
 
 def test_of_a_stranger_no_body_is_read(tmp_path_factory: pytest.TempPathFactory) -> None:

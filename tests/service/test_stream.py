@@ -16,7 +16,10 @@ import numpy as np
 import pytest
 
 from superposed_client import Client
-from tests.conftest import make_directory, serving
+from superposed_service.api.auth.rate_limits import Quotas
+from superposed_service.engine.engine import Engine
+from superposed_service.errors import Overloaded
+from tests.conftest import make_directory, serving, wait_for
 from tests.service.test_follower import CONFIG, X, Y, register
 
 ROWS, TARGETS = X[:2].tolist(), list(Y[:2])
@@ -200,11 +203,62 @@ def test_a_server_that_stops_ends_its_streams(tmp_path: Path) -> None:
     assert last["problem"]["type"].endswith(":not-ready")
 
 
-def test_a_client_that_leaves_costs_nothing(http: httpx.Client) -> None:
+def test_a_stream_may_be_longer_than_other_bodies(http: httpx.Client) -> None:
+    content = "\n".join(json.dumps({"infer": {"context": "a", "inputs": ROWS}}) for _ in range(2000))
+    assert len(content) > 200_000
+    answers = http.post("/v1/stream", content=content, timeout=60).text.splitlines()
+    assert len(answers) == 2000
+    assert all("answer" in json.loads(one) for one in answers)
+
+
+def test_a_line_that_is_tried_again_spends_its_rows_once(http: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[int] = []
+    refusals = iter([True, True, False])
+    spend, real = Quotas.spend, Engine.update
+
+    def noted(self: Quotas, key: Any, **costs: int) -> None:
+        spent.extend(costs[name] for name in costs if name == "rows")
+        spend(self, key, **costs)
+
+    async def full(self: Engine, *args: Any, **kwargs: Any) -> Any:
+        if next(refusals):
+            raise Overloaded("too many requests are waiting")
+        return await real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Quotas, "spend", noted)
+    monkeypatch.setattr(Engine, "update", full)
+    answer = http.post("/v1/stream", content=json.dumps(update("one"))).json()
+    assert answer["answer"]["rows"] == 2
+    assert spent == [2]
+
+
+def test_lines_without_end_are_bounded_together(tmp_path: Path) -> None:
+    with serving(make_directory(tmp_path / "store", CONFIG), max_inflight_bytes=150_000) as http:
+        register(http, "a")
+        first, second = Line(http), Line(http)
+        for line in (first, second):
+            line.send(update())
+            assert line.begin() == 200
+            assert line.answer() is not None
+            line.socket.sendall(b"%x\r\n%s\r\n" % (100_000, b"x" * 100_000))
+            time.sleep(0.5)
+        refused = second.answer()
+        assert refused is not None
+        assert refused["problem"]["type"].endswith(":overloaded")
+        first.send(b"")
+        ended = first.answer()
+        assert ended is not None
+        assert ended["problem"]["type"].endswith(":invalid-request")
+
+
+def test_a_client_that_leaves_costs_nothing(http: httpx.Client, caplog: pytest.LogCaptureFixture) -> None:
     line = Line(http)
     line.send(*(update(str(number)) for number in range(10)))
     line.begin()
     line.answer()
+    line.file.close()
     line.socket.close()
     assert http.post("/v1/update", json=update()["update"]).is_success
+    wait_for(lambda: 'path="/v1/stream"' in http.get("/metrics").text)
+    assert "request failed" not in caplog.text
     assert np.isfinite(http.post("/v1/update", json=update()["update"]).json()["loss"])
