@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from demo.server_process import Server
 from superposed_client import Client
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.engine.engine import Engine
@@ -80,7 +81,7 @@ class Line:
 
 def update(identifier: str | None = None, **fields: Any) -> dict[str, Any]:
     body = {"context": "a", "inputs": ROWS, "targets": TARGETS} | fields
-    return {"update": body} | ({"id": identifier} if identifier else {})
+    return ({"id": identifier} if identifier else {}) | {"update": body}
 
 
 def test_each_line_is_answered_while_the_client_still_sends(http: httpx.Client) -> None:
@@ -187,6 +188,40 @@ def test_the_client_sends_streams(http: httpx.Client) -> None:
         assert len(answers[-1]["answer"]["labels"]) == 3
         assert client.stream(lines[:300]) == answers[:300]
         assert client.store().sequence == answers[299]["answer"]["sequence"]
+
+
+def test_a_stream_that_a_crash_cut_goes_on_where_it_was(tmp_path: Path) -> None:
+    lines: list[dict[str, Any]] = [update(f"line-{number}") for number in range(400)]
+    with Server(make_directory(tmp_path / "store", CONFIG)) as server:
+        with server.client() as client:
+            client.register_task("a", inputs=6, outputs=3)
+        with httpx.Client(base_url=server.url) as http:
+            stream = Line(http)
+            stream.send(*lines[:200])
+            assert stream.begin() == 200
+            first = [stream.answer() for _ in range(50)]
+        assert server._process is not None
+        server._process.kill()
+        server._process.wait()
+    with Server(tmp_path / "store", server.port) as again, again.client() as client:
+        answers = client.stream(lines)
+        assert answers[:50] == first
+        [asked] = client.stream([{"infer": {"context": "a", "inputs": ROWS}}])
+        assert asked["answer"]["sequence"] == answers[-1]["answer"]["sequence"]
+        sequences = [one["answer"]["sequence"] for one in answers]
+        assert sequences == sorted(set(sequences))
+        assert client.store().sequence == sequences[-1] == 401
+
+
+def test_inference_is_as_new_as_the_lines_before_it(http: httpx.Client) -> None:
+    lines: list[dict[str, Any]] = []
+    for number in range(60):
+        lines += [update(str(number)), {"infer": {"context": "a", "inputs": ROWS}}]
+    with Client(str(http.base_url)) as client:
+        answers = [one["answer"]["sequence"] for one in client.stream(lines)]
+    taught, asked = answers[::2], answers[1::2]
+    assert taught == sorted(set(taught))
+    assert all(one >= other for one, other in zip(asked, taught, strict=True))
 
 
 def test_a_server_that_stops_ends_its_streams(tmp_path: Path) -> None:

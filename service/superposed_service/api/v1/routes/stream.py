@@ -1,7 +1,7 @@
 """Streams: one request that teaches and asks line by line, answered line by line."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from fastapi.responses import Response, StreamingResponse
@@ -71,9 +71,17 @@ async def _answers(request: ApiRequest) -> AsyncIterator[bytes]:
             begun.get_nowait()
 
 
+class _Order:
+    """The order of a stream's lines: each is submitted after those before it."""
+
+    def __init__(self) -> None:
+        self.turn = asyncio.Lock()  # which lines get in the order in which they ask for it
+        self.taught: asyncio.Task[dict[str, Any]] | None = None  # the newest update
+
+
 async def _read(request: ApiRequest, begun: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:
     """Begin to answer line after line, in their order."""
-    alone = False
+    alone, order = False, _Order()
     try:
         async for line in _lines(request):
             if not line:
@@ -81,7 +89,7 @@ async def _read(request: ApiRequest, begun: asyncio.Queue[asyncio.Task[bytes] | 
             before, alone = alone, len(line) > _LARGE or not (b'"inputs"' in line or b'"records"' in line)
             if alone or before:  # it takes room, or waits for an encoder before it takes its place among updates
                 await begun.join()
-            await begun.put(asyncio.create_task(_answer(request, line)))
+            await begun.put(asyncio.create_task(_answer(request, line, order)))
     finally:
         await begun.put(None)
 
@@ -114,31 +122,55 @@ async def _message(request: ApiRequest) -> Any:
         return message
 
 
-async def _answer(request: ApiRequest, data: bytes) -> bytes:
+async def _answer(request: ApiRequest, data: bytes, order: _Order) -> bytes:
     line: StreamLine | None = None
     try:
         line = codec.read_body(StreamLine, data, None)
         with calling(request.principal.author or ANYONE):
-            return _line(line, answer=await _worked_on(request, line, data))
+            return _line(line, answer=await _worked_on(request, line, data, order))
     except SuperposedError as error:
         return _line(line, problem=problem_document(error, STREAM))
 
 
-async def _worked_on(request: ApiRequest, line: StreamLine, data: bytes) -> dict[str, Any]:
+async def _worked_on(request: ApiRequest, line: StreamLine, data: bytes, order: _Order) -> dict[str, Any]:
     """Return the answer to a line, tried until there is room; its rows are admitted, and spend a quota, once."""
     key = IdempotencyKey.of(line.id, request.principal.author, "POST", STREAM, data)
     learned = asked = None
+
+    async def submit(taught: asyncio.Task[dict[str, Any]] | None) -> dict[str, Any]:
+        nonlocal learned, asked
+        if line.update is not None:
+            learned = learned or await admitted(request, line.update, updates=1)
+            return await answer_update(request, line.update, learned, key)
+        assert line.infer is not None  # noqa: S101 - a line has one of the two
+        if taught is not None:
+            await asyncio.wait([taught])  # it answers as new as the lines before it
+        asked = asked or await located(request, line.infer)
+        return await answer_infer(request, line.infer, *asked)
+
     while True:
-        request.check_key()
+        async with order.turn:
+            task = await _begun(request, submit, order.taught)
+            order.taught = order.taught if line.update is None else task
         try:
-            if line.update is not None:
-                learned = learned or await admitted(request, line.update, updates=1)
-                return await answer_update(request, line.update, learned, key)
-            assert line.infer is not None  # noqa: S101 - a line has one of the two
-            asked = asked or await located(request, line.infer)
-            return await answer_infer(request, line.infer, *asked)
+            return await task
         except Overloaded:
             await asyncio.sleep(_AGAIN_S)
+
+
+async def _begun(
+    request: ApiRequest,
+    submit: Callable[[asyncio.Task[dict[str, Any]] | None], Coroutine[Any, Any, dict[str, Any]]],
+    taught: asyncio.Task[dict[str, Any]] | None,
+) -> asyncio.Task[dict[str, Any]]:
+    """Submit a line, again and again while there is no room: no later one is submitted before it."""
+    while True:
+        request.check_key()
+        task = asyncio.create_task(submit(taught))
+        await asyncio.sleep(0)  # now it was refused, or waits for its answer
+        if not task.done() or not isinstance(task.exception(), Overloaded):
+            return task
+        await asyncio.sleep(_AGAIN_S)
 
 
 def _line(line: StreamLine | None, **told: Any) -> bytes:
