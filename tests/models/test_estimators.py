@@ -175,3 +175,10 @@ def test_values_on_a_server(server: Server) -> None:
     del model
     gc.collect()
     assert "sklearn" not in " ".join(keys(server))
+
+
+def test_one_label_on_a_server(server: Server) -> None:
+    X = WINE[0][:6]
+    model = SuperposedClassifier(url=server.url, epochs=1).fit(X, ["red"] * 6)
+    assert model.predict(X).tolist() == ["red"] * 6
+    assert model.predict_proba(X).tolist() == [[1.0]] * 6
