@@ -125,7 +125,8 @@ class Batch:
 
     def outputs(self) -> Tensor:
         """Return (B,) int64: the number of outputs of each row's task."""
-        return torch.tensor([part.task.schema.outputs for part in self.parts])[self.places()]
+        outputs = torch.tensor([part.task.schema.outputs for part in self.parts])  # (K,)
+        return outputs.expand(len(self)) if self.index is None else outputs[self.index]
 
 
 _KINDS = {"U": "text", "S": "text", "O": "something else than numbers", "c": "complex numbers"}
