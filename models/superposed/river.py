@@ -5,8 +5,9 @@ Needs river: `pip install 'superposed[river]'`.
 Example:
     >>> from river import datasets, evaluate, metrics
     >>> from superposed.river import SuperposedClassifier
-    >>> evaluate.progressive_val_score(datasets.Phishing().take(300), SuperposedClassifier(), metrics.Accuracy())
-    Accuracy: 85.95%
+    >>> stream, model = datasets.Phishing().take(300), SuperposedClassifier()
+    >>> evaluate.progressive_val_score(stream, model, metrics.Accuracy()).get() > 0.8
+    True
 """
 
 from collections.abc import Hashable, Sequence
