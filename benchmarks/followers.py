@@ -121,7 +121,7 @@ def catching_up(folder: Path) -> dict[str, Any]:
             seed(directory, Settings(follow=leader.url))
         rate = teach(leader, RECORDS)
         with environment(follow=leader.url):
-            follower, began = Server(folder / "follower"), time.perf_counter()
+            follower, began = Server(folder / "follower", start_s=900.0), time.perf_counter()
             stack.enter_context(follower)
         caught_up = time.perf_counter() - began
         behind = lags(leader, follower)

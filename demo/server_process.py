@@ -35,10 +35,11 @@ class Server:
     Args:
         directory: The data directory.
         port: Where it listens; a free one if not given.
+        start_s: Seconds within which it must be ready.
     """
 
-    def __init__(self, directory: Path, port: int | None = None) -> None:
-        self.directory = directory
+    def __init__(self, directory: Path, port: int | None = None, start_s: float = _START_S) -> None:
+        self.directory, self._start_s = directory, start_s
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
@@ -67,7 +68,7 @@ class Server:
         ]
         with log.open("ab") as output:
             self._process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - our own command
-        deadline = time.monotonic() + _START_S
+        deadline = time.monotonic() + self._start_s
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +17,7 @@ import pytest
 import torch
 from pydantic import SecretStr
 
+from demo.server_process import Server
 from superposed import OptimizerConfig, StoreConfig, WeightStore, seeded_secret
 from superposed.config import MLPConfig, RehearsalConfig
 from superposed_client import Client
@@ -389,6 +394,27 @@ def test_a_follower_with_other_arithmetic_measures_how_far_it_is(
         anew = mode == "snapshots"
         wait_for(lambda: (follower.get("/v1/store").json()["journal"]["horizon"] == 4) == anew)
         caught_up(leader, follower)
+
+
+def test_a_follower_that_waits_for_its_leader_ends_when_it_is_told_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Server(make_directory(tmp_path / "leader", CONFIG)) as leader:
+        with DataDirectory(tmp_path / "follower") as directory:
+            seed(directory, Settings(follow=leader.url))
+        assert leader._process is not None
+        leader._process.send_signal(signal.SIGSTOP)  # it takes connections, and answers nothing
+        try:
+            monkeypatch.setenv("SUPERPOSED_FOLLOW", leader.url)
+            command = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
+            process = subprocess.Popen([*command, "serve", str(tmp_path / "follower"), "--port", "0"])
+            time.sleep(6)  # it has begun to follow
+            process.terminate()
+            began = time.monotonic()
+            process.wait(30)
+            assert time.monotonic() - began < 5
+        finally:
+            leader._process.send_signal(signal.SIGCONT)
 
 
 def test_the_difference_of_stores_is_relative() -> None:

@@ -10,6 +10,7 @@ of such a request and take its bytes for the next one.
 import asyncio
 import socket
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, ClassVar, Literal
 
 import httptools
@@ -276,6 +277,12 @@ class HttpServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, end_streams: Callable[[], None]) -> None:
         super().__init__(config)
         self._end_streams = end_streams
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; a server that does not listen yet, such as a follower that catches up, ends at once."""
+        if not self.started:
+            raise KeyboardInterrupt
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop."""
