@@ -47,6 +47,12 @@ _SLOW_IS_FINE = [
 ]
 
 
+@schemathesis.serializer("application/x-ndjson")
+def lines(context: schemathesis.SerializationContext, value: Any) -> bytes:
+    """Body of a stream: any text is lines."""
+    return str(value).encode()
+
+
 @dataclass
 class Found:
     """Findings of a fuzzing run."""

@@ -46,6 +46,7 @@ _UNCOUNTED = {"ServerLive", "ServerReady", STREAMED}
 # Calls at once: each may hold a body of `max_body_bytes`.
 _MOST_CALLS = 128
 _LOOK_S = 1.0
+_HEALTH_CHECK = f"/{health.SERVICE_NAME}/Check"
 
 Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
 
@@ -65,6 +66,22 @@ async def _abort(context: Any, error: SuperposedError) -> None:
     await context.abort(_CODES.get(problem_of(error)[0], grpc.StatusCode.INTERNAL), str(error))
 
 
+class _Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+    """Asks for an API key where a call that is none of `GrpcServer` may stay open: there are only so many at once."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+
+    async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        """Return the handler of a call, by its head."""
+        if not details.method.startswith(f"/{SERVICE}/") and details.method != _HEALTH_CHECK:
+            try:
+                self._access.admit(dict(details.invocation_metadata).get("authorization"), "infer", counted=True)
+            except SuperposedError as error:
+                return _refusing(error)
+        return await continuation(details)
+
+
 class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
     """A gRPC server, which listens while its context is entered, on the event loop."""
 
@@ -75,6 +92,7 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         self._server = grpc.aio.server(
             options=[("grpc.max_receive_message_length", most), ("grpc.max_send_message_length", -1)],
             maximum_concurrent_rpcs=min(_MOST_CALLS, runtime.settings.max_connections),
+            interceptors=(_Access(access),),
         )
         self._server.add_generic_rpc_handlers((self,))
         self._health = health.aio.HealthServicer()
