@@ -297,9 +297,7 @@ class Encoders(Collector):
         """Return counts, times and sizes."""
         text = "Number of texts and images, by whether their embedding was kept."
         yield family(CounterMetricFamily, "encoder_items", text, self._items, "encoder", "cache")
-        text, durations = (
-            "Seconds of encoding one batch.",
-            {(name,): one.durations for name, one in self._threads.items()},
-        )
+        text = "Seconds of encoding one batch."
+        durations = {(name,): one.durations for name, one in self._threads.items()}
         yield family(HistogramMetricFamily, "encoder_duration_seconds", text, durations, "encoder")
         yield family(GaugeMetricFamily, "embedding_cache_bytes", "Bytes of kept embeddings.", {(): self.cache.bytes})
