@@ -249,6 +249,14 @@ def test_api_keys_hold_here_too(tmp_path_factory: pytest.TempPathFactory, monkey
             caller("infer", "theirs", [rows_input()])
         index = caller("get_model_repository_index")["models"]
         assert [one["name"] for one in index] == ["mine"]
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:  # calls that stay open need a key; a check does not
+            stub, asked = health_pb2_grpc.HealthStub(channel), health_pb2.HealthCheckRequest()
+            assert stub.Check(asked).status == health_pb2.HealthCheckResponse.SERVING
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                next(stub.Watch(asked))
+            assert next(stub.Watch(asked, metadata=[("authorization", f"Bearer {made['key']}")])).status
+            with pytest.raises(grpc.RpcError, match="UNAUTHENTICATED"):
+                ProtoReflectionDescriptorDatabase(channel).get_services()
 
 
 def test_a_stream_ends_with_its_api_key(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -67,7 +67,7 @@ async def _abort(context: Any, error: SuperposedError) -> None:
 
 
 class _Access(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Asks for an API key where a call that is none of `GrpcServer` may stay open: there are only so many at once."""
+    """Rejects calls without an API key that may stay open: the number of calls at once is bounded."""
 
     def __init__(self, access: Access) -> None:
         self._access = access
