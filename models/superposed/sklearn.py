@@ -88,7 +88,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         url: A server that keeps the task; None for a store in this process. Its API key comes from
             SUPERPOSED_API_KEY.
         key: The task's key on the server, where `fit` begins it anew. Without a key, and for clones, the task
-            is a temporary one, which is removed with the estimator; a pickled copy does not keep it.
+            is a temporary one, which ends with the estimator, also for its copies in other processes.
     """
 
     def __init__(

@@ -123,12 +123,15 @@ def test_records_of_numbers_also_where_some_are_missing(tmp_path: Path) -> None:
     holes = frame.mask(np.random.default_rng(0).random(frame.shape) < 0.2)
     with client_of(tmp_path / "store", MLPConfig(inputs=64, hidden=(32,), outputs=4)) as client:
         task = client.task("wine", labels=["red", "white", "rosé"]).fit(holes, names, epochs=3, seed=0)
-        task.export(tmp_path / "wine.onnx", int8=False)
+        task.export(tmp_path / "wine.onnx")
+        task.export(tmp_path / "small.onnx", int8=True)
         expected, module = task.predict_proba(holes), task.to_torch()
         other = client.task("mixed", labels=["red", "white", "rosé"])
         other.fit(frame.assign(country="it"), names, seed=0)
         with pytest.raises(ApiError, match="country"):
             other.export(tmp_path / "mixed.onnx")
+    small = InferenceSession(tmp_path / "small.onnx").get_modelmeta().custom_metadata_map
+    assert 0.8 < float(small["int8_agreement"]) <= 1
     file = InferenceSession(tmp_path / "wine.onnx")
     assert file.get_inputs()[0].shape[1] == 13
     found, _ = file.run(None, {"rows": holes.to_numpy(np.float32)})

@@ -6,6 +6,7 @@ Needs the packages `onnx` and `onnxscript`, for 8-bit weights `onnxruntime`: `pi
 import json
 import logging
 import tempfile
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,19 @@ from numpy.typing import NDArray
 from torch import nn
 
 from superposed.analysis.retrieval import RetrievedModel
+from superposed.config import NetworkConfig
 from superposed.errors import ConfigError
+from superposed.nn import plain_network
 
 _MOST_ROWS = 2**20
+# One export at a time: what is warned of is a matter of the whole process.
+_exporting = threading.Lock()
 
 
 def to_onnx(
     model: RetrievedModel,
     *,
-    network: nn.Module | None = None,
+    config: NetworkConfig | None = None,
     encoder: Path | None = None,
     int8: bool = False,
     rows: NDArray[np.float64] | None = None,
@@ -38,11 +43,11 @@ def to_onnx(
 
     Args:
         model: The model.
-        network: As for `RetrievedModel.to_module`.
+        config: Configuration of the store's network, which is needed where that is the user's own.
         encoder: An ONNX file of an encoder, whose output becomes `rows`.
         int8: Whether the network's weights are rounded to 8 bits.
-        rows: (N, inputs) on which the metadata's `int8_agreement` is measured: the share of rows that have the
-            label that they have without rounding.
+        rows: (N, inputs), as they are encoded; on them the metadata's `int8_agreement` is measured: the share of
+            rows that have the label that they have without rounding.
 
     Raises:
         ConfigError: A package is missing; or as `RetrievedModel.to_module`.
@@ -60,16 +65,15 @@ def to_onnx(
         raise ConfigError(
             "records with categories or dates are read by no graph", expected="numbers only", received=", ".join(others)
         )
-    graph = _exported(
-        model.to_module(network), len(model.tensors.get("input.missing", model.tensors["input.offset"])), name
-    )
+    network = plain_network(config) if config is not None and config.kind == "module" else None
+    graph = _exported(model.to_module(network), model.width, name)
     if classifies:
         _add_labels(graph.graph, labels)
     metadata: dict[str, Any] = dict(model.metadata)
     if int8:
         exact, graph = graph, _in_8_bits(graph)
         if classifies and rows is not None and len(rows):
-            metadata |= _agreement(exact, graph, rows)
+            metadata |= _agreement(exact, graph, rows[:, : model.width])
     if encoder is not None:
         prefixed = onnx.compose.add_prefix(onnx.load(encoder), "encoder/", rename_inputs=False, rename_outputs=False)
         prefixed.ir_version = graph.ir_version
@@ -80,22 +84,24 @@ def to_onnx(
     return data
 
 
-# It tells of packages that it does without.
-logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-
-
 def _exported(module: nn.Module, inputs: int, name: str) -> Any:
-    with warnings.catch_warnings():
+    log = logging.getLogger("torch.onnx")
+    with _exporting, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program: Any = torch.onnx.export(
-            module.eval(),
-            (torch.zeros(2, inputs),),
-            input_names=["rows"],
-            output_names=[name],
-            dynamic_shapes=({0: torch.export.Dim("rows", max=_MOST_ROWS)},),
-            verbose=False,
-            dynamo=True,
-        )
+        level = log.level
+        log.setLevel(logging.ERROR)  # it tells of packages that it does without
+        try:
+            program: Any = torch.onnx.export(
+                module.eval(),
+                (torch.zeros(2, inputs),),
+                input_names=["rows"],
+                output_names=[name],
+                dynamic_shapes=({0: torch.export.Dim("rows", max=_MOST_ROWS)},),
+                verbose=False,
+                dynamo=True,
+            )
+        finally:
+            log.setLevel(level)
     return program.model_proto
 
 

@@ -64,8 +64,13 @@ class RetrievedModel:
         kind, epsilon = normalisation["kind"], normalisation.get("epsilon", LAYER_NORM_EPSILON)
         return plain_forward(signal, layers, lambda rows: activate(rows, activation, kind, epsilon))
 
+    @property
+    def width(self) -> int:
+        """Numbers of a row: the task's inputs; of records of numbers one a feature, NaN where it is missing."""
+        return len(self.tensors.get("input.missing", self.tensors["input.offset"]))
+
     def scaled(self, inputs: Tensor) -> Tensor:
-        """Return rows (B, inputs) as the network takes them, in float64."""
+        """Return rows (B, width), or rows of records as they are encoded, as the network takes them, in float64."""
         offset, marks, extra = self.tensors["input.offset"], self.tensors.get("input.missing"), None
         rows = inputs.double()
         if marks is not None and rows.shape[1] == len(marks):

@@ -7,7 +7,6 @@ from typing import Any
 from superposed.analysis.onnx_export import to_onnx
 from superposed.analysis.retrieval import retrieve_model
 from superposed.errors import ConfigError
-from superposed.nn import plain_network
 from superposed.store.store import WeightStore
 from superposed.tasks.registry import TaskState
 
@@ -30,16 +29,15 @@ def write_hub_layout(store: WeightStore, key: str, folder: Path) -> None:
         UnknownTask: There is no such task.
         ConfigError: There are files in the folder, or as `to_onnx`.
     """
-    model, state, network = retrieve_model(store, key), store.tasks.get(key), store.config.network
-    onnx = to_onnx(model, network=plain_network(network) if network.kind == "module" else None)
+    model, state = retrieve_model(store, key), store.tasks.get(key)
+    onnx = to_onnx(model, config=store.config.network)
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty", expected="a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(onnx)
     (folder / "model.safetensors").write_bytes(model.to_bytes())
     (folder / "config.json").write_text(json.dumps(dict(model.metadata), indent=2))
-    inputs = len(model.tensors.get("input.missing", model.tensors["input.offset"]))
-    (folder / "README.md").write_text(_card(store, state, inputs))
+    (folder / "README.md").write_text(_card(store, state, model.width))
 
 
 def _card(store: WeightStore, state: TaskState, inputs: int) -> str:
@@ -58,6 +56,8 @@ def _card(store: WeightStore, state: TaskState, inputs: int) -> str:
     labels = ", ".join(map(str, schema.labels)) if schema.labels else f"{schema.outputs} outputs"
     said = [f"- accuracy on {name}: {value:.4f}" for name, value in measured.items()] or ["- nothing was measured"]
     body = [f"# {schema.key}", schema.description, f"Answers {labels}. Learned {state.updates} updates."]
+    if schema.encoder is not None:
+        body.append(f"Rows are made of {schema.kind} by the encoder {store.config.encoders[schema.encoder].spec}.")
     body += ["\n".join(said), _USE.format(inputs=inputs)]
     return "\n".join(["---", *lines, "---", "", "\n\n".join(filter(None, body))])
 

@@ -1,14 +1,18 @@
 """Models as files of other formats, made beside the engine."""
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from superposed.analysis.onnx_export import to_onnx
-from superposed.analysis.retrieval import retrieve_model
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
+from superposed.config import NetworkConfig
 from superposed.errors import ConfigError
-from superposed.nn import plain_network
 from superposed.store.store import WeightStore
+from superposed.tasks.schema import TaskSchema
 from superposed_service.runtime.runtime import Runtime
 
 Format = Literal["safetensors", "onnx"]
@@ -24,18 +28,16 @@ async def model_file(runtime: Runtime, context: object, form: Format, *, encoder
         if encoder or int8:
             raise ConfigError("a safetensors file has neither an encoder nor 8 bits", expected="format=onnx")
         return await runtime.engine.call(lambda store: retrieve_model(store, context).to_bytes())
-    make, name = await runtime.engine.call(lambda store: _taken(store, context, int8))
-    file = runtime.encoders.model_file(name) if encoder else None
-    return await asyncio.to_thread(make, file)
+    model, schema, rows, config = await runtime.engine.call(lambda store: _taken(store, context))
+    file = runtime.encoders.model_file(schema.encoder) if encoder else None
+    make = partial(to_onnx, model, config=config, encoder=file, int8=int8, rows=rows)
+    return await asyncio.to_thread(make)
 
 
-def _taken(store: WeightStore, context: object, int8: bool) -> tuple[Callable[..., bytes], str | None]:
-    """Return what makes the file of a model as it is now, and the name of its task's encoder."""
-    model, task = retrieve_model(store, context), store.resolve(context).task
-    config, rows = store.config.network, store.replay_buffer.rows_of(task.schema.key, task.schema.inputs)[0]
-
-    def make(encoder: object) -> bytes:
-        network = plain_network(config) if config.kind == "module" else None
-        return to_onnx(model, network=network, encoder=encoder, int8=int8, rows=rows)  # type: ignore[arg-type]
-
-    return make, task.schema.encoder
+def _taken(
+    store: WeightStore, context: object
+) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
+    """Return a model as it is now, its task's schema and kept rows, and the store's network."""
+    schema = store.resolve(context).task.schema
+    rows, _ = store.replay_buffer.rows_of(schema.key, schema.inputs)
+    return retrieve_model(store, context), schema, rows, store.config.network
