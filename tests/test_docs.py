@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -54,6 +58,38 @@ def test_the_readmes_curl_lines_teach_what_they_ask(tmp_path: Path) -> None:
             answer = httpx.post(f"{server.url}/{url.partition('/')[2]}", content=body)
             assert answer.is_success, answer.text
     assert answer.json()["labels"] == [0, 1, 1, 0]
+
+
+def test_the_four_ways_to_a_first_task(server: Server, tmp_path: Path) -> None:
+    notebook, estimator = blocks("docs/four-ways.md", "python")
+    with server.client() as client:
+        namespace: dict[str, Any] = {"client": client}
+        exec(compile(notebook.replace("Client()", "client"), "docs/four-ways.md", "exec"), namespace)
+        assert namespace["wine"].score(namespace["data"].data, namespace["data"].target) > 0.95
+        client.delete_task("wine")
+    exec(compile(estimator, "docs/four-ways.md", "exec"), {})
+    commands = [block for block in blocks("docs/four-ways.md", "sh") if "wine.csv" in block or "curl" in block]
+    assert len(commands) == 2
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    for block in commands:
+        lines = [line for line in block.splitlines() if not line.startswith(("pip", "superposed serve"))]
+        script = "\n".join(lines).replace("http://localhost:8000", server.url).replace("localhost:8000", server.url)
+        bash = ["bash", "-e", "-c", script]
+        done = subprocess.run(bash, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert '"labels":["plus","minus"]' in done.stdout or "rows taught to wine" in done.stdout
+    assert (tmp_path / "answers.csv").read_text().count("\n") == 179
+
+
+def test_the_methods_symbols_are_in_the_files_that_it_names() -> None:
+    table = (ROOT / "docs/method.md").read_text().split("## From equation to file")[1].split("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in table.splitlines() if line.count("|") == 4][2:]
+    assert len(rows) > 15
+    for symbols, files in rows:
+        places = [path for one in re.findall(r"`(.+?)`", files) for path in (ROOT / "models").rglob(one)]
+        text = "".join(path.read_text() for path in places)
+        for symbol in re.findall(r"`(.+?)`", symbols):
+            assert re.search(rf"\b{re.escape(symbol.rpartition('.')[2])}\b", text), (symbol, files)
 
 
 def test_links_lead_somewhere() -> None:
