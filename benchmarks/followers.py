@@ -35,7 +35,7 @@ from experiments.report import machine, write_json
 from superposed import StoreConfig, WeightStore, seeded_secret
 from superposed_service.changes.replay import recover
 from superposed_service.changes.snapshot import begin
-from superposed_service.cluster.follower import seed
+from superposed_service.followers.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.tables import (
     dataframes_table,
+    device_table,
     durability_table,
     forward_tables,
     learning_table,
@@ -57,6 +58,10 @@ def render() -> str:
     ratios = ", ".join(f"{name} {ratio:.1f}" for name, ratio in over.items() if name.startswith("superposed"))
     bare = ", ".join(f"{name} {ratio:.2f}" for name, ratio in sorted(serving["requests_over_bare_server"].items()))
     texts, split = read("texts"), read("process_split")
+    device, served = read("device"), read("service")
+    slowest, fastest = (pick(row["plain_over_mixed"] for row in device["rows"]) for pick in (min, max))
+    many = {row["rows_a_request"]: row["served_rows_per_s"] for row in served["inference"] if row["form"] == "binary"}
+    on_gpu = device["served"]
     alone = ", ".join(f"{rate:,.0f} {name}" for name, rate in texts["encoder alone"].items())
     return f"""# Benchmarks
 
@@ -79,8 +84,22 @@ twice as many numbers and four times the products.
 
 {by_tasks}
 
-On a GPU `python -m benchmarks.device` measures the same, beside the device's own peak and bandwidth. It has
-not been run on one yet.
+### On a GPU
+
+`python -m benchmarks.device` ([result](results/benchmarks/device.json)) on an {device["machine"]["device"]}, with
+PyTorch {device["machine"]["torch"]}, bfloat16 products and 1,000 tasks. Peak and bandwidth are what one large product
+and one large copy reached in the same run ({device["rows"][-1]["peak_tflops"]:.0f} TFLOP/s,
+{device["rows"][-1]["bandwidth_gb_per_s"] / 1000:.1f} TB/s):
+
+{device_table(device)}
+
+There a mixed batch costs {1 / fastest:.0f} to {1 / slowest:.0f} times a plain network: products are fast, and binding
+moves every signal through memory several times. A small batch is launches only, whatever its size. The server answered
+{on_gpu["one-row requests/s"]:,.0f} requests/s of one row, {on_gpu["64-row requests/s"]:,.0f} of 64 rows and
+{on_gpu["updates/s of 128 rows"]:.0f} updates/s of 128 rows, where two CPU cores
+([result](results/benchmarks/service.json)) answered {many[1]:,.0f}, {many[64] / 64:,.0f} and
+{served["updates"][0]["updates_per_s"]:.0f}: for networks of this size a GPU gains nothing. Replayed updates made equal
+bits on the GPU; 40 updates of 20 tasks ended within {device["learning"]["distance_from_cpu"]:.1%} of the CPU's answers.
 
 ## Against separate networks
 

@@ -72,6 +72,26 @@ def separate_table(values: dict[str, Any]) -> str:
     return table([*head, "contexts in the batch"], lines)
 
 
+def device_table(values: dict[str, Any]) -> str:
+    shown = {("phase", 1024, 256), ("phase", 1024, 8192), ("phase", 4096, 8192)}
+    shown |= {("binary", 1024, 256), ("binary", 4096, 8192)}
+    lines = [
+        [
+            f"{row['family']}, {row['width']}",
+            f"{row['rows']:,}",
+            f"{row['ms']['mixed']:.2f}",
+            f"{row['ms']['plain']:.2f}",
+            f"{row['plain_over_mixed']:.2f}",
+            f"{row['mixed_of_peak']:.1%}",
+            f"{row['bind_of_bandwidth']:.1%}",
+        ]
+        for row in values["rows"]
+        if (row["family"], row["width"], row["rows"]) in shown
+    ]
+    head = ["family, units of a layer", "rows", "ms a mixed batch", "ms, plain network", "plain / mixed"]
+    return table([*head, "of the peak", "binding, of the bandwidth"], lines)
+
+
 def texts_table(values: dict[str, Any]) -> str:
     rows = []
     for name in ("known texts", "new texts"):
