@@ -35,11 +35,9 @@ class Binary(Family[Tensor]):
         """
         exponents = [term.exponent for term in terms if term.exponent is not None]
         if exponents:
-            raise CompositionNotSupported(
-                "binary contexts have no powers: c² = 1, so every power is c or 1",
-                expected="a task or a mixture, or a family with powers (phase, complex, cyclic, rotation)",
-                received=f"exponent {exponents[0]:g}",
-            )
+            problem = "binary contexts have no powers: c² = 1, so every power is c or 1"
+            expected = "a task or a mixture, or a family with powers (phase, complex, cyclic, rotation)"
+            raise CompositionNotSupported(problem, expected=expected, received=f"exponent {exponents[0]:g}")
         signs = torch.stack([term.generator for term in terms])  # (terms, features)
         cumulative = np.cumsum([term.weight for term in terms])
         features = signs.shape[1]

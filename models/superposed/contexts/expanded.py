@@ -30,11 +30,9 @@ class Expanded(Family[Any]):
 
     def __init__(self, family: Family[Any], blocks: int) -> None:
         if isinstance(family, Rotation):
-            raise ConfigError(
-                "rotations have no expansion: a block of them is a whole matrix",
-                expected="a diagonal family (phase, binary, complex, cyclic)",
-                received=family.name,
-            )
+            problem = "rotations have no expansion: a block of them is a whole matrix"
+            expected = "a diagonal family (phase, binary, complex, cyclic)"
+            raise ConfigError(problem, expected=expected, received=family.name)
         self.family, self.blocks = family, blocks
         self.name, self.components = family.name, family.components
         self.halves = family.halves

@@ -22,9 +22,8 @@ def check_key(key: str) -> str:
     if not KEY_PATTERN.fullmatch(key):
         raise ExpressionInvalid("not a task key", expected=KEY_PATTERN.pattern, received=repr(key[:200]))
     if key in RESERVED_KEYS:
-        raise ExpressionInvalid(
-            "a reserved word cannot be a task key", expected=f"not one of {sorted(RESERVED_KEYS)}", received=key
-        )
+        expected = f"not one of {sorted(RESERVED_KEYS)}"
+        raise ExpressionInvalid("a reserved word cannot be a task key", expected=expected, received=key)
     return key
 
 
@@ -84,9 +83,8 @@ class Mixture:
 
     def __init__(self, parts: Sequence[tuple["Expression", float]]) -> None:
         if not 1 <= len(parts) <= MAX_LEAVES:
-            raise ExpressionInvalid(
-                "a mixture has the wrong number of parts", expected=f"1 to {MAX_LEAVES}", received=len(parts)
-            )
+            expected = f"1 to {MAX_LEAVES}"
+            raise ExpressionInvalid("a mixture has the wrong number of parts", expected=expected, received=len(parts))
         weights = [check_number(weight, "a mixture's weight") for _, weight in parts]
         if min(weights) <= 0:
             raise ExpressionInvalid("a mixture's weight is not positive", expected="> 0", received=min(weights))
@@ -96,17 +94,15 @@ class Mixture:
         if not math.isclose(scaled * largest, 1.0, rel_tol=1e-12):
             weights = [weight / largest / scaled for weight in weights]
         if min(weights) <= 0:
-            raise ExpressionInvalid(
-                "a mixture's weight vanishes beside the others", expected="> 0 after normalising", received=0.0
-            )
+            problem = "a mixture's weight vanishes beside the others"
+            raise ExpressionInvalid(problem, expected="> 0 after normalising", received=0.0)
         named = tuple((part, weight) for (part, _), weight in zip(parts, weights, strict=True))
         object.__setattr__(self, "parts", named)
         _check_depth(self)
-        named_tasks = len(_leaves(self, 1.0, None))  # counted with repetition
-        if named_tasks > MAX_LEAVES:  # at once: what cannot be used is not built any further
-            raise ExpressionInvalid(
-                "a context expression names too many tasks", expected=f"{MAX_LEAVES} at most", received=named_tasks
-            )
+        count = len(_leaves(self, 1.0, None))  # of named tasks, with repetition
+        if count > MAX_LEAVES:  # at once: what cannot be used is not built any further
+            problem = "a context expression names too many tasks"
+            raise ExpressionInvalid(problem, expected=f"{MAX_LEAVES} at most", received=count)
 
     def to_json(self) -> dict[str, object]:
         """Return the JSON form."""
@@ -155,11 +151,9 @@ def _depth(expression: Expression) -> int:
 
 
 def _check_depth(expression: Expression) -> None:
-    depth = _depth(expression)
-    if depth > MAX_DEPTH:
-        raise ExpressionInvalid(
-            "a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most", received=depth
-        )
+    if (depth := _depth(expression)) > MAX_DEPTH:
+        expected = f"depth {MAX_DEPTH} at most"
+        raise ExpressionInvalid("a context expression is nested too deep", expected=expected, received=depth)
 
 
 @dataclass(frozen=True)
@@ -190,9 +184,8 @@ def flatten(expression: Expression) -> tuple[Leaf, ...]:
         raise ExpressionInvalid("a nested mixture's weight vanishes", expected="> 0", received=0.0)
     steepest = max(abs(leaf.exponent or 0.0) for leaf in leaves)
     if steepest > MAX_EXPONENT:
-        raise ExpressionInvalid(
-            "the product of nested exponents is too large", expected=f"{MAX_EXPONENT:g} at most", received=steepest
-        )
+        problem = "the product of nested exponents is too large"
+        raise ExpressionInvalid(problem, expected=f"{MAX_EXPONENT:g} at most", received=steepest)
     return leaves
 
 

@@ -54,18 +54,16 @@ def _from_json(value: object, depth_left: int) -> Expression:
 
 def _fields(body: object, *names: str) -> tuple[Any, ...]:
     if not isinstance(body, Mapping) or set(body) != set(names):
-        raise ExpressionInvalid(
-            "part of a context has the wrong fields", expected=f"exactly {list(names)}", received=redacted(body)
-        )
+        problem = "part of a context has the wrong fields"
+        raise ExpressionInvalid(problem, expected=f"exactly {list(names)}", received=redacted(body))
     return tuple(body[name] for name in names)
 
 
 def parse(text: str) -> Expression:
     """Read the text grammar; `ExpressionInvalid` says where a text stops being an expression, and what was expected."""
     if len(text) > MAX_TEXT:
-        raise ExpressionInvalid(
-            "a context expression is too long", expected=f"{MAX_TEXT} characters at most", received=len(text)
-        )
+        expected = f"{MAX_TEXT} characters at most"
+        raise ExpressionInvalid("a context expression is too long", expected=expected, received=len(text))
     return _Parser(text).whole()
 
 
@@ -82,13 +80,13 @@ class _Parser:
     def _expression(self, depth_left: int) -> Expression:
         result = self._primary(depth_left)
         while self._take("^"):
-            result = Power(result, self._number())
+            result = Power(result, float(self._read(_NUMBER, "a number")))
         return result
 
     def _primary(self, depth_left: int) -> Expression:
         if not self._take("mix("):
-            first = self._key()
-            return Task(self._key(), group=first) if self._take("/") else Task(first)
+            first = self._read(KEY_PATTERN, "a task key or mix(...)")
+            return Task(self._read(KEY_PATTERN, "a task key"), group=first) if self._take("/") else Task(first)
         if depth_left <= 0:
             raise ExpressionInvalid("a context expression is nested too deep", expected=f"depth {MAX_DEPTH} at most")
         parts = [self._part(depth_left - 1)]
@@ -102,21 +100,13 @@ class _Parser:
         part = self._expression(depth_left)
         if not self._take(":"):
             raise self._error("':' and a weight")
-        return part, self._number()
+        return part, float(self._read(_NUMBER, "a number"))
 
-    def _key(self) -> str:
-        match = KEY_PATTERN.match(self._text, self._at)
-        if match is None:
-            raise self._error("a task key or mix(...)")
+    def _read(self, pattern: re.Pattern[str], expected: str) -> str:
+        if (match := pattern.match(self._text, self._at)) is None:
+            raise self._error(expected)
         self._at = match.end()
         return match.group()
-
-    def _number(self) -> float:
-        match = _NUMBER.match(self._text, self._at)
-        if match is None:
-            raise self._error("a number")
-        self._at = match.end()
-        return float(match.group())
 
     def _take(self, token: str) -> bool:
         if not self._text.startswith(token, self._at):

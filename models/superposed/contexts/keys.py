@@ -69,9 +69,8 @@ class Stream:
 
     def __post_init__(self) -> None:
         if len(self.secret) != SECRET_BYTES:
-            raise ConfigError(
-                "the secret has the wrong length", expected=f"{SECRET_BYTES} bytes", received=len(self.secret)
-            )
+            expected = f"{SECRET_BYTES} bytes"
+            raise ConfigError("the secret has the wrong length", expected=expected, received=len(self.secret))
 
     @classmethod
     def for_task(cls, secret: bytes, layer: str, task: TaskId) -> "Stream":

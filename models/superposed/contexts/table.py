@@ -144,9 +144,7 @@ class ContextTable:
         same.
 
         `index` (B,) int64 is each row's place among the K distinct contexts; without one there is one context.
-
-        Raises:
-            CapacityExceeded: More distinct contexts than the table has room for.
+        Raise `CapacityExceeded` for more distinct contexts than the table has room for.
         """
         slots = torch.from_numpy(self._load(contexts)).to(self._device)  # (K,)
         copies = {name: rows.index_select(0, slots) for name, rows in self._rows.items()}
@@ -158,11 +156,9 @@ class ContextTable:
     def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
         """Return every context's slot, (K,); what is not there yet is derived."""
         if len(contexts) > self.capacity:
-            raise CapacityExceeded(
-                "a batch names more contexts than the context table holds",
-                expected=f"{self.capacity} distinct contexts at most",
-                received=len(contexts),
-            )
+            problem = "a batch names more contexts than the context table holds"
+            expected = f"{self.capacity} distinct contexts at most"
+            raise CapacityExceeded(problem, expected=expected, received=len(contexts))
         for context in contexts:  # before the first miss, so that none of them is evicted
             if context.text in self._slots:
                 self._slots.move_to_end(context.text)
