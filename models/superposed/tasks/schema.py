@@ -107,50 +107,34 @@ class TaskSchema(Config):
         return scale
 
     @model_validator(mode="after")
-    def _group_agrees(self) -> Self:
-        if self.own_layers is not None and self.group is None:
-            raise ValueError("own_layers says what a task does not share with its group: it needs a group")
-        if self.group == self.key:
-            raise ValueError("a task cannot be its own group")
-        if self.group is not None and self.composition is not None:
-            raise ValueError("a task has a group or a composition, not both")
-        if self.key in self.composed_of:
-            raise ValueError("a task cannot be composed of itself")
-        return self
-
-    @model_validator(mode="after")
-    def _kind_agrees(self) -> Self:
-        fixed = self.offset is not None or self.scale is not None
-        if self.scaling == "running" and fixed:
-            raise ValueError("scaling is running or given by offset and scale, not both")
-        if self.kind == "records" and self.scaling != "running":
-            raise ValueError("records are scaled by running statistics, not by offset and scale")
-        if self.kind != "records" and self.features is not None:
-            raise ValueError("features name the values of records: give kind records too")
+    def _fields_agree(self) -> Self:
+        alone = self.own_layers and not self.group
+        records, texts, encoded = self.kind == "records", self.kind == "texts", self.kind in {"texts", "images"}
+        running, fixed = self.scaling == "running", self.offset is not None or self.scale is not None
+        classifies, labels, labelled = self.loss == "cross_entropy", self.labels or (), self.labels is not None
         names = [feature.name for feature in self.features or ()]
-        if len(set(names)) != len(names):
-            raise ValueError("two features have the same name")
-        if (self.encoder is None) == (self.kind in {"texts", "images"}):
-            raise ValueError("tasks of texts and images name an encoder of the store, and no others do")
-        if self.abstain is not None and (self.kind != "texts" or self.loss != "cross_entropy"):
-            raise ValueError("only a cross_entropy task of texts can abstain")
-        return self
-
-    @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+        contradictions = (
+            (alone, "own_layers says what a task does not share with its group: it needs a group"),
+            (self.group == self.key, "a task cannot be its own group"),
+            (self.group and self.composition, "a task has a group or a composition, not both"),
+            (self.key in self.composed_of, "a task cannot be composed of itself"),
+            (running and fixed, "scaling is running or given by offset and scale, not both"),
+            (records and not running, "records are scaled by running statistics, not by offset and scale"),
+            (self.features and not records, "features name the values of records: give kind records too"),
+            (len(set(names)) < len(names), "two features have the same name"),
+            (encoded != bool(self.encoder), "tasks of texts and images name an encoder of the store, and no others do"),
+            (self.abstain and not (texts and classifies), "only a cross_entropy task of texts can abstain"),
+            (labelled and not classifies, "labels name the classes of a cross_entropy task; an mse task has none"),
+            (labelled and len(labels) != self.outputs, f"{len(labels)} labels, but {self.outputs} outputs"),
+            (len(set(labels)) < len(labels), "two labels are the same"),
+            (self.label_form and not all(map(is_time, labels)), "labels that are times are given as texts in ISO 8601"),
+        )
+        for found, problem in contradictions:
+            if found:
+                raise ValueError(problem)
         for name, values in (("offset", self.offset), ("scale", self.scale)):
             if values is not None and len(values) != self.inputs:
                 raise ValueError(f"{name} has {len(values)} numbers, the task has {self.inputs} inputs")
-        if self.labels is None:
-            return self
-        if self.loss != "cross_entropy":
-            raise ValueError("labels name the classes of a cross_entropy task; an mse task has none")
-        if len(self.labels) != self.outputs:
-            raise ValueError(f"{len(self.labels)} labels, but {self.outputs} outputs")
-        if len(set(self.labels)) != len(self.labels):
-            raise ValueError("two labels are the same")
-        if self.label_form is not None and not all(map(is_time, self.labels)):
-            raise ValueError("labels that are times are given as texts in ISO 8601")
         return self
 
     @cached_property
@@ -189,19 +173,14 @@ class TaskSchema(Config):
         """
         wanted = tuple(self._as_stored(label) for label in labels)
         if self.labels is None:
-            raise LabelOutOfRange(
-                f"task {self.key} has no labels to add to",
-                expected="a task that was registered with labels",
-                received=f"{self.outputs} outputs",
-            )
+            problem, expected = f"task {self.key} has no labels to add to", "a task that was registered with labels"
+            raise LabelOutOfRange(problem, expected=expected, received=f"{self.outputs} outputs")
         kind = self.label_type
         fraction = kind == "int" and any(isinstance(label, float) for label in wanted)
         if kind is not None and (fraction or not all(is_label(label, kind) for label in wanted)):
-            raise LabelOutOfRange(
-                f"labels of another type than those of task {self.key}",
-                expected=kind,
-                received=", ".join(sorted({type(label).__name__ for label in wanted})),
-            )
+            kinds = ", ".join(sorted({type(label).__name__ for label in wanted}))
+            problem = f"labels of another type than those of task {self.key}"
+            raise LabelOutOfRange(problem, expected=kind, received=kinds)
         added = [label for label in dict.fromkeys(wanted) if label not in self.classes]
         if added and self.composition is not None:
             problem = f"task {self.key} is a composition: it has the outputs of its parts"
@@ -257,26 +236,18 @@ class TaskSchema(Config):
     def check_composable(self, other: Self) -> None:
         """Raise `CompositionNotSupported` where this task and another differ in outputs, loss or kind."""
         if other._face != self._face:
-            raise CompositionNotSupported(
-                f"tasks {self.key} and {other.key} cannot be composed",
-                expected="{} outputs, {}, {}".format(*self._face),
-                received="{} outputs, {}, {}".format(*other._face),
-            )
+            problem = f"tasks {self.key} and {other.key} cannot be composed"
+            raise CompositionNotSupported(problem, expected=self._face, received=other._face)
 
     @property
-    def _face(self) -> tuple[int, Loss, str]:
+    def _face(self) -> str:
         """Facts that tasks of one composition have in common; records are encoded by their width."""
         rows = f"records in {self.inputs} inputs" if self.kind == "records" else "rows of numbers"
-        return self.outputs, self.loss, rows
+        return f"{self.outputs} outputs, {self.loss}, {rows}"
 
     def check_fits(self, inputs: int, outputs: int, layers: int) -> None:
         """Raise `ShapeError` where the task has more inputs, outputs or own layers than a store."""
-        for name, wanted, limit in (
-            ("inputs", self.inputs, inputs),
-            ("outputs", self.outputs, outputs),
-            ("own layers", self.own_layers or 0, layers),
-        ):
-            if wanted > limit:
-                raise ShapeError(
-                    f"task {self.key} has more {name} than the store", expected=f"{limit} at most", received=wanted
-                )
+        for name, limit in (("inputs", inputs), ("outputs", outputs), ("own_layers", layers)):
+            if (wanted := getattr(self, name) or 0) > limit:
+                problem = f"task {self.key} has more {name.replace('_', ' ')} than the store"
+                raise ShapeError(problem, expected=f"{limit} at most", received=wanted)
