@@ -17,18 +17,7 @@ from superposed_client._keys import AsyncKeys, Keys
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import *  # noqa: F403 - the answers
 
-__all__ = [
-    "AsyncClient",
-    "AsyncKeys",
-    "AsyncTask",
-    "Client",
-    "Context",
-    "Keys",
-    "RetryPolicy",
-    "Task",
-    "mixture",
-    "power",
-    "task",
-]
+__all__ = ["AsyncClient", "AsyncKeys", "AsyncTask", "Client", "Context", "Keys", "RetryPolicy", "Task"]
+__all__ += ["mixture", "power", "task"]
 __all__ += _errors.__all__
 __all__ += models.__all__

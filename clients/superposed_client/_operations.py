@@ -43,13 +43,18 @@ def _targets_form(targets: Targets) -> Any:
     return plain.tolist() if tensor is None else tensor
 
 
+def _given(**fields: Any) -> dict[str, Any]:
+    """Return the fields that are not None."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _forms(contexts: Iterable[ContextLike] | None) -> list[Any] | None:
+    return None if contexts is None else [context_form(each) for each in contexts]
+
+
 def _rows_body(context: ContextLike | None, contexts: Iterable[ContextLike] | None, inputs: Inputs) -> dict[str, Any]:
-    body = _inputs_form(inputs)
-    if context is not None:
-        body["context"] = context_form(context)
-    if contexts is not None:
-        body["contexts"] = [context_form(each) for each in contexts]
-    return body
+    form = None if context is None else context_form(context)
+    return _inputs_form(inputs) | _given(context=form, contexts=_forms(contexts))
 
 
 def _inputs_form(inputs: Inputs) -> dict[str, Any]:
@@ -74,11 +79,8 @@ def infer(
     k: int | None = None,
 ) -> Operation[models.Inference]:
     """Answer rows of one context (`context`), or of one each (`contexts`, with `context=None`)."""
-    body = _rows_body(context, contexts, inputs)
-    if fields is not None:
-        body["return"] = list(fields)
-    if k is not None:
-        body["k"] = int(k)
+    body = _rows_body(context, contexts, inputs) | _given(k=k and int(k))
+    body |= {} if fields is None else {"return": list(fields)}
     return parse(models.Inference, (yield Request("POST", "/v1/infer", body)))
 
 
@@ -99,8 +101,7 @@ def update(
     it is given one.
     """
     body = _rows_body(context, contexts, inputs) | {"targets": _targets_form(targets)}
-    body |= {} if steps is None else {"steps": int(steps)}
-    body |= {"grow_labels": True} if grow_labels else {}
+    body |= _given(steps=steps and int(steps), grow_labels=grow_labels or None)
     if sample_weight is not None:
         body["sample_weight"] = plain_values(np.asarray(plain_rows(sample_weight), dtype=np.float64))
     return parse(models.Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
@@ -190,9 +191,9 @@ def alter_task(
         scale: Each feature is divided by it, (inputs,).
         schema_version: Version of the schema that is changed; another one raises `SchemaChanged`.
     """
-    given = {"offset": offset, "scale": scale, "schema_version": schema_version}
-    body = {name: plain_values(value) for name, value in given.items() if value is not None}
-    body |= {"add_labels": labels_of(add_labels)[0]} if add_labels is not None else {}
+    given = _given(offset=offset, scale=scale, schema_version=schema_version)
+    body = {name: plain_values(value) for name, value in given.items()}
+    body |= {} if add_labels is None else {"add_labels": labels_of(add_labels)[0]}
     return parse(models.TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
 
 
@@ -269,15 +270,9 @@ def locate(
     exponents: tuple[float, float] | None = None,
 ) -> Operation[models.Located]:
     """Find the context that rows of one stream fit best: of all tasks, of candidates, or a power."""
-    body = _inputs_form(inputs)
-    if targets is not None:
-        body["targets"] = _targets_form(targets)
-    if candidates is not None:
-        body["candidates"] = [context_form(each) for each in candidates]
-    if exponent_of is not None:
-        body["exponent_of"] = exponent_of
-    if exponents is not None:
-        body["exponents"] = list(exponents)
+    body = _inputs_form(inputs) | _given(candidates=_forms(candidates), exponent_of=exponent_of)
+    body |= _given(exponents=plain_values(exponents))
+    body |= {} if targets is None else {"targets": _targets_form(targets)}
     return parse(models.Located, (yield Request("POST", "/v1/locate", body)))
 
 
@@ -325,11 +320,8 @@ def roll_back(
         sequences: First and last of a range, both included.
         api_key: Every update that the API key of this id sent.
     """
-    without = {"task": task, "api_key": api_key, "sequences": sequences and list(sequences)}
-    chosen = {name: value for name, value in without.items() if value is not None}
-    body: dict[str, Any] = {"without": chosen} if chosen else {}
-    if to_sequence is not None:
-        body["to_sequence"] = to_sequence
+    without = _given(task=task, api_key=api_key, sequences=plain_values(sequences))
+    body = _given(to_sequence=to_sequence, without=without or None)
     return parse(models.Rollback, (yield changing("POST", "/v1/rollback", body)))
 
 
