@@ -60,11 +60,9 @@ def to_onnx(
         raise ConfigError(problem, expected="pip install 'superposed[onnx]'", received=error.name) from None
     classifies, labels = model.metadata["loss"] == "cross_entropy", model.metadata["labels"]
     name = "probabilities" if classifies else "values"
-    others = [one for one, kind in model.metadata.get("features", ()) if kind != "number"]
-    if others:
-        raise ConfigError(
-            "records with categories or dates are read by no graph", expected="numbers only", received=", ".join(others)
-        )
+    if others := [one for one, kind in model.metadata.get("features", ()) if kind != "number"]:
+        problem = "records with categories or dates are read by no graph"
+        raise ConfigError(problem, expected="numbers only", received=", ".join(others))
     network = plain_network(config) if config is not None and config.kind == "module" else None
     graph = _exported(model.to_module(network), model.width, name)
     if classifies:

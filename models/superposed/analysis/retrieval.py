@@ -48,15 +48,11 @@ class RetrievedModel:
     def __call__(self, inputs: Tensor) -> Tensor:
         """Answer rows (B, inputs) with (B, outputs), from an mlp's tensors and metadata alone.
 
-        Raises:
-            ConfigError: Another network's: it answers once it is in a module, see `load_into`.
+        Raise `ConfigError` for another network's: it answers once it is in a module, see `load_into`.
         """
         if "layers.0.weight" not in self.tensors:
-            raise ConfigError(
-                "the network is no mlp",
-                expected="load_into(module), then the module's answer",
-                received=redacted(self.metadata.get("network")),
-            )
+            expected, received = "load_into(module), then the module's answer", redacted(self.metadata.get("network"))
+            raise ConfigError("the network is no mlp", expected=expected, received=received)
         signal = self.scaled(inputs).to(self.tensors["layers.0.weight"].dtype)
         count = sum(name.endswith(".weight") for name in self.tensors)
         layers = [(self.tensors[f"layers.{i}.weight"], self.tensors[f"layers.{i}.bias"]) for i in range(count)]
@@ -121,11 +117,9 @@ class RetrievedModel:
             {name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (places | new, state)
         )
         if here != there or not state:
-            raise ConfigError(
-                "the module is of another architecture",
-                expected=self.metadata.get("network", "no module: an mlp's tensors answer by themselves"),
-                received=sorted(name for name in here | there if here.get(name) != there.get(name))[:20],
-            )
+            expected = self.metadata.get("network", "no module: an mlp's tensors answer by themselves")
+            differ = sorted(name for name in here | there if here.get(name) != there.get(name))
+            raise ConfigError("the module is of another architecture", expected=expected, received=differ[:20])
         for name, bias in new.items():
             module.get_submodule(name.rpartition(".")[0]).bias = bias
         with torch.no_grad():
@@ -171,10 +165,8 @@ class _Answers(nn.Module):
 def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     """Take a context's model out of the store: the same logits, to rounding, as the store serves.
 
-    For complex contexts the network has both real and imaginary parts as ordinary units.
-
-    Raises:
-        ContextError: A context that cannot be addressed.
+    For complex contexts the network has both real and imaginary parts as ordinary units. Raise `ContextError` for a
+    context that cannot be addressed.
     """
     resolved = store.resolve(context)
     schema = resolved.task.schema
@@ -185,9 +177,9 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
             tensors = {f"{_STATE}{name}": tensor for name, tensor in state.items()}
         else:
             tensors = _layers(store.network, bindings, schema)
-    scaling = resolved.scaling
-    tensors["input.offset"] = _padded(None if scaling is None else scaling.offset, 0.0, schema.inputs)
-    tensors["input.scale"] = _padded(None if scaling is None else scaling.scale, 1.0, schema.inputs)
+    scaling = resolved.scaling or Scaling(np.zeros(0), np.ones(0), None)
+    tensors["input.offset"] = _padded(scaling.offset, 0.0, schema.inputs)
+    tensors["input.scale"] = _padded(scaling.scale, 1.0, schema.inputs)
     if (units := resolved.target_scaling) is not None:
         _fold_units(tensors, units, schema.outputs)
     table = (resolved.scaler or resolved.task).features
@@ -196,7 +188,7 @@ def retrieve_model(store: WeightStore, context: object) -> RetrievedModel:
     metadata = {
         **_architecture(store.config.network, schema),
         **({"features": list(table.features.items())} if schema.kind == "records" else {}),
-        **({} if scaling is None or scaling.clip is None else {"input_clip": scaling.clip}),
+        **({} if scaling.clip is None else {"input_clip": scaling.clip}),
         **({"temperature": resolved.task.calibration.temperature} if schema.loss == "cross_entropy" else {}),
         "labels": list(schema.labels) if schema.labels else None,
         "loss": schema.loss,
@@ -248,12 +240,10 @@ def _architecture(network: NetworkConfig, schema: TaskSchema) -> dict[str, Any]:
     return {"activation": network.activation, "normalisation": normalisation}
 
 
-def _padded(values: NDArray[np.float64] | None, default: float, count: int) -> Tensor:
+def _padded(values: NDArray[np.float64], default: float, count: int) -> Tensor:
     """Return the first `count` values, (count,) float64, with a default for those that are not there."""
-    padded = torch.full((count,), default, dtype=torch.float64)
-    if values is not None:
-        padded[: len(values)] = torch.from_numpy(values[:count])
-    return padded
+    values = values[:count]
+    return torch.from_numpy(np.pad(values, (0, count - len(values)), constant_values=default))
 
 
 def _fold_units(tensors: dict[str, Tensor], units: Scaling, outputs: int) -> None:

@@ -147,11 +147,9 @@ def _fitting(store: WeightStore, rows: NDArray[Any] | list[Any], candidates: Seq
     if not isinstance(rows, np.ndarray):
         names = [name for name in names if _has_features(parts[name], rows)]
     if not names:
-        raise ShapeError(
-            "no candidate takes such rows",
-            expected="rows as wide as a registered task's",
-            received=f"{len(rows)} records" if width is None else f"shape {(len(rows), width)}",
-        )
+        received = f"{len(rows)} records" if width is None else f"shape {(len(rows), width)}"
+        expected = "rows as wide as a registered task's"
+        raise ShapeError("no candidate takes such rows", expected=expected, received=received)
     return names
 
 
@@ -180,9 +178,8 @@ def _of_one_loss(store: WeightStore, names: Sequence[str], rows: int, targets: S
         by_loss[part.task.schema.loss].append(name)
     found = by_loss["cross_entropy"] or (by_loss["mse"] if targets is not None else [])
     if not found:
-        raise failure or ShapeError(
-            "without targets only cross-entropy tasks can be told apart", expected="targets", received="none"
-        )
+        problem = "without targets only cross-entropy tasks can be told apart"
+        raise failure or ShapeError(problem, expected="targets", received="none")
     return found
 
 

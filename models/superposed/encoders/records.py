@@ -58,9 +58,8 @@ def check_records(records: object, features: FeatureTable | None = None) -> None
         if not isinstance(record, Mapping):
             raise InputError(f"record {row} is no object", expected="values by name", received=redacted(record))
         if len(record) > MOST_FEATURES:
-            raise CapacityExceeded(
-                f"record {row} has too many values", expected=f"{MOST_FEATURES} at most", received=len(record)
-            )
+            expected = f"{MOST_FEATURES} at most"
+            raise CapacityExceeded(f"record {row} has too many values", expected=expected, received=len(record))
         for name, value in record.items():
             _check_value(row, name, value)
 
@@ -127,19 +126,14 @@ class FeatureTable:
         return len(self._columns or ())
 
     def learn(self, records: Sequence[Mapping[str, Any]], width: int) -> None:
-        """Learn names from the first records, and kinds from the first values.
-
-        Raises:
-            ShapeError: They need more columns than there are.
-        """
+        """Learn names from the first records, kinds from first values; raise `ShapeError` for too few columns."""
         if not self.known:
             names = dict.fromkeys(name for record in records for name in record)
             if not names:
                 return
             if len(names) > MOST_FEATURES:
-                raise CapacityExceeded(
-                    "the records have too many names", expected=f"{MOST_FEATURES} at most", received=len(names)
-                )
+                expected = f"{MOST_FEATURES} at most"
+                raise CapacityExceeded("the records have too many names", expected=expected, received=len(names))
             self.features = dict.fromkeys(names)
         for name in [name for name, kind in self.features.items() if kind is None]:
             self.features[name] = _kind([record.get(name) for record in records])
@@ -148,11 +142,9 @@ class FeatureTable:
             self._columns = {name: place for place, name in enumerate(own)}
         hashed = any(kind in {"category", "date"} for kind in self.features.values())
         if self.numbers + hashed > width:
-            raise ShapeError(
-                "the records have more features than the task has columns",
-                expected=f"{width} at most, and one of them for categories",
-                received=f"{self.numbers} numbers" + (" and categories" if hashed else ""),
-            )
+            problem = "the records have more features than the task has columns"
+            received = f"{self.numbers} numbers" + (" and categories" if hashed else "")
+            raise ShapeError(problem, expected=f"{width} at most, and one of them for categories", received=received)
 
     def encode(self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool) -> NDArray[np.float64]:
         """Return rows (B, width): numbers as they are, NaN where one is missing, and hashed categories.
@@ -166,12 +158,10 @@ class FeatureTable:
             names = () if ignore_extra or not self.known else record
             extra = next((name for name in names if name not in self.features), None)
             if extra is not None:
-                raise ShapeError(
-                    f"record {row} has a feature that the task does not have: leave it out, or register the"
-                    " task with extra_features=ignore",
-                    expected=f"some of the task's {len(self.features)} features",
-                    received=extra[:LONGEST_NAME],
-                )
+                advice = "leave it out, or register the task with extra_features=ignore"
+                problem = f"record {row} has a feature that the task does not have: {advice}"
+                expected = f"some of the task's {len(self.features)} features"
+                raise ShapeError(problem, expected=expected, received=extra[:LONGEST_NAME])
             for name, kind in self.features.items():
                 self._encode(rows[row], name, kind, record.get(name), row)
         return rows

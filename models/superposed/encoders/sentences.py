@@ -51,9 +51,8 @@ class SentenceEncoder:
             from onnxruntime import InferenceSession, SessionOptions
             from tokenizers import Tokenizer
         except ModuleNotFoundError as error:
-            raise EncoderUnavailable(
-                "sentence embeddings need packages that are not installed", expected=_INSTALL, received=error.name
-            ) from None
+            problem = "sentence embeddings need packages that are not installed"
+            raise EncoderUnavailable(problem, expected=_INSTALL, received=error.name) from None
         if not (folder / SETTINGS).exists():
             _export(source, folder)
         settings = _read_settings(folder)

@@ -55,11 +55,9 @@ def _check_buffers(module: nn.Module, again: nn.Module) -> None:
     others = dict(again.named_buffers())
     for name, buffer in module.named_buffers():
         if name not in others or not torch.equal(buffer, others[name]):
-            raise ConfigError(
-                "the network's factory makes other buffers each time, and they are not saved",
-                expected="buffers that follow from torch.manual_seed, or parameters",
-                received=name,
-            )
+            problem = "the network's factory makes other buffers each time, and they are not saved"
+            expected = "buffers that follow from torch.manual_seed, or parameters"
+            raise ConfigError(problem, expected=expected, received=name)
 
 
 def _imported(config: ModuleConfig) -> nn.Module:
@@ -67,11 +65,9 @@ def _imported(config: ModuleConfig) -> nn.Module:
     try:
         module = getattr(importlib.import_module(package), name)()
     except (ImportError, *FORWARD_ERRORS) as error:
-        raise ConfigError(
-            "the network's factory cannot be called",
-            expected="package:function, which takes nothing and returns a torch.nn.Module",
-            received=f"{config.factory}: {error}",
-        ) from error
+        expected = "package:function, which takes nothing and returns a torch.nn.Module"
+        received = f"{config.factory}: {error}"
+        raise ConfigError("the network's factory cannot be called", expected=expected, received=received) from error
     if not isinstance(module, nn.Module):
         raise ConfigError("the factory made no network", expected="a torch.nn.Module", received=type(module).__name__)
     _check_answers(module.eval(), config)

@@ -77,9 +77,8 @@ class WeightStore:
         self.sequence = 0
         self.evaluations = Evaluations()
         self._resolver = Resolver(self.tasks)
-        self.replay_buffer = ReplayBuffer(
-            self.config.rehearsal, network.inputs, network.outputs, self.dtype, self.secret
-        )
+        kept = self.config.rehearsal
+        self.replay_buffer = ReplayBuffer(kept, network.inputs, network.outputs, self.dtype, self.secret)
         self._precision: torch.dtype | None = None  # of inference on a GPU; None for the weights' own
 
     # Tasks
@@ -119,21 +118,15 @@ class WeightStore:
         return TaskSchema(key=schema.group, **schema.model_dump(include=shared))
 
     def check_image(self, schema: TaskSchema) -> None:
-        """Check that a task's rows are whole images, where the network takes images.
+        """Raise `ShapeError` where a task's rows are narrower than the images that the network takes.
 
-        Narrower rows would be padded at their end, and so fall on other pixels than they came from.
-
-        Raises:
-            ShapeError: They are narrower.
+        They would be padded at their end, and so fall on other pixels than they came from.
         """
         network = self.config.network
-        if network.kind == "mlp" or schema.inputs >= network.inputs:
-            return
-        raise ShapeError(
-            f"rows of task {schema.key} are no images of this store's network",
-            expected=f"{network.inputs} numbers: {' x '.join(map(str, network.input_shape))}",
-            received=schema.inputs,
-        )
+        if network.kind != "mlp" and schema.inputs < network.inputs:
+            problem = f"rows of task {schema.key} are no images of this store's network"
+            expected = f"{network.inputs} numbers: {' x '.join(map(str, network.input_shape))}"
+            raise ShapeError(problem, expected=expected, received=schema.inputs)
 
     def register(self, schema: TaskSchema, *, author: str = "", recorded: bool = False) -> tuple[TaskState, bool]:
         """Register a task; costs no weight memory. `superposed.register` also starts a member of a group.
@@ -207,9 +200,7 @@ class WeightStore:
     def delete(self, key: str) -> None:
         """Forget a task. Registered again, its key gets a fresh context: the old model does not come back.
 
-        Raises:
-            UnknownTask: There is none.
-            TaskInUse: It is the group of other tasks, or they are composed of it.
+        Raises as `TaskRegistry.check_removable`.
         """
         self.tasks.remove(key)
         self._resolver.forget()
@@ -220,8 +211,7 @@ class WeightStore:
     def forget_rows(self, key: str, *, missing_ok: bool = False) -> int:
         """Forget the rows that are kept of a task; what they taught stays. Returns how many there were.
 
-        Raises:
-            UnknownTask: There is no such task, and `missing_ok` does not allow that it was deleted.
+        Raise `UnknownTask` where there is no such task, and `missing_ok` does not allow that it was deleted.
         """
         if not missing_ok:
             self.tasks.get(key)
@@ -441,10 +431,8 @@ class WeightStore:
         tensors, metadata = tensorfile.parse(data)
         supported = {"format": READABLE_FORMATS, "derivation_version": (DERIVATION_VERSION,)}
         for name, versions in supported.items():
-            if metadata.get(name) not in versions:
-                raise ConfigError(
-                    f"a store of another {name}", expected=f"one of {versions}", received=metadata.get(name)
-                )
+            if (found := metadata.get(name)) not in versions:
+                raise ConfigError(f"a store of another {name}", expected=f"one of {versions}", received=found)
         config, secret = StoreConfig.saved(metadata["config"]), bytes.fromhex(metadata["secret"])
         store = cls(config, secret=secret, device=device, initialized=False)
         optimizers.load_state(store.network, store.optimizer, tensors)

@@ -29,14 +29,11 @@ def parse(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = load(data)
         (length,) = struct.unpack("<Q", data[:8])
         metadata = json.loads(json.loads(data[8 : 8 + length])["__metadata__"][METADATA_KEY])
+        if not isinstance(metadata, dict):
+            raise TypeError(f"the metadata is of the type {type(metadata).__name__}")
     except (SafetensorError, struct.error, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(
-            "not a file of this library", expected="safetensors with metadata", received=str(error)
-        ) from error
-    if not isinstance(metadata, dict):
-        raise ConfigError(
-            "not a file of this library", expected="metadata that is a JSON object", received=type(metadata).__name__
-        )
+        expected = "safetensors with metadata that is a JSON object"
+        raise ConfigError("not a file of this library", expected=expected, received=str(error)) from error
     return tensors, metadata
 
 

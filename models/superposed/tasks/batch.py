@@ -42,13 +42,11 @@ class ResolvedContext:
         """An expression of the context, which resolves to it for as long as its tasks are registered."""
         if self.task.schema.composition is not None:
             return self.task.schema.key
+        # Of equal weights the first gives the rows their face.
         shares = sorted(self.context.shares, key=lambda share: share[0].key != self.task.schema.key)
-        parts = [  # of equal weights the first gives the rows their face
-            (task.key if exponent is None else f"{task.key}^{exponent!r}", weight) for task, weight, exponent in shares
-        ]
-        if len(parts) == 1:
-            return parts[0][0]
-        return "mix(" + ",".join(f"{part}:{weight!r}" for part, weight in parts) + ")"
+        powers = [task.key if exponent is None else f"{task.key}^{exponent!r}" for task, _, exponent in shares]
+        parts = [f"{part}:{weight!r}" for part, (_, weight, _) in zip(powers, shares, strict=True)]
+        return f"mix({','.join(parts)})" if len(parts) > 1 else powers[0]
 
     @property
     def keys(self) -> set[str]:
@@ -198,9 +196,8 @@ def scaled_rows(part: ResolvedContext, rows: Any, width: int, dtype: torch.dtype
     with np.errstate(over="ignore"):  # what is then too large is found below
         scaled.numpy()[:, : values.shape[1]] = values
     if not np.isfinite(scaled.numpy()).all():
-        raise NonFiniteInput(
-            "inputs are too large once the task's offset and scale are applied", expected=f"numbers that fit {dtype}"
-        )
+        problem = "inputs are too large once the task's offset and scale are applied"
+        raise NonFiniteInput(problem, expected=f"numbers that fit {dtype}")
     return scaled
 
 
@@ -259,15 +256,11 @@ def one_context_each(
 
 def _distinct(parts: Sequence[ResolvedContext]) -> tuple[tuple[ResolvedContext, ...], NDArray[np.int64]]:
     """Return the distinct contexts, and each part's place among them."""
-    known: dict[tuple[str, str], int] = {}
-    first: list[ResolvedContext] = []
-    places = np.empty(len(parts), dtype=np.int64)
-    for number, part in enumerate(parts):
-        # Two mixtures of the same parts may differ in which of them gives the row its face.
-        places[number] = place = known.setdefault((part.context.text, part.task.schema.key), len(first))
-        if place == len(first):
-            first.append(part)
-    return tuple(first), places
+    # Two mixtures of the same parts may differ in which of them gives the row its face.
+    names = [(part.context.text, part.task.schema.key) for part in parts]
+    first = dict(zip(reversed(names), reversed(parts), strict=True))  # of equal ones the first
+    known = {name: place for place, name in enumerate(dict.fromkeys(names))}
+    return tuple(first[name] for name in known), np.asarray([known[name] for name in names], dtype=np.int64)
 
 
 def _join_arrays(several: Sequence[Any], features: int) -> NDArray[Any] | None:

@@ -206,11 +206,11 @@ class TaskRegistry:
         existing = self._tasks.get(schema.key)
         group = self._tasks[schema.group].schema if schema.group in self._tasks else None
         if existing is None and group is not None and (group.group is not None or group.composition is not None):
-            raise CompositionNotSupported(  # it has no context of its own to share
-                "a group is a task of its own, not one of another group and no composition",
-                expected="a task without a group and a composition",
-                received=f"{group.key}, which is {group.composition or f'in {group.group}'}",
-            )
+            # It has no context of its own to share.
+            problem = "a group is a task of its own, not one of another group and no composition"
+            expected = "a task without a group and a composition"
+            received = f"{group.key}, which is {group.composition or f'in {group.group}'}"
+            raise CompositionNotSupported(problem, expected=expected, received=received)
         if existing is None or schema.is_met_by(existing.schema):
             return existing
         there, wanted = existing.schema.model_dump(), schema.model_dump()
@@ -223,13 +223,10 @@ class TaskRegistry:
 
     def check_growable(self, key: str) -> None:
         """Raise `TaskInUse` where tasks are composed of a task, which have its number of outputs."""
-        composed = [one.schema.key for one in self._tasks.values() if key in one.schema.composed_of]
-        if composed:
-            raise TaskInUse(
-                f"task {key} is part of compositions, which have its number of outputs: delete those first",
-                expected="a task that no declared composition needs",
-                received=f"{len(composed)} compositions",
-            )
+        if composed := sum(key in one.schema.composed_of for one in self._tasks.values()):
+            problem = f"task {key} is part of compositions, which have its number of outputs: delete those first"
+            expected = "a task that no declared composition needs"
+            raise TaskInUse(problem, expected=expected, received=f"{composed} compositions")
 
     def next_generation(self, key: str) -> int:
         """Return the generation that a key would be registered with: the number of its deletions."""
@@ -250,14 +247,11 @@ class TaskRegistry:
             UnknownTask: There is none.
             TaskInUse: It is the group of other tasks, or they are composed of it.
         """
-        state = self.get(key)
-        schemas = [one.schema for one in self._tasks.values()]
-        if dependents := [one for one in schemas if key == one.group or key in one.composed_of]:
-            raise TaskInUse(
-                f"task {key} is the group of others, or others are composed of it: delete those first",
-                expected="a task that no other needs",
-                received=f"{len(dependents)} tasks that need it",
-            )
+        state, schemas = self.get(key), [one.schema for one in self._tasks.values()]
+        if dependents := sum(key == one.group or key in one.composed_of for one in schemas):
+            problem = f"task {key} is the group of others, or others are composed of it: delete those first"
+            received = f"{dependents} tasks that need it"
+            raise TaskInUse(problem, expected="a task that no other needs", received=received)
         return state
 
     def remove(self, key: str) -> None:

@@ -56,9 +56,8 @@ class Resolver:
                 known[name] = self.resolve(context)
                 shares += max(1, name.count(":"))  # as often as it names them
             if shares > _MOST_SHARES:
-                raise CapacityExceeded(
-                    "the contexts of one batch name too many tasks", expected=f"{_MOST_SHARES} in all at most"
-                )
+                problem = "the contexts of one batch name too many tasks"
+                raise CapacityExceeded(problem, expected=f"{_MOST_SHARES} in all at most")
         return [known[name] for name in names]
 
     def _resolve(self, context: object) -> ResolvedContext:
@@ -69,11 +68,9 @@ class Resolver:
         if declared is None:
             return self._composed(leaves)
         if not isinstance(expression, Task):
-            raise CompositionNotSupported(
-                "a task that is a composition is addressed by its key alone",
-                expected="tasks with contexts of their own",
-                received=declared.schema.key,
-            )
+            problem = "a task that is a composition is addressed by its key alone"
+            expected = "tasks with contexts of their own"
+            raise CompositionNotSupported(problem, expected=expected, received=declared.schema.key)
         parts = self._composed(flatten(parse(declared.schema.composition or "")))
         keep_rows = parts.keep_rows and declared.schema.keep_rows
         if declared.schema.scaling != "running":

@@ -70,11 +70,9 @@ def weighted(targets: Targets, weights: Sequence[float]) -> Targets:
     """
     values = np.asarray(weights, dtype=np.float64)
     if values.shape != (len(targets.classes),) or not values.any():
-        raise ShapeError(
-            "sample weights do not match the rows",
-            expected=f"{len(targets.classes)} numbers, not all of them 0",
-            received=f"{len(values)}, the largest {values.max(initial=0.0):g}",
-        )
+        expected = f"{len(targets.classes)} numbers, not all of them 0"
+        received = f"{len(values)}, the largest {values.max(initial=0.0):g}"
+        raise ShapeError("sample weights do not match the rows", expected=expected, received=received)
     if not np.isfinite(values).all() or values.min() < 0:
         raise NonFiniteInput("a sample weight cannot be used", expected="finite numbers from 0")
     return replace(targets, weights=torch.from_numpy(values))

@@ -82,11 +82,9 @@ class SuperposedModule(nn.Module):
         if not self._layers:
             raise ConfigError("the network has no linear or convolution layer to superpose")
         if self._expansions:
-            raise ConfigError(
-                "the network has no such output layer to expand",
-                expected=f"a linear layer: one of {', '.join(self._layers)}",
-                received=", ".join(self._expansions),
-            )
+            problem = "the network has no such output layer to expand"
+            expected = f"a linear layer: one of {', '.join(self._layers)}"
+            raise ConfigError(problem, expected=expected, received=", ".join(self._expansions))
         self.train(False)
         self._try()
 
@@ -112,21 +110,17 @@ class SuperposedModule(nn.Module):
                     for row, slot in zip(rows, _TRIED, strict=True)
                 ]
         except FORWARD_ERRORS as error:
-            raise ConfigError(
-                "the network does not run once its layers are bound",
-                expected=f"rows of {self._input_shape}, and (rows, features) at every linear layer",
-                received=str(error),
-            ) from error
+            problem = "the network does not run once its layers are bound"
+            expected = f"rows of {self._input_shape}, and (rows, features) at every linear layer"
+            raise ConfigError(problem, expected=expected, received=str(error)) from error
         if not isinstance(together, Tensor) or together.ndim != 2 or len(together) != len(rows):
             received = tuple(together.shape) if isinstance(together, Tensor) else type(together).__name__
             raise ConfigError("the network does not answer row by row", expected="(rows, outputs)", received=received)
         reach = float(together.nan_to_num().abs().max())
         if not torch.allclose(together, torch.cat(alone), rtol=0.0, atol=1e-2 * reach, equal_nan=True):
-            raise ConfigError(
-                "the network's answer to a row depends on the rows beside it",
-                expected="each row answered as it is alone, whatever context the others have",
-                received="other answers together than alone",
-            )
+            problem = "the network's answer to a row depends on the rows beside it"
+            expected = "each row answered as it is alone, whatever context the others have"
+            raise ConfigError(problem, expected=expected, received="other answers together than alone")
 
     def _replace(self, parent: nn.Module, prefix: str) -> None:
         for name, child in list(parent.named_children()):
@@ -175,24 +169,21 @@ def _refuse_ties(module: nn.Module) -> None:
     for name, parameter in module.named_parameters(remove_duplicate=False):
         first = owners.setdefault(id(parameter), name)
         if first != name:
-            raise ConfigError(
-                "weights that stand in two places of a network cannot be superposed",
-                expected="layers with weights of their own",
-                received=f"{first} and {name} are one",
-            )
+            problem = "weights that stand in two places of a network cannot be superposed"
+            received = f"{first} and {name} are one"
+            raise ConfigError(problem, expected="layers with weights of their own", received=received)
 
 
 def _refuse_unsteady(layer: nn.Module, path: str) -> None:
     """Refuse layers whose answer to a row does not follow from the row and the weights."""
+    received = f"{type(layer).__name__} at {path}"
     if isinstance(layer, _BatchNorm) or (isinstance(layer, _NormBase) and layer.track_running_stats):
-        raise ConfigError(
-            "a prediction would depend on its neighbours in the batch, or on other tasks' statistics",
-            expected="GroupNorm or LayerNorm, or InstanceNorm without running statistics",
-            received=f"{type(layer).__name__} at {path}",
-        )
+        problem = "a prediction would depend on its neighbours in the batch, or on other tasks' statistics"
+        expected = "GroupNorm or LayerNorm, or InstanceNorm without running statistics"
+        raise ConfigError(problem, expected=expected, received=received)
     if isinstance(layer, _DropoutNd):
         problem = "dropout makes an update depend on chance, and replay could not repeat it"
-        raise ConfigError(problem, expected="a network without dropout", received=f"{type(layer).__name__} at {path}")
+        raise ConfigError(problem, expected="a network without dropout", received=received)
 
 
 # Layers whose products no context could bind: their weights would be every task's alike.
@@ -205,11 +196,10 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
     if isinstance(layer, nn.Linear | nn.Conv2d):
         hooked = layer._forward_hooks or layer._forward_pre_hooks
         if type(layer) not in (nn.Linear, nn.Conv2d) or hooked:  # a plain one would stand in its place
-            raise ConfigError(
-                "a layer that computes something of its own cannot be superposed",
-                expected="torch.nn.Linear and Conv2d themselves, without hooks or parametrisations",
-                received=f"{type(layer).__name__}{', with hooks' if hooked else ''}",
-            )
+            problem = "a layer that computes something of its own cannot be superposed"
+            expected = "torch.nn.Linear and Conv2d themselves, without hooks or parametrisations"
+            received = f"{type(layer).__name__}{', with hooks' if hooked else ''}"
+            raise ConfigError(problem, expected=expected, received=received)
     if isinstance(layer, nn.Linear):
         linear = SuperposedLinear(layer.in_features, layer.out_features, family, dtype=layer.weight.dtype)
         _start_from(linear, layer.weight, layer.bias)
@@ -217,9 +207,8 @@ def _superposed(layer: nn.Module, family: Family[Any]) -> SuperposedLinear | Sup
     if isinstance(layer, nn.Conv2d):
         return _convolution(layer, family)
     if isinstance(layer, _NOT_SUPERPOSED):
-        raise ConfigError(
-            "this layer cannot be superposed", expected="Linear and Conv2d layers", received=type(layer).__name__
-        )
+        received = type(layer).__name__
+        raise ConfigError("this layer cannot be superposed", expected="Linear and Conv2d layers", received=received)
     return None
 
 
