@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -88,7 +88,7 @@ class ReplayBuffer:
             "outputs": torch.empty(0, dtype=torch.int32),  # of the row's task when the row was kept
             "weight": torch.empty(0),
             "classes": torch.empty(0, dtype=torch.int32),  # -1 in rows of mse tasks
-            "context": torch.empty(0, dtype=torch.int32),  # place in `_names`
+            "context": torch.empty(0, dtype=torch.int32),  # number in `_names`
             "values": torch.empty(0, outputs, dtype=torch.float64),  # as long as others once there is one
         }
         if config.logit_share:
@@ -96,7 +96,7 @@ class ReplayBuffer:
         bytes_per_row = sum(rows.element_size() * math.prod(rows.shape[1:]) for rows in self._rows.values())
         self._capacity = config.max_bytes // (bytes_per_row + PLACE_BYTES)
         self._pools = ReservoirAllocator(config.rows_per_task, self._capacity)
-        self._set_names([])
+        self._names: dict[str, int] = {}  # numbers of contexts, by their text
         self._ranges: dict[str, NDArray[np.float64]] = {}  # (2, inputs): smallest and largest kept numbers
         self._owners = np.zeros(0, dtype=np.int64)  # each slot's task, by its place in `_ranges`
         self.derived: OrderedDict[str, tuple[object, Any]] = OrderedDict()  # what others made of a task's rows
@@ -196,15 +196,13 @@ class ReplayBuffer:
 
     def _answers(self, targets: Targets, rows: Tensor) -> dict[str, Tensor]:
         """Return the values and logits to keep of rows."""
-        found: dict[str, Tensor] = {}
-        if targets.values is not None and not len(self._rows["values"]):
-            self._rows["values"] = _longer(self._rows["values"], len(self._rows["split"]))
-        if len(self._rows["values"]):
-            found["values"] = torch.zeros(len(rows), self._outputs, dtype=torch.float64)
-            if targets.values is not None:
-                found["values"] = targets.values[rows].double()
+        values = torch.zeros(len(rows), self._outputs, dtype=torch.float64)
+        if targets.values is not None:
+            values = targets.values[rows].double()
+            if not len(self._rows["values"]):
+                self._rows["values"] = _longer(self._rows["values"], len(self._rows["split"]))
+        found = {"values": values} if len(self._rows["values"]) else {}
         if targets.logits is not None:
-            values = found.get("values", torch.zeros(1, 1))
             found["logits"] = (targets.logits[rows] - values).float()
         return found
 
@@ -233,18 +231,12 @@ class ReplayBuffer:
 
     def _name_ids(self, parts: Sequence[ResolvedContext]) -> Tensor:
         if len(self._names) > 1024 + 2 * self._pools.used:  # most are of contexts that no row was learned under
-            kept, places = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
-            self._set_names([self._names[place] for place in kept])
-            self._rows["context"][: self._pools.used] = torch.from_numpy(places).int()
-        for part in parts:
-            if part.text not in self._places:
-                self._places[part.text] = len(self._names)
-                self._names.append(part.text)
-        return torch.tensor([self._places[part.text] for part in parts], dtype=torch.int32)
-
-    def _set_names(self, names: Iterable[str]) -> None:
-        self._names = list(names)
-        self._places = {name: place for place, name in enumerate(self._names)}
+            kept, numbers = np.unique(self._rows["context"][: self._pools.used].numpy(), return_inverse=True)
+            names = list(self._names)
+            self._names = {names[before]: number for number, before in enumerate(kept)}
+            self._rows["context"][: self._pools.used] = torch.from_numpy(numbers).int()
+        ids = [self._names.setdefault(part.text, len(self._names)) for part in parts]
+        return torch.tensor(ids, dtype=torch.int32)
 
     def _grow(self) -> None:
         room = len(self._rows["split"])
@@ -328,13 +320,14 @@ class ReplayBuffer:
         if len(distinct) <= contexts:
             return np.ones(len(ids), dtype=bool)
         first = ids[np.sort(where)]
-        known = [self._places[name] for name in free if name in self._places]
+        known = [self._names[name] for name in free if name in self._names]
         allowed = np.concatenate([known, first[~np.isin(first, known)][: max(contexts, 0)]])
         return np.isin(ids, allowed)
 
     def _read(self, resolver: Resolver, slots: Tensor) -> tuple[Batch, Targets]:
         found, places = np.unique(self._rows["context"][slots].numpy(), return_inverse=True)
-        parts = tuple(resolver.resolve(self._names[place]) for place in found)
+        names = list(self._names)
+        parts = tuple(resolver.resolve(names[number]) for number in found)
         index = torch.from_numpy(places)
         numbers = self._rows["inputs"][slots].numpy()
         owners, places = np.unique(self._owners[slots.numpy()], return_inverse=True)
@@ -366,10 +359,8 @@ class ReplayBuffer:
         return bool(self.rows_kept(key)) or any(context[place] in naming for place in placed)
 
     def _naming(self, key: str) -> set[int]:
-        """Return the places in `_names` of contexts that a task is a part of."""
-        return {
-            place for place, name in enumerate(self._names) if any(leaf.key == key for leaf in flatten(parse(name)))
-        }
+        """Return the numbers of contexts that a task is a part of."""
+        return {number for name, number in self._names.items() if key in {leaf.key for leaf in flatten(parse(name))}}
 
     def forget(self, key: str) -> int:
         """Forget all rows of a task, also those learned under compositions with it; returns how many."""
@@ -393,11 +384,11 @@ class ReplayBuffer:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON values that complete `state`."""
-        return {"names": self._names, "ranges": list(self._ranges), **self._pools.to_json()}
+        return {"names": list(self._names), "ranges": list(self._ranges), **self._pools.to_json()}
 
     def load(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any], tasks: TaskRegistry) -> None:
         """Restore what `state` and `to_json` returned, in this release or an earlier one."""
-        self._set_names(values["names"])
+        self._names = {name: number for number, name in enumerate(values["names"])}
         self._pools.load(values)
         for name in self._rows:
             if (saved := tensors.get(f"rehearsal.{name}")) is not None:
@@ -432,9 +423,7 @@ def _keepable(encoded: NDArray[np.float64], targets: Targets) -> NDArray[np.bool
     keepable = np.ones(len(encoded), dtype=bool)
     for numbers, most in ((encoded, _LARGEST), (targets.values, _LARGEST), (targets.logits, _LARGEST**0.5)):
         if numbers is not None:
-            values = np.asarray(numbers)
-            if not (values.min() >= -most and values.max() <= most):  # most often all of them are
-                keepable &= (np.abs(values) <= most).all(1)
+            keepable &= (np.abs(np.asarray(numbers)) <= most).all(1)
     return keepable
 
 
