@@ -15,6 +15,7 @@ import secrets
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -72,6 +73,7 @@ def _end(client: Client, temporary: str | None) -> None:
             client.delete_task(temporary)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A task with scikit-learn's methods.
 
@@ -91,31 +93,21 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             is a temporary one, which ends with the estimator, also for its copies in other processes.
     """
 
-    def __init__(
-        self,
-        *,
-        preset: str = "general",
-        hidden: Sequence[int] | None = None,
-        learning_rate: float | None = None,
-        epochs: int = 20,
-        batch_size: int = 32,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 3,
-        random_state: Any = None,
-        url: str | None = None,
-        key: str | None = None,
-    ) -> None:
-        self.preset, self.hidden, self.learning_rate = preset, hidden, learning_rate
-        self.epochs, self.batch_size = epochs, batch_size
-        self.early_stopping, self.validation_fraction = early_stopping, validation_fraction
-        self.n_iter_no_change, self.random_state = n_iter_no_change, random_state
-        self.url, self.key = url, key
+    preset: str = "general"
+    hidden: Sequence[int] | None = None
+    learning_rate: float | None = None
+    epochs: int = 20
+    batch_size: int = 32
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 3
+    random_state: Any = None
+    url: str | None = None
+    key: str | None = None
 
     _loss: ClassVar[str]
     _checks: ClassVar[dict[str, bool]] = {}  # what scikit-learn checks of rows and targets
     _temporary = False
-    _model: OwnTask | _ServerTask
 
     def __sklearn_clone__(self) -> Self:
         params = {name: clone(value, safe=False) for name, value in self.get_params(deep=False).items()}
@@ -177,7 +169,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         if self.url is not None:
             temporary = self._temporary or self.key is None
             schema |= {"key": f"sklearn-{secrets.token_hex(8)}" if temporary else self.key, "labels": labels}
-            self._model = _ServerTask(self.url, schema, temporary=temporary)
+            self._model: OwnTask | _ServerTask = _ServerTask(self.url, schema, temporary=temporary)
             return
         network = sizes | ({} if self.hidden is None else {"hidden": tuple(self.hidden)})
         optimizer = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
