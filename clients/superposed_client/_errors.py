@@ -34,7 +34,7 @@ class ApiError(SuperposedError):
     slug: ClassVar[str] = ""
 
     def __init_subclass__(cls, slug: str = "") -> None:
-        cls.slug = slug
+        cls.slug = slug or cls.slug  # a class of the user's own has the slug of its base
 
     def __init__(self, problem: dict[str, Any], status: int, request_id: str | None) -> None:
         self.problem, self.status, self.request_id = problem, status, request_id

@@ -82,6 +82,13 @@ class TestParity:
         assert found.stdout.strip() == "[]"
 
 
+def test_slug_of_a_subclass_is_that_of_its_base() -> None:
+    class OwnError(UnknownTask):
+        pass
+
+    assert OwnError({}, 404, None).slug == "unknown-task"
+
+
 class TestRetries:
     def client(self, *steps: int | Exception) -> tuple[Client, list[httpx.Request]]:
         seen: list[httpx.Request] = []
