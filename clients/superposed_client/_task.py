@@ -1,5 +1,7 @@
 """Handles on a context with scikit-learn's method names: their operations once, and how the clients run them."""
 
+# ruff: noqa: N803 - X, as scikit-learn has it
+
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -41,8 +43,7 @@ class _TaskCalls:
 
     def __init__(self, run: Callable[[Any], Any], context: ContextLike, fields: TaskFields) -> None:
         if not isinstance(context, str | Context):
-            kind = type(context).__name__
-            raise TypeError(f"a task key is text, not {kind}: client.task({str(context)!r})")
+            raise TypeError(f"a task key is text, not {type(context).__name__}: client.task({str(context)!r})")
         self._run, self._context, self._fields = run, context, fields
         self._last_update: Update | None = None
         self._grows = fields.pop("grow_labels", False)
@@ -150,12 +151,7 @@ class _TaskCalls:
 
     @chain
     def partial_fit(
-        self,
-        X: Inputs,  # noqa: N803 - as scikit-learn
-        y: Targets,
-        *,
-        steps: int | None = None,
-        sample_weight: Any = None,
+        self, X: Inputs, y: Targets, *, steps: int | None = None, sample_weight: Any = None
     ) -> Operation[Self]:
         """Send one online update of rows (B, features), or B rows by name, and B targets.
 
@@ -204,7 +200,7 @@ class _TaskCalls:
     @chain
     def fit(
         self,
-        X: Inputs,  # noqa: N803 - as scikit-learn
+        X: Inputs,
         y: Targets,
         *,
         batch_size: int = 32,
@@ -234,13 +230,7 @@ class _TaskCalls:
 
     @method
     def learn_model(
-        self,
-        model: Any,
-        X: Inputs,  # noqa: N803 - as scikit-learn
-        *,
-        epochs: int = 10,
-        batch_size: int = 32,
-        seed: int = 0,
+        self, model: Any, X: Inputs, *, epochs: int = 10, batch_size: int = 32, seed: int = 0
     ) -> Operation[float]:
         """Learn a trained model from its answers to unlabelled rows; the model itself runs here, and is not sent.
 
@@ -318,7 +308,7 @@ class _TaskCalls:
         return plot_accuracies((yield from operations.evaluations(str(self._key))), str(self.context))
 
     @method
-    def predict(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
+    def predict(self, X: Inputs) -> Operation[NDArray[Any]]:
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         rows, found, form = (yield from self._read(X)), list[Any](), None
         for part in chunks(len(rows)):
@@ -331,7 +321,7 @@ class _TaskCalls:
         return np.asarray(found, dtype="M8[ns]" if form == "datetime" else None)
 
     @method
-    def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:  # noqa: N803 - as scikit-learn
+    def predict_proba(self, X: Inputs) -> Operation[NDArray[Any]]:
         """Return probabilities (rows, classes)."""
         rows, found = (yield from self._read(X)), list[Any]()
         for part in chunks(len(rows)):
@@ -340,7 +330,7 @@ class _TaskCalls:
         return np.asarray(found)
 
     @method
-    def score(self, X: Inputs, y: Targets) -> Operation[float]:  # noqa: N803 - as scikit-learn
+    def score(self, X: Inputs, y: Targets) -> Operation[float]:
         """Return accuracy for cross-entropy, the coefficient of determination R² for mse."""
         rows, targets = yield from self._paired(X, y)
         if not self._has_schema:
