@@ -108,7 +108,10 @@ def _record(record: Any, row: int) -> Any:
     """Return one row by name; among rows of several tasks one may be numbers."""
     if not isinstance(record, Mapping):
         return plain_values(record)
-    return {_name(name, row): _value(value, row, name) for name, value in record.items()}
+    for name in record:
+        if not isinstance(name, str):
+            raise ValueError(f"row {row} has a name that is no text: {name!r}")
+    return {name: _value(value, row, name) for name, value in record.items()}
 
 
 def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
@@ -120,12 +123,6 @@ def _records_of_frame(frame: Any) -> list[dict[str, Any]]:
         raise ValueError("columns need one name each, told apart as text, and one level")
     records = frame.set_axis(names, axis=1).to_dict("records")
     return [_record(record, row) for row, record in enumerate(records)]
-
-
-def _name(name: Any, row: int) -> str:
-    if not isinstance(name, str):
-        raise ValueError(f"row {row} has a name that is no text: {name!r}")
-    return name
 
 
 def _value(value: Any, row: int, name: object) -> Any:

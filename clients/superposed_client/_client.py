@@ -47,8 +47,7 @@ class _Calls(Generic[Http, OfKeys, Transport]):
     ) -> None:
         self._retries, self._servers = retries or RetryPolicy(), Servers()
         http, keys = self._kinds
-        own = credentials(api_key)
-        self._http = http(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
+        self._http = http(base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport)
         self.keys = keys(self._run)
 
     def __repr__(self) -> str:

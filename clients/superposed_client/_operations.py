@@ -352,5 +352,4 @@ def list_snapshots() -> Operation[Listed[models.Snapshot]]:
 
 def ready() -> Operation[bool]:
     """Return True if the server admits requests."""
-    response = yield Request("GET", "/health/ready", retry=False)
-    return response.status_code == 200
+    return (yield Request("GET", "/health/ready", retry=False)).status_code == 200

@@ -94,8 +94,7 @@ class Inference(_PartialAnswer):
 
     def to_pandas(self) -> Any:
         """Return a pandas DataFrame with a row for each row, and a column for each field that was answered."""
-        columns = {name: value for name, value in self if isinstance(value, list)}
-        return frame(columns)
+        return frame({name: value for name, value in self if isinstance(value, list)})
 
 
 class EvaluatedAccuracy(_Answer):

@@ -35,8 +35,7 @@ def validated(model: type[C], values: Any) -> C:
         message = first["msg"].removeprefix("Value error, ")
         given, data = first["input"], place.startswith(("labels", "description"))
         shown = repr(given)[:200] if isinstance(given, int | float | str) and not data else redacted(given)
-        received = shown if place else None
-        raise ConfigError(f"{place}: {message}" if place else message, received=received) from error
+        raise ConfigError(f"{place}: {message}" if place else message, received=shown if place else None) from error
 
 
 class Config(BaseModel):

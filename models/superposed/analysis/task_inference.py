@@ -168,14 +168,13 @@ def _of_one_loss(store: WeightStore, names: Sequence[str], rows: int, targets: S
     failure: SuperposedError | None = None
     for name in names:
         part = store.resolve(name)
-        if targets is not None:
-            try:
-                batch = Batch((part,), None, torch.empty(rows, 0))
-                read_targets(batch, targets, store.config.network.outputs)
-            except InputError as error:
-                failure = failure or error
-                continue
-        by_loss[part.task.schema.loss].append(name)
+        try:
+            if targets is not None:
+                read_targets(Batch((part,), None, torch.empty(rows, 0)), targets, store.config.network.outputs)
+        except InputError as error:
+            failure = failure or error
+        else:
+            by_loss[part.task.schema.loss].append(name)
     found = by_loss["cross_entropy"] or (by_loss["mse"] if targets is not None else [])
     if not found:
         problem = "without targets only cross-entropy tasks can be told apart"

@@ -89,12 +89,11 @@ class Rotation(Family[RotationGenerator]):
 
     def compose(self, terms: Sequence[Term[RotationGenerator]], picks: Stream) -> Tensor:
         """Return `exp(Σ α p A(k))`; a single task, or a power of one, needs no exponential."""
-        if len(terms) == 1 and terms[0].exponent is None:
-            return terms[0].generator.matrix
         if len(terms) == 1:
-            return terms[0].generator.power(terms[0].weight * (terms[0].exponent or 0.0))
-        exponents = [1.0 if term.exponent is None else term.exponent for term in terms]
-        scaled = [t.weight * exponent * t.generator.logarithm() for t, exponent in zip(terms, exponents, strict=True)]
+            [term] = terms
+            return term.generator.matrix if term.exponent is None else term.generator.power(term.weight * term.exponent)
+        factors = [one.weight * (1.0 if one.exponent is None else one.exponent) for one in terms]
+        scaled = [factor * one.generator.logarithm() for factor, one in zip(factors, terms, strict=True)]
         generator = torch.stack(scaled).sum(0)  # (D, D), skew
         # iA is Hermitian: A = V diag(-iλ) Vᴴ, so exp(A) stays orthogonal to rounding
         values, vectors = torch.linalg.eigh(1j * generator)
@@ -120,5 +119,4 @@ class Rotation(Family[RotationGenerator]):
 
     def response_energy(self, weight: Tensor, x: Tensor) -> Tensor:
         """Return `‖w‖² ‖x‖² / D`."""
-        width = weight.shape[-1]
-        return x.square().sum(-1, keepdim=True) * weight.square().sum(-1) / width  # (B, D_out)
+        return x.square().sum(-1, keepdim=True) * weight.square().sum(-1) / weight.shape[-1]  # (B, D_out)

@@ -320,8 +320,7 @@ def optimizer_step(store: WeightStore, loss: Tensor) -> None:
         norms = [torch.linalg.vector_norm(one) for one in gradients if one is not None]
         norm, cap = float(torch.linalg.vector_norm(torch.stack(norms))), store.config.gradient_norm_cap
         if not (math.isfinite(float(loss.detach())) and math.isfinite(norm)):
-            received = f"gradient norm {norm}"
-            raise NonFiniteUpdate(_NOT_FINITE, expected="finite numbers", received=received)
+            raise NonFiniteUpdate(_NOT_FINITE, expected="finite numbers", received=f"gradient norm {norm}")
         if norm > cap:
             problem = "the update's gradient is too long: scale the inputs or targets, or check the rows"
             raise UpdateTooLarge(problem, expected=f"a norm of {cap:g} at most", received=f"{norm:g}")

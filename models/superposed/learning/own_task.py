@@ -27,13 +27,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class OwnTask:
-    """The one task of a store of its own.
-
-    Args:
-        config: Configuration of the store.
-        schema: The task.
-        seed: Seed of the store's secret.
-    """
+    """The one task of a store of its own, which has a configuration, and a secret drawn from a seed."""
 
     def __init__(self, config: StoreConfig, schema: TaskSchema, seed: int) -> None:
         self.store = WeightStore(config, secret=seeded_secret(seed))

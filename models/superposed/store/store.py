@@ -257,8 +257,7 @@ class WeightStore:
 
     def batch(self, context: object, inputs: object, *, learning: bool = False) -> Batch:
         """Return rows that all belong to one context; see `superposed.tasks.batch.one_context`."""
-        width = self.config.network.inputs
-        return one_context(self.resolve(context), inputs, width, self.dtype, learning=learning)
+        return one_context(self.resolve(context), inputs, self.config.network.inputs, self.dtype, learning=learning)
 
     def has_at_hand(self, context: object) -> bool:
         """Return True if a context is resolved and materialised, so that neither costs anything now."""
@@ -327,8 +326,7 @@ class WeightStore:
         parts = [self._known(part) for part in batch.parts]
         if all(one is two for one, two in zip(parts, batch.parts, strict=True)):
             return in_user_units(batch, network(batch))
-        known = tuple(one or two for one, two in zip(parts, batch.parts, strict=True))
-        answered = replace(batch, parts=known)
+        answered = replace(batch, parts=tuple(one or two for one, two in zip(parts, batch.parts, strict=True)))
         logits = in_user_units(answered, network(answered)).clone()
         unknown = torch.tensor([part is None for part in parts])[batch.places()]
         return logits.masked_fill_(unknown[:, None], 0.0)
