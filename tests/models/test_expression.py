@@ -172,6 +172,11 @@ def test_other_json_is_refused(value: object) -> None:
         as_expression(value)
 
 
+def test_exponent_of_more_digits_than_python_prints_is_refused() -> None:
+    with pytest.raises(ExpressionInvalid, match="not finite"):
+        as_expression({"power": {"context": "a", "exponent": 10**5000}})
+
+
 def test_json_may_hold_text_and_is_bounded_in_depth() -> None:
     assert as_expression({"power": {"context": "mix(a:1,b:1)", "exponent": 2}}) == parse("mix(a:1,b:1)^2")
     nested: object = "a"

@@ -36,7 +36,7 @@ def check_number(value: object, name: str) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ExpressionInvalid(f"{name} is not finite", expected="a finite number", received=repr(value)[:200])
+        raise ExpressionInvalid(f"{name} is not finite", expected="a finite number", received=number)
     return number
 
 
