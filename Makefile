@@ -76,6 +76,7 @@ durability: $(SETUP)
 	$(BIN)/python -m tests.durability.syscalls --results docs/results/durability
 	$(BIN)/python -m tests.durability.differential --minutes 60 --results docs/results/durability/differential.json
 	$(BIN)/python -m tests.durability.failover --rounds 300 --cut --results docs/results/durability/failover.json
+	$(BIN)/python -m tests.durability.failover --rounds 60 --cut --erase --results docs/results/durability/failover-erase.json
 	$(BIN)/python -m tests.durability.failover --rounds 8 --cut --sync-followers 0 --results docs/results/durability/failover-sync-0.json
 	$(BIN)/python -m tests.durability.failover --rounds 5 --cut --any-read --results docs/results/durability/failover-any-read.json
 

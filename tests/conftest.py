@@ -40,9 +40,13 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def make_directory(path: Path, config: StoreConfig = CONFIG) -> Path:
+# URL of a server that is tested instead of the tests' own: `python -m tests.cluster.suites` names an ingress.
+GIVEN_URL = os.environ.get("SUPERPOSED_TESTED_URL")
+
+
+def make_directory(path: Path, config: StoreConfig = CONFIG, seed: int = 7) -> Path:
     with DataDirectory(path) as directory:
-        begin(directory, WeightStore(config, secret=seeded_secret(7)))
+        begin(directory, WeightStore(config, secret=seeded_secret(seed)))
     return path
 
 

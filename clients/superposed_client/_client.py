@@ -41,13 +41,15 @@ class _Calls(Generic[Http, OfKeys, Transport]):
         base_url: str = "http://127.0.0.1:8000",
         *,
         api_key: str | None = None,
+        cell: str | None = None,
         timeout_s: float = 60.0,
         retries: RetryPolicy | None = None,
         transport: Transport | None = None,
     ) -> None:
         self._retries, self._servers = retries or RetryPolicy(), Servers()
         http, keys = self._kinds
-        self._http = http(base_url=base_url, headers=credentials(api_key), timeout=timeout_s, transport=transport)
+        own = credentials(api_key) | ({} if cell is None else {"X-Cell": cell})
+        self._http = http(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
         self.keys = keys(self._run)
 
     def __repr__(self) -> str:
@@ -86,12 +88,14 @@ class _Calls(Generic[Http, OfKeys, Transport]):
     infer = call(operations.infer)
     update = call(operations.update)
     stream = call(operations.stream)
+    send = call(operations.send)
     relabel = call(operations.relabel)
     evaluate = call(operations.evaluate)
     register_task = call(operations.register_task)
     alter_task = call(operations.alter_task)
     get_task = call(operations.get_task)
     list_tasks = call(operations.list_tasks)
+    task_rows = call(operations.task_rows)
     evaluations = call(operations.evaluations)
     interference = call(operations.interference)
     plot_interference = call(operations.plot_interference)
@@ -140,6 +144,7 @@ class Client(_Calls[httpx.Client, Keys, httpx.BaseTransport], Sync):
     Args:
         base_url: Where it is, for example `http://127.0.0.1:8000`.
         api_key: The server's API key for this client; default `$SUPERPOSED_API_KEY`, if that is set.
+        cell: Name of the cell that is meant, of a cluster: for what is about one store.
         timeout_s: How long one request may take.
         retries: When requests are sent again.
         transport: An httpx transport, for tests.

@@ -158,11 +158,11 @@ def parse_list(model: type[M], response: httpx.Response) -> Listed[M]:
 
 
 class Servers:
-    """The leader, once a follower has named it, and the newest record of each epoch that this client has seen."""
+    """The leader, once a follower has named it, and the newest record of each store that this client has seen."""
 
     def __init__(self) -> None:
         self._leader = ""
-        self._tokens: dict[str, str] = {}
+        self._tokens: dict[str, str] = {}  # by lineage
 
     def arguments(self, request: Request) -> dict[str, Any]:
         """Return httpx's arguments: how new the server must be, and of a change the leader, where it is known.
@@ -176,10 +176,9 @@ class Servers:
 
     def moved(self, request: Request, response: httpx.Response) -> bool:
         """Take notice of an answer; return True if it names another server, which is to be asked."""
-        epoch, _, sequence = (token := response.headers.get("x-sequence", "")).rpartition(".")
-        newer = sequence.isdecimal() and int(sequence) >= int(self._tokens.get(epoch, "0").rpartition(".")[2])
-        if newer and response.status_code < 400:
-            self._tokens = {epoch: token}  # a server that answers knows every record that was asked for
+        if response.status_code < 400:
+            for token in response.headers.get("x-sequence", "").split(","):
+                self._saw(token)
         if _is_old(response) and _changes(request):
             self._leader = ""
         location = response.headers.get("location", "")
@@ -187,6 +186,13 @@ class Servers:
             return False
         self._leader = location.removesuffix(unquote(request.path))
         return True
+
+    def _saw(self, token: str) -> None:
+        """Keep the token of an answer: a server that answers knows every record of its store that was asked for."""
+        lineage, (epoch, _, sequence) = token.partition(".")[0], token.rpartition(".")
+        known_epoch, _, known = self._tokens.get(lineage, "").rpartition(".")
+        if sequence.isdecimal() and (epoch != known_epoch or int(sequence) >= int(known)):
+            self._tokens[lineage] = token
 
     def answered(self, response: httpx.Response) -> httpx.Response:
         """Return the last answer to a request; a record that it misses may be lost, and is not asked for again."""

@@ -43,6 +43,7 @@ class TaskFields(TypedDict, total=False):
     scale: Sequence[float] | None
     description: str | None
     keep_rows: bool
+    standby: bool
     group: str | None
     own_layers: int | None
     composition: ContextLike | None

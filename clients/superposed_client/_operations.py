@@ -107,6 +107,11 @@ def update(
     return parse(models.Update, (yield changing("POST", "/v1/update", body, key=idempotency_key)))
 
 
+def send(method: str, path: str, body: Mapping[str, Any]) -> Operation[Any]:
+    """Send a change that has no call of its own here, with an idempotency key; return the JSON that answers it."""
+    return refuse_errors((yield changing(method, path, body))).json()
+
+
 def stream(lines: Iterable[Mapping[str, Any]]) -> Operation[list[dict[str, Any]]]:
     """Send lines of updates and inference to `POST /v1/stream`, some hundred at a time; return their answers.
 
@@ -180,21 +185,30 @@ def alter_task(
     add_labels: Sequence[Any] | None = None,
     offset: Sequence[float] | None = None,
     scale: Sequence[float] | None = None,
+    standby: bool | None = None,
     schema_version: int | None = None,
 ) -> Operation[models.TaskInfo]:
-    """Add labels to a task, or scale its rows otherwise.
+    """Add labels to a task, scale its rows otherwise, or end its standby.
 
     Args:
         key: The task.
         add_labels: Labels to add after those that the task has; present ones are passed over.
         offset: Subtracted from each feature, (inputs,).
         scale: Each feature is divided by it, (inputs,).
+        standby: True to have it answer, and take no updates but of a move to another cell; False to end that.
         schema_version: Version of the schema that is changed; another one raises `SchemaChanged`.
     """
-    given = _given(offset=offset, scale=scale, schema_version=schema_version)
+    given = _given(offset=offset, scale=scale, standby=standby, schema_version=schema_version)
     body = {name: plain_values(value) for name, value in given.items()}
     body |= {} if add_labels is None else {"add_labels": labels_of(add_labels)[0]}
     return parse(models.TaskInfo, (yield changing("PATCH", f"/v1/tasks/{quote(key, safe='')}", body)))
+
+
+def task_rows(key: str, *, after: int = 0) -> Operation[list[dict[str, Any]]]:
+    """Return rows and targets of a task's next updates after a record, as `POST /v1/update` takes them."""
+    path = f"/v1/tasks/{quote(key, safe='')}/data"
+    found: list[dict[str, Any]] = refuse_errors((yield Request("GET", path, params={"after": after}))).json()
+    return found
 
 
 def evaluations(key: str) -> Operation[Listed[models.EvaluatedAccuracy]]:
@@ -213,9 +227,9 @@ def plot_interference(keys: Sequence[str]) -> Operation[Any]:
     return plot_matrix((yield from interference(keys)))
 
 
-def delete_task(key: str, *, untaught: bool = False) -> Operation[None]:
-    """Forget a task; `untaught` deletes it only if no update has taught it."""
-    params: dict[str, str | int] = {"untaught": "true"} if untaught else {}
+def delete_task(key: str, *, updates: int | None = None) -> Operation[None]:
+    """Forget a task; with `updates` only if that number of updates has taught it."""
+    params = {} if updates is None else {"updates": updates}
     refuse_errors((yield changing("DELETE", f"/v1/tasks/{quote(key, safe='')}", params=params)))
 
 

@@ -147,7 +147,7 @@ class _TaskCalls:
         """Undo a registration whose first rows were refused, unless the task was taught since."""
         self._registered = False
         with suppress(ApiError):
-            yield from operations.delete_task(str(self._key), untaught=True)
+            yield from operations.delete_task(str(self._key), updates=0)
 
     @chain
     def partial_fit(

@@ -64,6 +64,7 @@ class Score(_Answer):
 
     context: str
     probability: float
+    evidence: float = Field(0.0, description="Sum over rows of energy, or of minus the loss.")
 
 
 class Ranked(_Answer):
@@ -180,6 +181,7 @@ class TaskInfo(_Answer):
     encoder: str | None = Field(None, description="Encoder of its texts or images.")
     abstain: float | None = Field(None, description="Share of its kept texts that may get no label.")
     temperature: float = Field(1.0, description="Divisor of the logits of calibrated probabilities.")
+    standby: bool = Field(False, description="True while it is taught what a task of another cell knows.")
 
 
 class StoreBytes(_Answer):

@@ -16,14 +16,20 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from tritonclient.utils import InferenceServerException
 
-from tests.conftest import make_directory, serving
+from tests.conftest import GIVEN_URL, make_directory, serving
 from tests.helpers.protocol_v2 import DTYPES, LABELS, ROWS, native, register_tasks
 from tests.service.test_follower import following
 
 
-@pytest.fixture(scope="module", params=["alone", "follower", "promoted"])
+@pytest.fixture(scope="module", params=["alone", "follower", "promoted"] if GIVEN_URL is None else ["given"])
 def http(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A server; a follower, which answers what its leader does; and a follower that was made the leader."""
+    if GIVEN_URL is not None:
+        with httpx.Client(base_url=GIVEN_URL) as given:
+            register_tasks(given)
+            given.post("/v1/tasks", json={"key": "u42", "group": "digits", "labels": LABELS, "inputs": 64})
+            yield given
+        return
     folder = tmp_path_factory.mktemp("v2")
     with serving(make_directory(folder / "store")) as leader:
         register_tasks(leader)

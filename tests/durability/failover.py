@@ -44,7 +44,7 @@ from superposed.config import RehearsalConfig, StoreConfig
 from superposed_service.changes.replay import recover
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.verify import verify
-from superposed_service.cluster.follower import seed
+from superposed_service.followers.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Record, Shipment
 from superposed_service.storage.shipping import unframed

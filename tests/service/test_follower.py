@@ -23,8 +23,8 @@ from superposed.config import MLPConfig, RehearsalConfig
 from superposed_client import Client
 from superposed_service.changes.replay import recover
 from superposed_service.changes.verify import verify
-from superposed_service.cluster.follower import difference, seed
 from superposed_service.engine.writer import Writer
+from superposed_service.followers.follower import difference, seed
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory

@@ -23,9 +23,9 @@ from superposed_service.api.app import create_api
 from superposed_service.api.middleware.freshness import Freshness
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.verify import verify
-from superposed_service.cluster.follower import seed
 from superposed_service.engine.replication import Replication
 from superposed_service.errors import TooFewFollowers
+from superposed_service.followers.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.shipping import Place
@@ -39,8 +39,8 @@ from tests.service.test_server import superposed
 
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("superposed_service.cluster.member._LOOK_S", 0.2)
-    monkeypatch.setattr("superposed_service.cluster.follower._WAIT_S", 0.3)
+    monkeypatch.setattr("superposed_service.followers.member._LOOK_S", 0.2)
+    monkeypatch.setattr("superposed_service.followers.follower._WAIT_S", 0.3)
     monkeypatch.setattr("superposed_service.engine.replication._SILENT_S", 1.0)
 
 

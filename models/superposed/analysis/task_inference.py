@@ -29,10 +29,14 @@ EXPONENT_EVALUATIONS = _GRID + (_ROUNDS - 1) * _FINER
 
 @dataclass(frozen=True)
 class Score:
-    """Likelihood that rows belong to a context, among the candidates; probabilities sum to 1."""
+    """Likelihood that rows belong to a context, among the candidates; probabilities sum to 1.
+
+    They are the softmax of `evidence`: the sum over rows of the energy, or of minus the loss.
+    """
 
     context: str
     probability: float
+    evidence: float
 
 
 @dataclass(frozen=True)
@@ -212,5 +216,5 @@ def _ranked(names: Sequence[str], evidence: NDArray[np.float64], rows: int) -> L
     weights = np.exp(evidence - evidence.max())
     shares = weights / weights.sum()
     order = np.argsort(-evidence, kind="stable")[:_MOST_SHOWN]
-    scores = tuple(Score(names[place], float(shares[place])) for place in order)
+    scores = tuple(Score(names[place], float(shares[place]), float(evidence[place])) for place in order)
     return Located(scores[0].context, scores, rows)

@@ -150,9 +150,9 @@ class WeightStore:
         return state, True
 
     def altered(
-        self, key: str, *, add_labels: Iterable[Label] = (), scaling: Mapping[str, Sequence[float] | None] | None = None
+        self, key: str, *, add_labels: Iterable[Label] = (), scaling: Mapping[str, Any] | None = None
     ) -> TaskSchema:
-        """Return a task's schema with labels added, or with another offset and scale; nothing is changed.
+        """Return a task's schema with labels added, or with another offset, scale or standby; nothing is changed.
 
         Labels that it has already are passed over.
 

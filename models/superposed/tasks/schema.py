@@ -21,7 +21,7 @@ TaskKey = Annotated[str, AfterValidator(check_key)]
 SMALLEST_SCALE = 1e-30
 _WHITE = 255.0
 # Fields that say nothing of what a row or a class index means.
-_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition", "abstain"}
+_WITHOUT_MEANING = {"keep_rows", "group", "own_layers", "composition", "abstain", "standby"}
 # The fields of the first release: always written. A later field is written only where it differs from its
 # default, so that the digest of a store and the mark of a schema stay what an earlier release computed.
 _FIRST_FIELDS = frozenset({"key", "inputs", "outputs", "labels", "loss", "offset", "scale", "description"})
@@ -58,6 +58,7 @@ class TaskSchema(Config):
         encoder: The store's encoder of its texts or images.
         abstain: Share of its own kept texts that it may leave without a label, as it does with texts that
             are no nearer to what it learned.
+        standby: True while it moves to another store: it answers, and takes no updates but of the move.
     """
 
     key: TaskKey
@@ -79,6 +80,7 @@ class TaskSchema(Config):
     extra_features: Literal["refuse", "ignore"] = "refuse"
     encoder: EncoderName | None = None
     abstain: float | None = Field(None, gt=0, le=0.5)
+    standby: bool = Field(False, strict=True)
 
     @field_validator("composition")
     @classmethod

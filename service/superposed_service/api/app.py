@@ -37,12 +37,12 @@ from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
 from superposed_service.changes.replay import Recovery, fingerprint, recover
 from superposed_service.changes.snapshot import start_history
-from superposed_service.cluster.member import Member, urls
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest
+from superposed_service.followers.member import Member, urls
 from superposed_service.observability.counters import Metrics
 from superposed_service.observability.request_ids import CLIENT_LEFT
 from superposed_service.runtime.encoding import Encoders

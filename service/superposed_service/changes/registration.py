@@ -104,7 +104,8 @@ class Alter(Change):
 
     key: str
     add_labels: Sequence[Label] = ()  # those that it has already are passed over
-    scaling: Mapping[str, Sequence[float] | None] | None = None  # new `offset`, `scale`, or both
+    # New `offset`, `scale` or `standby`; called scaling since a release that had only the first two
+    scaling: Mapping[str, Sequence[float] | bool | None] | None = None
     version: int | None = None  # version of the schema that is changed; None for any
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
@@ -130,15 +131,15 @@ class Delete(Change):
     kind = "delete"
 
     key: str
-    untaught: bool = False  # whether only a task that no update has taught is: the way back from a registration
+    updates: int | None = None  # only a task that this number of updates has taught; None for any
 
     def prepare(self, store: WeightStore) -> PreparedChange:
-        """Reject a task that is not there, or is the group of other tasks."""
+        """Reject a task that is not there, is the group of other tasks, or was taught meanwhile."""
         state = store.tasks.check_removable(self.key)
-        if self.untaught and state.updates:
+        if self.updates not in {None, state.updates}:
             raise TaskInUse(
-                f"task {self.key} was taught since it was registered",
-                expected="a task without updates",
+                f"task {self.key} was taught meanwhile",
+                expected=f"a task with {self.updates} updates",
                 received=f"{state.updates} updates",
             )
 

@@ -23,7 +23,7 @@ from superposed_service.changes.base import Change, JsonObject, PreparedChange, 
 from superposed_service.changes.growth import Growth, growth_for, with_schemas
 from superposed_service.changes.quarantine import sources_of
 from superposed_service.changes.rows import RowBatch
-from superposed_service.errors import HistoryTruncated, Quarantined
+from superposed_service.errors import HistoryTruncated, NotReady, Quarantined
 from superposed_service.storage import Entry, Record
 
 _OPTIONAL = ("values", "weights")  # of targets, in a record
@@ -76,6 +76,7 @@ class Update(Change):
     grow_labels: bool = False  # whether targets that are no labels yet become labels of their tasks
     growth: Sequence[Growth] = ()  # what the record says was added
     weights: Sequence[float] | None = None  # how much each row counts; None for 1 each
+    standby: bool = False  # whether it may teach tasks that stand by
 
     def __post_init__(self) -> None:
         self.grouped, self.size = not (self.grow_labels or self.growth), len(self.rows) * self.steps
@@ -96,6 +97,7 @@ class Update(Change):
             targets = weighted(targets, self.weights)
         if self.schemas is None:
             check_records_fit(batch)
+            self._check_standby(batch)
         schemas = {part.task.schema.key: part.task.mark for part in batch.parts}
         if self.schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")
@@ -110,6 +112,12 @@ class Update(Change):
             targets=targets,
             steps=self.steps,
         )
+
+    def _check_standby(self, batch: Batch) -> None:
+        """Refuse updates of tasks that stand by, but those of the move itself: a task changes cells between two."""
+        waiting = [part.task.schema.key for part in batch.parts if part.task.schema.standby]
+        if waiting and not self.standby:
+            raise NotReady("the task is being moved to another cell: send the update again", received=waiting[0])
 
     def _learn(
         self, store: WeightStore, *, rows: RowBatch, batch: Batch, targets: Targets, grown: Mapping[str, TaskSchema]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from superposed.errors import SuperposedError
+from superposed_service.cli.cluster import cluster
 from superposed_service.cli.config import config
 from superposed_service.cli.data_directory import export, import_store, log, verify_directory
 from superposed_service.cli.init import init
@@ -20,6 +21,7 @@ from superposed_service.cli.serve import serve
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The `superposed` command.")
 app.add_typer(keys, name="keys")
 app.add_typer(config, name="config")
+app.add_typer(cluster, name="cluster")
 for command in (init, serve, promote, status, tasks, teach, predict, evaluate):
     app.command()(command)
 app.command("verify")(verify_directory)

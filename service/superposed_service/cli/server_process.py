@@ -16,7 +16,7 @@ from superposed_service.api.app import create_api, guarded
 from superposed_service.api.server.bind_address import check_addresses
 from superposed_service.api.server.connections import HttpServer, allow_connections, bounded_protocol
 from superposed_service.cli.new_store import begin_store, default_encoders
-from superposed_service.cluster.follower import seed
+from superposed_service.followers.follower import seed
 from superposed_service.observability.logs import logging_config
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory

@@ -157,13 +157,14 @@ class Engine:
         author: str | None = None,
         *,
         grow_labels: bool = False,
+        standby: bool = False,
         weights: Sequence[float] | None = None,
     ) -> JsonObject:
         """Apply one update and answer what the model knew before it; raises as `change`."""
         if steps is None:
             steps = self._writer.store.config.optimizer.steps
         check_most("more steps than one update may have", steps, self._settings.max_steps)
-        update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights)
+        update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights, standby=standby)
         return await self.change(update, idempotency_key, author)
 
     async def change(

@@ -8,22 +8,22 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
 
 from superposed.errors import ConfigError
 from superposed_client.models import Promotion, ServerState
-from superposed_service.cluster.follower import ASIDE, Follower, client_options
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import ServiceUnavailable, TooFewFollowers
+from superposed_service.errors import InvalidRequest, ServiceUnavailable, TooFewFollowers
+from superposed_service.followers.follower import ASIDE, Follower, client_options
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import Position
 
-_log = logging.getLogger("superposed.cluster")
+_log = logging.getLogger("superposed.followers")
 _LOOK_S, _HAND_OVER_S = 1.0, 10.0
 _PATH = "/v1/replication"
 _OWN = ""  # this server among the URLs
@@ -103,6 +103,18 @@ class Member:
             sync_followers=self._settings.sync_followers,
             kept_aside=sorted(path.name for path in aside.glob("*.jsonl")),
         )
+
+    def replace_members(self, members: Sequence[str]) -> None:
+        """Take new URLs of the store's servers, of which one may have moved to another machine.
+
+        Raises:
+            InvalidRequest: There are more or fewer than before: a promotion counts them.
+        """
+        if len(members) != len(self._urls):
+            text = "a store has as many servers as it was started with"
+            raise InvalidRequest(text, expected=len(self._urls), received=len(members))
+        self._urls = list(members)
+        self._names = {url: name for url, name in self._names.items() if url in members}
 
     async def promise(self, epoch: int) -> Position:
         """Follow no more, and promise an epoch; return the end of the journal.

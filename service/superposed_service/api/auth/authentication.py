@@ -16,21 +16,30 @@ _TEXT = re.compile(r"sp-([0-9a-f]{12})-([A-Za-z0-9_-]{43})")
 
 
 def create(
-    transaction_log: TransactionLog, *, scope: AccessScope, tasks: str = "*", most: int | None = None, **fields: Any
+    transaction_log: TransactionLog,
+    *,
+    scope: AccessScope,
+    tasks: str = "*",
+    most: int | None = None,
+    given: tuple[str, str] | None = None,
+    **fields: Any,
 ) -> tuple[ApiKey, str]:
     """Make an API key with fields of `ApiKey`; return it and its text, which is seen this once only.
 
     On the thread that owns the transaction log. There may be `most` keys, the revoked ones too; None is no limit.
+    `given` is the id and the secret that it is to have.
 
     Raises:
-        InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing.
+        InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing; or an id in use.
         LimitReached: There are as many keys as there may be.
     """
     if scope in {"admin", "replicate"} and tasks != "*":
         raise InvalidRequest(f"a key of scope {scope} reaches every task", expected="tasks: *", received=tasks)
     if most is not None and len(transaction_log.api_keys) >= most:
         raise LimitReached("there are as many API keys as there may be", expected=most, received=most + 1)
-    identifier, secret = secrets.token_hex(6), secrets.token_urlsafe(32)
+    identifier, secret = given or (secrets.token_hex(6), secrets.token_urlsafe(32))
+    if transaction_log.api_keys.get(identifier) is not None:
+        raise InvalidRequest("an API key has this id already", expected="another id", received=identifier)
     key = ApiKey(
         id=identifier,
         scope=scope,
@@ -51,12 +60,12 @@ def revoke(transaction_log: TransactionLog, identifier: str) -> None:
         transaction_log.api_keys.put(replace(key, revoked=time.time()))
 
 
-def rotate(transaction_log: TransactionLog, identifier: str) -> tuple[ApiKey, str]:
-    """Give a key a new secret in place of the old one; raise `UnknownApiKey` where there is none or it was revoked."""
+def rotate(transaction_log: TransactionLog, identifier: str, secret: str | None = None) -> tuple[ApiKey, str]:
+    """Give a key a new secret, drawn here by default; raise `UnknownApiKey` where there is none or it was revoked."""
     key = _get(transaction_log.api_keys, identifier)
     if key.revoked is not None:
         raise UnknownApiKey("this API key was revoked", expected="a key in use", received=identifier)
-    secret = secrets.token_urlsafe(32)
+    secret = secret or secrets.token_urlsafe(32)
     rotated = replace(key, secret_sha256=_digest(secret))
     transaction_log.api_keys.put(rotated)
     return rotated, f"sp-{identifier}-{secret}"

@@ -87,6 +87,8 @@ class TaskRegistration(Body, json_schema_extra={"examples": [{"key": "digits", "
     """Names and kinds of the values of records; default: as in the first update."""
     extra_features: Literal["refuse", "ignore"] = "refuse"
     """What happens to a record with a name that the task does not have."""
+    standby: bool = Field(False, strict=True)
+    """True while it is taught what a task of another cell knows: an ingress sends it no requests."""
 
     @model_validator(mode="after")
     def _labels_or_outputs(self) -> Self:
@@ -102,13 +104,15 @@ class TaskAlteration(Body, json_schema_extra={"examples": [{"add_labels": ["x"]}
     """Labels to add after those that the task has; present ones are passed over."""
     offset: list[Annotated[float, Field(strict=True)]] | None = None
     scale: list[Annotated[float, Field(strict=True)]] | None = None
+    standby: bool | None = Field(None, strict=True)
+    """True to have the task answer, and take no updates; False for one that takes the requests from now on."""
     schema_version: int | None = Field(None, ge=1, strict=True)
     """Version of the schema that is changed: another one is 409 `schema-changed`."""
 
     @model_validator(mode="after")
     def _something(self) -> Self:
-        if self.add_labels is None and self.offset is None and self.scale is None:
-            raise ValueError("give add_labels, offset or scale")
+        if all(one is None for one in (self.add_labels, self.offset, self.scale, self.standby)):
+            raise ValueError("give add_labels, offset, scale or standby")
         return self
 
 
@@ -165,6 +169,27 @@ class ApiKeyRequest(Body):
     requests_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     rows_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
+    given: GivenSecret | None = None
+    """Id and secret that the key is to have; default: the server draws them."""
+
+
+class GivenSecret(Body):
+    """Id and secret of an API key that its maker has drawn, for servers of several stores that are to have the same."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    secret: str = Field(pattern=r"^[\w-]{43}$")
+
+
+class KeyRotation(Body):
+    """`POST /v1/keys/{identifier}/rotate`; without a body the server draws a secret."""
+
+    given: GivenSecret | None = None
+
+
+class MembersBody(Body):
+    """`POST /v1/replication/members`."""
+
+    members: list[str] = Field(description="URLs of all servers of the store: as many as before.")
 
 
 class EpochBody(Body):
@@ -322,6 +347,10 @@ class UpdateBody(EvaluateBody):
     """How much each row counts, 0 to 1e6; default: 1 each."""
     grow_labels: bool = Field(False, strict=True)
     """True if targets that are no labels yet become labels, in the same record."""
+    standby: bool = Field(False, strict=True)
+    """True to teach a task that stands by, as a move to another cell does."""
+    origin: tuple[str, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] | None = None
+    """Idempotency key and hash of the request that taught the same in another cell (scope admin)."""
 
 
 class StreamLine(Body):

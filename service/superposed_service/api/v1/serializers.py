@@ -17,6 +17,7 @@ from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.changes.registration import task_body
 from superposed_service.changes.relabel import find_update
 from superposed_service.changes.replay import Recovery, fingerprint
+from superposed_service.changes.task_rows import read_task_rows
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
@@ -209,6 +210,11 @@ def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
     """Return the head of an update's record, and the number of records since; raises as `find_update`."""
     journal = writer.transaction_log.journal
     return dict(find_update(journal, sequence).head), journal.sequence - sequence
+
+
+def task_rows(writer: Writer, key: str, after: int) -> list[dict[str, Any]]:
+    """Return the body of `GET /v1/tasks/{key}/data`."""
+    return read_task_rows(writer.transaction_log, writer.store, key, after)
 
 
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:

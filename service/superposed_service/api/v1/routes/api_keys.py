@@ -10,7 +10,7 @@ from fastapi.responses import Response
 from superposed_client.models import ApiKey, NewApiKey
 from superposed_service.api.auth import create, keys_body, revoke, rotate
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
-from superposed_service.api.v1.schemas import ApiKeyRequest
+from superposed_service.api.v1.schemas import ApiKeyRequest, KeyRotation
 
 router = ApiRouter(prefix="/v1/keys", tags=["keys"])
 _log = logging.getLogger("superposed.keys")
@@ -41,7 +41,9 @@ async def make(request: ApiRequest) -> Response:
     """Make an API key. The response shows it once. From the first key on, every request needs one."""
     request.refuse_repeats()
     body = await request.read(ApiKeyRequest)
-    change = partial(create, most=request.runtime.settings.max_api_keys, **body.model_dump())
+    given = (body.given.id, body.given.secret) if body.given else None
+    fields = body.model_dump(exclude={"given"})
+    change = partial(create, most=request.runtime.settings.max_api_keys, given=given, **fields)
     return await _changed(request, "API key made", change, scope=body.scope, tasks=body.tasks)
 
 
@@ -51,8 +53,12 @@ async def end(request: ApiRequest, identifier: str) -> Response:
     return await _changed(request, "API key revoked", partial(revoke, identifier=identifier), api_key_id=identifier)
 
 
-@router.serve("POST", "/{identifier}/rotate", "admin", status_code=201, response_model=NewApiKey)
+@router.serve(
+    "POST", "/{identifier}/rotate", "admin", status_code=201, response_model=NewApiKey, body=KeyRotation, optional=True
+)
 async def renew(request: ApiRequest, identifier: str) -> Response:
     """Replace the secret. The old one is invalid at once; id, scope and pattern stay."""
     request.refuse_repeats()
-    return await _changed(request, "API key rotated", partial(rotate, identifier=identifier))
+    given = (await request.read(KeyRotation)).given if await request.body() else None
+    change = partial(rotate, identifier=identifier, secret=given.secret if given else None)
+    return await _changed(request, "API key rotated", change)

@@ -144,26 +144,28 @@ class ApiRouter(APIRouter):
         fast: bool = False,
         body: type[BaseModel] | None = None,
         tensors: bool = False,
+        optional: bool = False,
         **options: Any,
     ) -> Callable[[E], E]:
         """Route requests to an endpoint: `scope` and `fast` as `requires` has them, `options` as the framework.
 
-        The endpoint reads the `body` itself, as JSON or, with `tensors`, with binary tensors behind it.
+        The endpoint reads the `body` itself, as JSON or, with `tensors`, with binary tensors behind it; an `optional`
+        one may be missing.
         """
         if body is not None:
-            options["openapi_extra"] = _documented(body, tensors=tensors)
+            options["openapi_extra"] = _documented(body, tensors=tensors, required=not optional)
         route = self.api_route(path, methods=[method], **options)
         return lambda endpoint: route(requires(scope, fast=fast)(endpoint))
 
 
-def _documented(model: type[BaseModel], *, tensors: bool = False) -> dict[str, Any]:
+def _documented(model: type[BaseModel], *, tensors: bool, required: bool) -> dict[str, Any]:
     """Return the OpenAPI entry of a body that the route reads raw."""
     schema = _inlined(model.model_json_schema(by_alias=True))
     content: dict[str, Any] = {"application/json": {"schema": schema}}
     if tensors:
         binary = {"type": "string", "format": "binary", "description": "JSON head, then raw tensors."}
         content[TENSORS_MEDIA_TYPE] = {"schema": binary}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": required, "content": content}}
 
 
 def _inlined(schema: dict[str, Any]) -> dict[str, Any]:

@@ -26,11 +26,13 @@ async def live(request: ApiRequest) -> Response:
 async def ready(request: ApiRequest) -> Response:
     """Answer 200 while inference and updates are admitted; 503 `not-ready` while starting or stopping.
 
-    Also once the journal's disk has failed: inference goes on then, but nothing is learned.
+    Also once the journal's disk has failed: inference goes on then, but nothing is learned. `role` and `epoch` tell
+    which of a store's servers takes changes: the leader of the highest epoch.
     """
     if (not_ready := request.runtime.not_ready) is not None:
         raise not_ready
-    return json_response({"status": "ready"})
+    state = request.app.state.member.state()
+    return json_response({"status": "ready", "role": state.role, "epoch": state.epoch})
 
 
 @router.serve("GET", "/metrics", "monitor", tags=["metrics"])

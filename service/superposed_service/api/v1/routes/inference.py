@@ -45,10 +45,19 @@ async def answer_update(
     request: ApiRequest, body: UpdateBody, rows: RowBatch, key: IdempotencyKey | None
 ) -> JsonObject:
     """Learn the admitted rows of a body of `POST /v1/update`, and return what it is answered."""
-    author, grow, weights = request.principal.author, body.grow_labels, body.sample_weight
+    author, weights = request.principal.author, body.sample_weight
+    if body.origin is not None and request.principal.is_admin:
+        key = IdempotencyKey(body.origin[0], bytes.fromhex(body.origin[1]))
     try:
         return await request.runtime.engine.update(
-            rows, body.targets, body.steps, key, author, grow_labels=grow, weights=weights
+            rows,
+            body.targets,
+            body.steps,
+            key,
+            author,
+            grow_labels=body.grow_labels,
+            standby=body.standby or body.origin is not None,
+            weights=weights,
         )
     except Quarantined as error:
         raise await request.explained(error) from None

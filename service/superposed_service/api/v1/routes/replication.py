@@ -7,8 +7,8 @@ from fastapi.responses import Response
 
 from superposed_client.models import Promotion, ServerState
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
-from superposed_service.api.v1.schemas import EpochBody, PromotionBody
-from superposed_service.cluster.member import Member
+from superposed_service.api.v1.schemas import EpochBody, MembersBody, PromotionBody
+from superposed_service.followers.member import Member
 from superposed_service.storage.shipping import Place
 
 router = ApiRouter(prefix="/v1/replication", tags=["replication"])
@@ -46,6 +46,14 @@ async def snapshot(request: ApiRequest) -> Response:
 async def state(request: ApiRequest) -> Response:
     """Return the role of this server, how new its store is, and what its settings say of the others."""
     return json_response(_member(request).state().model_dump())
+
+
+@router.serve("POST", "/members", "replicate", response_model=ServerState, body=MembersBody)
+async def members(request: ApiRequest) -> Response:
+    """Take new URLs of the store's servers, as many as before, until the next start."""
+    body = await request.read(MembersBody)
+    _member(request).replace_members(body.members)
+    return await state(request)
 
 
 @router.serve("POST", "/promise", "replicate", response_model=list[int], body=EpochBody)

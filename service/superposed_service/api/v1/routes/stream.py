@@ -30,12 +30,13 @@ _MOST_LINES, _LARGE = 32, 2**20
 _LOOK_S, _AGAIN_S = 0.5, 0.05
 
 
-class _StreamResponse(StreamingResponse):
+class LinesResponse(StreamingResponse):
     """A response that is sent as it is made, while the request's body is still being read."""
 
     media_type = "application/x-ndjson"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines; a client that leaves is noticed by what reads its lines."""
         await self.stream_response(send)
 
 
@@ -49,7 +50,7 @@ async def stream(request: ApiRequest) -> Response:
     read: nothing is rejected for lack of room.
     """
     request.runtime.engine.check_leads()
-    return _StreamResponse(_answers(request))
+    return LinesResponse(_answers(request))
 
 
 async def _answers(request: ApiRequest) -> AsyncIterator[bytes]:

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Query
 from fastapi.responses import Response
@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
-from superposed_service.api.v1.serializers import evaluations_body, task_page, task_schema
+from superposed_service.api.v1.serializers import evaluations_body, task_page, task_rows, task_schema
 from superposed_service.changes.registration import Alter, Delete, Register, task_body
 from superposed_service.errors import InvalidRequest
 
@@ -79,6 +79,18 @@ async def evaluations(request: ApiRequest, key: str) -> Response:
     return json_response(await request.runtime.engine.call(lambda store: evaluations_body(store, key)))
 
 
+@router.serve("GET", "/{key:path}/data", "update", response_model=list[dict[str, Any]])
+async def rows(request: ApiRequest, key: str, after: Annotated[int, Query(ge=0)] = 0) -> Response:
+    """Return rows and targets of the task's next updates after a record, as `POST /v1/update` takes them.
+
+    From the beginning come kept rows first, if the journal has not every update. No further ones: `[]`.
+    """
+    key = await request.task_key(key)
+    found = await request.runtime.engine.call_writer(partial(task_rows, key=key, after=after))
+    hidden = set() if request.principal.is_admin else {"origin"}
+    return json_response([{name: one[name] for name in one.keys() - hidden} for one in found])
+
+
 @router.serve("DELETE", "/{key:path}/data", "update", response_model=Erasure)
 async def erase(request: ApiRequest, key: str) -> Response:
     """Remove the rows of a task from the journal and from rehearsal; what they taught stays in the weights.
@@ -101,24 +113,24 @@ async def get(request: ApiRequest, key: str) -> Response:
 
 @router.serve("PATCH", "/{key:path}", "update", response_model=TaskInfo, body=TaskAlteration)
 async def alter(request: ApiRequest, key: str) -> Response:
-    """Add labels, or scale rows otherwise; updates that wait meanwhile stay valid."""
+    """Add labels, scale rows otherwise, or end its standby; updates that wait meanwhile stay valid."""
     body = await request.read(TaskAlteration)
     if (known := await request.answered_before()) is not None:
         return json_response(known["task"])
     key = await request.task_key(key)
-    scaling = body.model_dump(include={"offset", "scale"}, exclude_none=True)
+    scaling = body.model_dump(include={"offset", "scale", "standby"}, exclude_none=True)
     change = Alter(key, add_labels=body.add_labels or (), scaling=scaling or None, version=body.schema_version)
     return json_response((await request.submit(change))["task"])
 
 
 @router.serve("DELETE", "/{key:path}", "update", status_code=204)
-async def delete(request: ApiRequest, key: str, untaught: bool = False) -> Response:
+async def delete(request: ApiRequest, key: str, updates: Annotated[int | None, Query(ge=0)] = None) -> Response:
     """Delete a task. If its key is registered again, it gets a fresh context.
 
-    `untaught=true` deletes it only if no update has taught it (else 409 `task-in-use`).
+    `updates=N` deletes it only if N updates have taught it (else 409 `task-in-use`).
     """
     if await request.answered_before() is None:
         key = await request.task_key(key)
-        await request.submit(Delete(key, untaught=untaught))
+        await request.submit(Delete(key, updates))
         request.runtime.encoders.cache.forget({key})
     return Response(status_code=204)

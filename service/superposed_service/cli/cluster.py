@@ -1,0 +1,180 @@
+"""`superposed cluster up | status | move | drain | restart | down`: cells on a running Ray cluster."""
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from superposed.errors import ConfigError
+from superposed_service.errors import NotReady
+
+cluster = typer.Typer(no_args_is_help=True, help="Run many stores (cells) on a Ray cluster (extra `cluster`).")
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG", help="TOML file of the cluster; default: $SUPERPOSED_CLUSTER.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="CONFIG", help="As of `up`; default: $SUPERPOSED_CLUSTER.")
+]
+_READY_S, _LOOK_S = 180.0, 0.5
+
+
+@contextlib.contextmanager
+def _connected(path: Path | None) -> Iterator[tuple[Any, Any]]:
+    """Connect to the Ray cluster that runs here; give the configuration and the module of its actors."""
+    try:
+        import ray
+
+        from superposed_service.cluster import actors
+        from superposed_service.cluster.config import read_config
+    except ModuleNotFoundError as error:
+        text = "a cluster needs Ray"
+        raise ConfigError(text, expected="pip install 'superposed[cluster]'", received=error.name) from None
+    config = read_config(path)
+    try:
+        ray.init(address="auto", namespace=config.name, log_to_driver=False, logging_level=logging.WARNING)
+    except ConnectionError:
+        text = "no Ray cluster runs on this machine"
+        raise ConfigError(text, expected="`ray start --head`, and `ray start --address HEAD` elsewhere") from None
+    try:
+        yield config, actors
+    finally:
+        ray.shutdown()
+
+
+@cluster.command()
+def up(path: ConfigArgument = None) -> None:
+    """Start what does not run of a cluster, cells that were added too; wait until every cell has a leader."""
+    with _connected(path) as (config, actors):
+        import ray
+        from ray import serve
+
+        from superposed_service.cluster.app import application
+
+        with contextlib.suppress(ValueError):  # it keeps nothing, and may have an older configuration
+            ray.kill(ray.get_actor("coordinator", config.name))
+        serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
+        serve.run(application(config), name=config.name)
+        known, until = actors.coordinator(config), time.monotonic() + _READY_S
+        while len(led := {one["cell"] for one in _table(known) if one.get("role") == "leader"}) < len(config.cells):
+            if time.monotonic() > until:
+                text = f"not every cell has a leader yet: the servers' logs are beside {config.directory}/CELL/NUMBER"
+                raise NotReady(text, expected=f"leaders of {config.cells}", received=f"{sorted(led)}")
+            time.sleep(_LOOK_S)
+        typer.echo(
+            f"{len(config.cells)} cells of {config.servers} servers; the ingress: http://127.0.0.1:{config.port}"
+        )
+
+
+@cluster.command()
+def status(path: ConfigOption = None) -> None:
+    """Show the servers of each cell: where they are, what they do, and how new they are."""
+    with _connected(path) as (config, actors):
+        table = Table("cell", "server", "URL", "role", "epoch", "record")
+        for one in _table(actors.coordinator(config)):
+            shown = {"role": "not reached", "epoch": "", "sequence": ""} | one
+            table.add_row(*(str(shown[name]) for name in ("cell", "server", "url", "role", "epoch", "sequence")))
+        Console().print(table)
+
+
+@cluster.command()
+def move(
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The task.")],
+    cell: Annotated[str, typer.Argument(metavar="CELL", help="The cell that is to have it.")],
+    source: Annotated[str, typer.Option(help="The cell that has it; default: where the ingress finds it.")] = "",
+    url: Annotated[str, typer.Option(envvar="SUPERPOSED_URL", help="URL of the ingress.")] = "http://127.0.0.1:8000",
+) -> None:
+    """Teach a task to another cell, show how far both agree, and have that cell answer from then on.
+
+    A move that broke off goes on with another attempt; where the task is not found any more, with --source.
+    """
+    import httpx
+
+    from superposed_client._core import credentials
+    from superposed_service.cluster.move import move_task
+
+    if not source:
+        answer = httpx.get(f"{url}/v1/tasks/{key}", headers=credentials(None), timeout=60.0)
+        if not answer.is_success or "x-cell" not in answer.headers:
+            raise NotReady(f"the ingress does not say which cell has {key}", received=answer.text[:300])
+        source = answer.headers["x-cell"]
+    if source == cell:
+        raise ConfigError(f"{key} is in cell {cell} already", expected="another cell")
+    moved = move_task(url, key, source, cell, progress=typer.echo)
+    typer.echo(f"{key} is in cell {cell} now: {moved.updates} updates of {moved.rows} rows taught again")
+
+
+@cluster.command()
+def drain(
+    node: Annotated[str, typer.Argument(metavar="NODE", help="IP address of the node.")],
+    path: ConfigOption = None,
+    back: Annotated[bool, typer.Option("--back", help="Start again what drains have stopped.")] = False,
+) -> None:
+    """Stop the servers of a node, others leading their cells before, so that the node can be taken away."""
+    with _connected(path) as (config, actors):
+        import ray
+
+        known = actors.coordinator(config)
+        stopped = ray.get(known.undrain.remote() if back else known.drain.remote(node))
+        typer.echo("started again" if back else f"stopped: {', '.join(stopped) or 'nothing was there'}")
+
+
+@cluster.command()
+def restart(path: ConfigOption = None) -> None:
+    """Start every server anew, one after another and leaders last: after an upgrade of the package."""
+    with _connected(path) as (config, actors):
+        import ray
+
+        known = actors.coordinator(config)
+        for cell in config.cells:
+            servers = [one for one in _table(known) if one["cell"] == cell]
+            for one in sorted(servers, key=lambda one: one.get("role") == "leader"):
+                ray.get(known.restart.remote(cell, one["server"]))
+                _wait_until_level(known, cell, one["server"])
+                typer.echo(f"{cell}-{one['server']} was started anew")
+
+
+@cluster.command()
+def down(path: ConfigOption = None) -> None:
+    """Stop the ingress and all servers; the data directories stay."""
+    with _connected(path) as (config, actors):
+        import ray
+        from ray import serve
+
+        serve.delete(config.name)
+        with contextlib.suppress(ValueError):
+            ray.kill(ray.get_actor("coordinator", config.name))
+        for cell in config.cells:
+            servers = [actors.actor_of(config, cell, number) for number in range(config.servers)]
+            ray.get([one.stop.remote() for one in servers])
+            for one in servers:
+                ray.kill(one)
+            ray.util.remove_placement_group(actors.placed(config, cell))
+
+
+def _table(known: Any) -> list[dict[str, Any]]:
+    import ray
+
+    found: list[dict[str, Any]] = ray.get(known.table.remote())
+    return found
+
+
+def _wait_until_level(known: Any, cell: str, number: int) -> None:
+    """Wait until a server answers, and is as new as its leader was when it was first looked at."""
+    until, wanted = time.monotonic() + _READY_S, None
+    while time.monotonic() < until:
+        time.sleep(_LOOK_S)
+        servers = [one for one in _table(known) if one["cell"] == cell]
+        leader = next((one for one in servers if one.get("role") == "leader"), None)
+        if leader is None or not servers[number]["reached"]:
+            continue
+        wanted = wanted or leader["sequence"]
+        if servers[number]["sequence"] >= wanted:
+            return
+    raise NotReady(f"server {number} of cell {cell} has not caught up", expected=f"record {wanted}")

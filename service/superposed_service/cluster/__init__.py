@@ -1,0 +1,1 @@
+"""Cells: many stores behind one address, on Ray."""

@@ -1,0 +1,274 @@
+"""Ray actors: one for each server of a cell, and the coordinator that starts them and promotes.
+
+They keep nothing that is not on the servers' disks: which server leads, and in which epoch, the servers say themselves;
+where tasks are, their journals say. Ray places them, and starts them again where a node or a process has died.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import math
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+import ray
+
+from superposed_client.models import ServerState
+from superposed_service.cluster.config import ClusterConfig
+from superposed_service.errors import NotReady
+from superposed_service.followers.follower import client_options
+from superposed_service.settings import Settings
+
+_log = logging.getLogger("superposed.cluster")
+_LOOK_S, _GONE_S, _ANSWER_S, _AGAIN_S, _STOP_S = 0.25, 1.5, 1.0, 5.0, 60.0
+
+
+class CellServer:
+    """One server of a cell: a process of `superposed serve` on the node where Ray has placed this actor."""
+
+    def __init__(self, config: ClusterConfig, cell: str, number: int) -> None:
+        self._config, self._number = config, number
+        self._directory = Path(os.path.expandvars(config.directory)) / cell / str(number)
+        self._port = config.port_of(cell, number)
+        self.url = f"http://{_node_address()}:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started = -math.inf
+
+    def state(self) -> dict[str, Any]:
+        """Return its URL, whether its process runs, and whether its directory holds a store."""
+        runs = self._process is not None and self._process.poll() is None
+        return {"url": self.url, "runs": runs, "holds": any(self._directory.glob("snapshots/*"))}
+
+    def start(self, members: list[str], follow: str) -> None:
+        """Start the process, unless that was tried just now; it ends with this actor."""
+        if time.monotonic() < self._started + _AGAIN_S:
+            return
+        self._started = time.monotonic()
+        self._directory.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
+        command += ["serve", str(self._directory), "--port", str(self._port)]
+        command += [] if os.environ.get("SUPERPOSED_FOLLOW_API_KEY") else ["--allow-unauthenticated"]
+        with self._directory.with_suffix(".log").open("ab") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                env=os.environ | self._config.environment(members, follow),
+                stdout=log,
+                stderr=log,
+                preexec_fn=_end_with_parent,
+            )
+
+    def stop(self) -> None:
+        """Stop the process, and wait until it has ended."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_S)
+            self._process.kill()
+            self._process = None
+
+
+def _node_address() -> str:
+    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray has no annotation there
+
+
+def _end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+class Coordinator:
+    """Looks at the servers four times a second; starts those that do not run, and promotes where no server leads."""
+
+    def __init__(self, config: ClusterConfig) -> None:
+        self._config = config
+        numbers = range(config.servers)
+        self._actors = {cell: [actor_of(config, cell, number) for number in numbers] for cell in config.cells}
+        self._urls = {cell: [""] * config.servers for cell in config.cells}
+        self._states: dict[str, list[dict[str, Any]]] = {cell: [] for cell in config.cells}
+        self._drained: set[tuple[str, int]] = set()
+        self._led = dict.fromkeys(config.cells, time.monotonic())  # when a leader of the cell was last reached
+        threading.Thread(target=lambda: asyncio.run(self._watch()), daemon=True).start()
+
+    def urls(self) -> dict[str, list[str]]:
+        """Return the URLs of each cell's servers, as far as they are known."""
+        return {cell: [url for url in urls if url] for cell, urls in self._urls.items()}
+
+    def table(self) -> list[dict[str, Any]]:
+        """Return the state of each server, as of the newest look."""
+        states = self._states.items()
+        return [{"cell": cell, "server": number, **one} for cell, found in states for number, one in enumerate(found)]
+
+    async def _watch(self) -> None:
+        async with httpx.AsyncClient(**client_options(Settings(), "")) as client:
+            while True:
+                tended = (self._tend(cell, client) for cell in self._config.cells)
+                for done in await asyncio.gather(*tended, return_exceptions=True):
+                    if isinstance(done, Exception):
+                        _log.error("a cell was not looked at", exc_info=done)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _tend(self, cell: str, client: httpx.AsyncClient) -> None:
+        """Look at one cell, and do what is to be done there."""
+        found = await asyncio.gather(*(_asked(actor) for actor in self._actors[cell]))
+        before = list(self._urls[cell])
+        self._urls[cell] = [one["url"] if one else url for one, url in zip(found, before, strict=True)]
+        states = await asyncio.gather(*(_server_state(client, url) for url in self._urls[cell]))
+        self._states[cell] = [
+            {"url": url, "reached": state is not None, **(state.model_dump() if state else {})}
+            for url, state in zip(self._urls[cell], states, strict=True)
+        ]
+        leader = newest_leader(dict(zip(self._urls[cell], states, strict=True)))
+        if leader:
+            self._led[cell] = time.monotonic()
+        for number, one in enumerate(found):
+            if one and not one["runs"] and (cell, number) not in self._drained:
+                follow = followed(number, found, leader)
+                if follow is not None and all(self._urls[cell]):
+                    members = self._urls[cell] if self._config.servers > 1 else []
+                    await self._actors[cell][number].start.remote(members, follow)
+        reached = {url: state for url, state in zip(self._urls[cell], states, strict=True) if state}
+        if not leader and reached and time.monotonic() - self._led[cell] > _GONE_S:
+            await self._promote(cell, list(reached), client)
+        for url, state in reached.items():
+            if self._config.servers > 1 and state.members != self._urls[cell]:
+                await client.post(f"{url}/v1/replication/members", json={"members": self._urls[cell]})
+
+    async def _promote(self, cell: str, urls: list[str], client: httpx.AsyncClient) -> bool:
+        for url in urls:
+            with contextlib.suppress(httpx.TransportError):
+                answer = await client.post(f"{url}/v1/replication/promote", json={})
+                _log.warning("promotion", extra={"cell": cell, "asked": url, "answer": answer.text[:300]})
+                if answer.is_success:
+                    return True
+        return False
+
+    def restart(self, cell: str, number: int) -> None:
+        """Stop a server of a cell, another one leading before; the next look starts it again.
+
+        Raises:
+            NotReady: No other server could be made the leader.
+        """
+        self._hand_over(cell, number)
+        ray.get(self._actors[cell][number].stop.remote())
+
+    def drain(self, address: str) -> list[str]:
+        """Stop the servers of a node, others leading before; return them. They stay stopped until `undrain`."""
+        servers = [(cell, number, url) for cell, urls in self._urls.items() for number, url in enumerate(urls)]
+        on_node = [(cell, number) for cell, number, url in servers if f"//{address}:" in url]
+        for cell, number in on_node:
+            self._hand_over(cell, number)
+            self._drained.add((cell, number))
+            ray.get(self._actors[cell][number].stop.remote())
+        return [f"{cell}-{number}" for cell, number in on_node]
+
+    def undrain(self) -> None:
+        """Start again what a drain has stopped."""
+        self._drained.clear()
+
+    def _hand_over(self, cell: str, number: int) -> None:
+        """Have another server lead, where there is one and this one does."""
+        states = self._states[cell]
+        others = [one["url"] for place, one in enumerate(states) if place != number and one["reached"]]
+        if states[number].get("role") != "leader" or self._config.servers < 2:
+            return
+
+        async def promote() -> bool:
+            async with httpx.AsyncClient(**client_options(Settings(), "")) as client:
+                return await self._promote(cell, others, client)
+
+        if not asyncio.run(promote()):
+            raise NotReady(f"no other server of cell {cell} could be made its leader", received=f"{others}")
+
+
+def newest_leader(states: Mapping[str, ServerState | None]) -> str:
+    """Return the URL of the leader of the newest epoch; an empty text for none."""
+    leading = {state.epoch: url for url, state in states.items() if state is not None and state.role == "leader"}
+    return leading[max(leading)] if leading else ""
+
+
+def followed(number: int, found: list[dict[str, Any] | None], leader: str) -> str | None:
+    """Return the URL that a server is to follow at its start: an empty text for none, None where it has to wait.
+
+    A directory that holds a store knows its own epoch; only at the first start does the first server lead. An empty
+    one begins with the leader's snapshot, and only where every other server is reached: one that is missing may have
+    promised a newer epoch than the leader's. A new store is begun where all are reached, and none holds one.
+    """
+    mine, first = found[number], found[0]
+    if mine is not None and mine["holds"]:
+        return leader or ("" if number == 0 else first["url"] if first else None)
+    if not all(found):
+        return None
+    if leader:
+        return leader
+    return "" if number == 0 and not any(one and (one["holds"] or one["runs"]) for one in found) else None
+
+
+async def _asked(actor: Any) -> dict[str, Any] | None:
+    """Return an actor's state; None where it does not answer in time."""
+    try:
+        state: dict[str, Any] = await asyncio.wait_for(asyncio.wrap_future(actor.state.remote().future()), _ANSWER_S)
+    except (TimeoutError, ray.exceptions.RayError):
+        return None
+    return state
+
+
+async def _server_state(client: httpx.AsyncClient, url: str) -> ServerState | None:
+    if not url:
+        return None
+    try:
+        answer = await client.get(f"{url}/v1/replication", timeout=_ANSWER_S)
+    except httpx.TransportError:
+        return None
+    return ServerState.model_validate_json(answer.content) if answer.is_success else None
+
+
+def actor_of(config: ClusterConfig, cell: str, number: int) -> Any:
+    """Return the actor of a server, placed and made where it is not there."""
+    options = placed(config, cell)
+    return (
+        ray.remote(CellServer)
+        .options(
+            name=f"{cell}-{number}",
+            namespace=config.name,
+            lifetime="detached",
+            get_if_exists=True,
+            max_restarts=-1,
+            num_cpus=config.cpus,
+            scheduling_strategy=ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(options, number),
+            runtime_env=_environment(),
+        )
+        .remote(config, cell, number)
+    )
+
+
+def placed(config: ClusterConfig, cell: str) -> Any:
+    """Return the placement group of a cell: its servers on nodes of their own, where there are as many nodes."""
+    name = f"{config.name}-{cell}"
+    try:
+        return ray.util.get_placement_group(name)
+    except ValueError:
+        known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no annotation there
+        nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= config.cpus for node in known)
+        strategy = "STRICT_SPREAD" if nodes >= config.servers else "SPREAD"
+        bundles = [{"CPU": config.cpus}] * config.servers
+        return ray.util.placement_group(bundles, strategy, name, lifetime="detached")
+
+
+def coordinator(config: ClusterConfig) -> Any:
+    """Return the coordinator, made where it is not there."""
+    options: dict[str, Any] = {"name": "coordinator", "namespace": config.name, "lifetime": "detached"}
+    options |= {"get_if_exists": True, "max_restarts": -1, "num_cpus": 0, "max_concurrency": 4}
+    return ray.remote(Coordinator).options(**options, runtime_env=_environment()).remote(config)
+
+
+def _environment() -> dict[str, Any]:
+    kept = {name: value for name, value in os.environ.items() if name == "SUPERPOSED_FOLLOW_API_KEY"}
+    return {"env_vars": kept}

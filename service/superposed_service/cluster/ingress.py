@@ -1,0 +1,360 @@
+"""The ingress: one address for many cells. It speaks the same HTTP API, and holds nothing that it cannot ask for again.
+
+A request that names tasks goes to their cell; an inference whose rows are of several cells is split and joined; what
+is about a whole store goes to all cells, or to the one that the header `X-Cell` names.
+"""
+
+import asyncio
+import contextlib
+import re
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qs
+
+import httpx
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from superposed.contexts.expression import Task
+from superposed.errors import SuperposedError
+from superposed_service.api.problems import problem_response
+from superposed_service.api.tensors import HEAD_LENGTH, split
+from superposed_service.api.v1 import codec
+from superposed_service.api.v1.routes.stream import LinesResponse
+from superposed_service.api.v1.schemas import InferBody
+from superposed_service.api.v1.task_search import AUTO
+from superposed_service.cluster import merging
+from superposed_service.cluster.cell import TOKEN, Call, Cell
+from superposed_service.cluster.line_stream import answer_lines
+from superposed_service.cluster.task_map import TaskMap, keys_in
+from superposed_service.errors import InvalidRequest, NotReady, PayloadTooLarge
+
+CELL = "x-cell"
+_ROWS = ("inputs", "records", "texts", "images")
+_MODEL = re.compile(
+    r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
+)
+_TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
+_TIMEOUT = httpx.Timeout(120.0, connect=1.0)
+
+Handler = Callable[["Ingress", Call], Awaitable[Response]]
+
+
+class Ingress:
+    """An ASGI application in front of cells.
+
+    Args:
+        cells: URLs of the servers of each cell, by its name.
+        patterns: Cells of new tasks by patterns of their groups or keys; others are spread over all cells.
+        most_bytes: Largest body of a request.
+    """
+
+    def __init__(
+        self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int = 32 * 2**20
+    ) -> None:
+        limits = httpx.Limits(max_connections=1024, max_keepalive_connections=256)
+        self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=limits)
+        self.cells = {name: Cell(name, urls, self._client) for name, urls in cells.items()}
+        self.tasks = TaskMap(self.cells, patterns)
+        self._most_bytes = most_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] == "lifespan":
+            for step in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{step}.complete"})
+            await self._client.aclose()
+            return
+        request = Request(scope, receive)
+        try:
+            response = await self._response(request)
+        except SuperposedError as error:
+            response = problem_response(error, request.url.path)
+        except ClientDisconnect:
+            return
+        await response(scope, receive, send)
+
+    async def _response(self, request: Request) -> Response:
+        path = request.scope["path"] if "root_path" not in request.scope else request.url.path
+        call = Call(request.method, path, request.url.query, dict(request.headers))
+        if path == "/v1/stream":
+            return LinesResponse(answer_lines(self, call, request.stream()))
+        call = Call(call.method, path, call.query, call.headers, await self._body(request))
+        return await self.answer(call)
+
+    async def _body(self, request: Request) -> bytes:
+        parts, length = [], 0
+        async for part in request.stream():
+            parts.append(part)
+            if (length := length + len(part)) > self._most_bytes:
+                raise PayloadTooLarge(
+                    "the request's body is too large", expected=f"{self._most_bytes} bytes at most", received=length
+                )
+        return b"".join(parts)
+
+    async def answer(self, call: Call) -> Response:
+        """Return the answer to a request; where a task has gone from the cell that it was in, ask once more."""
+        if name := call.headers.get(CELL):
+            if name not in self.cells:
+                raise InvalidRequest("X-Cell: no such cell", expected=f"one of {sorted(self.cells)}", received=name)
+            return merging.passed_on(await self.cells[name].send(call))
+        handler = next(
+            (do for method, path, do in _ROUTES if call.method in method and path.fullmatch(call.path)), None
+        )
+        if handler is None:
+            return merging.passed_on(await self._any().send(call))
+        return await handler(self, call)
+
+    def _any(self) -> Cell:
+        return next(iter(self.cells.values()))
+
+    async def to_cell_of(self, call: Call, keys: Iterable[str]) -> Response:
+        """Send a request to the cell of the tasks that it names."""
+        keys = list(keys)
+        answer = await (await self.tasks.cell_of(keys, call)).send(call)
+        if answer.status_code == httpx.codes.NOT_FOUND and self.tasks.forget(keys):
+            answer = await (await self.tasks.cell_of(keys, call)).send(call)
+        if call.method == "DELETE":
+            self.tasks.forget(keys)
+        return merging.passed_on(answer)
+
+    async def ask_all(
+        self, call: Call, merge: Callable[[merging.Answers], Response], *, partly: bool = False
+    ) -> Response:
+        """Send a request to all cells, and merge their answers; a refusal is the answer, if not `partly` of all."""
+        found = dict(
+            zip(self.cells, await asyncio.gather(*(one.send(call) for one in self.cells.values())), strict=True)
+        )
+        good = {name: one for name, one in found.items() if not one.is_error}
+        if len(good) == len(found) or (partly and good):
+            return merge(good)
+        return merging.passed_on(next(one for one in found.values() if one.is_error))
+
+    async def register(self, call: Call) -> Response:
+        """Register a task in its group's cell, its composition's, the one that it is in, or a chosen one."""
+        body = self._head(call)
+        key, group = str(body.get("key")), body.get("group")
+        named = keys_in([body["composition"]]) if body.get("composition") else [str(group)] if group else []
+        found = [cell for one in [key, *named] if (cell := await self.tasks.find(one, call))]
+        if len({cell.name for cell in found[:1] + found[-1:]}) > 1 or named[1:]:
+            await self.tasks.cell_of([*named, key] if found else named, call)
+        cell = found[0] if found else self.tasks.home(key, str(group) if group else None)
+        return merging.passed_on(await cell.send(call))
+
+    async def rows(self, call: Call) -> Response:
+        """Answer rows: of one cell as they came, of several cells in parts."""
+        head = self._head(call)
+        contexts = head.get("contexts")
+        if head.get("context") == AUTO:
+            return await self._by_search(call)
+        named = contexts if isinstance(contexts, list) else [head.get("context")]
+        keys = keys_in(named)
+        if call.path != "/v1/infer" or not isinstance(contexts, list):
+            return await self.to_cell_of(call, keys)
+        for _ in range(2):  # a task may have been moved meanwhile
+            cells = await self.tasks.cells_of(keys, call)
+            if len({cell.name for cell in cells.values()}) < 2:
+                return await self.to_cell_of(call, keys)
+            response = await self._in_parts(call, contexts)
+            if response.status_code != httpx.codes.NOT_FOUND or not self.tasks.forget(keys):
+                break
+        return response
+
+    async def _in_parts(self, call: Call, contexts: list[Any]) -> Response:
+        """Send each cell its rows of an inference, and join the answers in order."""
+        own = {context: await self.tasks.cell_of(keys_in([context]), call) for context in map(_text, contexts)}
+        places: dict[str, list[int]] = {}
+        for place, context in enumerate(contexts):
+            places.setdefault(own[_text(context)].name, []).append(place)
+        whole = self._whole(call)
+        parts = {
+            cell: whole | {name: [whole[name][place] for place in of] for name in ("contexts", *_ROWS) if name in whole}
+            for cell, of in places.items()
+        }
+        sent = (self.cells[cell].send(call.with_json(codec.dump(part))) for cell, part in parts.items())
+        found = dict(zip(parts, await asyncio.gather(*sent), strict=True))
+        if (refusal := next((one for one in found.values() if one.is_error), None)) is not None:
+            return merging.passed_on(refusal)
+        return merging.inference(found, places, call.headers.get("accept", ""))
+
+    async def _by_search(self, call: Call) -> Response:
+        """Answer rows under the context that they fit best, of all cells'."""
+        whole = self._whole(call)
+        asked = {name: whole[name] for name in _ROWS if name in whole}
+        found = await self.ask_all(call.with_json(codec.dump(asked), "/v1/locate"), merging.located, partly=True)
+        if found.status_code != httpx.codes.OK:
+            return found
+        best = orjson.loads(found.body)["scores"][0]
+        one = await self.rows(call.with_json(codec.dump(whole | {"context": best["context"]})))
+        if one.status_code == httpx.codes.OK:
+            tokens = {TOKEN: one.headers[TOKEN]}
+            return Response(codec.dump(orjson.loads(one.body) | {"located": best}), 200, tokens, "application/json")
+        return one
+
+    async def locate(self, call: Call) -> Response:
+        """Search all cells, or the one of the candidates."""
+        head = self._head(call)
+        named = head.get("candidates") or ([head["exponent_of"]] if head.get("exponent_of") else [])
+        if named:
+            return await self.to_cell_of(call, keys_in(named))
+        return await self.ask_all(call, merging.located, partly=True)
+
+    async def list_tasks(self, call: Call) -> Response:
+        """List the tasks of all cells."""
+        limit = parse_qs(call.query).get("limit", ["100"])[0]
+        most = int(limit) if limit.isdecimal() else 1
+        return await self.ask_all(call, partial(merging.task_page, limit=most))
+
+    async def of_path(self, call: Call) -> Response:
+        """Send a request on whose path names a task or a context."""
+        match = _TASK.fullmatch(call.path)
+        if match is not None:
+            return await self.to_cell_of(call, [Task.named(match[1]).key])
+        named = _MODEL.fullmatch(call.path)
+        assert named is not None  # noqa: S101 - the table of routes has matched it
+        return await self.to_cell_of(call, keys_in([named[1]]))
+
+    async def of_query(self, call: Call) -> Response:
+        """Send a request on whose query names a context, or tasks."""
+        asked = parse_qs(call.query)
+        contexts = [codec.read_context(one) for one in asked.get("context", [])]
+        keys = keys_in(contexts) or [key for one in asked.get("tasks", []) for key in one.split(",")]
+        return await self.to_cell_of(call, keys or ["-"])
+
+    async def of_source(self, call: Call) -> Response:
+        """Send on what is about a task, an API key, or one cell's records."""
+        body = self._head(call)
+        source = body.get("source") or call.path.rpartition("/")[2]
+        if call.path == "/v1/rollback":
+            source = (body.get("without") or {}).get("task", "")
+            if not source:
+                return await self.of_one_cell(call)
+        if source.startswith("key:"):
+            return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+        return await self.to_cell_of(call, [source])
+
+    async def of_one_cell(self, call: Call) -> Response:
+        """Send on what is about one store; raise `InvalidRequest` where there are several, and none is named."""
+        if len(self.cells) > 1:
+            raise InvalidRequest(
+                f"{call.path} is about one store, and there are several: say which with the header X-Cell",
+                expected=f"X-Cell: one of {sorted(self.cells)}",
+            )
+        return merging.passed_on(await self._any().send(call))
+
+    async def change_keys(self, call: Call) -> Response:
+        """Make, rotate or revoke an API key in all cells: the same one."""
+        made = {"id": secrets.token_hex(6), "secret": secrets.token_urlsafe(32)}
+        if call.method == "POST":
+            call = call.with_json(codec.dump(self._head(call) | {"given": made}))
+        return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+
+    async def ready(self, call: Call) -> Response:
+        """Answer 200 where every cell has a leader."""
+        for cell in self.cells.values():
+            if not await cell.find_leader():
+                raise NotReady(f"cell {cell.name} has no leader that is ready")
+        return merging.passed_on(await self._any().send(call))
+
+    async def events(self, call: Call) -> Response:
+        """Stream the events of all cells; the id of one says how far each cell is."""
+        seen = dict(pair.split("=", 1) for pair in call.headers.get("last-event-id", "").split(",") if "=" in pair)
+        async with contextlib.AsyncExitStack() as stack:
+            streams = {}
+            for name, cell in self.cells.items():
+                headers = {one: text for one, text in call.headers.items() if one != "last-event-id"}
+                headers |= {"last-event-id": seen[name]} if name in seen else {}
+                answer = await cell.stream(Call("GET", call.path, call.query, headers))
+                stack.push_async_callback(answer.aclose)
+                if answer.is_error:
+                    await answer.aread()
+                    return merging.passed_on(answer)
+                streams[name] = answer
+            ending = stack.pop_all()
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_joined(streams, seen, ending), headers=headers, media_type="text/event-stream")
+
+    def _plain(self, call: Call) -> bytes:
+        """Return a request's body without its `Content-Encoding`."""
+        encoding = call.headers.get("content-encoding", "")
+        return codec.inflate(call.body, encoding, self._most_bytes) if encoding else call.body
+
+    def _head(self, call: Call) -> dict[str, Any]:
+        """Return a body's JSON, or the JSON before its tensors; an empty one for no body."""
+        head, _ = split(self._plain(call), call.headers.get(HEAD_LENGTH))
+        return codec.read_object(head) if head else {}
+
+    def _whole(self, call: Call) -> dict[str, Any]:
+        """Return the body of an inference, its tensors read."""
+        kind, length = call.headers.get("content-type"), call.headers.get(HEAD_LENGTH)
+        body = codec.read_body(InferBody, self._plain(call), kind, length)
+        return body.model_dump(by_alias=True, exclude_unset=True)
+
+
+async def _joined(
+    streams: Mapping[str, httpx.Response], seen: dict[str, str], ending: contextlib.AsyncExitStack
+) -> AsyncIterator[bytes]:
+    """Yield the events of several streams as they come, until one of them ends."""
+    lines: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(1024)
+
+    async def read(name: str, answer: httpx.Response) -> None:
+        with contextlib.suppress(httpx.TransportError):
+            event: list[str] = []
+            async for line in answer.aiter_lines():
+                event.append(line)
+                if not line:
+                    await lines.put((name, "\n".join(event)))
+                    event.clear()
+        await lines.put(None)
+
+    async with ending:
+        reading = [asyncio.create_task(read(name, answer)) for name, answer in streams.items()]
+        try:
+            while (item := await lines.get()) is not None:
+                name, text = item
+                if (match := re.search(r"^id: (.+)$", text, re.MULTILINE)) is not None:
+                    seen[name] = match[1]
+                    text = text.replace(match[0], "id: " + ",".join(f"{one}={at}" for one, at in seen.items()))
+                yield text.encode() + b"\n"
+        finally:
+            for task in reading:
+                task.cancel()
+
+
+def _text(context: Any) -> str:
+    return context if isinstance(context, str) else codec.dump(context).decode()
+
+
+def _all_cells(merge: Callable[[merging.Answers], Response]) -> Handler:
+    return lambda ingress, call: ingress.ask_all(call, merge)
+
+
+# By methods and path: what answers it. What stands in no row any cell answers: the console, docs, the description.
+_ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
+    (methods, re.compile(path), handler)
+    for methods, path, handler in (
+        ("POST", "/v1/(infer|update|evaluate)", Ingress.rows),
+        ("POST", "/v1/locate", Ingress.locate),
+        ("GET", "/v1/tasks", Ingress.list_tasks),
+        ("POST", "/v1/tasks", Ingress.register),
+        ("GET", "/v2/models/stats", _all_cells(merging.statistics)),
+        ("POST", "/v2/repository/index", _all_cells(merging.lists)),
+        ("GET POST PATCH DELETE", f"{_TASK.pattern}|{_MODEL.pattern}", Ingress.of_path),
+        ("GET", "/v1/(model|interference)", Ingress.of_query),
+        ("GET", "/v1/events", Ingress.events),
+        ("GET", "/v1/store", _all_cells(merging.store)),
+        ("GET", "/v1/capacity", _all_cells(merging.fullest)),
+        ("GET", "/metrics", _all_cells(merging.metrics)),
+        ("GET", "/v1/(quarantine|snapshots)", _all_cells(merging.lists)),
+        ("POST", "/v1/(quarantine|rollback)", Ingress.of_source),
+        ("DELETE", "/v1/quarantine/.+", Ingress.of_source),
+        ("POST DELETE", "/v1/keys.*", Ingress.change_keys),
+        ("GET", "/health/ready|/v2/health/ready", Ingress.ready),
+        ("GET POST", "/v1/(snapshots|updates|consolidate|replication).*", Ingress.of_one_cell),
+    )
+]

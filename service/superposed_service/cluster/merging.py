@@ -1,0 +1,128 @@
+"""One answer from those of several cells."""
+
+import base64
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import httpx
+import orjson
+from starlette.responses import Response
+
+from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
+from superposed_service.api.v1 import codec
+from superposed_service.cluster.cell import CONNECTION, TOKEN
+
+_DROPPED = CONNECTION | {"content-encoding"}
+_MOST_SHOWN = 100
+_SAMPLE = re.compile(rb"^([a-zA-Z_:][\w:]*)(\{)?", re.MULTILINE)
+
+Answers = Mapping[str, httpx.Response]  # by cell
+
+
+def passed_on(answer: httpx.Response) -> Response:
+    """Return a cell's answer as it is."""
+    response = Response(answer.content, answer.status_code)
+    kept = [pair for pair in answer.headers.raw if pair[0].decode().lower() not in _DROPPED]
+    lengths = [pair for pair in response.raw_headers if pair[0] == b"content-length"]
+    response.raw_headers = kept + lengths
+    return response
+
+
+def merged(answers: Answers, value: object, status: int = 200) -> Response:
+    """Return JSON, with the tokens of all answers."""
+    tokens = ",".join(one.headers[TOKEN] for one in answers.values() if TOKEN in one.headers)
+    body = b"" if status == httpx.codes.NO_CONTENT else codec.dump(value)
+    return Response(body, status, {TOKEN: tokens}, "application/json")
+
+
+def lists(answers: Answers) -> Response:
+    """Return the lists of all cells as one."""
+    return merged(answers, [one for answer in answers.values() for one in answer.json()])
+
+
+def statistics(answers: Answers) -> Response:
+    """Return the statistics of all cells' models."""
+    return merged(
+        answers, {"model_stats": [one for answer in answers.values() for one in answer.json()["model_stats"]]}
+    )
+
+
+def task_page(answers: Answers, limit: int) -> Response:
+    """Return the first `limit` tasks of one page of each cell, in the order of keys."""
+    pages = [answer.json() for answer in answers.values()]
+    tasks = sorted(
+        (task for page in pages for task in page["tasks"] if not task["standby"]), key=lambda one: one["key"]
+    )
+    more = len(tasks) > limit or any(page["next_cursor"] for page in pages)
+    # Of a cell whose page ends earlier nothing may be passed over.
+    ends = [page["tasks"][-1]["key"] for page in pages if page["next_cursor"]]
+    shown = [task for task in tasks[:limit] if not ends or task["key"] <= min(ends)]
+    last = shown[-1]["key"] if shown else min(ends, default="")
+    cursor = base64.urlsafe_b64encode(last.encode()).decode() if more and last else None
+    return merged(answers, {"tasks": shown, "next_cursor": cursor})
+
+
+def store(answers: Answers) -> Response:
+    """Return the first cell's description, with the tasks and bytes of all."""
+    several = [answer.json() for answer in answers.values()]
+    first = several[0] | {"tasks": sum(one["tasks"] for one in several)}
+    first["bytes"] = {name: sum(one["bytes"][name] for one in several) for name in first["bytes"]}
+    return merged(answers, first)
+
+
+def fullest(answers: Answers) -> Response:
+    """Return the answer of the cell with the most tasks."""
+    return passed_on(max(answers.values(), key=lambda answer: answer.json()["tasks"]))
+
+
+def metrics(answers: Answers) -> Response:
+    """Return the metrics of all cells, each sample with its cell's name."""
+    parts: list[bytes] = []
+    for cell, answer in answers.items():
+        label = b'cell="%s"' % cell.encode()
+
+        def labelled(match: re.Match[bytes], label: bytes = label) -> bytes:
+            return match[1] + b"{" + label + (b"," if match[2] else b"}")
+
+        lines = answer.content.replace(b"\n# EOF", b"").split(b"\n")
+        kept = [line for line in lines if not (parts and line.startswith(b"#"))]  # each metric is described once
+        parts.append(_SAMPLE.sub(labelled, b"\n".join(kept)))
+    return Response(b"".join(parts), media_type="text/plain; version=0.0.4")
+
+
+def located(answers: Answers) -> Response:
+    """Return the contexts of all cells that fit rows, best first, with shares among all of them.
+
+    Scores are the softmax of their evidence: a cell's best one says how much all of its candidates weigh.
+    """
+    several = [answer.json() for answer in answers.values()]
+    scores = sorted((one for found in several for one in found["scores"]), key=lambda one: -one["evidence"])
+    top = scores[0]["evidence"]
+    best = [found["scores"][0] for found in several]
+    whole = sum(math.exp(one["evidence"] - top) / one["probability"] for one in best)
+    for one in scores:
+        one["probability"] = math.exp(one["evidence"] - top) / whole
+    found = {"best": scores[0]["context"], "scores": scores[:_MOST_SHOWN], "rows": several[0]["rows"]}
+    return merged(answers, found)
+
+
+def inference(answers: Answers, rows: Mapping[str, Sequence[int]], accept: str) -> Response:
+    """Return the answers of cells to their rows of one request, each at the row's place."""
+    count = 1 + max(place for places in rows.values() for place in places)
+    columns: dict[str, Any] = {}
+    for cell, answer in answers.items():
+        for name, values in orjson.loads(answer.content).items():
+            if not isinstance(values, list):
+                columns[name] = max(columns.get(name, values), values)
+                continue
+            column = columns.setdefault(name, [None] * count)
+            for place, value in zip(rows[cell], values, strict=True):
+                column[place] = value
+    response = merged(answers, columns)
+    if TENSORS_MEDIA_TYPE in accept:
+        body, head_length = codec.dump_tensors(columns)
+        headers = {HEAD_LENGTH: str(head_length), TOKEN: response.headers[TOKEN]}
+        return Response(body, 200, headers, TENSORS_MEDIA_TYPE)
+    return response

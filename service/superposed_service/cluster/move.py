@@ -1,0 +1,126 @@
+"""Moving a task to another cell: it is taught there again, and the first cell gives it up between two updates.
+
+No tensor belongs to a task, so nothing is copied: the other cell learns the first one's journalled updates of it, and
+the rows kept for rehearsal where the journal has not every update. What breaks off is taken up by another attempt.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from superposed_client import Client, UnknownTask
+from superposed_client.models import TaskInfo
+from superposed_service.errors import InvalidRequest
+
+_SCHEMA = (
+    *("labels", "label_form", "outputs", "inputs", "loss", "offset", "scale", "description", "keep_rows", "scaling"),
+    *("kind", "features", "extra_features", "encoder", "abstain"),
+)
+_MOST_PASSES, _MOST_COMPARED = 10, 1024
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The outcome: `agreement` is the share of compared rows that both cells answer alike, None without such rows."""
+
+    key: str
+    cell: str
+    updates: int
+    rows: int
+    agreement: float | None
+
+
+def move_task(
+    url: str, key: str, source: str, target: str, *, enough: float = 0.995, progress: Callable[[str], object] = print
+) -> Moved:
+    """Move a task from one cell to another, while both go on.
+
+    Args:
+        url: The ingress.
+        key: The task.
+        source: The cell that has it; that it has none any more is what an attempt left that broke off at the end.
+        target: The cell that is to have it.
+        enough: Agreement at which it is not taught again: its updates are taught up to ten times.
+        progress: Is told how far it is.
+
+    Raises:
+        InvalidRequest: It is in a group, or a composition, which share weights or contexts with other tasks.
+        ApiError: A cell refused.
+    """
+    with Client(url, cell=source) as here, Client(url, cell=target) as there:
+        try:
+            info = here.get_task(key)
+        except UnknownTask:
+            there.alter_task(key, standby=False)  # an earlier attempt came so far
+            return Moved(key, target, there.get_task(key).updates, 0, None)
+        if info.group or info.composition:
+            text = "a task in a group, and a composition, stay where the tasks are that they share contexts with"
+            raise InvalidRequest(text, expected="a task of its own", received=info.group or info.composition)
+        schema = {name: value for name in _SCHEMA if (value := getattr(info, name)) is not None}
+        there.register_task(key, standby=True, **schema)
+        copy = _Copy(here, there, key, progress)
+        copy.catch_up(most=info.updates)
+        agreement = copy.agreement(info)
+        for _ in range(_MOST_PASSES - 1):
+            if agreement is None or agreement >= enough:
+                break
+            copy.teach_again()
+            agreement = copy.agreement(info)
+        copy.catch_up(most=here.get_task(key).updates)
+        here.alter_task(key, standby=True)  # from here on updates wait, for as long as the last ones take
+        copy.catch_up()
+        here.delete_task(key, updates=here.get_task(key).updates)
+        there.alter_task(key, standby=False)
+        return Moved(key, target, len(copy.taught), copy.rows, agreement)
+
+
+class _Copy:
+    """A task that is taught in another cell what it was taught in the first."""
+
+    def __init__(self, here: Client, there: Client, key: str, progress: Callable[[str], object]) -> None:
+        self._here, self._there, self._key, self._progress = here, there, key, progress
+        self.taught: list[dict[str, Any]] = []
+        self.rows = 0
+
+    def catch_up(self, most: int | None = None) -> None:
+        """Teach what the first cell was taught since the last one that was taught here, up to a number of updates."""
+        after = self.taught[-1]["sequence"] if self.taught else 0
+        while most is None or len(self.taught) < most:
+            if not (found := self._here.task_rows(self._key, after=after)):
+                break
+            for one in found:
+                self._teach(one)
+            self.taught += found
+            self.rows += sum(len(one["targets"]) for one in found)
+            after = found[-1]["sequence"]
+            self._progress(f"{self._key}: {len(self.taught)} updates, {self.rows} rows")
+
+    def teach_again(self) -> None:
+        """Teach all of it once more."""
+        for one in self.taught:
+            self._teach({name: value for name, value in one.items() if name != "origin"})
+
+    def _teach(self, one: dict[str, Any]) -> None:
+        body = {name: value for name, value in one.items() if name != "sequence"} | {"context": self._key}
+        self._there.send("POST", "/v1/update", body | {"standby": True})
+
+    def agreement(self, info: TaskInfo) -> float | None:
+        """Return the share of the newest taught rows that both cells answer alike; None where there are none."""
+        alike: list[bool] = []
+        for one in reversed(self.taught):
+            rows = one.get("records") or one["inputs"]
+            first, other = (client.infer(self._key, rows) for client in (self._here, self._there))
+            if info.loss == "mse":
+                spread = np.std(one["targets"], axis=0) + 1e-9
+                values = [np.asarray(answer.values, dtype=np.float64) for answer in (first, other)]
+                near = np.abs(values[0] - values[1]) <= spread / 2
+                alike += near.reshape(len(near), -1).all(1).tolist()
+            else:
+                alike += [a == b for a, b in zip(first.labels or [], other.labels or [], strict=True)]
+            if len(alike) >= _MOST_COMPARED:
+                break
+        share = sum(alike) / len(alike) if alike else None
+        self._progress(f"{self._key}: {'nothing to compare' if share is None else f'{share:.1%} answered alike'}")
+        return share

@@ -1,0 +1,327 @@
+"""The ingress in front of two cells: the same HTTP API, and what only a cluster has."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+
+from superposed_client import Client, CompositionNotSupported, InvalidRequest, NotFresh, UnknownTask
+from superposed_client._core import RetryPolicy
+from superposed_service.cluster.ingress import Ingress
+from superposed_service.cluster.move import move_task
+from superposed_service.cluster.placement import choose_cell
+from superposed_service.errors import InvalidRequest as Refused
+from tests.conftest import make_directory, serving
+from tests.helpers.http import problem
+
+CELLS = ("north", "south")
+PATTERNS = {"n-*": "north", "s-*": "south"}
+X = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+Y = (X[:, 0] > 0).astype(int).tolist()
+
+
+@contextmanager
+def in_front_of(urls: dict[str, list[str]]) -> Iterator[str]:
+    """An ingress, served by a thread of this process."""
+    app = Ingress(urls, PATTERNS, most_bytes=200_000)
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", ws="none"))
+    thread = threading.Thread(target=running.run)
+    thread.start()
+    try:
+        while not running.started:
+            time.sleep(0.005)
+        yield f"http://127.0.0.1:{running.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        running.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, httpx.Client]]:
+    """The servers of two cells, by name, and their ingress, as "" """
+    folder = tmp_path_factory.mktemp("cells")
+    with ExitStack() as stack:
+        made = {
+            name: stack.enter_context(serving(make_directory(folder / name, seed=place)))
+            for place, name in enumerate(CELLS)
+        }
+        url = stack.enter_context(in_front_of({name: [str(one.base_url)] for name, one in made.items()}))
+        yield made | {"": stack.enter_context(httpx.Client(base_url=url))}
+
+
+@pytest.fixture
+def client(cells: dict[str, httpx.Client]) -> Iterator[Client]:
+    with Client(str(cells[""].base_url)) as made:
+        yield made
+
+
+def register(client: Client, *keys: str) -> None:
+    for key in keys:
+        client.register_task(key, inputs=6, labels=[0, 1])
+        client.update(key, X, Y, steps=3)
+
+
+def test_tasks_are_placed_by_pattern_group_and_hash(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-1", "s-1", "acme.mood", "acme.intent")
+    client.register_task("user", group="s-1", inputs=6, labels=[0, 1])
+    where = {key: cells[""].get(f"/v1/tasks/{key}").headers["x-cell"] for key in ("n-1", "s-1", "acme.mood", "user")}
+    assert (where["n-1"], where["s-1"], where["user"]) == ("north", "south", "south")
+    assert cells[where["acme.mood"]].get("/v1/tasks/acme.intent").is_success
+    assert cells["south"].get("/v1/tasks/n-1").status_code == 404
+    again = client.register_task("n-1", inputs=6, labels=[0, 1])
+    assert again.updates == 1
+
+
+def test_a_further_cell_takes_only_its_own_share() -> None:
+    keys = [f"k{number}" for number in range(3000)]
+    before = {key: choose_cell(key, None, ["a", "b", "c"], {}) for key in keys}
+    after = {key: choose_cell(key, None, ["a", "b", "c", "d"], {}) for key in keys}
+    moved = [key for key in keys if before[key] != after[key]]
+    assert {after[key] for key in moved} == {"d"}
+    assert 600 < len(moved) < 900
+    assert all(800 < list(before.values()).count(cell) < 1200 for cell in "abc")
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_rows_of_several_cells_are_split_and_joined(
+    cells: dict[str, httpx.Client], client: Client, binary: bool
+) -> None:
+    register(client, "n-2", "s-2", "n-3")
+    contexts = ["s-2", "n-2", "n-3", "n-2", "s-2"]
+    if binary:
+        joined = client.infer(None, X[:5], contexts=contexts, fields=["labels", "logits"])
+        labels, logits = list(joined.labels or []), np.asarray(joined.logits)
+    else:
+        body = {"contexts": contexts, "inputs": X[:5].tolist(), "return": ["labels", "logits"]}
+        answer = cells[""].post("/v1/infer", json=body).raise_for_status()
+        assert answer.headers["x-sequence"].count(",") == 1
+        labels, logits = answer.json()["labels"], np.asarray(answer.json()["logits"])
+    for place, context in enumerate(contexts):
+        alone = client.infer(context, X[place : place + 1], fields=["labels", "logits"])
+        assert alone.labels == [labels[place]]
+        np.testing.assert_allclose(np.asarray(alone.logits)[0], logits[place], rtol=1e-4, atol=1e-5)
+
+
+def test_what_spans_cells_is_refused_with_what_to_do(client: Client) -> None:
+    register(client, "n-4", "s-4")
+    with pytest.raises(CompositionNotSupported, match="superposed cluster move"):
+        client.infer("mix(n-4:0.5,s-4:0.5)", X)
+    with pytest.raises(CompositionNotSupported, match="several cells"):
+        client.update(None, X[:2], [0, 1], contexts=["n-4", "s-4"])
+    with pytest.raises(CompositionNotSupported):
+        client.register_task("both", composition="mix(n-4:0.5,s-4:0.5)", outputs=2)
+    with pytest.raises(InvalidRequest, match="X-Cell"):
+        client.take_snapshot()
+    with pytest.raises(UnknownTask):
+        client.infer("nowhere", X)
+
+
+def test_what_is_about_one_store_names_its_cell(cells: dict[str, httpx.Client]) -> None:
+    url = str(cells[""].base_url)
+    with Client(url, cell="north") as north:
+        taken = north.take_snapshot()
+        assert taken.lineage == north.store().journal.lineage
+    with Client(url, cell="west") as west, pytest.raises(InvalidRequest, match="no such cell"):
+        west.store()
+
+
+def test_listings_and_the_store_are_of_all_cells(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, *(f"{side}-list{number}" for side in "ns" for number in range(4)))
+    listed = [one.key for one in client.list_tasks(prefix="")]
+    assert listed == sorted(listed)
+    own = [len(cells[name].get("/v1/tasks", params={"limit": 1000}).json()["tasks"]) for name in CELLS]
+    assert len(listed) == sum(own) == client.store().tasks
+    pages, cursor = list[str](), ""
+    while cursor is not None:
+        page = cells[""].get("/v1/tasks", params={"limit": 3, "cursor": cursor}).raise_for_status().json()
+        pages, cursor = pages + [one["key"] for one in page["tasks"]], page["next_cursor"]
+        assert len(page["tasks"]) <= 3
+    assert pages == listed
+    assert client.capacity().tasks == max(own)
+
+
+def test_metrics_have_the_cell_of_each_sample(cells: dict[str, httpx.Client]) -> None:
+    text = cells[""].get("/metrics").raise_for_status().text
+    samples = [line for line in text.splitlines() if line and not line.startswith("#")]
+    assert samples
+    assert all('{cell="north"' in line or '{cell="south"' in line for line in samples)
+    described = [line for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(described) == len(set(described))
+
+
+def test_the_search_for_a_context_is_over_all_cells(client: Client) -> None:
+    rows = X[:8] + 3.0
+    client.register_task("n-found", inputs=6, labels=[0, 1])
+    client.update("n-found", rows, [1] * 8, steps=10)
+    found = client.locate(rows)
+    assert {one.context.partition("-")[0] for one in found.scores} >= {"n", "s"}
+    assert sum(one.probability for one in found.scores) == pytest.approx(1.0)
+    assert [one.evidence for one in found.scores] == sorted((one.evidence for one in found.scores), reverse=True)
+    answered = client.infer("auto", rows)
+    assert answered.located is not None
+    assert answered.located.context == found.best
+
+
+def test_tokens_are_a_set(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-5", "s-5")
+    assert len(client._servers._tokens) == 2
+    tokens = ",".join(client._servers._tokens.values())
+    assert cells[""].get("/v1/tasks/n-5", headers={"X-Min-Sequence": tokens}).is_success
+    lineage, epoch, sequence = next(one for one in tokens.split(",")).split(".")
+    newer = f"{lineage}.{epoch}.{int(sequence) + 1000}"
+    place = "n-5" if cells["north"].get("/v1/store").json()["journal"]["lineage"] == lineage else "s-5"
+    with Client(str(cells[""].base_url), retries=RetryPolicy(retries=0)) as asking:
+        asking._servers._tokens = {lineage: newer}
+        with pytest.raises(NotFresh):
+            asking.get_task(place)
+
+
+def test_a_stream_of_lines_goes_to_several_cells_in_order(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-6", "s-6")
+    lines = [
+        {
+            "id": f"line-{number}",
+            "update": {"context": f"{'ns'[number % 2]}-6", "inputs": X[:2].tolist(), "targets": Y[:2]},
+        }
+        for number in range(6)
+    ]
+    lines.append({"id": "asks", "infer": {"context": "n-6", "inputs": X[:1].tolist()}})
+    lines.append({"id": "wrong", "update": {"context": "n-6", "inputs": [[1.0]], "targets": [0]}})
+    for _ in range(2):  # the second time by the same ids
+        answers = client.stream(lines)
+        assert [one["id"] for one in answers] == [line["id"] for line in lines]
+        assert all("answer" in one for one in answers[:-1])
+        assert answers[-1]["problem"]["status"] == 422
+    assert [client.get_task(key).updates for key in ("n-6", "s-6")] == [4, 4]
+    broken = cells[""].post("/v1/stream", content=b"{not json}\n", headers={"Content-Type": "application/x-ndjson"})
+    assert json.loads(broken.text)["problem"]["status"] == 422
+
+
+def test_events_of_all_cells_have_one_id(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-7", "s-7")
+    seen: list[str] = []
+    with cells[""].stream("GET", "/v1/events", params={"after": 0}, timeout=20) as answer:
+        lines = answer.iter_lines()
+        while not (seen and all(f"{name}=" in seen[-1] for name in CELLS)):
+            line = next(lines)
+            seen += [line] if line.startswith("id: ") else []
+    token = seen[-1].removeprefix("id: ")
+    client.update("s-7", X[:2], Y[:2])
+    with cells[""].stream("GET", "/v1/events", headers={"Last-Event-ID": token}, timeout=20) as answer:
+        kinds = (line for line in answer.iter_lines() if line.startswith("event: ") and "load" not in line)
+        assert next(kinds) == "event: update"
+
+
+def test_bodies_that_are_too_large_or_broken_are_refused(cells: dict[str, httpx.Client]) -> None:
+    problem(cells[""].post("/v1/infer", content=b"x" * 250_000), 413, "payload-too-large")
+    problem(cells[""].post("/v1/infer", content=b"{"), 422, "invalid-request")
+    problem(cells[""].post("/v1/infer", json=[1]), 422, "invalid-request")
+    problem(cells[""].post("/v1/infer", json={"context": "a b", "inputs": [[1]]}), 422, "expression-invalid")
+    assert cells[""].get("/v1/nothing").status_code == 404
+
+
+def test_an_api_key_is_the_same_in_all_cells(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        made = {
+            name: stack.enter_context(serving(make_directory(tmp_path / name, seed=place)))
+            for place, name in enumerate(CELLS)
+        }
+        url = stack.enter_context(in_front_of({name: [str(one.base_url)] for name, one in made.items()}))
+        with Client(url) as nobody:
+            admin = nobody.keys.create(scope="admin")
+        with Client(url, api_key=admin.key) as owner:
+            tenant = owner.keys.create(scope="update", tasks="n-*")
+            with Client(url, api_key=tenant.key) as own:
+                register(own, "n-1")
+            register(owner, "s-1")
+            rotated = owner.keys.rotate(tenant.id)
+            assert rotated.key != tenant.key
+            for name, one in made.items():
+                assert one.get("/v1/tasks", headers={"Authorization": f"Bearer {rotated.key}"}).is_success, name
+            owner.keys.revoke(tenant.id)
+        for one in made.values():
+            assert one.get("/v1/tasks", headers={"Authorization": f"Bearer {rotated.key}"}).status_code == 401
+        with httpx.Client(base_url=url) as stranger:
+            problem(stranger.get("/v1/tasks/n-1"), 401, "unauthenticated")
+
+
+def test_a_task_is_moved_while_it_is_taught(cells: dict[str, httpx.Client], client: Client) -> None:
+    url = str(cells[""].base_url)
+    register(client, "n-moves")
+    for _ in range(10):
+        client.update("n-moves", X, Y, steps=3)
+    before = client.evaluate("n-moves", X, Y).accuracy
+    sent, stopping = [11], threading.Event()
+
+    def teach() -> None:
+        with Client(url, retries=RetryPolicy(retries=20)) as own:
+            while not stopping.is_set():
+                own.update("n-moves", X[:8], Y[:8])
+                sent[0] += 1
+
+    thread = threading.Thread(target=teach)
+    thread.start()
+    told: list[str] = []
+    try:
+        moved = move_task(url, "n-moves", "north", "south", progress=told.append, enough=0.5)
+    finally:
+        stopping.set()
+        thread.join()
+    assert moved.agreement is not None
+    assert told
+    assert cells[""].get("/v1/tasks/n-moves").headers["x-cell"] == "south"
+    assert cells["north"].get("/v1/tasks/n-moves").status_code == 404
+    assert client.get_task("n-moves").updates == sent[0]
+    assert not client.get_task("n-moves").standby
+    assert client.evaluate("n-moves", X, Y).accuracy >= (before or 0) - 0.05
+
+
+def test_a_move_is_taken_up_again_and_repeats_are_learned_once(cells: dict[str, httpx.Client]) -> None:
+    url = str(cells[""].base_url)
+    with Client(url) as plain, Client(url, cell="south") as south:
+        register(plain, "n-again")
+        update = {"context": "n-again", "inputs": X[:4].tolist(), "targets": Y[:4]}
+        once = {"Idempotency-Key": "sent-twice"}
+        cells[""].post("/v1/update", json=update, headers=once).raise_for_status()
+        south.register_task("n-again", inputs=6, labels=[0, 1], standby=True)  # an attempt that broke off here
+        assert cells[""].get("/v1/tasks/n-again").headers["x-cell"] == "north"
+        assert [one.key for one in plain.list_tasks()].count("n-again") == 1
+        move_task(url, "n-again", "north", "south", progress=lambda _: None)
+        taught = south.get_task("n-again").updates
+        cells[""].post("/v1/update", json=update, headers=once).raise_for_status()
+        assert south.get_task("n-again").updates == taught
+        south.alter_task("n-again", standby=True)  # as where the last step is missing
+        with Client(url, retries=RetryPolicy(retries=0)) as asking:
+            asking.infer("n-again", X)  # it answers
+        move_task(url, "n-again", "north", "south", progress=lambda _: None)
+        plain.update("n-again", X[:4], Y[:4])
+        plain.register_task("member", group="n-again", inputs=6, labels=[0, 1])
+        with pytest.raises(Refused, match="in a group"):
+            move_task(url, "member", "south", "north", progress=lambda _: None)
+
+
+def test_rows_of_a_task_come_back_as_they_were_sent(http: httpx.Client) -> None:
+    http.post("/v1/tasks", json={"key": "a", "inputs": 6, "labels": ["x", "y"]}).raise_for_status()
+    http.post("/v1/tasks", json={"key": "b", "inputs": 6, "labels": ["x", "y"]}).raise_for_status()
+    names = [["x", "y"][one] for one in Y]
+    sent = {"context": "a", "inputs": X[:3].tolist(), "targets": names[:3], "sample_weight": [1.0, 2.0, 0.5]}
+    http.post("/v1/update", json=sent, headers={"Idempotency-Key": "k"}).raise_for_status()
+    mixed = {"contexts": ["b", "a", "b"], "inputs": X[3:6].tolist(), "targets": names[3:6], "steps": 2}
+    http.post("/v1/update", json=mixed).raise_for_status()
+    first, second = http.get("/v1/tasks/a/data").raise_for_status().json()
+    assert (first["targets"], first["sample_weight"], first["origin"][0]) == (names[:3], [1.0, 2.0, 0.5], "k")
+    np.testing.assert_array_equal(np.asarray(first["inputs"], dtype=np.float32), X[:3])
+    assert (second["targets"], second["steps"]) == (names[4:5], 2)
+    assert http.get("/v1/tasks/a/data", params={"after": second["sequence"]}).json() == []
+    http.delete("/v1/tasks/a/data").raise_for_status()
+    assert http.get("/v1/tasks/a/data").json() == []
+    problem(http.get("/v1/tasks/c/data"), 404, "unknown-task")
