@@ -45,11 +45,7 @@ def pack(arrays: Mapping[str, NDArray[Any]]) -> bytes:
 
 
 def unpack(payload: bytes) -> dict[str, NDArray[Any]]:
-    """Return the inverse of `pack`.
-
-    Raises:
-        JournalCorrupt: The bytes are no such arrays.
-    """
+    """Return the inverse of `pack`; raise `JournalCorrupt` for bytes that are no such arrays."""
     try:
         body = payload[1:]
         return load(zstandard.ZstdDecompressor().decompress(body) if payload[:1] == _ZSTD else body)

@@ -20,12 +20,7 @@ class Growth:
     labels: Sequence[Label]  # the labels, none of which the task has
 
     def schema(self, store: WeightStore) -> TaskSchema:
-        """Return the task's schema with the labels.
-
-        Raises:
-            SchemaChanged: The task's schema has another version.
-            SuperposedError: As `WeightStore.altered`.
-        """
+        """Return the task's schema with the labels; raises as `check_version` and `WeightStore.altered`."""
         check_version(store, self.key, self.version)
         return store.altered(self.key, add_labels=self.labels)
 

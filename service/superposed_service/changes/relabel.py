@@ -89,11 +89,9 @@ class Relabel(Change):
 
 
 def find_update(journal: Journal, sequence: int) -> Record:
-    """Return the record of an update.
+    """Return the record of an update; raise `UnknownUpdate` where none has that sequence number.
 
-    Raises:
-        UnknownUpdate: No update has that sequence number.
-        HistoryTruncated: The journal does not reach back to it.
+    Raise `HistoryTruncated` where the journal does not reach back to it.
     """
     if not 0 < sequence <= journal.sequence:
         raise UnknownUpdate("there is no such record", expected=f"1 to {journal.sequence}", received=sequence)

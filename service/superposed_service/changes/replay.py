@@ -86,12 +86,7 @@ class Recovery:
 
 
 def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
-    """Read a snapshot's store.
-
-    Raises:
-        SnapshotMismatch: It is damaged.
-        StorageUnavailable: The file cannot be read.
-    """
+    """Read a snapshot's store; raise `SnapshotMismatch` where it is damaged, or as `Snapshots.read`."""
     store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
     if store.sequence != snapshot.sequence:
         raise SnapshotMismatch(
@@ -236,9 +231,7 @@ def replay(
 def change_of(record: Record) -> Change:
     """Return the change that a record was made of.
 
-    Raises:
-        JournalCorrupt: No release of this service made such a record.
-        HistoryTruncated: Its rows were erased.
+    Raise `JournalCorrupt` where no release made such a record, and `HistoryTruncated` where its rows were erased.
     """
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)

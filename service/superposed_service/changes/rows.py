@@ -41,11 +41,7 @@ class RowBatch:
             return 0
 
     def check(self, most_rows: int, most_numbers: int) -> None:
-        """Check how many there are, and how long, before anything looks at what is in them.
-
-        Raises:
-            CapacityExceeded: More rows, or contexts, or numbers in a row, than one request may have.
-        """
+        """Check numbers of rows, contexts and values, before anything looks at them; raise `CapacityExceeded` for too many."""
         check_most("more rows than one request may have", max(len(self), len(self.contexts or ())), most_rows)
         shape = getattr(self.inputs, "shape", None)
         if shape is None:
@@ -58,9 +54,7 @@ class RowBatch:
     def batch(self, store: WeightStore, *, learning: bool = False) -> Batch:
         """Check the rows against the store's tasks; with `learning`, for an update.
 
-        Raises:
-            ContextError: A context that cannot be addressed.
-            InputError: Rows that cannot be used.
+        Raise `ContextError` for a context that cannot be addressed, and `InputError` for rows that cannot be used.
         """
         if self.contexts is None:
             return store.batch(self.context, self.inputs, learning=learning)

@@ -14,11 +14,7 @@ def facts(store: WeightStore) -> dict[str, Any]:
 
 
 def begin(directory: DataDirectory, store: WeightStore) -> None:
-    """Make a directory the home of a store.
-
-    Raises:
-        ConfigError: There is one already.
-    """
+    """Make a directory the home of a store; raise `ConfigError` where there is one already."""
     directory.initialise(store.to_bytes(), **facts(store))
 
 

@@ -25,9 +25,7 @@ answers = session.run(None, {{"rows": np.zeros((1, {inputs}), dtype=np.float32)}
 def write_hub_layout(store: WeightStore, key: str, folder: Path) -> None:
     """Write a task's model into an empty folder, or a new one.
 
-    Raises:
-        UnknownTask: There is no such task.
-        ConfigError: There are files in the folder, or as `to_onnx`.
+    Raise `UnknownTask` where there is no such task, and `ConfigError` for files in the folder, or as `to_onnx`.
     """
     model, state = retrieve_model(store, key), store.tasks.get(key)
     onnx = to_onnx(model, config=store.config.network)

@@ -203,9 +203,7 @@ class Engine:
     def check_leads(self) -> int:
         """Return the turn of this leader, which `replicated` takes.
 
-        Raises:
-            NotLeader: This server follows another one.
-            TooFewFollowers: Too few followers can be reached.
+        Raise `NotLeader` where this server follows another one, `TooFewFollowers` where too few can be reached.
         """
         self._writer.transaction_log.epochs.check_open()
         self.replication.check()

@@ -74,8 +74,7 @@ class Replication:
     async def wait(self, turn: int, sequence: int, api_keys: str = "") -> None:
         """Wait until enough followers have a record of a turn, and the API keys of a digest, on their disks.
 
-        Raises:
-            TooFewFollowers: They are not reached any more, or the turn is over.
+        Raise `TooFewFollowers` where they are not reached any more, or the turn is over.
         """
         known: dict[str, object] = {"expected": "the leader that took it", "received": "another one"}
         try:

@@ -54,11 +54,7 @@ def enter(source: str, timeout_s: float | None = None) -> Token[RequestMetadata]
 
 
 def timeout_of(header: str | None) -> float | None:
-    """Return the seconds of a `Request-Timeout` header; None without one.
-
-    Raises:
-        InvalidRequest: It is no number above 0.
-    """
+    """Return the seconds of a `Request-Timeout` header, or None; raise `InvalidRequest` for no number above 0."""
     if header is None:
         return None
     text = header.strip()

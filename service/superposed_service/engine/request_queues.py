@@ -32,8 +32,7 @@ class RequestQueues:
     def join(self, work: Work, caller: RequestMetadata, committed: int) -> None:
         """Let work wait for its turn; `committed` changes have left the queue and are not applied yet.
 
-        Raises:
-            Overloaded: There is no room, or its turn would come too late.
+        Raise `Overloaded` where there is no room, or its turn would come too late.
         """
         size, reads = work.cost, isinstance(work, InferenceRequest)
         deadline = math.inf if caller.deadline is None else caller.deadline

@@ -262,8 +262,7 @@ class Writer:
     def promise(self, epoch: int) -> Position:
         """Promise an epoch: append nothing of an older one from now on; return the end of the journal.
 
-        Raises:
-            NotLeader: It was promised already, or a later one.
+        Raise `NotLeader` where it was promised already, or a later one.
         """
         self._settle_down()
         epochs, sequence = self.transaction_log.epochs, self.store.sequence
@@ -273,11 +272,7 @@ class Writer:
         return Position(epochs.epoch_of(sequence), sequence)
 
     def lead(self, epoch: int, detector: PoisonDetector | None) -> None:
-        """Lead an epoch that was promised, from a record on that says so.
-
-        Raises:
-            NotLeader: Another one was promised since.
-        """
+        """Lead a promised epoch, from a record on that says so; raise `NotLeader` where it is not the promised one."""
         self._settle_down()
         log = self.transaction_log
         if epoch != log.epochs.promised or log.epochs.open:

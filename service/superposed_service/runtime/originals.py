@@ -15,8 +15,7 @@ from superposed_service.changes.rows import Originals
 def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, list[str]]:
     """Return the encoder that the tasks of texts or images (B,) have, and each one's task, of its schemas (B,).
 
-    Raises:
-        ShapeError: A task takes something else, or they have several encoders.
+    Raise `ShapeError` where a task takes something else, or they have several encoders.
     """
     encoders: dict[str, str] = {}
     for schema in schemas:
@@ -39,9 +38,7 @@ def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, l
 def items_of(originals: Originals, kind: OriginalKind) -> list[str | bytes]:
     """Return texts as strings, and images as the bytes of their files.
 
-    Raises:
-        InputError: One is no text, or no image, or too large.
-        EncoderUnavailable: A package is missing.
+    Raise `InputError` for what is no text or image, or too large; `EncoderUnavailable` where a package is missing.
     """
     read = _text if kind == "texts" else _image
     items = [read(item, place) for place, item in enumerate(originals.items)]

@@ -171,8 +171,7 @@ class Runtime:
     def encoder_of(self, originals: Originals, context: object) -> str:
         """Return the encoder of a context's task; without a context the only one of the store.
 
-        Raises:
-            ShapeError: The task takes other inputs, or the store has no or several encoders of the kind.
+        Raise `ShapeError` where the task takes other inputs, or the store has no or several encoders of the kind.
         """
         if context is not None:
             return read_as(originals, [self.engine.schema_of(context)])[0]
@@ -271,11 +270,7 @@ class Runtime:
     async def restore(
         self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None
     ) -> JsonObject:
-        """Go back to a snapshot; raises as `change_past`.
-
-        Raises:
-            UnknownSnapshot: There is none of this id.
-        """
+        """Go back to a snapshot; raise `UnknownSnapshot` where there is none of this id, or as `change_past`."""
         if (known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))) is not None:
             await self.engine.replicated(self.engine.check_leads())
             return known  # its own snapshot may have replaced the one that was asked for

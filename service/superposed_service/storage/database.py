@@ -148,21 +148,13 @@ class Database:
         return JournalCorrupt(f"{self.path} is damaged: `superposed verify` says how far", received=str(error)[:500])
 
     def check(self) -> None:
-        """Read the whole file.
-
-        Raises:
-            JournalCorrupt: A page, a row or an index is not what was written.
-        """
+        """Read the whole file; raise `JournalCorrupt` where a page, a row or an index is not what was written."""
         found = [str(line) for (line,) in self.query("PRAGMA integrity_check(10)")]
         if found != ["ok"]:
             raise self.corrupt("; ".join(found))
 
     def query(self, sql: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-        """Return all rows of one statement.
-
-        Raises:
-            JournalCorrupt: A page cannot be what was written.
-        """
+        """Return all rows of one statement; raise `JournalCorrupt` where a page cannot be what was written."""
         return list(self.rows(sql, values))
 
     def rows(self, sql: str, values: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -174,11 +166,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit everything that is executed inside, or nothing of it.
-
-        Raises:
-            StorageUnavailable: The disk refused, now or before.
-        """
+        """Commit all that is executed inside, or nothing; raise `StorageUnavailable` if the disk refuses or did."""
         if self.failure is not None:
             raise StorageUnavailable(
                 "the journal failed and is not written until the service is started again", received=self.failure
@@ -194,11 +182,7 @@ class Database:
             raise
 
     def noted(self, name: str) -> str | None:
-        """Return the text of a note in `meta`; None where there is none.
-
-        Raises:
-            JournalCorrupt: It is not what was written.
-        """
+        """Return the text of a note in `meta`, or None; raise `JournalCorrupt` where it is not what was written."""
         found = self.query("SELECT value FROM meta WHERE name = ?", (name,))
         if not found:
             return None

@@ -87,9 +87,7 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
     def existing(cls, path: Path) -> Self:
         """Open a directory that is there, for commands that must not make one.
 
-        Raises:
-            ConfigError: It is not there.
-            StoreLocked: Another process owns it.
+        Raise `ConfigError` where it is not there, and `StoreLocked` where another process owns it.
         """
         if not path.is_dir():
             raise ConfigError("there is no such directory", received=path)
@@ -111,8 +109,7 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
     def transaction_log(self) -> TransactionLog:
         """Open the journal; it is closed with the directory.
 
-        Raises:
-            JournalCorrupt: It is damaged, or there is none beside the snapshots.
+        Raise `JournalCorrupt` where it is damaged, or there is none beside the snapshots.
         """
         if not (self.path / "journal.db").exists():
             raise JournalCorrupt(

@@ -53,11 +53,7 @@ class HighWaterMark:
         return max(found, default=None)
 
     def check(self, journal: Journal) -> None:
-        """Compare the journal's end with what was acknowledged.
-
-        Raises:
-            JournalCorrupt: Acknowledged records are missing, or another journal is there.
-        """
+        """Raise `JournalCorrupt` where acknowledged records are missing, or another journal is there."""
         if (noted := self.newest()) is None:
             if journal.high_water_mark in (None, BEGUN):
                 return

@@ -101,8 +101,7 @@ class IdempotencyStore:
     def check_room(self, owner: str, entering: int = 0) -> None:
         """Check that one more response of an owner may be kept, while `entering` more of it are on their way.
 
-        Raises:
-            QuotaExceeded: It has as many as it may.
+        Raise `QuotaExceeded` where it has as many as it may.
         """
         if (count := self._owned[owner] + entering) < self._most:
             return
@@ -115,11 +114,7 @@ class IdempotencyStore:
         )
 
     def find(self, idempotency_key: IdempotencyKey) -> IdempotencyResponse | None:
-        """Return the stored response of a request that was seen before.
-
-        Raises:
-            IdempotencyMismatch: The key came with another request.
-        """
+        """Return a request's stored response; raise `IdempotencyMismatch` where the key came with another request."""
         kept = self._kept.get(idempotency_key.key)
         if kept is not None and kept.idempotency_key.request != idempotency_key.request:
             raise IdempotencyMismatch(

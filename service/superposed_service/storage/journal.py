@@ -150,11 +150,7 @@ class Journal:
             raise JournalCorrupt(f"record {expected + 1} is missing")
 
     def link(self, sequence: int) -> bytes:
-        """Return the chain's link at a record, or at the horizon, 32 bytes.
-
-        Raises:
-            JournalCorrupt: The record is missing.
-        """
+        """Return the link at a record or at the horizon, 32 bytes; raise `JournalCorrupt` for a missing record."""
         if sequence == self.horizon:
             return self._horizon_chain
         found = self._database.query("SELECT chain FROM records WHERE sequence = ?", (sequence,))
@@ -166,8 +162,7 @@ class Journal:
     def heads(self, kinds: Container[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Return sequence, kind and head of every record of these kinds, in order.
 
-        Raises:
-            JournalCorrupt: A record, of any kind, is missing or is not what was written.
+        Raise `JournalCorrupt` where a record, of any kind, is missing or is not what was written.
         """
         linked = self._linked(self.horizon, None, "sequence")
         return ((sequence, kind, json.loads(head)) for sequence, kind, head, *_ in linked if kind in kinds)

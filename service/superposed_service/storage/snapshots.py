@@ -133,11 +133,9 @@ class Snapshots:
             tensorfile.sync_directory(self._folder)
 
     def read(self, snapshot: Snapshot) -> bytes:
-        """Read a snapshot's bytes, checked against its manifest.
+        """Read a snapshot's bytes; raise `SnapshotMismatch` where they are not what the manifest says.
 
-        Raises:
-            SnapshotMismatch: They are not what was written.
-            StorageUnavailable: The file cannot be read, or is another directory's.
+        Raise `StorageUnavailable` where the file cannot be read, or is another directory's.
         """
         self._check_place()
         path = self._folder / f"{snapshot.id}.safetensors"

@@ -79,9 +79,8 @@ def keys_body(keys: ApiKeys) -> list[dict[str, Any]]:
 def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     """Return the key that an `Authorization` header carries.
 
-    Raises:
-        Unauthenticated: None, or one that is not good.
-        NotReady: It may have been revoked at a leader that is not heard of.
+    Raise `Unauthenticated` for none, or one that is not good; `NotReady` where a leader that is not heard of may have
+    revoked it.
     """
     scheme, _, text = (header or "").partition(" ")
     found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
