@@ -28,11 +28,8 @@ class Growth:
 def check_version(store: WeightStore, key: str, version: int) -> None:
     """Raise `SchemaChanged` where a task's schema has another version."""
     if (now := store.tasks.get(key).version) != version:
-        raise SchemaChanged(
-            f"the schema of task {key} has changed: read the task and ask again",
-            expected=f"schema_version {now}",
-            received=version,
-        )
+        text = f"the schema of task {key} has changed: read the task and ask again"
+        raise SchemaChanged(text, expected=f"schema_version {now}", received=version)
 
 
 def growth_for(batch: Batch, targets: Sequence[Target]) -> list[Growth]:

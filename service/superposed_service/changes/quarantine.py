@@ -26,11 +26,9 @@ class Quarantine(Change):
 
         def apply(store: WeightStore) -> JsonObject:
             store.sequence += 1
-            since = store.tasks.quarantined.setdefault(self.source, store.sequence)
-            return {"source": self.source, "since": since}
+            return {"source": self.source, "since": store.tasks.quarantined.setdefault(self.source, store.sequence)}
 
-        head = {"source": self.source, "reason": self.reason}
-        return PreparedChange(lambda: Entry(self.kind, head), apply)
+        return PreparedChange(lambda: Entry(self.kind, {"source": self.source, "reason": self.reason}), apply)
 
 
 @dataclass(eq=False)

@@ -47,15 +47,12 @@ class Relabel(Change):
         before = [(first, end) for first, end in record.head.get("excluded", [])]
         chosen = [(self.sequence, self.sequence), *before]
         decision = RollbackDecision(last + 1, chosen, schema_stays=True)
-        rebuilt, start, excluded = rebuild(
-            decision, self.snapshots, self.transaction_log, str(store.device), self.progress
-        )
+        log, device = self.transaction_log, str(store.device)
+        rebuilt, start, excluded = rebuild(decision, self.snapshots, log, device, self.progress)
         if excluded != [list(one) for one in ranges(first for first, _ in chosen)]:
-            raise InvalidRequest(
-                "other records depend on this update: roll it back, and send its rows again",
-                expected="an update that no record depends on",
-                received=f"dependent records among {excluded}",
-            )
+            text = "other records depend on this update: roll it back, and send its rows again"
+            among = f"dependent records among {excluded}"
+            raise InvalidRequest(text, expected="an update that no record depends on", received=among)
         update = Update.from_record(record).with_targets(rebuilt, self._corrected)
         update.author = self.author
         prepared = update.prepare(rebuilt)
@@ -77,15 +74,10 @@ class Relabel(Change):
     def _corrected(self, batch: Batch, learned: Targets) -> list[Target]:
         """Return the new targets, and those of before for rows that were right."""
         if len(self.targets) != len(batch):
-            raise InvalidRequest(
-                "targets: not one for each row of the update, null for one that was right",
-                expected=len(batch),
-                received=len(self.targets),
-            )
-        return [
-            _learned_target(batch, learned, row) if target is None else target
-            for row, target in enumerate(self.targets)
-        ]
+            text = "targets: not one for each row of the update, null for one that was right"
+            raise InvalidRequest(text, expected=len(batch), received=len(self.targets))
+        given = enumerate(self.targets)
+        return [_learned_target(batch, learned, row) if target is None else target for row, target in given]
 
 
 def find_update(journal: Journal, sequence: int) -> Record:
@@ -96,11 +88,8 @@ def find_update(journal: Journal, sequence: int) -> Record:
     if not 0 < sequence <= journal.sequence:
         raise UnknownUpdate("there is no such record", expected=f"1 to {journal.sequence}", received=sequence)
     if sequence <= journal.horizon:
-        raise HistoryTruncated(
-            "the journal does not reach back to that update",
-            expected=f"records after {journal.horizon}",
-            received=sequence,
-        )
+        wanted = f"records after {journal.horizon}"
+        raise HistoryTruncated("the journal does not reach back to that update", expected=wanted, received=sequence)
     [record] = journal.replay(sequence - 1, sequence)
     if record.kind not in {Update.kind, RELABEL}:
         raise UnknownUpdate("the record is no update", expected="an update's sequence", received=record.kind)
@@ -115,11 +104,8 @@ def _check_not_deleted(record: Record, journal: Journal, exclusions: Exclusions)
         if sequence > record.sequence and sequence not in exclusions
     }
     if gone := deleted & keys_of(record.head):
-        raise UnknownUpdate(
-            "a task of the update was deleted since",
-            expected="an update of tasks that are still there",
-            received=sorted(gone),
-        )
+        wanted = "an update of tasks that are still there"
+        raise UnknownUpdate("a task of the update was deleted since", expected=wanted, received=sorted(gone))
 
 
 def _learned_target(batch: Batch, learned: Targets, row: int) -> Target:

@@ -89,9 +89,8 @@ def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightS
     """Read a snapshot's store; raise `SnapshotMismatch` where it is damaged, or as `Snapshots.read`."""
     store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
     if store.sequence != snapshot.sequence:
-        raise SnapshotMismatch(
-            f"snapshot {snapshot.id} holds another store", expected=snapshot.sequence, received=store.sequence
-        )
+        text = f"snapshot {snapshot.id} holds another store"
+        raise SnapshotMismatch(text, expected=snapshot.sequence, received=store.sequence)
     return store
 
 
@@ -334,6 +333,5 @@ def _settling(transaction_log: TransactionLog) -> Callable[[int, JsonObject], No
 
 def _check_digest(store: WeightStore, expected: str | None) -> None:
     if expected is not None and (received := store.digest()) != expected:
-        raise DigestMismatch(
-            f"replay arrived at another store at record {store.sequence}", expected=expected, received=received
-        )
+        text = f"replay arrived at another store at record {store.sequence}"
+        raise DigestMismatch(text, expected=expected, received=received)

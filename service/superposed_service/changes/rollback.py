@@ -13,7 +13,7 @@ from superposed_service.changes.exclusions import RELABEL, ROLLBACK, TAKING_OUT,
 from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import Rejected, newest_good, replay
 from superposed_service.changes.update import Update
-from superposed_service.errors import HistoryTruncated, InvalidRequest, StorageError, UnknownApiKey
+from superposed_service.errors import HistoryTruncated, InvalidRequest, StorageError
 from superposed_service.observability.load import Progress
 from superposed_service.storage import Entry, Journal, Snapshots, TransactionLog
 
@@ -64,11 +64,13 @@ def _whole_stream(key: str, store: WeightStore, journal: Journal) -> list[int]:
     if first and not _follows_lost_records(first, journal):
         return found
     if first or found or key in store.tasks:
-        raise HistoryTruncated(
-            f"the journal does not reach back to the beginning of task {key}",
-            expected=f"records after {journal.horizon}: name a range of sequences instead",
-        )
+        raise _truncated(f"the beginning of task {key}", journal)
     raise UnknownTask("no task has or had this key", received=key)
+
+
+def _truncated(moment: str, journal: Journal) -> HistoryTruncated:
+    wanted = f"records after {journal.horizon}: name a range of sequences instead"
+    return HistoryTruncated(f"the journal does not reach back to {moment}", expected=wanted)
 
 
 def _follows_lost_records(first: int, journal: Journal) -> bool:
@@ -82,13 +84,8 @@ def _follows_lost_records(first: int, journal: Journal) -> bool:
 
 def _sent_by(identifier: str, transaction_log: TransactionLog) -> list[int]:
     journal = transaction_log.journal
-    if (key := transaction_log.api_keys.get(identifier)) is None:
-        raise UnknownApiKey("no API key has this id", received=identifier)
-    if journal.horizon > key.since:
-        raise HistoryTruncated(
-            f"the journal does not reach back to when API key {identifier} was made",
-            expected=f"records after {journal.horizon}: name a range of sequences instead",
-        )
+    if journal.horizon > transaction_log.api_keys.find(identifier).since:
+        raise _truncated(f"when API key {identifier} was made", journal)
     updates = journal.heads({Update.kind, RELABEL})
     return [sequence for sequence, _, head in updates if head.get("author") == identifier]
 
@@ -140,9 +137,8 @@ class RollbackChange(Change):
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
         decision = RollbackDecision(self.transaction_log.journal.sequence + 1, chosen)
-        rebuilt, start, excluded = rebuild(
-            decision, self.snapshots, self.transaction_log, str(store.device), self.progress
-        )
+        log, device = self.transaction_log, str(store.device)
+        rebuilt, start, excluded = rebuild(decision, self.snapshots, log, device, self.progress)
         answer: JsonObject = {"sequence": decision.sequence, "rebuilt_from": start, "excluded": excluded}
         # The record holds what was taken out: replay does not decide again.
         head = {"asked": vars(self.selection), "excluded": answer["excluded"], "answer": answer}

@@ -41,7 +41,7 @@ class RowBatch:
             return 0
 
     def check(self, most_rows: int, most_numbers: int) -> None:
-        """Check numbers of rows, contexts and values, before anything looks at them; raise `CapacityExceeded` for too many."""
+        """Raise `CapacityExceeded` for too many rows, contexts or numbers in a row, before anything reads them."""
         check_most("more rows than one request may have", max(len(self), len(self.contexts or ())), most_rows)
         shape = getattr(self.inputs, "shape", None)
         if shape is None:

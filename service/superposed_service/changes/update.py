@@ -98,6 +98,7 @@ class Update(Change):
         if self.schemas is None:
             check_records_fit(batch)
             self._check_standby(batch)
+        keys = [part.task.schema.key for part in batch.parts]
         schemas = {part.task.schema.key: part.task.mark for part in batch.parts}
         if self.schemas not in (None, schemas):
             raise TaskExists("a task is registered with another schema than the update's")
@@ -105,8 +106,8 @@ class Update(Change):
         return PreparedUpdate(
             entry=partial(_entry, rows, targets, self.steps, schemas, growth),
             apply=partial(self._learn, rows=rows, batch=batch, targets=targets, grown=grown),
-            task=batch.parts[0].task.schema.key,
-            rows_by_task=_rows_by_task(batch),
+            task=keys[0],
+            rows_by_task=Counter(keys[place] for place in batch.places().tolist()),
             rows=rows,
             batch=batch,
             targets=targets,
@@ -155,10 +156,9 @@ class Update(Change):
     def from_record(cls, record: Record) -> Self:
         """Make the change of its record."""
         if record.payload is None:
-            raise HistoryTruncated(
-                f"the rows of record {record.sequence} were erased, and nothing is replayed past it",
-                expected="a rollback to before that record, or of a range of records after the erasure",
-            )
+            text = f"the rows of record {record.sequence} were erased, and nothing is replayed past it"
+            wanted = "a rollback to before that record, or of a range of records after the erasure"
+            raise HistoryTruncated(text, expected=wanted)
         arrays = unpack(record.payload)
         if "records" in arrays:
             head, values = record.head, orjson.loads(arrays["records"].tobytes())
@@ -201,14 +201,6 @@ def _entry(rows: RowBatch, targets: Targets, steps: int, schemas: Mapping[str, s
     return Entry(Update.kind, head, pack(arrays))
 
 
-def _rows_by_task(batch: Batch) -> Mapping[str, int]:
-    keys = [part.task.schema.key for part in batch.parts]
-    rows: Counter[str] = Counter()
-    for key, count in zip(keys, np.bincount(batch.places().numpy(), minlength=len(keys)).tolist(), strict=True):
-        rows[key] += count
-    return rows
-
-
 @lru_cache(maxsize=4096)
 def _bare(context: object) -> str | None:
     """Return the key of a context that is one task's and not a composition."""
@@ -218,19 +210,13 @@ def _bare(context: object) -> str | None:
 
 def _plain(rows: RowBatch) -> RowBatch:
     """Return rows with contexts in canonical text and numbers in arrays, as far as they can be read."""
-    if rows.are_records:
-        contexts = None if rows.contexts is None else [str(as_expression(one)) for one in rows.contexts]
-        return RowBatch(str(as_expression(rows.context)) if contexts is None else None, contexts, rows.inputs)
     if rows.contexts is None:
-        return replace(rows, context=str(as_expression(rows.context)), inputs=_array(rows.inputs))
-    text: dict[Any, str] = {}
-    contexts = []
-    for context in rows.contexts:
-        known = context if isinstance(context, str) else str(as_expression(context))
-        if known not in text:
-            text[known] = str(as_expression(known))
-        contexts.append(text[known])
-    if not isinstance(rows.inputs, list | tuple):
+        inputs = rows.inputs if rows.are_records else _array(rows.inputs)
+        return replace(rows, context=str(as_expression(rows.context)), inputs=inputs)
+    texts = [context if isinstance(context, str) else str(as_expression(context)) for context in rows.contexts]
+    canonical = {text: str(as_expression(text)) for text in dict.fromkeys(texts)}  # each is read once
+    contexts = [canonical[text] for text in texts]
+    if rows.are_records or not isinstance(rows.inputs, list | tuple):
         return replace(rows, contexts=contexts)
     return replace(rows, contexts=contexts, inputs=_alike([_array(row) for row in rows.inputs]))
 

@@ -32,9 +32,8 @@ def verify(directory: DataDirectory) -> list[Finding]:
         _finding(f"snapshot {snapshot.id}", partial(_check_snapshot, directory, snapshot), _SET_ASIDE)
         for snapshot in directory.snapshots.list()
     ]
-    findings += [
-        Finding(f"manifest {name}", "is not what was written", _SET_ASIDE) for name in directory.snapshots.unreadable()
-    ]
+    unreadable = directory.snapshots.unreadable()
+    findings += [Finding(f"manifest {name}", "is not what was written", _SET_ASIDE) for name in unreadable]
     if not findings:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
     findings.append(_finding("journal", lambda: _check_journal(directory.transaction_log()), _TAKE_OUT))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
-from superposed_service.errors import JournalCorrupt
+from superposed_service.errors import JournalCorrupt, UnknownApiKey
 from superposed_service.storage.database import Database
 
 AccessScope = Literal["monitor", "infer", "update", "replicate", "admin"]
@@ -67,6 +67,12 @@ class ApiKeys:
     def get(self, identifier: str) -> ApiKey | None:
         """Return the key of that id."""
         return self._keys.get(identifier)
+
+    def find(self, identifier: str) -> ApiKey:
+        """Return the key of that id; raise `UnknownApiKey` where there is none."""
+        if (key := self._keys.get(identifier)) is None:
+            raise UnknownApiKey("no API key has this id", received=identifier)
+        return key
 
     def all(self) -> list[ApiKey]:
         """Return every key, the revoked ones too, in the order in which they were made."""

@@ -113,9 +113,8 @@ class Database:
         if version < FORMAT:
             self.write(*((schema, ()) for schema in _SCHEMAS[version:]), (f"PRAGMA user_version={FORMAT}", ()))
         elif version > FORMAT:
-            raise JournalCorrupt(
-                f"{self.path} is a journal of a later format", expected=f"{FORMAT} at most", received=version
-            )
+            most = f"{FORMAT} at most"
+            raise JournalCorrupt(f"{self.path} is a journal of a later format", expected=most, received=version)
 
     def _error(self, error: Exception, doing: str) -> JournalCorrupt | StorageUnavailable:
         """Return the error of a read that failed: damage, or a disk that refuses."""
@@ -234,11 +233,8 @@ def _checksum(text: str) -> str:
 def _check_sqlite() -> None:
     version = apsw.sqlite_lib_version()
     if tuple(int(part) for part in version.split(".")) < _SQLITE_FIXED:
-        raise StorageUnavailable(
-            "this SQLite may lose committed pages: install a newer apsw",
-            expected=".".join(str(part) for part in _SQLITE_FIXED),
-            received=version,
-        )
+        text, wanted = "this SQLite may lose committed pages: install a newer apsw", ".".join(map(str, _SQLITE_FIXED))
+        raise StorageUnavailable(text, expected=wanted, received=version)
 
 
 def load_checksums() -> None:

@@ -112,9 +112,8 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
         Raise `JournalCorrupt` where it is damaged, or there is none beside the snapshots.
         """
         if not (self.path / "journal.db").exists():
-            raise JournalCorrupt(
-                f"{self.path} has no journal", expected="journal.db beside the snapshots, as it was made"
-            )
+            wanted = "journal.db beside the snapshots, as it was made"
+            raise JournalCorrupt(f"{self.path} has no journal", expected=wanted)
         if self._transaction_log is None:
             self._transaction_log = TransactionLog(
                 self.path, check_place=self.check_place, drop_others=self._drop_others

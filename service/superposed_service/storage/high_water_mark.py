@@ -66,11 +66,9 @@ class HighWaterMark:
             )
         sequence, chain = noted
         if journal.sequence < sequence:
-            raise JournalCorrupt(
-                "the journal ends before records that were acknowledged",
-                expected=f"record {sequence}",
-                received=f"record {journal.sequence} as its last",
-            )
+            last = f"record {journal.sequence} as its last"
+            text = "the journal ends before records that were acknowledged"
+            raise JournalCorrupt(text, expected=f"record {sequence}", received=last)
         if sequence >= journal.horizon and journal.link(sequence) != chain:
             raise JournalCorrupt(f"record {sequence} is not the one that was acknowledged")
 

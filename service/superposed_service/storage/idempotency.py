@@ -44,9 +44,8 @@ class IdempotencyKey:
         if key is None:
             return None
         if not _KEY.fullmatch(key):
-            raise InvalidRequest(
-                "not an Idempotency-Key", expected="1 to 255 visible ASCII characters", received=key[:300]
-            )
+            wanted = "1 to 255 visible ASCII characters"
+            raise InvalidRequest("not an Idempotency-Key", expected=wanted, received=key[:300])
         own = key if author is None else f"{author} {key}"
         return cls(own, hashlib.sha256(f"{method} {target}\n".encode() + body).digest())
 
@@ -117,11 +116,8 @@ class IdempotencyStore:
         """Return a request's stored response; raise `IdempotencyMismatch` where the key came with another request."""
         kept = self._kept.get(idempotency_key.key)
         if kept is not None and kept.idempotency_key.request != idempotency_key.request:
-            raise IdempotencyMismatch(
-                "this Idempotency-Key came with another request before",
-                expected="a new key for a new request",
-                received=idempotency_key.key,
-            )
+            text = "this Idempotency-Key came with another request before"
+            raise IdempotencyMismatch(text, expected="a new key for a new request", received=idempotency_key.key)
         return kept
 
     def origins(self, after: int) -> dict[int, IdempotencyKey]:

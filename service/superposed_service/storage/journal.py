@@ -132,9 +132,8 @@ class Journal:
     def _linked(self, after: int, through: int | None, more: str) -> Iterator[tuple[Any, ...]]:
         """Return sequence, kind, head, digest and further columns, after checking the hash chain."""
         if after < self.horizon:
-            raise HistoryTruncated(
-                "the journal does not reach that far back", expected=f"{self.horizon} or later", received=after
-            )
+            text = "the journal does not reach that far back"
+            raise HistoryTruncated(text, expected=f"{self.horizon} or later", received=after)
         expected, chain, through = after, self.link(after), self.sequence if through is None else through
         for sequence, kind, head, digest, link, *rest in self._database.rows(
             f"SELECT sequence, kind, head, digest, chain, {more} FROM records"  # noqa: S608 - columns, from here
@@ -269,11 +268,8 @@ class Journal:
             JournalCorrupt: The journal is another store's.
         """
         if self.lineage not in ("", lineage):
-            raise JournalCorrupt(
-                "the journal belongs to another store than the snapshots",
-                expected=f"lineage {self.lineage}",
-                received=lineage,
-            )
+            text = "the journal belongs to another store than the snapshots"
+            raise JournalCorrupt(text, expected=f"lineage {self.lineage}", received=lineage)
         noting = self._database.noting
         self._database.write(noting("lineage", lineage), noting("incarnation", incarnation))
         self.lineage, self.incarnation = lineage, incarnation

@@ -67,20 +67,16 @@ class Shipment:
         """
         journal, epochs, after, chain = log.journal, log.epochs, place.sequence, place.chain
         if after < journal.horizon:
-            raise HistoryTruncated(
-                "the journal was trimmed past the follower", expected=journal.horizon, received=after
-            )
+            text = "the journal was trimmed past the follower"
+            raise HistoryTruncated(text, expected=journal.horizon, received=after)
         if place.lineage not in ("", journal.lineage):
             text = "the follower holds another store: move its directory away, and start it on an empty one"
             raise InvalidRequest(text, expected=f"lineage {journal.lineage}", received=place.lineage)
         if (end := epochs.end_of(place.epoch)) <= after:
             raise Diverged("the follower has records that no later leader has", expected=int(end), received=after)
         if after > journal.sequence or journal.link(after).hex() != chain:
-            raise InvalidRequest(
-                f"record {after} of the follower is not the leader's: move the follower's directory away, and start"
-                " it on an empty one",
-                received=chain,
-            )
+            remedy = "move the follower's directory away, and start it on an empty one"
+            raise InvalidRequest(f"record {after} of the follower is not the leader's: {remedy}", received=chain)
         origins, changes, size = log.answers.origins(after), [], 0
         for record in journal.replay(after):
             if record.payload is None:
@@ -101,9 +97,8 @@ class Shipment:
             for one, origin in self.changes
         ]
         keys = None if self.api_keys is None else [asdict(key) for key in self.api_keys]
-        return framed(
-            vars(self) | {"changes": records, "api_keys": keys}, b"".join(one.payload for one, _ in self.changes)
-        )
+        payloads = b"".join(one.payload for one, _ in self.changes)
+        return framed(vars(self) | {"changes": records, "api_keys": keys}, payloads)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Shipment":
