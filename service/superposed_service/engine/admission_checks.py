@@ -80,7 +80,6 @@ def settled(
     if unanswered:
         log.check_writable()  # after a failed commit no thread works on it any more
     if twin is not None or unanswered:
-        raise IdempotencyInFlight(
-            "the same request is being worked on: ask again for its answer", received=idempotency_key.key
-        )
+        text = "the same request is being worked on: ask again for its answer"
+        raise IdempotencyInFlight(text, received=idempotency_key.key)
     return None if kept is None or kept.answer is None else rejected(kept.answer)

@@ -30,7 +30,8 @@ class ServiceTimeModel:
     def __init__(self) -> None:
         self._turns = 0
         self._fixed_s = self._each_s = 0.0
-        self._weight = self._size = self._seconds = self._square = self._product = 0.0
+        # Of all turns, older ones less: their number, sizes, seconds, squares of sizes, and sizes times seconds
+        self._sums = [0.0] * 5
 
     @property
     def is_known(self) -> bool:
@@ -43,16 +44,13 @@ class ServiceTimeModel:
         if self.is_known:
             seconds = min(seconds, _UNUSUAL * self.seconds(1, size))
         self._turns += 1
-        self._weight = keep * self._weight + 1
-        self._size = keep * self._size + size
-        self._seconds = keep * self._seconds + seconds
-        self._square = keep * self._square + size * size
-        self._product = keep * self._product + size * seconds
+        turn = (1.0, size, seconds, size * size, size * seconds)
+        self._sums = [keep * before + now for before, now in zip(self._sums, turn, strict=True)]
         if not self.is_known:
             return
-        mean_size, mean_seconds = self._size / self._weight, self._seconds / self._weight
-        spread = self._square / self._weight - mean_size**2
-        slope = (self._product / self._weight - mean_size * mean_seconds) / spread if spread > 0.25 else 0.0
+        mean_size, mean_seconds, mean_square, mean_product = (one / self._sums[0] for one in self._sums[1:])
+        spread = mean_square - mean_size**2
+        slope = (mean_product - mean_size * mean_seconds) / spread if spread > 0.25 else 0.0
         self._each_s = min(max(slope, 0.0), mean_seconds / mean_size)
         self._fixed_s = mean_seconds - self._each_s * mean_size
 
@@ -158,9 +156,8 @@ class FairQueue(Generic[W]):
             return
         wait_s, most_s = self.wait_s(caller.source, size) + more_s, caller.left_s(most_s)
         if wait_s > most_s:
-            raise Overloaded(
-                late, expected=f"{most_s:.3g} s in line at most", received=f"{wait_s:.3g} s", retry_after_s=wait_s
-            )
+            most, wait = f"{most_s:.3g} s in line at most", f"{wait_s:.3g} s"
+            raise Overloaded(late, expected=most, received=wait, retry_after_s=wait_s)
 
     def drop(self, gone: list[QueueEntry[W]]) -> None:
         """Take some out, wherever they stand."""

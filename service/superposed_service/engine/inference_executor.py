@@ -48,11 +48,8 @@ class InferenceExecutor:
         settings: Settings,
         is_idle: Callable[[], bool],
     ) -> None:
-        self._writer = writer
-        self._queues = queues
-        self._wake = wake
-        self._settings = settings
-        self._is_idle = is_idle
+        self._writer, self._queues, self._wake = writer, queues, wake
+        self._settings, self._is_idle = settings, is_idle
         # Held by the owner of the store: the engine thread for a turn, the event loop for a batch.
         self.turn = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None  # where a batch is due

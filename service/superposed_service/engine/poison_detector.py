@@ -175,9 +175,8 @@ class PoisonDetector:
         """
         chosen = self._chosen(store)
         canaries = {key: tuple(self._canaries[key].values()) for key in chosen}
-        before = {
-            key: badness for key, badness in self._measured(store, canaries).items() if badness <= 1.0 - self._limit()
-        }
+        measured, most = self._measured(store, canaries), 1.0 - self._limit()
+        before = {key: badness for key, badness in measured.items() if badness <= most}
         self._steps = 0
         if len(before) >= _FEWEST_TASKS:
             self._windows.append(_Window(store.to_bytes(), store.sequence, canaries, before))
@@ -235,12 +234,8 @@ class PoisonDetector:
         if not accused and harms:
             ordinary = max(harm.worst for harm in harms.values())
             self._canaries.baseline = (*self._canaries.baseline, ordinary)[-_REMEMBERED:]
-        evidence = {
-            "by": _DECIDED_BY,
-            "sequences": [window.sequence + 1, store.sequence],
-            "limit": limit,
-            "tasks": harmed[:20],
-        }
+        within = [window.sequence + 1, store.sequence]
+        evidence = {"by": _DECIDED_BY, "sequences": within, "limit": limit, "tasks": harmed[:20]}
         if self._settings.poison_action == "alert":
             return []
         return [Quarantine(source, evidence | {"rise": rise}) for source, rise in accused.items()]

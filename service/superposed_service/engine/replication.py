@@ -65,11 +65,9 @@ class Replication:
         since = time.monotonic() - _SILENT_S
         heard = sum(self._places[member][1] > since for member in self.members if member in self._places)
         if heard < self.needed:
-            raise TooFewFollowers(
-                "too few followers are reached: nothing is learned until they are; inference goes on",
-                expected=f"{self.needed} of SUPERPOSED_MEMBERS (SUPERPOSED_SYNC_FOLLOWERS)",
-                received=heard,
-            )
+            text = "too few followers are reached: nothing is learned until they are; inference goes on"
+            wanted = f"{self.needed} of SUPERPOSED_MEMBERS (SUPERPOSED_SYNC_FOLLOWERS)"
+            raise TooFewFollowers(text, expected=wanted, received=heard)
 
     async def wait(self, turn: int, sequence: int, api_keys: str = "") -> None:
         """Wait until enough followers have a record of a turn, and the API keys of a digest, on their disks.
@@ -86,8 +84,5 @@ class Replication:
                 return
         except TooFewFollowers as error:
             known = {"expected": error.expected, "received": error.received}
-        raise TooFewFollowers(
-            "the change was recorded, and not on enough followers yet: send it again with the same Idempotency-Key for"
-            " its answer",
-            **known,
-        )
+        text = "the change was recorded, and not on enough followers yet: send it again with the same Idempotency-Key"
+        raise TooFewFollowers(f"{text} for its answer", **known)

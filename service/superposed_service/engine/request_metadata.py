@@ -59,7 +59,6 @@ def timeout_of(header: str | None) -> float | None:
         return None
     text = header.strip()
     if not _SECONDS.fullmatch(text) or float(text) == 0:
-        raise InvalidRequest(
-            "Request-Timeout: not a number of seconds", expected="a number above 0", received=header[:100]
-        )
+        wrong, given = "Request-Timeout: not a number of seconds", header[:100]
+        raise InvalidRequest(wrong, expected="a number above 0", received=given)
     return float(text)

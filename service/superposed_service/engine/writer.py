@@ -34,7 +34,6 @@ _log = logging.getLogger("superposed.engine")
 # Records between two notes of the store's digest, which a later replay must arrive at.
 DIGEST_INTERVAL = 256
 
-
 # A record that is on the disk, and its write; None for a refusal's own record, which changes nothing.
 _Committed: TypeAlias = tuple[Record, PreparedWrite | None]
 # The records of a group that is on the disk, and since when on the clock of `perf_counter`.
@@ -121,9 +120,8 @@ class Writer:
         return future
 
     def _journal(self, transaction: _Transaction) -> _Journalled:
-        entries = [
-            (signed(one.change.entry(), one.write.change.author), one.idempotency_key) for one in transaction.writes
-        ]
+        writes = transaction.writes
+        entries = [(signed(one.change.entry(), one.write.change.author), one.idempotency_key) for one in writes]
         records = self.transaction_log.write(entries, transaction.beside, digest=transaction.digest)
         return records, perf_counter()
 

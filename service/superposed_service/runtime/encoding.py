@@ -246,18 +246,15 @@ class Encoders(Collector):
 
     def body(self) -> dict[str, Any]:
         """Return the encoders as `GET /v1/store` shows them."""
-        return {
-            name: {**thread.config.model_dump(mode="json"), "status": thread.status}
-            for name, thread in self._threads.items()
-        }
+        threads = self._threads.items()
+        return {name: {**one.config.model_dump(mode="json"), "status": one.status} for name, one in threads}
 
     def model_file(self, name: str | None) -> Path:
         """Return the ONNX file of an encoder; raise `ConfigError` for one that has none."""
         file = self._threads[name].folder / MODEL if name in self._threads else None
         if file is None or not file.exists():
-            raise ConfigError(
-                "the task has no encoder that is an ONNX model", expected="a task of texts", received=name
-            )
+            text = "the task has no encoder that is an ONNX model"
+            raise ConfigError(text, expected="a task of texts", received=name)
         return file
 
     def names(self, kind: OriginalKind | None) -> list[str]:

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from shutil import disk_usage
 
@@ -14,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from superposed.analysis.capacity import layer_crosstalk
 from superposed_service.engine.writer import Writer
+from superposed_service.observability.counters import family
 from superposed_service.runtime.runtime import Runtime
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
@@ -40,21 +42,15 @@ class Readings(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return all gauges, read now."""
-        yield InfoMetricFamily(
-            "superposed_build", "Release of the running service.", value={"version": version("superposed")}
-        )
+        release = {"version": version("superposed")}
+        yield InfoMetricFamily("superposed_build", "Release of the running service.", value=release)
+        gauge = partial(family, GaugeMetricFamily)
         for name, text, value in (*self._engine(), *self._disk()):
-            yield GaugeMetricFamily(f"superposed_{name}", text, value)
-        waiting = zip((["inference"], ["other"]), self._runtime.engine.waiting, strict=True)
-        for name, text, labels, values in (
-            ("pending_request_count", "Requests that wait for the engine.", ["queue"], waiting),
-            ("crosstalk_ratio", _CROSSTALK, ["layer", "kind"], self._crosstalk()),
-            ("device_memory_bytes", "Memory of the CUDA device; none on a CPU.", ["kind"], self._device()),
-        ):
-            family = GaugeMetricFamily(f"superposed_{name}", text, labels=labels)
-            for own, value in values:
-                family.add_metric(own, value)
-            yield family
+            yield gauge(name, text, {(): value})
+        waiting = dict(zip((("inference",), ("other",)), self._runtime.engine.waiting, strict=True))
+        yield gauge("pending_request_count", "Requests that wait for the engine.", waiting, "queue")
+        yield gauge("crosstalk_ratio", _CROSSTALK, dict(self._crosstalk()), "layer", "kind")
+        yield gauge("device_memory_bytes", "Memory of the CUDA device; none on a CPU.", dict(self._device()), "kind")
 
     def _engine(self) -> Iterator[tuple[str, str, float]]:
         runtime, store, replay = self._runtime, self._writer.store, self._runtime.telemetry.replay
@@ -88,15 +84,14 @@ class Readings(Collector):
             yield "journal_bytes", "Bytes of the journal's files.", size
             yield "data_free_bytes", "Bytes free where the data directory is.", disk_usage(directory.path).free
 
-    def _crosstalk(self) -> Iterator[tuple[list[str], float]]:
+    def _crosstalk(self) -> Iterator[tuple[tuple[str, str], float]]:
         for layer in layer_crosstalk(self._writer.store.tasks.all()):
-            yield [layer.name, "measured"], layer.crosstalk_measured
-            yield [layer.name, "predicted"], layer.crosstalk_predicted
+            yield (layer.name, "measured"), layer.crosstalk_measured
+            yield (layer.name, "predicted"), layer.crosstalk_predicted
 
-    def _device(self) -> Iterator[tuple[list[str], float]]:
+    def _device(self) -> Iterator[tuple[tuple[str], float]]:
         device = self._writer.store.device
         if device.type == "cuda":
-            yield ["allocated"], torch.cuda.memory_allocated(device)
-            yield ["reserved"], torch.cuda.memory_reserved(device)
-            for kind, value in zip(("free", "total"), torch.cuda.mem_get_info(device), strict=True):
-                yield [kind], value
+            yield ("allocated",), torch.cuda.memory_allocated(device)
+            yield ("reserved",), torch.cuda.memory_reserved(device)
+            yield from zip((("free",), ("total",)), torch.cuda.mem_get_info(device), strict=True)

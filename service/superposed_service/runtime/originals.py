@@ -20,18 +20,13 @@ def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, l
     encoders: dict[str, str] = {}
     for schema in schemas:
         if schema.encoder is None or originals.kind not in {None, schema.kind}:
-            raise ShapeError(
-                f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}",
-                expected=schema.kind if schema.kind != "rows" else "inputs: rows of numbers",
-                received=originals.kind or "bytes",
-            )
+            text = f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}"
+            wanted = schema.kind if schema.kind != "rows" else "inputs: rows of numbers"
+            raise ShapeError(text, expected=wanted, received=originals.kind or "bytes")
         encoders.setdefault(schema.encoder, schema.key)
     if len(encoders) > 1:
-        raise ShapeError(
-            "rows of several encoders in one request: send one request for each",
-            expected="tasks of one encoder",
-            received=", ".join(encoders),
-        )
+        text = "rows of several encoders in one request: send one request for each"
+        raise ShapeError(text, expected="tasks of one encoder", received=", ".join(encoders))
     return next(iter(encoders)), [schema.key for schema in schemas]
 
 
@@ -59,6 +54,5 @@ def _image(item: object, place: int) -> bytes:
     try:
         return base64.b64decode(item, validate=True)  # type: ignore[arg-type]  # what it is no other way is told
     except (binascii.Error, TypeError, ValueError):
-        raise InputError(
-            f"image {place} is not base64", expected="a PNG or JPEG file in base64", received=redacted(item)
-        ) from None
+        wanted = "a PNG or JPEG file in base64"
+        raise InputError(f"image {place} is not base64", expected=wanted, received=redacted(item)) from None

@@ -177,11 +177,8 @@ class Runtime:
             return read_as(originals, [self.engine.schema_of(context)])[0]
         names = self.encoders.names(originals.kind)
         if len(names) != 1:
-            raise ShapeError(
-                f"this store has {len(names)} encoders of {originals.kind}: name candidates",
-                expected="candidates with one encoder",
-                received=originals.kind,
-            )
+            text = f"this store has {len(names)} encoders of {originals.kind}: name candidates"
+            raise ShapeError(text, expected="candidates with one encoder", received=originals.kind)
         return names[0]
 
     async def encode(self, rows: RowBatch, principal: Principal, *, encoder: str | None = None) -> RowBatch:
