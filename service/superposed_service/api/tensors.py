@@ -39,11 +39,8 @@ def split(body: bytes, head_length: str | None) -> tuple[bytes, memoryview]:
         return body, memoryview(b"")
     text = head_length.strip()
     if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= len(body)):
-        raise InvalidRequest(
-            "Inference-Header-Content-Length is not the length of the JSON head",
-            expected=f"a number from 0 to {len(body)}",
-            received=head_length[:100],
-        )
+        wrong, wanted = "is not the length of the JSON head", f"a number from 0 to {len(body)}"
+        raise InvalidRequest(f"Inference-Header-Content-Length {wrong}", expected=wanted, received=head_length[:100])
     return body[: int(text)], memoryview(body)[int(text) :]
 
 
@@ -65,9 +62,8 @@ class TensorReader:
         if datatype == "BYTES":
             return self._take_bytes(name, dimensions, count, size)
         if not isinstance(datatype, str) or datatype not in DATATYPES:
-            raise InvalidRequest(
-                f"{name}: not a datatype", expected=f"one of {[*DATATYPES, 'BYTES']}", received=datatype
-            )
+            known = [*DATATYPES, "BYTES"]
+            raise InvalidRequest(f"{name}: not a datatype", expected=f"one of {known}", received=datatype)
         dtype = DATATYPES[datatype]
         raw = self._slice(name, count * dtype.itemsize, size)
         return np.frombuffer(raw, dtype=dtype).reshape(dimensions)
@@ -76,10 +72,8 @@ class TensorReader:
         if size is not None and size != wanted:
             raise InvalidRequest(f"{name}: size and shape do not match", expected=wanted, received=size)
         raw = self._data[self._place : self._place + wanted]
-        if len(raw) < wanted:
-            raise InvalidRequest(
-                f"{name}: the body ends before the tensor", expected=f"{wanted} bytes", received=len(raw)
-            )
+        if (left := len(raw)) < wanted:
+            raise InvalidRequest(f"{name}: the body ends before the tensor", expected=f"{wanted} bytes", received=left)
         self._place += wanted
         return raw
 
@@ -88,9 +82,8 @@ class TensorReader:
         check_most(f"{name}: too many texts", count, _MOST_TEXTS)
         left = len(self._data) - self._place
         if not isinstance(size, int) or isinstance(size, bool) or not 4 * count <= size <= left:
-            raise InvalidRequest(
-                f"{name}: not the size of a BYTES tensor", expected=f"{4 * count} to {left}", received=size
-            )
+            fitting = f"{4 * count} to {left}"
+            raise InvalidRequest(f"{name}: not the size of a BYTES tensor", expected=fitting, received=size)
         raw = self._slice(name, size, size)
         elements: list[bytes] = []
         place = 0

@@ -55,14 +55,14 @@ def create(
 
 def revoke(transaction_log: TransactionLog, identifier: str) -> None:
     """End a key at once; what it did stays on record under its id. Raise `UnknownApiKey` where there is none."""
-    key = _get(transaction_log.api_keys, identifier)
+    key = transaction_log.api_keys.find(identifier)
     if key.revoked is None:
         transaction_log.api_keys.put(replace(key, revoked=time.time()))
 
 
 def rotate(transaction_log: TransactionLog, identifier: str, secret: str | None = None) -> tuple[ApiKey, str]:
     """Give a key a new secret, drawn here by default; raise `UnknownApiKey` where there is none or it was revoked."""
-    key = _get(transaction_log.api_keys, identifier)
+    key = transaction_log.api_keys.find(identifier)
     if key.revoked is not None:
         raise UnknownApiKey("this API key was revoked", expected="a key in use", received=identifier)
     secret = secret or secrets.token_urlsafe(32)
@@ -98,9 +98,3 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
 
 def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
-
-
-def _get(keys: ApiKeys, identifier: str) -> ApiKey:
-    if (key := keys.get(identifier)) is None:
-        raise UnknownApiKey("no API key has this id", received=identifier)
-    return key

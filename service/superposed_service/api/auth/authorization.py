@@ -138,11 +138,8 @@ class Principal:
             for leaf in leaves:
                 self.check_task(leaf.key)
             if self._distance(leaves) < _SMALLEST_DISTANCE:
-                raise Forbidden(
-                    "this API key may not use exponents near 0 or mixtures of many, where all contexts meet",
-                    expected="an exponent of 0.5 or more, up to 4 equal parts",
-                    received=text,
-                )
+                refusal = "this API key may not use exponents near 0 or mixtures of many, where all contexts meet"
+                raise Forbidden(refusal, expected="an exponent of 0.5 or more, up to 4 equal parts", received=text)
 
     def _distance(self, leaves: Iterable[Leaf]) -> float:
         """Return the distance of a composition from the identity."""
@@ -197,11 +194,8 @@ class Access:
         """
         key = authenticate(self._keys, authorization) if len(self._keys) else None
         if key is not None and needed is not None and key.scope not in _ALLOWED.get(needed, ()):
-            raise Forbidden(
-                "this API key may not do this",
-                expected="a route that is open to API keys" if needed == DENIED else f"scope {needed}",
-                received=f"scope {key.scope}",
-            )
+            wanted = "a route that is open to API keys" if needed == DENIED else f"scope {needed}"
+            raise Forbidden("this API key may not do this", expected=wanted, received=f"scope {key.scope}")
         if counted:
             self._quotas.spend(key, requests=1)
         return self._anyone if key is None else Principal(key, self._quotas, self._cyclic)

@@ -59,12 +59,9 @@ class Quotas:
             buckets = {unit: self._bucket(key, unit, rate, now) for unit, rate in rates.items() if rate}
             for unit, bucket in buckets.items():
                 if wait_s := bucket.wait_s(costs[unit], now):
-                    raise QuotaExceeded(
-                        f"the quota of {unit} is used up",
-                        expected=f"{bucket.rate:g} {unit} a second",
-                        received=f"{costs[unit]} more",
-                        retry_after_s=wait_s,
-                    )
+                    rate, more = f"{bucket.rate:g} {unit} a second", f"{costs[unit]} more"
+                    text = f"the quota of {unit} is used up"
+                    raise QuotaExceeded(text, expected=rate, received=more, retry_after_s=wait_s)
             for unit, bucket in buckets.items():
                 bucket.level -= costs[unit]
 

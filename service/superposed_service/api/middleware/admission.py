@@ -31,11 +31,8 @@ def check_site(scope: Scope) -> None:
     else:
         own = origin is None or urlsplit(origin).netloc == header(scope, b"host")
     if not own:
-        raise Forbidden(
-            "the request comes from another site's page",
-            expected="a page of this server, or a program",
-            received=site or origin,
-        )
+        text = "the request comes from another site's page"
+        raise Forbidden(text, expected="a page of this server, or a program", received=site or origin)
 
 
 def check_room(api: Starlette, scope: Scope) -> None:

@@ -41,11 +41,8 @@ class Freshness:
         until = time.monotonic() + _WAIT_S
         while not self.is_fresh(tokens):
             if time.monotonic() > until:
-                raise NotFresh(
-                    "this server's store is not that new yet: ask again, or ask the leader",
-                    expected=tokens,
-                    received=self.token(),
-                )
+                text = "this server's store is not that new yet: ask again, or ask the leader"
+                raise NotFresh(text, expected=tokens, received=self.token())
             await asyncio.sleep(_LOOK_S)
         # A follower's store may go back before the answer: to the leader's snapshot, or to before its own tail.
         least_sequence.set(max(self._read(token)[2] for token in tokens.split(",")))
@@ -53,7 +50,6 @@ class Freshness:
     def _read(self, token: str) -> tuple[str, int, int]:
         lineage, epoch, sequence = [*token.split("."), "", ""][:3]
         if not (epoch.isdecimal() and sequence.isdecimal() and len(epoch + sequence) <= _MOST_DIGITS):
-            raise InvalidRequest(
-                "X-Min-Sequence: not a token", expected="the X-Sequence of an answer", received=token[:100]
-            )
+            wanted = "the X-Sequence of an answer"
+            raise InvalidRequest("X-Min-Sequence: not a token", expected=wanted, received=token[:100])
         return lineage, int(epoch), int(sequence)

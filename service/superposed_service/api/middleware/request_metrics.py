@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -45,11 +46,8 @@ class Observed:
         method = scope["method"] if scope["method"] in _METHODS else OTHER
         path = route.template
         try:
-            if self._tracing is None:
+            with nullcontext() if self._tracing is None else self._tracing.request(scope, method, path):
                 await self._app(scope, receive, send)
-            else:
-                with self._tracing.request(scope, method, path):
-                    await self._app(scope, receive, send)
         finally:
             status, seconds = scope.get(STATUS, CLIENT_LEFT), perf_counter() - began
             self._metrics.request(method, path, status, seconds)

@@ -8,6 +8,7 @@ of such a request and take its bytes for the next one.
 """
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from types import FrameType
@@ -23,11 +24,6 @@ from superposed_service.api.server.direct_inference import DirectInference, Head
 from superposed_service.errors import Overloaded
 from superposed_service.observability.request_ids import PROBES, STREAM
 from superposed_service.settings import Settings
-
-try:
-    import resource
-except ImportError:  # not on every platform
-    resource = None  # type: ignore[assignment]  # a module
 
 _RESERVED = 64
 _OTHER_FILES = 128
@@ -292,8 +288,6 @@ class HttpServer(uvicorn.Server):
 
 def allow_connections(settings: Settings) -> None:
     """Ask the system for as many open files as there may be connections, where it has a limit below that."""
-    if resource is None:
-        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = settings.max_connections + _RESERVED + _OTHER_FILES
     if resource.RLIM_INFINITY not in {soft, hard} and soft < wanted:

@@ -5,6 +5,7 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -36,9 +37,8 @@ def read_body(model: type[M], body: bytes, content_type: str | None, head_length
     """
     kind = (content_type or _JSON).partition(";")[0].strip().lower()
     if kind not in {_JSON, TENSORS_MEDIA_TYPE}:
-        raise UnsupportedMediaType(
-            "a body of the wrong kind", expected=f"{_JSON} or {TENSORS_MEDIA_TYPE}", received=kind
-        )
+        wanted = f"{_JSON} or {TENSORS_MEDIA_TYPE}"
+        raise UnsupportedMediaType("a body of the wrong kind", expected=wanted, received=kind)
     values = _parse(body) if kind == _JSON else _read_tensors(body, head_length)
     try:
         return model.model_validate(values)
@@ -74,9 +74,8 @@ def inflate(body: bytes, encoding: str, most: int) -> bytes:
     if encoding == "identity":
         return body
     if encoding not in _WINDOWS:
-        raise UnsupportedMediaType(
-            "a body in an encoding that is not read", expected=f"one of {list(_WINDOWS)}", received=encoding
-        )
+        wanted = f"one of {list(_WINDOWS)}"
+        raise UnsupportedMediaType("a body in an encoding that is not read", expected=wanted, received=encoding)
     reader = zlib.decompressobj(_WINDOWS[encoding])
     try:
         plain = reader.decompress(body, most + 1)
@@ -133,27 +132,19 @@ def read_context(text: str) -> object:
 
 def _refuse_non_finite(body: bytes) -> None:
     """Tell NaN, Infinity and numbers beyond a double (1e999) apart from other broken JSON."""
+    found: list[str] = []
 
-    def refuse(constant: str) -> None:
-        raise NonFiniteInput("the body holds a number that is not finite", expected="finite numbers", received=constant)
+    def note(text: str) -> None:
+        if not math.isfinite(float(text)):
+            found.append(text[:100])
 
-    if len(body) > _READ_AGAIN_BYTES:
-        if found := _CONSTANT.search(body):
-            refuse(found.group(1).decode())
-        return
-
-    def check(text: str) -> float:
-        number = float(text)
-        if math.isinf(number):
-            refuse(text[:100])
-        return number
-
-    try:
-        json.loads(body, parse_constant=refuse, parse_float=check)
-    except NonFiniteInput:
-        raise
-    except (ValueError, RecursionError):
-        return
+    if len(body) <= _READ_AGAIN_BYTES:
+        with suppress(ValueError, RecursionError):
+            json.loads(body, parse_constant=note, parse_float=note)
+    elif constant := _CONSTANT.search(body):
+        note(constant[1].decode())
+    if found:
+        raise NonFiniteInput("the body holds a number that is not finite", expected="finite numbers", received=found[0])
 
 
 def dump_tensors(values: dict[str, Any]) -> tuple[bytes, int]:
@@ -197,9 +188,8 @@ def render_answer(answer: InferenceResult, wanted: list[ReturnField] | None, k: 
     fields = list(wanted) if wanted is not None else sorted(possible - {"logits", "top_k"})
     for field in fields:
         if field not in possible:
-            raise InvalidRequest(
-                "return: a field that these tasks do not have", expected=f"some of {sorted(possible)}", received=field
-            )
+            some = f"some of {sorted(possible)}"
+            raise InvalidRequest("return: a field that these tasks do not have", expected=some, received=field)
     columns = {field: _column(answer, field, k) for field in fields if field != "in_scope"}
     if answer.in_scope is not None:
         columns |= {"in_scope": answer.in_scope.tolist()} if "in_scope" in fields else {}

@@ -28,6 +28,17 @@ class Body(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstri
     """A request's body: unknown fields and numbers that are not finite are refused."""
 
 
+def _exactly_one(*names: str, wrong: str) -> Any:
+    """Return a validator of bodies that give exactly one of some fields; `wrong` says so of the others."""
+
+    def check(body: Any) -> Any:
+        if sum(getattr(body, name) is not None for name in names) != 1:
+            raise ValueError(wrong)
+        return body
+
+    return model_validator(mode="after")(check)
+
+
 _PROBLEM: dict[str, Any] = {
     "type": "urn:superposed:problem:shape-mismatch",
     "title": "Shape mismatch",
@@ -129,10 +140,10 @@ class WithoutBody(Body):
     sequences: tuple[Sequence, Sequence] | None = None
     """First and last sequence number, both included."""
 
+    _one_form = _exactly_one("task", "api_key", "sequences", wrong="give exactly one of task, api_key and sequences")
+
     @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if sum(one is not None for one in (self.task, self.api_key, self.sequences)) != 1:
-            raise ValueError("give exactly one of task, api_key and sequences")
+    def _rising(self) -> Self:
         if self.sequences is not None and self.sequences[0] > self.sequences[1]:
             raise ValueError("the first of the sequences comes after the last")
         return self
@@ -144,11 +155,7 @@ class RollbackBody(Body, json_schema_extra={"examples": [{"without": {"task": "d
     to_sequence: Annotated[int, Field(ge=0, strict=True)] | None = None
     without: WithoutBody | None = None
 
-    @model_validator(mode="after")
-    def _one_form(self) -> Self:
-        if (self.to_sequence is None) == (self.without is None):
-            raise ValueError("give exactly one of to_sequence and without")
-        return self
+    _one_form = _exactly_one("to_sequence", "without", wrong="give exactly one of to_sequence and without")
 
 
 _QUOTA = "Its own quota; null for the server's, 0 for none."
@@ -230,12 +237,10 @@ class _InputsBody(Body):
             return Originals("texts", self.texts)
         return None if self.images is None else Originals("images", self.images)
 
-    @model_validator(mode="after")
-    def _one_form_of_rows(self) -> Self:
-        given = (self.inputs, self.records, self.texts, self.images)
-        if sum(rows is not None for rows in given) != 1:
-            raise ValueError("give exactly one of inputs (rows of numbers), records (named values), texts and images")
-        return self
+    _one_form_of_rows = _exactly_one(
+        *("inputs", "records", "texts", "images"),
+        wrong="give exactly one of inputs (rows of numbers), records (named values), texts and images",
+    )
 
 
 class LocateBody(_InputsBody, json_schema_extra={"examples": [{"inputs": [[0.0, 5.0]]}]}):
@@ -312,11 +317,9 @@ class _RowsBody(_InputsBody):
     context: Context = None
     contexts: Annotated[list[Any] | None, _CONTEXTS] = None
 
-    @model_validator(mode="after")
-    def _one_context_form(self) -> Self:
-        if (self.context is None) == (self.contexts is None):
-            raise ValueError("give exactly one of context (one for all rows) and contexts (one per row)")
-        return self
+    _one_context_form = _exactly_one(
+        *("context", "contexts"), wrong="give exactly one of context (one for all rows) and contexts (one per row)"
+    )
 
 
 class InferBody(
@@ -363,11 +366,7 @@ class StreamLine(Body):
     infer: InferBody | None = None
     """Body of `POST /v1/infer`."""
 
-    @model_validator(mode="after")
-    def _is_one_of_two(self) -> Self:
-        if (self.update is None) == (self.infer is None):
-            raise ValueError("a line has either update or infer")
-        return self
+    _is_one_of_two = _exactly_one("update", "infer", wrong="a line has either update or infer")
 
 
 class RelabelBody(Body, json_schema_extra={"examples": [{"targets": ["7", None]}]}):

@@ -145,11 +145,8 @@ def _encoder(body: TaskRegistration, store: WeightStore) -> tuple[str, EncoderCo
         return name, encoder
     if there:
         raise ConfigError(f"which encoder of {kind}?", expected=f"encoder: {', '.join(there)}", received=given)
-    raise ConfigError(
-        f"this store has no encoder of {kind}",
-        expected=f"one that was made with --encoder NAME=…, or --preset {kind}",
-        received=f"kind {kind}",
-    )
+    wanted = f"one that was made with --encoder NAME=…, or --preset {kind}"
+    raise ConfigError(f"this store has no encoder of {kind}", expected=wanted, received=f"kind {kind}")
 
 
 def _default_scaling(body: TaskRegistration, there: TaskSchema | None, store: WeightStore) -> str:

@@ -54,8 +54,7 @@ Handler = Callable[[Any, Principal], Awaitable[dict[str, Any]]]
 def _refusing(error: SuperposedError) -> Any:
     """Answer with an error, whatever comes: of a stream only what is asked for is read."""
 
-    async def refuse(stream: Any, context: Any) -> None:
-        del stream
+    async def refuse(_: Any, context: Any) -> None:
         await _abort(context, error)
 
     return grpc.stream_unary_rpc_method_handler(refuse)
@@ -260,9 +259,8 @@ def _message(kind: Any, body: bytes) -> Any:
 
 def _tensors(asked: Any) -> dict[str, NDArray[Any]]:
     """Return the inputs of a request by name, raw or in the field of their datatype."""
-    raw = list(asked.raw_input_contents)
-    if raw and len(raw) != len(asked.inputs):
-        wanted = len(asked.inputs)
+    raw, wanted = list(asked.raw_input_contents), len(asked.inputs)
+    if raw and len(raw) != wanted:
         raise InvalidRequest("raw contents for some inputs only", expected=wanted, received=len(raw))
     tensors: dict[str, NDArray[Any]] = {}
     for place, described in enumerate(asked.inputs):

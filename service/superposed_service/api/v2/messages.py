@@ -109,10 +109,9 @@ def numbers_of(name: str, datatype: str, data: object, dimensions: list[int]) ->
         raise InvalidRequest(f"{name}: data is no list of numbers, nested or flat") from None
     if whole.dtype.kind in "biu" and numbers.dtype.kind in "fiu" and (whole != numbers).any():
         raise InvalidRequest(f"{name}: data does not fit its datatype", expected=str(datatype))
-    if numbers.dtype.kind not in "fiub" or numbers.size != math.prod(dimensions):
-        raise InvalidRequest(
-            f"{name}: data and shape do not match", expected=f"{math.prod(dimensions)} numbers", received=numbers.size
-        )
+    count = math.prod(dimensions)
+    if numbers.dtype.kind not in "fiub" or numbers.size != count:
+        raise InvalidRequest(f"{name}: data and shape do not match", expected=f"{count} numbers", received=numbers.size)
     return whole.reshape(dimensions)
 
 

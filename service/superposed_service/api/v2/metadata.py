@@ -94,9 +94,8 @@ def config(schema: TaskSchema, model: str, most_rows: int) -> dict[str, Any]:
 
 def index(store: WeightStore, current: str) -> list[dict[str, str]]:
     """Return the body of `POST /v2/repository/index`: every task."""
-    return [
-        {"name": state.schema.key, "version": current, "state": "READY", "reason": ""} for state in store.tasks.all()
-    ]
+    known = {"version": current, "state": "READY", "reason": ""}
+    return [{"name": state.schema.key, **known} for state in store.tasks.all()]
 
 
 def load(store: WeightStore, model: str) -> None:

@@ -25,16 +25,14 @@ async def _ask(request: ApiRequest, run: Callable[[WeightStore, str], T]) -> tup
 
 @router.serve("GET", "", "infer")
 @router.serve("GET", "/", "infer", include_in_schema=False)
-async def server(request: ApiRequest) -> Response:
+async def server(_: ApiRequest) -> Response:
     """Return the server's name, version and extensions."""
-    del request
     return json_response(metadata.server())
 
 
 @router.serve("GET", "/health/live", None)
-async def live(request: ApiRequest) -> Response:
+async def live(_: ApiRequest) -> Response:
     """Answer 200 while the process runs."""
-    del request
     return json_response({"live": True})
 
 
@@ -121,9 +119,7 @@ async def infer(request: ApiRequest) -> Response:
     asked = messages.read_request(body, headers.get(HEAD_LENGTH), name, width)
     rows = service.admit(asked.rows, request.principal)
     with service.statistics.measured(name, len(rows)):
-        if rows.originals is not None:
-            rows = await service.encode(rows, request.principal)
-        answer = await service.engine.infer(rows)
+        answer = await service.engine.infer(await service.encode(rows, request.principal))
         content, head_length = messages.render(asked, answer, name, service.version)
     if head_length is None:
         return Response(content, 200, media_type="application/json")

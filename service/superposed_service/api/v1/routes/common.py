@@ -61,10 +61,8 @@ class ApiRequest(Request):
     def refuse_repeats(self) -> None:
         """Refuse an `Idempotency-Key` where the first answer is not kept, as it holds a secret."""
         if "idempotency-key" in self.headers:
-            raise InvalidRequest(
-                "Idempotency-Key: an answer that shows an API key is not kept, to be given again",
-                expected="a request without one",
-            )
+            text = "Idempotency-Key: an answer that shows an API key is not kept, to be given again"
+            raise InvalidRequest(text, expected="a request without one")
 
     def check_key(self) -> None:
         """Check, between two parts of one request, that its API key is still good."""

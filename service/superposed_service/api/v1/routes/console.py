@@ -40,9 +40,8 @@ class _Compressed(Response):
 
 
 @router.serve("GET", "/", None)
-async def root(request: ApiRequest) -> Response:
+async def root(_: ApiRequest) -> Response:
     """Redirect to the console; relative, so that it works behind a path prefix too."""
-    del request
     return Response(status_code=307, headers={"Location": "console"})
 
 

@@ -64,9 +64,8 @@ def _after(last_event_id: str | None, after: int | None) -> int | None:
     if last_event_id is None:
         return after
     if not _EVENT_ID.fullmatch(last_event_id):
-        raise InvalidRequest(
-            "Last-Event-ID: not one that this service gave", expected="a sequence number", received=last_event_id[:100]
-        )
+        text = "Last-Event-ID: not one that this service gave"
+        raise InvalidRequest(text, expected="a sequence number", received=last_event_id[:100])
     return int(last_event_id)
 
 

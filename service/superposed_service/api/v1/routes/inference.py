@@ -22,7 +22,7 @@ async def admitted(request: ApiRequest, body: InferBody | EvaluateBody, updates:
     """Return the rows of a body, admitted, and encoded if they were texts or images."""
     service, asker = request.runtime, request.principal
     rows = service.admit(RowBatch(body.context, body.contexts, body.rows, body.originals), asker, updates=updates)
-    return rows if rows.originals is None else await service.encode(rows, asker)
+    return await service.encode(rows, asker)
 
 
 async def located(request: ApiRequest, body: InferBody) -> tuple[RowBatch, dict[str, Any]]:

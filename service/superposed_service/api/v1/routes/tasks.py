@@ -67,9 +67,8 @@ def _read_cursor(cursor: str) -> str:
     try:
         return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
     except (binascii.Error, UnicodeError) as error:
-        raise InvalidRequest(
-            "cursor: not one that this service gave", expected="a next_cursor", received=cursor[:100]
-        ) from error
+        text = "cursor: not one that this service gave"
+        raise InvalidRequest(text, expected="a next_cursor", received=cursor[:100]) from error
 
 
 @router.serve("GET", "/{key:path}/evaluations", "infer", response_model=list[EvaluatedAccuracy])
