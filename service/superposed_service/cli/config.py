@@ -9,9 +9,8 @@ from rich.table import Table
 
 from superposed_service.cli.arguments import ConfigFile
 
-config = typer.Typer(
-    no_args_is_help=True, help="Show settings: flags override the environment, which overrides the TOML file."
-)
+_HELP = "Show settings: flags override the environment, which overrides the TOML file."
+config = typer.Typer(no_args_is_help=True, help=_HELP)
 
 
 @config.callback()

@@ -92,11 +92,8 @@ def export(
             journal = transaction_log.journal
             through = journal.sequence if sequence is None else sequence
             if not journal.horizon <= through <= journal.sequence:
-                raise ConfigError(
-                    "--sequence: the journal has no such record",
-                    expected=f"{journal.horizon} to {journal.sequence}",
-                    received=through,
-                )
+                reach = f"{journal.horizon} to {journal.sequence}"
+                raise ConfigError("--sequence: the journal has no such record", expected=reach, received=through)
             use_noted_threads(journal)
             store, _ = recover(opened.snapshots, transaction_log, "cpu", through=through)
     if task:

@@ -10,9 +10,8 @@ from rich.table import Column, Table
 
 from superposed_service.cli.arguments import Directory
 
-keys = typer.Typer(
-    no_args_is_help=True, help="Manage the API keys of a data directory (of a running server: /v1/keys)."
-)
+_HELP = "Manage the API keys of a data directory (of a running server: /v1/keys)."
+keys = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Id of the API key.")]
 Quota = Annotated[

@@ -50,10 +50,9 @@ def configure(file: Path | None = None, **flags: object) -> tuple[Settings, Mapp
         return Settings(**values), origins
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            f"setting {name} ({origins[str(first['loc'][0])]}): {first['msg']}", received=repr(first["input"])[:100]
-        ) from None
+        name, origin = ".".join(map(str, first["loc"])), origins[str(first["loc"][0])]
+        text = f"setting {name} ({origin}): {first['msg']}"
+        raise ConfigError(text, received=repr(first["input"])[:100]) from None
 
 
 # Settings of earlier releases: the name now, or None where the setting is gone.
