@@ -135,6 +135,15 @@ def test_a_task_for_the_hugging_face_hub(path: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("flags", [(), ("--hub-layout", "a")])
+def test_an_export_that_cannot_be_written_is_an_expected_error(path: Path, tmp_path: Path, flags: tuple[str]) -> None:
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "store", tmp_path / "file" if flags else tmp_path):
+        error = command("export", path, target, *flags).exception
+        assert isinstance(error, StorageUnavailable)
+        assert "cannot write" in str(error)
+
+
 def test_a_directory_that_cannot_be_opened_is_let_go(tmp_path: Path) -> None:
     (tmp_path / "snapshots").write_text("no directory")
     for _ in range(2):

@@ -133,6 +133,7 @@ def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:
         (["--set", "optimizer.stepz=3"], "stepz"),
         (["--set", "steps"], "--set"),
         (["--set", "a.b.c=1"], "--set"),
+        (["--family", "phase", "--set", "family.x=1"], "--set"),
         (["--network", "resnet18", "--inputs", "64"], "inputs"),
     ],
 )

@@ -80,6 +80,7 @@ def export(
     from superposed.store import tensorfile
     from superposed_service.changes.replay import recover, use_noted_threads
     from superposed_service.cli.journal_lines import newest_snapshot
+    from superposed_service.errors import disk_errors
     from superposed_service.storage import DataDirectory
 
     if snapshot and sequence is not None:
@@ -96,14 +97,15 @@ def export(
                 raise ConfigError("--sequence: the journal has no such record", expected=reach, received=through)
             use_noted_threads(journal)
             store, _ = recover(opened.snapshots, transaction_log, "cpu", through=through)
-    if task:
-        from superposed_service.cli.hub_layout import write_hub_layout
+    with disk_errors(f"cannot write {file}"):
+        if task:
+            from superposed_service.cli.hub_layout import write_hub_layout
 
-        write_hub_layout(store, task, file)
-        typer.echo(f"{file}: README.md, config.json, model.onnx, model.safetensors")
-        return
-    tensorfile.write(file, store.to_bytes())
-    typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
+            write_hub_layout(store, task, file)
+            typer.echo(f"{file}: README.md, config.json, model.onnx, model.safetensors")
+        else:
+            tensorfile.write(file, store.to_bytes())
+            typer.echo(f"{file}: {len(store.tasks)} tasks after record {store.sequence}")
 
 
 def import_store(directory: Directory, file: File) -> None:

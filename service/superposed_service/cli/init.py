@@ -112,15 +112,13 @@ def _set(values: dict[str, Any], setting: str) -> None:
     """Put a setting, such as `optimizer.steps=1`, into nested values."""
     path, equals, text = setting.partition("=")
     *groups, name = path.split(".")
-    if not (equals and name) or len(groups) > 1:
+    group = values.setdefault(groups[0], {}) if groups else values
+    if not (equals and name and isinstance(group, dict)) or len(groups) > 1:
         raise ConfigError("--set names a setting", expected="for example optimizer.steps=1", received=setting)
     try:
-        value = json.loads(text)
+        group[name] = json.loads(text)
     except ValueError:
-        value = text
-    for group in groups:
-        values = values.setdefault(group, {})
-    values[name] = value
+        group[name] = text
 
 
 def _named(encoders: Sequence[str]) -> dict[str, str]:
