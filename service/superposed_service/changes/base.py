@@ -61,13 +61,9 @@ class Change(ABC):
 
     @abstractmethod
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
-        """Validate the change against the store.
+        """Validate the change against the store; raise `SuperposedError` where it cannot be applied.
 
-        Returns:
-            The prepared change; or the response, where the store is already as asked and nothing is recorded.
-
-        Raises:
-            SuperposedError: The change cannot be applied.
+        Return the prepared change; or the response, where the store is already as asked and nothing is recorded.
         """
 
     @classmethod

@@ -54,12 +54,9 @@ def forgotten(journal: Journal) -> dict[str, list[int]]:
 def erase_rows(transaction_log: TransactionLog, records: Mapping[str, Sequence[int]], through: int) -> None:
     """Erase the payloads of records that teach tasks, and the tasks' canaries, on the journal's thread.
 
-    Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to
-    replay one of them is refused from then on. `through` is a snapshot's sequence number that no record's is
-    beyond: later ones are needed for recovery.
-
-    Raises:
-        NotReady: The snapshot cannot be started from any more.
+    Whole payloads go, also of updates that teach other tasks beside it. A rollback that would have to replay one of
+    them is refused from then on. `through` is a snapshot's sequence number that no record's is beyond: later ones are
+    needed for recovery. Raise `NotReady` where the snapshot cannot be started from any more.
     """
     journal = transaction_log.journal
     if not Exclusions.read(journal, journal.sequence, checked=True).allows_start(through):

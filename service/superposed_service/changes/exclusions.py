@@ -89,6 +89,5 @@ class Exclusions:
 
     def allows_start(self, sequence: int) -> bool:
         """Return True if the store after that record held nothing that was taken out later."""
-        return not any(
-            one.sequence > sequence and any(first <= sequence for first, _ in one.excluded) for one in self._active
-        )
+        later = [one.excluded for one in self._active if one.sequence > sequence]
+        return not any(first <= sequence for excluded in later for first, _ in excluded)

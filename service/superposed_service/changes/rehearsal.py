@@ -35,9 +35,7 @@ class Consolidate(Change):
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Try the slice, unless the record holds the decision.
 
-        Raises:
-            InvalidRequest: No rows are kept.
-            UpdateError: The arithmetic rejects the slice.
+        Raise `InvalidRequest` where no rows are kept, and `UpdateError` where the arithmetic rejects the slice.
         """
         decided, tried = (self.answer, None) if self.answer else self._try(store)
 
@@ -75,9 +73,8 @@ def _judges(store: WeightStore) -> tuple[Split, tuple[Batch, Targets]]:
         drawn = store.draw(_JUDGED_ROWS, sequence=_JUDGES_SEQUENCE, share=judging)
         if drawn is not None:
             return learned, drawn
-    raise InvalidRequest(
-        "there are no kept rows to rehearse", expected="a store made with rehearsal rows, and updates", received="none"
-    )
+    wanted = "a store made with rehearsal rows, and updates"
+    raise InvalidRequest("there are no kept rows to rehearse", expected=wanted, received="none")
 
 
 @dataclass(eq=False)

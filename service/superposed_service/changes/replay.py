@@ -147,12 +147,9 @@ def recover(
 
 
 def check_history(journal: Journal, snapshot: Snapshot) -> None:
-    """Check that a snapshot was taken of the records in this journal.
+    """Check that a snapshot was taken of the records in this journal; raise `SnapshotMismatch` for other records.
 
     A snapshot of the first release names no chain, and one before the horizon cannot be compared.
-
-    Raises:
-        SnapshotMismatch: It was taken of other records.
     """
     if snapshot.sequence <= journal.sequence and not journal.holds(snapshot.sequence, snapshot.chain):
         raise SnapshotMismatch(f"snapshot {snapshot.id} is from another directory's history", received=snapshot.chain)
@@ -165,13 +162,7 @@ def starts(found: Iterable[Snapshot], journal: Journal, exclusions: Exclusions, 
 
 
 def newest_good(
-    snapshots: Snapshots,
-    journal: Journal,
-    exclusions: Exclusions,
-    device: str,
-    through: int,
-    *,
-    from_oldest: bool = False,
+    snapshots: Snapshots, journal: Journal, exclusions: Exclusions, device: str, last: int, *, from_oldest: bool = False
 ) -> tuple[WeightStore, Snapshot, list[str]]:
     """Return the newest (or oldest) snapshot that replay can start from, and the damaged ones.
 
@@ -195,7 +186,7 @@ def newest_good(
             received=f"record {journal.sequence} as its last",
         )
     failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
-    usable = starts(found, journal, exclusions, through)
+    usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):
         try:
             check_history(journal, snapshot)

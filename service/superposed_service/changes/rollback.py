@@ -43,9 +43,8 @@ class Selection:
             return ranges(_whole_stream(self.task, store, journal))
         first, last = self.sequences or ((self.to_sequence or 0) + 1, journal.sequence)
         if last > journal.sequence or first > journal.sequence + 1:
-            raise InvalidRequest(
-                "there is no such record yet", expected=f"{journal.sequence} at most", received=max(first - 1, last)
-            )
+            most, asked = f"{journal.sequence} at most", max(first - 1, last)
+            raise InvalidRequest("there is no such record yet", expected=most, received=asked)
         return [(first, last)] if first <= last else []
 
 

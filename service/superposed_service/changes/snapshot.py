@@ -36,8 +36,7 @@ def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snaps
 def trim_some(transaction_log: TransactionLog, through: int) -> bool:
     """Trim the journal by some of its records, on the thread that owns it; return True if there is more to trim.
 
-    Raises:
-        StorageUnavailable: Another directory stands at the path, or the disk refused.
+    Raise `StorageUnavailable` where another directory stands at the path, or the disk refused.
     """
     transaction_log.check_place()
     return transaction_log.failure is None and transaction_log.journal.trim(through)

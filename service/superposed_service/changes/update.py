@@ -128,13 +128,9 @@ class Update(Change):
         for source in sources_of({"contexts": contexts, "author": self.author}):
             if source in store.tasks.quarantined:
                 store.sequence += 1
-                return rejection(
-                    Quarantined(
-                        f"{source} is in quarantine: the update is recorded, and not learned from",
-                        expected="a source that was not quarantined, or was released",
-                        received=source,
-                    )
-                )
+                text = f"{source} is in quarantine: the update is recorded, and not learned from"
+                wanted = "a source that was not quarantined, or was released"
+                return rejection(Quarantined(text, expected=wanted, received=source))
         with store.growing(grown):
             result = apply(store, batch, targets, steps=self.steps)
         return {name: value for name, value in vars(result).items() if value is not None}

@@ -10,7 +10,7 @@ from superposed_service.changes.replay import check_history, read_store, recover
 from superposed_service.errors import JournalCorrupt
 from superposed_service.storage import DataDirectory, Snapshot, TransactionLog
 
-_SET_ASIDE = "move its two files away; the line on recovery says whether the others are enough"
+_ASIDE = "move its two files away; the line on recovery says whether the others are enough"
 _TAKE_OUT = (
     "restore the directory from a copy; or `superposed export DIR FILE --snapshot` and import that:"
     " it is the store of the newest good snapshot, without the records after it"
@@ -28,20 +28,16 @@ class Finding:
 
 def verify(directory: DataDirectory) -> list[Finding]:
     """Read everything once, and replay the journal onto the newest good snapshot; changes nothing."""
-    findings = [
-        _finding(f"snapshot {snapshot.id}", partial(_check_snapshot, directory, snapshot), _SET_ASIDE)
-        for snapshot in directory.snapshots.list()
-    ]
+    found = directory.snapshots.list()
+    findings = [_finding(f"snapshot {one.id}", partial(_check_snapshot, directory, one), _ASIDE) for one in found]
     unreadable = directory.snapshots.unreadable()
-    findings += [Finding(f"manifest {name}", "is not what was written", _SET_ASIDE) for name in unreadable]
+    findings += [Finding(f"manifest {name}", "is not what was written", _ASIDE) for name in unreadable]
     if not findings:
         findings.append(Finding("snapshots", "there is none", "restore the directory from a copy"))
     findings.append(_finding("journal", lambda: _check_journal(directory.transaction_log()), _TAKE_OUT))
     if findings[-1].remedy is None:
-        findings += [
-            _finding(f"origin of {snapshot.id}", partial(_check_origin, directory, snapshot), _SET_ASIDE)
-            for snapshot in directory.snapshots.list()
-        ]
+        found = directory.snapshots.list()  # opening the journal may have removed some
+        findings += [_finding(f"origin of {one.id}", partial(_check_origin, directory, one), _ASIDE) for one in found]
         findings.append(_finding("recovery", partial(_check_replay, directory, from_oldest=False), _TAKE_OUT))
         findings.append(_finding("history", partial(_check_replay, directory, from_oldest=True), _TAKE_OUT))
     return findings

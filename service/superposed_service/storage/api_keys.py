@@ -45,8 +45,7 @@ _FIELDS = {field.name for field in fields(ApiKey)}
 class ApiKeys:
     """The API keys of one database. Written by one thread at a time, read by any.
 
-    Raises:
-        JournalCorrupt: A row is not what was written.
+    Raise `JournalCorrupt` for a row that is not what was written.
     """
 
     def __init__(self, database: Database) -> None:

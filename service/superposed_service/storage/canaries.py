@@ -25,11 +25,9 @@ class Canary:
 class Canaries:
     """The kept rows of one database by task key; in memory, and on the disk. One thread at a time.
 
-    Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they
-    go to the disk with a later commit. So does `baseline`, what the detector has learned of ordinary harm.
-
-    Raises:
-        JournalCorrupt: A row is not what was written.
+    Nothing is decided by them but what is journalled, so that the newest may be missing after a crash: they go to the
+    disk with a later commit. So does `baseline`, what the detector has learned of ordinary harm. Raise
+    `JournalCorrupt` for a row that is not what was written.
     """
 
     def __init__(self, database: Database) -> None:

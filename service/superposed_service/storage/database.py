@@ -75,17 +75,12 @@ FORMAT = len(_SCHEMAS)
 class Database:
     """A connection to `journal.db`; its one writer.
 
-    Every page has a checksum, and is checked when it is read.
+    Every page has a checksum, and is checked when it is read. Raise `JournalCorrupt` for a file that is no sound
+    database of this release. A new file is readable by its owner alone.
 
-    WAL and `synchronous=FULL`: when a transaction's `with` block ends, it is on the disk. After the first
-    write that fails nothing more is written until the process is started again: what an fsync that failed
-    has left behind cannot be known from here.
-
-    Args:
-        path: The file; made, readable by its owner alone, where it does not exist.
-
-    Raises:
-        JournalCorrupt: The file is no sound database of this release.
+    WAL and `synchronous=FULL`: when a transaction's `with` block ends, it is on the disk. After the first write that
+    fails nothing more is written until the process is started again: what an fsync that failed has left behind cannot
+    be known from here.
     """
 
     def __init__(self, path: Path) -> None:

@@ -53,11 +53,9 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
     def check_place(self) -> None:
         """Check that the files this process holds are still those at the directory's path.
 
-        A process whose directory was moved or replaced holds the old files: to write or remove anything by
-        path would damage the directory that stands there now.
-
-        Raises:
-            StorageUnavailable: Another file or none stands at one of the paths; nothing is written any more.
+        A process whose directory was moved or replaced holds the old files: to write or remove anything by path would
+        damage the directory that stands there now. Raise `StorageUnavailable` where another file or none stands at
+        one of the paths; nothing is written any more.
         """
         if not (changed := self._changed()):
             return
@@ -126,10 +124,8 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
     def initialise(self, store: bytes, *, sequence: int, digest: str, lineage: str, chain: bytes = b"") -> None:
         """Write a store's first snapshot, as `Snapshots.write` does, and begin its journal.
 
-        `chain` is the link of a leader's journal at the sequence number; empty for a new store.
-
-        Raises:
-            ConfigError: There is a store already.
+        `chain` is the link of a leader's journal at the sequence number; empty for a new store. Raise `ConfigError`
+        where there is a store already.
         """
         self.check_untouched()
         # The snapshot comes last: a directory without one holds no store, whatever else was begun.

@@ -36,10 +36,8 @@ class IdempotencyKey:
     def of(cls, key: str | None, author: str | None, method: str, target: str, body: bytes) -> IdempotencyKey | None:
         """Return the origin that a request's `Idempotency-Key` gives it; None without one.
 
-        Authors do not see each other's keys. The target is the path, with the query where there is one.
-
-        Raises:
-            InvalidRequest: The key is no key.
+        Authors do not see each other's keys. The target is the path, with the query where there is one. Raise
+        `InvalidRequest` for a key that is no key.
         """
         if key is None:
             return None
@@ -66,15 +64,11 @@ class IdempotencyResponse:
 class IdempotencyStore:
     """The kept answers of one database; in memory, and on the disk beside the records. One thread at a time.
 
-    The row of a key is committed with its record. Its answer follows with a later commit, and before a
-    snapshot that is past the record: until then replay gives it again.
+    The row of a key is committed with its record. Its answer follows with a later commit, and before a snapshot that is
+    past the record: until then replay gives it again. Raise `JournalCorrupt` for a row that is not what was written.
 
-    A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task)
-    has a bound of its own, so that no owner can push out another's: at the bound its next request is
-    rejected.
-
-    Raises:
-        JournalCorrupt: A row is not what was written.
+    A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task) has a
+    bound of its own, so that no owner can push out another's: at the bound its next request is rejected.
     """
 
     def __init__(self, database: Database) -> None:
@@ -165,10 +159,8 @@ class IdempotencyStore:
         old = takewhile(lambda kept: kept.created < oldest, self._kept.values())  # in the order of their time
         self._drop([kept.idempotency_key for kept in old if kept.answer is not None])
         changed, self._changed = self._changed, set()
-        return [
-            _writing(self._kept[key]) if key in self._kept else ("DELETE FROM answers WHERE key = ?", (key,))
-            for key in changed
-        ]
+        deleting = "DELETE FROM answers WHERE key = ?"
+        return [_writing(self._kept[key]) if key in self._kept else (deleting, (key,)) for key in changed]
 
 
 def _writing(kept: IdempotencyResponse) -> Statement:

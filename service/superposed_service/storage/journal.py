@@ -50,8 +50,7 @@ class Summary(NamedTuple):
 class Journal:
     """The records of one database. One thread at a time.
 
-    Raises:
-        JournalCorrupt: Its first or last link is not there.
+    Raise `JournalCorrupt` where its first or last link is not there.
     """
 
     def __init__(self, database: Database) -> None:
@@ -262,10 +261,8 @@ class Journal:
     def set_identity(self, lineage: str, incarnation: str) -> None:
         """Note at each start whose journal this is, and which process writes it.
 
-        `lineage` is the store's identity; `incarnation` is random, another one at each start.
-
-        Raises:
-            JournalCorrupt: The journal is another store's.
+        `lineage` is the store's identity; `incarnation` is random, another one at each start. Raise `JournalCorrupt`
+        where the journal is another store's.
         """
         if self.lineage not in ("", lineage):
             text = "the journal belongs to another store than the snapshots"

@@ -74,12 +74,10 @@ class Snapshots:
     def write(self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = "") -> Snapshot:
         """Write a snapshot durably; when it returns, the file and its manifest are on the disk.
 
-        The manifest is written last: a snapshot without one does not exist. The same bytes again are the
-        snapshot that is there. Sequence number, digest and lineage are those of the store in `data`; `chain`
-        is the journal's link at the sequence number, 32 bytes.
-
-        Raises:
-            StorageUnavailable: The disk refused; the snapshots that were there still are.
+        The manifest is written last: a snapshot without one does not exist. The same bytes again are the snapshot
+        that is there. Sequence number, digest and lineage are those of the store in `data`; `chain` is the journal's
+        link at the sequence number, 32 bytes. Raise `StorageUnavailable` where the disk refused; the snapshots that
+        were there still are.
         """
         self._check_place()
         sha256 = hashlib.sha256(data).hexdigest()
@@ -107,12 +105,10 @@ class Snapshots:
     def trim(self, history: int, usable: Callable[[int], bool]) -> int:
         """Remove what is no longer needed, and what an interrupted write left behind.
 
-        Kept are, of those that recovery may start from, the newest `kept` and the newest one that is
-        `history` records older; and of the others as many that the journal still reaches. `usable` says of a
-        snapshot's sequence number whether recovery may start from it.
-
-        Returns:
-            The sequence number of the oldest start that is left: the journal is needed from there on.
+        Kept are, of those that recovery may start from, the newest `kept` and the newest one that is `history`
+        records older; and of the others as many that the journal still reaches. `usable` says of a snapshot's
+        sequence number whether recovery may start from it. Return the sequence number of the oldest start that is
+        left: the journal is needed from there on.
         """
         starts = [one for one in self.list() if usable(one.sequence)]
         old = [one for one in starts if one.sequence <= starts[-1].sequence - history]

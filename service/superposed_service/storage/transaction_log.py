@@ -17,14 +17,9 @@ from superposed_service.storage.journal import BEGUN, Entry, Journal, Record
 class TransactionLog:
     """The journal of a data directory with what belongs to it: `journal.db` and `HEAD`.
 
-    Every page is read when it is opened. For the process that owns the directory; one thread at a time.
-
-    Args:
-        check_place: Raises where another directory stands at the path by now.
-        drop_others: Removes the snapshots of other records than a journal's.
-
-    Raises:
-        JournalCorrupt: The file is damaged, or ends before a record that was acknowledged.
+    Every page is read when it is opened. For the process that owns the directory; one thread at a time. `check_place`
+    raises where another directory stands at the path by now; `drop_others` removes the snapshots of other records
+    than a journal's. Raise `JournalCorrupt` where the file is damaged, or ends before a record that was acknowledged.
     """
 
     def __init__(
@@ -128,13 +123,11 @@ class TransactionLog:
         """Journal changes, each beside the request it came from, in one transaction; then they are on the disk.
 
         With them go the statements `beside`, which `take_changes` returned before; by default those that it returns
-        now. `digest` is a sequence number and the store's digest after it, to be noted with them.
-        Any thread, while no other reads or writes the journal. Answers may be settled meanwhile, and
-        canaries kept: they have their turn in the next transaction.
+        now. `digest` is a sequence number and the store's digest after it, to be noted with them. Any thread, while
+        no other reads or writes the journal. Answers may be settled meanwhile, and canaries kept: they have their
+        turn in the next transaction.
 
-        Raises:
-            StorageUnavailable: The disk refused: none of them may be applied, and nothing is written from
-                now on.
+        Raise `StorageUnavailable` where the disk refused: none may be applied, and nothing is written from now on.
         """
         beside = self.take_changes() if beside is None else beside
         with self._database.transaction():
