@@ -64,11 +64,8 @@ def settled(
 ) -> JsonObject | None:
     """Return the answer that a request had when it came before; raises what it was refused with.
 
-    `entering` holds the requests of the same group, by key.
-
-    Raises:
-        IdempotencyMismatch: The key came with another request.
-        IdempotencyInFlight: The same request is being worked on.
+    `entering` holds the requests of the same group, by key. Raise `IdempotencyMismatch` where the key came with
+    another request, `IdempotencyInFlight` while the same request is being worked on.
     """
     if idempotency_key is None:
         return None

@@ -44,8 +44,7 @@ class _Share:
 def answer_rows(store: WeightStore, several: Sequence[RowBatch]) -> list[Outcome]:
     """Answer several requests' rows in one mixed batch. The owner of the store calls it.
 
-    Returns:
-        For each request its answer, or what it is refused with; one that cannot be answered spoils no other.
+    Return for each request its answer, or what it is refused with; one that cannot be answered spoils no other.
     """
     outcomes: dict[int, Outcome] = {}
     batches, shares = _prepare(store, several, outcomes)

@@ -114,8 +114,7 @@ class Engine:
     async def infer(self, rows: RowBatch) -> InferenceResult:
         """Answer rows, in one mixed batch with whatever else is waiting.
 
-        Raises:
-            SuperposedError: The rows or contexts cannot be used, or the service cannot answer now.
+        Raise `SuperposedError` where the rows or contexts cannot be used, or the service cannot answer now.
         """
         future: asyncio.Future[InferenceResult] = asyncio.get_running_loop().create_future()
         inline = self._executor.is_inline(rows)
@@ -137,11 +136,7 @@ class Engine:
     ) -> asyncio.TimerHandle:
         """Have a reply get what `infer` returns or raises; only on the event loop, which may answer `inline` rows.
 
-        Returns:
-            What gives it a `DeadlineExceeded`, to be cancelled.
-
-        Raises:
-            SuperposedError: As `infer`, where the rows cannot wait.
+        Return the timer of its `DeadlineExceeded`, to be cancelled. Raises as `infer`, where the rows cannot wait.
         """
         loop = asyncio.get_running_loop()
         read = InferenceRequest(rows, reply, loop, self._telemetry.start_timing(), inline)
@@ -168,12 +163,7 @@ class Engine:
         return await self.change(update, idempotency_key, author)
 
     async def change(
-        self,
-        change: Change,
-        idempotency_key: IdempotencyKey | None = None,
-        author: str | None = None,
-        *,
-        limited: bool = True,
+        self, change: Change, key: IdempotencyKey | None = None, author: str | None = None, *, limited: bool = True
     ) -> JsonObject:
         """Journal a change and apply it. When it returns, the change is on the disk.
 
@@ -190,7 +180,7 @@ class Engine:
         """
         turn = self.check_leads()
         change.author = author
-        write = PendingWrite(change, idempotency_key, self._telemetry.start_timing())
+        write = PendingWrite(change, key, self._telemetry.start_timing())
         limit_s = self._admit(write)
         try:
             answer = await _answer(write.future, limit_s if limited else None)
@@ -241,10 +231,7 @@ class Engine:
     def schema_of(self, context: object) -> TaskSchema:
         """Return the schema of a context's heaviest part, which says how its rows are read.
 
-        Read at this moment, outside of any turn.
-
-        Raises:
-            ContextError: It is no context, or the task is not registered.
+        Read at this moment, outside of any turn. Raise `ContextError` for no context, or a task that is not registered.
         """
         text = context if isinstance(context, str) else str(as_expression(context))
         return self._writer.store.tasks.get(_heaviest(text)).schema

@@ -77,8 +77,7 @@ class QueueEntry(Generic[W]):
 class FairQueue(Generic[W]):
     """Requests that wait, by source. Not thread-safe: callers hold a lock.
 
-    Args:
-        turn_size: How much one turn takes at most; None where each turn takes one request.
+    One turn takes `turn_size` at most; None where each turn takes one request.
     """
 
     def __init__(self, turn_size: int | None = None) -> None:

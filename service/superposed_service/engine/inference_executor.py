@@ -35,9 +35,8 @@ _SMALL_REQUEST_ROWS = 4
 class InferenceExecutor:
     """Answers the reads in line.
 
-    Args:
-        wake: The lock of the lines; the engine's thread waits for it.
-        is_idle: Whether there is nothing else to do for the engine than to answer reads.
+    `wake` is the lock of the lines, which the engine's thread waits for. `is_idle` says whether the engine has
+    nothing else to do than to answer reads.
     """
 
     def __init__(

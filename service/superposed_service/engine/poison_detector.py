@@ -222,13 +222,8 @@ class PoisonDetector:
             return []
         harms = yield from self._attribute(window, harmed, store)
         accused = _accused(harms, limit)
-        known = {
-            "sequence": store.sequence,
-            "since": window.sequence,
-            "limit": round(limit, 3),
-            "rises": {key: round(rises[key], 3) for key in harmed[:5]},
-            "because_of": sorted(accused),
-        }
+        known: dict[str, object] = {"sequence": store.sequence, "since": window.sequence, "limit": round(limit, 3)}
+        known |= {"rises": {key: round(rises[key], 3) for key in harmed[:5]}, "because_of": sorted(accused)}
         level = logging.WARNING if accused else logging.INFO
         _log.log(level, "canaries rose by more than crosstalk explains", extra=known)
         if not accused and harms:

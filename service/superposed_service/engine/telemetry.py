@@ -12,7 +12,7 @@ import numpy as np
 
 from superposed.errors import SuperposedError
 from superposed_service.changes.registration import Delete
-from superposed_service.engine.batcher import InferenceResult
+from superposed_service.engine.batcher import InferenceResult, Outcome
 from superposed_service.observability.counters import Metrics
 from superposed_service.observability.load import Load, Progress
 from superposed_service.observability.request_ids import request_id
@@ -20,7 +20,6 @@ from superposed_service.storage import Record
 
 if TYPE_CHECKING:
     from superposed_service.observability.opentelemetry import Tracing
-
 
 _log = logging.getLogger("superposed.engine")
 
@@ -51,9 +50,7 @@ class Telemetry:
         trace = None if self.tracing is None else self.tracing.current()
         return RequestTiming(perf_counter(), request_id.get(), trace)
 
-    def answered(
-        self, timings: Sequence[RequestTiming], outcomes: Sequence[InferenceResult | Exception], began: float
-    ) -> None:
+    def answered(self, timings: Sequence[RequestTiming], outcomes: Sequence[Outcome], began: float) -> None:
         """Report a mixed batch that began at `began` and has just ended."""
         ended, metrics, total = perf_counter(), self.metrics, 0
         for timing, outcome in zip(timings, outcomes, strict=True):
@@ -92,7 +89,7 @@ class Telemetry:
         timing: RequestTiming | None,
         record: Record,
         rows: Mapping[str, int],
-        refused: BaseException | None,
+        refused: Exception | None,
         began: float,
     ) -> None:
         """Report a journalled change, which taught tasks some rows or was refused; its arithmetic began at `began`."""
@@ -114,11 +111,9 @@ class Telemetry:
         if timing is not None:
             self._span(timing, "apply", began, ended, {"superposed.sequence": record.sequence})
 
-    def _span(
-        self, timing: RequestTiming, name: str, began: float, ended: float, attributes: Mapping[str, Any]
-    ) -> None:
+    def _span(self, timing: RequestTiming, name: str, began: float, ended: float, known: Mapping[str, Any]) -> None:
         if self.tracing is not None and timing.trace is not None:
-            self.tracing.span(timing.trace, name, began, ended, attributes)
+            self.tracing.span(timing.trace, name, began, ended, known)
 
 
 def _code(error: BaseException) -> str:

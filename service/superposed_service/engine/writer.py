@@ -107,10 +107,8 @@ class Writer:
         """Prepare changes, and journal the good ones in one transaction; answer the others at once.
 
         Only the first may be one that is not `grouped`. The thread `elsewhere` then has the journal to itself:
-        `finish` waits for the disk, and nothing else is begun before.
-
-        Returns:
-            Is done once `finish` would not wait; None where there is nothing to journal.
+        `finish` waits for the disk, and nothing else is begun before. Return a future that is done once `finish`
+        would not wait; None where there is nothing to journal.
         """
         if not (good := admit(writes, self.store, self.transaction_log)):
             return None
@@ -186,10 +184,8 @@ class Writer:
     def apply_next(self, *, attribute: bool = True) -> int:
         """Apply the oldest committed change, and give its request the response.
 
-        With `attribute` it waits until the poison detector has attributed harm that it may have found.
-
-        Returns:
-            Its cost, as `Change.size` counts; 0 where that says nothing of the time it took.
+        With `attribute` it waits until the poison detector has attributed harm that it may have found. Return its
+        cost, as `Change.size` counts; 0 where that says nothing of the time it took.
         """
         record, prepared = self._committed.popleft()
         if prepared is None:

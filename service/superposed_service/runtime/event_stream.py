@@ -1,8 +1,7 @@
 """Events of the store for its listeners: bounded, and never waited for.
 
-The engine's thread publishes and goes on. Each listener has a queue of its own; one whose queue is full is
-too slow, and is dropped. The newest events are remembered, so that a listener that lost its connection
-catches up.
+The engine's thread publishes and goes on. Each listener has a queue of its own; one whose queue is full is too slow,
+and is dropped. The newest events are remembered, so that a listener that lost its connection catches up.
 """
 
 import asyncio
@@ -62,9 +61,8 @@ def event_of(record: Record, answer: Mapping[str, Any]) -> Event:
 class Subscription:
     """One listener's events, on its event loop: iterate until it ends.
 
-    Args:
-        most: How many events may wait, beside those that it begins with.
-        source: The API key's id; None where there are no keys.
+    Up to `most` events may wait, beside those that it begins with. `source` is the API key's id; None where there are
+    no keys.
     """
 
     def __init__(self, most: int, backlog: list[Event], source: str | None = None) -> None:
@@ -143,12 +141,9 @@ class Events:
     def subscribe(self, after: int | None, source: str | None = None) -> Subscription:
         """Begin to listen, on the running event loop.
 
-        Remembered events after the sequence number `after` come first; without one none of them. `source` is
-        the API key's id; None where there are no keys.
-
-        Raises:
-            Overloaded: As many listen as may, in all or by this API key.
-            NotReady: The service is stopping.
+        Remembered events after the sequence number `after` come first; without one none of them. `source` is the API
+        key's id; None where there are no keys. Raise `Overloaded` where as many listen as may, in all or by this API
+        key, and `NotReady` while the service is stopping.
         """
         with self._lock:
             if self.closed:
@@ -160,14 +155,12 @@ class Events:
             return subscription
 
     def _check_room(self, source: str | None) -> None:
-        mine = sum(one.source == source for one in self._subscriptions) if source is not None else 0
-        settings = self._settings
-        for count, most, whose in (
-            (len(self._subscriptions), settings.event_subscribers, "in all"),
-            (mine, settings.event_subscribers_per_key, "by one API key"),
-        ):
-            if count >= most:
-                raise Overloaded("too many are listening to events", expected=f"{most} {whose} at most")
+        text = "too many are listening to events"
+        if len(self._subscriptions) >= (most := self._settings.event_subscribers):
+            raise Overloaded(text, expected=f"{most} in all at most")
+        mine = sum(one.source == source for one in self._subscriptions)
+        if source is not None and mine >= (most := self._settings.event_subscribers_per_key):
+            raise Overloaded(text, expected=f"{most} by one API key at most")
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Forget a listener."""

@@ -28,15 +28,13 @@ async def model_file(runtime: Runtime, context: object, form: Format, *, encoder
         if encoder or int8:
             raise ConfigError("a safetensors file has neither an encoder nor 8 bits", expected="format=onnx")
         return await runtime.engine.call(lambda store: retrieve_model(store, context).to_bytes())
-    model, schema, rows, config = await runtime.engine.call(lambda store: _taken(store, context))
+    model, schema, rows, config = await runtime.engine.call(lambda store: _take(store, context))
     file = runtime.encoders.model_file(schema.encoder) if encoder else None
     make = partial(to_onnx, model, config=config, encoder=file, int8=int8, rows=rows)
     return await asyncio.to_thread(make)
 
 
-def _taken(
-    store: WeightStore, context: object
-) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
+def _take(store: WeightStore, context: object) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
     """Return a model as it is now, its task's schema and kept rows, and the store's network."""
     schema = store.resolve(context).task.schema
     rows, _ = store.replay_buffer.rows_of(schema.key, schema.inputs)

@@ -103,9 +103,7 @@ class Runtime:
     async def shipment(self, place: Place, wait_s: float) -> bytes:
         """Return what a follower at a place lacks, once there is anything, or `wait_s` seconds are over.
 
-        Raises:
-            NotLeader: It has promised a later epoch, or this server follows another one.
-            SuperposedError: As `Shipment.read`.
+        Raise `NotLeader` where it has promised a later epoch or this server follows another one, or as `Shipment.read`.
         """
         until, log, replication = time.monotonic() + wait_s, self.directory.transaction_log(), self.engine.replication
         if self.following is not None or place.promised > log.epochs.led:
@@ -147,11 +145,8 @@ class Runtime:
     def admit(self, rows: RowBatch, principal: Principal, *, updates: int = 0) -> RowBatch:
         """Check rows, authorize their contexts, and spend the principal's quota.
 
-        Every protocol calls it, once for each request, before anything is done with the rows. Returns the rows.
-
-        Raises:
-            QuotaExceeded: The quota is used up.
-            SuperposedError: As `check`.
+        Every protocol calls it, once for each request, before anything is done with the rows. Returns the rows. Raise
+        `QuotaExceeded` where the quota is used up; else raises as `check`.
         """
         self.check(rows, principal)
         principal.spend(rows=len(rows), updates=updates)
@@ -244,8 +239,8 @@ class Runtime:
     async def change_past(
         self,
         make: Callable[[Snapshots, TransactionLog, Progress], Change],
-        idempotency_key: IdempotencyKey | None,
-        author: str | None = None,
+        key: IdempotencyKey | None,
+        author: str | None,
     ) -> JsonObject:
         """Make a change that takes records out of the store's past, and take a snapshot of the result.
 
@@ -257,24 +252,22 @@ class Runtime:
         change = make(self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay)
 
         async def work() -> JsonObject:
-            answer = await self.engine.change(change, idempotency_key, author, limited=False)
+            answer = await self.engine.change(change, key, author, limited=False)
             if answer["excluded"]:
                 await self._snapshot()  # so that a recovery need not rebuild it again
             return answer
 
         return await self.in_turn(work())
 
-    async def restore(
-        self, identifier: str, idempotency_key: IdempotencyKey | None, author: str | None = None
-    ) -> JsonObject:
+    async def restore(self, identifier: str, key: IdempotencyKey | None, author: str | None) -> JsonObject:
         """Go back to a snapshot; raise `UnknownSnapshot` where there is none of this id, or as `change_past`."""
-        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(idempotency_key))) is not None:
+        if (known := await self.engine.call_writer(lambda writer: writer.answer_to(key))) is not None:
             await self.engine.replicated(self.engine.check_leads())
             return known  # its own snapshot may have replaced the one that was asked for
         for snapshot in await asyncio.to_thread(self.directory.snapshots.list):
             if snapshot.id == identifier:
                 rollback = partial(RollbackChange, Selection(to_sequence=snapshot.sequence))
-                return await self.change_past(rollback, idempotency_key, author)
+                return await self.change_past(rollback, key, author)
         raise UnknownSnapshot("no snapshot has this id", received=identifier)
 
     async def consolidate(
@@ -283,10 +276,8 @@ class Runtime:
         """Rehearse all tasks for `steps` in all, in slices, up to the first that is not accepted.
 
         Each slice has its turn among the updates. A request sent again, under its key, goes on where it stopped.
-        `check` is called before each slice, and raises where no more should follow. Raises as `Engine.change`.
-
-        Returns:
-            Sequence, accuracies before and after, how many steps count, and whether all were accepted.
+        `check` is called before each slice, and raises where no more should follow. Return the sequence, accuracies
+        before and after, how many steps count, and whether all were accepted. Raises as `Engine.change`.
         """
         check_most("more steps than a request may take", steps, self.settings.max_request_steps)
         taken, before, after, answer = 0, None, JsonObject(), JsonObject()
