@@ -3,17 +3,13 @@
 from typing import Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings
 
 from superposed.config import PresetName
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, env_prefix="SUPERPOSED_", extra="ignore", frozen=True, use_attribute_docstrings=True):
     """Settings of one server, from flags, environment, file and these defaults."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="SUPERPOSED_", extra="ignore", frozen=True, use_attribute_docstrings=True
-    )
 
     host: str = Field("127.0.0.1", min_length=1)
     """Address to listen on."""

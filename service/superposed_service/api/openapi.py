@@ -26,13 +26,8 @@ def describe_access(app: FastAPI) -> None:
         made = plain()
         components = made.setdefault("components", {})
         components["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
-        components["securitySchemes"] = {
-            _SCHEME: {
-                "type": "http",
-                "scheme": "bearer",
-                "description": "`Authorization: Bearer sp-…`; a server without API keys needs none.",
-            }
-        }
+        text = "`Authorization: Bearer sp-…`; a server without API keys needs none."
+        components["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer", "description": text}}
         rules = access_rules(app.state.routes)
         for path, methods in made["paths"].items():
             for method, operation in methods.items():

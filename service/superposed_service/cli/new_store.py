@@ -41,11 +41,8 @@ def begin_store(
     store = WeightStore(config.replace(encoders=encoders), secret=secret)
     console = Console(stderr=True)
     begin(directory, store)
-    console.print(
-        f"A new store in {directory.path}, preset {config.preset}: {config.family} contexts, "
-        f"{store.weight_bytes:,} bytes of weights, however many tasks.",
-        highlight=False,
-        soft_wrap=True,
-    )
+    size = f"{store.weight_bytes:,} bytes of weights, however many tasks"
+    text = f"A new store in {directory.path}, preset {config.preset}: {config.family} contexts, {size}."
+    console.print(text, highlight=False, soft_wrap=True)
     for name, one in encoders.items():
         console.print(f"Encoder {name}: {one.kind} by {one.spec}, {one.width} numbers.", soft_wrap=True)

@@ -22,12 +22,8 @@ def configure(file: Path | None = None, **flags: object) -> tuple[Settings, Mapp
     """Return defaults, over them a TOML file, over it the environment, over it the flags.
 
     The default of `file` is what `SUPERPOSED_CONFIG` names, if anything. A flag of None is one that was not given.
-
-    Returns:
-        The settings, and where each value came from: `default`, `file …`, `environment …` or `flag`.
-
-    Raises:
-        ConfigError: Which setting is wrong or unknown, where it came from, and what was expected.
+    With the settings comes where each value came from: `default`, `file …`, `environment …` or `flag`. Raise
+    `ConfigError` for a setting that is wrong or unknown: it says where that came from, and what was expected.
     """
     # Variables that look like settings and are none are refused: a misspelt limit would be no limit.
     names = {name.upper() for name in os.environ}

@@ -21,7 +21,6 @@ SECONDS = (
 )
 _SIZES = tuple(float(2**power) for power in range(13))
 
-
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
@@ -72,9 +71,7 @@ class Metrics(Collector):
         self.registry = CollectorRegistry()  # everything that `GET /metrics` shows
         self._requests: Counter[tuple[str, str, str]] = Counter()  # by method, route and status
         self._durations: dict[tuple[str, str], Distribution] = defaultdict(lambda: Distribution(SECONDS))  # by route
-        self.queue, self.compute, self.change_queue, self.journal, self.apply = (
-            Distribution(SECONDS) for _ in range(5)
-        )
+        self.queue, self.compute, self.change_queue, self.journal, self.apply = map(Distribution, [SECONDS] * 5)
         self.batch_rows, self.group_records = Distribution(_SIZES), Distribution(_SIZES)
         self.answered = self.rows = self.learned = 0  # inference requests; rows inferred; rows learned
         self.failures: Counter[tuple[str]] = Counter()  # inference requests refused by the engine, by error

@@ -26,6 +26,5 @@ def header(scope: Mapping[str, Any], name: bytes) -> str | None:
     """Return a header of an ASGI scope's request, by its name in lower case; None without one."""
     for known, value in scope["headers"]:
         if known == name:
-            text: str = value.decode("latin-1")
-            return text
+            return str(value, "latin-1")
     return None

@@ -16,7 +16,6 @@ from superposed_service.observability.request_ids import AUTHOR, CLIENT_LEFT, PR
 if TYPE_CHECKING:
     from superposed_service.observability.opentelemetry import Tracing
 
-
 _log = logging.getLogger("superposed.access")
 # Other servers of the store ask for these every second: logged where they are refused.
 _POLLED = frozenset({"/v1/replication", "/v1/replication/records"})

@@ -322,9 +322,10 @@ class _RowsBody(_InputsBody):
     )
 
 
-class InferBody(
-    _RowsBody, json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "return": ["labels"]}]}
-):
+_ROWS: dict[str, Any] = {"context": "digits", "inputs": [[0.0, 5.0]]}
+
+
+class InferBody(_RowsBody, json_schema_extra={"examples": [_ROWS | {"return": ["labels"]}]}):
     """`POST /v1/infer`."""
 
     return_: list[ReturnField] | None = Field(None, alias="return", min_length=1)
@@ -333,9 +334,7 @@ class InferBody(
     """Number of labels in `top_k`."""
 
 
-class EvaluateBody(
-    _RowsBody, json_schema_extra={"examples": [{"context": "digits", "inputs": [[0.0, 5.0]], "targets": ["7"]}]}
-):
+class EvaluateBody(_RowsBody, json_schema_extra={"examples": [_ROWS | {"targets": ["7"]}]}):
     """`POST /v1/evaluate`."""
 
     targets: Targets

@@ -14,9 +14,7 @@ from superposed_service.changes.rows import RowBatch
 AUTO = "auto"
 
 
-def all_tasks(
-    body: LocateBody, encoder: str | None, store: WeightStore, *, may_name: Callable[[str], bool]
-) -> list[str]:
+def all_tasks(body: LocateBody, encoder: str | None, may_name: Callable[[str], bool], store: WeightStore) -> list[str]:
     """Return the candidates of a body that names none: every task that may be named and takes such rows.
 
     Rows that an encoder made fit its tasks only. Without targets the candidates are only those whose answers

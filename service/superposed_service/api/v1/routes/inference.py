@@ -110,7 +110,7 @@ async def _search(request: ApiRequest, body: LocateBody, answered: int = 0) -> t
         rows = await service.encode(rows, asking, encoder=encoder)
         body = body.model_copy(update={"inputs": rows.inputs, "texts": None, "images": None})
     if body.candidates is None and body.exponent_of is None:
-        candidates = await engine.call(partial(all_tasks, body, encoder, may_name=asking.may_name))
+        candidates = await engine.call(partial(all_tasks, body, encoder, asking.may_name))
     count = tries(body, candidates, most)
     asking.spend(rows=count + answered)
     return await engine.call(partial(find_context, body, candidates, most=most), size=count), rows.inputs
