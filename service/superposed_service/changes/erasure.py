@@ -12,14 +12,10 @@ from superposed_service.storage import Journal, TransactionLog
 
 
 def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> tuple[bool, bool, int]:
-    """Find what there is to erase of a task, on the journal's thread.
+    """Find what there is to erase of a task, on the journal's thread; raise `UnknownTask` for a key that no task had.
 
-    Returns:
-        Whether rows of it stand in the journal, or are kept for rehearsal; whether older snapshots may hold rows
-        that are kept for rehearsal; and the sequence number of its newest erasure, 0 for none.
-
-    Raises:
-        UnknownTask: No task has or had the key.
+    Return whether rows of it stand in the journal, or are kept for rehearsal; whether older snapshots may hold rows
+    that are kept for rehearsal; and the sequence number of its newest erasure, 0 for none.
     """
     journal, replay_buffer = transaction_log.journal, store.replay_buffer
     begins, found = teaching(key, journal)
@@ -33,9 +29,8 @@ def find_rows(transaction_log: TransactionLog, store: WeightStore, key: str) -> 
 def erased_before(journal: Journal, now: float) -> tuple[int, Exclusions]:
     """Find which snapshots hold erased rows and have had their time.
 
-    Returns:
-        The sequence number before which snapshots are to be removed by now, 0 for none; and the exclusions,
-        which tell the snapshots that recovery can start from.
+    Return the sequence number before which snapshots are to be removed by now, 0 for none; and the exclusions, which
+    tell the snapshots that recovery can start from.
     """
     erasures = journal.rare({FORGET_ROWS})
     due = [sequence for sequence, _, head in erasures if (head.get("snapshots_until") or math.inf) <= now]

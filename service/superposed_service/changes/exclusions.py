@@ -47,9 +47,8 @@ class RollbackDecision:
 class Exclusions:
     """Records that are not applied, by the journal's own decisions.
 
-    Args:
-        refused: Records that were refused when they were applied.
-        rollbacks: Every rollback, also those that later ones took out themselves.
+    `refused` are records that were refused when they were applied; `rollbacks` all rollbacks, also those that later
+    ones took out themselves.
     """
 
     def __init__(self, refused: Iterable[int], rollbacks: Sequence[RollbackDecision]) -> None:

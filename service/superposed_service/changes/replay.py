@@ -204,13 +204,9 @@ def replay(
 ) -> Iterator[tuple[Record, JsonObject | Rejected | SuperposedError]]:
     """Apply the records that follow the store's sequence number, one for each step of the iterator.
 
-    Yields:
-        The record, and its answer, its refusal by the arithmetic, or why it does not fit the store; either
-        way its sequence number is used.
-
-    Raises:
-        JournalCorrupt: A record is damaged.
-        HistoryTruncated: The journal was trimmed past the store.
+    Yield the record, and its answer, its refusal by the arithmetic, or why it does not fit the store; either way its
+    sequence number is used. Raise `JournalCorrupt` for a damaged record, and `HistoryTruncated` where the journal was
+    trimmed past the store.
     """
     for record in journal.replay(store.sequence, through):
         outcome = _apply(store, record, exclusions)

@@ -94,13 +94,9 @@ def rebuild(
 ) -> tuple[WeightStore, int, list[list[int]]]:
     """Rebuild the store as if some records had never been.
 
-    Returns:
-        The store; the sequence number of the snapshot that it was rebuilt from; and the ranges of records
-        taken out: those of the decision, and those that depend on one of them.
-
-    Raises:
-        HistoryTruncated: No snapshot is old enough, or rows that are needed were erased.
-        StorageError: The disk refused, or a record is damaged.
+    Return the store; the sequence number of the snapshot that it was rebuilt from; and the ranges of records taken out:
+    those of the decision, and those that depend on one of them. Raise `HistoryTruncated` where no snapshot is old
+    enough or rows that are needed were erased, and `StorageError` where the disk refused or a record is damaged.
     """
     journal, last = transaction_log.journal, decision.sequence - 1
     exclusions = Exclusions.read(journal, last).with_rollback(decision)

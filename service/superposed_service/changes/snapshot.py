@@ -21,12 +21,8 @@ def begin(directory: DataDirectory, store: WeightStore) -> None:
 def keep(snapshots: Snapshots, image: "StoreImage", history: int) -> tuple[Snapshot, int]:
     """Write a snapshot, read it back, and remove those that it makes needless. Any thread, one at a time.
 
-    Returns:
-        The snapshot, and the sequence number from which on the journal is needed.
-
-    Raises:
-        SnapshotMismatch: It does not read back as it was written; older ones are still there.
-        StorageUnavailable: The disk refused; older ones are still there.
+    Return the snapshot, and the sequence number from which on the journal is needed. Raise `SnapshotMismatch` where it
+    does not read back as it was written, and `StorageUnavailable` where the disk refused; older ones are still there.
     """
     snapshot = snapshots.write(image.data, chain=image.chain, **facts(WeightStore.from_bytes(image.data)))
     snapshots.read(snapshot)  # the same bytes, and so the same store

@@ -17,16 +17,10 @@ from superposed_service.storage.transaction_log import TransactionLog
 class DataDirectory(AbstractContextManager["DataDirectory"]):
     """A directory that one process at a time owns.
 
-    On the disk: `LOCK` (held while open), `snapshots/`, and the journal: `journal.db` and `HEAD`. The
-    directory is readable by its owner alone: a snapshot holds the store's secret.
-
-    Args:
-        path: The directory; made where it does not exist.
-        snapshots_kept: Newest snapshots that are kept.
-
-    Raises:
-        StoreLocked: Another process owns it.
-        StorageUnavailable: It cannot be made or written.
+    On the disk: `LOCK` (held while open), `snapshots/`, and the journal: `journal.db` and `HEAD`. The directory is
+    readable by its owner alone: a snapshot holds the store's secret. It is made where it does not exist, and keeps
+    `snapshots_kept` snapshots, the newest. Raise `StoreLocked` where another process owns it, and `StorageUnavailable`
+    where it cannot be made or written.
     """
 
     def __init__(self, path: Path, *, snapshots_kept: int = 2) -> None:

@@ -116,11 +116,9 @@ class Journal:
     def replay(self, after: int, through: int | None = None) -> Iterator[Record]:
         """Return records in order, each checked against its CRC, its digest and the chain.
 
-        They are those after the sequence number `after`, up to `through`; default the newest.
-
-        Raises:
-            HistoryTruncated: The journal was trimmed past `after`.
-            JournalCorrupt: A record is missing or is not what was written.
+        They are those after the sequence number `after`, up to `through`; default the newest. Raise `HistoryTruncated`
+        where the journal was trimmed past `after`, and `JournalCorrupt` for a record that is missing or not what was
+        written.
         """
         for sequence, kind, head, digest, payload, crc in self._linked(after, through, "payload, crc"):
             whole = payload is None or (zlib.crc32(payload) == crc and hashlib.sha256(payload).digest() == digest)
@@ -154,8 +152,7 @@ class Journal:
         found = self._database.query("SELECT chain FROM records WHERE sequence = ?", (sequence,))
         if not found:
             raise JournalCorrupt(f"record {sequence} is missing")
-        chain: bytes = found[0][0]
-        return chain
+        return bytes(found[0][0])
 
     def heads(self, kinds: Container[str]) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Return sequence, kind and head of every record of these kinds, in order.

@@ -29,12 +29,8 @@ class Snapshot(BaseModel):
 class Snapshots:
     """The snapshots of one data directory: `<id>.safetensors` beside its manifest, `<id>.json`.
 
-    Writing is for one thread at a time; listing is for any.
-
-    Args:
-        kept: How many of the newest are kept.
-        check_place: Raises where another directory stands at the path by now; called before files are read
-            as this store's, written or removed.
+    Writing is for one thread at a time; listing is for any. The newest `kept` are kept. `check_place` raises where
+    another directory stands at the path by now; it is called before files are read as this store's, written or removed.
     """
 
     def __init__(self, folder: Path, *, kept: int, check_place: Callable[[], None] = lambda: None) -> None:
