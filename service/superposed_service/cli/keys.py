@@ -44,18 +44,11 @@ def create_key(
     from superposed_service.storage import DataDirectory
 
     expires = None if days is None else time.time() + days * 86_400
+    fields: dict[str, Any] = {"name": name, "groups": groups, "expires": expires}
+    fields |= {"requests_per_second": requests_per_second, "rows_per_second": rows_per_second}
+    fields |= {"updates_per_second": updates_per_second}
     with DataDirectory.existing(directory) as opened:
-        _, text = create(
-            opened.transaction_log(),
-            name=name,
-            scope=scope,
-            tasks=tasks,
-            groups=groups,
-            expires=expires,
-            requests_per_second=requests_per_second,
-            rows_per_second=rows_per_second,
-            updates_per_second=updates_per_second,
-        )
+        _, text = create(opened.transaction_log(), scope=scope, tasks=tasks, **fields)
     typer.echo(text)
 
 

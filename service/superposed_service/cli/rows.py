@@ -57,10 +57,8 @@ def promote(
     """
     with connected(url) as client:
         done = client.promote(allow_loss=allow_loss)
-    typer.echo(
-        f"{done.leader or url} leads epoch {done.epoch}, from record {done.sequence + 1} on;"
-        f" {done.promised} servers have promised it"
-    )
+    led = f"epoch {done.epoch}, from record {done.sequence + 1} on"
+    typer.echo(f"{done.leader or url} leads {led}; {done.promised} servers have promised it")
 
 
 def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys.")] = "") -> None:

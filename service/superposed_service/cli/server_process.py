@@ -29,9 +29,8 @@ SWITCH_S = 0.0005
 def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool) -> None:
     """Serve a data directory until the process is told to stop; a new store is made in an empty one.
 
-    Raises:
-        SuperposedError: It cannot be opened or served so.
-        typer.Exit: The server did not start, or the directory was replaced meanwhile.
+    Raise `SuperposedError` where it cannot be opened or served so, and `typer.Exit` where the server did not start or
+    the directory was replaced meanwhile.
     """
     logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:

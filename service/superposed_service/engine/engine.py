@@ -156,8 +156,7 @@ class Engine:
         weights: Sequence[float] | None = None,
     ) -> JsonObject:
         """Apply one update and answer what the model knew before it; raises as `change`."""
-        if steps is None:
-            steps = self._writer.store.config.optimizer.steps
+        steps = self._writer.store.config.optimizer.steps if steps is None else steps
         check_most("more steps than one update may have", steps, self._settings.max_steps)
         update = Update(rows, targets, steps, grow_labels=grow_labels, weights=weights, standby=standby)
         return await self.change(update, idempotency_key, author)

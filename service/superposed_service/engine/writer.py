@@ -53,10 +53,8 @@ class _Transaction:
 class Writer:
     """The one way into a store. The engine's thread only.
 
-    Args:
-        detector: Attributes harm to other tasks, and quarantines its source; None for none.
-        telemetry: Receives counts and times; by default they are dropped.
-        replayed: How many records came after the newest snapshot.
+    The `detector` attributes harm to other tasks and quarantines its source; None for none. `telemetry` receives counts
+    and times; by default they are dropped. `replayed` records came after the newest snapshot.
     """
 
     def __init__(
@@ -342,12 +340,9 @@ class Writer:
         self.transaction_log.check_writable()
         self.transaction_log.flush()
         journal, store = self.transaction_log.journal, self.store
-        return StoreImage(
-            data=store.to_bytes(),
-            exclusions=Exclusions.read(journal, journal.sequence, checked=True),
-            since=(self.records_since_snapshot, self.bytes_since_snapshot),
-            chain=journal.link(store.sequence),
-        )
+        exclusions = Exclusions.read(journal, journal.sequence, checked=True)
+        since = (self.records_since_snapshot, self.bytes_since_snapshot)
+        return StoreImage(store.to_bytes(), exclusions, since, journal.link(store.sequence))
 
     def snapshot(self, snapshots: Snapshots, history: int) -> Snapshot:
         """Take a snapshot at once; see `keep`."""

@@ -34,9 +34,8 @@ class Statistics:
 
     def _count(self, model: str, rows: int, taken: int, *, good: bool) -> None:
         outcomes = {"success": {"count": 0, "ns": 0}, "fail": {"count": 0, "ns": 0}}
-        counts = self._models.setdefault(
-            model, {"last_inference": 0, "inference_count": 0, "execution_count": 0, "inference_stats": outcomes}
-        )
+        unasked = {"last_inference": 0, "inference_count": 0, "execution_count": 0, "inference_stats": outcomes}
+        counts = self._models.setdefault(model, unasked)
         self._models.move_to_end(model)
         if len(self._models) > _MOST_MODELS:
             self._models.popitem(last=False)

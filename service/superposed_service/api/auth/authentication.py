@@ -26,12 +26,9 @@ def create(
 ) -> tuple[ApiKey, str]:
     """Make an API key with fields of `ApiKey`; return it and its text, which is seen this once only.
 
-    On the thread that owns the transaction log. There may be `most` keys, the revoked ones too; None is no limit.
-    `given` is the id and the secret that it is to have.
-
-    Raises:
-        InvalidRequest: A key of scope admin or replicate with a pattern, which would bind nothing; or an id in use.
-        LimitReached: There are as many keys as there may be.
+    On the thread that owns the transaction log. There may be `most` keys, the revoked ones too; None is no limit. Raise
+    `LimitReached` beyond it, and `InvalidRequest` for a pattern of scope admin or replicate, which would bind nothing,
+    and for a `given` id, which comes with its secret, that is in use.
     """
     if scope in {"admin", "replicate"} and tasks != "*":
         raise InvalidRequest(f"a key of scope {scope} reaches every task", expected="tasks: *", received=tasks)
@@ -40,15 +37,8 @@ def create(
     identifier, secret = given or (secrets.token_hex(6), secrets.token_urlsafe(32))
     if transaction_log.api_keys.get(identifier) is not None:
         raise InvalidRequest("an API key has this id already", expected="another id", received=identifier)
-    key = ApiKey(
-        id=identifier,
-        scope=scope,
-        tasks=tasks,
-        secret_sha256=_digest(secret),
-        created=time.time(),
-        since=transaction_log.journal.sequence,
-        **fields,
-    )
+    fields |= {"created": time.time(), "since": transaction_log.journal.sequence}
+    key = ApiKey(id=identifier, scope=scope, tasks=tasks, secret_sha256=_digest(secret), **fields)
     transaction_log.api_keys.put(key)
     return key, f"sp-{identifier}-{secret}"
 

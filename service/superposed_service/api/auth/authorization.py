@@ -121,9 +121,8 @@ class Principal:
     def check_contexts(self, contexts: Iterable[object]) -> None:
         """Check every part of every context.
 
-        Raises:
-            UnknownTask: A task that it may not name, as if that were not there.
-            Forbidden: A composition near the identity, where all contexts meet.
+        Raise `UnknownTask` for a task that it may not name, as if that were not there, and `Forbidden` for a
+        composition near the identity, where all contexts meet.
         """
         if self.sees_all:
             return

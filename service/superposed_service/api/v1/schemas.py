@@ -28,8 +28,8 @@ class Body(BaseModel, extra="forbid", allow_inf_nan=False, use_attribute_docstri
     """A request's body: unknown fields and numbers that are not finite are refused."""
 
 
-def _exactly_one(*names: str, wrong: str) -> Any:
-    """Return a validator of bodies that give exactly one of some fields; `wrong` says so of the others."""
+def _exactly_one(names: tuple[str, ...], wrong: str) -> Any:
+    """Return a validator of bodies that give exactly one of some fields; of others the error is `wrong`."""
 
     def check(body: Any) -> Any:
         if sum(getattr(body, name) is not None for name in names) != 1:
@@ -140,7 +140,7 @@ class WithoutBody(Body):
     sequences: tuple[Sequence, Sequence] | None = None
     """First and last sequence number, both included."""
 
-    _one_form = _exactly_one("task", "api_key", "sequences", wrong="give exactly one of task, api_key and sequences")
+    _one_form = _exactly_one(("task", "api_key", "sequences"), "give exactly one of task, api_key and sequences")
 
     @model_validator(mode="after")
     def _rising(self) -> Self:
@@ -155,7 +155,7 @@ class RollbackBody(Body, json_schema_extra={"examples": [{"without": {"task": "d
     to_sequence: Annotated[int, Field(ge=0, strict=True)] | None = None
     without: WithoutBody | None = None
 
-    _one_form = _exactly_one("to_sequence", "without", wrong="give exactly one of to_sequence and without")
+    _one_form = _exactly_one(("to_sequence", "without"), "give exactly one of to_sequence and without")
 
 
 _QUOTA = "Its own quota; null for the server's, 0 for none."
@@ -238,8 +238,8 @@ class _InputsBody(Body):
         return None if self.images is None else Originals("images", self.images)
 
     _one_form_of_rows = _exactly_one(
-        *("inputs", "records", "texts", "images"),
-        wrong="give exactly one of inputs (rows of numbers), records (named values), texts and images",
+        ("inputs", "records", "texts", "images"),
+        "give exactly one of inputs (rows of numbers), records (named values), texts and images",
     )
 
 
@@ -318,7 +318,7 @@ class _RowsBody(_InputsBody):
     contexts: Annotated[list[Any] | None, _CONTEXTS] = None
 
     _one_context_form = _exactly_one(
-        *("context", "contexts"), wrong="give exactly one of context (one for all rows) and contexts (one per row)"
+        ("context", "contexts"), "give exactly one of context (one for all rows) and contexts (one per row)"
     )
 
 
@@ -365,7 +365,7 @@ class StreamLine(Body):
     infer: InferBody | None = None
     """Body of `POST /v1/infer`."""
 
-    _is_one_of_two = _exactly_one("update", "infer", wrong="a line has either update or infer")
+    _is_one_of_two = _exactly_one(("update", "infer"), "a line has either update or infer")
 
 
 class RelabelBody(Body, json_schema_extra={"examples": [{"targets": ["7", None]}]}):

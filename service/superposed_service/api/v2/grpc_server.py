@@ -241,13 +241,9 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         with self._runtime.statistics.measured(model, len(rows)):
             answer = await self._runtime.engine.infer(await self._runtime.encode(rows, principal))
             columns = messages.columns_of(request, answer)
-        return {
-            "model_name": model,
-            "model_version": self._runtime.version,
-            "id": asked.id,
-            "outputs": [column.described() for column in columns],
-            "raw_output_contents": [column.raw() for column in columns],
-        }
+        known = {"model_name": model, "model_version": self._runtime.version, "id": asked.id}
+        outputs, raw = [column.described() for column in columns], [column.raw() for column in columns]
+        return known | {"outputs": outputs, "raw_output_contents": raw}
 
 
 def _message(kind: Any, body: bytes) -> Any:

@@ -18,11 +18,9 @@ from superposed_service.runtime.runtime import Runtime
 router = ApiRouter(prefix="/v1", tags=["events"])
 
 _EVENT_ID = re.compile(r"\d{1,19}", re.ASCII)
+_CONTENT = {"text/event-stream": {"schema": {"type": "string"}}}
 _EVENT_STREAM: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "Server-sent events, until either side ends them.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
-    }
+    200: {"description": "Server-sent events, until either side ends them.", "content": _CONTENT}
 }
 
 
