@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from superposed.errors import ConfigError
+from superposed_service.cli.rows import connected
 from superposed_service.errors import NotReady
 
 cluster = typer.Typer(no_args_is_help=True, help="Run many stores (cells) on a Ray cluster (extra `cluster`).")
@@ -94,19 +95,13 @@ def move(
 
     A move that broke off goes on with another attempt; where the task is not found any more, with --source.
     """
-    import httpx
+    from superposed_service.cluster.move import cell_of, move_task
 
-    from superposed_client._core import credentials
-    from superposed_service.cluster.move import move_task
-
-    if not source:
-        answer = httpx.get(f"{url}/v1/tasks/{key}", headers=credentials(None), timeout=60.0)
-        if not answer.is_success or "x-cell" not in answer.headers:
-            raise NotReady(f"the ingress does not say which cell has {key}", received=answer.text[:300])
-        source = answer.headers["x-cell"]
-    if source == cell:
-        raise ConfigError(f"{key} is in cell {cell} already", expected="another cell")
-    moved = move_task(url, key, source, cell, progress=typer.echo)
+    with connected(url):
+        source = source or cell_of(url, key)
+        if source == cell:
+            raise ConfigError(f"{key} is in cell {cell} already", expected="another cell")
+        moved = move_task(url, key, source, cell, progress=typer.echo)
     typer.echo(f"{key} is in cell {cell} now: {moved.updates} updates of {moved.rows} rows taught again")
 
 

@@ -29,6 +29,7 @@ from superposed_service.followers.follower import client_options
 from superposed_service.settings import Settings
 
 _log = logging.getLogger("superposed.cluster")
+_HEAD = "node:__internal_head__"  # Ray's name of a resource that only the head node has
 _LOOK_S, _GONE_S, _ANSWER_S, _AGAIN_S, _STOP_S = 0.25, 1.5, 1.0, 5.0, 60.0
 
 
@@ -263,8 +264,9 @@ def placed(config: ClusterConfig, cell: str) -> Any:
 
 
 def coordinator(config: ClusterConfig) -> Any:
-    """Return the coordinator, made where it is not there."""
+    """Return the coordinator, made where it is not there: on the head node, so that it is not lost with a server."""
     options: dict[str, Any] = {"name": "coordinator", "namespace": config.name, "lifetime": "detached"}
+    options |= {"resources": {_HEAD: 0.001}}
     options |= {"get_if_exists": True, "max_restarts": -1, "num_cpus": 0, "max_concurrency": 4}
     return ray.remote(Coordinator).options(**options, runtime_env=_environment()).remote(config)
 

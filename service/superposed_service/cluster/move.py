@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import numpy as np
 
 from superposed_client import Client, UnknownTask
+from superposed_client._core import credentials
 from superposed_client.models import TaskInfo
-from superposed_service.errors import InvalidRequest
+from superposed_service.errors import InvalidRequest, NotReady
 
 _SCHEMA = (
     *("labels", "label_form", "outputs", "inputs", "loss", "offset", "scale", "description", "keep_rows", "scaling"),
@@ -32,6 +34,17 @@ class Moved:
     agreement: float | None
 
 
+def cell_of(url: str, key: str) -> str:
+    """Return the cell where the ingress finds a task; raise `NotReady` where it does not say."""
+    try:
+        answer = httpx.get(f"{url}/v1/tasks/{key}", headers=credentials(None), timeout=60.0)
+    except httpx.TransportError as error:
+        raise NotReady(f"no ingress answers at {url}", received=repr(error)) from None
+    if "x-cell" not in answer.headers or not answer.is_success:
+        raise NotReady(f"the ingress at {url} does not say which cell has {key}", received=answer.text[:300])
+    return answer.headers["x-cell"]
+
+
 def move_task(
     url: str, key: str, source: str, target: str, *, enough: float = 0.995, progress: Callable[[str], object] = print
 ) -> Moved:
@@ -47,7 +60,6 @@ def move_task(
 
     Raises:
         InvalidRequest: It is in a group, or a composition, which share weights or contexts with other tasks.
-        ApiError: A cell refused.
     """
     with Client(url, cell=source) as here, Client(url, cell=target) as there:
         try:

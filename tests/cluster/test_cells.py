@@ -1,0 +1,116 @@
+"""What starts, who is followed, and what a configuration may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from superposed.errors import ConfigError
+from superposed_client.models import ServerState
+from superposed_service.cluster.actors import followed, newest_leader
+from superposed_service.cluster.config import ClusterConfig, read_config
+from tests.conftest import wait_for
+from tests.helpers.http import problem
+from tests.service.test_promotion import accepts, cluster, ready
+from tests.service.test_server import superposed
+
+LEADER = "http://a"
+
+
+def server(*, holds: bool = False, runs: bool = False, url: str = "http://first") -> dict[str, Any]:
+    return {"url": url, "holds": holds, "runs": runs}
+
+
+@pytest.mark.parametrize(
+    ("number", "found", "leader", "expected"),
+    [
+        (0, [server(), server(), server()], "", ""),  # the first start: a new store
+        (1, [server(), server(), server()], "", None),
+        (1, [server(holds=True, runs=True), server(), server()], LEADER, LEADER),
+        (0, [server(), None, server()], "", None),  # the one that is missing may hold the store
+        (0, [server(), server(holds=True), server()], "", None),  # its disk is new: never a new store
+        (0, [server(), server(holds=True, runs=True), server()], LEADER, LEADER),
+        (2, [server(holds=True, runs=True), None, server()], LEADER, None),  # a missing one may know a newer epoch
+        (0, [server(holds=True), None, None], "", ""),  # it knows its epoch itself
+        (1, [None, server(holds=True), None], "", None),
+        (1, [server(), server(holds=True), None], "", "http://first"),
+        (1, [None, server(holds=True), None], LEADER, LEADER),
+    ],
+)
+def test_a_server_follows_a_leader_begins_a_store_or_waits(
+    number: int, found: list[dict[str, Any] | None], leader: str, expected: str | None
+) -> None:
+    assert followed(number, found, leader) == expected
+
+
+def test_the_leader_of_the_newest_epoch_leads() -> None:
+    def state(role: str, epoch: int) -> ServerState:
+        more = {"member": "m", "sequence": 1, "leader": "", "members": [], "sync_followers": 0, "kept_aside": []}
+        return ServerState(role=role, epoch=epoch, **more)
+
+    states = {"a": state("leader", 1), "b": state("leader", 2), "c": state("follower", 3), "d": None}
+    assert newest_leader(states) == "b"
+    assert newest_leader({"a": None}) == ""
+
+
+def test_a_configuration_is_read_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.toml"
+
+    def read(text: str) -> ClusterConfig:
+        file.write_text(text)
+        return read_config(file)
+
+    config = read('cells = ["a", "b"]\nservers = 3\nsync_followers = 1\n[settings]\ncanary_rows = 0\n')
+    assert [config.port_of("b", number) for number in range(3)] == [8103, 8104, 8105]
+    environment = config.environment(["http://x", "http://y"], "http://x")
+    assert environment["SUPERPOSED_MEMBERS"] == "http://x,http://y"
+    assert environment["SUPERPOSED_SYNC_FOLLOWERS"] == "1"
+    assert environment["SUPERPOSED_CANARY_ROWS"] == "0"
+    for text, wrong in (
+        ("cells = []", "cells"),
+        ("cells = 3", "cells"),
+        ('cells = ["a"]\nservers = 1\nsync_followers = 1', "more followers"),
+        ('cells = ["a"]\n[patterns]\n"x-*" = "b"', "unknown cells"),
+        ('cells = ["a"]\nno_such = 1', "no_such"),
+        ("cells = [", "cluster.toml"),
+    ):
+        with pytest.raises(ConfigError, match=wrong):
+            read(text)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_config(tmp_path / "none.toml")
+
+
+def test_commands_say_what_is_missing(tmp_path: Path) -> None:
+    done = superposed("cluster", "up", str(tmp_path / "none.toml"))
+    assert done.returncode == 1
+    assert "cannot be read" in done.stderr
+    done = superposed("cluster", "move", "a", "b", "--url", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert "ingress" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_of_a_store_moves_to_another_address(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0, 1, 2, sync_followers=1) as made:
+        ready(made, 0, 1, 2)
+        wait_for(lambda: accepts(made.http[0]))
+        elsewhere = [*made.urls[:2], "http://127.0.0.1:1"]
+        for http in made.http[:2]:
+            state = http.post("/v1/replication/members", json={"members": elsewhere}).raise_for_status().json()
+            assert state["members"] == elsewhere
+        fewer = made.http[0].post("/v1/replication/members", json={"members": made.urls[:2]})
+        problem(fewer, 422, "invalid-request")
+        made.stop(0)
+        problem(made.promote(1), 503, "too-few-followers")  # of three servers only one is reached at these addresses
+        made.http[1].post("/v1/replication/members", json={"members": made.urls}).raise_for_status()
+        assert made.promote(1).raise_for_status().json()["epoch"] == 2
+
+
+def test_ready_says_who_leads(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0, 1) as made:
+        ready(made, 0, 1)
+        roles = [httpx.get(f"{url}/health/ready").json()["role"] for url in made.urls[:2]]
+        assert roles == ["leader", "follower"]
