@@ -40,7 +40,7 @@ from tests.service.test_server import superposed
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("superposed_service.followers.member._LOOK_S", 0.2)
-    monkeypatch.setattr("superposed_service.followers.follower._WAIT_S", 0.3)
+    monkeypatch.setattr("superposed_service.followers.follower.WAIT_S", 0.3)
     monkeypatch.setattr("superposed_service.engine.replication._SILENT_S", 1.0)
 
 

@@ -25,7 +25,7 @@ import ray
 from superposed_client.models import ServerState
 from superposed_service.cluster.config import ClusterConfig
 from superposed_service.errors import NotReady
-from superposed_service.followers.follower import client_options
+from superposed_service.followers.connection import client_options
 from superposed_service.settings import Settings
 
 _log = logging.getLogger("superposed.cluster")

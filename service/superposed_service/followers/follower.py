@@ -33,6 +33,7 @@ from superposed_service.errors import (
     NotReady,
     ServiceUnavailable,
 )
+from superposed_service.followers.connection import WAIT_S, client_options
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Shipment, TransactionLog
@@ -40,18 +41,11 @@ from superposed_service.storage.journal import BEGUN
 from superposed_service.storage.shipping import Place, unframed
 
 _log = logging.getLogger("superposed.follower")
-_WAIT_S, _AGAIN_S = 1.0, 0.2
+_AGAIN_S = 0.2
 ASIDE = "aside"
 # Refusals that another attempt may not get.
 _PASSING = frozenset({httpx.codes.TOO_MANY_REQUESTS, httpx.codes.MISDIRECTED_REQUEST})
 _RECORDS, _SNAPSHOT = "/v1/replication/records", "/v1/replication/snapshot"
-
-
-def client_options(settings: Settings, url: str) -> dict[str, Any]:
-    """Return what a client of another of the store's servers is made with."""
-    key = settings.follow_api_key.get_secret_value()
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return {"base_url": url, "headers": headers, "timeout": httpx.Timeout(5.0, read=_WAIT_S + 10.0)}
 
 
 def _checked(response: httpx.Response) -> bytes:
@@ -157,7 +151,7 @@ class Follower:
     async def _step(self) -> int:
         """Ask once, and apply the records that come; return the sequence number reached."""
         place = await self._runtime.engine.call_writer(_place)
-        asked = place._asdict() | {"wait_s": _WAIT_S if self._contact else 0.0}
+        asked = place._asdict() | {"wait_s": WAIT_S if self._contact else 0.0}
         try:
             shipment = Shipment.from_bytes(_checked(await self._client.get(_RECORDS, params=asked)))
         except Diverged as error:

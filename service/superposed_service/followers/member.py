@@ -18,7 +18,8 @@ from superposed_client.models import Promotion, ServerState
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import InvalidRequest, ServiceUnavailable, TooFewFollowers
-from superposed_service.followers.follower import ASIDE, Follower, client_options
+from superposed_service.followers.connection import client_options
+from superposed_service.followers.follower import ASIDE, Follower
 from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import Position
