@@ -52,6 +52,14 @@ threads = 1
 """
 
 
+# So that Ray misses a node in seconds: with its defaults in half a minute, until when nothing is started elsewhere.
+HEALTH = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
 def sh(*words: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, check=True, capture_output=True, text=True, **more)
 
@@ -81,7 +89,7 @@ class Machines:
             "NODE_DIR": str(self.folder / f"node-{number}"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
-        own |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+        own |= {"PYTHONPATH": os.environ.get("PYTHONPATH", "")} | HEALTH
         command = ("ip", "netns", "exec", self.names[number], *words)
         done = subprocess.run(
             command, env=os.environ | own, capture_output=True, text=True, timeout=timeout, check=False
@@ -226,7 +234,7 @@ def run(rounds: int, folder: Path, seed: int) -> dict[str, Any]:
         load = Load(url, tasks)
         without: list[float] = []
         others: list[float] = []
-        led = 0
+        led, back = 0, list[float]()
         with load.running():
             for number in range(1, rounds + 1):
                 time.sleep(draw.uniform(1, 4))
@@ -245,6 +253,7 @@ def run(rounds: int, folder: Path, seed: int) -> dict[str, Any]:
                     else:
                         others.append(longest(load.reads[cell], began, ended))
                 led += len(leading)
+                back.append(ended - began)
                 known = {"rounds": number, "leaders_killed": led, "took_s": ended - began}
                 known |= {
                     "without_writes_s": [round(one, 2) for one in without],
@@ -260,6 +269,7 @@ def run(rounds: int, folder: Path, seed: int) -> dict[str, Any]:
         time.sleep(3)
         machines.inside(0, "superposed", "cluster", "down", "--config", str(folder / "cluster.toml"))
         found |= spread("without_writes_s", without) | spread("reads_of_other_cells_stop_s", others)
+        found |= spread("back_after_s", back) | {"every_time_without_writes_s": [round(one, 3) for one in without]}
         found["digests_equal"] = all(same(folder, cell) for cell in CELLS)
     finally:
         machines.close()
