@@ -39,8 +39,8 @@ queue_delay_ms = 10000.0
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[None]:
-    (folder / "cluster.toml").write_text(CONFIG.format(folder=folder / "data", port=PORT))
+def cluster(folder: Path, config: str = CONFIG) -> Iterator[None]:
+    (folder / "cluster.toml").write_text(config.format(folder=folder / "data", port=PORT))
 
     def command(*words: str) -> None:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -44,6 +44,14 @@ def wait_for(condition: Callable[[], bool]) -> None:
 GIVEN_URL = os.environ.get("SUPERPOSED_TESTED_URL")
 
 
+@contextmanager
+def given_server(folder: Path) -> Iterator[Server]:
+    """The server at `GIVEN_URL`, which this process has not started."""
+    server = Server(folder)
+    server.url = GIVEN_URL or server.url
+    yield server
+
+
 def make_directory(path: Path, config: StoreConfig = CONFIG, seed: int = 7) -> Path:
     with DataDirectory(path) as directory:
         begin(directory, WeightStore(config, secret=seeded_secret(seed)))

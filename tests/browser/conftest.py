@@ -17,6 +17,7 @@ from superposed_client import Client
 from superposed_service.changes.snapshot import begin
 from superposed_service.storage import DataDirectory
 from tests.browser.chromium import EXECUTABLE, chromium
+from tests.conftest import GIVEN_URL, given_server
 
 if EXECUTABLE is None:
     pytest.skip("no Chromium here: `apt-get install chromium` runs the browser tests", allow_module_level=True)
@@ -63,9 +64,10 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Taught]:
     config = plain_config(
         network=MLPConfig(inputs=digits.features, hidden=(128, 128)), optimizer=OptimizerConfig(learning_rate=1e-3)
     )
-    with DataDirectory(path) as directory:
-        begin(directory, WeightStore(config, secret=seeded_secret(11)))
-    with Server(path) as server, server.client() as client:
+    if GIVEN_URL is None:
+        with DataDirectory(path) as directory:
+            begin(directory, WeightStore(config, secret=seeded_secret(11)))
+    with Server(path) if GIVEN_URL is None else given_server(path) as server, server.client() as client:
         scale = float(digits.train_x.std())
         mean = digits.train_x.mean(0, dtype=np.float64)
         for key, data in (("digits", digits), ("digits-permuted", digits.permuted(1))):

@@ -9,7 +9,7 @@ from demo.server_process import Server
 from superposed_service.followers.follower import seed
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
-from tests.conftest import GIVEN_URL, make_directory
+from tests.conftest import GIVEN_URL, given_server, make_directory
 
 
 @pytest.fixture(scope="session", params=["alone", "follower"] if GIVEN_URL is None else ["given"])
@@ -17,9 +17,8 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """A server; and a follower, whose leader takes the changes. Or what is at the given URL."""
     folder = tmp_path_factory.mktemp(request.param)
     if GIVEN_URL is not None:
-        given = Server(folder)
-        given.url = GIVEN_URL
-        yield given
+        with given_server(folder) as given:
+            yield given
         return
     with ExitStack() as stack:
         leader = stack.enter_context(Server(make_directory(folder / "store")))
