@@ -1,4 +1,4 @@
-"""What the ingress costs: requests a second through it and past it, in one run.
+"""Requests a second through the ingress and past it, in one run.
 
     python -m benchmarks.ingress --results docs/results/benchmarks/ingress.json
 

@@ -31,6 +31,8 @@ class Settings(BaseSettings, env_prefix="SUPERPOSED_", extra="ignore", frozen=Tr
     """URL of the leader to follow, which takes all changes; empty: this server leads."""
     follow_api_key: SecretStr = SecretStr("")
     """API key of the leader, scope `replicate`."""
+    first_api_key: SecretStr = SecretStr("")
+    """API key of scope admin (`sp-ID-SECRET`) that a store without keys gets at its start."""
     follow_mode: Literal["replay", "snapshots"] = "replay"
     """Followers on another processor, equal to rounding: replay records, or load the leader's snapshots."""
     members: str = ""

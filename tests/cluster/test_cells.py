@@ -1,4 +1,4 @@
-"""What starts, who is followed, and what a configuration may say."""
+"""The start of servers, the leader that each follows, and configurations."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 import httpx
 import pytest
 
+from demo.server_process import Server
 from superposed.errors import ConfigError
+from superposed_client import Client
 from superposed_client.models import ServerState
 from superposed_service.cluster.actors import followed, newest_leader
 from superposed_service.cluster.config import ClusterConfig, read_config
-from tests.conftest import wait_for
+from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import problem
 from tests.service.test_promotion import accepts, cluster, ready
 from tests.service.test_server import superposed
@@ -114,3 +116,39 @@ def test_ready_says_who_leads(tmp_path: Path) -> None:
         ready(made, 0, 1)
         roles = [httpx.get(f"{url}/health/ready").json()["role"] for url in made.urls[:2]]
         assert roles == ["leader", "follower"]
+
+
+def test_a_new_store_begins_with_the_key_of_the_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, wrong = f"sp-{'0' * 12}-{'x' * 43}", "secret"
+    for number in (1, 2):
+        monkeypatch.setenv("SUPERPOSED_FIRST_API_KEY", first)
+        with Server(tmp_path / str(number)) as server:
+            with Client(server.url, api_key=first) as client:
+                client.register_task("a", inputs=4, outputs=2)
+                assert [one.name for one in client.keys.list()] == ["first"]
+            assert httpx.get(f"{server.url}/v1/tasks").status_code == 401
+    monkeypatch.setenv("SUPERPOSED_FIRST_API_KEY", wrong)
+    done = superposed("serve", str(tmp_path / "3"))
+    assert done.returncode == 1
+    assert "SUPERPOSED_FIRST_API_KEY" in done.stderr
+    assert wrong not in done.stderr
+
+
+def test_keys_go_from_cell_to_cell_with_their_revocation(tmp_path: Path) -> None:
+    with serving(make_directory(tmp_path / "a", seed=1)) as a, serving(make_directory(tmp_path / "b", seed=2)) as b:
+        given = {"id": "0" * 12, "secret": "x" * 43}
+        admin = a.post("/v1/keys", json={"scope": "admin", "given": given}).raise_for_status().json()
+        b.post("/v1/keys", json={"scope": "admin", "given": given}).raise_for_status()
+        for http in (a, b):
+            http.headers["Authorization"] = f"Bearer {admin['key']}"
+        problem(a.post("/v1/keys", json={"scope": "infer", "given": given}), 422, "invalid-request")
+        tenant = a.post("/v1/keys", json={"scope": "update", "tasks": "t*"}).json()
+        own = {"Authorization": f"Bearer {tenant['key']}"}
+        for revoked in (False, True):
+            if revoked:
+                a.delete(f"/v1/keys/{tenant['id']}").raise_for_status()
+            keys = a.get("/v1/replication/api-keys").raise_for_status().json()
+            assert b.post("/v1/replication/api-keys", json={"api_keys": keys}).json() == 1
+            assert b.post("/v1/replication/api-keys", json={"api_keys": keys}).json() == 0
+            assert b.get("/v1/tasks", headers=own).status_code == (401 if revoked else 200)
+        problem(b.post("/v1/replication/api-keys", json={"api_keys": [{"id": 1}]}), 422, "invalid-request")

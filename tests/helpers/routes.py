@@ -44,6 +44,8 @@ ACCESS_RULES: Mapping[tuple[str, str], str | None] = {
     ("POST", "/v1/rollback"): "admin",
     ("GET", "/v1/replication"): "replicate",
     ("POST", "/v1/replication/members"): "replicate",
+    ("GET", "/v1/replication/api-keys"): "replicate",
+    ("POST", "/v1/replication/api-keys"): "admin",
     ("POST", "/v1/replication/promise"): "replicate",
     ("POST", "/v1/replication/lead"): "replicate",
     ("POST", "/v1/replication/promote"): "replicate",

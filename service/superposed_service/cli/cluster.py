@@ -68,9 +68,8 @@ def up(path: ConfigArgument = None) -> None:
                 text = f"not every cell has a leader yet: the servers' logs are beside {config.directory}/CELL/NUMBER"
                 raise NotReady(text, expected=f"leaders of {config.cells}", received=f"{sorted(led)}")
             time.sleep(_LOOK_S)
-        typer.echo(
-            f"{len(config.cells)} cells of {config.servers} servers; the ingress: http://127.0.0.1:{config.port}"
-        )
+        ray.get(known.share_keys.remote())
+        typer.echo(f"{len(config.cells)} cells of {config.servers} servers: http://127.0.0.1:{config.port}")
 
 
 @cluster.command()

@@ -13,6 +13,7 @@ import uvicorn
 
 from superposed.config import StoreConfig
 from superposed_service.api.app import create_api, guarded
+from superposed_service.api.auth import begin_with
 from superposed_service.api.server.bind_address import check_addresses
 from superposed_service.api.server.connections import HttpServer, allow_connections, bounded_protocol
 from superposed_service.cli.new_store import begin_store, default_encoders
@@ -34,13 +35,16 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
     """
     logging.config.dictConfig(logging_config(settings))
     with DataDirectory(directory, snapshots_kept=settings.snapshots_kept) as opened:
-        new = opened.untouched
-        check_addresses(settings, allow_unauthenticated, not new and len(opened.transaction_log().api_keys) > 0)
+        new, first_key = opened.untouched, settings.first_api_key.get_secret_value()
+        has_keys = bool(first_key) or (not new and len(opened.transaction_log().api_keys) > 0)
+        check_addresses(settings, allow_unauthenticated, has_keys)
         if new and settings.follow:
             seed(opened, settings)
         elif new:
             new_config = StoreConfig.of_preset(settings.preset)
             begin_store(opened, new_config, default_encoders(new_config))
+        if first_key:
+            begin_with(opened.transaction_log(), first_key)
         api = create_api(settings, opened)
         allow_connections(settings)
         sys.setswitchinterval(SWITCH_S)

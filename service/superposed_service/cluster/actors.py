@@ -23,7 +23,7 @@ import httpx
 import ray
 
 from superposed_client.models import ServerState
-from superposed_service.cluster.config import ClusterConfig
+from superposed_service.cluster.config import API_KEY, ClusterConfig
 from superposed_service.errors import NotReady
 from superposed_service.followers.connection import client_options
 from superposed_service.settings import Settings
@@ -49,22 +49,18 @@ class CellServer:
         runs = self._process is not None and self._process.poll() is None
         return {"url": self.url, "runs": runs, "holds": any(self._directory.glob("snapshots/*"))}
 
-    def start(self, members: list[str], follow: str) -> None:
-        """Start the process, unless that was tried just now; it ends with this actor."""
+    def start(self, settings: Mapping[str, str]) -> None:
+        """Start the process, unless that was tried just now; it ends with this actor. Settings are variables."""
         if time.monotonic() < self._started + _AGAIN_S:
             return
         self._started = time.monotonic()
         self._directory.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
         command += ["serve", str(self._directory), "--port", str(self._port)]
-        command += [] if os.environ.get("SUPERPOSED_FOLLOW_API_KEY") else ["--allow-unauthenticated"]
+        command += [] if API_KEY in settings else ["--allow-unauthenticated"]
         with self._directory.with_suffix(".log").open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - our own command
-                command,
-                env=os.environ | self._config.environment(members, follow),
-                stdout=log,
-                stderr=log,
-                preexec_fn=_end_with_parent,
+                command, env=os.environ | settings, stdout=log, stderr=log, preexec_fn=_end_with_parent
             )
 
     def stop(self) -> None:
@@ -134,7 +130,7 @@ class Coordinator:
                 follow = followed(number, found, leader)
                 if follow is not None and all(self._urls[cell]):
                     members = self._urls[cell] if self._config.servers > 1 else []
-                    await self._actors[cell][number].start.remote(members, follow)
+                    await self._actors[cell][number].start.remote(self._config.environment(members, follow))
         reached = {url: state for url, state in zip(self._urls[cell], states, strict=True) if state}
         if not leader and reached and time.monotonic() - self._led[cell] > _GONE_S:
             await self._promote(cell, list(reached), client)
@@ -150,6 +146,16 @@ class Coordinator:
                 if answer.is_success:
                     return True
         return False
+
+    def share_keys(self) -> None:
+        """Give all cells the API keys of the first one, of which one that was added later has none but the first."""
+        with httpx.Client(**client_options(Settings(), "")) as client:
+            first, *others = (
+                next(one["url"] for one in states if one.get("role") == "leader") for states in self._states.values()
+            )
+            keys = client.get(f"{first}/v1/replication/api-keys").raise_for_status().json()
+            for url in others:
+                client.post(f"{url}/v1/replication/api-keys", json={"api_keys": keys}).raise_for_status()
 
     def restart(self, cell: str, number: int) -> None:
         """Stop a server of a cell, another one leading before; the next look starts it again.
@@ -272,5 +278,4 @@ def coordinator(config: ClusterConfig) -> Any:
 
 
 def _environment() -> dict[str, Any]:
-    kept = {name: value for name, value in os.environ.items() if name == "SUPERPOSED_FOLLOW_API_KEY"}
-    return {"env_vars": kept}
+    return {"env_vars": {name: value for name, value in os.environ.items() if name == API_KEY}}

@@ -8,6 +8,9 @@ from pydantic import BaseModel, Field, ValidationError
 
 from superposed.errors import ConfigError
 
+# Variable with the cluster's own API key, of scope admin.
+API_KEY = "SUPERPOSED_FOLLOW_API_KEY"
+
 
 class ClusterConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstrings=True):
     """Configuration of a cluster: the fields of its TOML file."""
@@ -42,8 +45,15 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
         return self.first_port + self.cells.index(cell) * self.servers + number
 
     def environment(self, members: list[str], follow: str) -> dict[str, str]:
-        """Return the settings of a server, in environment variables."""
-        own = {"members": ",".join(members), "follow": follow, "sync_followers": self.sync_followers, "host": self.host}
+        """Return the settings of a server, in environment variables; its API key is this process's."""
+        key = os.environ.get(API_KEY, "")
+        own: dict[str, object] = {"follow_api_key": key, "first_api_key": key} if key else {}
+        own |= {
+            "members": ",".join(members),
+            "follow": follow,
+            "sync_followers": self.sync_followers,
+            "host": self.host,
+        }
         return {f"SUPERPOSED_{name.upper()}": str(value) for name, value in {**self.settings, **own}.items()}
 
 

@@ -8,6 +8,7 @@ import time
 from dataclasses import asdict, replace
 from typing import Any
 
+from superposed.errors import ConfigError
 from superposed_service.errors import InvalidRequest, LimitReached, NotReady, Unauthenticated, UnknownApiKey
 from superposed_service.storage import ApiKey, ApiKeys, TransactionLog
 from superposed_service.storage.api_keys import AccessScope
@@ -41,6 +42,15 @@ def create(
     key = ApiKey(id=identifier, scope=scope, tasks=tasks, secret_sha256=_digest(secret), **fields)
     transaction_log.api_keys.put(key)
     return key, f"sp-{identifier}-{secret}"
+
+
+def begin_with(transaction_log: TransactionLog, text: str) -> None:
+    """Give a store without API keys its first one, of scope admin; raise `ConfigError` where the text is none."""
+    found = _TEXT.fullmatch(text)
+    if found is None:
+        raise ConfigError("SUPERPOSED_FIRST_API_KEY is no API key", expected="sp-ID-SECRET, as a server makes them")
+    if not len(transaction_log.api_keys):
+        create(transaction_log, scope="admin", name="first", given=(found[1], found[2]))
 
 
 def revoke(transaction_log: TransactionLog, identifier: str) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, TypeAdapter, WithJsonSchema, model_valida
 from superposed.encoders.records import Feature
 from superposed.tasks.labels import Label
 from superposed_service.changes.rows import Originals
-from superposed_service.storage.api_keys import AccessScope
+from superposed_service.storage.api_keys import AccessScope, ApiKey
 
 CONTEXT_SCHEMA: dict[str, Any] = {
     "description": "A context: text (`digits`, `digits/u42`, `mix(a:0.7,b:0.3)`, `rot^1.25`) or its JSON"
@@ -197,6 +197,12 @@ class MembersBody(Body):
     """`POST /v1/replication/members`."""
 
     members: list[str] = Field(description="URLs of all servers of the store: as many as before.")
+
+
+class ApiKeysBody(Body):
+    """`POST /v1/replication/api-keys`."""
+
+    api_keys: list[ApiKey] = Field(description="As `GET /v1/replication/api-keys` returns them.")
 
 
 class EpochBody(Body):

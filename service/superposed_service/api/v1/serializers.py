@@ -1,7 +1,7 @@
 """Serializers: API bodies from library values, and back, on the engine thread."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from superposed.analysis.capacity import capacity
@@ -22,6 +22,7 @@ from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.settings import Settings
+from superposed_service.storage import ApiKey
 
 
 def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
@@ -212,6 +213,21 @@ def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
 def task_rows(writer: Writer, key: str, after: int) -> list[dict[str, Any]]:
     """Return the body of `GET /v1/tasks/{key}/data`."""
     return read_task_rows(writer.transaction_log, writer.store, key, after)
+
+
+def copied_keys(writer: Writer) -> list[dict[str, Any]]:
+    """Return all API keys, with the hashes of their secrets."""
+    return [asdict(key) for key in writer.transaction_log.api_keys.all()]
+
+
+def take_keys(writer: Writer, keys: Sequence[ApiKey]) -> int:
+    """Keep API keys of another cell, of those that are here only revocations; return the number of those kept."""
+    log = writer.transaction_log
+    here = {key.id: log.api_keys.get(key.id) for key in keys}
+    news = [one for one in keys if (known := here[one.id]) is None or (one.revoked and not known.revoked)]
+    for one in news:
+        log.api_keys.put(replace(one, since=log.journal.sequence))
+    return len(news)
 
 
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
