@@ -76,7 +76,7 @@ def rows() -> list[tuple[str, str, str]]:
             f"1.0 ×: {name} with a dict of models",
         ),
         (
-            "One batch of 1,024 rows of 1,000 tasks: time",
+            "One batch of 1,024 rows of 1,000 tasks on a CPU: time",
             f"{1 / batch['ratio']:.2f} × (without expansion)",
             "1.00 ×: one plain network of the same size",
         ),

@@ -159,7 +159,7 @@ class Load:
                     time.sleep(0.1)
                 self.acknowledged[key] += 1
                 self.writes[self.tasks[key]].append(time.monotonic())
-                time.sleep(0.02)
+                time.sleep(0.1)
 
     def read(self, cell: str) -> None:
         key = next(key for key, one in self.tasks.items() if one == cell)
@@ -167,7 +167,7 @@ class Load:
             while not self.stopping.is_set():
                 if self.sent(http, "/v1/infer", {"context": key, "inputs": [[0.5] * 8]}, {}):
                     self.reads[cell].append(time.monotonic())
-                time.sleep(0.02)
+                time.sleep(0.05)
 
     def sent(self, http: httpx.Client, path: str, body: dict[str, Any], headers: dict[str, str]) -> bool:
         try:
@@ -214,7 +214,7 @@ def wait(condition: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "not in time"
-        time.sleep(0.5)
+        time.sleep(1.5)
 
 
 def run(rounds: int, folder: Path, seed: int) -> dict[str, Any]:

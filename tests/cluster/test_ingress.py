@@ -325,3 +325,29 @@ def test_rows_of_a_task_come_back_as_they_were_sent(http: httpx.Client) -> None:
     http.delete("/v1/tasks/a/data").raise_for_status()
     assert http.get("/v1/tasks/a/data").json() == []
     problem(http.get("/v1/tasks/c/data"), 404, "unknown-task")
+
+
+def test_a_composition_is_registered_where_its_tasks_are(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "s-8", "s-9")
+    for number in range(6):  # the hash alone would put some of them elsewhere
+        key = f"both{number}"
+        client.register_task(key, composition="mix(s-8:0.5,s-9:0.5)", outputs=2, inputs=6)
+        assert cells[""].get(f"/v1/tasks/{key}").headers["x-cell"] == "south"
+    body = {"contexts": [{"task": "s-8"}, "n-1", {"power": {"context": "s-8", "exponent": 0.5}}]}
+    register(client, "n-1")
+    joined = cells[""].post("/v1/infer", json=body | {"inputs": X[:3].tolist()}).raise_for_status().json()
+    assert len(joined["labels"]) == 3
+    model = "mix(s-8:0.5,s-9:0.5)"
+    assert cells[""].get(f"/v2/models/{model}").raise_for_status().json()["name"] == model
+
+
+def test_a_page_of_another_site_changes_nothing(cells: dict[str, httpx.Client]) -> None:
+    own = {"Origin": str(cells[""].base_url).rstrip("/")}
+    body = {"key": "n-site", "inputs": 2, "outputs": 2}
+    problem(cells[""].post("/v1/tasks", json=body, headers={"Origin": "http://evil.example"}), 403, "forbidden")
+    assert cells[""].post("/v1/tasks", json=body, headers=own).is_success
+
+
+def test_a_line_without_end_is_refused(cells: dict[str, httpx.Client]) -> None:
+    answer = cells[""].post("/v1/stream", content=b"x" * 250_000)
+    assert json.loads(answer.text.splitlines()[-1])["problem"]["status"] == 413

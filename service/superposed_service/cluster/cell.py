@@ -6,22 +6,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 
 from superposed_service.errors import NotReady, ServiceUnavailable
 
-# Headers of one connection: they are not sent on.
-CONNECTION = frozenset(
-    {"host", "connection", "content-length", "transfer-encoding", "keep-alive", "expect", "te", "upgrade"}
-)
+# Headers of one connection: they are not sent on. The host is: a cell tells by it what comes from another site.
+CONNECTION = frozenset({"connection", "content-length", "transfer-encoding", "keep-alive", "expect", "te", "upgrade"})
 TOKEN, MIN_TOKEN = "x-sequence", "x-min-sequence"
 _PATIENCE_S, _FRESH_S, _PAUSE_S, _LOOK_S = 20.0, 3.0, 0.1, 1.0
 _ASKING = frozenset({"/v1/infer", "/v1/evaluate", "/v1/locate", "/v2/repository/index"})
 _FORM = frozenset({"content-type", "content-encoding", "inference-header-content-length", "accept"})
 # Problems of one server that another one of the cell may not have.
 _STALE = b":not-fresh"
+_SAFE = "/:(),^@!$&'*+;=~"  # in a path
 _PASSING = (_STALE, b":not-ready", b":too-few-followers")
 
 
@@ -134,7 +133,7 @@ class Cell:
         tokens = headers.pop(MIN_TOKEN, "")
         if wanted := ",".join(one for one in tokens.split(",") if one.startswith(f"{self.lineage}.")):
             headers[MIN_TOKEN] = wanted
-        target = url + call.path + (f"?{call.query}" if call.query else "")
+        target = url + quote(call.path, safe=_SAFE) + (f"?{call.query}" if call.query else "")
         given = {"accept-encoding": "identity"} | headers
         return self._client.build_request(call.method, target, headers=given, content=call.body)
 

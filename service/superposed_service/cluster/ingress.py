@@ -9,6 +9,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -32,6 +33,7 @@ from superposed_service.cluster.cell import TOKEN, Call, Cell
 from superposed_service.cluster.line_stream import answer_lines
 from superposed_service.cluster.task_map import TaskMap, keys_in
 from superposed_service.errors import InvalidRequest, NotReady, PayloadTooLarge
+from superposed_service.observability.request_ids import STREAM
 
 CELL = "x-cell"
 _ROWS = ("inputs", "records", "texts", "images")
@@ -80,12 +82,10 @@ class Ingress:
         await response(scope, receive, send)
 
     async def _response(self, request: Request) -> Response:
-        path = request.scope["path"] if "root_path" not in request.scope else request.url.path
-        call = Call(request.method, path, request.url.query, dict(request.headers))
-        if path == "/v1/stream":
-            return LinesResponse(answer_lines(self, call, request.stream()))
-        call = Call(call.method, path, call.query, call.headers, await self._body(request))
-        return await self.answer(call)
+        call = Call(request.method, request.scope["path"], request.url.query, dict(request.headers))
+        if call.path == STREAM:
+            return LinesResponse(answer_lines(self, call, request.stream(), self._most_bytes))
+        return await self.answer(replace(call, body=await self._body(request)))
 
     async def _body(self, request: Request) -> bytes:
         parts, length = [], 0
@@ -136,14 +136,13 @@ class Ingress:
         return merging.passed_on(next(one for one in found.values() if one.is_error))
 
     async def register(self, call: Call) -> Response:
-        """Register a task in its group's cell, its composition's, the one that it is in, or a chosen one."""
+        """Register a task: where it is, in the cell of its group or composition, or in a chosen one."""
         body = self._head(call)
         key, group = str(body.get("key")), body.get("group")
-        named = keys_in([body["composition"]]) if body.get("composition") else [str(group)] if group else []
-        found = [cell for one in [key, *named] if (cell := await self.tasks.find(one, call))]
-        if len({cell.name for cell in found[:1] + found[-1:]}) > 1 or named[1:]:
-            await self.tasks.cell_of([*named, key] if found else named, call)
-        cell = found[0] if found else self.tasks.home(key, str(group) if group else None)
+        named = [str(group)] if group else keys_in([body["composition"]] if body.get("composition") else [])
+        cell = await self.tasks.find(key, call)
+        if cell is None:
+            cell = await self.tasks.cell_of(named, call) if named else self.tasks.home(key)
         return merging.passed_on(await cell.send(call))
 
     async def rows(self, call: Call) -> Response:
@@ -167,10 +166,11 @@ class Ingress:
 
     async def _in_parts(self, call: Call, contexts: list[Any]) -> Response:
         """Send each cell its rows of an inference, and join the answers in order."""
-        own = {context: await self.tasks.cell_of(keys_in([context]), call) for context in map(_text, contexts)}
+        distinct = {str(context): context for context in contexts}
+        own = {text: await self.tasks.cell_of(keys_in([context]), call) for text, context in distinct.items()}
         places: dict[str, list[int]] = {}
         for place, context in enumerate(contexts):
-            places.setdefault(own[_text(context)].name, []).append(place)
+            places.setdefault(own[str(context)].name, []).append(place)
         whole = self._whole(call)
         parts = {
             cell: whole | {name: [whole[name][place] for place in of] for name in ("contexts", *_ROWS) if name in whole}
@@ -209,6 +209,10 @@ class Ingress:
         limit = parse_qs(call.query).get("limit", ["100"])[0]
         most = int(limit) if limit.isdecimal() else 1
         return await self.ask_all(call, partial(merging.task_page, limit=most))
+
+    async def metrics(self, call: Call) -> Response:
+        """Return the metrics of all cells, as text."""
+        return await self.ask_all(call.asking(call.path), merging.metrics)
 
     async def of_path(self, call: Call) -> Response:
         """Send a request on whose path names a task or a context."""
@@ -326,10 +330,6 @@ async def _joined(
                 task.cancel()
 
 
-def _text(context: Any) -> str:
-    return context if isinstance(context, str) else codec.dump(context).decode()
-
-
 def _all_cells(merge: Callable[[merging.Answers], Response]) -> Handler:
     return lambda ingress, call: ingress.ask_all(call, merge)
 
@@ -349,7 +349,7 @@ _ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", "/v1/events", Ingress.events),
         ("GET", "/v1/store", _all_cells(merging.store)),
         ("GET", "/v1/capacity", _all_cells(merging.fullest)),
-        ("GET", "/metrics", _all_cells(merging.metrics)),
+        ("GET", "/metrics", Ingress.metrics),
         ("GET", "/v1/(quarantine|snapshots)", _all_cells(merging.lists)),
         ("POST", "/v1/(quarantine|rollback)", Ingress.of_source),
         ("DELETE", "/v1/quarantine/.+", Ingress.of_source),

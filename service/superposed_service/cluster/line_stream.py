@@ -5,12 +5,14 @@ from collections.abc import AsyncIterable, AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from starlette.requests import ClientDisconnect
 
 from superposed.errors import SuperposedError
 from superposed_service.api.problems import problem_document
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.schemas import StreamLine
 from superposed_service.cluster.cell import Call
+from superposed_service.errors import PayloadTooLarge
 from superposed_service.observability.request_ids import STREAM
 
 if TYPE_CHECKING:
@@ -19,14 +21,16 @@ if TYPE_CHECKING:
 _MOST_LINES, _AGAIN_S = 32, 0.1
 
 
-async def answer_lines(ingress: "Ingress", call: Call, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def answer_lines(
+    ingress: "Ingress", call: Call, body: AsyncIterable[bytes], most_bytes: int
+) -> AsyncIterator[bytes]:
     """Yield the answer of each line of a body, in order; the lines of one stream are worked on in order too."""
     begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
     turn = asyncio.Lock()
 
     async def read() -> None:
         try:
-            async for line in _lines(body):
+            async for line in _lines(body, most_bytes):
                 await begun.put(asyncio.create_task(_answer(ingress, call, line, turn)))
         finally:
             await begun.put(None)
@@ -36,14 +40,20 @@ async def answer_lines(ingress: "Ingress", call: Call, body: AsyncIterable[bytes
         while (task := await begun.get()) is not None:
             yield await task
         await reading
+    except SuperposedError as error:
+        yield codec.dump({"problem": problem_document(error, STREAM)}) + b"\n"
+    except ClientDisconnect:
+        return  # what was begun is finished; no client reads an answer
     finally:
         reading.cancel()
 
 
-async def _lines(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def _lines(body: AsyncIterable[bytes], most_bytes: int) -> AsyncIterator[bytes]:
     rest = b""
     async for part in body:
         *lines, rest = (rest + part).split(b"\n")
+        if len(rest) > most_bytes:
+            raise PayloadTooLarge("a line is too large", expected=f"{most_bytes} bytes at most", received=len(rest))
         for line in filter(None, map(bytes.strip, lines)):
             yield line
     if rest.strip():
