@@ -45,6 +45,8 @@ def _connected(path: Path | None) -> Iterator[tuple[Any, Any]]:
         raise ConfigError(text, expected="`ray start --head`, and `ray start --address HEAD` elsewhere") from None
     try:
         yield config, actors
+    except ray.exceptions.RayError as error:
+        raise NotReady("the cluster did not do it", received=str(error)[-500:]) from None
     finally:
         ray.shutdown()
 
@@ -63,10 +65,12 @@ def up(path: ConfigArgument = None) -> None:
         serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
         serve.run(application(config), name=config.name)
         known, until = actors.coordinator(config), time.monotonic() + _READY_S
-        while len(led := {one["cell"] for one in _table(known) if one.get("role") == "leader"}) < len(config.cells):
+        while waiting := _not_up(_table(known), config):
             if time.monotonic() > until:
-                text = f"not every cell has a leader yet: the servers' logs are beside {config.directory}/CELL/NUMBER"
-                raise NotReady(text, expected=f"leaders of {config.cells}", received=f"{sorted(led)}")
+                text = (
+                    f"cells without a leader and followers: the servers' logs are beside {config.directory}/CELL/NUMBER"
+                )
+                raise NotReady(text, received=", ".join(waiting))
             time.sleep(_LOOK_S)
         ray.get(known.share_keys.remote())
         typer.echo(f"{len(config.cells)} cells of {config.servers} servers: http://127.0.0.1:{config.port}")
@@ -150,6 +154,13 @@ def down(path: ConfigOption = None) -> None:
             for one in servers:
                 ray.kill(one)
             ray.util.remove_placement_group(actors.placed(config, cell))
+
+
+def _not_up(servers: list[dict[str, Any]], config: Any) -> list[str]:
+    """Return the cells without a leader, or without as many followers as a change waits for."""
+    roles = {cell: [one.get("role") for one in servers if one["cell"] == cell] for cell in config.cells}
+    wanted = config.sync_followers
+    return [cell for cell, own in roles.items() if "leader" not in own or own.count("follower") < wanted]
 
 
 def _table(known: Any) -> list[dict[str, Any]]:

@@ -154,7 +154,7 @@ class Coordinator:
                 next(one["url"] for one in states if one.get("role") == "leader") for states in self._states.values()
             )
             keys = client.get(f"{first}/v1/replication/api-keys").raise_for_status().json()
-            for url in others:
+            for url in others if keys else ():
                 client.post(f"{url}/v1/replication/api-keys", json={"api_keys": keys}).raise_for_status()
 
     def restart(self, cell: str, number: int) -> None:

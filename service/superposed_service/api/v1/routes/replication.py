@@ -69,7 +69,8 @@ async def take_api_keys(request: ApiRequest) -> Response:
     body, engine = await request.read(ApiKeysBody), request.runtime.engine
     turn = engine.check_leads()
     taken = await engine.call_writer(lambda writer: take_keys(writer, body.api_keys))
-    await engine.replicated(turn)
+    if taken:
+        await engine.replicated(turn)
     return json_response(taken)
 
 
