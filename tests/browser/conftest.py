@@ -97,6 +97,8 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with Server(path) as server, server.client() as client:
         client.register_task("support", labels=["card", "train"], kind="texts")
         client.register_task("pictures", labels=["dark", "bright"], kind="images")
+        customers = [{"age": 41, "plan": "pro", "since": "2024-03-01"}, {"age": 29, "plan": "free", "since": None}]
+        client.task("customers", labels=["stays", "leaves"]).partial_fit(customers, ["stays", "leaves"])
         yield server
 
 

@@ -378,6 +378,26 @@ class TestOriginals:
         with originals.client() as client:
             assert client.get_task("support").rows_seen == 1
 
+    def test_records_have_their_features_names(self, page: Page, originals: Server) -> None:
+        show(page, originals.url, "playground?task=customers")
+        page.get_by_label("age", exact=True).fill("35")
+        page.get_by_label("plan", exact=True).fill("pro")
+        page.locator("[data-answer]").wait_for()
+        page.get_by_label("leaves", exact=True).check(force=True)
+        page.get_by_role("button", name="Teach").click()
+        page.get_by_text("Learned as").wait_for()
+        with originals.client() as client:
+            assert client.get_task("customers").rows_seen == 3
+        page.get_by_role("button", name="Which task is this?").click()
+        page.get_by_text("Placed.").wait_for()
+        paste = page.get_by_label(re.compile("Paste records"))
+        paste.fill("age, plan\n35, pro\n, free")
+        expect(page.get_by_role("region", name="Answers").locator("tbody tr")).to_have_count(2)
+        paste.fill('{"age": 35}\n{"plan": "free", "since": "2025-01-01"}')
+        expect(page.get_by_role("region", name="Answers").locator("tbody tr")).to_have_count(2)
+        paste.fill("age, plan\n35")
+        expect(page.get_by_role("alert")).to_contain_text("Line 2 has 1 values; the first line has 2 names.")
+
     def test_images_are_chosen_as_files(self, page: Page, originals: Server, tmp_path: Path) -> None:
         files = []
         for number in range(2):

@@ -6,6 +6,7 @@ import { Problem } from "../api.js";
 import { inkOf, picture, sideOf } from "./digit.js";
 import { FileSource, TextSource } from "./originals.js";
 import { Pad } from "./pad.js";
+import { RecordSource } from "./records.js";
 import { readRows } from "./rows.js";
 
 const MOST_FIELDS = 64;
@@ -115,7 +116,8 @@ export class RowInput extends EventTarget {
 
   /** @param {any} task */
   show(task) {
-    const shape = `${task.kind} ${task.inputs} ${inkOf(task)}`;
+    const names = (task.features ?? []).map((/** @type {{name: string}} */ one) => one.name);
+    const shape = JSON.stringify([task.kind, task.inputs, inkOf(task), names]);
     // A drawing stays where the next task can see it too.
     if (shape === this.shape) return;
     this.shape = shape;
@@ -152,6 +154,7 @@ export class RowInput extends EventTarget {
  * @returns {[string, () => EventTarget & Source][]}
  */
 function sourcesOf(task) {
+  if (task.kind === "records") return [["Records", () => new RecordSource(task)]];
   if (task.kind === "texts") return [["Texts", () => new TextSource()]];
   const side = sideOf(task);
   /** @type {[string, () => EventTarget & Source][]} */

@@ -34,7 +34,7 @@ export function locator(rows) {
 
 /** The tasks that take such rows, those with the most rows first. @param {import("./originals.js").Row} row */
 function candidates(row) {
-  const kind = typeof row === "string" ? "texts" : "images";
+  const kind = typeof row === "string" ? "texts" : "record" in row ? "records" : "images";
   return [...live.tasks.values()]
     .filter((task) => task.updates > 0 && (Array.isArray(row) ? task.inputs === row.length && task.kind !== "records" : task.kind === kind))
     .sort((a, b) => b.rows_seen - a.rows_seen)

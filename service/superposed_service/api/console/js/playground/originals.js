@@ -6,19 +6,20 @@ const PAUSE_MS = 250;
 const MOST_FILES = 64;
 
 /**
- * A row as it is held here: numbers, a text, or an image's file.
- * @typedef {number[] | string | {name: string, image: string}} Row
+ * A row as it is held here: numbers, a text, a record of named values, or an image's file.
+ * @typedef {number[] | string | {record: Record<string, any>} | {name: string, image: string}} Row
  */
 
 /**
  * The field of a request's body for rows, which are all of one kind.
  * @param {Row[]} rows
- * @returns {{inputs: Row[]} | {texts: Row[]} | {images: string[]}}
+ * @returns {{inputs: Row[]} | {texts: Row[]} | {records: Record<string, any>[]} | {images: string[]}}
  */
 export function asSent(rows) {
   const [first] = rows;
   if (typeof first === "string") return { texts: rows };
   if (Array.isArray(first) || !first) return { inputs: rows };
+  if ("record" in first) return { records: rows.map((row) => /** @type {{record: Record<string, any>}} */ (row).record) };
   return { images: rows.map((row) => /** @type {{image: string}} */ (row).image) };
 }
 
