@@ -53,11 +53,13 @@ class Moves:
 
     def update(self, client: Client, key: str, chosen: NDArray[np.int64]) -> None:
         data, once = self.tasks[key], uuid.uuid4().hex
-        client.update(key, data.train_x[chosen], data.train_y[chosen].tolist(), idempotency_key=once)
+        labels = [data.labels[number] for number in data.train_y[chosen]]
+        client.update(key, data.train_x[chosen], labels, idempotency_key=once)
         self.sent[key].append(once)
 
     def accuracy(self, client: Client) -> float:
-        measured = [client.evaluate(key, one.test_x, one.test_y.tolist()) for key, one in self.tasks.items()]
+        aims = {key: [data.labels[number] for number in data.test_y] for key, data in self.tasks.items()}
+        measured = [client.evaluate(key, data.test_x, aims[key]) for key, data in self.tasks.items()]
         return float(np.mean([one.accuracy or 0 for one in measured]))
 
     def teach(self, keys: list[str]) -> None:
