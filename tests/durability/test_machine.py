@@ -126,7 +126,7 @@ def test_after_a_rollback_two_snapshots_can_still_be_started_from(tmp_path: Path
     newest.write_bytes(b"damaged")
     machine.crash()
     assert machine.store.digest() == digest
-    assert machine.recovery.damaged == (newest.stem,)
+    assert machine.recovery.damaged == [newest.stem]
     machine.close()
 
 
@@ -157,7 +157,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     newest.write_bytes(b"damaged")
     elsewhere.crash()
     assert not elsewhere.recovery.fingerprint_changed
-    assert elsewhere.recovery.damaged == (newest.stem,)
+    assert elsewhere.recovery.damaged == [newest.stem]
     elsewhere.close()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from superposed.contexts.expression import Leaf
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream, TaskId
-from superposed.errors import CapacityExceeded
+from superposed.errors import check_most
 
 # Generators are kept for contexts that are composed of the same tasks again and again.
 _GENERATOR_BYTES = 64 * 2**20
@@ -155,10 +155,8 @@ class ContextTable:
 
     def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
         """Return every context's slot, (K,); what is not there yet is derived."""
-        if len(contexts) > self.capacity:
-            problem = "a batch names more contexts than the context table holds"
-            expected = f"{self.capacity} distinct contexts at most"
-            raise CapacityExceeded(problem, expected=expected, received=len(contexts))
+        problem = "a batch names more contexts than the context table holds"
+        check_most(problem, len(contexts), self.capacity, " distinct contexts")
         for context in contexts:  # before the first miss, so that none of them is evicted
             if context.text in self._slots:
                 self._slots.move_to_end(context.text)

@@ -21,6 +21,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
+from superposed_client.models import RecoveryInfo
 from superposed_service.api.auth import Access, requires
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import check_room, check_site
@@ -35,7 +36,7 @@ from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, proble
 from superposed_service.api.server.direct_inference import DirectInference
 from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
-from superposed_service.changes.replay import Recovery, fingerprint, recover
+from superposed_service.changes.replay import fingerprint, recover
 from superposed_service.changes.snapshot import start_history
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import PoisonDetector
@@ -66,7 +67,7 @@ _PROBLEM: dict[str, Any] = {
 
 def open_store(
     directory: DataDirectory, settings: Settings, telemetry: Telemetry | None = None
-) -> tuple[Writer, Recovery]:
+) -> tuple[Writer, RecoveryInfo]:
     """Recover the store of a directory: the newest good snapshot, and the journal after it.
 
     Where the records were first applied by other arithmetic, a fresh snapshot of the result is taken. Raise

@@ -18,6 +18,7 @@ from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
+from superposed_client.models import RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, TAKING_OUT, Exclusions
 from superposed_service.changes.quarantine import Quarantine, Release
@@ -71,20 +72,6 @@ def use_noted_threads(journal: Journal) -> None:
         torch.set_num_threads(noted["threads"])
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """Outcome of a recovery."""
-
-    snapshot: str  # the snapshot that it was read from
-    replayed: int  # how many records came after it
-    # Whether the records were first applied by other arithmetic: then the store is the same only to rounding
-    fingerprint_changed: bool
-    # Whether an earlier release with other rules of learning applied the records: the replay followed this
-    # release's rules, and no rollback reaches past it
-    rules_changed: bool = False
-    damaged: tuple[str, ...] = ()  # newer snapshots that could not be read
-
-
 def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
     """Read a snapshot's store; raise `SnapshotMismatch` where it is damaged, or as `Snapshots.read`."""
     store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
@@ -102,7 +89,7 @@ def recover(
     through: int | None = None,
     from_oldest: bool = False,
     progress: Progress | None = None,
-) -> tuple[WeightStore, Recovery]:
+) -> tuple[WeightStore, RecoveryInfo]:
     """Bring back the store that was: every acknowledged change, none twice.
 
     Answers that were not yet kept for their idempotency keys are given again by the replay. It ends with the
@@ -143,7 +130,8 @@ def recover(
         transaction_log.write([(entry, None)])
         store.sequence += 1
         settle(record.sequence, entry.head["answer"])
-    return store, Recovery(start.id, length, changed, other_rules, tuple(damaged))
+    known: dict[str, Any] = {"snapshot": start.id, "replayed": length, "damaged": damaged}
+    return store, RecoveryInfo(**known, fingerprint_changed=changed, rules_changed=other_rules)
 
 
 def check_history(journal: Journal, snapshot: Snapshot) -> None:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from superposed.config import OriginalKind
+from superposed.errors import check_most
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch
-from superposed_service.errors import check_most
 
 
 @dataclass(frozen=True)

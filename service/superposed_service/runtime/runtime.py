@@ -9,19 +9,18 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import EmptyBatch, ShapeError, SuperposedError
-from superposed_client.models import Erasure
+from superposed.errors import EmptyBatch, ShapeError, SuperposedError, check_most
+from superposed_client.models import Erasure, RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
-from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import Originals, RowBatch
 from superposed_service.changes.snapshot import keep, trim_some
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
-from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot, check_most
+from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.observability.load import Progress
 from superposed_service.runtime.encoding import Encoders
 from superposed_service.runtime.event_stream import Event, Events
@@ -71,7 +70,7 @@ class Runtime:
     settings: Settings
     engine: Engine
     directory: DataDirectory
-    recovery: Recovery  # how the store came back when the service was started
+    recovery: RecoveryInfo  # how the store came back when the service was started
     version: str  # the newest snapshot's sequence number: the version of every model
     telemetry: Telemetry
     events: Events

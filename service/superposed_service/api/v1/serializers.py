@@ -11,12 +11,13 @@ from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_k
 from superposed.errors import ConfigError, ShapeError
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
+from superposed_client.models import RecoveryInfo
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.changes.array_codec import unpack
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.changes.registration import task_body
 from superposed_service.changes.relabel import find_update
-from superposed_service.changes.replay import Recovery, fingerprint
+from superposed_service.changes.replay import fingerprint
 from superposed_service.changes.task_rows import read_task_rows
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
@@ -24,7 +25,7 @@ from superposed_service.errors import LimitReached, UnknownApiKey
 from superposed_service.settings import Settings
 
 
-def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
+def store_body(writer: Writer, settings: Settings, recovery: RecoveryInfo) -> dict[str, Any]:
     """Return the body of `GET /v1/store`."""
     store, journal = writer.store, writer.transaction_log.journal
     return {
@@ -62,7 +63,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "lineage": store.lineage,
             "incarnation": journal.incarnation,
         },
-        "recovery": asdict(recovery),
+        "recovery": recovery.model_dump(),
     }
 
 
