@@ -1,4 +1,4 @@
-"""What starts, who is followed, and what a configuration may say."""
+"""Cells: starts, leaders to follow, and configurations."""
 
 from __future__ import annotations
 

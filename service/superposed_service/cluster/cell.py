@@ -13,9 +13,8 @@ import httpx
 from superposed_service.errors import NotReady, ServiceUnavailable
 
 # Headers of one connection: they are not sent on.
-CONNECTION = frozenset(
-    {"host", "connection", "content-length", "transfer-encoding", "keep-alive", "expect", "te", "upgrade"}
-)
+CONNECTION = frozenset({"host", "connection", "content-length", "transfer-encoding", "keep-alive", "expect"})
+CONNECTION |= {"te", "upgrade"}
 TOKEN, MIN_TOKEN = "x-sequence", "x-min-sequence"
 _PATIENCE_S, _FRESH_S, _PAUSE_S, _LOOK_S = 20.0, 3.0, 0.1, 1.0
 _ASKING = frozenset({"/v1/infer", "/v1/evaluate", "/v1/locate", "/v2/repository/index"})
@@ -75,11 +74,9 @@ class Cell:
     async def send(self, call: Call, patience_s: float = _PATIENCE_S) -> httpx.Response:
         """Return the answer of a server that can give one; while there is none, try again.
 
-        Raises:
-            ServiceUnavailable: No server was reached, or one was lost that may have made the change.
+        Raise `ServiceUnavailable` where no server was reached, or one was lost that may have made the change.
         """
         began, response, problem = time.monotonic(), None, "no server leads"
-        until = began + patience_s
         while True:
             if url := await self._url_for(call):
                 try:
@@ -91,7 +88,7 @@ class Cell:
                     if self._is_settled(response, call):
                         return response
             stale = response is not None and _STALE in response.content
-            if time.monotonic() > (min(until, began + _FRESH_S) if stale else until):
+            if time.monotonic() > began + (min(patience_s, _FRESH_S) if stale else patience_s):
                 if response is not None:
                     return response
                 raise NotReady(f"no server of cell {self.name} answers", received=problem)
@@ -112,9 +109,9 @@ class Cell:
 
     async def find_leader(self) -> str:
         """Ask all servers which of them leads; return its URL, or an empty text."""
-        found = await asyncio.gather(*map(self._health, self.urls))
-        leading = {one["epoch"]: url for one, url in zip(found, self.urls, strict=True) if one.get("role") == "leader"}
-        self.leader = leading[max(leading)] if leading else ""
+        found = zip(await asyncio.gather(*map(self._health, self.urls)), self.urls, strict=True)
+        leading = [(one["epoch"], url) for one, url in found if one.get("role") == "leader"]
+        self.leader = max(leading, default=(0, ""))[1]
         return self.leader
 
     async def _health(self, url: str) -> dict[str, Any]:
@@ -141,11 +138,9 @@ class Cell:
     def _lost(self, error: httpx.TransportError, call: Call, problem: str) -> None:
         self.leader = ""
         if not (call.is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
-            raise ServiceUnavailable(
-                "the server was lost while it worked on the change, which may have been made: with an Idempotency-Key a"
-                " change is sent again, and made once",
-                received=problem,
-            ) from None
+            text = "the server was lost while it worked on the change, which may have been made"
+            again = "with an Idempotency-Key a change is sent again, and made once"
+            raise ServiceUnavailable(f"{text}: {again}", received=problem) from None
 
     def _is_settled(self, response: httpx.Response, call: Call) -> bool:
         """Take notice of an answer; return False where another server is to be asked."""

@@ -9,6 +9,7 @@ import contextlib
 import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from superposed.contexts.expression import Task
 from superposed.errors import SuperposedError
+from superposed_service.api.middleware.gateway import too_large
 from superposed_service.api.problems import problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
@@ -31,7 +33,8 @@ from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
 from superposed_service.cluster.line_stream import answer_lines
 from superposed_service.cluster.task_map import TaskMap, keys_in
-from superposed_service.errors import InvalidRequest, NotReady, PayloadTooLarge
+from superposed_service.errors import InvalidRequest, NotReady
+from superposed_service.observability.request_ids import STREAM
 
 CELL = "x-cell"
 _ROWS = ("inputs", "records", "texts", "images")
@@ -42,6 +45,7 @@ _TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
 _TIMEOUT = httpx.Timeout(120.0, connect=1.0)
 
 Handler = Callable[["Ingress", Call], Awaitable[Response]]
+Merge = Callable[[merging.Answers], Response]
 
 
 class Ingress:
@@ -82,20 +86,14 @@ class Ingress:
     async def _response(self, request: Request) -> Response:
         path = request.scope["path"] if "root_path" not in request.scope else request.url.path
         call = Call(request.method, path, request.url.query, dict(request.headers))
-        if path == "/v1/stream":
-            return LinesResponse(answer_lines(self, call, request.stream()))
-        call = Call(call.method, path, call.query, call.headers, await self._body(request))
-        return await self.answer(call)
-
-    async def _body(self, request: Request) -> bytes:
-        parts, length = [], 0
+        if path == STREAM:
+            return LinesResponse(answer_lines(self.answer, call, request.stream()))
+        body = bytearray()
         async for part in request.stream():
-            parts.append(part)
-            if (length := length + len(part)) > self._most_bytes:
-                raise PayloadTooLarge(
-                    "the request's body is too large", expected=f"{self._most_bytes} bytes at most", received=length
-                )
-        return b"".join(parts)
+            body += part
+            if len(body) > self._most_bytes:
+                raise too_large(len(body), self._most_bytes)
+        return await self.answer(replace(call, body=bytes(body)))
 
     async def answer(self, call: Call) -> Response:
         """Return the answer to a request; where a task has gone from the cell that it was in, ask once more."""
@@ -103,15 +101,13 @@ class Ingress:
             if name not in self.cells:
                 raise InvalidRequest("X-Cell: no such cell", expected=f"one of {sorted(self.cells)}", received=name)
             return merging.passed_on(await self.cells[name].send(call))
-        handler = next(
-            (do for method, path, do in _ROUTES if call.method in method and path.fullmatch(call.path)), None
-        )
-        if handler is None:
-            return merging.passed_on(await self._any().send(call))
-        return await handler(self, call)
+        for methods, path, handler in _ROUTES:
+            if call.method in methods and path.fullmatch(call.path):
+                return await handler(self, call)
+        return await self._any(call)
 
-    def _any(self) -> Cell:
-        return next(iter(self.cells.values()))
+    async def _any(self, call: Call) -> Response:
+        return merging.passed_on(await next(iter(self.cells.values())).send(call))
 
     async def to_cell_of(self, call: Call, keys: Iterable[str]) -> Response:
         """Send a request to the cell of the tasks that it names."""
@@ -123,13 +119,10 @@ class Ingress:
             self.tasks.forget(keys)
         return merging.passed_on(answer)
 
-    async def ask_all(
-        self, call: Call, merge: Callable[[merging.Answers], Response], *, partly: bool = False
-    ) -> Response:
+    async def ask_all(self, call: Call, merge: Merge, *, partly: bool = False) -> Response:
         """Send a request to all cells, and merge their answers; a refusal is the answer, if not `partly` of all."""
-        found = dict(
-            zip(self.cells, await asyncio.gather(*(one.send(call) for one in self.cells.values())), strict=True)
-        )
+        answers = await asyncio.gather(*(one.send(call) for one in self.cells.values()))
+        found = dict(zip(self.cells, answers, strict=True))
         good = {name: one for name, one in found.items() if not one.is_error}
         if len(good) == len(found) or (partly and good):
             return merge(good)
@@ -212,12 +205,8 @@ class Ingress:
 
     async def of_path(self, call: Call) -> Response:
         """Send a request on whose path names a task or a context."""
-        match = _TASK.fullmatch(call.path)
-        if match is not None:
-            return await self.to_cell_of(call, [Task.named(match[1]).key])
-        named = _MODEL.fullmatch(call.path)
-        assert named is not None  # noqa: S101 - the table of routes has matched it
-        return await self.to_cell_of(call, keys_in([named[1]]))
+        task, model = _TASK.fullmatch(call.path), _MODEL.fullmatch(call.path)
+        return await self.to_cell_of(call, [Task.named(task[1]).key] if task else keys_in([model and model[1]]))
 
     async def of_query(self, call: Call) -> Response:
         """Send a request on whose query names a context, or tasks."""
@@ -235,31 +224,29 @@ class Ingress:
             if not source:
                 return await self.of_one_cell(call)
         if source.startswith("key:"):
-            return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+            return await self.ask_all(call, merging.first)
         return await self.to_cell_of(call, [source])
 
     async def of_one_cell(self, call: Call) -> Response:
         """Send on what is about one store; raise `InvalidRequest` where there are several, and none is named."""
         if len(self.cells) > 1:
-            raise InvalidRequest(
-                f"{call.path} is about one store, and there are several: say which with the header X-Cell",
-                expected=f"X-Cell: one of {sorted(self.cells)}",
-            )
-        return merging.passed_on(await self._any().send(call))
+            text = f"{call.path} is about one store, and there are several: say which with the header X-Cell"
+            raise InvalidRequest(text, expected=f"X-Cell: one of {sorted(self.cells)}")
+        return await self._any(call)
 
     async def change_keys(self, call: Call) -> Response:
         """Make, rotate or revoke an API key in all cells: the same one."""
         made = {"id": secrets.token_hex(6), "secret": secrets.token_urlsafe(32)}
         if call.method == "POST":
             call = call.with_json(codec.dump(self._head(call) | {"given": made}))
-        return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+        return await self.ask_all(call, merging.first)
 
     async def ready(self, call: Call) -> Response:
         """Answer 200 where every cell has a leader."""
         for cell in self.cells.values():
             if not await cell.find_leader():
                 raise NotReady(f"cell {cell.name} has no leader that is ready")
-        return merging.passed_on(await self._any().send(call))
+        return await self._any(call)
 
     async def events(self, call: Call) -> Response:
         """Stream the events of all cells; the id of one says how far each cell is."""
@@ -267,9 +254,9 @@ class Ingress:
         async with contextlib.AsyncExitStack() as stack:
             streams = {}
             for name, cell in self.cells.items():
-                headers = {one: text for one, text in call.headers.items() if one != "last-event-id"}
-                headers |= {"last-event-id": seen[name]} if name in seen else {}
-                answer = await cell.stream(Call("GET", call.path, call.query, headers))
+                others = {one: text for one, text in call.headers.items() if one != "last-event-id"}
+                own = {"last-event-id": seen[name]} if name in seen else {}
+                answer = await cell.stream(replace(call, headers=others | own))
                 stack.push_async_callback(answer.aclose)
                 if answer.is_error:
                     await answer.aread()
@@ -330,7 +317,7 @@ def _text(context: Any) -> str:
     return context if isinstance(context, str) else codec.dump(context).decode()
 
 
-def _all_cells(merge: Callable[[merging.Answers], Response]) -> Handler:
+def _all_cells(merge: Merge) -> Handler:
     return lambda ingress, call: ingress.ask_all(call, merge)
 
 

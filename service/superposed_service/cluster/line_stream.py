@@ -1,10 +1,11 @@
 """`POST /v1/stream` at the ingress: each line is a request of its own to its cell, answered in the order of lines."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import orjson
+from starlette.responses import Response
 
 from superposed.errors import SuperposedError
 from superposed_service.api.problems import problem_document
@@ -13,13 +14,11 @@ from superposed_service.api.v1.schemas import StreamLine
 from superposed_service.cluster.cell import Call
 from superposed_service.observability.request_ids import STREAM
 
-if TYPE_CHECKING:
-    from superposed_service.cluster.ingress import Ingress
-
 _MOST_LINES, _AGAIN_S = 32, 0.1
+Send = Callable[[Call], Awaitable[Response]]
 
 
-async def answer_lines(ingress: "Ingress", call: Call, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+async def answer_lines(send: Send, call: Call, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
     """Yield the answer of each line of a body, in order; the lines of one stream are worked on in order too."""
     begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
     turn = asyncio.Lock()
@@ -27,7 +26,7 @@ async def answer_lines(ingress: "Ingress", call: Call, body: AsyncIterable[bytes
     async def read() -> None:
         try:
             async for line in _lines(body):
-                await begun.put(asyncio.create_task(_answer(ingress, call, line, turn)))
+                await begun.put(asyncio.create_task(_answer(send, call, line, turn)))
         finally:
             await begun.put(None)
 
@@ -50,7 +49,7 @@ async def _lines(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
         yield rest.strip()
 
 
-async def _answer(ingress: "Ingress", call: Call, data: bytes, turn: asyncio.Lock) -> bytes:
+async def _answer(send: Send, call: Call, data: bytes, turn: asyncio.Lock) -> bytes:
     head: dict[str, Any] = {}
     try:
         line, values = codec.read_body(StreamLine, data, None), codec.read_object(data)
@@ -59,10 +58,8 @@ async def _answer(ingress: "Ingress", call: Call, data: bytes, turn: asyncio.Loc
         key = {"idempotency-key": line.id} if line.id and kind == "update" else {}
         one = Call("POST", STREAM, headers=call.headers).with_json(codec.dump(values[kind]), f"/v1/{kind}", **key)
         async with turn:  # a lock is taken in the order in which it is asked for
-            response = await ingress.answer(one)
-            while b":overloaded" in response.body and response.status_code == 503:
+            while b":overloaded" in (response := await send(one)).body and response.status_code == 503:
                 await asyncio.sleep(_AGAIN_S)
-                response = await ingress.answer(one)
         answered = "answer" if response.status_code < 400 else "problem"
         return codec.dump(head | {answered: orjson.loads(response.body)}) + b"\n"
     except SuperposedError as error:

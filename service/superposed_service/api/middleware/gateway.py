@@ -97,7 +97,7 @@ class RequestGateway:
     def _check_length(self, scope: Scope) -> None:
         declared = header(scope, b"content-length") or "0"
         if declared.isdecimal() and int(declared) > self.max_bytes and scope["path"] != STREAM:
-            raise _too_large(int(declared), self.max_bytes)
+            raise too_large(int(declared), self.max_bytes)
 
 
 class _Exchange:
@@ -123,7 +123,7 @@ class _Exchange:
         self.received += len(body)
         gateway.held += len(body)
         if self.received > gateway.max_bytes:
-            raise _too_large(self.received, gateway.max_bytes, whole)
+            raise too_large(self.received, gateway.max_bytes, whole)
         if gateway.held > gateway.most_held:
             raise Overloaded("too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests")
         return message
@@ -161,5 +161,6 @@ def _raise_refusal(scope: Scope) -> None:
         raise scope[REFUSAL]
 
 
-def _too_large(received: int, most: int, whole: str = "the request's body") -> PayloadTooLarge:
+def too_large(received: int, most: int, whole: str = "the request's body") -> PayloadTooLarge:
+    """Return the error of a body, or of another whole, with more than `most` bytes."""
     return PayloadTooLarge(f"{whole} is too large", expected=f"{most} bytes at most", received=received)
