@@ -13,8 +13,8 @@ from superposed_client._calls import Async, Sync, call
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, Servers, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
-from superposed_client._fields import TaskFields
 from superposed_client._keys import AsyncKeys, Keys
+from superposed_client._operations import TaskFields
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import Event
 

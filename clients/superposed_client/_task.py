@@ -15,15 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from superposed_client import _operations as operations
-from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, targets_of
+from superposed_client._arrays import inputs_of, is_by_name, labels_of, originals_form, plain_rows, targets_of
 from superposed_client._calls import Async, Sync, chain, method
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
-from superposed_client._fields import TaskFields
 from superposed_client._foreign import answers_of, optional, torch_module
-from superposed_client._operations import Inputs, Targets, chunks
-from superposed_client._originals import originals_form
+from superposed_client._operations import Inputs, Targets, TaskFields, chunks
 from superposed_client._shown import Listed, plot_accuracies
 from superposed_client.models import EvaluatedAccuracy, TaskInfo, Update
 

@@ -25,12 +25,10 @@ from superposed_client.models import RecoveryInfo
 from superposed_service.api.auth import Access, requires
 from superposed_service.api.auth.rate_limits import Quotas
 from superposed_service.api.middleware.admission import check_room, check_site
-from superposed_service.api.middleware.fast_routes import FastRoutes
 from superposed_service.api.middleware.freshness import Freshness
-from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.gateway import RejectionDelay, RequestGateway
 from superposed_service.api.middleware.request_metrics import Observed
-from superposed_service.api.middleware.route_table import ROUTE, RouteTable
+from superposed_service.api.middleware.route_table import ROUTE, FastRoutes, RouteTable
 from superposed_service.api.openapi import describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.api.server.direct_inference import DirectInference

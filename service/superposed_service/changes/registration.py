@@ -12,7 +12,7 @@ from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.base import Change, JsonObject, PreparedChange
-from superposed_service.changes.growth import check_version
+from superposed_service.changes.update import check_version
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 

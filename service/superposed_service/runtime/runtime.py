@@ -22,10 +22,9 @@ from superposed_service.engine.request_metadata import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.observability.load import Progress
-from superposed_service.runtime.encoding import Encoders
+from superposed_service.runtime.encoding import Encoders, items_of, read_as
 from superposed_service.runtime.event_stream import Event, Events
 from superposed_service.runtime.model_statistics import Statistics
-from superposed_service.runtime.originals import items_of, read_as
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Shipment, Snapshot, Snapshots, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
