@@ -83,11 +83,8 @@ class Interference:
 def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Interference:
     """Measure overlap and crosstalk of K different tasks; nothing is learned. The owner of the store may call it.
 
-    `rows` are unlabelled ones of the tasks, (rows, inputs) each, where there are any.
-
-    Raises:
-        UnknownTask: A key is not registered.
-        InputError: Rows that are not the task's.
+    `rows` are unlabelled ones of the tasks, (rows, inputs) each, where there are any. Raise `UnknownTask` where a key
+    is not registered; `InputError` for rows that are not the task's.
     """
     # Copied one by one: the table may give a slot to the next context.
     bound = [store.contexts.gather([store.resolve(key).context]) for key in keys]

@@ -98,11 +98,8 @@ def locate_exponent(
 ) -> Located:
     """Find the real power of the context `key` that rows fit best, among exponents from the first to the second.
 
-    Other arguments as `locate`; `most` bounds rows times exponents.
-
-    Raises:
-        CompositionNotSupported: The family has no powers.
-        SuperposedError: As `locate`.
+    Other arguments as `locate`; `most` bounds rows times exponents. Raise `CompositionNotSupported` where the family
+    has no powers; `SuperposedError` as `locate`.
     """
     low, high = exponents
     rows = _read_inputs(inputs)

@@ -126,8 +126,7 @@ class Mixture:
 class Power:
     """A real power of a context, between -64 and 64.
 
-    Raises:
-        ExpressionInvalid: The exponent is out of range, or the expression is nested too deep.
+    Raise `ExpressionInvalid` where the exponent is out of range, or the expression is nested too deep.
     """
 
     base: "Expression"
@@ -182,12 +181,10 @@ class Leaf:
 def flatten(expression: Expression) -> tuple[Leaf, ...]:
     """Push mixtures and powers down to the tasks: the linear form that every family evaluates.
 
-    Mixing averages generators and a power multiplies them, so an expression *is* the sum over its
-    tasks of weight x exponent x generator. Nothing is wrapped or re-logged between operations, and two
-    expressions with the same leaves are the same context. Leaves stand in the order they are written.
-
-    Raises:
-        ExpressionInvalid: Nested exponents whose product is too large, or weights whose product vanishes.
+    Mixing averages generators and a power multiplies them, so an expression *is* the sum over its tasks of weight x
+    exponent x generator. Nothing is wrapped or re-logged between operations, and two expressions with the same leaves
+    are the same context. Leaves stand in the order they are written. Raise `ExpressionInvalid` for nested exponents
+    whose product is too large, or weights whose product vanishes.
     """
     leaves = tuple(_leaves(expression, 1.0, None))
     if min(leaf.weight for leaf in leaves) <= 0:

@@ -43,10 +43,8 @@ class Feature(Config):
 def check_records(records: object, features: FeatureTable | None = None) -> None:
     """Check the form of records, and their number of values against the features of their task where those are known.
 
-    Raises:
-        InputError: They are no list of records, or a name or value cannot be one.
-        CapacityExceeded: A record, or all together, have too many values, or a text is too long.
-        NonFiniteInput: A number is not finite.
+    Raise `InputError` where they are no list of records, or a name or value cannot be one; `CapacityExceeded` where a
+    record, or all together, have too many values, or a text is too long; `NonFiniteInput` where a number is not finite.
     """
     if not isinstance(records, Sequence) or isinstance(records, str) or not len(records):
         raise InputError("records are no list", expected="at least one record", received=redacted(records))
@@ -143,9 +141,8 @@ class FeatureTable:
     def encode(self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool) -> NDArray[np.float64]:
         """Return rows (B, width): numbers as they are, NaN where one is missing, and hashed categories.
 
-        Raises:
-            ShapeError: A record has a name that the task does not have.
-            InputError: A value is of another kind than its feature.
+        Raise `ShapeError` where a record has a name that the task does not have; `InputError` where a value is of
+        another kind than its feature.
         """
         rows = np.zeros((len(records), width))
         for row, record in enumerate(records):

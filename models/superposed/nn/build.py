@@ -78,12 +78,9 @@ def build(
 ) -> Network:
     """Return the network of a configuration, with initial weights.
 
-    Whatever a module draws besides its weights is drawn again from the seed wherever its store is loaded, so
-    buffers are not saved: a new store's must come out the same twice. Without `initialized` the weights are
-    loaded afterwards.
-
-    Raises:
-        ConfigError: It cannot be built, or not in this family.
+    Whatever a module draws besides its weights is drawn again from the seed wherever its store is loaded, so buffers
+    are not saved: a new store's must come out the same twice. Without `initialized` the weights are loaded afterwards.
+    Raise `ConfigError` where it cannot be built, or not in this family.
     """
     if isinstance(config, MLPConfig):
         generator = torch.Generator().manual_seed(seed) if initialized else None

@@ -248,10 +248,8 @@ class WeightStore:
     def resolve(self, context: object) -> ResolvedContext:
         """Find what a context expression (or its text or JSON form) stands for.
 
-        Raises:
-            ExpressionInvalid: It is no expression.
-            UnknownTask: A key in it is not registered.
-            CompositionNotSupported: Its parts differ in outputs or loss.
+        Raise `ExpressionInvalid` where it is no expression; `UnknownTask` where a key in it is not registered;
+        `CompositionNotSupported` where its parts differ in outputs or loss.
         """
         return self._resolver.resolve(context)
 
@@ -278,9 +276,8 @@ class WeightStore:
     def bindings(self, batch: Batch) -> Mapping[str, Binding]:
         """Return every layer's binding for a batch, independent of earlier requests.
 
-        Raises:
-            CapacityExceeded: More distinct contexts than the table holds.
-            CompositionNotSupported: The family has no such composition.
+        Raise `CapacityExceeded` for more distinct contexts than the table holds; `CompositionNotSupported` where the
+        family has no such composition.
         """
         return self.contexts.gather([part.context for part in batch.parts], batch.index)
 

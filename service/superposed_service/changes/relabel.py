@@ -31,10 +31,9 @@ class Relabel(Change):
     def prepare(self, store: WeightStore) -> PreparedChange:
         """Rebuild the store without the update, and teach it the update's rows again.
 
-        Raises:
-            UnknownUpdate: No update has that sequence number, or it was taken out, or its task was deleted.
-            HistoryTruncated: No snapshot is old enough, or the rows were erased.
-            SuperposedError: The new targets cannot be learned.
+        Raise `UnknownUpdate` where no update has that sequence number, or it was taken out, or its task was deleted;
+        `HistoryTruncated` where no snapshot is old enough, or the rows were erased; `SuperposedError` where the new
+        targets cannot be learned.
         """
         journal = self.transaction_log.journal
         record = find_update(journal, self.sequence)

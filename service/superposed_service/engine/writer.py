@@ -205,12 +205,9 @@ class Writer:
     def receive(self, shipment: Shipment, rebuilt: Callable[[int], WeightStore]) -> Sequence[Future[JsonObject]]:
         """Journal a leader's records, to be applied in their turn, and take over its API keys; return their futures.
 
-        `rebuilt` returns the store as of a record that takes others out.
-
-        Raises:
-            DigestMismatch: The leader's store is another one, though the arithmetic is the same.
-            JournalCorrupt: The records do not continue this journal.
-            NotLeader: This server has promised a later epoch.
+        `rebuilt` returns the store as of a record that takes others out. Raise `DigestMismatch` where the leader's
+        store is another one, though the arithmetic is the same; `JournalCorrupt` where the records do not continue this
+        journal; `NotLeader` where this server has promised a later epoch.
         """
         log = self.transaction_log
         if shipment.epoch < log.epochs.promised:

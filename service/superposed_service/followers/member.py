@@ -33,8 +33,7 @@ _OWN = ""  # this server among the URLs
 def urls(settings: Settings) -> list[str]:
     """Return the URLs of all servers of the store.
 
-    Raises:
-        ConfigError: More followers must have a change than there are.
+    Raise `ConfigError` where more followers must have a change than there are.
     """
     found = [url.strip().rstrip("/") for url in settings.members.split(",") if url.strip()]
     if settings.sync_followers > max(0, len(found) - 1):
@@ -108,8 +107,7 @@ class Member:
     def replace_members(self, members: Sequence[str]) -> None:
         """Take new URLs of the store's servers, of which one may have moved to another machine.
 
-        Raises:
-            InvalidRequest: There are more or fewer than before: a promotion counts them.
+        Raise `InvalidRequest` for more or fewer than before, as a promotion counts them.
         """
         if len(members) != len(self._urls):
             text = "a store has as many servers as it was started with"
@@ -120,8 +118,7 @@ class Member:
     async def promise(self, epoch: int) -> Position:
         """Follow no more, and promise an epoch; return the end of the journal.
 
-        Raises:
-            NotLeader: It was promised already, or a later one.
+        Raise `NotLeader` where it was promised already, or a later one.
         """
         if epoch > self._log.epochs.promised:
             await self._stop_following()
@@ -131,11 +128,7 @@ class Member:
         return await self._runtime.engine.call_writer(lambda writer: writer.promise(epoch))
 
     async def lead(self, epoch: int) -> None:
-        """Lead an epoch that this server has promised.
-
-        Raises:
-            NotLeader: It has promised another one.
-        """
+        """Lead an epoch that this server has promised; raise `NotLeader` where it has promised another one."""
         settings, log = self._settings, self._log
 
         def begin(writer: Writer) -> None:

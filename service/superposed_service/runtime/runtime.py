@@ -153,10 +153,8 @@ class Runtime:
     def check(self, rows: RowBatch, principal: Principal) -> None:
         """Check rows and authorize their contexts, where the cost of the request is not known yet.
 
-        Raises:
-            CapacityExceeded: There are too many rows or contexts, or values in a row.
-            UnknownTask: The principal may not name a task.
-            Forbidden: The principal may not use a composition.
+        Raise `CapacityExceeded` where there are too many rows or contexts, or values in a row; `UnknownTask` where the
+        principal may not name a task; `Forbidden` where the principal may not use a composition.
         """
         rows.check(self.settings.max_rows, self.settings.max_row_values)
         principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
@@ -177,12 +175,9 @@ class Runtime:
     async def encode(self, rows: RowBatch, principal: Principal, *, encoder: str | None = None) -> RowBatch:
         """Return rows that were encoded from texts or images; a new one costs as much as a hundred rows.
 
-        The rows are admitted; others are returned as they are. `encoder` is given where they have no context yet.
-
-        Raises:
-            ShapeError: A task takes other inputs, or the tasks have several encoders.
-            QuotaExceeded: The quota is used up.
-            SuperposedError: As `Encoders.encode`.
+        The rows are admitted; others are returned as they are. `encoder` is given where they have no context yet. Raise
+        `ShapeError` where a task takes other inputs, or the tasks have several encoders; `QuotaExceeded` where the
+        quota is used up, or as `Encoders.encode`.
         """
         originals = rows.originals
         if originals is None:
@@ -242,10 +237,8 @@ class Runtime:
     ) -> JsonObject:
         """Make a change that takes records out of the store's past, and take a snapshot of the result.
 
-        Raises:
-            HistoryTruncated: The journal does not reach back far enough.
-            UnknownUpdate: No update has the sequence number to correct, or it was taken out.
-            SuperposedError: As `Engine.change`.
+        Raise `HistoryTruncated` where the journal does not reach back far enough; `UnknownUpdate` where no update has
+        the sequence number to correct, or it was taken out, or as `Engine.change`.
         """
         change = make(self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay)
 

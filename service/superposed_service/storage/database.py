@@ -126,8 +126,7 @@ class Database:
     def damaged_pages(self) -> list[int]:
         """Return the pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
 
-        Raises:
-            StorageUnavailable: The file cannot be read.
+        Raise `StorageUnavailable` where the file cannot be read.
         """
         [(size,)] = self.query("PRAGMA page_size")
         with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:

@@ -184,12 +184,9 @@ class Access:
     def admit(self, authorization: str | None, needed: str | None, *, counted: bool = True) -> Principal:
         """Return the principal of an `Authorization` header, whose key must have the scope `needed`; None for any.
 
-        A request that is not `counted` does not count against the quota of requests.
-
-        Raises:
-            Unauthenticated: There are API keys, and the header carries none that is good.
-            Forbidden: The key lacks the scope, or the endpoint states none.
-            QuotaExceeded: It has sent too many requests.
+        A request that is not `counted` does not count against the quota of requests. Raise `Unauthenticated` where
+        there are API keys, and the header carries none that is good; `Forbidden` where the key lacks the scope, or the
+        endpoint states none; `QuotaExceeded` where it has sent too many requests.
         """
         key = authenticate(self._keys, authorization) if len(self._keys) else None
         if key is not None and needed is not None and key.scope not in _ALLOWED.get(needed, ()):

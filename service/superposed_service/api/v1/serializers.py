@@ -103,10 +103,8 @@ def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bo
 def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
     """Return the schema that a registration asks for: what it leaves out is the store's.
 
-    Raises:
-        LimitReached: It is a new task, and there are as many as there may be.
-        ConfigError: There can be no such task.
-        ShapeError: The store's network takes images, and the task's rows are narrower.
+    Raise `LimitReached` where it is a new task, and there are as many as there may be; `ConfigError` where there can be
+    no such task; `ShapeError` where the store's network takes images, and the task's rows are narrower.
     """
     added = sum(key is not None and key not in store.tasks for key in (body.key, body.group))
     if added and len(store.tasks) + added > most:
