@@ -158,10 +158,8 @@ def rows_of(inputs: Any) -> NDArray[Any]:
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)
     if array.ndim != 2:
-        raise ValueError(
-            f"inputs have the shape {array.shape}, expected (rows, features):"
-            f" {'wrap one row in a list' if array.ndim < 2 else 'flatten each row, X.reshape(len(X), -1)'}"
-        )
+        advice = "wrap one row in a list" if array.ndim < 2 else "flatten each row, X.reshape(len(X), -1)"
+        raise ValueError(f"inputs have the shape {array.shape}, expected (rows, features): {advice}")
     if array.dtype.kind not in "fiu":
         raise ValueError(f"inputs are not numbers, but {array.dtype}: encode text and categories first")
     return array
@@ -282,10 +280,8 @@ def _of_picture(value: Any, place: int) -> Image:
 def _of_array(array: Any, place: int) -> Image:
     kind = getattr(array, "dtype", type(array).__name__)
     if kind != np.uint8:
-        raise ValueError(
-            f"row {place} is no image as an array, uint8 from 0 to 255, but {kind};"
-            " to send rows of numbers, flatten each row, X.reshape(len(X), -1)"
-        )
+        advice = "to send rows of numbers, flatten each row, X.reshape(len(X), -1)"
+        raise ValueError(f"row {place} is no image as an array, uint8 from 0 to 255, but {kind}; {advice}")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if array.ndim == 3 and array.shape[2] not in {3, 4}:

@@ -72,10 +72,8 @@ class _Calls(Operations, Generic[Http, OfKeys, Transport]):
                 self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     asked = f"{self._http.base_url} to {request.method} {request.path}"
-                    raise ConnectionFailed(
-                        f"no answer from {asked}: {str(error) or type(error).__name__}."
-                        " Is a server running there? `superposed serve DIR` starts one"
-                    ) from None
+                    text = f"no answer from {asked}: {str(error) or type(error).__name__}. Is a server running there?"
+                    raise ConnectionFailed(f"{text} `superposed serve DIR` starts one") from None
             else:
                 if self._servers.moved(request, response) and next(moves, None) is not None:
                     continue

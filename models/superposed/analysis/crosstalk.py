@@ -31,12 +31,9 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
     """Measure crosstalk at up to 64 rows of a batch of one context.
 
     Every layer is measured at the input that it gets under the own context, so that a layer's figure
-    is its own and not that of the layers before it.
-
-    Returns:
-        The measured and the predicted ratio of each layer: 0 is no noise, 1 is as much response to a
-        foreign context as to the own one. None where a ratio is not a finite number (rows too large, or no
-        response at all).
+    is its own and not that of the layers before it. Return the measured and the predicted ratio of each: 0 is no noise,
+    1 is as much response to a foreign context as to the own one. None where a ratio is not a finite number (rows too
+    large, or no response at all).
     """
     # Copies: the table may give a context's slot to the next one.
     own, *foreign_contexts = [store.contexts.gather([one]) for one in (batch.parts[0].context, *PROBES)]

@@ -23,11 +23,8 @@ _GENERATOR_BYTES = 64 * 2**20
 class Context:
     """A composed context in canonical form: what it is, whatever way it was written.
 
-    Args:
-        shares: (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged.
-
-    Attributes:
-        text: The same as text: what is looked up in tables, as its hash is kept.
+    `shares` are (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged; `text` is the
+    same as text: what is looked up in tables, as its hash is kept.
     """
 
     shares: tuple[tuple[TaskId, float, float | None], ...]

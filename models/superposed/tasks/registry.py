@@ -149,9 +149,7 @@ class TaskState:
 class TaskRegistry:
     """The tasks of one store, by key, and the generation that each deleted key would get next.
 
-    Attributes:
-        quarantined: Whose updates are not applied: names of sources (task keys among them), and the
-            sequence number since when.
+    `quarantined` says whose updates are not applied: names of sources (task keys among them), and since which record.
     """
 
     def __init__(self) -> None:

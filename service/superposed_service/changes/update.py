@@ -19,10 +19,9 @@ from superposed.tasks.batch import Batch, join_lists
 from superposed.tasks.labels import Label, plain_target
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Target, Targets, check_classes, read_targets, weighted
-from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.quarantine import sources_of
-from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.rows import RowBatch, narrowed, pack, unpack
 from superposed_service.errors import HistoryTruncated, NotReady, Quarantined
 from superposed_service.storage import Entry, Record
 

@@ -57,12 +57,9 @@ class Call:
 
 
 class Cell:
-    """The servers of one store. On one event loop only.
+    """The servers of one store, by their URLs; which of them leads is found out. On one event loop only.
 
-    Args:
-        name: What the cell is called.
-        urls: Of its servers; which of them leads is found out.
-        client: Sends the requests.
+    `name` is what the cell is called, and `client` sends the requests.
     """
 
     def __init__(self, name: str, urls: Sequence[str], client: httpx.AsyncClient) -> None:

@@ -1,14 +1,15 @@
 """The ingress: one address for many cells. It speaks the same HTTP API, and holds nothing that it cannot ask for again.
 
 A request that names tasks goes to their cell; an inference whose rows are of several cells is split and joined; what
-is about a whole store goes to all cells, or to the one that the header `X-Cell` names.
+is about a whole store goes to all cells, or to the one that the header `X-Cell` names. Of `POST /v1/stream` each line
+is a request of its own to its cell, answered in the order of lines.
 """
 
 import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,18 +24,69 @@ from starlette.types import Receive, Scope, Send
 from superposed.contexts.expression import Task
 from superposed.errors import SuperposedError
 from superposed_service.api.middleware.gateway import too_large
-from superposed_service.api.problems import problem_response
+from superposed_service.api.problems import problem_document, problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.stream import LinesResponse
-from superposed_service.api.v1.schemas import InferBody
+from superposed_service.api.v1.schemas import InferBody, StreamLine
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
-from superposed_service.cluster.line_stream import answer_lines
 from superposed_service.cluster.task_map import TaskMap, keys_in
 from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
+
+_MOST_LINES, _AGAIN_S = 32, 0.1
+Answering = Callable[[Call], Awaitable[Response]]
+
+
+async def answer_lines(send: Answering, call: Call, body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    """Yield the answer of each line of a body, in order; the lines of one stream are worked on in order too."""
+    begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
+    turn = asyncio.Lock()
+
+    async def read() -> None:
+        try:
+            async for line in _lines(body):
+                await begun.put(asyncio.create_task(_answer(send, call, line, turn)))
+        finally:
+            await begun.put(None)
+
+    reading = asyncio.create_task(read())
+    try:
+        while (task := await begun.get()) is not None:
+            yield await task
+        await reading
+    finally:
+        reading.cancel()
+
+
+async def _lines(body: AsyncIterable[bytes]) -> AsyncIterator[bytes]:
+    rest = b""
+    async for part in body:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in filter(None, map(bytes.strip, lines)):
+            yield line
+    if rest.strip():
+        yield rest.strip()
+
+
+async def _answer(send: Answering, call: Call, data: bytes, turn: asyncio.Lock) -> bytes:
+    head: dict[str, Any] = {}
+    try:
+        line, values = codec.read_body(StreamLine, data, None), codec.read_object(data)
+        head = {"id": line.id} if line.id else {}
+        kind = "infer" if line.update is None else "update"
+        key = {"idempotency-key": line.id} if line.id and kind == "update" else {}
+        one = Call("POST", STREAM, headers=call.headers).with_json(codec.dump(values[kind]), f"/v1/{kind}", **key)
+        async with turn:  # a lock is taken in the order in which it is asked for
+            while b":overloaded" in (response := await send(one)).body and response.status_code == 503:
+                await asyncio.sleep(_AGAIN_S)
+        answered = "answer" if response.status_code < 400 else "problem"
+        return codec.dump(head | {answered: orjson.loads(response.body)}) + b"\n"
+    except SuperposedError as error:
+        return codec.dump(head | {"problem": problem_document(error, STREAM)}) + b"\n"
+
 
 CELL = "x-cell"
 _ROWS = ("inputs", "records", "texts", "images")
@@ -49,12 +101,10 @@ Merge = Callable[[merging.Answers], Response]
 
 
 class Ingress:
-    """An ASGI application in front of cells.
+    """An ASGI application in front of cells, by their names: the URLs of each one's servers.
 
-    Args:
-        cells: URLs of the servers of each cell, by its name.
-        patterns: Cells of new tasks by patterns of their groups or keys; others are spread over all cells.
-        most_bytes: Largest body of a request.
+    `patterns` are cells of new tasks by patterns of their groups or keys; others are spread over all cells. A
+    request's body has `most_bytes` at most.
     """
 
     def __init__(

@@ -38,9 +38,7 @@ def keys_in(contexts: Iterable[Any]) -> list[str]:
 class TaskMap:
     """The cells, and what is known of where tasks are: no more than a cache of what the cells' journals say.
 
-    Args:
-        cells: By name.
-        patterns: Cells of new tasks, as `choose_cell` has them.
+    The `patterns` of new tasks are as `choose_cell` has them.
     """
 
     def __init__(self, cells: Mapping[str, Cell], patterns: Mapping[str, str]) -> None:

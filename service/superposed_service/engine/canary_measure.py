@@ -13,7 +13,7 @@ from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Targets, scaled_targets, targets_of_arrays
-from superposed_service.changes.array_codec import pack, unpack
+from superposed_service.changes.rows import pack, unpack
 from superposed_service.changes.update import PreparedUpdate
 from superposed_service.storage import Canary, Record
 
@@ -27,10 +27,7 @@ def sample(
     """Sample the rows of an applied update to keep: uniform over a task's whole stream.
 
     `seen` rows of the task came before. Of its `most` places those in `free` are empty. The record's sequence
-    number seeds the choice.
-
-    Yields:
-        The place that a row takes, and the row.
+    number seeds the choice. Yield the place that a row takes, and the row.
 
     Source: reservoir sampling, Vitter 1985, algorithm R.
     """

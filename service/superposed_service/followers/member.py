@@ -37,11 +37,9 @@ def urls(settings: Settings) -> list[str]:
     """
     found = [url.strip().rstrip("/") for url in settings.members.split(",") if url.strip()]
     if settings.sync_followers > max(0, len(found) - 1):
-        raise ConfigError(
-            "more followers must have a change than there are",
-            expected="SUPERPOSED_MEMBERS with the URLs of all servers, this one too",
-            received=f"SUPERPOSED_SYNC_FOLLOWERS={settings.sync_followers}, {len(found)} members",
-        )
+        wanted = "SUPERPOSED_MEMBERS with the URLs of all servers, this one too"
+        given = f"SUPERPOSED_SYNC_FOLLOWERS={settings.sync_followers}, {len(found)} members"
+        raise ConfigError("more followers must have a change than there are", expected=wanted, received=given)
     return found
 
 
@@ -144,10 +142,8 @@ class Member:
     async def promote(self, *, allow_loss: bool = False) -> Promotion:
         """Make the server with the newest records the leader: this one, where no other has newer ones.
 
-        A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has.
-
-        Args:
-            allow_loss: Whether acknowledged changes may be lost, because too few servers are reached to know them.
+        A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has. With
+        `allow_loss` acknowledged changes may be lost, because too few servers are reached to know them.
 
         Raises:
             TooFewFollowers: So few servers are reached that one with an acknowledged change may be missing.
@@ -174,12 +170,9 @@ class Member:
         sync = min((state.sync_followers for state in states.values()), default=0)
         needed = max(1, len(self._urls)) - sync
         if len(states) < needed and not allow_loss:
-            raise TooFewFollowers(
-                "too few servers are reached: an acknowledged change may be on none of them. Ask again once more are"
-                " up; or give it up with `allow_loss`",
-                expected=f"{needed} of {max(1, len(self._urls))} servers",
-                received=len(states),
-            )
+            text = "too few servers are reached: an acknowledged change may be on none of them"
+            text, wanted = f"{text}. Ask again once more are up", f"{needed} of {max(1, len(self._urls))} servers"
+            raise TooFewFollowers(f"{text}; or give it up with `allow_loss`", expected=wanted, received=len(states))
 
     async def _hand_over(self, states: Mapping[str, ServerState], epoch: int) -> dict[str, Position]:
         """Have the leader promise the epoch first, where it is reached, and take what it has."""

@@ -74,12 +74,10 @@ class EncoderThread:
     def _open(self) -> Encoder:
         found = open_encoder(self.config.spec, self.folder, threads=self._threads)
         if found.fingerprint != self.config.fingerprint:
-            raise EncoderUnavailable(
-                f"encoder {self.name} is not the one that the store was made with: its rows would mean"
-                f" something else. Put the old model back, and remove {self.folder}",
-                expected=self.config.fingerprint[:16],
-                received=found.fingerprint[:16],
-            )
+            text = "is not the one that the store was made with: its rows would mean something else"
+            text = f"encoder {self.name} {text}. Put the old model back, and remove {self.folder}"
+            known, received = (one.fingerprint[:16] for one in (self.config, found))
+            raise EncoderUnavailable(text, expected=known, received=received)
         return found
 
     def _note_opened(self, opened: asyncio.Future[Encoder]) -> None:

@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import EmptyBatch, ShapeError, SuperposedError, check_most
+from superposed.errors import ContextError, EmptyBatch, ShapeError, SuperposedError, check_most
 from superposed_client.models import Erasure, RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
@@ -24,11 +26,54 @@ from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.observability.load import Progress
 from superposed_service.runtime.encoding import Encoders, items_of, read_as
 from superposed_service.runtime.event_stream import Event, Events
-from superposed_service.runtime.model_statistics import Statistics
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Shipment, Snapshot, Snapshots, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 from superposed_service.storage.shipping import Place, framed
+
+_MOST_MODELS, _LONGEST_NAME = 10_000, 256
+
+
+class Statistics:
+    """Requests, rows and time by model since the start; those asked longest ago are forgotten first. One thread."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, dict[str, Any]] = OrderedDict()  # as the protocol shows them
+
+    @contextmanager
+    def measured(self, model: str, rows: int) -> Iterator[None]:
+        """Count one request and its duration, also where it fails; unknown models are not counted."""
+        started = time.perf_counter_ns()
+        good, there = False, len(model) <= _LONGEST_NAME
+        try:
+            yield
+            good = True
+        except ContextError:
+            there = False  # no such model
+            raise
+        finally:
+            if there:
+                self._count(model, rows, time.perf_counter_ns() - started, good=good)
+
+    def _count(self, model: str, rows: int, taken: int, *, good: bool) -> None:
+        outcomes = {"success": {"count": 0, "ns": 0}, "fail": {"count": 0, "ns": 0}}
+        unasked = {"last_inference": 0, "inference_count": 0, "execution_count": 0, "inference_stats": outcomes}
+        counts = self._models.setdefault(model, unasked)
+        self._models.move_to_end(model)
+        if len(self._models) > _MOST_MODELS:
+            self._models.popitem(last=False)
+        counts["last_inference"] = time.time_ns() // 1_000_000
+        counts["inference_count"] += rows if good else 0
+        counts["execution_count"] += good
+        outcome = counts["inference_stats"]["success" if good else "fail"]
+        outcome["count"] += 1
+        outcome["ns"] += taken
+
+    def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
+        """Return the statistics of the models that are wanted, as the Open Inference Protocol has them."""
+        found = [(model, counts) for model, counts in self._models.items() if wanted(model)]
+        return {"model_stats": [{"name": model, "version": version, **counts} for model, counts in found]}
+
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")

@@ -161,9 +161,8 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Commit all that is executed inside, or nothing; raise `StorageUnavailable` if the disk refuses or did."""
         if self.failure is not None:
-            raise StorageUnavailable(
-                "the journal failed and is not written until the service is started again", received=self.failure
-            )
+            text = "the journal failed and is not written until the service is started again"
+            raise StorageUnavailable(text, received=self.failure)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
-from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE, Freshness
+from superposed_service.api.middleware.admission import MIN_SEQUENCE, SEQUENCE, Freshness
 from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
 from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, STREAM, header, request_id

@@ -1,10 +1,11 @@
-"""Route table: the one place that matches a request to its route; and hot routes that skip the framework's router."""
+"""Route table: the one place that matches requests to routes; hot routes, and how OpenAPI describes access."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
@@ -14,6 +15,7 @@ from superposed.errors import SuperposedError
 from superposed_service.api.auth.authorization import Endpoint, required_scope
 from superposed_service.api.problems import problem_response
 from superposed_service.api.v1.routes.common import ApiRequest
+from superposed_service.api.v1.schemas import ProblemBody
 
 # Key of the matched route in an ASGI scope.
 ROUTE = "superposed.route"
@@ -117,3 +119,35 @@ def _no_route(route: MatchedRoute, path: str) -> Response:
     response = problem_response(405, path, "the route does not have this method")
     response.headers["Allow"] = ", ".join(sorted(route.allowed))
     return response
+
+
+_SCHEME = "apiKey"
+_TIMEOUT = {
+    "name": "Request-Timeout",
+    "in": "header",
+    "required": False,
+    "description": "Seconds that an answer is of use; the server's own limit where that is shorter.",
+    "schema": {"type": "number", "exclusiveMinimum": 0},
+}
+
+
+def describe_access(app: FastAPI) -> None:
+    """Have the document say which routes need an API key, with which scope, and what every route reads."""
+    plain: Callable[[], dict[str, Any]] = app.openapi
+
+    def document() -> dict[str, Any]:
+        made = plain()
+        components = made.setdefault("components", {})
+        components["schemas"]["ProblemBody"] = ProblemBody.model_json_schema()
+        text = "`Authorization: Bearer sp-…`; a server without API keys needs none."
+        components["securitySchemes"] = {_SCHEME: {"type": "http", "scheme": "bearer", "description": text}}
+        rules = access_rules(app.state.routes)
+        for path, methods in made["paths"].items():
+            for method, operation in methods.items():
+                scope = rules.get((method.upper(), path))
+                if scope is not None and "x-scope" not in operation:  # the framework keeps the document that it made
+                    operation |= {"security": [{_SCHEME: []}], "x-scope": scope}
+                    operation.setdefault("parameters", []).append(_TIMEOUT)
+        return made
+
+    app.openapi = document  # type: ignore[method-assign]  # the framework's own way to extend it

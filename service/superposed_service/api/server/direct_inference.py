@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, principal_of
-from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE
+from superposed_service.api.middleware.admission import MIN_SEQUENCE, SEQUENCE
 from superposed_service.api.middleware.gateway import REFUSAL, RequestGateway
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec

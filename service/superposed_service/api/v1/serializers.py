@@ -1,27 +1,33 @@
-"""Serializers: API bodies from library values, and back, on the engine thread."""
+"""Serializers: API bodies from library values, and back, on the engine thread; and models as files, made beside it."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from superposed.analysis.capacity import capacity
 from superposed.analysis.crosstalk import measure_interference
-from superposed.config import EncoderConfig, validated
+from superposed.analysis.onnx_export import to_onnx
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
+from superposed.config import EncoderConfig, NetworkConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
 from superposed.errors import ConfigError, ShapeError
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_client.models import RecoveryInfo
 from superposed_service.api.v1.schemas import TaskRegistration
-from superposed_service.changes.array_codec import unpack
 from superposed_service.changes.quarantine import AUTHOR
-from superposed_service.changes.registration import task_body
 from superposed_service.changes.relabel import find_update
 from superposed_service.changes.replay import fingerprint
-from superposed_service.changes.task_rows import read_task_rows
+from superposed_service.changes.rows import unpack
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
+from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 
 
@@ -157,14 +163,6 @@ def _default_scaling(body: TaskRegistration, there: TaskSchema | None, store: We
     return "running" if store.config.network.kind == "mlp" or body.kind == "records" else "none"
 
 
-def task_page(
-    store: WeightStore, prefix: str, after: str, limit: int, may_name: Callable[[str], bool]
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return one page of the tasks that may be named, by key; and the last key where more follow."""
-    states, last = store.tasks.page(prefix, after, limit, may_name)
-    return [task_body(store, state) for state in states], last
-
-
 def task_name(text: str) -> tuple[str, str | None]:
     """Return the key, and the group or None, of `key` or `group/key`; raise `ExpressionInvalid` for another text."""
     named = Task.named(text)
@@ -208,11 +206,6 @@ def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
     return dict(find_update(journal, sequence).head), journal.sequence - sequence
 
 
-def task_rows(writer: Writer, key: str, after: int) -> list[dict[str, Any]]:
-    """Return the body of `GET /v1/tasks/{key}/data`."""
-    return read_task_rows(writer.transaction_log, writer.store, key, after)
-
-
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
     """Return the body of `GET /v1/quarantine`."""
     found = []
@@ -221,3 +214,29 @@ def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
         reason = records[0].head["reason"] if records and records[0].sequence == since else None
         found.append({"source": source, "since": since, "reason": reason})
     return found
+
+
+Format = Literal["safetensors", "onnx"]
+
+
+async def model_file(runtime: Runtime, context: object, form: Format, *, encoder: bool, int8: bool) -> bytes:
+    """Return a context's model as a file, with the encoder of its texts, and its weights in 8 bits, where asked for.
+
+    Raises as `retrieve_model` and `to_onnx`; `ConfigError` for an encoder that cannot come with it, or a
+    safetensors file with either.
+    """
+    if form == "safetensors":
+        if encoder or int8:
+            raise ConfigError("a safetensors file has neither an encoder nor 8 bits", expected="format=onnx")
+        return await runtime.engine.call(lambda store: retrieve_model(store, context).to_bytes())
+    model, schema, rows, config = await runtime.engine.call(lambda store: _take(store, context))
+    file = runtime.encoders.model_file(schema.encoder) if encoder else None
+    make = partial(to_onnx, model, config=config, encoder=file, int8=int8, rows=rows)
+    return await asyncio.to_thread(make)
+
+
+def _take(store: WeightStore, context: object) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
+    """Return a model as it is now, its task's schema and kept rows, and the store's network."""
+    schema = store.resolve(context).task.schema
+    rows, _ = store.replay_buffer.rows_of(schema.key, schema.inputs)
+    return retrieve_model(store, context), schema, rows, store.config.network
