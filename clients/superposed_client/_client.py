@@ -12,8 +12,7 @@ from superposed_client._calls import Async, Sync
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, Servers, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
-from superposed_client._keys import AsyncKeys, Keys
-from superposed_client._operations import Operations, TaskFields
+from superposed_client._operations import AsyncKeys, Keys, Operations, TaskFields
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import Event
 

@@ -53,7 +53,7 @@ class TestTasks:
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
             "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "composition": None,
-            "quarantined": None, "encoder": None, "abstain": None,
+            "quarantined": None, "encoder": None, "abstain": None, "standby": False,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")

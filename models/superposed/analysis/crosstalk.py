@@ -1,10 +1,9 @@
 """Crosstalk: how much of a response is noise from the other tasks, measured and predicted, of all or of chosen ones.
 
-After online learning no separate W(k) exists, so crosstalk is defined on responses. Per layer, it is
-the mean response energy to a task's rows under contexts that were never registered, over the mean
-response energy under the task's own context. The law predicts the first of the two from the weights
-alone: `E |w C x|²` over random C (METHOD: the variance of the residual). `measure_interference` measures
-tasks against the contexts of chosen tasks instead.
+After online learning no separate W(k) exists, so crosstalk is defined on responses. Per layer, it is the mean response
+energy to a task's rows under contexts that were never registered, over the mean response energy under the task's own
+context. The law predicts the first of the two from the weights alone: `E |w C x|²` over random C (METHOD: the variance
+of the residual). `measure_interference` measures tasks against the contexts of chosen tasks instead.
 """
 
 import math

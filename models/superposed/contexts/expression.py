@@ -81,12 +81,10 @@ class Mixture:
     """A weighted mixture of contexts.
 
     Args:
-        parts: Pairs of an expression and a positive finite weight, at least one. The weights are
-            normalised to sum 1.
+        parts: Pairs of an expression and a positive finite weight, at least one. The weights are normalised to sum 1.
 
-    Raises:
-        ExpressionInvalid: No parts, or more than `MAX_LEAVES` multiplied out, a weight that is not positive
-            and finite, or nested too deep.
+    Raise `ExpressionInvalid` for no parts, or more than `MAX_LEAVES` multiplied out, a weight that is not positive
+    and finite, or nested too deep.
     """
 
     parts: tuple[tuple["Expression", float], ...]

@@ -136,9 +136,8 @@ class ContextTable:
     def gather(self, contexts: Sequence[Context], index: Tensor | None = None) -> dict[str, Binding]:
         """Copy every layer's contexts out of the table, in the order given, for a batch that is learned.
 
-        The bits of a product depend on the alignment and the order of its operands. Which slot a context
-        has follows from earlier requests; a copy follows from the batch alone, so a replay computes the
-        same.
+        The bits of a product depend on the alignment and the order of its operands. Which slot a context has follows
+        from earlier requests; a copy follows from the batch alone, so a replay computes the same.
 
         `index` (B,) int64 is each row's place among the K distinct contexts; without one there is one context.
         Raise `CapacityExceeded` for more distinct contexts than the table has room for.

@@ -96,11 +96,9 @@ class WeightStore:
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """Return the task that is registered with exactly this schema; None where it could be registered.
 
-        Raises:
-            TaskExists: The key is registered with another schema.
-            ShapeError: The task has more inputs, outputs or own layers than the store.
-            UnknownTask: A task of its composition is not registered.
-            CompositionNotSupported: Its group is in a group itself, or a composition; or the family has none.
+        Raise `TaskExists` where the key is registered with another schema; `ShapeError` where the task has more inputs,
+        outputs or own layers than the store; `UnknownTask` where a task of its composition is not registered;
+        `CompositionNotSupported` where its group is in a group itself, or a composition; or the family has none.
         """
         network, schema = self.config.network, self.completed(schema)
         schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))

@@ -150,11 +150,8 @@ def newest_good(
 ) -> tuple[WeightStore, Snapshot, list[str]]:
     """Return the newest (or oldest) snapshot that replay can start from, and the damaged ones.
 
-    Raises:
-        ConfigError: There is no snapshot.
-        JournalCorrupt: The journal ends before one.
-        SnapshotMismatch: None is good.
-        HistoryTruncated: The journal reaches back to none of them.
+    Raise `ConfigError` where there is no snapshot; `JournalCorrupt` where the journal ends before one;
+    `SnapshotMismatch` where none is good; `HistoryTruncated` where the journal reaches back to none of them.
     """
     damaged: list[str] = []
     found = snapshots.list()
@@ -163,12 +160,10 @@ def newest_good(
     if not found:
         raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
     if found[-1].sequence > journal.sequence:
-        raise JournalCorrupt(
-            "the journal ends before the newest snapshot: restore the directory from a copy, or move the"
-            " snapshot's two files away where they are from another directory",
-            expected=f"record {found[-1].sequence}",
-            received=f"record {journal.sequence} as its last",
-        )
+        text = "the journal ends before the newest snapshot: restore the directory from a copy"
+        text += ", or move the snapshot's two files away where they are from another directory"
+        ends = f"record {journal.sequence} as its last"
+        raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
     failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):

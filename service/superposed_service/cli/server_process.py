@@ -87,12 +87,9 @@ def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
         hosts[settings.grpc_address] = settings.grpc_address.rpartition(":")[0].strip("[]")
     for address, host in hosts.items():
         if not _is_local(host):
-            raise ConfigError(
-                "every client that reaches this address could read and change every task",
-                expected="API keys (superposed keys create), a loopback address, or --allow-unauthenticated"
-                " where access is controlled in front",
-                received=address,
-            )
+            text, wanted = "every client that reaches this address could read and change every task", "API keys"
+            wanted += " (superposed keys create), a loopback address, or --allow-unauthenticated"
+            raise ConfigError(text, expected=f"{wanted} where access is controlled in front", received=address)
 
 
 def _is_local(host: str) -> bool:

@@ -34,8 +34,7 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.inference_executor import InferenceExecutor
 from superposed_service.engine.replication import Replication
-from superposed_service.engine.request_metadata import RequestMetadata, current_request
-from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.request_queues import RequestMetadata, RequestQueues, current_request
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady, Quarantined

@@ -143,11 +143,9 @@ class Member:
         """Make the server with the newest records the leader: this one, where no other has newer ones.
 
         A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has. With
-        `allow_loss` acknowledged changes may be lost, because too few servers are reached to know them.
-
-        Raises:
-            TooFewFollowers: So few servers are reached that one with an acknowledged change may be missing.
-            ServiceUnavailable: A server has promised another epoch meanwhile.
+        `allow_loss` acknowledged changes may be lost, because too few servers are reached to know them. Raise
+        `TooFewFollowers` where so few servers are reached that one with an acknowledged change may be missing;
+        `ServiceUnavailable` where a server has promised another epoch meanwhile.
         """
         async with self._turn:
             states = {**await self._states(), _OWN: self.state()}

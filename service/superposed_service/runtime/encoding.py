@@ -29,8 +29,7 @@ from superposed.encoders.sentences import MODEL, stop_exports
 from superposed.errors import ConfigError, EncoderUnavailable, InputError, ShapeError, SuperposedError, redacted
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.rows import Originals
-from superposed_service.engine.request_metadata import current_request
-from superposed_service.engine.request_queues import FairQueue
+from superposed_service.engine.request_queues import FairQueue, current_request
 from superposed_service.engine.work import deliver
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.observability.counters import SECONDS, Distribution, family
@@ -95,11 +94,9 @@ class EncoderThread:
     async def encode(self, items: Sequence[str | bytes], places: Sequence[int]) -> NDArray[Any]:
         """Return rows (B, width) of B items; errors call them by `places`.
 
-        Raises:
-            EncoderUnavailable: Its model or a package is missing.
-            InputError: An item cannot be encoded.
-            Overloaded: Its turn would come too late.
-            DeadlineExceeded: Its turn did not come in time.
+        Raise `EncoderUnavailable` where its model or a package is missing; `InputError` where an item cannot be
+        encoded; `Overloaded` where its turn would come too late; `DeadlineExceeded` where its turn did not come in
+        time.
         """
         caller = current_request()
         limit_s = caller.left_s(self._settings.request_timeout_s)

@@ -14,13 +14,13 @@ from typing import Any, Protocol, TypeVar
 from superposed.errors import ContextError, EmptyBatch, ShapeError, SuperposedError, check_most
 from superposed_client.models import Erasure, RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import Originals, RowBatch
 from superposed_service.changes.snapshot import keep, trim_some
+from superposed_service.changes.task_rows import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.engine.engine import Engine
-from superposed_service.engine.request_metadata import calling, current_request
+from superposed_service.engine.request_queues import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
 from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.observability.load import Progress

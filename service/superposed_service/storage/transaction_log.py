@@ -61,13 +61,10 @@ class HighWaterMark:
         if (noted := self.newest()) is None:
             if journal.high_water_mark in (None, BEGUN):
                 return
-            raise JournalCorrupt(
-                f"{self._path} is missing or empty: without it the server cannot tell whether acknowledged"
-                " updates are missing from the journal. Restore the directory from a copy; or run"
-                " `superposed export DIR FILE --snapshot` and import that",
-                expected="the file that was written beside journal.db",
-                received="no record noted in it",
-            )
+            lost = "without it the server cannot tell whether acknowledged updates are missing from the journal"
+            remedy = "Restore the directory from a copy; or run `superposed export DIR FILE --snapshot` and import that"
+            text, wanted = f"{self._path} is missing or empty", "the file that was written beside journal.db"
+            raise JournalCorrupt(f"{text}: {lost}. {remedy}", expected=wanted, received="no record noted in it")
         sequence, chain = noted
         if journal.sequence < sequence:
             last = f"record {journal.sequence} as its last"
@@ -107,14 +104,14 @@ class TransactionLog:
         with ExitStack() as opened:  # closed again where one of them is not sound
             self._high_water_mark = HighWaterMark(folder / "HEAD")
             opened.callback(self._high_water_mark.close)
-            self._database = Database(folder / "journal.db")
-            opened.callback(self._database.close)
-            self._database.check()  # before a row of it is believed
-            self.journal = Journal(self._database)
-            self.answers = IdempotencyStore(self._database)
-            self.canaries = Canaries(self._database)
-            self.api_keys = ApiKeys(self._database)
-            self.epochs = Epochs(self._database)
+            self.database = Database(folder / "journal.db")
+            opened.callback(self.database.close)
+            self.database.check()  # before a row of it is believed
+            self.journal = Journal(self.database)
+            self.answers = IdempotencyStore(self.database)
+            self.canaries = Canaries(self.database)
+            self.api_keys = ApiKeys(self.database)
+            self.epochs = Epochs(self.database)
             self._check_mark()
             opened.pop_all()
 
@@ -134,26 +131,18 @@ class TransactionLog:
             self._high_water_mark.note(self.journal)
             self._high_water_mark.sync()
             self.journal.set_high_water_mark()
-            self._database.drop_log()
+            self.database.drop_log()
 
     @property
     def failure(self) -> str | None:
         """Reason why nothing is written any more, or None."""
-        return self._database.failure
+        return self.database.failure
 
     def check_writable(self) -> None:
         """Raise `StorageUnavailable` where nothing can be written any more."""
         if self.failure is not None:
             text = "the journal failed: nothing is learned until the service is started again"
             raise StorageUnavailable(text, received=self.failure)
-
-    def fail(self, reason: str) -> None:
-        """End all writing until the next start."""
-        self._database.fail(reason)
-
-    def damaged_pages(self) -> list[int]:
-        """Return the pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
-        return self._database.damaged_pages()
 
     def begin(self, sequence: int, chain: bytes = b"", *, but: int | None = None) -> None:
         """Start a journal whose first record will be the one after `sequence`; see `Journal.begin`.
@@ -202,31 +191,31 @@ class TransactionLog:
         Raise `StorageUnavailable` where the disk refused: none may be applied, and nothing is written from now on.
         """
         beside = self.take_changes() if beside is None else beside
-        with self._database.transaction():
+        with self.database.transaction():
             records = self.journal.append([entry for entry, _ in changes])
             for record, (_, idempotency_key) in zip(records, changes, strict=True):
                 if idempotency_key is not None:
-                    self._database.execute(*self.answers.add(idempotency_key, record.sequence))
+                    self.database.execute(*self.answers.add(idempotency_key, record.sequence))
             for statement in (*beside, *self.journal.noting_digest(digest)):
-                self._database.execute(*statement)
+                self.database.execute(*statement)
         try:
             self._high_water_mark.note(self.journal)
         except StorageUnavailable as error:
-            self.fail(str(error))
+            self.database.fail(str(error))
             raise
         return records
 
     def flush(self, *, digest: tuple[int, str] | None = None) -> None:
         """Bring answers and canaries to the disk, before a snapshot past their records; `digest` is as for `write`."""
-        self._database.write(*self.take_changes(), *self.journal.noting_digest(digest))
+        self.database.write(*self.take_changes(), *self.journal.noting_digest(digest))
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
         """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind."""
         self.canaries.drop(key)
-        self._database.write(*self.journal.erasing(sequences), *self.take_changes())
-        self._database.drop_log()
+        self.database.write(*self.journal.erasing(sequences), *self.take_changes())
+        self.database.drop_log()
 
     def close(self, *, keep_log: bool = False) -> None:
         """Close both files; with `keep_log` the write-ahead log stays: SQLite would remove it by its path."""
-        self._database.close(keep_log=keep_log)
+        self.database.close(keep_log=keep_log)
         self._high_water_mark.close()

@@ -1,6 +1,14 @@
 """API keys, scopes and task-key patterns; quotas."""
 
-from superposed_service.api.auth.authentication import create, keys_body, revoke, rotate
-from superposed_service.api.auth.authorization import Access, Principal, principal_of, requires
+from superposed_service.api.auth.authorization import (
+    Access,
+    Principal,
+    create,
+    keys_body,
+    principal_of,
+    requires,
+    revoke,
+    rotate,
+)
 
 __all__ = ["Access", "Principal", "create", "keys_body", "principal_of", "requires", "revoke", "rotate"]

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.types import Scope
 
 from superposed_service.api.auth import principal_of
-from superposed_service.engine.request_metadata import ANYONE, enter, timeout_of
+from superposed_service.engine.request_queues import ANYONE, enter, timeout_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import Forbidden, InvalidRequest, NotFresh
 from superposed_service.observability.request_ids import header, least_sequence, sequence_seen

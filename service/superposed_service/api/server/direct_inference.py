@@ -26,7 +26,7 @@ from superposed_service.api.v1.schemas import InferBody
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult
-from superposed_service.engine.request_metadata import ANYONE, RequestMetadata
+from superposed_service.engine.request_queues import ANYONE, RequestMetadata
 from superposed_service.observability.counters import Metrics
 from superposed_service.runtime.runtime import Runtime
 

@@ -21,8 +21,8 @@ from superposed.tasks.schema import TaskSchema
 from superposed_client.models import RecoveryInfo
 from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.changes.quarantine import AUTHOR
-from superposed_service.changes.relabel import find_update
 from superposed_service.changes.replay import fingerprint
+from superposed_service.changes.rollback import find_update
 from superposed_service.changes.rows import unpack
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer

@@ -13,8 +13,7 @@ from superposed_service.api.v1.schemas import ConsolidateBody, QuarantineBody, R
 from superposed_service.api.v1.serializers import check_source, quarantine_list, update_head
 from superposed_service.changes.quarantine import Quarantine as Hold
 from superposed_service.changes.quarantine import Release
-from superposed_service.changes.relabel import Relabel
-from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rollback import Relabel, RollbackChange, Selection
 from superposed_service.errors import UnknownUpdate
 
 router = ApiRouter(prefix="/v1")
