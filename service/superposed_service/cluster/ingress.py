@@ -29,7 +29,7 @@ from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.stream import LinesResponse
 from superposed_service.api.v1.schemas import InferBody, StreamLine
-from superposed_service.api.v1.task_search import AUTO
+from superposed_service.api.v1.serializers import AUTO
 from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
 from superposed_service.cluster.task_map import TaskMap, keys_in
