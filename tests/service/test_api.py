@@ -351,7 +351,7 @@ def test_snapshots(http: httpx.Client) -> None:
 
 def test_health(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"status": "live"}
-    assert http.get("/health/ready").json() == {"status": "ready"}
+    assert http.get("/health/ready").json() == {"status": "ready", "role": "leader", "epoch": 1}
 
 
 def test_http_itself(http: httpx.Client) -> None:
