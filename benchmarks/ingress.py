@@ -1,4 +1,4 @@
-"""Requests a second through the ingress and past it, in one run.
+"""Cost of the ingress: requests a second through it and past it, in one run.
 
     python -m benchmarks.ingress --results docs/results/benchmarks/ingress.json
 

@@ -27,7 +27,7 @@ from experiments.datasets import DataUnavailable, data_dir
 from experiments.jobs import Job, Stream, run_store
 from superposed import StoreConfig
 from superposed.config import ConvNetConfig
-from superposed.nn.convnet import convnet
+from superposed.nn.build import convnet
 
 TASKS, CHARACTERS, LEARNED, SIDE = 24, 8, 15, 28
 # As chosen on draws 0 to 2: `python -m benchmarks.quality alphabets --tune`.

@@ -13,7 +13,7 @@ from superposed_client._client import AsyncClient, Client
 from superposed_client._contexts import Context, mixture, power, task
 from superposed_client._core import RetryPolicy
 from superposed_client._errors import *  # noqa: F403 - the error tree
-from superposed_client._keys import AsyncKeys, Keys
+from superposed_client._operations import AsyncKeys, Keys
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import *  # noqa: F403 - the answers
 

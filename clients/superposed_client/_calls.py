@@ -34,19 +34,16 @@ class Call(Generic[P, T]):
     def method(self, *, awaited: bool) -> Callable[..., Any]:
         """Return a method with its operation's name, words and signature, and a `self`."""
         signature = inspect.signature(self._operation)
-        of_handle = "self" in signature.parameters
 
         def call(handle: Any, /, *args: Any, **kwargs: Any) -> Any:
-            return handle._run(self._operation(*((handle,) if of_handle else ()), *args, **kwargs))
+            return handle._run(self._operation(handle, *args, **kwargs))
 
         async def awaited_call(handle: Any, /, *args: Any, **kwargs: Any) -> Any:
             return await call(handle, *args, **kwargs)
 
-        own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-        others = [one for one in signature.parameters.values() if one.name != "self"]
         result = get_args(signature.return_annotation)[-1]
         method: Callable[..., Any] = wraps(self._operation)(awaited_call if awaited else call)
-        shown = signature.replace(parameters=[own, *others], return_annotation=result)
+        shown = signature.replace(return_annotation=result)
         method.__signature__ = shown  # type: ignore[attr-defined]  # `inspect` looks for it
         return method
 
@@ -83,13 +80,8 @@ class Async(_Runner):
     """Base of classes whose calls are coroutine methods."""
 
 
-def call(operation: Callable[P, Operation[T]]) -> Call[P, T]:
-    """Return the call of an operation."""
-    return Call(operation)
-
-
 def method(operation: Callable[Concatenate[Any, P], Operation[T]]) -> Call[P, T]:
-    """Return the call of an operation that a handle makes."""
+    """Return the call of an operation that a client or a handle makes."""
     return Call(operation)
 
 

@@ -8,13 +8,11 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, Unpack
 
 import httpx
 
-from superposed_client import _operations as operations
-from superposed_client._calls import Async, Sync, call
+from superposed_client._calls import Async, Sync
 from superposed_client._contexts import ContextLike
 from superposed_client._core import Operation, Request, RetryPolicy, Servers, credentials, refuse_errors
 from superposed_client._errors import ConnectionFailed
-from superposed_client._fields import TaskFields
-from superposed_client._keys import AsyncKeys, Keys
+from superposed_client._operations import AsyncKeys, Keys, Operations, TaskFields
 from superposed_client._task import AsyncTask, Task
 from superposed_client.models import Event
 
@@ -26,7 +24,7 @@ Transport = TypeVar("Transport")
 _MOST_MOVES = 3
 
 
-class _Calls(Generic[Http, OfKeys, Transport]):
+class _Calls(Operations, Generic[Http, OfKeys, Transport]):
     """The calls of both clients; runs operations in coroutines, which the synchronous client never suspends."""
 
     _kinds: ClassVar[tuple[Callable[..., Any], Callable[..., Any]]]  # of `_http` and `keys`
@@ -73,10 +71,8 @@ class _Calls(Generic[Http, OfKeys, Transport]):
                 self._servers.failed()
                 if (pause := next(pauses, None)) is None:
                     asked = f"{self._http.base_url} to {request.method} {request.path}"
-                    raise ConnectionFailed(
-                        f"no answer from {asked}: {str(error) or type(error).__name__}."
-                        " Is a server running there? `superposed serve DIR` starts one"
-                    ) from None
+                    text = f"no answer from {asked}: {str(error) or type(error).__name__}. Is a server running there?"
+                    raise ConnectionFailed(f"{text} `superposed serve DIR` starts one") from None
             else:
                 if self._servers.moved(request, response) and next(moves, None) is not None:
                     continue
@@ -84,38 +80,6 @@ class _Calls(Generic[Http, OfKeys, Transport]):
                     return self._servers.answered(response)
                 pause = self._retries.after(response, pause)
             await self._sleep(pause)
-
-    infer = call(operations.infer)
-    update = call(operations.update)
-    stream = call(operations.stream)
-    send = call(operations.send)
-    relabel = call(operations.relabel)
-    evaluate = call(operations.evaluate)
-    register_task = call(operations.register_task)
-    alter_task = call(operations.alter_task)
-    get_task = call(operations.get_task)
-    list_tasks = call(operations.list_tasks)
-    task_rows = call(operations.task_rows)
-    evaluations = call(operations.evaluations)
-    interference = call(operations.interference)
-    plot_interference = call(operations.plot_interference)
-    delete_task = call(operations.delete_task)
-    store = call(operations.store)
-    capacity = call(operations.capacity)
-    model = call(operations.model)
-    locate = call(operations.locate)
-    consolidate = call(operations.consolidate)
-    server_state = call(operations.server_state)
-    promote = call(operations.promote)
-    take_snapshot = call(operations.take_snapshot)
-    list_snapshots = call(operations.list_snapshots)
-    restore_snapshot = call(operations.restore_snapshot)
-    roll_back = call(operations.roll_back)
-    erase_rows = call(operations.erase_rows)
-    quarantine = call(operations.quarantine)
-    release = call(operations.release)
-    list_quarantine = call(operations.list_quarantine)
-    ready = call(operations.ready)
 
 
 class _EventReader:

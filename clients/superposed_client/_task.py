@@ -14,16 +14,13 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed_client import _operations as operations
-from superposed_client._arrays import inputs_of, is_by_name, labels_of, plain_rows, targets_of
+from superposed_client._arrays import inputs_of, is_by_name, labels_of, originals_form, plain_rows, targets_of
 from superposed_client._calls import Async, Sync, chain, method
 from superposed_client._contexts import Context, ContextLike
 from superposed_client._core import Operation
 from superposed_client._errors import ApiError, LabelOutOfRange, SuperposedError, UnknownTask
-from superposed_client._fields import TaskFields
 from superposed_client._foreign import answers_of, optional, torch_module
-from superposed_client._operations import Inputs, Targets, chunks
-from superposed_client._originals import originals_form
+from superposed_client._operations import Inputs, Operations, Targets, TaskFields, chunks, register_new
 from superposed_client._shown import Listed, plot_accuracies
 from superposed_client.models import EvaluatedAccuracy, TaskInfo, Update
 
@@ -98,7 +95,7 @@ class _TaskCalls:
         if not isinstance(rows, list):
             fields["inputs"] = fields.get("inputs") or rows.shape[1]
         named = {"key": self._key, "loss": "cross_entropy"} | fields | ({} if kind == "rows" else {"kind": kind})
-        return (yield from operations.register_new(named))[1]
+        return (yield from register_new(named))[1]
 
     def _prepare(self, rows: Rows, targets: NDArray[Any] | None) -> Operation[bool]:
         """Register the task, or without a schema check once that it is there; return True if it is new."""
@@ -109,7 +106,7 @@ class _TaskCalls:
             if self._has_outputs:
                 new = yield from self._register(rows, targets)
             else:
-                yield from operations.get_task(self._key)
+                yield from Operations.get_task(self, self._key)
         except UnknownTask as error:
             if not (self._grows and targets is not None):
                 hint = f"register it with its first rows: client.task({self._key!r}, labels=[…]) or outputs=n"
@@ -122,7 +119,7 @@ class _TaskCalls:
         """Return rows as the task takes them: a data frame by name, unless the task takes rows of numbers."""
         if self._by_position is None and is_by_name(inputs) and self._key is not None:
             with suppress(UnknownTask):
-                self._by_position = (yield from operations.get_task(self._key)).kind == "rows"
+                self._by_position = (yield from Operations.get_task(self, self._key)).kind == "rows"
         return inputs_of(inputs, by_name=not self._by_position)
 
     def _when_known(self, rows: Rows, answer: Callable[[], Operation[T]]) -> Operation[T]:
@@ -147,7 +144,7 @@ class _TaskCalls:
         """Undo a registration whose first rows were refused, unless the task was taught since."""
         self._registered = False
         with suppress(ApiError):
-            yield from operations.delete_task(str(self._key), updates=0)
+            yield from Operations.delete_task(self, str(self._key), updates=0)
 
     @chain
     def partial_fit(
@@ -169,8 +166,8 @@ class _TaskCalls:
     def _teach(self, rows: Rows, targets: NDArray[Any], steps: int | None, sample_weight: Any) -> Operation[None]:
         new = yield from self._prepare(rows, targets)
         try:
-            self._last_update = yield from operations.update(
-                self.context, rows, targets, steps=steps, grow_labels=self._grows, sample_weight=sample_weight
+            self._last_update = yield from Operations.update(
+                self, self.context, rows, targets, steps=steps, grow_labels=self._grows, sample_weight=sample_weight
             )
         except UnknownTask:
             self._registered = False  # it was deleted: the next rows register it again
@@ -264,7 +261,7 @@ class _TaskCalls:
         if self._has_schema:
             labels, outputs, loss = fields.get("labels"), fields.get("outputs"), fields.get("loss", "cross_entropy")
         else:
-            known = yield from operations.get_task(str(self._key))
+            known = yield from Operations.get_task(self, str(self._key))
             labels, outputs, loss = known.labels, known.outputs, known.loss
         if loss != "cross_entropy":
             return None
@@ -280,7 +277,7 @@ class _TaskCalls:
             int8: Whether an ONNX file has weights of 8 bits; its metadata tells how often it then agrees.
         """
         form: Literal["onnx", "safetensors"] = "onnx" if Path(path).suffix == ".onnx" else "safetensors"
-        data = yield from operations.model(self.context, format=form, encoder=encoder, int8=int8)
+        data = yield from Operations.model(self, self.context, format=form, encoder=encoder, int8=int8)
         Path(path).write_bytes(data)
 
     @method
@@ -290,29 +287,29 @@ class _TaskCalls:
         Args:
             network: A module of the store's architecture, where that is the user's own.
         """
-        return torch_module((yield from operations.model(self.context)), network)
+        return torch_module((yield from Operations.model(self, self.context)), network)
 
     @method
     def info(self) -> Operation[TaskInfo]:
         """Return the task's schema and counters."""
-        return (yield from operations.get_task(str(self._key)))
+        return (yield from Operations.get_task(self, str(self._key)))
 
     @method
     def evaluations(self) -> Operation[Listed[EvaluatedAccuracy]]:
         """Return the evaluations of the task at different numbers of tasks."""
-        return (yield from operations.evaluations(str(self._key)))
+        return (yield from Operations.evaluations(self, str(self._key)))
 
     @method
     def plot(self) -> Operation[Any]:
         """Draw what evaluations of the task have shown, over the number of tasks (extra `plots`); return the axes."""
-        return plot_accuracies((yield from operations.evaluations(str(self._key))), str(self.context))
+        return plot_accuracies((yield from Operations.evaluations(self, str(self._key))), str(self.context))
 
     @method
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:
         """Return labels (rows,) for cross-entropy; values (rows,) or (rows, outputs) for mse."""
         rows, found, form = (yield from self._read(X)), list[Any](), None
         for part in chunks(len(rows)):
-            answer = yield from self._when_known(rows, partial(operations.infer, self.context, rows[part]))
+            answer = yield from self._when_known(rows, partial(Operations.infer, self, self.context, rows[part]))
             found += (answer.labels if answer.labels is not None else answer.values) or []
             form = answer.label_form
         if found and isinstance(found[0], list):
@@ -325,7 +322,7 @@ class _TaskCalls:
         """Return probabilities (rows, classes)."""
         rows, found = (yield from self._read(X)), list[Any]()
         for part in chunks(len(rows)):
-            asked = partial(operations.infer, self.context, rows[part], fields=["probabilities"])
+            asked = partial(Operations.infer, self, self.context, rows[part], fields=["probabilities"])
             found += (yield from self._when_known(rows, asked)).probabilities or []
         return np.asarray(found)
 
@@ -337,7 +334,7 @@ class _TaskCalls:
             yield from self._prepare(rows, None)
         correct = 0.0
         for part in chunks(len(rows)):
-            asked = partial(operations.evaluate, self.context, rows[part], targets[part])
+            asked = partial(Operations.evaluate, self, self.context, rows[part], targets[part])
             measured = yield from self._when_known(rows, asked)
             if measured.accuracy is None:
                 return _r2(targets, (yield from _TaskCalls.predict(self, X)))

@@ -208,8 +208,8 @@ class JournalInfo(_Answer):
 class RecoveryInfo(_Answer):
     """Recovery of the store when the service was started."""
 
-    snapshot: str
-    replayed: int
+    snapshot: str  # that it was read from
+    replayed: int  # records after it
     fingerprint_changed: bool = Field(description="Records were replayed by other arithmetic, to rounding.")
     rules_changed: bool = Field(False, description="Another release wrote them; no rollback reaches past it.")
     damaged: list[str] = Field(description="Newer snapshots that could not be read.")
@@ -284,9 +284,9 @@ class Snapshot(_Answer):
 
     id: str
     sequence: int
-    bytes: int
+    bytes: int  # of the file
     sha256: str = Field(description="SHA-256 of the file.")
-    created: str
+    created: str  # UTC, ISO 8601
     digest: str = Field(description="SHA-256 of the store: weights, optimizer state, sequence number, tasks.")
     chain: str = Field("", description="The journal's hash chain at that record; empty before release 0.2.")
     lineage: str = Field("", description="The store's identity; empty before release 0.2.")

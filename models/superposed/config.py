@@ -20,9 +20,7 @@ C = TypeVar("C", bound="Config")
 def validated(model: type[C], values: Any) -> C:
     """Build a configuration value and say plainly what is wrong with it.
 
-    Raises:
-        ConfigError: A field is missing, unknown or out of range.
-        SuperposedError: What a field's own check raised.
+    Raise `ConfigError` where a field is missing, unknown or out of range; what a field's own check raised.
     """
     try:
         return model.model_validate(values)
@@ -231,10 +229,8 @@ class StoreConfig(Config):
     def of_preset(cls, preset: str, values: Mapping[str, Any] | None = None) -> Self:
         """Return the settings of a preset, some of them changed.
 
-        `values` are settings that differ, nested as the configuration is; another kind of network as a whole.
-
-        Raises:
-            ConfigError: There is no such preset, or a setting is unknown or out of range.
+        `values` are settings that differ, nested as the configuration is; another kind of network as a whole. Raise
+        `ConfigError` where there is no such preset, or a setting is unknown or out of range.
         """
         if preset not in PRESETS:
             raise ConfigError("no such preset", expected=f"one of {', '.join(PRESETS)}", received=preset)

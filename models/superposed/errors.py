@@ -114,6 +114,12 @@ class CapacityExceeded(SuperposedError, code="CapacityExceeded"):
     """More of something than a stated limit allows."""
 
 
+def check_most(message: str, received: int, most: int, what: str = "") -> None:
+    """Raise `CapacityExceeded` with a message where more was received than there may be, of `what`."""
+    if received > most:
+        raise CapacityExceeded(message, expected=f"{most}{what} at most", received=received)
+
+
 def redacted(value: object) -> str:
     """Return a redacted description of a value: rows and labels do not belong in errors."""
     if isinstance(value, str):

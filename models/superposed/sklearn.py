@@ -87,8 +87,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         validation_fraction: Share of the rows that are held out for that.
         n_iter_no_change: Epochs without a better score after which it ends.
         random_state: Of the store's secret, the order of the rows and the rows held out.
-        url: A server that keeps the task; None for a store in this process. Its API key comes from
-            SUPERPOSED_API_KEY.
+        url: A server that keeps the task; None for a store in this process. Its API key comes from SUPERPOSED_API_KEY.
         key: The task's key on the server, where `fit` begins it anew. Without a key, and for clones, the task
             is a temporary one, which ends with the estimator, also for its copies in other processes.
     """

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from superposed.errors import CapacityExceeded, SuperposedError
+from superposed.errors import SuperposedError
 
 
 class RequestError(SuperposedError, code="RequestError"):
@@ -142,12 +142,6 @@ class StoreLocked(StorageError, code="StoreLocked"):
 
 class StorageUnavailable(StorageError, code="StorageUnavailable"):
     """The disk refused a read or a write."""
-
-
-def check_most(message: str, received: int, most: int) -> None:
-    """Raise `CapacityExceeded` with a message where more was received than there may be."""
-    if received > most:
-        raise CapacityExceeded(message, expected=f"{most} at most", received=received)
 
 
 @contextmanager

@@ -40,7 +40,7 @@ from superposed_client import (
     power,
     task,
 )
-from superposed_client._tensors import HEAD_LENGTH, as_tensor, dump, parse
+from superposed_client._core import HEAD_LENGTH, as_tensor, dump, read_tensors
 
 UPDATED = {"rows": 1, "loss": 0.5, "sequence": 3, "unknown": "ignored"}
 NO_PAUSE = RetryPolicy(retries=3, first_pause_s=0.0)
@@ -186,7 +186,7 @@ def wire(answer: Callable[[dict[str, object]], dict[str, object]]) -> tuple[Clie
 
     def handle(request: httpx.Request) -> httpx.Response:
         length = request.headers.get(HEAD_LENGTH)
-        bodies.append(json.loads(request.content) if length is None else parse(request.content, int(length)))
+        bodies.append(json.loads(request.content) if length is None else read_tensors(request.content, int(length)))
         return httpx.Response(200, json=answer(bodies[-1]))
 
     return Client("http://test", transport=httpx.MockTransport(handle)), bodies
@@ -214,7 +214,7 @@ def test_rows_are_sent_in_the_narrowest_dtype_that_holds_them(values: Any, dtype
     if tensor is not None:
         assert np.array_equal(tensor, np.asarray(values))
         content, length = dump({"inputs": tensor, "context": "a"})
-        assert parse(content, length) == {"inputs": tensor.tolist(), "context": "a"}
+        assert read_tensors(content, length) == {"inputs": tensor.tolist(), "context": "a"}
 
 
 def test_arrays_of_every_kind_are_sent_as_plain_numbers() -> None:

@@ -1,4 +1,4 @@
-"""The start of servers, the leader that each follows, and configurations."""
+"""Cells: starts, leaders to follow, and configurations."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from superposed_client import Client, CompositionNotSupported, InvalidRequest, N
 from superposed_client._core import RetryPolicy
 from superposed_service.cluster.ingress import Ingress
 from superposed_service.cluster.move import move_task
-from superposed_service.cluster.placement import choose_cell
+from superposed_service.cluster.task_map import choose_cell
 from superposed_service.errors import InvalidRequest as Refused
 from tests.conftest import make_directory, serving
 from tests.helpers.http import problem

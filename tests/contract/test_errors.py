@@ -69,12 +69,16 @@ def classes(package: object) -> set[str]:
 
 
 def raised(package: object) -> set[str]:
-    """Names of the errors that a package's docstrings say are raised."""
+    """Names of the errors that a package's docstrings say are raised, in a section or by sentences."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     nodes = [one for tree in trees(package) for one in ast.walk(tree) if isinstance(one, kinds)]
     sections = [re.search(r"^Raises:\n((?: +.*\n?)+)", ast.get_docstring(one) or "", re.M) for one in nodes]
     lines = [name for found in sections if found for name in re.findall(r"^ {4}([\w, ]+):", found[1], re.M)]
-    return {name for line in lines for name in line.split(", ")}
+    told = [re.findall(r"\b[Rr]aise (`[A-Z][^.]*)", ast.get_docstring(one) or "") for one in nodes]
+    sentences = {
+        name for found in told for one in found for name in re.findall(r"`([A-Z][a-z]\w+)` (?:where|for)", one)
+    }
+    return {name for line in lines for name in line.split(", ")} | sentences
 
 
 def test_docstrings_name_errors_that_exist() -> None:

@@ -47,9 +47,8 @@ from superposed_service.api.v1.serializers import task_schema
 from superposed_service.changes.base import Change, PreparedChange
 from superposed_service.changes.registration import Alter, Delete, Register
 from superposed_service.changes.rehearsal import Consolidate
-from superposed_service.changes.relabel import Relabel
 from superposed_service.changes.replay import read_store
-from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.changes.rollback import Relabel, RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.update import Update

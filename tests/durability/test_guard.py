@@ -15,10 +15,9 @@ from experiments.datasets import sklearn_dataset
 from superposed import StoreConfig, TaskSchema, WeightStore
 from superposed.config import RehearsalConfig
 from superposed.errors import UpdateError
-from superposed_service.changes.array_codec import pack
 from superposed_service.changes.registration import Register
 from superposed_service.changes.replay import replay
-from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.rows import RowBatch, pack
 from superposed_service.changes.update import Update
 from superposed_service.engine import poison_detector
 from superposed_service.errors import Quarantined

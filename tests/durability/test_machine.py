@@ -15,11 +15,11 @@ from superposed import TaskSchema
 from superposed.config import RehearsalConfig
 from superposed.errors import CompositionNotSupported, UpdateError
 from superposed_service.changes import replay, update
-from superposed_service.changes.erasure import erase_rows
 from superposed_service.changes.registration import Register
 from superposed_service.changes.rehearsal import ForgetRows
 from superposed_service.changes.rollback import RollbackChange, Selection, teaching
 from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.task_rows import erase_rows
 from superposed_service.changes.update import Update
 from superposed_service.engine.work import PendingWrite
 from superposed_service.errors import DigestMismatch, HistoryTruncated, JournalCorrupt, NotReady, StorageUnavailable
@@ -106,7 +106,7 @@ def test_after_a_failed_commit_a_retry_is_not_in_flight(tmp_path: Path) -> None:
     machine = Machine(tmp_path / "store")
     machine.register("a")
     machine.writer.transaction_log.answers.add(IdempotencyKey("key", b"0" * 32), 2)  # as a commit that failed leaves it
-    machine.writer.transaction_log.fail("the disk is full")
+    machine.writer.transaction_log.database.fail("the disk is full")
     with pytest.raises(StorageUnavailable):
         machine.update("a", INPUTS, [1], key="key")
     machine.close()
@@ -126,7 +126,7 @@ def test_after_a_rollback_two_snapshots_can_still_be_started_from(tmp_path: Path
     newest.write_bytes(b"damaged")
     machine.crash()
     assert machine.store.digest() == digest
-    assert machine.recovery.damaged == (newest.stem,)
+    assert machine.recovery.damaged == [newest.stem]
     machine.close()
 
 
@@ -138,7 +138,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     machine.register("a")
     for _ in range(6):
         machine.update("a", INPUTS, [1])
-    database = machine.writer.transaction_log._database
+    database = machine.writer.transaction_log.database
     with database.transaction():
         database.execute("UPDATE digests SET digest = 'other'", ())
     crashed = tmp_path / "crashed"
@@ -157,7 +157,7 @@ def test_other_arithmetic_is_said_and_its_digests_are_not_believed_later(
     newest.write_bytes(b"damaged")
     elsewhere.crash()
     assert not elsewhere.recovery.fingerprint_changed
-    assert elsewhere.recovery.damaged == (newest.stem,)
+    assert elsewhere.recovery.damaged == [newest.stem]
     elsewhere.close()
 
 

@@ -120,7 +120,7 @@ def test_a_snapshot_of_another_history_is_passed_over_and_named(tmp_path: Path) 
         shutil.copy(tmp_path / "other" / "snapshots" / f"{foreign.id}{suffix}", machine.path / "snapshots")
     machine.crash()
     assert machine.store.digest() == digest
-    assert machine.recovery.damaged == (foreign.id,)
+    assert machine.recovery.damaged == [foreign.id]
     with pytest.raises(SnapshotMismatch, match="another directory"):
         check_history(machine.writer.transaction_log.journal, foreign)
     machine.close()

@@ -10,11 +10,11 @@ from typing import Any
 
 from experiments.plain import plain_config
 from superposed import MLPConfig, OptimizerConfig, StoreConfig, TaskSchema, WeightStore, seeded_secret
+from superposed_client.models import RecoveryInfo
 from superposed_service.api.app import open_store
 from superposed_service.changes.base import Change, JsonObject
 from superposed_service.changes.quarantine import Quarantine, Release
 from superposed_service.changes.registration import Delete, Register
-from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.snapshot import begin
@@ -64,7 +64,7 @@ class Machine:
                 begin(directory, WeightStore(config, secret=seeded_secret(3)))
         self.directory: DataDirectory
         self.writer: Writer
-        self.recovery: Recovery
+        self.recovery: RecoveryInfo
         self.open()
 
     def open(self) -> None:

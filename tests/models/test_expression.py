@@ -8,8 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from superposed.contexts.expression import MAX_DEPTH, Expression, Leaf, Mixture, Power, Task, flatten
-from superposed.contexts.grammar import as_expression, parse
+from superposed.contexts.expression import (
+    MAX_DEPTH,
+    Expression,
+    Leaf,
+    Mixture,
+    Power,
+    Task,
+    as_expression,
+    flatten,
+    parse,
+)
 from superposed.errors import ExpressionInvalid
 
 KEYS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,10}", fullmatch=True).filter(

@@ -53,7 +53,7 @@ class TestTasks:
             "description": "eight by eight", "rows_seen": 0, "updates": 0,
             "prequential": {"accuracy": None, "loss": None}, "last_sequence": 1,
             "rows_kept": 0, "keep_rows": True, "group": None, "own_layers": None, "composition": None,
-            "quarantined": None, "encoder": None, "abstain": None,
+            "quarantined": None, "encoder": None, "abstain": None, "standby": False,
         }  # fmt: skip
         assert http.delete("/v1/tasks/digits").status_code == 204
         problem(http.get("/v1/tasks/digits"), 404, "unknown-task")
@@ -351,7 +351,7 @@ def test_snapshots(http: httpx.Client) -> None:
 
 def test_health(http: httpx.Client) -> None:
     assert http.get("/health/live").json() == {"status": "live"}
-    assert http.get("/health/ready").json() == {"status": "ready"}
+    assert http.get("/health/ready").json() == {"status": "ready", "role": "leader", "epoch": 1}
 
 
 def test_http_itself(http: httpx.Client) -> None:

@@ -15,10 +15,9 @@ from superposed import MLPConfig, TaskSchema, WeightStore, seeded_secret
 from superposed.errors import SuperposedError
 from superposed.learning.online import apply
 from superposed.tasks.targets import read_targets
-from superposed_service.changes.array_codec import narrowed, pack, unpack
 from superposed_service.changes.base import PreparedChange, keys_of
 from superposed_service.changes.replay import change_of
-from superposed_service.changes.rows import RowBatch
+from superposed_service.changes.rows import RowBatch, narrowed, pack, unpack
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, JournalCorrupt
 from superposed_service.storage import Record

@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from superposed.errors import ConfigError
-from superposed_service.api.server.bind_address import check_addresses, joined
 from superposed_service.cli.commands import app as command_line
+from superposed_service.cli.server_process import check_addresses, joined
 from superposed_service.cli.settings_loader import RENAMED, configure
 from superposed_service.settings import Settings
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from superposed_client._tensors import HEAD_LENGTH, MEDIA_TYPE, dump
+from superposed_client._core import HEAD_LENGTH, MEDIA_TYPE, dump
 from superposed_service.api.server.direct_inference import DirectInference
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.inference_executor import InferenceExecutor

@@ -204,7 +204,7 @@ def test_what_could_not_be_journalled_is_neither_applied_nor_spoils_the_group_be
             await queued(engine, 3)
             gate.opened.set()
             await asyncio.to_thread(apply.entered.wait, 60)
-            engine._writer.transaction_log._database.failure = "a disk that is full"  # what is committed is there
+            engine._writer.transaction_log.database.failure = "a disk that is full"  # what is committed is there
             second = learning(engine, "b", 2)
             await queued(engine, 2)
             apply.opened.set()

@@ -258,7 +258,7 @@ class TestHealth:
         with serving(make_directory(tmp_path / "store"), change=apps.append) as http:
             assert http.get("/health/ready").json() == {"status": "ready"}
             engine = apps[0].state.runtime.engine
-            engine._writer.transaction_log.fail("the disk is gone")
+            engine._writer.transaction_log.database.fail("the disk is gone")
             answer = problem(http.get("/health/ready"), 503, "not-ready")
             assert answer["received"] == "the disk is gone"
             assert http.get("/health/live").status_code == 200

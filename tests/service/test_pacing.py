@@ -7,8 +7,7 @@ from types import SimpleNamespace
 
 from starlette.types import Message, Receive, Scope, Send
 
-from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.gateway import RejectionDelay, RequestGateway
 
 
 class Clock:

@@ -20,7 +20,7 @@ from superposed.errors import ConfigError
 from superposed_client import Client, NotFresh
 from superposed_client._core import RetryPolicy
 from superposed_service.api.app import create_api
-from superposed_service.api.middleware.freshness import Freshness
+from superposed_service.api.middleware.admission import Freshness
 from superposed_service.changes.snapshot import begin
 from superposed_service.changes.verify import verify
 from superposed_service.engine.replication import Replication
@@ -270,7 +270,7 @@ def test_a_busy_server_says_what_it_is(tmp_path: Path, monkeypatch: pytest.Monke
         done.wait(30)
         raise ConfigError("it was held")
 
-    monkeypatch.setattr("superposed_service.runtime.model_export.retrieve_model", hold)
+    monkeypatch.setattr("superposed_service.api.v1.serializers.retrieve_model", hold)
     with serving(make_directory(tmp_path / "store", CONFIG)) as http, ThreadPoolExecutor(1) as pool:
         register(http, "a")
         holding = pool.submit(http.get, "/v1/model", params={"context": "a"})

@@ -11,9 +11,14 @@ import numpy as np
 import pytest
 
 from superposed_service.changes.rows import RowBatch
-from superposed_service.engine.fair_queue import FairQueue, ServiceTimeModel
-from superposed_service.engine.request_metadata import ANYONE, RequestMetadata, current_request
-from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.request_queues import (
+    ANYONE,
+    FairQueue,
+    RequestMetadata,
+    RequestQueues,
+    ServiceTimeModel,
+    current_request,
+)
 from superposed_service.engine.telemetry import RequestTiming
 from superposed_service.engine.work import InferenceRequest, Job
 from superposed_service.errors import DeadlineExceeded, Overloaded

@@ -18,7 +18,7 @@ from superposed.errors import LabelOutOfRange
 from superposed.learning.online import learn
 from superposed_client import Client
 from superposed_service.changes.registration import Delete, Register
-from superposed_service.changes.relabel import Relabel
+from superposed_service.changes.rollback import Relabel
 from superposed_service.changes.rows import RowBatch
 from superposed_service.changes.update import Update
 from superposed_service.changes.verify import verify

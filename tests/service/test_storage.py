@@ -150,7 +150,7 @@ def test_rare_records_are_found_by_their_index(tmp_path: Path) -> None:
     journal, wanted = transaction_log.journal, {"refusal", "rollback"}
     assert journal.rare(wanted) == list(journal.heads(wanted))
     assert [head["place"] for _, _, head in journal.rare(wanted)] == [1, 3, 6]
-    [plan] = transaction_log._database.query(
+    [plan] = transaction_log.database.query(
         "EXPLAIN QUERY PLAN SELECT head FROM records WHERE kind <> 'update' AND kind IN ('refusal')"
     )
     assert "rare_records" in plan[-1]

@@ -21,7 +21,7 @@ from superposed.config import EncoderConfig, StoreConfig
 from superposed.encoders import HashEncoder, describe
 from superposed_client import AsyncClient, Client
 from superposed_client import EncoderUnavailable as ClientEncoderUnavailable
-from superposed_service.changes.array_codec import unpack
+from superposed_service.changes.rows import unpack
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.journal import Record
 from tests.conftest import make_directory, serving

@@ -1,10 +1,9 @@
 """Crosstalk: how much of a response is noise from the other tasks, measured and predicted, of all or of chosen ones.
 
-After online learning no separate W(k) exists, so crosstalk is defined on responses. Per layer, it is
-the mean response energy to a task's rows under contexts that were never registered, over the mean
-response energy under the task's own context. The law predicts the first of the two from the weights
-alone: `E |w C x|²` over random C (METHOD: the variance of the residual). `measure_interference` measures
-tasks against the contexts of chosen tasks instead.
+After online learning no separate W(k) exists, so crosstalk is defined on responses. Per layer, it is the mean response
+energy to a task's rows under contexts that were never registered, over the mean response energy under the task's own
+context. The law predicts the first of the two from the weights alone: `E |w C x|²` over random C (METHOD: the variance
+of the residual). `measure_interference` measures tasks against the contexts of chosen tasks instead.
 """
 
 import math
@@ -31,12 +30,9 @@ def measure(store: WeightStore, batch: Batch) -> CrosstalkSample | None:
     """Measure crosstalk at up to 64 rows of a batch of one context.
 
     Every layer is measured at the input that it gets under the own context, so that a layer's figure
-    is its own and not that of the layers before it.
-
-    Returns:
-        The measured and the predicted ratio of each layer: 0 is no noise, 1 is as much response to a
-        foreign context as to the own one. None where a ratio is not a finite number (rows too large, or no
-        response at all).
+    is its own and not that of the layers before it. Return the measured and the predicted ratio of each: 0 is no noise,
+    1 is as much response to a foreign context as to the own one. None where a ratio is not a finite number (rows too
+    large, or no response at all).
     """
     # Copies: the table may give a context's slot to the next one.
     own, *foreign_contexts = [store.contexts.gather([one]) for one in (batch.parts[0].context, *PROBES)]
@@ -83,11 +79,8 @@ class Interference:
 def measure_interference(store: WeightStore, keys: Sequence[str], rows: Mapping[str, Sequence[Any]]) -> Interference:
     """Measure overlap and crosstalk of K different tasks; nothing is learned. The owner of the store may call it.
 
-    `rows` are unlabelled ones of the tasks, (rows, inputs) each, where there are any.
-
-    Raises:
-        UnknownTask: A key is not registered.
-        InputError: Rows that are not the task's.
+    `rows` are unlabelled ones of the tasks, (rows, inputs) each, where there are any. Raise `UnknownTask` where a key
+    is not registered; `InputError` for rows that are not the task's.
     """
     # Copied one by one: the table may give a slot to the next context.
     bound = [store.contexts.gather([store.resolve(key).context]) for key in keys]

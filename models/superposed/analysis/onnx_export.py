@@ -37,9 +37,8 @@ def to_onnx(
     """Return an ONNX file of a model.
 
     Its input is `rows` (B, inputs) float32, of records their numbers in the order of the metadata's features and NaN
-    where one is missing, or the encoder's, where one comes with it; its outputs are
-    `probabilities` (B, classes) and `label` (B,), or `values` (B, outputs), float32. The file's metadata has the
-    model's.
+    where one is missing, or the encoder's, where one comes with it; its outputs are `probabilities` (B, classes) and
+    `label` (B,), or `values` (B, outputs), float32. The file's metadata has the model's.
 
     Args:
         model: The model.

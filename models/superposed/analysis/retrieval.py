@@ -31,13 +31,12 @@ class RetrievedModel:
     """A task's model as an ordinary network with no trace of the store.
 
     Args:
-        tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what
-            is left of it; scaled rows are cut off at the metadata's `input_clip`, where it has one. Of records
-            of numbers `input.missing` (features, inputs), float64, is what a missing one (NaN) adds. Of an
-            mlp `layers.{i}.weight` (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in, cut
-            to the task's own inputs and outputs. Of another network `network.{name}`, its state, the
-            context folded into every linear and convolution layer, and where targets are scaled
-            `output.offset` and `output.scale` (outputs,).
+        tensors: `input.offset` and `input.scale` (inputs,), float64, as an offset may be far larger than what is left
+            of it; scaled rows are cut off at the metadata's `input_clip`, where it has one. Of records of numbers
+            `input.missing` (features, inputs), float64, is what a missing one (NaN) adds. Of an mlp `layers.{i}.weight`
+            (D_out, D_in) and `layers.{i}.bias` (D_out,), the context folded in, cut to the task's own inputs and
+            outputs. Of another network `network.{name}`, its state, the context folded into every linear and
+            convolution layer, and where targets are scaled `output.offset` and `output.scale` (outputs,).
         metadata: labels, loss, sequence; of an mlp activation and normalisation (kind, epsilon, where), of
             another the store's network configuration, and the task's inputs and outputs.
     """
@@ -86,8 +85,7 @@ class RetrievedModel:
             network: A module of the store's architecture, changed in place, where that is the user's own: the
                 store's other networks are made here.
 
-        Raises:
-            ConfigError: As `load_into`, or the network is missing.
+        Raise `ConfigError` as `load_into`, and where the network is missing.
         """
         if "layers.0.weight" in self.tensors:
             return _Answers(self, None)
@@ -107,8 +105,7 @@ class RetrievedModel:
             module: As the store's factory makes it; changed in place, on its own device and in its own
                 dtype. Layers without a bias are given one, and it is in evaluation mode afterwards.
 
-        Raises:
-            ConfigError: Another architecture, or an mlp's tensors, which need no module; nothing is changed.
+        Raise `ConfigError` for another architecture, or an mlp's tensors, which need no module; nothing is changed.
         """
         state = {name.removeprefix(_STATE): tensor for name, tensor in self.tensors.items() if name.startswith(_STATE)}
         places = dict(module.named_parameters()) | dict(module.named_buffers())

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from superposed.encoders.records import check_records
-from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, SuperposedError
+from superposed.errors import InputError, NonFiniteInput, ShapeError, SuperposedError, check_most
 from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.batch import Batch, ResolvedContext, merge, read_rows
@@ -98,11 +98,8 @@ def locate_exponent(
 ) -> Located:
     """Find the real power of the context `key` that rows fit best, among exponents from the first to the second.
 
-    Other arguments as `locate`; `most` bounds rows times exponents.
-
-    Raises:
-        CompositionNotSupported: The family has no powers.
-        SuperposedError: As `locate`.
+    Other arguments as `locate`; `most` bounds rows times exponents. Raise `CompositionNotSupported` where the family
+    has no powers; `SuperposedError` as `locate`.
     """
     low, high = exponents
     rows = _read_inputs(inputs)
@@ -123,9 +120,7 @@ def locate_exponent(
 
 def check_evaluations(tries: int, most: int) -> None:
     """Raise `CapacityExceeded` where a search computes more answers, rows times contexts, than it may."""
-    if tries > most:
-        expected = f"{most} rows times candidates at most"
-        raise CapacityExceeded("too many rows and candidates to try them all", expected=expected, received=tries)
+    check_most("too many rows and candidates to try them all", tries, most, " rows times candidates")
 
 
 def _read_inputs(inputs: Any) -> NDArray[Any] | list[Any]:

@@ -4,9 +4,8 @@ from typing import Any
 
 from superposed.contexts.binary import Binary
 from superposed.contexts.expanded import Expanded, expanded
-from superposed.contexts.expression import Leaf, Mixture, Power, Task, check_key, flatten
+from superposed.contexts.expression import Leaf, Mixture, Power, Task, as_expression, check_key, flatten, parse
 from superposed.contexts.family import Family, Term
-from superposed.contexts.grammar import as_expression, parse
 from superposed.contexts.keys import DERIVATION_VERSION, Stream, TaskId, seeded_secret
 from superposed.contexts.phase import Complex, Cyclic, Phase
 from superposed.contexts.rotation import Rotation

@@ -30,8 +30,7 @@ class Binary(Family[Tensor]):
     def compose(self, terms: Sequence[Term[Tensor]], picks: Stream) -> Tensor:
         """Take each coordinate's sign from one part, so that the overlap with a part is its weight.
 
-        A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves
-        few signs.
+        A coordinate's pick depends only on which tasks are mixed, so moving the weights a little moves few signs.
         """
         exponents = [term.exponent for term in terms if term.exponent is not None]
         if exponents:

@@ -26,11 +26,10 @@ class Term(Generic[G]):
 class Family(ABC, Generic[G]):
     """A set of orthogonal matrices C that random keys are drawn from, and the ways to apply them.
 
-    A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on; its
-    `nbytes` is what keeping it takes.
-    A *context* is the generator made ready to bind with: rows of numbers that a batch can gather.
-    All families act on real vectors of `width(features)` numbers; a family of two components (complex)
-    lays a vector of complex numbers out as its real parts followed by its imaginary parts.
+    A *generator* (float64) is what a key is drawn as, and what mixtures and powers are computed on; its `nbytes` is
+    what keeping it takes. A *context* is the generator made ready to bind with: rows of numbers that a batch can
+    gather. All families act on real vectors of `width(features)` numbers; a family of two components (complex) lays a
+    vector of complex numbers out as its real parts followed by its imaginary parts.
     """
 
     name: str
@@ -71,8 +70,7 @@ class Family(ABC, Generic[G]):
         Returns:
             The context, float64, of `context_shape`.
 
-        Raises:
-            CompositionNotSupported: The family has no such composition.
+        Raise `CompositionNotSupported` where the family has no such composition.
         """
 
     @abstractmethod

@@ -31,13 +31,9 @@ class RotationGenerator:
         """Angles and eigenvectors: `C = V diag(e^{iθ}) Vᴴ`.
 
         Found through the Cayley transform K = (I - C)(I + C)⁻¹, which is skew, so iK is Hermitian and has
-        orthonormal eigenvectors to rounding, at a fraction of a Schur decomposition's cost.
-
-        Returns:
-            angles (D,) in (-π, π), float64, and vectors (D, D), complex128.
-
-        Raises:
-            CompositionNotSupported: C turns a plane by exactly π, and so has no unique logarithm.
+        orthonormal eigenvectors to rounding, at a fraction of a Schur decomposition's cost. Return angles (D,) in
+        (-π, π), float64, and vectors (D, D), complex128. Raise `CompositionNotSupported` where C turns a plane by
+        exactly π, and so has no unique logarithm.
         """
         identity = torch.eye(len(self.matrix), dtype=self.matrix.dtype)
         try:

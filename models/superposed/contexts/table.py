@@ -13,7 +13,7 @@ from torch import Tensor
 from superposed.contexts.expression import Leaf
 from superposed.contexts.family import Family, Term
 from superposed.contexts.keys import Stream, TaskId
-from superposed.errors import CapacityExceeded
+from superposed.errors import check_most
 
 # Generators are kept for contexts that are composed of the same tasks again and again.
 _GENERATOR_BYTES = 64 * 2**20
@@ -23,11 +23,8 @@ _GENERATOR_BYTES = 64 * 2**20
 class Context:
     """A composed context in canonical form: what it is, whatever way it was written.
 
-    Args:
-        shares: (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged.
-
-    Attributes:
-        text: The same as text: what is looked up in tables, as its hash is kept.
+    `shares` are (task, weight, exponent) of every task in it, sorted, equal tasks and exponents merged; `text` is the
+    same as text: what is looked up in tables, as its hash is kept.
     """
 
     shares: tuple[tuple[TaskId, float, float | None], ...]
@@ -139,9 +136,8 @@ class ContextTable:
     def gather(self, contexts: Sequence[Context], index: Tensor | None = None) -> dict[str, Binding]:
         """Copy every layer's contexts out of the table, in the order given, for a batch that is learned.
 
-        The bits of a product depend on the alignment and the order of its operands. Which slot a context
-        has follows from earlier requests; a copy follows from the batch alone, so a replay computes the
-        same.
+        The bits of a product depend on the alignment and the order of its operands. Which slot a context has follows
+        from earlier requests; a copy follows from the batch alone, so a replay computes the same.
 
         `index` (B,) int64 is each row's place among the K distinct contexts; without one there is one context.
         Raise `CapacityExceeded` for more distinct contexts than the table has room for.
@@ -155,10 +151,8 @@ class ContextTable:
 
     def _load(self, contexts: Sequence[Context]) -> NDArray[np.int64]:
         """Return every context's slot, (K,); what is not there yet is derived."""
-        if len(contexts) > self.capacity:
-            problem = "a batch names more contexts than the context table holds"
-            expected = f"{self.capacity} distinct contexts at most"
-            raise CapacityExceeded(problem, expected=expected, received=len(contexts))
+        problem = "a batch names more contexts than the context table holds"
+        check_most(problem, len(contexts), self.capacity, " distinct contexts")
         for context in contexts:  # before the first miss, so that none of them is evicted
             if context.text in self._slots:
                 self._slots.move_to_end(context.text)

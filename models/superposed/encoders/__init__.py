@@ -43,11 +43,8 @@ def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:
 def open_encoder(spec: str, folder: Path, *, threads: int = 1) -> Encoder:
     """Open the encoder that a text describes, see the module; one call has `threads` threads.
 
-    A sentence encoder keeps its model in the folder; it is made there the first time.
-
-    Raises:
-        ConfigError: There is no such encoder.
-        EncoderUnavailable: Its model or a package is missing.
+    A sentence encoder keeps its model in the folder; it is made there the first time. Raise `ConfigError` where there
+    is no such encoder; `EncoderUnavailable` where its model or a package is missing.
     """
     name, _, argument = spec.partition(":")
     if name == "hash":

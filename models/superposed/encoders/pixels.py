@@ -62,8 +62,7 @@ class PixelEncoder:
     def encode(self, items: Sequence[Any], places: Sequence[int] | None = None) -> NDArray[np.uint8]:
         """Return rows (B, width) uint8 of B files; errors call each by its place, or by that in `places`.
 
-        Raises:
-            InputError: One is no PNG or JPEG image, is damaged, or has too many pixels.
+        Raise `InputError` where one is no PNG or JPEG image, is damaged, or has too many pixels.
         """
         rows = np.empty((len(items), self.width), dtype=np.uint8)
         for row, item, place in zip(rows, items, places or range(len(items)), strict=True):

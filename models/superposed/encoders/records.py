@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from superposed.config import Config
-from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, redacted
+from superposed.errors import CapacityExceeded, InputError, NonFiniteInput, ShapeError, check_most, redacted
 
 Kind: TypeAlias = Literal["number", "category", "date"]
 MOST_FEATURES, LONGEST_NAME, LONGEST_TEXT = 1024, 128, 256
@@ -43,10 +43,8 @@ class Feature(Config):
 def check_records(records: object, features: FeatureTable | None = None) -> None:
     """Check the form of records, and their number of values against the features of their task where those are known.
 
-    Raises:
-        InputError: They are no list of records, or a name or value cannot be one.
-        CapacityExceeded: A record, or all together, have too many values, or a text is too long.
-        NonFiniteInput: A number is not finite.
+    Raise `InputError` where they are no list of records, or a name or value cannot be one; `CapacityExceeded` where a
+    record, or all together, have too many values, or a text is too long; `NonFiniteInput` where a number is not finite.
     """
     if not isinstance(records, Sequence) or isinstance(records, str) or not len(records):
         raise InputError("records are no list", expected="at least one record", received=redacted(records))
@@ -57,9 +55,7 @@ def check_records(records: object, features: FeatureTable | None = None) -> None
     for row, record in enumerate(records):
         if not isinstance(record, Mapping):
             raise InputError(f"record {row} is no object", expected="values by name", received=redacted(record))
-        if len(record) > MOST_FEATURES:
-            expected = f"{MOST_FEATURES} at most"
-            raise CapacityExceeded(f"record {row} has too many values", expected=expected, received=len(record))
+        check_most(f"record {row} has too many values", len(record), MOST_FEATURES)
         for name, value in record.items():
             _check_value(row, name, value)
 
@@ -69,9 +65,7 @@ def _check_value(row: int, name: object, value: object) -> None:
         expected = f"a text of 1 to {LONGEST_NAME} characters"
         raise InputError(f"record {row} has a name that cannot be one", expected=expected, received=redacted(name))
     if isinstance(value, str):
-        if len(value) > LONGEST_TEXT:
-            problem = f"record {row}: a text is too long to be a category"
-            raise CapacityExceeded(problem, expected=f"{LONGEST_TEXT} characters at most", received=len(value))
+        check_most(f"record {row}: a text is too long to be a category", len(value), LONGEST_TEXT, " characters")
     elif isinstance(value, int | float):
         if not (abs(value) <= LARGEST or (isinstance(value, float) and math.isnan(value))):
             problem = f"record {row} holds a number that is too large"
@@ -131,9 +125,7 @@ class FeatureTable:
             names = dict.fromkeys(name for record in records for name in record)
             if not names:
                 return
-            if len(names) > MOST_FEATURES:
-                expected = f"{MOST_FEATURES} at most"
-                raise CapacityExceeded("the records have too many names", expected=expected, received=len(names))
+            check_most("the records have too many names", len(names), MOST_FEATURES)
             self.features = dict.fromkeys(names)
         for name in [name for name, kind in self.features.items() if kind is None]:
             self.features[name] = _kind([record.get(name) for record in records])
@@ -149,9 +141,8 @@ class FeatureTable:
     def encode(self, records: Sequence[Mapping[str, Any]], width: int, *, ignore_extra: bool) -> NDArray[np.float64]:
         """Return rows (B, width): numbers as they are, NaN where one is missing, and hashed categories.
 
-        Raises:
-            ShapeError: A record has a name that the task does not have.
-            InputError: A value is of another kind than its feature.
+        Raise `ShapeError` where a record has a name that the task does not have; `InputError` where a value is of
+        another kind than its feature.
         """
         rows = np.zeros((len(records), width))
         for row, record in enumerate(records):

@@ -44,8 +44,7 @@ class SentenceEncoder:
     def of(cls, source: str, folder: Path, threads: int) -> Self:
         """Open an exported model, of a name or a directory's path; export it where the folder is not there.
 
-        Raises:
-            EncoderUnavailable: The model or a package is missing, or the folder is damaged.
+        Raise `EncoderUnavailable` where the model or a package is missing, or the folder is damaged.
         """
         try:
             from onnxruntime import InferenceSession, SessionOptions

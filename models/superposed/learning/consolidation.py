@@ -20,15 +20,9 @@ CONSOLIDATION_ROWS = 256
 def consolidate(store: WeightStore, steps: int, *, share: Split = Split.ALL) -> int:
     """Take rehearsal steps over all tasks at once, at a learning rate that falls to nothing.
 
-    One change of the store, whole or not at all: the rows drawn follow from its sequence number. Only kept
-    rows of the split `share` are learned: those held out can tell what it did.
-
-    Returns:
-        How many rows were learned again; 0 where none are kept. A step whose rows the arithmetic refuses is
-        left out.
-
-    Raises:
-        ConfigError: Fewer than one step.
+    One change of the store, whole or not at all: the rows drawn follow from its sequence number. Only kept rows of the
+    split `share` are learned: those held out can tell what it did. A step whose rows the arithmetic refuses is left
+    out. Return how many rows were learned again, 0 where none are kept; raise `ConfigError` for fewer than one step.
     """
     if steps < 1:
         raise ConfigError("a consolidation has at least one step", expected="1 or more", received=steps)
@@ -62,9 +56,8 @@ def _step(store: WeightStore, step: int, share: Split) -> int:
 class Judged:
     """Measurement of all tasks on some of their kept rows.
 
-    Args:
-        accuracy: Share of its rows that each cross-entropy task answers right, by key.
-        loss: Mean over all mse tasks of each one's mean loss; None where there are none.
+    `accuracy` is the share of its rows that each cross-entropy task answers right, by key; `loss` the mean over all mse
+    tasks of each one's mean loss, None where there are none.
     """
 
     accuracy: dict[str, float]

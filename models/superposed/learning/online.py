@@ -97,9 +97,8 @@ def measure_batch(store: WeightStore, batch: Batch, targets: Targets) -> Measure
 def apply(store: WeightStore, batch: Batch, targets: Targets, *, steps: int = 1) -> UpdateResult:
     """Apply one update to the store: the same path for a new update and for a replayed one.
 
-    Raises:
-        UpdateError: The update was refused; every bit of the store is as it was.
-        ConfigError: Fewer than one step.
+    Raise `UpdateError` where the update was refused, and every bit of the store is as it was; `ConfigError` for fewer
+    than one step.
     """
     if steps < 1:
         raise ConfigError("an update has at least one step", expected="1 or more", received=steps)
@@ -147,8 +146,7 @@ def _statistics_restored(batch: Batch) -> Iterator[None]:
 def _absorb(store: WeightStore, batch: Batch, targets: Targets) -> Batch:
     """Move the running statistics of a batch's tasks by its rows and targets, and scale the rows anew.
 
-    Raises:
-        InputError: A record does not fit the features of its task.
+    Raise `InputError` where a record does not fit the features of its task.
     """
     for part, mine in batch.members():
         if part.units is not None and targets.values is not None:
@@ -197,8 +195,7 @@ def learn_features(batch: Batch) -> None:
 def check_records_fit(batch: Batch) -> None:
     """Check that the features of a batch's tasks can take its records, before that is recorded.
 
-    Raises:
-        InputError: They cannot, as they are now; an update before this one may still change them.
+    Raise `InputError` where they cannot, as they are now: an update before this one may still change them.
     """
     for part, rows in _records(batch):
         schema, trial = part.task.schema, part.features.copy()
@@ -311,8 +308,7 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
 def optimizer_step(store: WeightStore, loss: Tensor) -> None:
     """Take one optimizer step down a loss, checked before it moves anything.
 
-    Raises:
-        UpdateError: Loss or gradient is not finite, or the gradient is too long.
+    Raise `UpdateError` where loss or gradient is not finite, or the gradient is too long.
     """
     try:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there

@@ -20,9 +20,8 @@ Group = dict[str, Any]
 def parameter_groups(config: OptimizerConfig, network: nn.Module) -> list[Group]:
     """Return a network's weights in groups of one learning rate.
 
-    Adam and RMSprop move each weight by about the rate, and an expanded layer of m blocks has m times the
-    weights, each with a factor of 1/√m. So its rate is divided by √m: a step then moves its answers as far
-    as another layer's.
+    Adam and RMSprop move each weight by about the rate, and an expanded layer of m blocks has m times the weights, each
+    with a factor of 1/√m. So its rate is divided by √m: a step then moves its answers as far as another layer's.
     """
     groups: dict[float, Group] = {}
     for module in network.modules():

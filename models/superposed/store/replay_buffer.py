@@ -261,10 +261,9 @@ class ReplayBuffer:
     ) -> Drawn | None:
         """Draw kept rows of an update's own tasks, and those of a split of other tasks; None if none is found.
 
-        The choice is drawn from the sequence number of an update, and its step. `parts` are the contexts of the
-        update, `rows` the most rows of its own tasks and of others. Tasks in `besides` are not rehearsed as
-        others. Of more than `contexts` distinct contexts besides the update's, the rows of those drawn later are
-        left out.
+        The choice is drawn from the sequence number of an update, and its step. `parts` are the contexts of the update,
+        `rows` the most rows of its own tasks and of others. Tasks in `besides` are not rehearsed as others. Of more
+        than `contexts` distinct contexts besides the update's, the rows of those drawn later are left out.
         """
         own = self._of_own({part.task.schema.key for part in parts}, sequence, step, rows[0])
         others = self._of_others(besides, sequence, step, rows[1], share)

@@ -96,11 +96,9 @@ class WeightStore:
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """Return the task that is registered with exactly this schema; None where it could be registered.
 
-        Raises:
-            TaskExists: The key is registered with another schema.
-            ShapeError: The task has more inputs, outputs or own layers than the store.
-            UnknownTask: A task of its composition is not registered.
-            CompositionNotSupported: Its group is in a group itself, or a composition; or the family has none.
+        Raise `TaskExists` where the key is registered with another schema; `ShapeError` where the task has more inputs,
+        outputs or own layers than the store; `UnknownTask` where a task of its composition is not registered;
+        `CompositionNotSupported` where its group is in a group itself, or a composition; or the family has none.
         """
         network, schema = self.config.network, self.completed(schema)
         schema.check_fits(network.inputs, network.outputs, len(self.contexts.source.features))
@@ -248,10 +246,8 @@ class WeightStore:
     def resolve(self, context: object) -> ResolvedContext:
         """Find what a context expression (or its text or JSON form) stands for.
 
-        Raises:
-            ExpressionInvalid: It is no expression.
-            UnknownTask: A key in it is not registered.
-            CompositionNotSupported: Its parts differ in outputs or loss.
+        Raise `ExpressionInvalid` where it is no expression; `UnknownTask` where a key in it is not registered;
+        `CompositionNotSupported` where its parts differ in outputs or loss.
         """
         return self._resolver.resolve(context)
 
@@ -278,9 +274,8 @@ class WeightStore:
     def bindings(self, batch: Batch) -> Mapping[str, Binding]:
         """Return every layer's binding for a batch, independent of earlier requests.
 
-        Raises:
-            CapacityExceeded: More distinct contexts than the table holds.
-            CompositionNotSupported: The family has no such composition.
+        Raise `CapacityExceeded` for more distinct contexts than the table holds; `CompositionNotSupported` where the
+        family has no such composition.
         """
         return self.contexts.gather([part.context for part in batch.parts], batch.index)
 

@@ -73,8 +73,7 @@ class ResolvedContext:
     def encode(self, rows: Any) -> NDArray[np.float64]:
         """Return the task's own rows, checked before, as numbers (B, inputs) before scaling.
 
-        Raises:
-            InputError: A record does not fit the task's features.
+        Raise `InputError` where a record does not fit the task's features.
         """
         schema = self.task.schema
         if schema.kind != "records":
@@ -184,9 +183,8 @@ def _checked(part: ResolvedContext, inputs: object) -> Any:
 def scaled_rows(part: ResolvedContext, rows: Any, width: int, dtype: torch.dtype) -> Tensor:
     """Return checked rows of a context encoded, scaled, and padded to the store's width (B, width).
 
-    Raises:
-        NonFiniteInput: They do not fit the dtype once they are scaled.
-        InputError: A record does not fit the task's features.
+    Raise `NonFiniteInput` where they do not fit the dtype once they are scaled; `InputError` where a record does not
+    fit the task's features.
     """
     values, scaling = rows, part.scaling
     if part.task.schema.kind == "records" or scaling is not None:
@@ -208,9 +206,7 @@ def one_context(
 
     `inputs` are (B, task inputs), as nested lists, array or tensor, or B records; `width` and `dtype` the store's
     number of inputs and dtype. Rows whose scaling an update learns too (`learning`) are scaled when it is applied.
-
-    Raises:
-        InputError: No rows, rows of the wrong shape, or a number that is not finite.
+    Raise `InputError` for no rows, rows of the wrong shape, or a number that is not finite.
     """
     rows = _checked(part, inputs)
     learned = learning and part.scaler is not None
@@ -292,10 +288,8 @@ def per_row(
 ) -> Batch:
     """Return a batch of B contexts and B rows, each of its own task's width, or records.
 
-    The other arguments are those of `one_context`.
-
-    Raises:
-        InputError: As `one_context`; also where contexts and rows are not equally many.
+    The other arguments are those of `one_context`. Raise `InputError` as `one_context`, and where contexts and rows are
+    not equally many.
     """
     if not isinstance(inputs, list | tuple | np.ndarray | Tensor):
         raise ShapeError("inputs are not a list of rows", expected=f"{len(parts)} rows", received=type(inputs).__name__)

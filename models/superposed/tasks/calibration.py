@@ -31,10 +31,9 @@ def row_hashes(rows: NDArray[Any]) -> NDArray[np.uint32]:
 class Calibration:
     """Temperature of a task's probabilities: its logits are divided by it.
 
-    It follows what the task answers to rows before it learns them, by Newton steps on the log of the
-    temperature. A row that comes again says nothing, as it was learned; learning it changes the model, and
-    what was measured ages. Which rows came before is known of a sample of them, those with the smallest
-    hashes; only those count.
+    It follows what the task answers to rows before it learns them, by Newton steps on the log of the temperature. A row
+    that comes again says nothing, as it was learned; learning it changes the model, and what was measured ages. Which
+    rows came before is known of a sample of them, those with the smallest hashes; only those count.
 
     Source: Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks", ICML 2017; Gibbons,
     "Distinct sampling for highly-accurate answers to distinct values queries", VLDB 2001.

@@ -149,9 +149,7 @@ class TaskState:
 class TaskRegistry:
     """The tasks of one store, by key, and the generation that each deleted key would get next.
 
-    Attributes:
-        quarantined: Whose updates are not applied: names of sources (task keys among them), and the
-            sequence number since when.
+    `quarantined` says whose updates are not applied: names of sources (task keys among them), and since which record.
     """
 
     def __init__(self) -> None:
@@ -197,11 +195,9 @@ class TaskRegistry:
     def find_same(self, schema: TaskSchema) -> TaskState | None:
         """Return the task that is registered with this schema, or None where the key is free.
 
-        Labels that were added since the registration make no other schema.
-
-        Raises:
-            TaskExists: The key is registered with another schema.
-            CompositionNotSupported: Its group is in a group itself, or is a composition.
+        Labels that were added since the registration make no other schema. Raise `TaskExists` where the key is
+        registered with another schema; `CompositionNotSupported` where its group is in a group itself, or is a
+        composition.
         """
         existing = self._tasks.get(schema.key)
         group = self._tasks[schema.group].schema if schema.group in self._tasks else None
@@ -243,9 +239,8 @@ class TaskRegistry:
     def check_removable(self, key: str) -> TaskState:
         """Return the task of a key, if nothing else depends on it.
 
-        Raises:
-            UnknownTask: There is none.
-            TaskInUse: It is the group of other tasks, or they are composed of it.
+        Raise `UnknownTask` where there is none; `TaskInUse` where it is the group of other tasks, or they are composed
+        of it.
         """
         state, schemas = self.get(key), [one.schema for one in self._tasks.values()]
         if dependents := sum(key == one.group or key in one.composed_of for one in schemas):

@@ -43,8 +43,7 @@ class Resolver:
     def resolve_each(self, contexts: Sequence[object]) -> list[ResolvedContext]:
         """Return the meaning of each row's context; equal contexts are resolved once.
 
-        Raises:
-            CapacityExceeded: They name too many tasks in all. Raises too as `WeightStore.resolve`.
+        Raise `CapacityExceeded` where they name too many tasks in all, or as `WeightStore.resolve`.
         """
         known: dict[str, ResolvedContext] = {}
         names: list[str] = []

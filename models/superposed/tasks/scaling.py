@@ -83,12 +83,10 @@ def scaled_each(scalings: Sequence[Scaling | None], index: NDArray[np.int64], va
 class RunningStatistics:
     """Mean and variance of each feature over a stream, of which old rows fade slowly.
 
-    Once there are 64 rows, an outlier counts as if it lay 10 standard deviations from the mean.
+    Once there are 64 rows, an outlier counts as if it lay 10 standard deviations from the mean. `values` are (3, n)
+    float64: weight in rows, mean, and sum of squared differences of each feature.
 
     Source: Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm", 1979.
-
-    Attributes:
-        values: (3, n) float64: weight in rows, mean, and sum of squared differences of each feature.
     """
 
     def __init__(self, values: NDArray[np.float64] | None = None) -> None:

@@ -169,9 +169,8 @@ class TaskSchema(Config):
     def grown(self, labels: Iterable[Label]) -> Self:
         """Return the schema with those labels added that it does not have yet.
 
-        Raises:
-            LabelOutOfRange: It has no labels, or labels of another type.
-            CompositionNotSupported: The task is a composition, whose outputs are those of its parts.
+        Raise `LabelOutOfRange` where it has no labels, or labels of another type; `CompositionNotSupported` where the
+        task is a composition, whose outputs are those of its parts.
         """
         wanted = tuple(self._as_stored(label) for label in labels)
         if self.labels is None:

@@ -64,9 +64,8 @@ def _joined(columns: Sequence[Tensor | None], several: Sequence[Targets], defaul
 def weighted(targets: Targets, weights: Sequence[float]) -> Targets:
     """Return targets with a weight for each row.
 
-    Raises:
-        ShapeError: There is not one weight a row, or all of them are 0.
-        NonFiniteInput: A weight is not a finite number from 0.
+    Raise `ShapeError` where there is not one weight a row, or all of them are 0; `NonFiniteInput` where a weight is not
+    a finite number from 0.
     """
     values = np.asarray(weights, dtype=np.float64)
     if values.shape != (len(targets.classes),) or not values.any():

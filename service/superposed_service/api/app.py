@@ -21,21 +21,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from superposed.errors import ConfigError, SuperposedError
+from superposed_client.models import RecoveryInfo
 from superposed_service.api.auth import Access, requires
 from superposed_service.api.auth.rate_limits import Quotas
-from superposed_service.api.middleware.admission import check_room, check_site
-from superposed_service.api.middleware.fast_routes import FastRoutes
-from superposed_service.api.middleware.freshness import Freshness
-from superposed_service.api.middleware.gateway import RequestGateway
-from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.admission import Freshness, check_room, check_site
+from superposed_service.api.middleware.gateway import RejectionDelay, RequestGateway
 from superposed_service.api.middleware.request_metrics import Observed
-from superposed_service.api.middleware.route_table import ROUTE, RouteTable
-from superposed_service.api.openapi import describe_access
+from superposed_service.api.middleware.route_table import ROUTE, FastRoutes, RouteTable, describe_access
 from superposed_service.api.problems import INTERNAL, PROBLEM_MEDIA_TYPE, problem_response
 from superposed_service.api.server.direct_inference import DirectInference
 from superposed_service.api.v1.routes import routers
 from superposed_service.api.v2.routes import router as v2_router
-from superposed_service.changes.replay import Recovery, fingerprint, recover
+from superposed_service.changes.replay import fingerprint, recover
 from superposed_service.changes.snapshot import start_history
 from superposed_service.engine.engine import Engine
 from superposed_service.engine.poison_detector import PoisonDetector
@@ -66,7 +63,7 @@ _PROBLEM: dict[str, Any] = {
 
 def open_store(
     directory: DataDirectory, settings: Settings, telemetry: Telemetry | None = None
-) -> tuple[Writer, Recovery]:
+) -> tuple[Writer, RecoveryInfo]:
     """Recover the store of a directory: the newest good snapshot, and the journal after it.
 
     Where the records were first applied by other arithmetic, a fresh snapshot of the result is taken. Raise
@@ -79,11 +76,9 @@ def open_store(
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("there is no CUDA device here", expected="--device cpu or auto", received=device)
     if device == "cpu" and settings.inference_precision != "float32":
-        raise ConfigError(
-            "only a GPU answers in another precision than the weights'",
-            expected="SUPERPOSED_INFERENCE_PRECISION=float32, or a GPU",
-            received=settings.inference_precision,
-        )
+        text = "only a GPU answers in another precision than the weights'"
+        wanted = "SUPERPOSED_INFERENCE_PRECISION=float32, or a GPU"
+        raise ConfigError(text, expected=wanted, received=settings.inference_precision)
     if directory.untouched:
         raise ConfigError(f"{directory.path} holds no store", expected="one made by `superposed init`")
     transaction_log = directory.transaction_log()
@@ -231,9 +226,8 @@ def _tracing(settings: Settings) -> Tracing | None:
     try:
         from superposed_service.observability.opentelemetry import Tracing, exporting
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            "traces need OpenTelemetry", expected="pip install 'superposed[otel]'", received=error.name
-        ) from None
+        text, remedy = "traces need OpenTelemetry", "pip install 'superposed[otel]'"
+        raise ConfigError(text, expected=remedy, received=error.name) from None
     return Tracing(exporting())
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from superposed.errors import ShapeError
-from superposed_service.errors import InvalidRequest, check_most
+from superposed.errors import ShapeError, check_most
+from superposed_service.errors import InvalidRequest
 
 TENSORS_MEDIA_TYPE = "application/vnd.superposed.tensors"
 HEAD_LENGTH = "inference-header-content-length"

@@ -12,7 +12,7 @@ from superposed.tasks.labels import Label
 from superposed.tasks.registry import TaskState
 from superposed.tasks.schema import TaskSchema
 from superposed_service.changes.base import Change, JsonObject, PreparedChange
-from superposed_service.changes.growth import check_version
+from superposed_service.changes.update import check_version
 from superposed_service.errors import LimitReached
 from superposed_service.storage import Entry, Record
 
@@ -35,12 +35,18 @@ def task_body(store: WeightStore, state: TaskState) -> JsonObject:
     }
 
 
+def task_page(
+    store: WeightStore, prefix: str, after: str, most: int, may_name: Callable[[str], bool]
+) -> tuple[list[JsonObject], str | None]:
+    """Return one page of the tasks that may be named, by key; and the last key where more follow."""
+    states, last = store.tasks.page(prefix, after, most, may_name)
+    return [task_body(store, state) for state in states], last
+
+
 class Register(Change):
     """A task is registered.
 
-    Args:
-        schema: Gives the task's schema in a store.
-        most: How many tasks one author may have registered; None for any number.
+    `schema` gives its schema in a store; one author may have registered `most` tasks, None for any number.
     """
 
     kind = "register"
@@ -72,11 +78,9 @@ class Register(Change):
         registered = sum(state.author == self.author for state in store.tasks.all())
         count = registered + (store.group_to_make(schema) is not None)
         if count >= self._most:
-            raise LimitReached(
-                "this API key has registered as many tasks and compositions as it may: delete some first",
-                expected=f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)",
-                received=count + 1,
-            )
+            text = "this API key has registered as many tasks and compositions as it may: delete some first"
+            most = f"{self._most} at most (SUPERPOSED_MAX_TASKS_PER_KEY)"
+            raise LimitReached(text, expected=most, received=count + 1)
 
     @classmethod
     def from_record(cls, record: Record) -> Self:
@@ -137,11 +141,8 @@ class Delete(Change):
         """Reject a task that is not there, is the group of other tasks, or was taught meanwhile."""
         state = store.tasks.check_removable(self.key)
         if self.updates not in {None, state.updates}:
-            raise TaskInUse(
-                f"task {self.key} was taught meanwhile",
-                expected=f"a task with {self.updates} updates",
-                received=f"{state.updates} updates",
-            )
+            text, wanted = f"task {self.key} was taught meanwhile", f"a task with {self.updates} updates"
+            raise TaskInUse(text, expected=wanted, received=f"{state.updates} updates")
 
         def apply(store: WeightStore) -> JsonObject:
             store.delete(self.key)

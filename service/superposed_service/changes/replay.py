@@ -18,6 +18,7 @@ from superposed.errors import ConfigError, SuperposedError, TaskExists
 from superposed.learning.online import APPLY_VERSION
 from superposed.store.replay_buffer import RULES_VERSION
 from superposed.store.store import WeightStore
+from superposed_client.models import RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, rejection
 from superposed_service.changes.exclusions import DECISIONS, LASTING, REFUSAL, RELABEL, TAKING_OUT, Exclusions
 from superposed_service.changes.quarantine import Quarantine, Release
@@ -71,20 +72,6 @@ def use_noted_threads(journal: Journal) -> None:
         torch.set_num_threads(noted["threads"])
 
 
-@dataclass(frozen=True)
-class Recovery:
-    """Outcome of a recovery."""
-
-    snapshot: str  # the snapshot that it was read from
-    replayed: int  # how many records came after it
-    # Whether the records were first applied by other arithmetic: then the store is the same only to rounding
-    fingerprint_changed: bool
-    # Whether an earlier release with other rules of learning applied the records: the replay followed this
-    # release's rules, and no rollback reaches past it
-    rules_changed: bool = False
-    damaged: tuple[str, ...] = ()  # newer snapshots that could not be read
-
-
 def read_store(snapshots: Snapshots, snapshot: Snapshot, device: str) -> WeightStore:
     """Read a snapshot's store; raise `SnapshotMismatch` where it is damaged, or as `Snapshots.read`."""
     store = WeightStore.from_bytes(snapshots.read(snapshot), device=device)
@@ -102,17 +89,13 @@ def recover(
     through: int | None = None,
     from_oldest: bool = False,
     progress: Progress | None = None,
-) -> tuple[WeightStore, Recovery]:
+) -> tuple[WeightStore, RecoveryInfo]:
     """Bring back the store that was: every acknowledged change, none twice.
 
-    Answers that were not yet kept for their idempotency keys are given again by the replay. It ends with the
-    record `through`; by default with the newest. Started from the oldest snapshot in reach (`from_oldest`), it
-    passes every digest that was noted at later ones.
-
-    Raises:
-        JournalCorrupt: A record is damaged, or cannot be applied.
-        DigestMismatch: The replay arrived at another store, though the arithmetic is the same.
-        SuperposedError: As `newest_good`.
+    Answers that were not yet kept for their idempotency keys are given again by the replay. It ends with the record
+    `through`; by default with the newest. Started from the oldest snapshot in reach (`from_oldest`), it passes every
+    digest that was noted at later ones. Raise `JournalCorrupt` where a record is damaged, or cannot be applied;
+    `DigestMismatch` where the replay arrived at another store, though the arithmetic is the same, or as `newest_good`.
     """
     journal = transaction_log.journal
     last = journal.sequence if through is None else through
@@ -143,7 +126,8 @@ def recover(
         transaction_log.write([(entry, None)])
         store.sequence += 1
         settle(record.sequence, entry.head["answer"])
-    return store, Recovery(start.id, length, changed, other_rules, tuple(damaged))
+    known: dict[str, Any] = {"snapshot": start.id, "replayed": length, "damaged": damaged}
+    return store, RecoveryInfo(**known, fingerprint_changed=changed, rules_changed=other_rules)
 
 
 def check_history(journal: Journal, snapshot: Snapshot) -> None:
@@ -166,11 +150,8 @@ def newest_good(
 ) -> tuple[WeightStore, Snapshot, list[str]]:
     """Return the newest (or oldest) snapshot that replay can start from, and the damaged ones.
 
-    Raises:
-        ConfigError: There is no snapshot.
-        JournalCorrupt: The journal ends before one.
-        SnapshotMismatch: None is good.
-        HistoryTruncated: The journal reaches back to none of them.
+    Raise `ConfigError` where there is no snapshot; `JournalCorrupt` where the journal ends before one;
+    `SnapshotMismatch` where none is good; `HistoryTruncated` where the journal reaches back to none of them.
     """
     damaged: list[str] = []
     found = snapshots.list()
@@ -179,12 +160,10 @@ def newest_good(
     if not found:
         raise ConfigError("the directory holds no store", expected="one made by `superposed init`")
     if found[-1].sequence > journal.sequence:
-        raise JournalCorrupt(
-            "the journal ends before the newest snapshot: restore the directory from a copy, or move the"
-            " snapshot's two files away where they are from another directory",
-            expected=f"record {found[-1].sequence}",
-            received=f"record {journal.sequence} as its last",
-        )
+        text = "the journal ends before the newest snapshot: restore the directory from a copy"
+        text += ", or move the snapshot's two files away where they are from another directory"
+        ends = f"record {journal.sequence} as its last"
+        raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
     failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):

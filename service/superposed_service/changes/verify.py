@@ -61,7 +61,7 @@ def _check_origin(directory: DataDirectory, snapshot: Snapshot) -> str:
 
 
 def _check_journal(transaction_log: TransactionLog) -> str:
-    if damaged := transaction_log.damaged_pages():
+    if damaged := transaction_log.database.damaged_pages():
         raise JournalCorrupt("pages of journal.db are not what was written", received=str(damaged[:10]))
     journal = transaction_log.journal
     erased = sum(record.payload is None for record in journal.replay(journal.horizon))

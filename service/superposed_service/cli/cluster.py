@@ -27,8 +27,8 @@ _READY_S, _LOOK_S = 180.0, 0.5
 
 
 @contextlib.contextmanager
-def _connected(path: Path | None) -> Iterator[tuple[Any, Any]]:
-    """Connect to the Ray cluster that runs here; give the configuration and the module of its actors."""
+def _connected(path: Path | None) -> Iterator[tuple[Any, Any, Any]]:
+    """Connect to the Ray cluster that runs here; give the configuration, Ray, and the module of its actors."""
     try:
         import ray
 
@@ -44,7 +44,7 @@ def _connected(path: Path | None) -> Iterator[tuple[Any, Any]]:
         text = "no Ray cluster runs on this machine"
         raise ConfigError(text, expected="`ray start --head`, and `ray start --address HEAD` elsewhere") from None
     try:
-        yield config, actors
+        yield config, ray, actors
     except ray.exceptions.RayError as error:
         raise NotReady("the cluster did not do it", received=str(error)[-500:]) from None
     finally:
@@ -54,8 +54,7 @@ def _connected(path: Path | None) -> Iterator[tuple[Any, Any]]:
 @cluster.command()
 def up(path: ConfigArgument = None) -> None:
     """Start what does not run of a cluster, cells that were added too; wait until every cell has a leader."""
-    with _connected(path) as (config, actors):
-        import ray
+    with _connected(path) as (config, ray, actors):
         from ray import serve
 
         from superposed_service.cluster.app import application
@@ -65,7 +64,7 @@ def up(path: ConfigArgument = None) -> None:
         serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
         serve.run(application(config), name=config.name)
         known, until = actors.coordinator(config), time.monotonic() + _READY_S
-        while waiting := _not_up(_table(known), config):
+        while waiting := _not_up(_servers(known), config):
             if time.monotonic() > until:
                 text = (
                     f"cells without a leader and followers: the servers' logs are beside {config.directory}/CELL/NUMBER"
@@ -79,9 +78,9 @@ def up(path: ConfigArgument = None) -> None:
 @cluster.command()
 def status(path: ConfigOption = None) -> None:
     """Show the servers of each cell: where they are, what they do, and how new they are."""
-    with _connected(path) as (config, actors):
+    with _connected(path) as (config, _, actors):
         table = Table("cell", "server", "URL", "role", "epoch", "record")
-        for one in _table(actors.coordinator(config)):
+        for one in _servers(actors.coordinator(config)):
             shown = {"role": "not reached", "epoch": "", "sequence": ""} | one
             table.add_row(*(str(shown[name]) for name in ("cell", "server", "url", "role", "epoch", "sequence")))
         Console().print(table)
@@ -115,9 +114,7 @@ def drain(
     back: Annotated[bool, typer.Option("--back", help="Start again what drains have stopped.")] = False,
 ) -> None:
     """Stop the servers of a node, others leading their cells before, so that the node can be taken away."""
-    with _connected(path) as (config, actors):
-        import ray
-
+    with _connected(path) as (config, ray, actors):
         known = actors.coordinator(config)
         stopped = ray.get(known.undrain.remote() if back else known.drain.remote(node))
         typer.echo("started again" if back else f"stopped: {', '.join(stopped) or 'nothing was there'}")
@@ -126,12 +123,10 @@ def drain(
 @cluster.command()
 def restart(path: ConfigOption = None) -> None:
     """Start every server anew, one after another and leaders last: after an upgrade of the package."""
-    with _connected(path) as (config, actors):
-        import ray
-
+    with _connected(path) as (config, ray, actors):
         known = actors.coordinator(config)
         for cell in config.cells:
-            servers = [one for one in _table(known) if one["cell"] == cell]
+            servers = _servers(known, cell)
             for one in sorted(servers, key=lambda one: one.get("role") == "leader"):
                 ray.get(known.restart.remote(cell, one["server"]))
                 _wait_until_level(known, cell, one["server"])
@@ -141,8 +136,7 @@ def restart(path: ConfigOption = None) -> None:
 @cluster.command()
 def down(path: ConfigOption = None) -> None:
     """Stop the ingress and all servers; the data directories stay."""
-    with _connected(path) as (config, actors):
-        import ray
+    with _connected(path) as (config, ray, actors):
         from ray import serve
 
         serve.delete(config.name)
@@ -163,11 +157,11 @@ def _not_up(servers: list[dict[str, Any]], config: Any) -> list[str]:
     return [cell for cell, own in roles.items() if "leader" not in own or own.count("follower") < wanted]
 
 
-def _table(known: Any) -> list[dict[str, Any]]:
+def _servers(known: Any, cell: str = "") -> list[dict[str, Any]]:
+    """Return the servers of a cell, or of all, as the coordinator knows them."""
     import ray
 
-    found: list[dict[str, Any]] = ray.get(known.table.remote())
-    return found
+    return [one for one in ray.get(known.table.remote()) if cell in {"", one["cell"]}]
 
 
 def _wait_until_level(known: Any, cell: str, number: int) -> None:
@@ -175,7 +169,7 @@ def _wait_until_level(known: Any, cell: str, number: int) -> None:
     until, wanted = time.monotonic() + _READY_S, None
     while time.monotonic() < until:
         time.sleep(_LOOK_S)
-        servers = [one for one in _table(known) if one["cell"] == cell]
+        servers = _servers(known, cell)
         leader = next((one for one in servers if one.get("role") == "leader"), None)
         if leader is None or not servers[number]["reached"]:
             continue

@@ -30,8 +30,7 @@ def serve(
     """Serve the store in DIR; make one with the preset's settings if there is none."""
     gc.disable()  # what is imported stays: no collection is to look at it
     try:
-        from superposed_service.api.server.bind_address import joined
-        from superposed_service.cli.server_process import run_server
+        from superposed_service.cli.server_process import joined, run_server
         from superposed_service.cli.settings_loader import configure
 
         gc.freeze()

@@ -1,7 +1,8 @@
-"""The process of `superposed serve`."""
+"""The process of `superposed serve`; it listens on loopback only, unless something controls access."""
 
 import contextlib
 import gc
+import ipaddress
 import logging.config
 import math
 import signal
@@ -12,9 +13,9 @@ import typer
 import uvicorn
 
 from superposed.config import StoreConfig
+from superposed.errors import ConfigError
 from superposed_service.api.app import create_api, guarded
 from superposed_service.api.auth import begin_with
-from superposed_service.api.server.bind_address import check_addresses
 from superposed_service.api.server.connections import HttpServer, allow_connections, bounded_protocol
 from superposed_service.cli.new_store import begin_store, default_encoders
 from superposed_service.followers.follower import seed
@@ -71,3 +72,33 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
             raise typer.Exit(3)
         if opened.replaced:  # it was moved or replaced meanwhile: no snapshot was taken
             raise typer.Exit(4)
+
+
+def joined(host: str, port: int) -> str:
+    """Return `host:port`, with the brackets that an IPv6 address needs."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_addresses(settings: Settings, allowed: bool, has_keys: bool) -> None:
+    """Check the addresses of HTTP and gRPC: without API keys they are on this machine.
+
+    Raise `ConfigError` for another one, unless it is `allowed` by access control in front.
+    """
+    if allowed or has_keys:
+        return
+    hosts = {settings.host: settings.host}
+    if settings.grpc_address:
+        hosts[settings.grpc_address] = settings.grpc_address.rpartition(":")[0].strip("[]")
+    for address, host in hosts.items():
+        if not _is_local(host):
+            text, wanted = "every client that reaches this address could read and change every task", "API keys"
+            wanted += " (superposed keys create), a loopback address, or --allow-unauthenticated"
+            raise ConfigError(text, expected=f"{wanted} where access is controlled in front", received=address)
+
+
+def _is_local(host: str) -> bool:
+    """Return True if only this machine reaches the host; an empty host is every interface."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

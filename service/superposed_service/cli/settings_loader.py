@@ -79,15 +79,11 @@ def _check_names(place: str, given: Collection[str], shown: Callable[[str], str]
         return
     for old in RENAMED.keys() & set(unknown):
         now = RENAMED[old]
-        raise ConfigError(
-            f"{place}: setting {shown(old)} was {'removed' if now is None else 'renamed'}",
-            expected=f"no {shown(old)}" if now is None else shown(now),
-        )
+        text = f"{place}: setting {shown(old)} was {'removed' if now is None else 'renamed'}"
+        raise ConfigError(text, expected=f"no {shown(old)}" if now is None else shown(now))
     near = {one for name in unknown for one in difflib.get_close_matches(name, Settings.model_fields, n=1)}
-    raise ConfigError(
-        f"{place}: no such setting: {', '.join(map(shown, unknown))}",
-        expected=f"perhaps {', '.join(map(shown, sorted(near)))}" if near else "`superposed config show` lists them",
-    )
+    advice = f"perhaps {', '.join(map(shown, sorted(near)))}" if near else "`superposed config show` lists them"
+    raise ConfigError(f"{place}: no such setting: {', '.join(map(shown, unknown))}", expected=advice)
 
 
 def _read(file: Path) -> dict[str, Any]:

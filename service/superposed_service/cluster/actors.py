@@ -115,28 +115,24 @@ class Coordinator:
     async def _tend(self, cell: str, client: httpx.AsyncClient) -> None:
         """Look at one cell, and do what is to be done there."""
         found = await asyncio.gather(*(_asked(actor) for actor in self._actors[cell]))
-        before = list(self._urls[cell])
-        self._urls[cell] = [one["url"] if one else url for one, url in zip(found, before, strict=True)]
-        states = await asyncio.gather(*(_server_state(client, url) for url in self._urls[cell]))
-        self._states[cell] = [
-            {"url": url, "reached": state is not None, **(state.model_dump() if state else {})}
-            for url, state in zip(self._urls[cell], states, strict=True)
-        ]
-        leader = newest_leader(dict(zip(self._urls[cell], states, strict=True)))
-        if leader:
+        urls = [one["url"] if one else url for one, url in zip(found, self._urls[cell], strict=True)]
+        states = await asyncio.gather(*(_server_state(client, url) for url in urls))
+        pairs = list(zip(urls, states, strict=True))
+        self._urls[cell], reached = urls, {url: state for url, state in pairs if state}
+        facts = [state.model_dump() if state else {} for state in states]
+        self._states[cell] = [{"url": url, "reached": bool(one), **one} for url, one in zip(urls, facts, strict=True)]
+        members = urls if self._config.servers > 1 else []
+        if leader := newest_leader(reached):
             self._led[cell] = time.monotonic()
-        for number, one in enumerate(found):
-            if one and not one["runs"] and (cell, number) not in self._drained:
-                follow = followed(number, found, leader)
-                if follow is not None and all(self._urls[cell]):
-                    members = self._urls[cell] if self._config.servers > 1 else []
-                    await self._actors[cell][number].start.remote(self._config.environment(members, follow))
-        reached = {url: state for url, state in zip(self._urls[cell], states, strict=True) if state}
+        for number, one in enumerate(found if all(urls) else ()):
+            down = one and not one["runs"] and (cell, number) not in self._drained
+            if down and (follow := followed(number, found, leader)) is not None:
+                await self._actors[cell][number].start.remote(self._config.environment(members, follow))
         if not leader and reached and time.monotonic() - self._led[cell] > _GONE_S:
             await self._promote(cell, list(reached), client)
         for url, state in reached.items():
-            if self._config.servers > 1 and state.members != self._urls[cell]:
-                await client.post(f"{url}/v1/replication/members", json={"members": self._urls[cell]})
+            if members and state.members != members:
+                await client.post(f"{url}/v1/replication/members", json={"members": members})
 
     async def _promote(self, cell: str, urls: list[str], client: httpx.AsyncClient) -> bool:
         for url in urls:
@@ -158,11 +154,7 @@ class Coordinator:
                 client.post(f"{url}/v1/replication/api-keys", json={"api_keys": keys}).raise_for_status()
 
     def restart(self, cell: str, number: int) -> None:
-        """Stop a server of a cell, another one leading before; the next look starts it again.
-
-        Raises:
-            NotReady: No other server could be made the leader.
-        """
+        """Stop a server of a cell, another one leading before (else `NotReady`); the next look starts it again."""
         self._hand_over(cell, number)
         ray.get(self._actors[cell][number].stop.remote())
 
@@ -239,21 +231,16 @@ async def _server_state(client: httpx.AsyncClient, url: str) -> ServerState | No
 
 def actor_of(config: ClusterConfig, cell: str, number: int) -> Any:
     """Return the actor of a server, placed and made where it is not there."""
-    options = placed(config, cell)
-    return (
-        ray.remote(CellServer)
-        .options(
-            name=f"{cell}-{number}",
-            namespace=config.name,
-            lifetime="detached",
-            get_if_exists=True,
-            max_restarts=-1,
-            num_cpus=config.cpus,
-            scheduling_strategy=ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(options, number),
-            runtime_env=_environment(),
-        )
-        .remote(config, cell, number)
-    )
+    strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(placed(config, cell), number)
+    how = {"num_cpus": config.cpus, "scheduling_strategy": strategy}
+    return _made(CellServer, f"{cell}-{number}", config, how).remote(config, cell, number)
+
+
+def _made(kind: type, name: str, config: ClusterConfig, how: Mapping[str, Any]) -> Any:
+    """Return a maker of an actor that outlives what made it, or is there already."""
+    kept = {name: value for name, value in os.environ.items() if name == API_KEY}
+    known = {"name": name, "namespace": config.name, "lifetime": "detached", "runtime_env": {"env_vars": kept}}
+    return ray.remote(kind).options(**known, get_if_exists=True, max_restarts=-1, **how)
 
 
 def placed(config: ClusterConfig, cell: str) -> Any:
@@ -271,11 +258,5 @@ def placed(config: ClusterConfig, cell: str) -> Any:
 
 def coordinator(config: ClusterConfig) -> Any:
     """Return the coordinator, made where it is not there: on the head node, so that it is not lost with a server."""
-    options: dict[str, Any] = {"name": "coordinator", "namespace": config.name, "lifetime": "detached"}
-    options |= {"resources": {_HEAD: 0.001}}
-    options |= {"get_if_exists": True, "max_restarts": -1, "num_cpus": 0, "max_concurrency": 4}
-    return ray.remote(Coordinator).options(**options, runtime_env=_environment()).remote(config)
-
-
-def _environment() -> dict[str, Any]:
-    return {"env_vars": {name: value for name, value in os.environ.items() if name == API_KEY}}
+    how = {"resources": {_HEAD: 0.001}, "num_cpus": 0, "max_concurrency": 4}
+    return _made(Coordinator, "coordinator", config, how).remote(config)

@@ -57,12 +57,9 @@ class Call:
 
 
 class Cell:
-    """The servers of one store. On one event loop only.
+    """The servers of one store, by their URLs; which of them leads is found out. On one event loop only.
 
-    Args:
-        name: What the cell is called.
-        urls: Of its servers; which of them leads is found out.
-        client: Sends the requests.
+    `name` is what the cell is called, and `client` sends the requests.
     """
 
     def __init__(self, name: str, urls: Sequence[str], client: httpx.AsyncClient) -> None:
@@ -74,11 +71,9 @@ class Cell:
     async def send(self, call: Call, patience_s: float = _PATIENCE_S) -> httpx.Response:
         """Return the answer of a server that can give one; while there is none, try again.
 
-        Raises:
-            ServiceUnavailable: No server was reached, or one was lost that may have made the change.
+        Raise `ServiceUnavailable` where no server was reached, or one was lost that may have made the change.
         """
         began, response, problem = time.monotonic(), None, "no server leads"
-        until = began + patience_s
         while True:
             if url := await self._url_for(call):
                 try:
@@ -90,7 +85,7 @@ class Cell:
                     if self._is_settled(response, call):
                         return response
             stale = response is not None and _STALE in response.content
-            if time.monotonic() > (min(until, began + _FRESH_S) if stale else until):
+            if time.monotonic() > began + (min(patience_s, _FRESH_S) if stale else patience_s):
                 if response is not None:
                     return response
                 raise NotReady(f"no server of cell {self.name} answers", received=problem)
@@ -111,9 +106,9 @@ class Cell:
 
     async def find_leader(self) -> str:
         """Ask all servers which of them leads; return its URL, or an empty text."""
-        found = await asyncio.gather(*map(self._health, self.urls))
-        leading = {one["epoch"]: url for one, url in zip(found, self.urls, strict=True) if one.get("role") == "leader"}
-        self.leader = leading[max(leading)] if leading else ""
+        found = zip(await asyncio.gather(*map(self._health, self.urls)), self.urls, strict=True)
+        leading = [(one["epoch"], url) for one, url in found if one.get("role") == "leader"]
+        self.leader = max(leading, default=(0, ""))[1]
         return self.leader
 
     async def _health(self, url: str) -> dict[str, Any]:
@@ -140,11 +135,9 @@ class Cell:
     def _lost(self, error: httpx.TransportError, call: Call, problem: str) -> None:
         self.leader = ""
         if not (call.is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
-            raise ServiceUnavailable(
-                "the server was lost while it worked on the change, which may have been made: with an Idempotency-Key a"
-                " change is sent again, and made once",
-                received=problem,
-            ) from None
+            text = "the server was lost while it worked on the change, which may have been made"
+            again = "with an Idempotency-Key a change is sent again, and made once"
+            raise ServiceUnavailable(f"{text}: {again}", received=problem) from None
 
     def _is_settled(self, response: httpx.Response, call: Call) -> bool:
         """Take notice of an answer; return False where another server is to be asked."""

@@ -58,11 +58,7 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
 
 
 def read_config(path: Path | None) -> ClusterConfig:
-    """Return the configuration of a TOML file: the one named here, or by SUPERPOSED_CLUSTER.
-
-    Raises:
-        ConfigError: There is none, or it is not one.
-    """
+    """Return the configuration of a TOML file: the one named here, or by SUPERPOSED_CLUSTER; else `ConfigError`."""
     path = path or Path(os.environ.get("SUPERPOSED_CLUSTER", "cluster.toml"))
     try:
         config = ClusterConfig.model_validate(tomllib.loads(path.read_text()))
@@ -73,9 +69,6 @@ def read_config(path: Path | None) -> ClusterConfig:
     if wrong := sorted(set(config.patterns.values()) - set(config.cells)):
         raise ConfigError(f"{path}: patterns name unknown cells", expected=f"{config.cells}", received=f"{wrong}")
     if config.sync_followers > config.servers - 1:
-        raise ConfigError(
-            f"{path}: more followers must have a change than there are",
-            expected=f"sync_followers of {config.servers - 1} at most",
-            received=config.sync_followers,
-        )
+        text, most = f"{path}: more followers must have a change than there are", config.servers - 1
+        raise ConfigError(text, expected=f"sync_followers of {most} at most", received=config.sync_followers)
     return config

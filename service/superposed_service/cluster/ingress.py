@@ -1,14 +1,15 @@
 """The ingress: one address for many cells. It speaks the same HTTP API, and holds nothing that it cannot ask for again.
 
 A request that names tasks goes to their cell; an inference whose rows are of several cells is split and joined; what
-is about a whole store goes to all cells, or to the one that the header `X-Cell` names.
+is about a whole store goes to all cells, or to the one that the header `X-Cell` names. Of `POST /v1/stream` each line
+is a request of its own to its cell, answered in the order of lines.
 """
 
 import asyncio
 import contextlib
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,18 +23,76 @@ from starlette.types import Receive, Scope, Send
 
 from superposed.contexts.expression import Task
 from superposed.errors import SuperposedError
-from superposed_service.api.problems import problem_response
+from superposed_service.api.middleware.gateway import too_large
+from superposed_service.api.problems import problem_document, problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.stream import LinesResponse
-from superposed_service.api.v1.schemas import InferBody
-from superposed_service.api.v1.task_search import AUTO
+from superposed_service.api.v1.schemas import InferBody, StreamLine
+from superposed_service.api.v1.serializers import AUTO
 from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
-from superposed_service.cluster.line_stream import answer_lines
 from superposed_service.cluster.task_map import TaskMap, keys_in
-from superposed_service.errors import InvalidRequest, NotReady, PayloadTooLarge
+from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
+
+_MOST_LINES, _AGAIN_S = 32, 0.1
+Answering = Callable[[Call], Awaitable[Response]]
+
+
+async def answer_lines(send: Answering, call: Call, body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
+    """Yield the answer of each line of a body, in order; the lines of one stream are worked on in order too."""
+    begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
+    turn = asyncio.Lock()
+
+    async def read() -> None:
+        try:
+            async for line in _lines(body, most):
+                await begun.put(asyncio.create_task(_answer(send, call, line, turn)))
+        finally:
+            await begun.put(None)
+
+    reading = asyncio.create_task(read())
+    try:
+        while (task := await begun.get()) is not None:
+            yield await task
+        await reading
+    except SuperposedError as error:
+        yield codec.dump({"problem": problem_document(error, STREAM)}) + b"\n"
+    except ClientDisconnect:
+        return  # what was begun is finished; no client reads an answer
+    finally:
+        reading.cancel()
+
+
+async def _lines(body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
+    rest = b""
+    async for part in body:
+        *lines, rest = (rest + part).split(b"\n")
+        if len(rest) > most:
+            raise too_large(len(rest), most, "a line")
+        for line in filter(None, map(bytes.strip, lines)):
+            yield line
+    if rest.strip():
+        yield rest.strip()
+
+
+async def _answer(send: Answering, call: Call, data: bytes, turn: asyncio.Lock) -> bytes:
+    head: dict[str, Any] = {}
+    try:
+        line, values = codec.read_body(StreamLine, data, None), codec.read_object(data)
+        head = {"id": line.id} if line.id else {}
+        kind = "infer" if line.update is None else "update"
+        key = {"idempotency-key": line.id} if line.id and kind == "update" else {}
+        one = Call("POST", STREAM, headers=call.headers).with_json(codec.dump(values[kind]), f"/v1/{kind}", **key)
+        async with turn:  # a lock is taken in the order in which it is asked for
+            while b":overloaded" in (response := await send(one)).body and response.status_code == 503:
+                await asyncio.sleep(_AGAIN_S)
+        answered = "answer" if response.status_code < 400 else "problem"
+        return codec.dump(head | {answered: orjson.loads(response.body)}) + b"\n"
+    except SuperposedError as error:
+        return codec.dump(head | {"problem": problem_document(error, STREAM)}) + b"\n"
+
 
 CELL = "x-cell"
 _ROWS = ("inputs", "records", "texts", "images")
@@ -44,15 +103,14 @@ _TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
 _TIMEOUT = httpx.Timeout(120.0, connect=1.0)
 
 Handler = Callable[["Ingress", Call], Awaitable[Response]]
+Merge = Callable[[merging.Answers], Response]
 
 
 class Ingress:
-    """An ASGI application in front of cells.
+    """An ASGI application in front of cells, by their names: the URLs of each one's servers.
 
-    Args:
-        cells: URLs of the servers of each cell, by its name.
-        patterns: Cells of new tasks by patterns of their groups or keys; others are spread over all cells.
-        most_bytes: Largest body of a request.
+    `patterns` are cells of new tasks by patterns of their groups or keys; others are spread over all cells. A
+    request's body has `most_bytes` at most.
     """
 
     def __init__(
@@ -84,18 +142,13 @@ class Ingress:
     async def _response(self, request: Request) -> Response:
         call = Call(request.method, request.scope["path"], request.url.query, dict(request.headers))
         if call.path == STREAM:
-            return LinesResponse(answer_lines(self, call, request.stream(), self._most_bytes))
-        return await self.answer(replace(call, body=await self._body(request)))
-
-    async def _body(self, request: Request) -> bytes:
-        parts, length = [], 0
+            return LinesResponse(answer_lines(self.answer, call, request.stream(), self._most_bytes))
+        body = bytearray()
         async for part in request.stream():
-            parts.append(part)
-            if (length := length + len(part)) > self._most_bytes:
-                raise PayloadTooLarge(
-                    "the request's body is too large", expected=f"{self._most_bytes} bytes at most", received=length
-                )
-        return b"".join(parts)
+            body += part
+            if len(body) > self._most_bytes:
+                raise too_large(len(body), self._most_bytes)
+        return await self.answer(replace(call, body=bytes(body)))
 
     async def answer(self, call: Call) -> Response:
         """Return the answer to a request; where a task has gone from the cell that it was in, ask once more."""
@@ -103,15 +156,13 @@ class Ingress:
             if name not in self.cells:
                 raise InvalidRequest("X-Cell: no such cell", expected=f"one of {sorted(self.cells)}", received=name)
             return merging.passed_on(await self.cells[name].send(call))
-        handler = next(
-            (do for method, path, do in _ROUTES if call.method in method and path.fullmatch(call.path)), None
-        )
-        if handler is None:
-            return merging.passed_on(await self._any().send(call))
-        return await handler(self, call)
+        for methods, path, handler in _ROUTES:
+            if call.method in methods and path.fullmatch(call.path):
+                return await handler(self, call)
+        return await self._any(call)
 
-    def _any(self) -> Cell:
-        return next(iter(self.cells.values()))
+    async def _any(self, call: Call) -> Response:
+        return merging.passed_on(await next(iter(self.cells.values())).send(call))
 
     async def to_cell_of(self, call: Call, keys: Iterable[str]) -> Response:
         """Send a request to the cell of the tasks that it names."""
@@ -123,13 +174,10 @@ class Ingress:
             self.tasks.forget(keys)
         return merging.passed_on(answer)
 
-    async def ask_all(
-        self, call: Call, merge: Callable[[merging.Answers], Response], *, partly: bool = False
-    ) -> Response:
+    async def ask_all(self, call: Call, merge: Merge, *, partly: bool = False) -> Response:
         """Send a request to all cells, and merge their answers; a refusal is the answer, if not `partly` of all."""
-        found = dict(
-            zip(self.cells, await asyncio.gather(*(one.send(call) for one in self.cells.values())), strict=True)
-        )
+        answers = await asyncio.gather(*(one.send(call) for one in self.cells.values()))
+        found = dict(zip(self.cells, answers, strict=True))
         good = {name: one for name, one in found.items() if not one.is_error}
         if len(good) == len(found) or (partly and good):
             return merge(good)
@@ -216,12 +264,8 @@ class Ingress:
 
     async def of_path(self, call: Call) -> Response:
         """Send a request on whose path names a task or a context."""
-        match = _TASK.fullmatch(call.path)
-        if match is not None:
-            return await self.to_cell_of(call, [Task.named(match[1]).key])
-        named = _MODEL.fullmatch(call.path)
-        assert named is not None  # noqa: S101 - the table of routes has matched it
-        return await self.to_cell_of(call, keys_in([named[1]]))
+        task, model = _TASK.fullmatch(call.path), _MODEL.fullmatch(call.path)
+        return await self.to_cell_of(call, [Task.named(task[1]).key] if task else keys_in([model and model[1]]))
 
     async def of_query(self, call: Call) -> Response:
         """Send a request on whose query names a context, or tasks."""
@@ -239,31 +283,29 @@ class Ingress:
             if not source:
                 return await self.of_one_cell(call)
         if source.startswith("key:"):
-            return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+            return await self.ask_all(call, merging.first)
         return await self.to_cell_of(call, [source])
 
     async def of_one_cell(self, call: Call) -> Response:
         """Send on what is about one store; raise `InvalidRequest` where there are several, and none is named."""
         if len(self.cells) > 1:
-            raise InvalidRequest(
-                f"{call.path} is about one store, and there are several: say which with the header X-Cell",
-                expected=f"X-Cell: one of {sorted(self.cells)}",
-            )
-        return merging.passed_on(await self._any().send(call))
+            text = f"{call.path} is about one store, and there are several: say which with the header X-Cell"
+            raise InvalidRequest(text, expected=f"X-Cell: one of {sorted(self.cells)}")
+        return await self._any(call)
 
     async def change_keys(self, call: Call) -> Response:
         """Make, rotate or revoke an API key in all cells: the same one."""
         made = {"id": secrets.token_hex(6), "secret": secrets.token_urlsafe(32)}
         if call.method == "POST":
             call = call.with_json(codec.dump(self._head(call) | {"given": made}))
-        return await self.ask_all(call, lambda found: merging.passed_on(next(iter(found.values()))))
+        return await self.ask_all(call, merging.first)
 
     async def ready(self, call: Call) -> Response:
         """Answer 200 where every cell has a leader."""
         for cell in self.cells.values():
             if not await cell.find_leader():
                 raise NotReady(f"cell {cell.name} has no leader that is ready")
-        return merging.passed_on(await self._any().send(call))
+        return await self._any(call)
 
     async def events(self, call: Call) -> Response:
         """Stream the events of all cells; the id of one says how far each cell is."""
@@ -271,9 +313,9 @@ class Ingress:
         async with contextlib.AsyncExitStack() as stack:
             streams = {}
             for name, cell in self.cells.items():
-                headers = {one: text for one, text in call.headers.items() if one != "last-event-id"}
-                headers |= {"last-event-id": seen[name]} if name in seen else {}
-                answer = await cell.stream(Call("GET", call.path, call.query, headers))
+                others = {one: text for one, text in call.headers.items() if one != "last-event-id"}
+                own = {"last-event-id": seen[name]} if name in seen else {}
+                answer = await cell.stream(replace(call, headers=others | own))
                 stack.push_async_callback(answer.aclose)
                 if answer.is_error:
                     await answer.aread()
@@ -330,7 +372,7 @@ async def _joined(
                 task.cancel()
 
 
-def _all_cells(merge: Callable[[merging.Answers], Response]) -> Handler:
+def _all_cells(merge: Merge) -> Handler:
     return lambda ingress, call: ingress.ask_all(call, merge)
 
 

@@ -30,11 +30,15 @@ def passed_on(answer: httpx.Response) -> Response:
     return response
 
 
-def merged(answers: Answers, value: object, status: int = 200) -> Response:
+def first(answers: Answers) -> Response:
+    """Return the first cell's answer: all have done the same."""
+    return passed_on(next(iter(answers.values())))
+
+
+def merged(answers: Answers, value: object) -> Response:
     """Return JSON, with the tokens of all answers."""
     tokens = ",".join(one.headers[TOKEN] for one in answers.values() if TOKEN in one.headers)
-    body = b"" if status == httpx.codes.NO_CONTENT else codec.dump(value)
-    return Response(body, status, {TOKEN: tokens}, "application/json")
+    return Response(codec.dump(value), 200, {TOKEN: tokens}, "application/json")
 
 
 def lists(answers: Answers) -> Response:
@@ -44,17 +48,15 @@ def lists(answers: Answers) -> Response:
 
 def statistics(answers: Answers) -> Response:
     """Return the statistics of all cells' models."""
-    return merged(
-        answers, {"model_stats": [one for answer in answers.values() for one in answer.json()["model_stats"]]}
-    )
+    found = [one for answer in answers.values() for one in answer.json()["model_stats"]]
+    return merged(answers, {"model_stats": found})
 
 
 def task_page(answers: Answers, limit: int) -> Response:
     """Return the first `limit` tasks of one page of each cell, in the order of keys."""
     pages = [answer.json() for answer in answers.values()]
-    tasks = sorted(
-        (task for page in pages for task in page["tasks"] if not task["standby"]), key=lambda one: one["key"]
-    )
+    listed = (task for page in pages for task in page["tasks"] if not task["standby"])
+    tasks = sorted(listed, key=lambda one: one["key"])
     more = len(tasks) > limit or any(page["next_cursor"] for page in pages)
     # Of a cell whose page ends earlier nothing may be passed over.
     ends = [page["tasks"][-1]["key"] for page in pages if page["next_cursor"]]
@@ -67,9 +69,8 @@ def task_page(answers: Answers, limit: int) -> Response:
 def store(answers: Answers) -> Response:
     """Return the first cell's description, with the tasks and bytes of all."""
     several = [answer.json() for answer in answers.values()]
-    first = several[0] | {"tasks": sum(one["tasks"] for one in several)}
-    first["bytes"] = {name: sum(one["bytes"][name] for one in several) for name in first["bytes"]}
-    return merged(answers, first)
+    size = {name: sum(one["bytes"][name] for one in several) for name in several[0]["bytes"]}
+    return merged(answers, several[0] | {"tasks": sum(one["tasks"] for one in several), "bytes": size})
 
 
 def fullest(answers: Answers) -> Response:
@@ -121,8 +122,8 @@ def inference(answers: Answers, rows: Mapping[str, Sequence[int]], accept: str) 
             for place, value in zip(rows[cell], values, strict=True):
                 column[place] = value
     response = merged(answers, columns)
-    if TENSORS_MEDIA_TYPE in accept:
-        body, head_length = codec.dump_tensors(columns)
-        headers = {HEAD_LENGTH: str(head_length), TOKEN: response.headers[TOKEN]}
-        return Response(body, 200, headers, TENSORS_MEDIA_TYPE)
-    return response
+    if TENSORS_MEDIA_TYPE not in accept:
+        return response
+    body, head_length = codec.dump_tensors(columns)
+    headers = {HEAD_LENGTH: str(head_length), TOKEN: response.headers[TOKEN]}
+    return Response(body, 200, headers, TENSORS_MEDIA_TYPE)

@@ -58,8 +58,7 @@ def move_task(
         enough: Agreement at which it is not taught again: its updates are taught up to ten times.
         progress: Is told how far it is.
 
-    Raises:
-        InvalidRequest: It is in a group, or a composition, which share weights or contexts with other tasks.
+    Raise `InvalidRequest` for one in a group, or a composition, which share weights or contexts with other tasks.
     """
     with Client(url, cell=source) as here, Client(url, cell=target) as there:
         try:
@@ -74,12 +73,11 @@ def move_task(
         there.register_task(key, standby=True, **schema)
         copy = _Copy(here, there, key, progress)
         copy.catch_up(most=info.updates)
-        agreement = copy.agreement(info)
-        for _ in range(_MOST_PASSES - 1):
-            if agreement is None or agreement >= enough:
+        for passes in range(_MOST_PASSES):
+            if passes:
+                copy.teach_again()
+            if (agreement := copy.agreement(info)) is None or agreement >= enough:
                 break
-            copy.teach_again()
-            agreement = copy.agreement(info)
         copy.catch_up(most=here.get_task(key).updates)
         here.alter_task(key, standby=True)  # from here on updates wait, for as long as the last ones take
         copy.catch_up()
@@ -98,25 +96,24 @@ class _Copy:
 
     def catch_up(self, most: int | None = None) -> None:
         """Teach what the first cell was taught since the last one that was taught here, up to a number of updates."""
-        after = self.taught[-1]["sequence"] if self.taught else 0
         while most is None or len(self.taught) < most:
+            after = self.taught[-1]["sequence"] if self.taught else 0
             if not (found := self._here.task_rows(self._key, after=after)):
                 break
             for one in found:
-                self._teach(one)
+                self._teach(one, "sequence")
             self.taught += found
             self.rows += sum(len(one["targets"]) for one in found)
-            after = found[-1]["sequence"]
             self._progress(f"{self._key}: {len(self.taught)} updates, {self.rows} rows")
 
     def teach_again(self) -> None:
         """Teach all of it once more."""
         for one in self.taught:
-            self._teach({name: value for name, value in one.items() if name != "origin"})
+            self._teach(one, "sequence", "origin")
 
-    def _teach(self, one: dict[str, Any]) -> None:
-        body = {name: value for name, value in one.items() if name != "sequence"} | {"context": self._key}
-        self._there.send("POST", "/v1/update", body | {"standby": True})
+    def _teach(self, one: dict[str, Any], *left_out: str) -> None:
+        body = {name: value for name, value in one.items() if name not in left_out}
+        self._there.send("POST", "/v1/update", body | {"context": self._key, "standby": True})
 
     def agreement(self, info: TaskInfo) -> float | None:
         """Return the share of the newest taught rows that both cells answer alike; None where there are none."""

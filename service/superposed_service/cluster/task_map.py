@@ -1,18 +1,32 @@
 """Which cell has a task: asked when a task is first named, and again where its cell has it no more."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import quote
 
 from superposed.contexts import as_expression, flatten
 from superposed.errors import CompositionNotSupported
 from superposed_service.cluster.cell import Call, Cell
-from superposed_service.cluster.placement import choose_cell
 from superposed_service.errors import NotReady
 
 _MOST_KNOWN = 2**20
+
+
+def choose_cell(key: str, group: str | None, cells: Iterable[str], patterns: Mapping[str, str]) -> str:
+    """Return the cell of a new task; tasks of one group, or with the same text before a dot in their keys, share one.
+
+    `patterns` are patterns of groups or keys (`*` and `?`), each with a cell: the first that fits counts. Without
+    one it is rendezvous hashing (Thaler and Ravishankar 1998), so that a further cell takes only its own share.
+    """
+    name = group or key
+    for pattern, cell in patterns.items():
+        if fnmatchcase(name, pattern):
+            return cell
+    tenant = name.partition(".")[0]
+    return max(cells, key=lambda cell: hashlib.sha256(f"{cell}\n{tenant}".encode()).digest())
 
 
 def keys_in(contexts: Iterable[Any]) -> list[str]:
@@ -21,21 +35,10 @@ def keys_in(contexts: Iterable[Any]) -> list[str]:
     return list(dict.fromkeys(leaf.key for one in distinct for leaf in flatten(as_expression(one))))
 
 
-@dataclass
-class _Found:
-    """Cells that have a task, those where it stands by, and why others did not say."""
-
-    there: list[Cell] = field(default_factory=list)
-    moving: list[Cell] = field(default_factory=list)
-    failures: list[NotReady] = field(default_factory=list)
-
-
 class TaskMap:
     """The cells, and what is known of where tasks are: no more than a cache of what the cells' journals say.
 
-    Args:
-        cells: By name.
-        patterns: Cells of new tasks, as `choose_cell` has them.
+    The `patterns` of new tasks are as `choose_cell` has them.
     """
 
     def __init__(self, cells: Mapping[str, Cell], patterns: Mapping[str, str]) -> None:
@@ -53,34 +56,29 @@ class TaskMap:
     async def find(self, key: str, call: Call) -> Cell | None:
         """Return the cell that has a task, asked in the name of a request's client; None where none shows it to it.
 
-        Raises:
-            NotReady: A cell that may have it does not answer; or it changes cells now, and the request is a change.
+        Raise `NotReady` where a cell that may have it does not answer; or where it changes cells now, and the request
+        is a change.
         """
         if (known := self._known.get(key)) is not None:
             return known
-        home = self.home(key)
-        found = await self._search([home], key, call)
-        if not found.there:
-            found = await self._search([cell for cell in self._cells.values() if cell is not home], key, call, found)
-        if found.there:
-            return self._note(key, found.there[0])
-        if found.moving and call.reads:
-            return found.moving[0]
-        if found.moving or found.failures:
-            raise NotReady("the task changes cells now: send it again") if found.moving else found.failures[0]
+        home, answers = self.home(key), dict[str, dict[str, Any] | NotReady]()
+        for cells in ([home], [cell for cell in self._cells.values() if cell is not home]):
+            answers |= await self._search(cells, key, call)
+            tasks = {name: one for name, one in answers.items() if not isinstance(one, NotReady)}
+            if there := [self._cells[name] for name, task in tasks.items() if not task["standby"]]:
+                return self._note(key, there[0])
+        if tasks and call.reads:  # it stands by, and answers
+            return self._cells[next(iter(tasks))]
+        if tasks:
+            raise NotReady("the task changes cells now: send it again")
+        if failure := next((one for one in answers.values() if isinstance(one, NotReady)), None):
+            raise failure
         return None
 
-    async def _search(self, cells: Sequence[Cell], key: str, call: Call, found: _Found | None = None) -> _Found:
-        """Ask cells for a task, and add to what was found."""
-        found = found or _Found()
-        for cell, answer in zip(
-            cells, await asyncio.gather(*(self._ask(one, key, call) for one in cells)), strict=True
-        ):
-            if isinstance(answer, NotReady):
-                found.failures.append(answer)
-            elif answer is not None:
-                (found.moving if answer["standby"] else found.there).append(cell)
-        return found
+    async def _search(self, cells: Sequence[Cell], key: str, call: Call) -> dict[str, dict[str, Any] | NotReady]:
+        """Return the task as cells have it, by their names, or why one of them cannot tell."""
+        found = await asyncio.gather(*(self._ask(cell, key, call) for cell in cells))
+        return {cell.name: answer for cell, answer in zip(cells, found, strict=True) if answer is not None}
 
     def _note(self, key: str, cell: Cell) -> Cell:
         if len(self._known) >= _MOST_KNOWN:
@@ -89,7 +87,6 @@ class TaskMap:
         return cell
 
     async def _ask(self, cell: Cell, key: str, call: Call) -> dict[str, Any] | NotReady | None:
-        """Return a cell's task, None where it has none; the reason where it cannot be told."""
         try:
             answer = await cell.send(call.asking(f"/v1/tasks/{quote(key)}"), patience_s=2.0)
         except NotReady as error:
@@ -104,17 +101,10 @@ class TaskMap:
         return {key: await self.find(key, call) or self.home(key) for key in keys}
 
     async def cell_of(self, keys: Iterable[str], call: Call) -> Cell:
-        """Return the one cell of all tasks of a context.
-
-        Raises:
-            CompositionNotSupported: They are in several cells.
-        """
+        """Return the one cell of all tasks of a context; raise `CompositionNotSupported` where they are in several."""
         cells = await self.cells_of(keys, call)
-        names = sorted({cell.name for cell in cells.values()})
-        if len(names) > 1:
-            raise CompositionNotSupported(
-                "tasks of several cells are in no network together: move one with `superposed cluster move KEY CELL`",
-                expected="tasks of one cell",
-                received=", ".join(f"{key} in {cell.name}" for key, cell in cells.items())[:300],
-            )
+        if len({cell.name for cell in cells.values()}) > 1:
+            text = "tasks of several cells are in no network together: move one with `superposed cluster move KEY CELL`"
+            places = ", ".join(f"{key} in {cell.name}" for key, cell in cells.items())[:300]
+            raise CompositionNotSupported(text, expected="tasks of one cell", received=places)
         return next(iter(cells.values()))

@@ -13,7 +13,7 @@ from superposed.store.losses import row_losses
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed.tasks.targets import Targets, scaled_targets, targets_of_arrays
-from superposed_service.changes.array_codec import pack, unpack
+from superposed_service.changes.rows import pack, unpack
 from superposed_service.changes.update import PreparedUpdate
 from superposed_service.storage import Canary, Record
 
@@ -27,10 +27,7 @@ def sample(
     """Sample the rows of an applied update to keep: uniform over a task's whole stream.
 
     `seen` rows of the task came before. Of its `most` places those in `free` are empty. The record's sequence
-    number seeds the choice.
-
-    Yields:
-        The place that a row takes, and the row.
+    number seeds the choice. Yield the place that a row takes, and the row.
 
     Source: reservoir sampling, Vitter 1985, algorithm R.
     """
@@ -48,13 +45,11 @@ def sample(
 def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dict[str, float]:
     """Measure how badly each task answers its canaries: 0 for right, 1 for no better than chance.
 
-    It is a mean over rows. A cross-entropy row counts the probability left to other classes, over that of a
-    uniform answer. An mse row counts the squared error over the spread of the task's targets. The spread has
-    a floor: a network's answers move by some hundredths anyway, and targets that hardly differ would make
-    that look like harm. No row counts more than 1. Nothing is learned, and nothing remembered.
-
-    Raises:
-        SuperposedError: A row does not fit its task.
+    It is a mean over rows. A cross-entropy row counts the probability left to other classes, over that of a uniform
+    answer. An mse row counts the squared error over the spread of the task's targets. The spread has a floor: a
+    network's answers move by some hundredths anyway, and targets that hardly differ would make that look like harm. No
+    row counts more than 1. Nothing is learned, and nothing remembered. Raise `SuperposedError` where a row does not fit
+    its task.
     """
     names = [key for key, rows in canaries.items() for _ in rows]
     if not names:

@@ -22,7 +22,7 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar
 
 from superposed.contexts import as_expression, flatten
-from superposed.errors import UpdateError
+from superposed.errors import UpdateError, check_most
 from superposed.learning.online import measure_batch
 from superposed.store.losses import Measured
 from superposed.store.store import WeightStore
@@ -34,11 +34,10 @@ from superposed_service.changes.update import Update
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.inference_executor import InferenceExecutor
 from superposed_service.engine.replication import Replication
-from superposed_service.engine.request_metadata import RequestMetadata, current_request
-from superposed_service.engine.request_queues import RequestQueues
+from superposed_service.engine.request_queues import RequestMetadata, RequestQueues, current_request
 from superposed_service.engine.work import InferenceRequest, Job, PendingWrite, Reply, Work, resolve
 from superposed_service.engine.writer import Writer
-from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady, Quarantined, check_most
+from superposed_service.errors import DeadlineExceeded, NotFresh, NotReady, Quarantined
 from superposed_service.observability.request_ids import least_sequence, sequence_seen
 from superposed_service.settings import Settings
 from superposed_service.storage.idempotency import IdempotencyKey

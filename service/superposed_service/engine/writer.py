@@ -20,10 +20,9 @@ from superposed_service.changes.exclusions import EPOCH, REFUSAL, Exclusions
 from superposed_service.changes.quarantine import Quarantine
 from superposed_service.changes.replay import Followed, rejection_entry
 from superposed_service.changes.snapshot import StoreImage, keep, trim_some
-from superposed_service.engine.admission_checks import Observer, PreparedWrite, admit, settled
 from superposed_service.engine.poison_detector import PoisonDetector
 from superposed_service.engine.telemetry import Telemetry
-from superposed_service.engine.work import PendingWrite, resolve
+from superposed_service.engine.work import Observer, PendingWrite, PreparedWrite, admit, resolve, settled
 from superposed_service.errors import DigestMismatch, JournalCorrupt, NotLeader, StorageUnavailable
 from superposed_service.observability.counters import Metrics
 from superposed_service.storage import Entry, Position, Record, Shipment, Snapshot, Snapshots, Statement, TransactionLog
@@ -205,12 +204,9 @@ class Writer:
     def receive(self, shipment: Shipment, rebuilt: Callable[[int], WeightStore]) -> Sequence[Future[JsonObject]]:
         """Journal a leader's records, to be applied in their turn, and take over its API keys; return their futures.
 
-        `rebuilt` returns the store as of a record that takes others out.
-
-        Raises:
-            DigestMismatch: The leader's store is another one, though the arithmetic is the same.
-            JournalCorrupt: The records do not continue this journal.
-            NotLeader: This server has promised a later epoch.
+        `rebuilt` returns the store as of a record that takes others out. Raise `DigestMismatch` where the leader's
+        store is another one, though the arithmetic is the same; `JournalCorrupt` where the records do not continue this
+        journal; `NotLeader` where this server has promised a later epoch.
         """
         log = self.transaction_log
         if shipment.epoch < log.epochs.promised:
@@ -227,7 +223,7 @@ class Writer:
         noting = [log.epochs.noting(shipment.epoch, shipment.starts)] if new_epoch else []
         records = self._write(shipment.changes, [*log.take_changes(), *noting])
         if log.journal.chain.hex() != shipment.chain:
-            log.fail("the leader's records do not continue this journal")
+            log.database.fail("the leader's records do not continue this journal")
             raise JournalCorrupt("the leader's records do not continue this journal", received=shipment.chain)
         futures = []
         for record, (_, origin) in zip(records, shipment.changes, strict=True):
@@ -285,7 +281,7 @@ class Writer:
         own = self.transaction_log.journal.digests(min(digests, default=0) - 1)
         for sequence, digest in digests.items():
             if own.get(sequence, digest) != digest:
-                self.transaction_log.fail(text := f"the leader's store is another one at record {sequence}")
+                self.transaction_log.database.fail(text := f"the leader's store is another one at record {sequence}")
                 raise DigestMismatch(text, expected=digest, received=own[sequence])
 
     def _apply_timed(self, record: Record, prepared: PreparedWrite) -> JsonObject:
@@ -311,10 +307,10 @@ class Writer:
         except BaseException as error:
             # What it left of the store is not known: the next start builds it again from the journal.
             self._broken = True
-            self.transaction_log.fail(f"record {record.sequence} could not be applied: {error!r}")
+            self.transaction_log.database.fail(f"record {record.sequence} could not be applied: {error!r}")
             raise
         if self.store.sequence != record.sequence:
-            self.transaction_log.fail(f"record {record.sequence} was applied as {self.store.sequence}")
+            self.transaction_log.database.fail(f"record {record.sequence} was applied as {self.store.sequence}")
         self._settle(idempotency_key, answer)
         if self.store.sequence % DIGEST_INTERVAL == 0:
             self._digest = (self.store.sequence, self.store.digest())

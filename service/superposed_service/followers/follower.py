@@ -73,8 +73,7 @@ def _store(head: dict[str, Any], data: bytes, device: str = "cpu") -> WeightStor
 def seed(directory: DataDirectory, settings: Settings) -> None:
     """Make an empty directory the home of the leader's store, as its newest snapshot has it.
 
-    Raises:
-        ConfigError: The leader rejects the request, or is not reached.
+    Raise `ConfigError` where the leader rejects the request, or is not reached.
     """
     directory.check_untouched()
     try:

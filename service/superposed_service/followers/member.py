@@ -33,16 +33,13 @@ _OWN = ""  # this server among the URLs
 def urls(settings: Settings) -> list[str]:
     """Return the URLs of all servers of the store.
 
-    Raises:
-        ConfigError: More followers must have a change than there are.
+    Raise `ConfigError` where more followers must have a change than there are.
     """
     found = [url.strip().rstrip("/") for url in settings.members.split(",") if url.strip()]
     if settings.sync_followers > max(0, len(found) - 1):
-        raise ConfigError(
-            "more followers must have a change than there are",
-            expected="SUPERPOSED_MEMBERS with the URLs of all servers, this one too",
-            received=f"SUPERPOSED_SYNC_FOLLOWERS={settings.sync_followers}, {len(found)} members",
-        )
+        wanted = "SUPERPOSED_MEMBERS with the URLs of all servers, this one too"
+        given = f"SUPERPOSED_SYNC_FOLLOWERS={settings.sync_followers}, {len(found)} members"
+        raise ConfigError("more followers must have a change than there are", expected=wanted, received=given)
     return found
 
 
@@ -108,8 +105,7 @@ class Member:
     def replace_members(self, members: Sequence[str]) -> None:
         """Take new URLs of the store's servers, of which one may have moved to another machine.
 
-        Raises:
-            InvalidRequest: There are more or fewer than before: a promotion counts them.
+        Raise `InvalidRequest` for more or fewer than before, as a promotion counts them.
         """
         if len(members) != len(self._urls):
             text = "a store has as many servers as it was started with"
@@ -120,8 +116,7 @@ class Member:
     async def promise(self, epoch: int) -> Position:
         """Follow no more, and promise an epoch; return the end of the journal.
 
-        Raises:
-            NotLeader: It was promised already, or a later one.
+        Raise `NotLeader` where it was promised already, or a later one.
         """
         if epoch > self._log.epochs.promised:
             await self._stop_following()
@@ -131,11 +126,7 @@ class Member:
         return await self._runtime.engine.call_writer(lambda writer: writer.promise(epoch))
 
     async def lead(self, epoch: int) -> None:
-        """Lead an epoch that this server has promised.
-
-        Raises:
-            NotLeader: It has promised another one.
-        """
+        """Lead an epoch that this server has promised; raise `NotLeader` where it has promised another one."""
         settings, log = self._settings, self._log
 
         def begin(writer: Writer) -> None:
@@ -151,14 +142,10 @@ class Member:
     async def promote(self, *, allow_loss: bool = False) -> Promotion:
         """Make the server with the newest records the leader: this one, where no other has newer ones.
 
-        A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has.
-
-        Args:
-            allow_loss: Whether acknowledged changes may be lost, because too few servers are reached to know them.
-
-        Raises:
-            TooFewFollowers: So few servers are reached that one with an acknowledged change may be missing.
-            ServiceUnavailable: A server has promised another epoch meanwhile.
+        A leader that is reached hands over: it acknowledges nothing more, and this server takes what it has. With
+        `allow_loss` acknowledged changes may be lost, because too few servers are reached to know them. Raise
+        `TooFewFollowers` where so few servers are reached that one with an acknowledged change may be missing;
+        `ServiceUnavailable` where a server has promised another epoch meanwhile.
         """
         async with self._turn:
             states = {**await self._states(), _OWN: self.state()}
@@ -181,12 +168,9 @@ class Member:
         sync = min((state.sync_followers for state in states.values()), default=0)
         needed = max(1, len(self._urls)) - sync
         if len(states) < needed and not allow_loss:
-            raise TooFewFollowers(
-                "too few servers are reached: an acknowledged change may be on none of them. Ask again once more are"
-                " up; or give it up with `allow_loss`",
-                expected=f"{needed} of {max(1, len(self._urls))} servers",
-                received=len(states),
-            )
+            text = "too few servers are reached: an acknowledged change may be on none of them"
+            text, wanted = f"{text}. Ask again once more are up", f"{needed} of {max(1, len(self._urls))} servers"
+            raise TooFewFollowers(f"{text}; or give it up with `allow_loss`", expected=wanted, received=len(states))
 
     async def _hand_over(self, states: Mapping[str, ServerState], epoch: int) -> dict[str, Position]:
         """Have the leader promise the epoch first, where it is reached, and take what it has."""

@@ -1,10 +1,12 @@
-"""Encoding of texts and images: off the event loop, in batches across requests, in fair shares; kept for a time.
+"""Texts and images of a request, encoded off the event loop, in batches across requests, in fair shares; kept a time.
 
 Each encoder of the store has one thread and one queue. What waits in it is admitted as the engine admits
 rows: by the estimated wait and the request's deadline.
 """
 
 import asyncio
+import base64
+import binascii
 import hashlib
 import logging
 import time
@@ -21,11 +23,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from superposed.config import EncoderConfig, OriginalKind
-from superposed.encoders import Encoder, open_encoder
+from superposed.encoders import Encoder, check_items, open_encoder
+from superposed.encoders.pixels import SIGNATURES
 from superposed.encoders.sentences import MODEL, stop_exports
-from superposed.errors import ConfigError, EncoderUnavailable, SuperposedError
-from superposed_service.engine.fair_queue import FairQueue
-from superposed_service.engine.request_metadata import current_request
+from superposed.errors import ConfigError, EncoderUnavailable, InputError, ShapeError, SuperposedError, redacted
+from superposed.tasks.schema import TaskSchema
+from superposed_service.changes.rows import Originals
+from superposed_service.engine.request_queues import FairQueue, current_request
 from superposed_service.engine.work import deliver
 from superposed_service.errors import DeadlineExceeded, Overloaded
 from superposed_service.observability.counters import SECONDS, Distribution, family
@@ -69,12 +73,10 @@ class EncoderThread:
     def _open(self) -> Encoder:
         found = open_encoder(self.config.spec, self.folder, threads=self._threads)
         if found.fingerprint != self.config.fingerprint:
-            raise EncoderUnavailable(
-                f"encoder {self.name} is not the one that the store was made with: its rows would mean"
-                f" something else. Put the old model back, and remove {self.folder}",
-                expected=self.config.fingerprint[:16],
-                received=found.fingerprint[:16],
-            )
+            text = "is not the one that the store was made with: its rows would mean something else"
+            text = f"encoder {self.name} {text}. Put the old model back, and remove {self.folder}"
+            known, received = (one.fingerprint[:16] for one in (self.config, found))
+            raise EncoderUnavailable(text, expected=known, received=received)
         return found
 
     def _note_opened(self, opened: asyncio.Future[Encoder]) -> None:
@@ -92,11 +94,9 @@ class EncoderThread:
     async def encode(self, items: Sequence[str | bytes], places: Sequence[int]) -> NDArray[Any]:
         """Return rows (B, width) of B items; errors call them by `places`.
 
-        Raises:
-            EncoderUnavailable: Its model or a package is missing.
-            InputError: An item cannot be encoded.
-            Overloaded: Its turn would come too late.
-            DeadlineExceeded: Its turn did not come in time.
+        Raise `EncoderUnavailable` where its model or a package is missing; `InputError` where an item cannot be
+        encoded; `Overloaded` where its turn would come too late; `DeadlineExceeded` where its turn did not come in
+        time.
         """
         caller = current_request()
         limit_s = caller.left_s(self._settings.request_timeout_s)
@@ -298,3 +298,49 @@ class Encoders(Collector):
         durations = {(name,): one.durations for name, one in self._threads.items()}
         yield family(HistogramMetricFamily, "encoder_duration_seconds", text, durations, "encoder")
         yield family(GaugeMetricFamily, "embedding_cache_bytes", "Bytes of kept embeddings.", {(): self.cache.bytes})
+
+
+def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, list[str]]:
+    """Return the encoder that the tasks of texts or images (B,) have, and each one's task, of its schemas (B,).
+
+    Raise `ShapeError` where a task takes something else, or they have several encoders.
+    """
+    encoders: dict[str, str] = {}
+    for schema in schemas:
+        if schema.encoder is None or originals.kind not in {None, schema.kind}:
+            text = f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}"
+            wanted = schema.kind if schema.kind != "rows" else "inputs: rows of numbers"
+            raise ShapeError(text, expected=wanted, received=originals.kind or "bytes")
+        encoders.setdefault(schema.encoder, schema.key)
+    if len(encoders) > 1:
+        text = "rows of several encoders in one request: send one request for each"
+        raise ShapeError(text, expected="tasks of one encoder", received=", ".join(encoders))
+    return next(iter(encoders)), [schema.key for schema in schemas]
+
+
+def items_of(originals: Originals, kind: OriginalKind) -> list[str | bytes]:
+    """Return texts as strings, and images as the bytes of their files.
+
+    Raise `InputError` for what is no text or image, or too large; `EncoderUnavailable` where a package is missing.
+    """
+    read = _text if kind == "texts" else _image
+    items = [read(item, place) for place, item in enumerate(originals.items)]
+    check_items(kind, items)
+    return items
+
+
+def _text(item: str | bytes, place: int) -> str:
+    try:
+        return item.decode() if isinstance(item, bytes) else item
+    except UnicodeDecodeError:
+        raise InputError(f"text {place} is not UTF-8") from None
+
+
+def _image(item: object, place: int) -> bytes:
+    if isinstance(item, bytes) and item.startswith(SIGNATURES):
+        return item
+    try:
+        return base64.b64decode(item, validate=True)  # type: ignore[arg-type]  # what it is no other way is told
+    except (binascii.Error, TypeError, ValueError):
+        wanted = "a PNG or JPEG file in base64"
+        raise InputError(f"image {place} is not base64", expected=wanted, received=redacted(item)) from None

@@ -4,33 +4,76 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from superposed.errors import EmptyBatch, ShapeError, SuperposedError
-from superposed_client.models import Erasure
+from superposed.errors import ContextError, EmptyBatch, ShapeError, SuperposedError, check_most
+from superposed_client.models import Erasure, RecoveryInfo
 from superposed_service.changes.base import Change, JsonObject
-from superposed_service.changes.erasure import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.changes.rehearsal import Consolidate, ForgetRows
-from superposed_service.changes.replay import Recovery
 from superposed_service.changes.rollback import RollbackChange, Selection
 from superposed_service.changes.rows import Originals, RowBatch
 from superposed_service.changes.snapshot import keep, trim_some
+from superposed_service.changes.task_rows import erase_rows, erased_before, find_rows, forgotten
 from superposed_service.engine.engine import Engine
-from superposed_service.engine.request_metadata import calling, current_request
+from superposed_service.engine.request_queues import calling, current_request
 from superposed_service.engine.telemetry import Telemetry
-from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot, check_most
+from superposed_service.errors import NotLeader, NotReady, UnknownSnapshot
 from superposed_service.observability.load import Progress
-from superposed_service.runtime.encoding import Encoders
+from superposed_service.runtime.encoding import Encoders, items_of, read_as
 from superposed_service.runtime.event_stream import Event, Events
-from superposed_service.runtime.model_statistics import Statistics
-from superposed_service.runtime.originals import items_of, read_as
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory, Shipment, Snapshot, Snapshots, TransactionLog
 from superposed_service.storage.idempotency import IdempotencyKey
 from superposed_service.storage.shipping import Place, framed
+
+_MOST_MODELS, _LONGEST_NAME = 10_000, 256
+
+
+class Statistics:
+    """Requests, rows and time by model since the start; those asked longest ago are forgotten first. One thread."""
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, dict[str, Any]] = OrderedDict()  # as the protocol shows them
+
+    @contextmanager
+    def measured(self, model: str, rows: int) -> Iterator[None]:
+        """Count one request and its duration, also where it fails; unknown models are not counted."""
+        started = time.perf_counter_ns()
+        good, there = False, len(model) <= _LONGEST_NAME
+        try:
+            yield
+            good = True
+        except ContextError:
+            there = False  # no such model
+            raise
+        finally:
+            if there:
+                self._count(model, rows, time.perf_counter_ns() - started, good=good)
+
+    def _count(self, model: str, rows: int, taken: int, *, good: bool) -> None:
+        outcomes = {"success": {"count": 0, "ns": 0}, "fail": {"count": 0, "ns": 0}}
+        unasked = {"last_inference": 0, "inference_count": 0, "execution_count": 0, "inference_stats": outcomes}
+        counts = self._models.setdefault(model, unasked)
+        self._models.move_to_end(model)
+        if len(self._models) > _MOST_MODELS:
+            self._models.popitem(last=False)
+        counts["last_inference"] = time.time_ns() // 1_000_000
+        counts["inference_count"] += rows if good else 0
+        counts["execution_count"] += good
+        outcome = counts["inference_stats"]["success" if good else "fail"]
+        outcome["count"] += 1
+        outcome["ns"] += taken
+
+    def body(self, version: str, wanted: Callable[[str], bool]) -> dict[str, Any]:
+        """Return the statistics of the models that are wanted, as the Open Inference Protocol has them."""
+        found = [(model, counts) for model, counts in self._models.items() if wanted(model)]
+        return {"model_stats": [{"name": model, "version": version, **counts} for model, counts in found]}
+
 
 T = TypeVar("T")
 _log = logging.getLogger("superposed.snapshots")
@@ -71,7 +114,7 @@ class Runtime:
     settings: Settings
     engine: Engine
     directory: DataDirectory
-    recovery: Recovery  # how the store came back when the service was started
+    recovery: RecoveryInfo  # how the store came back when the service was started
     version: str  # the newest snapshot's sequence number: the version of every model
     telemetry: Telemetry
     events: Events
@@ -155,10 +198,8 @@ class Runtime:
     def check(self, rows: RowBatch, principal: Principal) -> None:
         """Check rows and authorize their contexts, where the cost of the request is not known yet.
 
-        Raises:
-            CapacityExceeded: There are too many rows or contexts, or values in a row.
-            UnknownTask: The principal may not name a task.
-            Forbidden: The principal may not use a composition.
+        Raise `CapacityExceeded` where there are too many rows or contexts, or values in a row; `UnknownTask` where the
+        principal may not name a task; `Forbidden` where the principal may not use a composition.
         """
         rows.check(self.settings.max_rows, self.settings.max_row_values)
         principal.check_contexts([rows.context] if rows.contexts is None else rows.contexts)
@@ -179,12 +220,9 @@ class Runtime:
     async def encode(self, rows: RowBatch, principal: Principal, *, encoder: str | None = None) -> RowBatch:
         """Return rows that were encoded from texts or images; a new one costs as much as a hundred rows.
 
-        The rows are admitted; others are returned as they are. `encoder` is given where they have no context yet.
-
-        Raises:
-            ShapeError: A task takes other inputs, or the tasks have several encoders.
-            QuotaExceeded: The quota is used up.
-            SuperposedError: As `Encoders.encode`.
+        The rows are admitted; others are returned as they are. `encoder` is given where they have no context yet. Raise
+        `ShapeError` where a task takes other inputs, or the tasks have several encoders; `QuotaExceeded` where the
+        quota is used up, or as `Encoders.encode`.
         """
         originals = rows.originals
         if originals is None:
@@ -244,10 +282,8 @@ class Runtime:
     ) -> JsonObject:
         """Make a change that takes records out of the store's past, and take a snapshot of the result.
 
-        Raises:
-            HistoryTruncated: The journal does not reach back far enough.
-            UnknownUpdate: No update has the sequence number to correct, or it was taken out.
-            SuperposedError: As `Engine.change`.
+        Raise `HistoryTruncated` where the journal does not reach back far enough; `UnknownUpdate` where no update has
+        the sequence number to correct, or it was taken out, or as `Engine.change`.
         """
         change = make(self.directory.snapshots, self.directory.transaction_log(), self.telemetry.replay)
 

@@ -126,8 +126,7 @@ class Database:
     def damaged_pages(self) -> list[int]:
         """Return the pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
 
-        Raises:
-            StorageUnavailable: The file cannot be read.
+        Raise `StorageUnavailable` where the file cannot be read.
         """
         [(size,)] = self.query("PRAGMA page_size")
         with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:
@@ -162,9 +161,8 @@ class Database:
     def transaction(self) -> Iterator[None]:
         """Commit all that is executed inside, or nothing; raise `StorageUnavailable` if the disk refuses or did."""
         if self.failure is not None:
-            raise StorageUnavailable(
-                "the journal failed and is not written until the service is started again", received=self.failure
-            )
+            text = "the journal failed and is not written until the service is started again"
+            raise StorageUnavailable(text, received=self.failure)
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             yield

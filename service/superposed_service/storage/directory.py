@@ -60,7 +60,7 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
             received=f"other files at {', '.join(changed)}",
         )
         if self._transaction_log is not None and self._transaction_log.failure is None:
-            self._transaction_log.fail(str(error))
+            self._transaction_log.database.fail(str(error))
         raise error
 
     def _drop_others(self, journal: Journal) -> None:

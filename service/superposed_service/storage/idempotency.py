@@ -98,13 +98,10 @@ class IdempotencyStore:
         """
         if (count := self._owned[owner] + entering) < self._most:
             return
-        raise QuotaExceeded(
-            "too many responses are kept for idempotency keys: wait, or send updates without an"
-            " Idempotency-Key (they are then not safe to send again)",
-            expected=f"{self._most} within {self._kept_s:g} s (SUPERPOSED_IDEMPOTENCY_RESPONSES)",
-            received=count + 1,
-            retry_after_s=min(self._kept_s, _RETRY_S),
-        )
+        text = "too many responses are kept for idempotency keys: wait, or send updates without an Idempotency-Key"
+        most = f"{self._most} within {self._kept_s:g} s (SUPERPOSED_IDEMPOTENCY_RESPONSES)"
+        known: dict[str, Any] = {"expected": most, "received": count + 1, "retry_after_s": min(self._kept_s, _RETRY_S)}
+        raise QuotaExceeded(f"{text} (they are then not safe to send again)", **known)
 
     def find(self, idempotency_key: IdempotencyKey) -> IdempotencyResponse | None:
         """Return a request's stored response; raise `IdempotencyMismatch` where the key came with another request."""

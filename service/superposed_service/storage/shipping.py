@@ -60,10 +60,9 @@ class Shipment:
     def read(cls, log: TransactionLog, place: Place) -> "Shipment":
         """Read what a follower at a place lacks, on the leader's journal's thread.
 
-        Raises:
-            HistoryTruncated: The records, or rows of them, are not there any more: a snapshot is needed.
-            Diverged: The follower has records that no later leader has.
-            InvalidRequest: The follower's records are not this journal's.
+        Raise `HistoryTruncated` where the records, or rows of them, are not there any more, and a snapshot is needed;
+        `Diverged` where the follower has records that no later leader has; `InvalidRequest` where the follower's
+        records are not this journal's.
         """
         journal, epochs, after, chain = log.journal, log.epochs, place.sequence, place.chain
         if after < journal.horizon:

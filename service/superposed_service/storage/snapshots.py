@@ -7,23 +7,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from superposed.store import tensorfile
+from superposed_client.models import Snapshot
 from superposed_service.errors import SnapshotMismatch, StorageUnavailable, disk_errors
-
-
-class Snapshot(BaseModel):
-    """The manifest of one snapshot."""
-
-    id: str
-    sequence: int  # the store's sequence number when it was taken
-    bytes: int  # size of the file
-    sha256: str  # of the file
-    created: str  # when, UTC, ISO 8601
-    digest: str  # the store's own digest (`WeightStore.digest`)
-    chain: str = ""  # the journal's hash chain at that record, hexadecimal; empty in those of the first release
-    lineage: str = ""  # the store's identity (`WeightStore.lineage`); empty in those of the first release
 
 
 class Snapshots:

@@ -1,17 +1,87 @@
 """The transaction log: records, responses, canaries and the high-water mark, written together."""
 
+import hashlib
+import os
+import struct
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from superposed_service.errors import StorageUnavailable
+from superposed.store import tensorfile
+from superposed_service.errors import JournalCorrupt, StorageUnavailable, disk_errors
 from superposed_service.storage.api_keys import ApiKeys
 from superposed_service.storage.canaries import Canaries
 from superposed_service.storage.database import Database, Statement
 from superposed_service.storage.epochs import Epochs
-from superposed_service.storage.high_water_mark import HighWaterMark
 from superposed_service.storage.idempotency import IdempotencyKey, IdempotencyStore
 from superposed_service.storage.journal import BEGUN, Entry, Journal, Record
+
+_SLOT = struct.Struct("<q32s")
+_SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the other
+
+
+class HighWaterMark:
+    """The file `HEAD` of a data directory: the newest acknowledged record, noted outside the database.
+
+    SQLite takes a damaged frame of its write-ahead log for the log's end, so a flipped byte there would look like a
+    clean, shorter journal. The mark is written after each commit and before its answer: a journal that ends before it
+    has lost something that was acknowledged. The file is made where it does not exist. Once it is there, it
+    needs no fsync of its own: after a power cut it may name an older record than the journal's last, never a newer one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with disk_errors(f"cannot open {path}"):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def note(self, journal: Journal) -> None:
+        """Note the journal's newest record."""
+        slot = _SLOT.pack(journal.sequence, journal.chain)
+        slot += hashlib.sha256(slot).digest()
+        with disk_errors(f"cannot write {self._path}"):
+            os.pwrite(self._file, slot, _SLOT_BYTES * (journal.sequence % 2))
+
+    def clear(self) -> None:
+        """Forget what was noted: the journal was begun anew."""
+        with disk_errors(f"cannot write {self._path}"):
+            os.ftruncate(self._file, 0)
+
+    def newest(self) -> tuple[int, bytes] | None:
+        """Return sequence and chain of the newest record noted; None where nothing legible was."""
+        found = []
+        for place in (0, _SLOT_BYTES):
+            with disk_errors(f"cannot read {self._path}"):
+                slot = os.pread(self._file, _SLOT.size + 32, place)
+            if hashlib.sha256(slot[: _SLOT.size]).digest() == slot[_SLOT.size :]:
+                found.append(_SLOT.unpack(slot[: _SLOT.size]))
+        return max(found, default=None)
+
+    def check(self, journal: Journal) -> None:
+        """Raise `JournalCorrupt` where acknowledged records are missing, or another journal is there."""
+        if (noted := self.newest()) is None:
+            if journal.high_water_mark in (None, BEGUN):
+                return
+            lost = "without it the server cannot tell whether acknowledged updates are missing from the journal"
+            remedy = "Restore the directory from a copy; or run `superposed export DIR FILE --snapshot` and import that"
+            text, wanted = f"{self._path} is missing or empty", "the file that was written beside journal.db"
+            raise JournalCorrupt(f"{text}: {lost}. {remedy}", expected=wanted, received="no record noted in it")
+        sequence, chain = noted
+        if journal.sequence < sequence:
+            last = f"record {journal.sequence} as its last"
+            text = "the journal ends before records that were acknowledged"
+            raise JournalCorrupt(text, expected=f"record {sequence}", received=last)
+        if sequence >= journal.horizon and journal.link(sequence) != chain:
+            raise JournalCorrupt(f"record {sequence} is not the one that was acknowledged")
+
+    def sync(self) -> None:
+        """Bring the file and its name to the disk (fsync)."""
+        with disk_errors(f"cannot sync {self._path}"):
+            os.fsync(self._file)
+            tensorfile.sync_directory(self._path.parent)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._file)
 
 
 class TransactionLog:
@@ -34,14 +104,14 @@ class TransactionLog:
         with ExitStack() as opened:  # closed again where one of them is not sound
             self._high_water_mark = HighWaterMark(folder / "HEAD")
             opened.callback(self._high_water_mark.close)
-            self._database = Database(folder / "journal.db")
-            opened.callback(self._database.close)
-            self._database.check()  # before a row of it is believed
-            self.journal = Journal(self._database)
-            self.answers = IdempotencyStore(self._database)
-            self.canaries = Canaries(self._database)
-            self.api_keys = ApiKeys(self._database)
-            self.epochs = Epochs(self._database)
+            self.database = Database(folder / "journal.db")
+            opened.callback(self.database.close)
+            self.database.check()  # before a row of it is believed
+            self.journal = Journal(self.database)
+            self.answers = IdempotencyStore(self.database)
+            self.canaries = Canaries(self.database)
+            self.api_keys = ApiKeys(self.database)
+            self.epochs = Epochs(self.database)
             self._check_mark()
             opened.pop_all()
 
@@ -61,27 +131,18 @@ class TransactionLog:
             self._high_water_mark.note(self.journal)
             self._high_water_mark.sync()
             self.journal.set_high_water_mark()
-            self._database.drop_log()
+            self.database.drop_log()
 
     @property
     def failure(self) -> str | None:
         """Reason why nothing is written any more, or None."""
-        return self._database.failure
+        return self.database.failure
 
     def check_writable(self) -> None:
         """Raise `StorageUnavailable` where nothing can be written any more."""
         if self.failure is not None:
-            raise StorageUnavailable(
-                "the journal failed: nothing is learned until the service is started again", received=self.failure
-            )
-
-    def fail(self, reason: str) -> None:
-        """End all writing until the next start."""
-        self._database.fail(reason)
-
-    def damaged_pages(self) -> list[int]:
-        """Return the pages of `journal.db` whose checksum is wrong, those that nothing uses too."""
-        return self._database.damaged_pages()
+            text = "the journal failed: nothing is learned until the service is started again"
+            raise StorageUnavailable(text, received=self.failure)
 
     def begin(self, sequence: int, chain: bytes = b"", *, but: int | None = None) -> None:
         """Start a journal whose first record will be the one after `sequence`; see `Journal.begin`.
@@ -130,31 +191,31 @@ class TransactionLog:
         Raise `StorageUnavailable` where the disk refused: none may be applied, and nothing is written from now on.
         """
         beside = self.take_changes() if beside is None else beside
-        with self._database.transaction():
+        with self.database.transaction():
             records = self.journal.append([entry for entry, _ in changes])
             for record, (_, idempotency_key) in zip(records, changes, strict=True):
                 if idempotency_key is not None:
-                    self._database.execute(*self.answers.add(idempotency_key, record.sequence))
+                    self.database.execute(*self.answers.add(idempotency_key, record.sequence))
             for statement in (*beside, *self.journal.noting_digest(digest)):
-                self._database.execute(*statement)
+                self.database.execute(*statement)
         try:
             self._high_water_mark.note(self.journal)
         except StorageUnavailable as error:
-            self.fail(str(error))
+            self.database.fail(str(error))
             raise
         return records
 
     def flush(self, *, digest: tuple[int, str] | None = None) -> None:
         """Bring answers and canaries to the disk, before a snapshot past their records; `digest` is as for `write`."""
-        self._database.write(*self.take_changes(), *self.journal.noting_digest(digest))
+        self.database.write(*self.take_changes(), *self.journal.noting_digest(digest))
 
     def erase(self, key: str, sequences: Sequence[int]) -> None:
         """Remove a task's rows: the payloads of these records, and its canaries. Nothing is left behind."""
         self.canaries.drop(key)
-        self._database.write(*self.journal.erasing(sequences), *self.take_changes())
-        self._database.drop_log()
+        self.database.write(*self.journal.erasing(sequences), *self.take_changes())
+        self.database.drop_log()
 
     def close(self, *, keep_log: bool = False) -> None:
         """Close both files; with `keep_log` the write-ahead log stays: SQLite would remove it by its path."""
-        self._database.close(keep_log=keep_log)
+        self.database.close(keep_log=keep_log)
         self._high_water_mark.close()

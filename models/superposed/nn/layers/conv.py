@@ -14,14 +14,11 @@ from superposed.nn.layers.linear import SuperposedLinear
 class SuperposedConv2d(nn.Module):
     """One kernel shared by all tasks; a task is the context that its patches are bound with.
 
-    The context has one number a feature of a patch (channels x height x width of the kernel), the same at
-    every place of the image. Rows of one context are an ordinary convolution with the context folded into
-    the kernel. Of rows of many contexts either all patches are bound, for one product, or for each row the
-    kernel: whichever are fewer. Kernel size, stride and padding (of zeros) are height and width; the weights
-    start at 0.
-
-    Raises:
-        ConfigError: A family of complex features.
+    The context has one number a feature of a patch (channels x height x width of the kernel), the same at every place
+    of the image. Rows of one context are an ordinary convolution with the context folded into the kernel. Of rows of
+    many contexts either all patches are bound, for one product, or for each row the kernel: whichever are fewer. Kernel
+    size, stride and padding (of zeros) are height and width; the weights start at 0. Raise `ConfigError` for a family
+    of complex features.
 
     Source: Cheung et al. 2019, section 3.4 (contexts of convolutions).
     """

@@ -56,10 +56,9 @@ class SuperposedModule(nn.Module):
         input_shape: What the rows of a batch, (B, features), are reshaped to.
         expansions: Number of blocks of linear layers whose contexts are expanded, by name.
 
-    Raises:
-        ConfigError: A layer that cannot be superposed, answers that would depend on chance or on other
-            rows, weights that two layers share, or nothing to superpose; or it does not take such rows; or
-            it has no linear layer of a name in `expansions`.
+    Raise `ConfigError` for a layer that cannot be superposed, answers that would depend on chance or on other rows,
+    weights that two layers share, or nothing to superpose; or it does not take such rows; or it has no linear layer of
+    a name in `expansions`.
     """
 
     def __init__(

@@ -1,6 +1,15 @@
 """API keys, scopes and task-key patterns; quotas."""
 
-from superposed_service.api.auth.authentication import begin_with, create, keys_body, revoke, rotate
-from superposed_service.api.auth.authorization import Access, Principal, principal_of, requires
+from superposed_service.api.auth.authorization import (
+    Access,
+    Principal,
+    begin_with,
+    create,
+    keys_body,
+    principal_of,
+    requires,
+    revoke,
+    rotate,
+)
 
 __all__ = ["Access", "Principal", "begin_with", "create", "keys_body", "principal_of", "requires", "revoke", "rotate"]

@@ -1,22 +1,49 @@
-"""The request gateway in pure ASGI: every request passes it first."""
+"""The request gateway in pure ASGI: every request passes it first, and rejections leave it later."""
 
 import asyncio
 import itertools
 import logging
 import re
 import secrets
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Hashable, Sequence
 from typing import TypeAlias
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from superposed.errors import SuperposedError
-from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE, Freshness
-from superposed_service.api.middleware.rejection_delay import RejectionDelay
+from superposed_service.api.middleware.admission import MIN_SEQUENCE, SEQUENCE, Freshness
 from superposed_service.api.problems import INTERNAL, problem_response
 from superposed_service.errors import Overloaded, PayloadTooLarge
 from superposed_service.observability.request_ids import AUTHOR, PROBES, STATUS, STREAM, header, request_id
+
+# Longest delay of a rejection, in delays.
+_MOST_PAUSES = 20
+
+
+class RejectionDelay:
+    """Spaces the refusals (429 and 503) that one source gets, so that floods cost little. On the event loop only.
+
+    A client that asks again at once, whatever `Retry-After` says, or from hundreds of connections, gets its
+    refusals at a walk; one that is refused now and then waits for a single pause.
+
+    A refusal leaves `pause_s` later at least. For one source `per_s` a second leave at most, while none of them
+    waits twenty pauses.
+    """
+
+    def __init__(self, pause_s: float, per_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._pause_s, self._gap_s, self._clock = pause_s, 1 / per_s, clock
+        self._next: dict[Hashable, float] = {}  # sources are API keys: there are not many
+
+    def wait_s(self, source: Hashable) -> float:
+        """Return the seconds that the next rejection of a source is delayed."""
+        now = self._clock()
+        earliest = now + self._pause_s
+        leaves = min(max(earliest, self._next.get(source, 0.0)), now + _MOST_PAUSES * self._pause_s)
+        self._next[source] = leaves + self._gap_s
+        return leaves - now
+
 
 _log = logging.getLogger("superposed")
 Check: TypeAlias = Callable[[Scope], None]
@@ -97,7 +124,7 @@ class RequestGateway:
     def _check_length(self, scope: Scope) -> None:
         declared = header(scope, b"content-length") or "0"
         if declared.isdecimal() and int(declared) > self.max_bytes and scope["path"] != STREAM:
-            raise _too_large(int(declared), self.max_bytes)
+            raise too_large(int(declared), self.max_bytes)
 
 
 class _Exchange:
@@ -123,7 +150,7 @@ class _Exchange:
         self.received += len(body)
         gateway.held += len(body)
         if self.received > gateway.max_bytes:
-            raise _too_large(self.received, gateway.max_bytes, whole)
+            raise too_large(self.received, gateway.max_bytes, whole)
         if gateway.held > gateway.most_held:
             raise Overloaded("too many bytes are coming in", expected=f"{gateway.most_held} at most, of all requests")
         return message
@@ -161,5 +188,6 @@ def _raise_refusal(scope: Scope) -> None:
         raise scope[REFUSAL]
 
 
-def _too_large(received: int, most: int, whole: str = "the request's body") -> PayloadTooLarge:
+def too_large(received: int, most: int, whole: str = "the request's body") -> PayloadTooLarge:
+    """Return the error of a body, or of another whole, with more than `most` bytes."""
     return PayloadTooLarge(f"{whole} is too large", expected=f"{most} bytes at most", received=received)

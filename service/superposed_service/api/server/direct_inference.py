@@ -17,16 +17,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, principal_of
-from superposed_service.api.middleware.freshness import MIN_SEQUENCE, SEQUENCE
+from superposed_service.api.middleware.admission import MIN_SEQUENCE, SEQUENCE
 from superposed_service.api.middleware.gateway import REFUSAL, RequestGateway
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.inference import infer
 from superposed_service.api.v1.schemas import InferBody
-from superposed_service.api.v1.task_search import AUTO
+from superposed_service.api.v1.serializers import AUTO
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult
-from superposed_service.engine.request_metadata import ANYONE, RequestMetadata
+from superposed_service.engine.request_queues import ANYONE, RequestMetadata
 from superposed_service.observability.counters import Metrics
 from superposed_service.runtime.runtime import Runtime
 

@@ -30,10 +30,9 @@ _WINDOWS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 def read_body(model: type[M], body: bytes, content_type: str | None, head_length: str | None = None) -> M:
     """Read a body into a checked value: JSON, or JSON with binary tensors; of duplicate keys the last wins.
 
-    Raises:
-        UnsupportedMediaType: The body says that it is something else.
-        NonFiniteInput: It holds NaN or Infinity, which JSON does not have.
-        InvalidRequest: It is not JSON, or a field is missing, unknown or of the wrong kind.
+    Raise `UnsupportedMediaType` where the body says that it is something else; `NonFiniteInput` where it holds NaN or
+    Infinity, which JSON does not have; `InvalidRequest` where it is not JSON, or a field is missing, unknown or of the
+    wrong kind.
     """
     kind = (content_type or _JSON).partition(";")[0].strip().lower()
     if kind not in {_JSON, TENSORS_MEDIA_TYPE}:
@@ -66,10 +65,8 @@ def _read_tensors(body: bytes, head_length: str | None) -> Any:
 def inflate(body: bytes, encoding: str, most: int) -> bytes:
     """Return a body without its `Content-Encoding`.
 
-    Raises:
-        UnsupportedMediaType: The encoding is not read here.
-        InvalidRequest: It is not encoded so.
-        PayloadTooLarge: It would have more than `most` bytes.
+    Raise `UnsupportedMediaType` where the encoding is not read here; `InvalidRequest` where it is not encoded so;
+    `PayloadTooLarge` where it would have more than `most` bytes.
     """
     if encoding == "identity":
         return body

@@ -1,31 +1,39 @@
-"""Serializers: API bodies from library values, and back, on the engine thread."""
+"""Serializers: API bodies from library values, and back, on the engine thread; task inference; models as files."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from superposed.analysis.capacity import capacity
 from superposed.analysis.crosstalk import measure_interference
-from superposed.config import EncoderConfig, validated
+from superposed.analysis.onnx_export import to_onnx
+from superposed.analysis.retrieval import RetrievedModel, retrieve_model
+from superposed.analysis.task_inference import EXPONENT_EVALUATIONS, check_evaluations, locate, locate_exponent
+from superposed.config import EncoderConfig, NetworkConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
 from superposed.errors import ConfigError, ShapeError
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
-from superposed_service.api.v1.schemas import TaskRegistration
-from superposed_service.changes.array_codec import unpack
+from superposed_client.models import RecoveryInfo
+from superposed_service.api.v1.schemas import LocateBody, TaskRegistration
 from superposed_service.changes.quarantine import AUTHOR
-from superposed_service.changes.registration import task_body
-from superposed_service.changes.relabel import find_update
-from superposed_service.changes.replay import Recovery, fingerprint
-from superposed_service.changes.task_rows import read_task_rows
+from superposed_service.changes.replay import fingerprint
+from superposed_service.changes.rollback import find_update
+from superposed_service.changes.rows import RowBatch, unpack
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
+from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
 from superposed_service.storage import ApiKey
 
 
-def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[str, Any]:
+def store_body(writer: Writer, settings: Settings, recovery: RecoveryInfo) -> dict[str, Any]:
     """Return the body of `GET /v1/store`."""
     store, journal = writer.store, writer.transaction_log.journal
     return {
@@ -63,7 +71,7 @@ def store_body(writer: Writer, settings: Settings, recovery: Recovery) -> dict[s
             "lineage": store.lineage,
             "incarnation": journal.incarnation,
         },
-        "recovery": asdict(recovery),
+        "recovery": recovery.model_dump(),
     }
 
 
@@ -103,10 +111,8 @@ def explain_quarantine(writer: Writer, source: str, may_name: Callable[[str], bo
 def task_schema(body: TaskRegistration, most: int, store: WeightStore) -> TaskSchema:
     """Return the schema that a registration asks for: what it leaves out is the store's.
 
-    Raises:
-        LimitReached: It is a new task, and there are as many as there may be.
-        ConfigError: There can be no such task.
-        ShapeError: The store's network takes images, and the task's rows are narrower.
+    Raise `LimitReached` where it is a new task, and there are as many as there may be; `ConfigError` where there can be
+    no such task; `ShapeError` where the store's network takes images, and the task's rows are narrower.
     """
     added = sum(key is not None and key not in store.tasks for key in (body.key, body.group))
     if added and len(store.tasks) + added > most:
@@ -159,14 +165,6 @@ def _default_scaling(body: TaskRegistration, there: TaskSchema | None, store: We
     return "running" if store.config.network.kind == "mlp" or body.kind == "records" else "none"
 
 
-def task_page(
-    store: WeightStore, prefix: str, after: str, limit: int, may_name: Callable[[str], bool]
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Return one page of the tasks that may be named, by key; and the last key where more follow."""
-    states, last = store.tasks.page(prefix, after, limit, may_name)
-    return [task_body(store, state) for state in states], last
-
-
 def task_name(text: str) -> tuple[str, str | None]:
     """Return the key, and the group or None, of `key` or `group/key`; raise `ExpressionInvalid` for another text."""
     named = Task.named(text)
@@ -210,11 +208,6 @@ def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
     return dict(find_update(journal, sequence).head), journal.sequence - sequence
 
 
-def task_rows(writer: Writer, key: str, after: int) -> list[dict[str, Any]]:
-    """Return the body of `GET /v1/tasks/{key}/data`."""
-    return read_task_rows(writer.transaction_log, writer.store, key, after)
-
-
 def copied_keys(writer: Writer) -> list[dict[str, Any]]:
     """Return all API keys, with the hashes of their secrets."""
     return [asdict(key) for key in writer.transaction_log.api_keys.all()]
@@ -238,3 +231,89 @@ def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
         reason = records[0].head["reason"] if records and records[0].sequence == since else None
         found.append({"source": source, "since": since, "reason": reason})
     return found
+
+
+Format = Literal["safetensors", "onnx"]
+
+
+async def model_file(runtime: Runtime, context: object, form: Format, *, encoder: bool, int8: bool) -> bytes:
+    """Return a context's model as a file, with the encoder of its texts, and its weights in 8 bits, where asked for.
+
+    Raises as `retrieve_model` and `to_onnx`; `ConfigError` for an encoder that cannot come with it, or a
+    safetensors file with either.
+    """
+    if form == "safetensors":
+        if encoder or int8:
+            raise ConfigError("a safetensors file has neither an encoder nor 8 bits", expected="format=onnx")
+        return await runtime.engine.call(lambda store: retrieve_model(store, context).to_bytes())
+    model, schema, rows, config = await runtime.engine.call(lambda store: _take(store, context))
+    file = runtime.encoders.model_file(schema.encoder) if encoder else None
+    make = partial(to_onnx, model, config=config, encoder=file, int8=int8, rows=rows)
+    return await asyncio.to_thread(make)
+
+
+def _take(store: WeightStore, context: object) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
+    """Return a model as it is now, its task's schema and kept rows, and the store's network."""
+    schema = store.resolve(context).task.schema
+    rows, _ = store.replay_buffer.rows_of(schema.key, schema.inputs)
+    return retrieve_model(store, context), schema, rows, store.config.network
+
+
+# The context of a request that leaves it to the service to find one.
+AUTO = "auto"
+
+
+def all_tasks(body: LocateBody, encoder: str | None, may_name: Callable[[str], bool], store: WeightStore) -> list[str]:
+    """Return the candidates of a body that names none: every task that may be named and takes such rows.
+
+    Rows that an encoder made fit its tasks only. Without targets the candidates are only those whose answers
+    have an energy. The engine's thread only.
+    """
+    width, records = _width(body.rows), body.records is not None
+    schemas = [state.schema for state in store.tasks.all()]
+    return [
+        schema.key
+        for schema in schemas
+        if (schema.kind == "records") == records
+        and (records or schema.inputs == width)
+        and encoder in {None, schema.encoder}
+        and may_name(schema.key)
+        and (body.targets is not None or schema.loss == "cross_entropy")
+    ]
+
+
+def named(body: LocateBody) -> list[str]:
+    """Return the candidates that a body names, each once; raises `ContextError` where one is no context."""
+    return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
+
+
+def _width(inputs: Any) -> int:
+    """Return the length of the first row; -1 where it is no row."""
+    try:
+        return len(inputs[0])
+    except (TypeError, IndexError):
+        return -1
+
+
+def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
+    """Return the number of candidate evaluations; raises `CapacityExceeded` where it is above `most`."""
+    count = EXPONENT_EVALUATIONS if body.exponent_of is not None else len(candidates)
+    wanted = len(RowBatch(None, None, body.rows)) * count
+    check_evaluations(wanted, most)
+    return wanted
+
+
+def find_context(body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int) -> dict[str, Any]:
+    """Return the body of `POST /v1/locate`'s answer; raises as `superposed.analysis.task_inference.locate`.
+
+    The candidates are tried unless the body asks for powers of a task. At most `most` answers, rows times
+    candidates, are computed. The engine's thread only.
+    """
+    if body.exponent_of is not None:
+        cyclic = store.config.family == "cyclic"
+        exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
+        found = locate_exponent(store, body.rows, body.targets, key=body.exponent_of, exponents=exponents, most=most)
+        return asdict(found)
+    if body.candidates is None:  # a task may have gone since they were listed
+        candidates = [key for key in candidates if key in store.tasks]
+    return asdict(locate(store, body.rows, body.targets, candidates=candidates, most=most))

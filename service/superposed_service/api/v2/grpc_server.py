@@ -15,9 +15,9 @@ from superposed.errors import SuperposedError
 from superposed_service.api.auth import Access, Principal
 from superposed_service.api.problems import problem_of, retry_after
 from superposed_service.api.tensors import DATATYPES, TensorReader, read_shape
-from superposed_service.api.v2 import messages, metadata
+from superposed_service.api.v2 import messages
 from superposed_service.api.v2.protobuf import MESSAGES, POOL, SERVICE, STREAMED
-from superposed_service.engine.request_metadata import ANYONE, calling
+from superposed_service.engine.request_queues import ANYONE, calling
 from superposed_service.errors import InvalidRequest, Overloaded, StorageUnavailable
 from superposed_service.runtime.runtime import Runtime
 
@@ -190,23 +190,23 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return {"ready": self._runtime.engine.ready}
 
     async def _server_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        return metadata.server()
+        return messages.server()
 
     async def _model_ready(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
+        await messages.ask(self._runtime, principal, messages.schema_of, asked.name, asked.version)
         return {"ready": True}
 
     async def _model_metadata(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        schema = await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
-        found = metadata.metadata(schema, asked.name, self._runtime.version)
+        schema = await messages.ask(self._runtime, principal, messages.schema_of, asked.name, asked.version)
+        found = messages.metadata(schema, asked.name, self._runtime.version)
         for tensor in (*found["inputs"], *found["outputs"]):
             tensor.pop("optional", None)
             tensor.pop("parameters", None)
         return found
 
     async def _model_config(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        schema = await metadata.ask(self._runtime, principal, metadata.schema_of, asked.name, asked.version)
-        found = metadata.config(schema, asked.name, self._runtime.settings.max_rows)
+        schema = await messages.ask(self._runtime, principal, messages.schema_of, asked.name, asked.version)
+        found = messages.config(schema, asked.name, self._runtime.settings.max_rows)
         for tensor in (*found["input"], *found["output"]):
             tensor["data_type"] = _DATA_TYPES.index(tensor["data_type"])
             tensor.pop("optional", None)
@@ -220,20 +220,20 @@ class GrpcServer(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no t
         return self._runtime.statistics.body(self._runtime.version, wanted)
 
     async def _repository_index(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        found = await self._runtime.engine.call(lambda store: metadata.index(store, self._runtime.version))
+        found = await self._runtime.engine.call(lambda store: messages.index(store, self._runtime.version))
         return {"models": [one for one in found if principal.may_name(one["name"])]}
 
     async def _repository_model_load(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await metadata.ask(self._runtime, principal, metadata.load, asked.model_name)
+        await messages.ask(self._runtime, principal, messages.load, asked.model_name)
         return {}
 
     async def _repository_model_unload(self, asked: Any, principal: Principal) -> dict[str, Any]:
-        await metadata.ask(self._runtime, principal, metadata.unload, asked.model_name)
+        await messages.ask(self._runtime, principal, messages.unload, asked.model_name)
         return {}
 
     async def _model_infer(self, asked: Any, principal: Principal) -> dict[str, Any]:
         model = asked.model_name
-        metadata.check(self._runtime, principal, model, asked.model_version)
+        messages.check(self._runtime, principal, model, asked.model_version)
         names = {output.name: True for output in asked.outputs} or None
         rows = messages.rows_of(model, _tensors(asked))
         request = messages.InferRequest(rows, names, binary=True, identifier=asked.id)

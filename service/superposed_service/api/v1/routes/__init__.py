@@ -9,12 +9,11 @@ from superposed_service.api.v1.routes import (
     health,
     history,
     inference,
-    quarantine,
     replication,
     store,
     stream,
     tasks,
 )
 
-_MODULES = (health, store, tasks, inference, stream, history, quarantine, api_keys, events, replication, console)
+_MODULES = (health, store, tasks, inference, stream, history, api_keys, events, replication, console)
 routers: list[APIRouter] = [module.router for module in _MODULES]

@@ -1,4 +1,4 @@
-"""The store's past: rollback, correction of an update, snapshots; and rehearsal of all tasks."""
+"""The store's past: rollback, correction of an update, snapshots; rehearsal of all tasks; the quarantine of sources."""
 
 import asyncio
 from functools import partial
@@ -7,12 +7,13 @@ from typing import Annotated
 from fastapi import Path
 from fastapi.responses import Response
 
-from superposed_client.models import Consolidation, Relabelling, Rollback, Snapshot
+from superposed_client.models import Consolidation, Quarantine, Relabelling, Rollback, Snapshot
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
-from superposed_service.api.v1.schemas import ConsolidateBody, RelabelBody, RollbackBody
-from superposed_service.api.v1.serializers import update_head
-from superposed_service.changes.relabel import Relabel
-from superposed_service.changes.rollback import RollbackChange, Selection
+from superposed_service.api.v1.schemas import ConsolidateBody, QuarantineBody, RelabelBody, RollbackBody
+from superposed_service.api.v1.serializers import check_source, quarantine_list, update_head
+from superposed_service.changes.quarantine import Quarantine as Hold
+from superposed_service.changes.quarantine import Release
+from superposed_service.changes.rollback import Relabel, RollbackChange, Selection
 from superposed_service.errors import UnknownUpdate
 
 router = ApiRouter(prefix="/v1")
@@ -83,3 +84,27 @@ async def rehearse(request: ApiRequest) -> Response:
     key, author = await request.idempotency_key(), request.principal.author
     answer = await request.runtime.consolidate(body.steps, key, author, request.check_wanted)
     return json_response(answer)
+
+
+@router.serve("GET", "/quarantine", "admin", tags=["quarantine"], response_model=list[Quarantine])
+async def list_all(request: ApiRequest) -> Response:
+    """List quarantined sources: since which sequence number, and why."""
+    return json_response(await request.runtime.engine.call_writer(quarantine_list))
+
+
+@router.serve("POST", "/quarantine", "admin", tags=["quarantine"], response_model=Quarantine, body=QuarantineBody)
+async def quarantine(request: ApiRequest) -> Response:
+    """Quarantine a source, as the poison detector does."""
+    body = await request.read(QuarantineBody)
+    if (known := await request.answered_before()) is None:
+        await request.runtime.engine.call_writer(lambda writer: check_source(writer, body.source))
+        known = await request.submit(Hold(body.source, {"by": "request", "text": body.reason}))
+    return json_response(known)
+
+
+@router.serve("DELETE", "/quarantine/{source}", "admin", tags=["quarantine"], status_code=204)
+async def release(request: ApiRequest, source: str) -> Response:
+    """Release a source. Updates held back stay so, unless the quarantine is rolled back."""
+    if await request.runtime.engine.call(lambda store: source in store.tasks.quarantined):
+        await request.submit(Release(source))
+    return Response(status_code=204)

@@ -14,7 +14,7 @@ from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter
 from superposed_service.api.v1.routes.inference import admitted, answer_infer, answer_update, located
 from superposed_service.api.v1.schemas import StreamLine
-from superposed_service.engine.request_metadata import ANYONE, calling
+from superposed_service.engine.request_queues import ANYONE, calling
 from superposed_service.errors import NotReady, Overloaded
 from superposed_service.observability.request_ids import STREAM
 from superposed_service.storage.idempotency import IdempotencyKey

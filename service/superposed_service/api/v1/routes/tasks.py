@@ -11,8 +11,9 @@ from fastapi.responses import Response
 from superposed_client.models import Erasure, EvaluatedAccuracy, TaskInfo, TaskPage
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import TaskAlteration, TaskRegistration
-from superposed_service.api.v1.serializers import evaluations_body, task_page, task_rows, task_schema
-from superposed_service.changes.registration import Alter, Delete, Register, task_body
+from superposed_service.api.v1.serializers import evaluations_body, task_schema
+from superposed_service.changes.registration import Alter, Delete, Register, task_body, task_page
+from superposed_service.changes.task_rows import read_task_rows
 from superposed_service.errors import InvalidRequest
 
 router = ApiRouter(prefix="/v1/tasks", tags=["tasks"])
@@ -85,7 +86,9 @@ async def rows(request: ApiRequest, key: str, after: Annotated[int, Query(ge=0)]
     From the beginning come kept rows first, if the journal has not every update. No further ones: `[]`.
     """
     key = await request.task_key(key)
-    found = await request.runtime.engine.call_writer(partial(task_rows, key=key, after=after))
+    found = await request.runtime.engine.call_writer(
+        lambda writer: read_task_rows(writer.transaction_log, writer.store, key, after)
+    )
     hidden = set() if request.principal.is_admin else {"origin"}
     return json_response([{name: one[name] for name in one.keys() - hidden} for one in found])
 
