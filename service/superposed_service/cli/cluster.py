@@ -66,9 +66,7 @@ def up(path: ConfigArgument = None) -> None:
         known, until = actors.coordinator(config), time.monotonic() + _READY_S
         while waiting := _not_up(_servers(known), config):
             if time.monotonic() > until:
-                text = (
-                    f"cells without a leader and followers: the servers' logs are beside {config.directory}/CELL/NUMBER"
-                )
+                text = f"cells without a leader and followers: logs are beside {config.directory}/CELL/NUMBER"
                 raise NotReady(text, received=", ".join(waiting))
             time.sleep(_LOOK_S)
         ray.get(known.share_keys.remote())
@@ -165,15 +163,10 @@ def _servers(known: Any, cell: str = "") -> list[dict[str, Any]]:
 
 
 def _wait_until_level(known: Any, cell: str, number: int) -> None:
-    """Wait until a server answers, and is as new as its leader was when it was first looked at."""
-    until, wanted = time.monotonic() + _READY_S, None
-    while time.monotonic() < until:
+    """Wait until a server that was just stopped is as new as any of its cell was then."""
+    until, wanted = time.monotonic() + _READY_S, max(one.get("sequence", 0) for one in _servers(known, cell))
+    time.sleep(2 * _LOOK_S)  # until the coordinator has missed it
+    while _servers(known, cell)[number].get("sequence", -1) < wanted:
+        if time.monotonic() > until:
+            raise NotReady(f"server {number} of cell {cell} has not caught up", expected=f"record {wanted}")
         time.sleep(_LOOK_S)
-        servers = _servers(known, cell)
-        leader = next((one for one in servers if one.get("role") == "leader"), None)
-        if leader is None or not servers[number]["reached"]:
-            continue
-        wanted = wanted or leader["sequence"]
-        if servers[number]["sequence"] >= wanted:
-            return
-    raise NotReady(f"server {number} of cell {cell} has not caught up", expected=f"record {wanted}")

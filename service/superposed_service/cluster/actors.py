@@ -37,10 +37,10 @@ class CellServer:
     """One server of a cell: a process of `superposed serve` on the node where Ray has placed this actor."""
 
     def __init__(self, config: ClusterConfig, cell: str, number: int) -> None:
-        self._config, self._number = config, number
         self._directory = Path(os.path.expandvars(config.directory)) / cell / str(number)
         self._port = config.port_of(cell, number)
-        self.url = f"http://{_node_address()}:{self._port}"
+        node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray has no annotation there
+        self.url = f"http://{node}:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
         self._started = -math.inf
 
@@ -71,10 +71,6 @@ class CellServer:
                 self._process.wait(_STOP_S)
             self._process.kill()
             self._process = None
-
-
-def _node_address() -> str:
-    return str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]  # Ray has no annotation there
 
 
 def _end_with_parent() -> None:
@@ -146,9 +142,7 @@ class Coordinator:
     def share_keys(self) -> None:
         """Give all cells the API keys of the first one, of which one that was added later has none but the first."""
         with httpx.Client(**client_options(Settings(), "")) as client:
-            first, *others = (
-                next(one["url"] for one in states if one.get("role") == "leader") for states in self._states.values()
-            )
+            first, *others = (one["url"] for one in self.table() if one.get("role") == "leader")
             keys = client.get(f"{first}/v1/replication/api-keys").raise_for_status().json()
             for url in others if keys else ():
                 client.post(f"{url}/v1/replication/api-keys", json={"api_keys": keys}).raise_for_status()

@@ -1,6 +1,8 @@
 """The ingress as a Ray Serve application: `serve run superposed_service.cluster.app:app config=cluster.toml`."""
 
 import asyncio
+import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +17,24 @@ _LOOK_S = 1.0
 
 
 class LocatedIngress:
-    """An ingress that asks the coordinator once a second where the servers are: an ASGI application."""
+    """An ingress that asks the coordinator now and then where the servers are: an ASGI application."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        self._coordinator = coordinator(config)
-        self._ingress = Ingress(dict.fromkeys(config.cells, ()), config.patterns)
-        self._looking: asyncio.Task[None] | None = None
+        self._coordinator, self._ingress = (
+            coordinator(config),
+            Ingress(dict.fromkeys(config.cells, ()), config.patterns),
+        )
+        self._look_at = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer a request."""
-        if self._looking is None and scope["type"] == "http":
-            await self._look()
-            self._looking = asyncio.create_task(self._look_again())
+        """Answer a request; while the coordinator is away, the URLs that are known count."""
+        if scope["type"] == "http" and time.monotonic() > self._look_at:
+            self._look_at = time.monotonic() + _LOOK_S
+            with contextlib.suppress(TimeoutError, ray.exceptions.RayError):
+                urls = await asyncio.wait_for(self._coordinator.urls.remote(), _LOOK_S)
+                for name, cell in self._ingress.cells.items():
+                    cell.urls = urls[name]
         await self._ingress(scope, receive, send)
-
-    async def _look_again(self) -> None:
-        while True:
-            await asyncio.sleep(_LOOK_S)
-            await self._look()
-
-    async def _look(self) -> None:
-        """Take the servers' URLs from the coordinator; while it is away those that are known count."""
-        try:
-            urls = await asyncio.wait_for(self._coordinator.urls.remote(), _LOOK_S)
-        except (TimeoutError, ray.exceptions.RayError):
-            return
-        for name, cell in self._ingress.cells.items():
-            cell.urls = urls[name]
 
 
 class IngressReplica:
@@ -66,5 +59,4 @@ def application(config: ClusterConfig) -> Any:
 
 def app(arguments: dict[str, str]) -> Any:
     """Return the application of the configuration that `serve run` names."""
-    config = arguments.get("config")
-    return application(read_config(Path(config) if config else None))
+    return application(read_config(Path(arguments["config"]) if "config" in arguments else None))

@@ -18,9 +18,9 @@ TOKEN, MIN_TOKEN = "x-sequence", "x-min-sequence"
 _PATIENCE_S, _FRESH_S, _PAUSE_S, _LOOK_S = 20.0, 3.0, 0.1, 1.0
 _ASKING = frozenset({"/v1/infer", "/v1/evaluate", "/v1/locate", "/v2/repository/index"})
 _FORM = frozenset({"content-type", "content-encoding", "inference-header-content-length", "accept"})
+_SAFE = "/:(),^@!$&'*+;=~"  # in a path
 # Problems of one server that another one of the cell may not have.
 _STALE = b":not-fresh"
-_SAFE = "/:(),^@!$&'*+;=~"  # in a path
 _PASSING = (_STALE, b":not-ready", b":too-few-followers")
 
 
@@ -100,7 +100,7 @@ class Cell:
         """Return the leader; where a request that reads says how new the answer must be, each server in turn."""
         if not self.leader:
             await self.find_leader()
-        if call.reads and (MIN_TOKEN in call.headers or not self.leader):
+        if self.urls and call.reads and (MIN_TOKEN in call.headers or not self.leader):
             return self.urls[next(self._turns) % len(self.urls)]
         return self.leader
 

@@ -47,14 +47,10 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     def environment(self, members: list[str], follow: str) -> dict[str, str]:
         """Return the settings of a server, in environment variables; its API key is this process's."""
         key = os.environ.get(API_KEY, "")
-        own: dict[str, object] = {"follow_api_key": key, "first_api_key": key} if key else {}
-        own |= {
-            "members": ",".join(members),
-            "follow": follow,
-            "sync_followers": self.sync_followers,
-            "host": self.host,
-        }
-        return {f"SUPERPOSED_{name.upper()}": str(value) for name, value in {**self.settings, **own}.items()}
+        known: dict[str, object] = {**self.settings, "members": ",".join(members), "follow": follow}
+        known |= {"sync_followers": self.sync_followers, "host": self.host}
+        known |= {"follow_api_key": key, "first_api_key": key} if key else {}
+        return {f"SUPERPOSED_{name.upper()}": str(value) for name, value in known.items()}
 
 
 def read_config(path: Path | None) -> ClusterConfig:

@@ -14,12 +14,10 @@ import numpy as np
 from superposed_client import Client, UnknownTask
 from superposed_client._core import credentials
 from superposed_client.models import TaskInfo
+from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.errors import InvalidRequest, NotReady
 
-_SCHEMA = (
-    *("labels", "label_form", "outputs", "inputs", "loss", "offset", "scale", "description", "keep_rows", "scaling"),
-    *("kind", "features", "extra_features", "encoder", "abstain"),
-)
+_SCHEMA = TaskRegistration.model_fields.keys() - {"key", "group", "own_layers", "composition", "standby"}
 _MOST_PASSES, _MOST_COMPARED = 10, 1024
 
 
@@ -27,8 +25,6 @@ _MOST_PASSES, _MOST_COMPARED = 10, 1024
 class Moved:
     """The outcome: `agreement` is the share of compared rows that both cells answer alike, None without such rows."""
 
-    key: str
-    cell: str
     updates: int
     rows: int
     agreement: float | None
@@ -65,7 +61,7 @@ def move_task(
             info = here.get_task(key)
         except UnknownTask:
             there.alter_task(key, standby=False)  # an earlier attempt came so far
-            return Moved(key, target, there.get_task(key).updates, 0, None)
+            return Moved(there.get_task(key).updates, 0, None)
         if info.group or info.composition:
             text = "a task in a group, and a composition, stay where the tasks are that they share contexts with"
             raise InvalidRequest(text, expected="a task of its own", received=info.group or info.composition)
@@ -83,7 +79,7 @@ def move_task(
         copy.catch_up()
         here.delete_task(key, updates=here.get_task(key).updates)
         there.alter_task(key, standby=False)
-        return Moved(key, target, len(copy.taught), copy.rows, agreement)
+        return Moved(len(copy.taught), copy.rows, agreement)
 
 
 class _Copy:
