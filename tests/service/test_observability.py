@@ -256,7 +256,7 @@ class TestHealth:
     def test_ready_is_what_can_be_written(self, tmp_path: Path) -> None:
         apps: list[FastAPI] = []
         with serving(make_directory(tmp_path / "store"), change=apps.append) as http:
-            assert http.get("/health/ready").json() == {"status": "ready"}
+            assert http.get("/health/ready").json() == {"status": "ready", "role": "leader", "epoch": 1}
             engine = apps[0].state.runtime.engine
             engine._writer.transaction_log.database.fail("the disk is gone")
             answer = problem(http.get("/health/ready"), 503, "not-ready")

@@ -63,6 +63,34 @@ class ProblemBody(BaseModel, use_attribute_docstrings=True, json_schema_extra={"
     received: str | int | float | None = None
 
 
+# Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
+Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
+
+
+def _documented(kind: Any, description: str) -> WithJsonSchema:
+    """Return the schema of a type for values that are checked later, and just pass here."""
+    return WithJsonSchema(TypeAdapter(kind).json_schema() | {"description": description})
+
+
+Matrix = Annotated[Any, _documented(list[list[float]], "Rows of numbers, each as wide as its task.")]
+Records = Annotated[
+    Any,
+    _documented(
+        list[dict[str, float | str | bool | None]],
+        "Rows of named values: numbers, texts (categories, or dates in ISO 8601), bools, null for a missing"
+        " one. Of tasks that were registered with kind records.",
+    ),
+]
+Targets = Annotated[
+    list[Any],
+    _documented(
+        list[bool | str | int | float | list[float]],
+        "One target a row: a label (bool, number or text, matched by value); a class index where the task was"
+        " registered without labels; for mse one or several numbers.",
+    ),
+]
+
+
 class TaskRegistration(Body, json_schema_extra={"examples": [{"key": "digits", "labels": [0, 1, 2], "inputs": 64}]}):
     """`POST /v1/tasks`: give labels, or the number of outputs."""
 
@@ -158,6 +186,13 @@ class RollbackBody(Body, json_schema_extra={"examples": [{"without": {"task": "d
     _one_form = _exactly_one(("to_sequence", "without"), "give exactly one of to_sequence and without")
 
 
+class GivenSecret(Body):
+    """Id and secret of an API key that its maker has drawn, for servers of several stores that are to have the same."""
+
+    id: str = Field(pattern=r"^[0-9a-f]{12}$")
+    secret: str = Field(pattern=r"^[\w-]{43}$")
+
+
 _QUOTA = "Its own quota; null for the server's, 0 for none."
 
 
@@ -178,13 +213,6 @@ class ApiKeyRequest(Body):
     updates_per_second: float | None = Field(None, ge=0, description=_QUOTA)
     given: GivenSecret | None = None
     """Id and secret that the key is to have; default: the server draws them."""
-
-
-class GivenSecret(Body):
-    """Id and secret of an API key that its maker has drawn, for servers of several stores that are to have the same."""
-
-    id: str = Field(pattern=r"^[0-9a-f]{12}$")
-    secret: str = Field(pattern=r"^[\w-]{43}$")
 
 
 class KeyRotation(Body):
@@ -288,33 +316,6 @@ class QuarantineBody(Body):
 
 
 ReturnField = Literal["labels", "probabilities", "confidence", "top_k", "logits", "values", "in_scope"]
-
-# Contexts, numbers and targets are checked once, against the tasks, by the engine; here they just pass.
-Context = Annotated[Any, WithJsonSchema(CONTEXT_SCHEMA)]
-
-
-def _documented(kind: Any, description: str) -> WithJsonSchema:
-    """Return the schema of a type for values that are checked later, and just pass here."""
-    return WithJsonSchema(TypeAdapter(kind).json_schema() | {"description": description})
-
-
-Matrix = Annotated[Any, _documented(list[list[float]], "Rows of numbers, each as wide as its task.")]
-Records = Annotated[
-    Any,
-    _documented(
-        list[dict[str, float | str | bool | None]],
-        "Rows of named values: numbers, texts (categories, or dates in ISO 8601), bools, null for a missing"
-        " one. Of tasks that were registered with kind records.",
-    ),
-]
-Targets = Annotated[
-    list[Any],
-    _documented(
-        list[bool | str | int | float | list[float]],
-        "One target a row: a label (bool, number or text, matched by value); a class index where the task was"
-        " registered without labels; for mse one or several numbers.",
-    ),
-]
 
 
 class _RowsBody(_InputsBody):
