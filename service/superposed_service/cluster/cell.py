@@ -18,9 +18,8 @@ TOKEN, MIN_TOKEN = "x-sequence", "x-min-sequence"
 _PATIENCE_S, _FRESH_S, _PAUSE_S, _LOOK_S = 20.0, 3.0, 0.1, 1.0
 _ASKING = frozenset({"/v1/infer", "/v1/evaluate", "/v1/locate", "/v2/repository/index"})
 _FORM = frozenset({"content-type", "content-encoding", "inference-header-content-length", "accept"})
-_SAFE = "/:(),^@!$&'*+;=~"  # in a path
+_SAFE, _STALE = "/:(),^@!$&'*+;=~", b":not-fresh"  # in a path; of a server that is behind
 # Problems of one server that another one of the cell may not have.
-_STALE = b":not-fresh"
 _PASSING = (_STALE, b":not-ready", b":too-few-followers")
 
 
