@@ -4,7 +4,7 @@ DATA ?= texts
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve screenshots experiments durability benchmarks quality security image-check clean
+.PHONY: demo test lint types unit setup serve screenshots experiments durability cluster benchmarks quality security image-check clean
 
 ## demo: teach one store thirty tenants' text classifiers and three tables over HTTP (DATA=digits, or mnist)
 demo: $(SETUP)
@@ -79,6 +79,14 @@ durability: $(SETUP)
 	$(BIN)/python -m tests.durability.failover --rounds 60 --cut --erase --results docs/results/durability/failover-erase.json
 	$(BIN)/python -m tests.durability.failover --rounds 8 --cut --sync-followers 0 --results docs/results/durability/failover-sync-0.json
 	$(BIN)/python -m tests.durability.failover --rounds 5 --cut --any-read --results docs/results/durability/failover-any-read.json
+
+## cluster: cells on Ray: killed nodes, the suites against the ingress, moved tasks, its cost (an hour; as root)
+cluster: $(SETUP)
+	$(BIN)/python -m tests.cluster.nodes --rounds 30 --results docs/results/durability/cluster.json
+	$(BIN)/python -m tests.cluster.suites --results docs/results/cluster/suites.json
+	$(BIN)/python -m tests.cluster.moves --results docs/results/cluster/moves.json
+	$(BIN)/python -m benchmarks.ingress --results docs/results/benchmarks/ingress.json
+	$(BIN)/python -m benchmarks.cluster_scale --results docs/results/benchmarks/cluster_scale.json
 
 ## benchmarks: the committed measurements and their page (half three hours; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)
