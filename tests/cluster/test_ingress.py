@@ -351,3 +351,24 @@ def test_a_page_of_another_site_changes_nothing(cells: dict[str, httpx.Client]) 
 def test_a_line_without_end_is_refused(cells: dict[str, httpx.Client]) -> None:
     answer = cells[""].post("/v1/stream", content=b"x" * 250_000)
     assert json.loads(answer.text.splitlines()[-1])["problem"]["status"] == 413
+
+
+@pytest.mark.parametrize("inputs", [X[:1].tolist(), X[:3].tolist(), 7, []])
+def test_rows_and_contexts_of_several_cells_are_as_many(
+    cells: dict[str, httpx.Client], client: Client, inputs: object
+) -> None:
+    register(client, "n-10", "s-10")
+    answer = cells[""].post("/v1/infer", json={"contexts": ["n-10", "s-10"], "inputs": inputs})
+    problem(answer, 422, "shape-mismatch")
+
+
+def test_an_update_finds_no_context_by_itself(cells: dict[str, httpx.Client]) -> None:
+    body = {"context": "auto", "inputs": X[:2].tolist(), "targets": Y[:2]}
+    problem(cells[""].post("/v1/update", json=body), 422, "expression-invalid")
+
+
+def test_a_head_is_as_its_get(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-11", "s-11")
+    for path in ("/v1/tasks/n-11", "/v1/tasks/s-11", "/v1/tasks"):
+        answer = cells[""].head(path)
+        assert (answer.status_code, answer.content) == (200, b""), path

@@ -22,7 +22,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from superposed.contexts.expression import Task
-from superposed.errors import SuperposedError
+from superposed.errors import ShapeError, SuperposedError
 from superposed_service.api.middleware.gateway import too_large
 from superposed_service.api.problems import problem_document, problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
@@ -30,14 +30,24 @@ from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.stream import LinesResponse
 from superposed_service.api.v1.schemas import InferBody, StreamLine
 from superposed_service.api.v1.serializers import AUTO
+from superposed_service.changes.rows import RowBatch
 from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
 from superposed_service.cluster.task_map import TaskMap, keys_in
 from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
 
+CELL = "x-cell"
+_ROWS = ("inputs", "records", "texts", "images")
+_MODEL = re.compile(
+    r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
+)
+_TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
+_TIMEOUT = httpx.Timeout(120.0, connect=1.0)
 _MOST_LINES, _AGAIN_S = 32, 0.1
 Answering = Callable[[Call], Awaitable[Response]]
+Handler = Callable[["Ingress", Call], Awaitable[Response]]
+Merge = Callable[[merging.Answers], Response]
 
 
 async def answer_lines(send: Answering, call: Call, body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
@@ -94,18 +104,6 @@ async def _answer(send: Answering, call: Call, data: bytes, turn: asyncio.Lock) 
         return codec.dump(head | {"problem": problem_document(error, STREAM)}) + b"\n"
 
 
-CELL = "x-cell"
-_ROWS = ("inputs", "records", "texts", "images")
-_MODEL = re.compile(
-    r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
-)
-_TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
-_TIMEOUT = httpx.Timeout(120.0, connect=1.0)
-
-Handler = Callable[["Ingress", Call], Awaitable[Response]]
-Merge = Callable[[merging.Answers], Response]
-
-
 class Ingress:
     """An ASGI application in front of cells, by their names: the URLs of each one's servers.
 
@@ -140,7 +138,8 @@ class Ingress:
         await response(scope, receive, send)
 
     async def _response(self, request: Request) -> Response:
-        call = Call(request.method, request.scope["path"], request.url.query, dict(request.headers))
+        method = "GET" if request.method == "HEAD" else request.method  # the server sends no body then
+        call = Call(method, request.scope["path"], request.url.query, dict(request.headers))
         if call.path == STREAM:
             return LinesResponse(answer_lines(self.answer, call, request.stream(), self._most_bytes))
         body = bytearray()
@@ -197,7 +196,7 @@ class Ingress:
         """Answer rows: of one cell as they came, of several cells in parts."""
         head = self._head(call)
         contexts = head.get("contexts")
-        if head.get("context") == AUTO:
+        if head.get("context") == AUTO and call.path == "/v1/infer":
             return await self._by_search(call)
         named = contexts if isinstance(contexts, list) else [head.get("context")]
         keys = keys_in(named)
@@ -220,6 +219,10 @@ class Ingress:
         for place, context in enumerate(contexts):
             places.setdefault(own[str(context)].name, []).append(place)
         whole = self._whole(call)
+        if (received := len(RowBatch(None, None, next(whole[name] for name in _ROWS if name in whole)))) != len(
+            contexts
+        ):
+            raise ShapeError("as many rows as contexts are needed", expected=len(contexts), received=received)
         parts = {
             cell: whole | {name: [whole[name][place] for place in of] for name in ("contexts", *_ROWS) if name in whole}
             for cell, of in places.items()

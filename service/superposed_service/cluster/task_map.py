@@ -1,4 +1,4 @@
-"""Which cell has a task: asked when a task is first named, and again where its cell has it no more."""
+"""The cell of each task: asked for when a task is first named, and again where its cell has it no more."""
 
 import asyncio
 import hashlib
