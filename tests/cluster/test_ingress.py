@@ -83,8 +83,8 @@ def test_tasks_are_placed_by_pattern_group_and_hash(cells: dict[str, httpx.Clien
 
 def test_a_further_cell_takes_only_its_own_share() -> None:
     keys = [f"k{number}" for number in range(3000)]
-    before = {key: choose_cell(key, None, ["a", "b", "c"], {}) for key in keys}
-    after = {key: choose_cell(key, None, ["a", "b", "c", "d"], {}) for key in keys}
+    before = {key: choose_cell(key, ["a", "b", "c"], {}) for key in keys}
+    after = {key: choose_cell(key, ["a", "b", "c", "d"], {}) for key in keys}
     moved = [key for key in keys if before[key] != after[key]]
     assert {after[key] for key in moved} == {"d"}
     assert 600 < len(moved) < 900

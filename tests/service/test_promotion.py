@@ -270,7 +270,7 @@ def test_a_busy_server_says_what_it_is(tmp_path: Path, monkeypatch: pytest.Monke
         done.wait(30)
         raise ConfigError("it was held")
 
-    monkeypatch.setattr("superposed_service.api.v1.serializers.retrieve_model", hold)
+    monkeypatch.setattr("superposed_service.runtime.model_export.retrieve_model", hold)
     with serving(make_directory(tmp_path / "store", CONFIG)) as http, ThreadPoolExecutor(1) as pool:
         register(http, "a")
         holding = pool.submit(http.get, "/v1/model", params={"context": "a"})

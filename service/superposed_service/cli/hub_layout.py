@@ -1,6 +1,7 @@
 """A task's model as a Hugging Face Hub repository: its files, and a card with what was measured."""
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,6 @@ from superposed.store.store import WeightStore
 from superposed.tasks.registry import TaskState
 
 _KINDS = {"texts": "text-classification", "images": "image-classification"}
-_USE = """\
-```python
-import numpy as np
-from onnxruntime import InferenceSession
-
-session = InferenceSession("model.onnx")
-answers = session.run(None, {{"rows": np.zeros((1, {inputs}), dtype=np.float32)}})
-```
-"""
 
 
 def write_hub_layout(store: WeightStore, key: str, folder: Path) -> None:
@@ -56,7 +48,7 @@ def _card(store: WeightStore, state: TaskState, inputs: int) -> str:
     body = [f"# {schema.key}", schema.description, f"Answers {labels}. Learned {state.updates} updates."]
     if schema.encoder is not None:
         body.append(f"Rows are made of {schema.kind} by the encoder {store.config.encoders[schema.encoder].spec}.")
-    body += ["\n".join(said), _USE.format(inputs=inputs)]
+    body += ["\n".join(said), files(__package__).joinpath("hub_example.md").read_text().format(inputs=inputs)]
     return "\n".join(["---", *lines, "---", "", "\n\n".join(filter(None, body))])
 
 

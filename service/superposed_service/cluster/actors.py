@@ -82,8 +82,7 @@ class Coordinator:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
-        numbers = range(config.servers)
-        self._actors = {cell: [actor_of(config, cell, number) for number in numbers] for cell in config.cells}
+        self._actors = {cell: [actor_of(config, cell, at) for at in range(config.servers)] for cell in config.cells}
         self._urls = {cell: [""] * config.servers for cell in config.cells}
         self._states: dict[str, list[dict[str, Any]]] = {cell: [] for cell in config.cells}
         self._drained: set[tuple[str, int]] = set()
@@ -246,8 +245,7 @@ def placed(config: ClusterConfig, cell: str) -> Any:
         known = ray.nodes()  # type: ignore[no-untyped-call]  # Ray has no annotation there
         nodes = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= config.cpus for node in known)
         strategy = "STRICT_SPREAD" if nodes >= config.servers else "SPREAD"
-        bundles = [{"CPU": config.cpus}] * config.servers
-        return ray.util.placement_group(bundles, strategy, name, lifetime="detached")
+        return ray.util.placement_group([{"CPU": config.cpus}] * config.servers, strategy, name, lifetime="detached")
 
 
 def coordinator(config: ClusterConfig) -> Any:

@@ -43,10 +43,10 @@ class Call:
         """True if it may be sent again though it may have been worked on."""
         return self.reads or "idempotency-key" in self.headers
 
-    def asking(self, path: str, query: str = "") -> "Call":
+    def asking(self, path: str) -> "Call":
         """Return a GET in the name of the same client."""
         kept = {name: value for name, value in self.headers.items() if name in {"authorization", MIN_TOKEN}}
-        return Call("GET", path, query, kept)
+        return Call("GET", path, headers=kept)
 
     def with_json(self, body: bytes, path: str = "", **headers: str) -> "Call":
         """Return the request with another body, of JSON, and perhaps another path."""

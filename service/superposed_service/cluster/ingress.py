@@ -29,7 +29,7 @@ from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.stream import LinesResponse
 from superposed_service.api.v1.schemas import InferBody, StreamLine
-from superposed_service.api.v1.serializers import AUTO
+from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 from superposed_service.cluster import merging
 from superposed_service.cluster.cell import TOKEN, Call, Cell
@@ -261,10 +261,6 @@ class Ingress:
         most = int(limit) if limit.isdecimal() else 1
         return await self.ask_all(call, partial(merging.task_page, limit=most))
 
-    async def metrics(self, call: Call) -> Response:
-        """Return the metrics of all cells, as text."""
-        return await self.ask_all(call.asking(call.path), merging.metrics)
-
     async def of_path(self, call: Call) -> Response:
         """Send a request on whose path names a task or a context."""
         task, model = _TASK.fullmatch(call.path), _MODEL.fullmatch(call.path)
@@ -394,7 +390,7 @@ _ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
         ("GET", "/v1/events", Ingress.events),
         ("GET", "/v1/store", _all_cells(merging.store)),
         ("GET", "/v1/capacity", _all_cells(merging.fullest)),
-        ("GET", "/metrics", Ingress.metrics),
+        ("GET", "/metrics", lambda ingress, call: ingress.ask_all(call.asking(call.path), merging.metrics)),
         ("GET", "/v1/(quarantine|snapshots)", _all_cells(merging.lists)),
         ("POST", "/v1/(quarantine|rollback)", Ingress.of_source),
         ("DELETE", "/v1/quarantine/.+", Ingress.of_source),

@@ -15,17 +15,16 @@ from superposed_service.errors import NotReady
 _MOST_KNOWN = 2**20
 
 
-def choose_cell(key: str, group: str | None, cells: Iterable[str], patterns: Mapping[str, str]) -> str:
-    """Return the cell of a new task; tasks of one group, or with the same text before a dot in their keys, share one.
+def choose_cell(key: str, cells: Iterable[str], patterns: Mapping[str, str]) -> str:
+    """Return the cell of a new task or group; those with the same text before a dot in their keys share one.
 
-    `patterns` are patterns of groups or keys (`*` and `?`), each with a cell: the first that fits counts. Without
+    `patterns` are patterns of keys (`*` and `?`), each with a cell: the first that fits counts. Without
     one it is rendezvous hashing (Thaler and Ravishankar 1998), so that a further cell takes only its own share.
     """
-    name = group or key
     for pattern, cell in patterns.items():
-        if fnmatchcase(name, pattern):
+        if fnmatchcase(key, pattern):
             return cell
-    tenant = name.partition(".")[0]
+    tenant = key.partition(".")[0]
     return max(cells, key=lambda cell: hashlib.sha256(f"{cell}\n{tenant}".encode()).digest())
 
 
@@ -49,9 +48,9 @@ class TaskMap:
         """Forget where tasks are; return True if any was known."""
         return bool([key for key in keys if self._known.pop(key, None)])
 
-    def home(self, key: str, group: str | None = None) -> Cell:
+    def home(self, key: str) -> Cell:
         """Return the cell that a new task would be registered in."""
-        return self._cells[choose_cell(key, group, self._cells, self._patterns)]
+        return self._cells[choose_cell(key, self._cells, self._patterns)]
 
     async def find(self, key: str, call: Call) -> Cell | None:
         """Return the cell that has a task, asked in the name of a request's client; None where none shows it to it.

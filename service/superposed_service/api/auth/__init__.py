@@ -10,6 +10,8 @@ from superposed_service.api.auth.authorization import (
     requires,
     revoke,
     rotate,
+    take_keys,
 )
 
 __all__ = ["Access", "Principal", "begin_with", "create", "keys_body", "principal_of", "requires", "revoke", "rotate"]
+__all__ += ["take_keys"]

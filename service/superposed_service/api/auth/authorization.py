@@ -86,6 +86,15 @@ def keys_body(keys: ApiKeys) -> list[dict[str, Any]]:
     return [{name: value for name, value in asdict(key).items() if name != "secret_sha256"} for key in keys.all()]
 
 
+def take_keys(transaction_log: TransactionLog, keys: Iterable[ApiKey]) -> int:
+    """Keep API keys of another cell, of those that are here only revocations; return the number of those kept."""
+    here = transaction_log.api_keys
+    news = [one for one in keys if (known := here.get(one.id)) is None or (one.revoked and not known.revoked)]
+    for one in news:
+        here.put(replace(one, since=transaction_log.journal.sequence))
+    return len(news)
+
+
 def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     """Return the key that an `Authorization` header carries.
 

@@ -23,7 +23,7 @@ from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.inference import infer
 from superposed_service.api.v1.schemas import InferBody
-from superposed_service.api.v1.serializers import AUTO
+from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 from superposed_service.engine.batcher import InferenceResult
 from superposed_service.engine.request_queues import ANYONE, RequestMetadata

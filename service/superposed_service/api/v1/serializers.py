@@ -1,36 +1,26 @@
-"""Serializers: API bodies from library values, and back, on the engine thread; task inference; models as files."""
+"""Serializers: API bodies from library values, and back, on the engine thread."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
-from functools import partial
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import asdict
+from typing import Any
 
 from superposed.analysis.capacity import capacity
 from superposed.analysis.crosstalk import measure_interference
-from superposed.analysis.onnx_export import to_onnx
-from superposed.analysis.retrieval import RetrievedModel, retrieve_model
-from superposed.analysis.task_inference import EXPONENT_EVALUATIONS, check_evaluations, locate, locate_exponent
-from superposed.config import EncoderConfig, NetworkConfig, validated
+from superposed.config import EncoderConfig, validated
 from superposed.contexts import DERIVATION_VERSION, Task, as_expression, check_key
 from superposed.errors import ConfigError, ShapeError
 from superposed.store.store import WeightStore
 from superposed.tasks.schema import TaskSchema
 from superposed_client.models import RecoveryInfo
-from superposed_service.api.v1.schemas import LocateBody, TaskRegistration
+from superposed_service.api.v1.schemas import TaskRegistration
 from superposed_service.changes.quarantine import AUTHOR
 from superposed_service.changes.replay import fingerprint
 from superposed_service.changes.rollback import find_update
-from superposed_service.changes.rows import RowBatch, unpack
+from superposed_service.changes.rows import unpack
 from superposed_service.engine.canary_measure import row_of
 from superposed_service.engine.writer import Writer
 from superposed_service.errors import LimitReached, UnknownApiKey
-from superposed_service.runtime.runtime import Runtime
 from superposed_service.settings import Settings
-from superposed_service.storage import ApiKey
 
 
 def store_body(writer: Writer, settings: Settings, recovery: RecoveryInfo) -> dict[str, Any]:
@@ -208,21 +198,6 @@ def update_head(writer: Writer, sequence: int) -> tuple[dict[str, Any], int]:
     return dict(find_update(journal, sequence).head), journal.sequence - sequence
 
 
-def copied_keys(writer: Writer) -> list[dict[str, Any]]:
-    """Return all API keys, with the hashes of their secrets."""
-    return [asdict(key) for key in writer.transaction_log.api_keys.all()]
-
-
-def take_keys(writer: Writer, keys: Sequence[ApiKey]) -> int:
-    """Keep API keys of another cell, of those that are here only revocations; return the number of those kept."""
-    log = writer.transaction_log
-    here = {key.id: log.api_keys.get(key.id) for key in keys}
-    news = [one for one in keys if (known := here[one.id]) is None or (one.revoked and not known.revoked)]
-    for one in news:
-        log.api_keys.put(replace(one, since=log.journal.sequence))
-    return len(news)
-
-
 def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
     """Return the body of `GET /v1/quarantine`."""
     found = []
@@ -231,89 +206,3 @@ def quarantine_list(writer: Writer) -> list[dict[str, Any]]:
         reason = records[0].head["reason"] if records and records[0].sequence == since else None
         found.append({"source": source, "since": since, "reason": reason})
     return found
-
-
-Format = Literal["safetensors", "onnx"]
-
-
-async def model_file(runtime: Runtime, context: object, form: Format, *, encoder: bool, int8: bool) -> bytes:
-    """Return a context's model as a file, with the encoder of its texts, and its weights in 8 bits, where asked for.
-
-    Raises as `retrieve_model` and `to_onnx`; `ConfigError` for an encoder that cannot come with it, or a
-    safetensors file with either.
-    """
-    if form == "safetensors":
-        if encoder or int8:
-            raise ConfigError("a safetensors file has neither an encoder nor 8 bits", expected="format=onnx")
-        return await runtime.engine.call(lambda store: retrieve_model(store, context).to_bytes())
-    model, schema, rows, config = await runtime.engine.call(lambda store: _take(store, context))
-    file = runtime.encoders.model_file(schema.encoder) if encoder else None
-    make = partial(to_onnx, model, config=config, encoder=file, int8=int8, rows=rows)
-    return await asyncio.to_thread(make)
-
-
-def _take(store: WeightStore, context: object) -> tuple[RetrievedModel, TaskSchema, NDArray[np.float64], NetworkConfig]:
-    """Return a model as it is now, its task's schema and kept rows, and the store's network."""
-    schema = store.resolve(context).task.schema
-    rows, _ = store.replay_buffer.rows_of(schema.key, schema.inputs)
-    return retrieve_model(store, context), schema, rows, store.config.network
-
-
-# The context of a request that leaves it to the service to find one.
-AUTO = "auto"
-
-
-def all_tasks(body: LocateBody, encoder: str | None, may_name: Callable[[str], bool], store: WeightStore) -> list[str]:
-    """Return the candidates of a body that names none: every task that may be named and takes such rows.
-
-    Rows that an encoder made fit its tasks only. Without targets the candidates are only those whose answers
-    have an energy. The engine's thread only.
-    """
-    width, records = _width(body.rows), body.records is not None
-    schemas = [state.schema for state in store.tasks.all()]
-    return [
-        schema.key
-        for schema in schemas
-        if (schema.kind == "records") == records
-        and (records or schema.inputs == width)
-        and encoder in {None, schema.encoder}
-        and may_name(schema.key)
-        and (body.targets is not None or schema.loss == "cross_entropy")
-    ]
-
-
-def named(body: LocateBody) -> list[str]:
-    """Return the candidates that a body names, each once; raises `ContextError` where one is no context."""
-    return list(dict.fromkeys(str(as_expression(one)) for one in body.candidates or ()))
-
-
-def _width(inputs: Any) -> int:
-    """Return the length of the first row; -1 where it is no row."""
-    try:
-        return len(inputs[0])
-    except (TypeError, IndexError):
-        return -1
-
-
-def tries(body: LocateBody, candidates: Sequence[str], most: int) -> int:
-    """Return the number of candidate evaluations; raises `CapacityExceeded` where it is above `most`."""
-    count = EXPONENT_EVALUATIONS if body.exponent_of is not None else len(candidates)
-    wanted = len(RowBatch(None, None, body.rows)) * count
-    check_evaluations(wanted, most)
-    return wanted
-
-
-def find_context(body: LocateBody, candidates: Sequence[str], store: WeightStore, *, most: int) -> dict[str, Any]:
-    """Return the body of `POST /v1/locate`'s answer; raises as `superposed.analysis.task_inference.locate`.
-
-    The candidates are tried unless the body asks for powers of a task. At most `most` answers, rows times
-    candidates, are computed. The engine's thread only.
-    """
-    if body.exponent_of is not None:
-        cyclic = store.config.family == "cyclic"
-        exponents = body.exponents or (0.0, 1.0 if cyclic else 4.0)
-        found = locate_exponent(store, body.rows, body.targets, key=body.exponent_of, exponents=exponents, most=most)
-        return asdict(found)
-    if body.candidates is None:  # a task may have gone since they were listed
-        candidates = [key for key in candidates if key in store.tasks]
-    return asdict(locate(store, body.rows, body.targets, candidates=candidates, most=most))

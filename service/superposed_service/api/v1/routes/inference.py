@@ -9,7 +9,7 @@ from superposed_client.models import Evaluation, Inference, Located, Update
 from superposed_service.api.v1 import codec
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import EvaluateBody, InferBody, LocateBody, UpdateBody
-from superposed_service.api.v1.serializers import AUTO, all_tasks, find_context, named, tries
+from superposed_service.api.v1.task_search import AUTO, all_tasks, find_context, named, tries
 from superposed_service.changes.base import JsonObject
 from superposed_service.changes.rows import RowBatch
 from superposed_service.errors import Quarantined

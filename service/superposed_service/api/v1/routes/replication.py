@@ -6,9 +6,9 @@ from fastapi import Query
 from fastapi.responses import Response
 
 from superposed_client.models import Promotion, ServerState
+from superposed_service.api.auth import take_keys
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
 from superposed_service.api.v1.schemas import ApiKeysBody, EpochBody, MembersBody, PromotionBody
-from superposed_service.api.v1.serializers import copied_keys, take_keys
 from superposed_service.followers.member import Member
 from superposed_service.storage.shipping import Place
 
@@ -60,7 +60,8 @@ async def members(request: ApiRequest) -> Response:
 @router.serve("GET", "/api-keys", "replicate", response_model=list[dict[str, Any]])
 async def api_keys(request: ApiRequest) -> Response:
     """Return the API keys with the hashes of their secrets, for another cell."""
-    return json_response(await request.runtime.engine.call_writer(copied_keys))
+    engine = request.runtime.engine
+    return json_response(await engine.call_writer(lambda writer: writer.transaction_log.api_keys.all()))
 
 
 @router.serve("POST", "/api-keys", "admin", response_model=int, body=ApiKeysBody)
@@ -68,7 +69,7 @@ async def take_api_keys(request: ApiRequest) -> Response:
     """Take API keys of another cell that are not here, or were revoked there; return how many."""
     body, engine = await request.read(ApiKeysBody), request.runtime.engine
     turn = engine.check_leads()
-    taken = await engine.call_writer(lambda writer: take_keys(writer, body.api_keys))
+    taken = await engine.call_writer(lambda writer: take_keys(writer.transaction_log, body.api_keys))
     if taken:
         await engine.replicated(turn)
     return json_response(taken)

@@ -8,8 +8,8 @@ from fastapi.responses import Response
 from superposed_client.models import Capacity, Interference, StoreInfo
 from superposed_service.api.v1 import codec, serializers
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter, json_response
-from superposed_service.api.v1.serializers import Format, model_file
 from superposed_service.errors import InvalidRequest
+from superposed_service.runtime.model_export import Format, model_file
 
 router = ApiRouter(prefix="/v1")
 
