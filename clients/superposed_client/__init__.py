@@ -1,12 +1,4 @@
-"""The Python client of a superposed service: no torch, no server code.
-
-Example:
-    >>> from superposed_client import Client, mixture, power
-    >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
-    ...     digits = client.task("digits", labels=range(10)).fit(X, y, progress=True)
-    ...     digits.predict(X_new)
-    ...     client.infer(mixture({"digits": 0.7, "letters": 0.3}), X_new)
-"""
+"""The Python client of a superposed service, without torch and without server code: see `Client` and `Task`."""
 
 from superposed_client import _errors, models
 from superposed_client._client import AsyncClient, Client

@@ -177,14 +177,7 @@ class Client(_Calls[httpx.Client, Keys, httpx.BaseTransport], Sync):
 
 
 class AsyncClient(_Calls[httpx.AsyncClient, AsyncKeys, httpx.AsyncBaseTransport], Async):
-    """Talks to one superposed service, asynchronously; arguments, attributes and errors as `Client`.
-
-    Example:
-        >>> async with AsyncClient("http://127.0.0.1:8000") as client:  # doctest: +SKIP
-        ...     digits = client.task("digits", labels=range(10))
-        ...     await digits.fit(X_train, y_train, epochs=5, progress=True)
-        ...     await digits.score(X_test, y_test)
-    """
+    """Talks to one superposed service, asynchronously; arguments, attributes and errors as `Client`."""
 
     _kinds = (httpx.AsyncClient, AsyncKeys)
 

@@ -143,8 +143,7 @@ class RetryPolicy:
     """Policy for sending a request again, with growing, jittered pauses.
 
     On 429 and 503, on connection errors, while an earlier copy of the request is being worked on, and where the
-    server's store is not as new yet as what the client has seen. What changes something carries an idempotency key,
-    so that it is applied once however often it is sent.
+    server's store is not as new yet as what the client has seen. Changes carry an idempotency key.
 
     Args:
         retries: How often at most.

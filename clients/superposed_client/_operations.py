@@ -40,15 +40,13 @@ class TaskFields(TypedDict, total=False):
         offset: Subtracted from each feature, (inputs,).
         scale: Each feature is divided by it, (inputs,).
         description: Free text.
-        keep_rows: Whether the server may keep rows: a few to see how the task fares, and those that it is
-            rehearsed with.
+        keep_rows: Whether the server may keep rows, as canaries and for rehearsal.
         group: The key of the group whose first layers it shares; made with its first member.
         own_layers: How many of the last layers are its own; by default the output layer, if it is expanded.
         composition: A mixture or power of registered tasks that it binds instead of a context of its own.
         scaling: "running" to standardise inputs by running statistics, "none" to leave them as they are.
-        features: Names of the values of records, each with its kind: `number`, `category` or `date`; taken
-            from the first rows by name where not given.
-        extra_features: Whether a record with other names is refused, or those are ignored.
+        features: Names of values of records with their kind: `number`, `category` or `date`; default: the first rows'.
+        extra_features: Whether records with other names are refused, or the names ignored.
         encoder: The store's encoder of texts or images; needed where it has several.
         abstain: Share of its own kept texts that a task of texts may leave without a label (None).
         kind: `rows` of numbers, `records`, `texts` or `images`; taken from the first rows where not given.

@@ -232,9 +232,8 @@ class _TaskCalls:
         """Learn a trained model from its answers to unlabelled rows; the model itself runs here, and is not sent.
 
         Args:
-            model: An object with `predict`; a torch module, or its state (linear layers with ReLU between); the
-                path of an ONNX file; or a function: rows to labels, to scores of the task's labels in order, or
-                to values of an mse task.
+            model: An object with `predict`; a torch module, or its state (linear layers with ReLU between); the path of
+                an ONNX file; or a function: rows to labels, to scores of the labels in order, or to values.
             X: Rows as it takes them, 5 or more; on a fifth of them nothing is learned.
             epochs: How often the other rows are gone through.
             batch_size: Rows of one update.

@@ -154,8 +154,7 @@ class RehearsalConfig(Config):
 
     Args:
         rows_per_task: How many rows are kept of each task; 0 keeps none, and rehearses nothing.
-        ratio: How many kept rows of other tasks go with each new row; for a part of a row, one goes with that
-            part of all updates.
+        ratio: How many kept rows of other tasks go with each new row; below 1, the share of updates that one goes with.
         own_ratio: As `ratio`, of earlier rows of the update's own tasks.
         least_rows: Fewest rows of each of the two sorts beside an update, unless its ratio is 0.
         max_bytes: What all kept rows may take up, in memory and in each snapshot; the ranges of features

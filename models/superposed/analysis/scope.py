@@ -1,8 +1,7 @@
 """Scope of a task: which texts are like those that it learned, and which are about something else.
 
-A text is as near as the cosine between its encoding and the nearest mean of a class, over the rows that are
-kept of the task. The threshold is the share `abstain` of how near the kept rows themselves are, each to means
-without it. Weights play no part: what other tasks learn moves nothing.
+A text is as near as the cosine between its encoding and the nearest mean of a class, over the task's kept rows. The
+threshold is the share `abstain` of how near the kept rows are, each to means without it. Weights play no part.
 
 Source: Mensink, Verbeek, Perronnin, Csurka, "Distance-based image classification: generalizing to new classes
 at near-zero cost", TPAMI 2013 (nearest class mean).

@@ -58,11 +58,9 @@ def locate(
 ) -> Located:
     """Try rows under every candidate context, all of one stream, as mixed batches.
 
-    Without targets a context fits by its *energy*, log Σ exp of its logits, above their mean: a network
-    answers rows that it was taught more decidedly than rows that it never saw. (The mean is taken off because
-    no target says anything about it, and the log of the number of outputs, so that a task that answers alike
-    with all its outputs has none, however many they are.) With targets it fits by its loss, less that log too
-    where they are classes. Evidence adds up over rows.
+    Without targets a context fits by its *energy*, log Σ exp of its logits, less their mean and the log of the number
+    of outputs: a network answers rows that it was taught more decidedly than rows that it never saw. With targets it
+    fits by its loss, less that log where they are classes. Evidence adds up over rows.
 
     Args:
         store: Answers; nothing is learned.

@@ -23,8 +23,7 @@ from superposed.errors import ConfigError, InputError, redacted
 Encoder: TypeAlias = HashEncoder | PixelEncoder | SentenceEncoder
 LONGEST_TEXT = 65_536
 
-__all__ = ["Encoder", "HashEncoder", "PixelEncoder", "SentenceEncoder"]
-__all__ += ["check_items", "describe", "open_encoder"]
+__all__ = ["Encoder", "HashEncoder", "PixelEncoder", "SentenceEncoder", "check_items", "describe", "open_encoder"]
 
 
 def check_items(kind: OriginalKind, items: Sequence[Any]) -> None:

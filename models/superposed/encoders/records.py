@@ -77,12 +77,8 @@ def _check_value(row: int, name: object, value: object) -> None:
 class FeatureTable:
     """Features of a task's records, and their columns.
 
-    Args:
-        features: Each name's kind, in order; None where no value of it was seen yet.
-        columns: Names that have a column of their own, in the order of the columns: those that were no
-            categories when the features became known; None until then.
-
-    A name keeps its kind and its column for good.
+    `features` has each name's kind, in order; None where no value of it was seen yet. `columns` are the names that
+    have a column of their own, in order; None until the features are known. A name keeps both for good.
     """
 
     def __init__(self, features: Mapping[str, Kind | None] | None = None, columns: Iterable[str] | None = None) -> None:

@@ -33,16 +33,10 @@ def parameter_groups(config: OptimizerConfig, network: nn.Module) -> list[Group]
 
 
 class Optimizer:
-    """The configured optimizer over groups of weights, by torch's functions.
+    """The configured optimizer over groups of weights, by torch's functions: its classes would import its compiler.
 
-    Its classes would import torch's compiler, which takes a second, and spend more on a step than a small
-    network's arithmetic.
-
-    With `fused` it takes the form that updates all weights of a group in one pass.
-
-    Attributes:
-        param_groups: Groups of weights, each with its learning rate.
-        state: Tensors that a step reads and moves, by weight and name; empty before the first step.
+    With `fused` it updates all weights of a group in one pass. `param_groups` are groups of weights, each with its
+    learning rate; `state` the tensors that a step reads and moves, by weight and name, empty before the first step.
     """
 
     def __init__(self, config: OptimizerConfig, groups: list[Group], *, fused: bool = False) -> None:

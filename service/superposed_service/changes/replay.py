@@ -92,10 +92,10 @@ def recover(
 ) -> tuple[WeightStore, RecoveryInfo]:
     """Bring back the store that was: every acknowledged change, none twice.
 
-    Answers that were not yet kept for their idempotency keys are given again by the replay. It ends with the record
-    `through`; by default with the newest. Started from the oldest snapshot in reach (`from_oldest`), it passes every
-    digest that was noted at later ones. Raise `JournalCorrupt` where a record is damaged, or cannot be applied;
-    `DigestMismatch` where the replay arrived at another store, though the arithmetic is the same, or as `newest_good`.
+    Answers that were not yet kept for their idempotency keys are given again. It ends with the record `through`; by
+    default with the newest. From the oldest snapshot in reach (`from_oldest`), it passes every noted digest. Raise
+    `JournalCorrupt` where a record is damaged, or cannot be applied; `DigestMismatch` where the replay arrived at
+    another store, though the arithmetic is the same, or as `newest_good`.
     """
     journal = transaction_log.journal
     last = journal.sequence if through is None else through

@@ -61,8 +61,8 @@ def up(path: ConfigArgument = None) -> None:
 
         with contextlib.suppress(ValueError):  # it keeps nothing, and may have an older configuration
             ray.kill(ray.get_actor("coordinator", config.name))
-        serve.start(http_options={"host": config.host, "port": config.port, "location": "EveryNode"})
-        serve.run(application(config), name=config.name)
+        serve.start(proxy_location="Disabled")  # the ingress listens itself
+        serve.run(application(config, listens=True), name=config.name, route_prefix=None)
         known, until = actors.coordinator(config), time.monotonic() + _READY_S
         while waiting := _not_up(_servers(known), config):
             if time.monotonic() > until:

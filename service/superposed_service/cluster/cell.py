@@ -3,12 +3,15 @@
 import asyncio
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote, unquote
 
-import httpx
+import aiohttp
+import orjson
+import yarl
 
 from superposed_service.errors import NotReady, ServiceUnavailable
 
@@ -19,6 +22,10 @@ _PATIENCE_S, _FRESH_S, _PAUSE_S, _LOOK_S = 20.0, 3.0, 0.1, 1.0
 _ASKING = frozenset({"/v1/infer", "/v1/evaluate", "/v1/locate", "/v2/repository/index"})
 _FORM = frozenset({"content-type", "content-encoding", "inference-header-content-length", "accept"})
 _SAFE, _STALE = "/:(),^@!$&'*+;=~", b":not-fresh"  # in a path; of a server that is behind
+LOST = (aiohttp.ClientError, TimeoutError)  # of a request without an answer
+_NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=1.0, sock_read=120.0)
+_LOOK_TIMEOUT = aiohttp.ClientTimeout(total=_LOOK_S)
 # Problems of one server that another one of the cell may not have.
 _PASSING = (_STALE, b":not-ready", b":too-few-followers")
 
@@ -55,19 +62,54 @@ class Call:
         return replace(self, path=path or self.path, body=body, headers=known)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """A server's answer; names of headers in any case."""
+
+    status_code: int
+    headers: MutableMapping[str, str]
+    content: bytes = b""
+
+    @property
+    def is_error(self) -> bool:
+        """True for a problem of the client or the server."""
+        return self.status_code >= 400
+
+    def json(self) -> Any:
+        """Return the values of a body of JSON."""
+        return orjson.loads(self.content)
+
+
+async def read(response: aiohttp.ClientResponse) -> Answer:
+    """Return an answer with its body."""
+    return Answer(response.status, response.headers.copy(), await response.read())
+
+
+def new_session() -> aiohttp.ClientSession:
+    """Return connections to servers, of the event loop that runs; answers come as they were sent, cookies too."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=1024),
+        timeout=_TIMEOUT,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
+        read_bufsize=2**20,
+    )
+
+
 class Cell:
     """The servers of one store, by their URLs; which of them leads is found out. On one event loop only.
 
-    `name` is what the cell is called, and `client` sends the requests.
+    `name` is what the cell is called, and `session` gives the connections.
     """
 
-    def __init__(self, name: str, urls: Sequence[str], client: httpx.AsyncClient) -> None:
-        self.name, self.urls, self._client = name, list(urls), client
+    def __init__(self, name: str, urls: Sequence[str], session: Callable[[], aiohttp.ClientSession]) -> None:
+        self.name, self.urls, self._session = name, list(urls), session
         self.lineage = ""  # of its store, once a server has answered
         self.leader = ""
         self._turns = itertools.count()
 
-    async def send(self, call: Call, patience_s: float = _PATIENCE_S) -> httpx.Response:
+    async def send(self, call: Call, patience_s: float = _PATIENCE_S) -> Answer:
         """Return the answer of a server that can give one; while there is none, try again.
 
         Raise `ServiceUnavailable` where no server was reached, or one was lost that may have made the change.
@@ -76,8 +118,8 @@ class Cell:
         while True:
             if url := await self._url_for(call):
                 try:
-                    response = await self._client.send(self._request(url, call))
-                except httpx.TransportError as error:
+                    response = await read(await self._begin(url, call))
+                except LOST as error:
                     response, problem = None, f"{type(error).__name__} at {url}"
                     self._lost(error, call, problem)
                 else:
@@ -90,10 +132,9 @@ class Cell:
                 raise NotReady(f"no server of cell {self.name} answers", received=problem)
             await asyncio.sleep(_PAUSE_S)
 
-    async def stream(self, call: Call) -> httpx.Response:
+    async def stream(self, call: Call) -> aiohttp.ClientResponse:
         """Return an answer whose body has not been read yet."""
-        url = await self._url_for(call) or self.urls[0]
-        return await self._client.send(self._request(url, call), stream=True)
+        return await self._begin(await self._url_for(call) or self.urls[0], call)
 
     async def _url_for(self, call: Call) -> str:
         """Return the leader; where a request that reads says how new the answer must be, each server in turn."""
@@ -112,37 +153,38 @@ class Cell:
 
     async def _health(self, url: str) -> dict[str, Any]:
         try:
-            response = await self._client.get(f"{url}/health/ready", timeout=_LOOK_S)
-        except httpx.TransportError:
+            response = await read(await self._session().get(f"{url}/health/ready", timeout=_LOOK_TIMEOUT))
+        except LOST:
             return {}
         self._note_lineage(response)
-        health: dict[str, Any] = response.json() if response.is_success else {}
+        health: dict[str, Any] = {} if response.is_error else response.json()
         return health
 
-    def _note_lineage(self, response: httpx.Response) -> None:
+    def _note_lineage(self, response: Answer) -> None:
         self.lineage = response.headers.get(TOKEN, "").partition(".")[0] or self.lineage
 
-    def _request(self, url: str, call: Call) -> httpx.Request:
+    async def _begin(self, url: str, call: Call) -> aiohttp.ClientResponse:
         headers = {name: value for name, value in call.headers.items() if name not in CONNECTION}
         tokens = headers.pop(MIN_TOKEN, "")
         if wanted := ",".join(one for one in tokens.split(",") if one.startswith(f"{self.lineage}.")):
             headers[MIN_TOKEN] = wanted
         target = url + quote(call.path, safe=_SAFE) + (f"?{call.query}" if call.query else "")
-        given = {"accept-encoding": "identity"} | headers
-        return self._client.build_request(call.method, target, headers=given, content=call.body)
+        where, given = yarl.URL(target, encoded=True), {"accept-encoding": "identity"} | headers
+        data = call.body or None
+        return await self._session().request(call.method, where, headers=given, data=data, allow_redirects=False)
 
-    def _lost(self, error: httpx.TransportError, call: Call, problem: str) -> None:
+    def _lost(self, error: Exception, call: Call, problem: str) -> None:
         self.leader = ""
-        if not (call.is_repeatable or isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)):
+        if not (call.is_repeatable or isinstance(error, _NOT_SENT)):
             text = "the server was lost while it worked on the change, which may have been made"
             again = "with an Idempotency-Key a change is sent again, and made once"
             raise ServiceUnavailable(f"{text}: {again}", received=problem) from None
 
-    def _is_settled(self, response: httpx.Response, call: Call) -> bool:
+    def _is_settled(self, response: Answer, call: Call) -> bool:
         """Take notice of an answer; return False where another server is to be asked."""
         self._note_lineage(response)
         response.headers["x-cell"] = self.name
-        if response.status_code == httpx.codes.MISDIRECTED_REQUEST:
+        if response.status_code == HTTPStatus.MISDIRECTED_REQUEST:
             self.leader = response.headers.get("location", "").removesuffix(unquote(call.path))
             return False
         passing = response.is_error and call.is_repeatable and any(slug in response.content for slug in _PASSING)

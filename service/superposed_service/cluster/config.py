@@ -34,7 +34,7 @@ class ClusterConfig(BaseModel, extra="forbid", frozen=True, use_attribute_docstr
     first_port: int = Field(8100, ge=1)
     """Port of the first server; each further one has the next."""
     ingresses: int = Field(1, ge=1)
-    """Processes of the ingress."""
+    """Processes of the ingress on each node, which share the port."""
     patterns: dict[str, str] = Field(default_factory=dict)
     """Cells of new tasks by patterns of their groups or keys; others are spread over all cells."""
     settings: dict[str, str | int | float | bool] = Field(default_factory=dict)

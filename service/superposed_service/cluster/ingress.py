@@ -11,11 +11,12 @@ import re
 import secrets
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import parse_qs
 
-import httpx
+import aiohttp
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
@@ -27,12 +28,12 @@ from superposed_service.api.middleware.gateway import too_large
 from superposed_service.api.problems import problem_document, problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
 from superposed_service.api.v1 import codec
-from superposed_service.api.v1.routes.stream import LinesResponse
+from superposed_service.api.v1.line_stream import Answers, LinesResponse, answered, dump_line, split_lines
 from superposed_service.api.v1.schemas import InferBody, StreamLine
 from superposed_service.api.v1.task_search import AUTO
 from superposed_service.changes.rows import RowBatch
 from superposed_service.cluster import merging
-from superposed_service.cluster.cell import TOKEN, Call, Cell
+from superposed_service.cluster.cell import LOST, TOKEN, Call, Cell, new_session, read
 from superposed_service.cluster.task_map import TaskMap, keys_in
 from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
@@ -43,65 +44,37 @@ _MODEL = re.compile(
     r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
 )
 _TASK = re.compile(r"/v1/tasks/(.+?)(?:/(?:evaluations|data))?")
-_TIMEOUT = httpx.Timeout(120.0, connect=1.0)
-_MOST_LINES, _AGAIN_S = 32, 0.1
+_AGAIN_S = 0.1
 Answering = Callable[[Call], Awaitable[Response]]
 Handler = Callable[["Ingress", Call], Awaitable[Response]]
 Merge = Callable[[merging.Answers], Response]
 
 
-async def answer_lines(send: Answering, call: Call, body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
+def answer_lines(send: Answering, call: Call, body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
     """Yield the answer of each line of a body, in order; the lines of one stream are worked on in order too."""
-    begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
     turn = asyncio.Lock()
 
-    async def read() -> None:
-        try:
-            async for line in _lines(body, most):
-                await begun.put(asyncio.create_task(_answer(send, call, line, turn)))
-        finally:
-            await begun.put(None)
+    async def read(begun: Answers) -> None:
+        async for line in split_lines(body, most):
+            await begun.put(asyncio.create_task(_answer(send, call, line, turn)))
 
-    reading = asyncio.create_task(read())
-    try:
-        while (task := await begun.get()) is not None:
-            yield await task
-        await reading
-    except SuperposedError as error:
-        yield codec.dump({"problem": problem_document(error, STREAM)}) + b"\n"
-    except ClientDisconnect:
-        return  # what was begun is finished; no client reads an answer
-    finally:
-        reading.cancel()
-
-
-async def _lines(body: AsyncIterable[bytes], most: int) -> AsyncIterator[bytes]:
-    rest = b""
-    async for part in body:
-        *lines, rest = (rest + part).split(b"\n")
-        if len(rest) > most:
-            raise too_large(len(rest), most, "a line")
-        for line in filter(None, map(bytes.strip, lines)):
-            yield line
-    if rest.strip():
-        yield rest.strip()
+    return answered(read)
 
 
 async def _answer(send: Answering, call: Call, data: bytes, turn: asyncio.Lock) -> bytes:
-    head: dict[str, Any] = {}
+    line: StreamLine | None = None
     try:
         line, values = codec.read_body(StreamLine, data, None), codec.read_object(data)
-        head = {"id": line.id} if line.id else {}
         kind = "infer" if line.update is None else "update"
         key = {"idempotency-key": line.id} if line.id and kind == "update" else {}
         one = Call("POST", STREAM, headers=call.headers).with_json(codec.dump(values[kind]), f"/v1/{kind}", **key)
         async with turn:  # a lock is taken in the order in which it is asked for
             while b":overloaded" in (response := await send(one)).body and response.status_code == 503:
                 await asyncio.sleep(_AGAIN_S)
-        answered = "answer" if response.status_code < 400 else "problem"
-        return codec.dump(head | {answered: orjson.loads(response.body)}) + b"\n"
+        told = "answer" if response.status_code < 400 else "problem"
+        return dump_line(line, **{told: orjson.loads(response.body)})
     except SuperposedError as error:
-        return codec.dump(head | {"problem": problem_document(error, STREAM)}) + b"\n"
+        return dump_line(line, problem=problem_document(error, STREAM))
 
 
 class Ingress:
@@ -114,9 +87,8 @@ class Ingress:
     def __init__(
         self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int = 32 * 2**20
     ) -> None:
-        limits = httpx.Limits(max_connections=1024, max_keepalive_connections=256)
-        self._client = httpx.AsyncClient(timeout=_TIMEOUT, limits=limits)
-        self.cells = {name: Cell(name, urls, self._client) for name, urls in cells.items()}
+        self._session = cache(new_session)  # made by the first request, on the event loop
+        self.cells = {name: Cell(name, urls, self._session) for name, urls in cells.items()}
         self.tasks = TaskMap(self.cells, patterns)
         self._most_bytes = most_bytes
 
@@ -126,7 +98,7 @@ class Ingress:
             for step in ("startup", "shutdown"):
                 await receive()
                 await send({"type": f"lifespan.{step}.complete"})
-            await self._client.aclose()
+            await self._session().close()
             return
         request = Request(scope, receive)
         try:
@@ -167,7 +139,7 @@ class Ingress:
         """Send a request to the cell of the tasks that it names."""
         keys = list(keys)
         answer = await (await self.tasks.cell_of(keys, call)).send(call)
-        if answer.status_code == httpx.codes.NOT_FOUND and self.tasks.forget(keys):
+        if answer.status_code == HTTPStatus.NOT_FOUND and self.tasks.forget(keys):
             answer = await (await self.tasks.cell_of(keys, call)).send(call)
         if call.method == "DELETE":
             self.tasks.forget(keys)
@@ -207,7 +179,7 @@ class Ingress:
             if len({cell.name for cell in cells.values()}) < 2:
                 return await self.to_cell_of(call, keys)
             response = await self._in_parts(call, contexts)
-            if response.status_code != httpx.codes.NOT_FOUND or not self.tasks.forget(keys):
+            if response.status_code != HTTPStatus.NOT_FOUND or not self.tasks.forget(keys):
                 break
         return response
 
@@ -238,11 +210,11 @@ class Ingress:
         whole = self._whole(call)
         asked = {name: whole[name] for name in _ROWS if name in whole}
         found = await self.ask_all(call.with_json(codec.dump(asked), "/v1/locate"), merging.located, partly=True)
-        if found.status_code != httpx.codes.OK:
+        if found.status_code != HTTPStatus.OK:
             return found
         best = orjson.loads(found.body)["scores"][0]
         one = await self.rows(call.with_json(codec.dump(whole | {"context": best["context"]})))
-        if one.status_code == httpx.codes.OK:
+        if one.status_code == HTTPStatus.OK:
             tokens = {TOKEN: one.headers[TOKEN]}
             return Response(codec.dump(orjson.loads(one.body) | {"located": best}), 200, tokens, "application/json")
         return one
@@ -315,10 +287,9 @@ class Ingress:
                 others = {one: text for one, text in call.headers.items() if one != "last-event-id"}
                 own = {"last-event-id": seen[name]} if name in seen else {}
                 answer = await cell.stream(replace(call, headers=others | own))
-                stack.push_async_callback(answer.aclose)
-                if answer.is_error:
-                    await answer.aread()
-                    return merging.passed_on(answer)
+                stack.callback(answer.close)
+                if not answer.ok:
+                    return merging.passed_on(await read(answer))
                 streams[name] = answer
             ending = stack.pop_all()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
@@ -342,30 +313,30 @@ class Ingress:
 
 
 async def _joined(
-    streams: Mapping[str, httpx.Response], seen: dict[str, str], ending: contextlib.AsyncExitStack
+    streams: Mapping[str, aiohttp.ClientResponse], seen: dict[str, str], ending: contextlib.AsyncExitStack
 ) -> AsyncIterator[bytes]:
     """Yield the events of several streams as they come, until one of them ends."""
     lines: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(1024)
 
-    async def read(name: str, answer: httpx.Response) -> None:
-        with contextlib.suppress(httpx.TransportError):
-            event: list[str] = []
-            async for line in answer.aiter_lines():
-                event.append(line)
-                if not line:
-                    await lines.put((name, "\n".join(event)))
-                    event.clear()
+    async def follow(name: str, answer: aiohttp.ClientResponse) -> None:
+        with contextlib.suppress(*LOST):
+            event = ""
+            async for line in answer.content:
+                event += line.decode()
+                if line == b"\n":
+                    await lines.put((name, event))
+                    event = ""
         await lines.put(None)
 
     async with ending:
-        reading = [asyncio.create_task(read(name, answer)) for name, answer in streams.items()]
+        reading = [asyncio.create_task(follow(name, answer)) for name, answer in streams.items()]
         try:
             while (item := await lines.get()) is not None:
                 name, text = item
                 if (match := re.search(r"^id: (.+)$", text, re.MULTILINE)) is not None:
                     seen[name] = match[1]
                     text = text.replace(match[0], "id: " + ",".join(f"{one}={at}" for one, at in seen.items()))
-                yield text.encode() + b"\n"
+                yield text.encode()
         finally:
             for task in reading:
                 task.cancel()

@@ -6,25 +6,25 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import httpx
 import orjson
 from starlette.responses import Response
 
 from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
-from superposed_service.cluster.cell import CONNECTION, TOKEN
+from superposed_service.cluster.cell import CONNECTION, TOKEN, Answer
 
 _DROPPED = CONNECTION | {"content-encoding"}
 _MOST_SHOWN = 100
 _SAMPLE = re.compile(rb"^([a-zA-Z_:][\w:]*)(\{)?", re.MULTILINE)
 
-Answers = Mapping[str, httpx.Response]  # by cell
+Answers = Mapping[str, Answer]  # by cell
 
 
-def passed_on(answer: httpx.Response) -> Response:
+def passed_on(answer: Answer) -> Response:
     """Return a cell's answer as it is."""
     response = Response(answer.content, answer.status_code)
-    kept = [pair for pair in answer.headers.raw if pair[0].decode().lower() not in _DROPPED]
+    named = [(name.lower(), value) for name, value in answer.headers.items()]
+    kept = [(name.encode(), value.encode()) for name, value in named if name not in _DROPPED]
     lengths = [pair for pair in response.raw_headers if pair[0] == b"content-length"]
     response.raw_headers = kept + lengths
     return response

@@ -49,7 +49,7 @@ def move_task(
     Args:
         url: The ingress.
         key: The task.
-        source: The cell that has it; that it has none any more is what an attempt left that broke off at the end.
+        source: The cell that has it, or had it before an attempt that broke off.
         target: The cell that is to have it.
         enough: Agreement at which it is not taught again: its updates are taught up to ten times.
         progress: Is told how far it is.

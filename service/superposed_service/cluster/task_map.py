@@ -90,9 +90,9 @@ class TaskMap:
             answer = await cell.send(call.asking(f"/v1/tasks/{quote(key)}"), patience_s=2.0)
         except NotReady as error:
             return error
-        if answer.is_server_error:
+        if answer.status_code >= 500:
             return NotReady(f"cell {cell.name} does not say which tasks it has", received=answer.status_code)
-        task: dict[str, Any] | None = answer.json() if answer.is_success else None
+        task: dict[str, Any] | None = None if answer.is_error else answer.json()
         return task
 
     async def cells_of(self, keys: Iterable[str], call: Call) -> dict[str, Cell]:

@@ -46,10 +46,8 @@ def measure(store: WeightStore, canaries: Mapping[str, Sequence[Canary]]) -> dic
     """Measure how badly each task answers its canaries: 0 for right, 1 for no better than chance.
 
     It is a mean over rows. A cross-entropy row counts the probability left to other classes, over that of a uniform
-    answer. An mse row counts the squared error over the spread of the task's targets. The spread has a floor: a
-    network's answers move by some hundredths anyway, and targets that hardly differ would make that look like harm. No
-    row counts more than 1. Nothing is learned, and nothing remembered. Raise `SuperposedError` where a row does not fit
-    its task.
+    answer. An mse row counts the squared error over the spread of the task's targets, which has a floor. No row counts
+    more than 1. Raise `SuperposedError` where a row does not fit its task.
     """
     names = [key for key, rows in canaries.items() for _ in rows]
     if not names:

@@ -4,13 +4,11 @@ One thread at a time touches torch: the engine thread, or for a small batch the 
 (`inference_executor.py`). Requests wait in two queues: inference requests, and jobs (updates, evaluations,
 registry changes, snapshots); `request_queues.py` admits them.
 
-The fairness rule: each turn answers one mixed batch of inference requests, up to `batch_rows`. Then it does
-one thing for the job queue: it applies one committed change, runs one job, or lets the poison detector take
-one step. So neither kind waits for more than one of the other.
+Each turn answers one mixed batch of inference requests, up to `batch_rows`. Then it applies one committed change,
+runs one job, or lets the poison detector take one step: neither kind waits for more than one of the other.
 
-Updates that wait together are committed to the journal together by a second thread, before the first of
-them is applied. Meanwhile the engine thread answers requests and applies earlier updates. Inference never
-sees half an update, because nothing else touches the store while one is applied.
+Updates that wait together are committed to the journal together by a second thread, before the first of them is
+applied. Inference never sees half an update, because nothing else touches the store while one is applied.
 """
 
 import asyncio

@@ -1,9 +1,7 @@
 """Waiting reads become answers: on the engine's thread, or at once on the event loop that they came in on.
 
-A batch of a few rows takes less time than to hand it to the engine's thread and its answers back: both
-threads need Python's lock, and each operation on the way lets the other one in. So while the engine has
-nothing to do, small batches are answered on the event loop, once a turn of it brought nothing more
-(docs/decisions/0031-answering-on-the-event-loop.md).
+A batch of a few rows takes less time than to hand it to the engine's thread. So while the engine has nothing to do,
+small batches are answered on the event loop (docs/decisions/0031-answering-on-the-event-loop.md).
 """
 
 import asyncio

@@ -1,13 +1,9 @@
 """Detect sources whose updates harm other tasks far beyond ordinary crosstalk.
 
-A few rows of every task are kept as canaries. How badly a task answers them is a number from 0 to 1, measured
-every few optimizer steps. Where it rises in at least two tasks, these steps are replayed aside, from an image
-taken before them, with a measurement after each update. Harm is what a source does to tasks that are neither
-its own nor of its API key; what a task does to itself is its own affair.
-
-Windows of two intervals overlap by one. A source is accused for the harm of its worst few steps, and only where
-that exceeds twice what sources that were found ordinary have ever done in this store. The reasons are in
-docs/decisions/0010-guard.md.
+A few rows of every task are kept as canaries. How badly a task answers them is measured every few optimizer steps.
+Where it rises in at least two tasks, these steps are replayed aside, with a measurement after each update. Harm is
+what a source does to tasks that are neither its own nor of its API key. A source is quarantined where its worst few
+steps exceed twice what normal sources have ever done in this store (docs/decisions/0010-guard.md).
 """
 
 import logging

@@ -15,12 +15,8 @@ _SILENT_S, _LOOK_S = 3.0, 0.2
 class Replication:
     """The followers of this server, and how far each has come.
 
-    Args:
-        needed: Followers that must have a change on their disks before it is answered.
-
-    Attributes:
-        members: Names of the servers that count; others may follow, and are not waited for.
-        turn: Number of times that this server began to lead or to follow: what it recorded before may be gone.
+    `needed` followers must have a change on their disks before it is answered; only the `members` count. `turn` is
+    the number of times that this server began to lead or to follow: what it recorded before may be gone.
     """
 
     def __init__(self, needed: int) -> None:

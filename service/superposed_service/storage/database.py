@@ -79,8 +79,7 @@ class Database:
     database of this release. A new file is readable by its owner alone.
 
     WAL and `synchronous=FULL`: when a transaction's `with` block ends, it is on the disk. After the first write that
-    fails nothing more is written until the process is started again: what an fsync that failed has left behind cannot
-    be known from here.
+    fails nothing more is written until the process is started again.
     """
 
     def __init__(self, path: Path) -> None:

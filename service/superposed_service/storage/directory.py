@@ -17,10 +17,9 @@ from superposed_service.storage.transaction_log import TransactionLog
 class DataDirectory(AbstractContextManager["DataDirectory"]):
     """A directory that one process at a time owns.
 
-    On the disk: `LOCK` (held while open), `snapshots/`, and the journal: `journal.db` and `HEAD`. The directory is
-    readable by its owner alone: a snapshot holds the store's secret. It is made where it does not exist, and keeps
-    `snapshots_kept` snapshots, the newest. Raise `StoreLocked` where another process owns it, and `StorageUnavailable`
-    where it cannot be made or written.
+    On the disk: `LOCK` (held while open), `snapshots/` (the newest `snapshots_kept`), and the journal: `journal.db` and
+    `HEAD`. Its owner alone may read it: a snapshot holds the store's secret. It is made where it does not exist. Raise
+    `StoreLocked` where another process owns it, and `StorageUnavailable` where it cannot be made or written.
     """
 
     def __init__(self, path: Path, *, snapshots_kept: int = 2) -> None:

@@ -66,8 +66,7 @@ class IdempotencyStore:
 
     The row of a key is committed with its record. Its answer follows with a later commit, and before a snapshot that is
     past the record: until then replay gives it again. Raise `JournalCorrupt` for a row that is not what was written.
-
-    A response is kept for its whole time, whatever else comes. Each owner (an API key; without one a task) has a
+    Each owner (an API key; without one a task) has a
     bound of its own, so that no owner can push out another's: at the bound its next request is rejected.
     """
 

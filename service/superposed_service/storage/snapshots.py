@@ -58,10 +58,9 @@ class Snapshots:
     def write(self, data: bytes, *, sequence: int, digest: str, chain: bytes = b"", lineage: str = "") -> Snapshot:
         """Write a snapshot durably; when it returns, the file and its manifest are on the disk.
 
-        The manifest is written last: a snapshot without one does not exist. The same bytes again are the snapshot
-        that is there. Sequence number, digest and lineage are those of the store in `data`; `chain` is the journal's
-        link at the sequence number, 32 bytes. Raise `StorageUnavailable` where the disk refused; the snapshots that
-        were there still are.
+        The manifest is written last: a snapshot without one does not exist. Sequence number, digest and lineage are
+        those of the store in `data`; `chain` is the journal's link at the sequence number, 32 bytes. Raise
+        `StorageUnavailable` where the disk refused; the snapshots that were there still are.
         """
         self._check_place()
         sha256 = hashlib.sha256(data).hexdigest()

@@ -23,10 +23,9 @@ _SLOT_BYTES = 512  # two slots in two disk sectors: one that is torn leaves the 
 class HighWaterMark:
     """The file `HEAD` of a data directory: the newest acknowledged record, noted outside the database.
 
-    SQLite takes a damaged frame of its write-ahead log for the log's end, so a flipped byte there would look like a
-    clean, shorter journal. The mark is written after each commit and before its answer: a journal that ends before it
-    has lost something that was acknowledged. The file is made where it does not exist. Once it is there, it
-    needs no fsync of its own: after a power cut it may name an older record than the journal's last, never a newer one.
+    SQLite takes a damaged frame of its write-ahead log for the log's end. The mark is written after each commit and
+    before its answer: a journal that ends before it has lost something that was acknowledged. It needs no fsync of its
+    own: after a power cut it may name an older record than the journal's last, never a newer one.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,10 +184,8 @@ class TransactionLog:
 
         With them go the statements `beside`, which `take_changes` returned before; by default those that it returns
         now. `digest` is a sequence number and the store's digest after it, to be noted with them. Any thread, while
-        no other reads or writes the journal. Answers may be settled meanwhile, and canaries kept: they have their
-        turn in the next transaction.
-
-        Raise `StorageUnavailable` where the disk refused: none may be applied, and nothing is written from now on.
+        no other reads or writes the journal. Raise `StorageUnavailable` where the disk refused: none may be
+        applied, and nothing is written from now on.
         """
         beside = self.take_changes() if beside is None else beside
         with self.database.transaction():

@@ -43,12 +43,9 @@ class Layout(NamedTuple):
 class FusedBinding:
     """The fused kernels of one layer. Rows, contexts and slots are contiguous, on the CPU.
 
-    Args:
-        signs: Whether contexts flip signs, (K, width); else they turn pairs, (K, 2, pairs).
-        layout: `Layout` of the bound rows, as a plain tuple: numba takes less time to look at one.
-        relu: Whether negative numbers are set to 0 first.
-        normalise: Whether each row is then brought to mean 0 and variance 1.
-        epsilon: Of the normalisation.
+    Contexts flip `signs`, (K, width), or turn pairs, (K, 2, pairs). `layout` is the `Layout` of the bound rows, as a
+    plain tuple. With `relu` negative numbers are set to 0 first; with `normalise` each row is then brought to mean 0
+    and variance 1, with that `epsilon`.
     """
 
     signs: bool

@@ -13,13 +13,11 @@ from superposed.contexts import Binding, Family
 class SuperposedLinear(nn.Module):
     """One matrix of weights shared by all tasks; a task is the context its rows are bound with.
 
-    With a bound bias the input is extended by a constant 1 (and a 0 where the family needs an even
-    width) before it is bound, so that the bias is a column of the weights and is superposed and
-    retrieved like the rest. A shared bias is added after the product, for all tasks alike.
+    With a bound bias the input is extended by a constant 1 (and a 0 where the family needs an even width) before it is
+    bound: the bias is a column of the weights. A shared bias is added after the product, for all tasks alike.
 
-    `weight` is (out_features, bound width) for real families. For complex it is (2, out_features,
-    bound width / 2), real and imaginary parts, and the product is one real product with the block
-    matrix [[Re, -Im], [Im, Re]]; a shared bias is on the real part.
+    `weight` is (out_features, bound width); for complex families (2, out_features, bound width / 2), real and imaginary
+    parts, and a shared bias is on the real part.
 
     Args:
         in_features: D_in, features of the input without the constant (complex ones where the family is).

@@ -44,11 +44,9 @@ class _Bound(nn.Module):
 class SuperposedModule(nn.Module):
     """A network whose linear and convolution layers were replaced by superposed ones.
 
-    Its other weights (of normalisations, say) are shared by all tasks alike, bound by nothing. It is in
-    evaluation mode and stays there: learning and answering compute the same. Not thread-safe: the bindings of
-    a batch are what all its layers look at. The last layers, which a member of a group binds as its own, are
-    those that the network registered last, whatever its `forward` calls last. Weights become the initial
-    weights, as drawn ones would be, but of an expanded layer, which starts at 0.
+    Its other weights (of normalisations, say) are shared by all tasks. It stays in evaluation mode: learning and
+    inference compute the same. Not thread-safe. The last layers, which a member of a group binds as its own, are those
+    that the network registered last. Weights become the initial weights; an expanded layer starts at 0.
 
     Args:
         module: The network; changed in place. It takes (B, *input_shape).

@@ -24,9 +24,6 @@ _ROWS = ("/infer", "/update", "/evaluate", "/locate")
 def check_site(scope: Scope) -> None:
     """Raise `Forbidden` where a request that changes or asks something comes from another site's page.
 
-    A browser sends such a request without asking this server where it looks like a form's, and then only the
-    answer is kept from the page. Programs that are no browsers say nothing of a site.
-
     Source: https://developer.mozilla.org/docs/Web/HTTP/Reference/Headers/Sec-Fetch-Site
     """
     if scope["method"] in _READING:

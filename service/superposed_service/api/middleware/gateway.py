@@ -23,12 +23,9 @@ _MOST_PAUSES = 20
 
 
 class RejectionDelay:
-    """Spaces the refusals (429 and 503) that one source gets, so that floods cost little. On the event loop only.
+    """Delays the rejections (429 and 503) of one source, so that floods cost little. On the event loop only.
 
-    A client that asks again at once, whatever `Retry-After` says, or from hundreds of connections, gets its
-    refusals at a walk; one that is refused now and then waits for a single pause.
-
-    A refusal leaves `pause_s` later at least. For one source `per_s` a second leave at most, while none of them
+    A rejection leaves `pause_s` later at least. For one source `per_s` a second leave at most, while none of them
     waits twenty pauses.
     """
 
@@ -57,10 +54,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 class RequestGateway:
     """Takes in every request: gives it an id, has it checked before its body is read, caps the body's bytes.
 
-    Every answer carries an `X-Request-Id`: the request's own where it is a plain token, else a new one. An
-    exception that nothing else knows becomes a problem document here, so that it carries the id too. Answers
-    of 429 and 503 leave later (`RejectionDelay`), so that a client that does not wait cannot hold the loop.
-
+    Every answer carries an `X-Request-Id`, a problem document for an unexpected exception too.
     The `checks` are called with the ASGI scope in this order; a `SuperposedError` is the answer. One body has up to
     `max_bytes`, and all requests that are being worked on together `most_held`.
     """

@@ -1,10 +1,8 @@
 """Connections do not stay open for ever: deadlines for heads, bodies and answers, and how many there may be.
 
-The web server itself has none of these. One sweep a second looks at every connection, so that a request costs
-no timers. Beyond the limit, idle connections make room for new ones.
-
-Requests to upgrade the protocol are answered as plain HTTP/1.1: the web server's parser would drop the body
-of such a request and take its bytes for the next one.
+One sweep a second looks at every connection, so that a request costs no timers. Beyond the limit, idle connections
+make room for new ones. Requests to upgrade the protocol are answered as plain HTTP/1.1: uvicorn's parser would take
+the body of such a request for the next one.
 """
 
 import asyncio

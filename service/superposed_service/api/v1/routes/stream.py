@@ -4,13 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 
 from superposed.errors import SuperposedError
 from superposed_service.api.problems import problem_document
 from superposed_service.api.v1 import codec
+from superposed_service.api.v1.line_stream import Answers, LinesResponse, answered, dump_line, split_lines
 from superposed_service.api.v1.routes.common import ApiRequest, ApiRouter
 from superposed_service.api.v1.routes.inference import admitted, answer_infer, answer_update, located
 from superposed_service.api.v1.schemas import StreamLine
@@ -24,20 +24,10 @@ router = ApiRouter(tags=["rows"])
 _CONTENT = {"application/x-ndjson": {"schema": {"type": "string"}}}
 _LINES = {"requestBody": {"required": True, "content": _CONTENT}}
 _ANSWERS = {200: {"content": _CONTENT, "description": "One JSON answer a line, in the order of the lines."}}
-# Lines that are worked on at once, and bytes of one that is worked on alone.
-_MOST_LINES, _LARGE = 32, 2**20
+# Bytes of a line that is worked on alone.
+_LARGE = 2**20
 # Pauses between two looks at a server that stops, and before a line is tried again.
 _LOOK_S, _AGAIN_S = 0.5, 0.05
-
-
-class LinesResponse(StreamingResponse):
-    """A response that is sent as it is made, while the request's body is still being read."""
-
-    media_type = "application/x-ndjson"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines; a client that leaves is noticed by what reads its lines."""
-        await self.stream_response(send)
 
 
 @router.serve("POST", STREAM, "update", response_class=Response, responses=_ANSWERS, openapi_extra=_LINES)
@@ -53,23 +43,18 @@ async def stream(request: ApiRequest) -> Response:
     return LinesResponse(_answers(request))
 
 
-async def _answers(request: ApiRequest) -> AsyncIterator[bytes]:
+def _answers(request: ApiRequest) -> AsyncIterator[bytes]:
     """Yield the answers to the lines of a stream, in their order."""
-    begun: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue(_MOST_LINES)
-    reading = asyncio.create_task(_read(request, begun))
-    try:
-        while (task := await begun.get()) is not None:
-            yield await task
-            begun.task_done()
-        await reading
-    except SuperposedError as error:
-        yield _line(None, problem=problem_document(error, STREAM))
-    except ClientDisconnect:
-        return  # what was begun is finished; no client reads an answer
-    finally:
-        reading.cancel()
-        while not begun.empty():  # so that the reading can end
-            begun.get_nowait()
+
+    async def read(begun: Answers) -> None:
+        alone, order = False, _Order()
+        async for line in split_lines(_parts(request)):  # the request gateway bounds the bytes of one
+            before, alone = alone, len(line) > _LARGE or not (b'"inputs"' in line or b'"records"' in line)
+            if alone or before:  # it takes room, or waits for an encoder before it takes its place among updates
+                await begun.join()
+            await begun.put(asyncio.create_task(_answer(request, line, order)))
+
+    return answered(read)
 
 
 class _Order:
@@ -80,33 +65,12 @@ class _Order:
         self.taught: asyncio.Task[dict[str, Any]] | None = None  # the newest update
 
 
-async def _read(request: ApiRequest, begun: asyncio.Queue[asyncio.Task[bytes] | None]) -> None:
-    """Begin to answer line after line, in their order."""
-    alone, order = False, _Order()
-    try:
-        async for line in _lines(request):
-            if not line:
-                continue
-            before, alone = alone, len(line) > _LARGE or not (b'"inputs"' in line or b'"records"' in line)
-            if alone or before:  # it takes room, or waits for an encoder before it takes its place among updates
-                await begun.join()
-            await begun.put(asyncio.create_task(_answer(request, line, order)))
-    finally:
-        await begun.put(None)
-
-
-async def _lines(request: ApiRequest) -> AsyncIterator[bytes]:
-    """Yield the lines; the request gateway bounds the bytes of one."""
-    line, more = bytearray(), True
+async def _parts(request: ApiRequest) -> AsyncIterator[bytes]:
+    more = True
     while more:
         message = await _message(request)
         more = message.get("more_body", False)
-        *ends, rest = message.get("body", b"").split(b"\n")
-        for end in ends:
-            yield bytes(line + end).strip()
-            line.clear()
-        line += rest
-    yield bytes(line).strip()
+        yield message.get("body", b"")
 
 
 async def _message(request: ApiRequest) -> Any:
@@ -128,9 +92,9 @@ async def _answer(request: ApiRequest, data: bytes, order: _Order) -> bytes:
     try:
         line = codec.read_body(StreamLine, data, None)
         with calling(request.principal.author or ANYONE):
-            return _line(line, answer=await _worked_on(request, line, data, order))
+            return dump_line(line, answer=await _worked_on(request, line, data, order))
     except SuperposedError as error:
-        return _line(line, problem=problem_document(error, STREAM))
+        return dump_line(line, problem=problem_document(error, STREAM))
 
 
 async def _worked_on(request: ApiRequest, line: StreamLine, data: bytes, order: _Order) -> dict[str, Any]:
@@ -172,8 +136,3 @@ async def _begun(
         if not task.done() or not isinstance(task.exception(), Overloaded):
             return task
         await asyncio.sleep(_AGAIN_S)
-
-
-def _line(line: StreamLine | None, **told: Any) -> bytes:
-    head = {"id": line.id} if line is not None and line.id else {}
-    return codec.dump(head | told) + b"\n"
