@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
 from typer.testing import CliRunner
 
 from benchmarks import report
 from benchmarks.quality.page import PAGE, quality_page
-from demo.server_process import Server
 from superposed_service.api.problems import PROBLEMS
-from superposed_service.cli.commands import app
 from superposed_service.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,49 +28,6 @@ def test_the_method_page_runs() -> None:
     assert len(found) >= 6
     for block in found:
         exec(compile(block, "docs/method.md", "exec"), namespace)
-
-
-def test_the_readme_runs(server: Server) -> None:
-    [block] = blocks("README.md", "python")
-    assert "http://127.0.0.1:8000" in block
-    exec(compile(block.replace("http://127.0.0.1:8000", server.url), "README.md", "exec"), {})
-
-
-def test_the_readmes_curl_lines_teach_what_they_ask(tmp_path: Path) -> None:
-    """On a store made as the README makes one, from the lines as they stand."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    [made] = [line for line in lines if line.startswith(".venv/bin/superposed init my-store ")]
-    arguments = shlex.split(made.partition(" my-store ")[2])
-    RUNNER.invoke(app, ["init", str(tmp_path / "my-store"), *arguments], catch_exceptions=False)
-    asked = [line for line in lines if line.startswith("curl ")]
-    assert len(asked) == 3
-    with Server(tmp_path / "my-store") as server:
-        for line in asked:
-            _, _, url, _, _, _, body = shlex.split(line)
-            answer = httpx.post(f"{server.url}/{url.partition('/')[2]}", content=body)
-            assert answer.is_success, answer.text
-    assert answer.json()["labels"] == [0, 1, 1, 0]
-
-
-def test_the_four_ways_to_a_first_task(server: Server, tmp_path: Path) -> None:
-    notebook, estimator = blocks("docs/four-ways.md", "python")
-    with server.client() as client:
-        namespace: dict[str, Any] = {"client": client}
-        exec(compile(notebook.replace("Client()", "client"), "docs/four-ways.md", "exec"), namespace)
-        assert namespace["wine"].score(namespace["data"].data, namespace["data"].target) > 0.95
-        client.delete_task("wine")
-    exec(compile(estimator, "docs/four-ways.md", "exec"), {})
-    commands = [block for block in blocks("docs/four-ways.md", "sh") if "wine.csv" in block or "curl" in block]
-    assert len(commands) == 2
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    for block in commands:
-        lines = [line for line in block.splitlines() if not line.startswith(("pip", "superposed serve"))]
-        script = "\n".join(lines).replace("http://localhost:8000", server.url).replace("localhost:8000", server.url)
-        bash = ["bash", "-e", "-c", script]
-        done = subprocess.run(bash, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert '"labels":["plus","minus"]' in done.stdout or "rows taught to wine" in done.stdout
-    assert (tmp_path / "answers.csv").read_text().count("\n") == 179
 
 
 def test_the_methods_symbols_are_in_the_files_that_it_names() -> None:

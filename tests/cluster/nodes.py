@@ -44,7 +44,6 @@ sync_followers = 1
 directory = "$NODE_DIR"
 cpus = 2
 port = {port}
-ingresses = 3
 [settings]
 canary_rows = 0
 history_records = 1000000
@@ -244,7 +243,7 @@ def run(rounds: int, folder: Path, seed: int) -> dict[str, Any]:
                 machines.kill(node)
                 time.sleep(8)
                 machines.start(node)
-                wait(lambda: whole(machines), 240)
+                wait(lambda: whole(machines), 600)
                 ended = time.monotonic()
                 for cell in CELLS:
                     gap = longest(load.writes[cell], began, ended)

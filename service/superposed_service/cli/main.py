@@ -5,6 +5,7 @@ import sys
 
 def main() -> None:
     """Run the command line."""
+    sys.path.append("")  # the working directory: a store's network may be the user's own
     try:
         from superposed_service.cli.commands import run
 

@@ -72,8 +72,7 @@ def application(config: ClusterConfig, *, listens: bool) -> Any:
     Where it `listens`, without Ray Serve's proxy, each node has `ingresses` processes of it; else there are as many.
     """
     coordinator(config)
-    wanted = {"num_cpus": 0}
-    deployed = serve.deployment(name="ingress", max_ongoing_requests=1000, ray_actor_options=wanted)
+    deployed = serve.deployment(name="ingress", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
     ingress: Any = deployed(serve.ingress()(IngressReplica))
     nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]  # Ray has no annotation there
     count = {"num_replicas": config.ingresses * nodes, "max_replicas_per_node": config.ingresses}

@@ -1,0 +1,113 @@
+"""The README and the guides, done as they stand: every block runs, and prints what the page says that it prints."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.server_process import Server
+
+ROOT = Path(__file__).resolve().parents[1]
+GUIDES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs/guides").glob("*.md"))]
+PAGES = ["README.md", "docs/index.md", "docs/get-started.md", "docs/four-ways.md", *GUIDES]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+NUMBER = re.compile(r"-?\d+\.?\d*")
+SKIPPED = ("pip ", "python3 -m venv", ". .venv", "make ", "git ", "docker ")
+ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):8000")
+# What a page may differ by from what is printed: accuracies move a little with the store's secret.
+TOLERANCE = 0.08
+
+
+class Page:
+    """A page that is followed, block by block, on servers that several pages may share.
+
+    `servers` are running servers by the options that their stores were made with.
+    """
+
+    def __init__(self, path: str, folder: Path, servers: dict[str, Server], stack: ExitStack) -> None:
+        self._path, self._folder, self._servers, self._stack = path, folder, servers, stack
+        self._options: dict[str, str] = {}  # of stores, by their directories
+        self._address = "127.0.0.1:1"
+        self._variables: dict[str, Any] = {"__name__": path}
+        self.printed = ""
+
+    def run(self, language: str, text: str) -> None:
+        if language == "sh":
+            self.printed = "".join(self._command(line) for line in re.split(r"\n(?! |done)", text) if line.strip())
+        elif language == "python":
+            code = compile(self._here(text), self._path, "exec")
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(code, self._variables)
+            self.printed = printed.getvalue()
+
+    def _here(self, text: str) -> str:
+        return ADDRESS.sub(self._address, text).replace("Client()", f'Client("http://{self._address}")')
+
+    def _command(self, line: str) -> str:
+        line = line.partition("    #")[0].removeprefix(".venv/bin/")
+        if line.startswith(SKIPPED):
+            return ""
+        if line.startswith("superposed init"):
+            directory, _, options = line.removeprefix("superposed init ").partition(" ")
+            self._options[directory] = options
+        if line.startswith("superposed serve"):
+            directory, _, options = line.removeprefix("superposed serve ").partition(" ")
+            self._serve(directory, self._options.get(directory, options))
+            return ""
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        bash = ["bash", "-e", "-c", self._here(line)]
+        done = subprocess.run(bash, cwd=self._folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+        assert done.returncode == 0, f"{self._path}: {line}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+    def _serve(self, directory: str, options: str) -> None:
+        if options not in self._servers:
+            store = self._folder / directory
+            if not store.exists():
+                made = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
+                subprocess.run([*made, "init", str(store), *shlex.split(options)], check=True, cwd=self._folder)
+            self._servers[options] = self._stack.enter_context(Server(store))
+        self._address = self._servers[options].url.removeprefix("http://")
+
+
+def same(said: str, printed: str) -> bool:
+    """Return True if two texts are the same but for small differences of their numbers."""
+    if NUMBER.sub("#", said).split() != NUMBER.sub("#", printed).split():
+        return False
+    pairs = zip(NUMBER.findall(said), NUMBER.findall(printed), strict=True)
+    return all(abs(float(a) - float(b)) <= max(TOLERANCE, 0.05 * abs(float(a))) for a, b in pairs)
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[tuple[dict[str, Server], ExitStack]]:
+    with ExitStack() as stack:
+        yield {}, stack
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_does_what_it_says(
+    path: str,
+    servers: tuple[dict[str, Server], ExitStack],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path_factory.mktemp("page")
+    monkeypatch.chdir(folder)
+    page = Page(path, folder, *servers)
+    found = BLOCK.findall((ROOT / path).read_text())
+    assert found
+    for (language, text), (following, said) in zip(found, [*found[1:], ("", "")], strict=True):
+        page.run(language, text)
+        if following == "text" and language in {"python", "sh"}:
+            assert same(said, page.printed), f"{path} says:\n{said}\nprinted was:\n{page.printed}\nof:\n{text}"
