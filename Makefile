@@ -4,7 +4,7 @@ DATA ?= texts
 BIN := .venv/bin
 SETUP := .venv/.ready
 
-.PHONY: demo test lint types unit setup serve screenshots experiments durability cluster benchmarks quality security image-check clean
+.PHONY: demo test lint types unit setup serve screenshots experiments durability cluster benchmarks quality security docs image-check clean
 
 ## demo: teach one store thirty tenants' text classifiers and three tables over HTTP (DATA=digits, or mnist)
 demo: $(SETUP)
@@ -106,9 +106,13 @@ security: $(SETUP)
 	$(BIN)/python -W ignore -m tests.contract.fuzz --results docs/results/security/fuzz.json
 	$(BIN)/python -m tests.contract.fuzz_atheris --results docs/results/security/atheris.json
 
+## docs: the site of docs/, with the reference that is generated from the code, in site/
+docs: $(SETUP)
+	$(BIN)/python -m mkdocs build
+
 ## image-check: follow the Dockerfile line by line in a clean directory and a fresh venv
 image-check: $(SETUP)
 	$(BIN)/python tests/service/follow_dockerfile.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build site

@@ -1,6 +1,6 @@
 """The client's errors: `ConnectionFailed`, `UnexpectedAnswer`, and one `ApiError` a problem type.
 
-docs/http-api.md lists the problem types with their statuses.
+docs/reference/errors.md lists the problem types with their statuses.
 """
 
 from typing import Any, ClassVar, Self
@@ -54,15 +54,15 @@ class ApiError(SuperposedError):
 
 
 class InvalidRequest(ApiError, slug="invalid-request"):
-    """A body or parameter that the API does not have."""
+    """The body is not JSON, or a field or parameter is missing, unknown or of the wrong kind."""
 
 
 class ShapeMismatch(ApiError, slug="shape-mismatch"):
-    """Wrong number of rows, features or outputs."""
+    """Wrong number of rows, features, targets or outputs, or inputs that are no numbers."""
 
 
 class NonFiniteInput(ApiError, slug="non-finite-input"):
-    """NaN or infinity among the numbers."""
+    """NaN, Infinity, or a number too large for a float, among the numbers."""
 
 
 class LabelOutOfRange(ApiError, slug="label-out-of-range"):
@@ -78,7 +78,7 @@ class CompositionNotSupported(ApiError, slug="composition-not-supported"):
 
 
 class ExpressionInvalid(ApiError, slug="expression-invalid"):
-    """Not a context expression."""
+    """Not a context expression, or not a task key."""
 
 
 class UnknownTask(ApiError, slug="unknown-task"):
@@ -94,11 +94,11 @@ class SchemaChanged(ApiError, slug="schema-changed"):
 
 
 class TaskInUse(ApiError, slug="task-in-use"):
-    """The task is the group of others."""
+    """The task is the group of other tasks, or other tasks are composed of it."""
 
 
 class UpdateRefused(ApiError, slug="update-refused"):
-    """The update was refused; nothing was learned."""
+    """Loss or gradient is not finite, or the gradient is too long; nothing was learned."""
 
 
 class PayloadTooLarge(ApiError, slug="payload-too-large"):
@@ -106,7 +106,7 @@ class PayloadTooLarge(ApiError, slug="payload-too-large"):
 
 
 class IdempotencyMismatch(ApiError, slug="idempotency-mismatch"):
-    """The same idempotency key with another payload."""
+    """The idempotency key came with another request before."""
 
 
 class IdempotencyInFlight(ApiError, slug="idempotency-in-flight"):
@@ -122,11 +122,11 @@ class Forbidden(ApiError, slug="forbidden"):
 
 
 class QuotaExceeded(ApiError, slug="quota-exceeded"):
-    """The API key's quota is used up."""
+    """The API key's quota is used up; `Retry-After` has the seconds until there is room."""
 
 
 class EncoderUnavailable(ApiError, slug="encoder-unavailable"):
-    """The server cannot encode texts or images; rows of numbers it takes."""
+    """A package or model of the task's encoder is missing or differs; `detail` says what to do."""
 
 
 class Overloaded(ApiError, slug="overloaded"):
@@ -138,7 +138,7 @@ class NotReady(ApiError, slug="not-ready"):
 
 
 class NotLeader(ApiError, slug="not-leader"):
-    """The server follows another one, which takes changes."""
+    """A change was sent to a follower; `expected` and the header `Location` name the leader."""
 
 
 class TooFewFollowers(ApiError, slug="too-few-followers"):
@@ -146,11 +146,11 @@ class TooFewFollowers(ApiError, slug="too-few-followers"):
 
 
 class Diverged(ApiError, slug="diverged"):
-    """A follower has records that its leader has not."""
+    """A follower has records that its leader has not; `expected` is the first of them."""
 
 
 class NotFresh(ApiError, slug="not-fresh"):
-    """The server's store is not as new as what this client has seen."""
+    """The server's store is older than `X-Min-Sequence`, or that record was lost with a leader."""
 
 
 class StorageUnavailable(ApiError, slug="storage-unavailable"):
@@ -158,23 +158,23 @@ class StorageUnavailable(ApiError, slug="storage-unavailable"):
 
 
 class DeadlineExceeded(ApiError, slug="deadline-exceeded"):
-    """No answer within the time allowed."""
+    """No answer in time; `detail` says whether the request was dropped or had begun."""
 
 
 class BatchTooLarge(ApiError, slug="batch-too-large"):
-    """More rows or contexts than one request may have."""
+    """More rows, contexts or steps than one request may have."""
 
 
 class Quarantined(ApiError, slug="quarantined"):
-    """The task or key is quarantined."""
+    """The update is recorded and not learned from: its source is in quarantine."""
 
 
 class HistoryTruncated(ApiError, slug="beyond-horizon"):
-    """The journal no longer reaches back so far."""
+    """The journal was trimmed, or rows were erased, past what a rollback needs."""
 
 
 class NotFound(ApiError, slug="not-found"):
-    """No such route."""
+    """No such route, update, snapshot, API key or file."""
 
 
 class MethodNotAllowed(ApiError, slug="method-not-allowed"):
@@ -186,11 +186,11 @@ class UnsupportedMediaType(ApiError, slug="unsupported-media-type"):
 
 
 class LimitReached(ApiError, slug="limit-reached"):
-    """There are as many tasks, or API keys, as there may be."""
+    """The largest number of tasks, or of API keys, is reached."""
 
 
 class BadRequest(ApiError, slug="bad-request"):
-    """Not HTTP."""
+    """The request is not HTTP."""
 
 
 class RequestTimeout(ApiError, slug="request-timeout"):
@@ -202,7 +202,7 @@ class HeadersTooLarge(ApiError, slug="headers-too-large"):
 
 
 class Internal(ApiError, slug="internal"):
-    """Something went wrong inside the service."""
+    """Something went wrong inside the service; its log names the request's `X-Request-Id`."""
 
 
 ERRORS: dict[str, type[ApiError]] = {error.slug: error for error in ApiError.__subclasses__()}

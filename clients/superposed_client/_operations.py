@@ -32,7 +32,7 @@ from superposed_client.models import ApiKey, NewApiKey
 class TaskFields(TypedDict, total=False):
     """Fields that a task can be registered with.
 
-    Args:
+    Attributes:
         labels: The classes, in order: all bool, numbers, texts or times. They come back as they are given.
         outputs: Number of outputs, where there are no labels.
         inputs: Features; taken from the first rows where not given.

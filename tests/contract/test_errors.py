@@ -17,8 +17,9 @@ import superposed_service
 from superposed.errors import SuperposedError, UnknownTask
 from superposed_client import _errors as client_errors
 from superposed_service.api.problems import PROBLEMS, problem_of, problem_response
+from tools import reference
 
-# docs/http-api.md, the contract.
+# The contract.
 SLUGS = {
     "invalid-request": 422, "shape-mismatch": 422, "non-finite-input": 422, "label-out-of-range": 422,
     "empty-batch": 422, "composition-not-supported": 422, "expression-invalid": 422, "unknown-task": 404,
@@ -49,6 +50,16 @@ def test_every_row_is_a_problem_of_the_contract() -> None:
     for status, slug, title in PROBLEMS.values():
         assert SLUGS[slug] == status
         assert title
+
+
+def test_errors_page_has_every_problem_of_the_contract_with_its_exceptions() -> None:
+    page = reference.errors()
+    rows = re.findall(r"^\| `([a-z-]+)` \| (\d+) \| (.+?) \| `(\w+)` \| (.*) \|$", page, re.M)
+    assert {slug: int(status) for slug, status, *_ in rows} == SLUGS
+    assert {slug: name for slug, _, _, name, _ in rows} == {
+        slug: kind.__name__ for slug, kind in client_errors.ERRORS.items()
+    }
+    assert {name for row in rows for name in re.findall(r"\w+", row[4])} == {kind.__name__ for kind in PROBLEMS}
 
 
 def test_the_client_has_one_class_for_every_problem() -> None:

@@ -19,6 +19,7 @@ import yaml
 
 from demo.server_process import Server, free_port
 from superposed_client import Client
+from tools import reference
 
 ROOT = Path(__file__).resolve().parents[2]
 OPERATIONS = ROOT / "service" / "operations"
@@ -62,6 +63,21 @@ class TestNames:
         for query in asked:
             found = set(re.findall(r"\b((?:superposed|process)_\w+)", query))
             assert found <= names, found - names
+
+    def test_metrics_page_has_every_metric_that_a_server_shows_with_its_type_and_labels(
+        self, http: httpx.Client
+    ) -> None:
+        with Client(str(http.base_url)) as client:
+            load(client)
+        text, page = http.get("/metrics").text, reference.metrics()
+        rows = {row[0]: row[1:] for row in re.findall(r"^\| `(\w+)` \| (\w+) \| (.*?) \| (.*) \|$", page, re.M)}
+        for name, kind in re.findall(r"^# TYPE (\S+) (\S+)", text, re.M):
+            assert (rows[name][0], bool(rows[name][2])) in {(kind, True), ("info", True)}, name
+        for name, labels in re.findall(r"^(superposed_\w+)\{(.+)\} ", text, re.M):
+            known = rows[next(one for one in (name, name.rpartition("_")[0]) if one in rows)][1]
+            assert {f"`{label}`" for label in re.findall(r"(\w+)=", labels)} - {"`le`"} <= set(known.split(", ")), name
+        assert "superposed_replication_lag_records" in rows  # of a follower
+        assert "superposed_device_memory_bytes" in rows
 
     def test_every_alert_is_documented(self) -> None:
         page = (ROOT / "docs" / "operations.md").read_text()

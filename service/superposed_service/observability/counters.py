@@ -143,5 +143,5 @@ class TaskRows(Collector):
         """Return the counts and times."""
         for place, what in enumerate(("inference", "update")):
             counted = {(key,): rows[place] for key, rows in list(self._rows.items())}
-            name, text = f"task_{what}_count", f"Number of rows of {what}, by task."
+            name, text = f"task_{what}_count", f"Number of rows of {what}, by task; _other has further tasks."
             yield family(CounterMetricFamily, name, text, counted, "task")

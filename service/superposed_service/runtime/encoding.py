@@ -292,7 +292,7 @@ class Encoders(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Return counts, times and sizes."""
-        text = "Number of texts and images, by whether their embedding was kept."
+        text = "Number of texts and images, by whether their embedding was kept (hit) or not (miss)."
         yield family(CounterMetricFamily, "encoder_items", text, self._items, "encoder", "cache")
         text = "Seconds of encoding one batch."
         durations = {(name,): one.durations for name, one in self._threads.items()}

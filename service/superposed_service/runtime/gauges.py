@@ -19,7 +19,7 @@ from superposed_service.observability.counters import family
 from superposed_service.runtime.runtime import Runtime
 
 _JOURNAL_FILES = ("journal.db", "journal.db-wal")
-_CROSSTALK = "Response energy to an independent context over that to the task's own; newest samples."
+_CROSSTALK = "Response energy to an independent context over that to the task's own, measured and predicted."
 
 
 def observe(registry: CollectorRegistry, runtime: Runtime, writer: Writer) -> None:
@@ -60,7 +60,7 @@ class Readings(Collector):
             behind = runtime.following.newest - store.sequence
             yield "replication_lag_records", "Records of the leader that are not applied here.", max(0, behind)
         yield "journal_failed", "1 once the journal could not be written.", runtime.engine.failure is not None
-        yield "replay_records", "Records of the newest replay.", replay.total
+        yield "replay_records", "Records of the newest replay, at the start or by a rollback.", replay.total
         yield "replay_records_done", "Records of the newest replay that are applied.", replay.done
         yield "store_sequence", "Sequence number of the newest applied record.", store.sequence
         yield "store_tasks", "Registered tasks.", len(store.tasks)

@@ -54,7 +54,7 @@ class ProblemBody(BaseModel, use_attribute_docstrings=True, json_schema_extra={"
     """A problem document (RFC 9457)."""
 
     type: str
-    """`urn:superposed:problem:<slug>`; docs/http-api.md lists the slugs."""
+    """`urn:superposed:problem:<slug>`; docs/reference/errors.md lists the slugs."""
     title: str
     status: int
     detail: str
