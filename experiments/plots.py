@@ -12,6 +12,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from experiments.names import linked, run_name
+
 __all__ = ["plot_permuted", "style_axes"]
 
 
@@ -46,7 +48,7 @@ def plot_permuted(results: Path) -> Path:
             measured = [(tasks, value) for tasks, value in enumerate(values, 1) if value is not None]
             axes.plot(
                 *zip(*measured, strict=True),
-                label=name,
+                label=run_name(name),
                 marker="." if None in values else None,
                 color=colours[place % len(colours)],
                 linewidth=1.6,
@@ -72,7 +74,7 @@ def _table(runs: dict[str, dict[str, Any]]) -> str:
             f"{mean[count - 1]:.1f}" if len(mean) >= count and mean[count - 1] is not None else ""
             for count in (10, 25, 50, 100, 250)
         ]
-        cells = [name, f"{runs[name]['weights']:,}", str(len(mean)), *cells, f"{last:.1f}"]
+        cells = [linked(name, f"{name}.json"), f"{runs[name]['weights']:,}", str(len(mean)), *cells, f"{last:.1f}"]
         lines.append(f"| {' | '.join([*cells, *_costs(runs[name])])} |")
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
+from experiments.names import linked
 from experiments.plots import style_axes
 
 __all__ = ["summarise"]
@@ -33,7 +34,7 @@ _COLUMNS: dict[str, Sequence[tuple[str, str]]] = {
 
 def summarise(experiment: str, results: Path) -> Path:
     """Write `table.md` and `<experiment>.png` beside an experiment's results; returns the picture's path."""
-    runs = _by_name(results)
+    runs = _by_name(experiment, results)
     tables: dict[str, Callable[[Runs], str]] = {
         "locate": _found_table,
         "capacity": _filling_table,
@@ -57,12 +58,20 @@ def summarise(experiment: str, results: Path) -> Path:
     return path
 
 
-def _by_name(results: Path) -> Runs:
-    """Return results by their name without the seed."""
+def _by_name(experiment: str, results: Path) -> Runs:
+    """Return results by the name of their run, a link to the first seed's file."""
     runs: Runs = {}
+    stems: dict[str, str] = {}
     for path in sorted(results.glob("*.json")):
-        runs.setdefault(path.stem.rpartition("-seed")[0], []).append(json.loads(path.read_text()))
+        stem = path.stem.rpartition("-seed")[0]
+        name = stems.setdefault(stem, linked(stem, path, experiment))
+        runs.setdefault(name, []).append(json.loads(path.read_text()))
     return runs
+
+
+def _plain(name: str) -> str:
+    """Return a link's text."""
+    return name.partition("]")[0].removeprefix("[")
 
 
 def _statistics(values: Sequence[float]) -> tuple[float, float]:
@@ -131,22 +140,22 @@ def _directions_table(runs: Runs) -> str:
 def _draw_turns(axes: Any, runs: Runs) -> None:
     for name, several in runs.items():
         accuracy = np.mean([one["accuracy"][-1] for one in several], axis=0)
-        axes.plot(several[0]["angles"], accuracy, label=name, linewidth=1.5)
+        axes.plot(several[0]["angles"], accuracy, label=_plain(name), linewidth=1.5)
     style_axes(axes, "Rotating MNIST, after the last turn", "angle (turns)", "test accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
 
 
 def _draw_bars(axes: Any, runs: Runs) -> None:
     order = sorted(runs, key=lambda name: _statistics([one["mean"] for one in runs[name]])[0])
-    found = [_statistics([one["mean"] for one in runs[name]]) for name in order]
-    axes.barh(order, [mean for mean, _ in found], xerr=[error for _, error in found], color="#4c72b0", height=0.6)
+    means, errors = zip(*(_statistics([one["mean"] for one in runs[name]]) for name in order), strict=True)
+    axes.barh([_plain(name) for name in order], means, xerr=errors, color="#4c72b0", height=0.6)
     style_axes(axes, "Mean over seeds, with two standard errors", "test accuracy (%)", "")
 
 
 def _draw_filling(axes: Any, runs: Runs) -> None:
     for name, several in runs.items():
         points = several[0]["points"]
-        axes.plot([one["tasks"] for one in points], [one["mean"] for one in points], label=name)
+        axes.plot([one["tasks"] for one in points], [one["mean"] for one in points], label=_plain(name))
     style_axes(axes, "Mean accuracy as a store fills", "tasks", "test accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
 
@@ -156,9 +165,9 @@ def _draw_directions(axes: Any, runs: Runs) -> None:
         found = {int(key): value for key, value in several[0]["accuracy_by_directions"].items()}
         total = several[0]["weights"]
         points = sorted((key or total, value) for key, value in found.items())
-        axes.plot(*zip(*points, strict=True), marker=".", label=f"{name}: directions")
+        axes.plot(*zip(*points, strict=True), marker=".", label=f"{_plain(name)}: directions")
         kept = sorted((float(key) * total, value) for key, value in several[0]["accuracy_by_share_kept"].items())
-        axes.plot(*zip(*kept, strict=True), marker="x", linestyle="--", label=f"{name}: weights kept")
+        axes.plot(*zip(*kept, strict=True), marker="x", linestyle="--", label=f"{_plain(name)}: weights kept")
     axes.set_xscale("log")
     style_axes(axes, "How little of the weights one task needs", "directions, or weights kept", "test accuracy (%)")
     axes.legend(frameon=False, fontsize=8)
@@ -169,6 +178,6 @@ def _draw_found(axes: Any, runs: Runs) -> None:
         for statistic in several[0]["found"]:
             sizes = sorted(several[0]["found"][statistic], key=int)
             shares = [np.mean([one["found"][statistic][size] for one in several]) for size in sizes]
-            axes.plot(sizes, shares, marker=".", label=f"{name}: {statistic}")
+            axes.plot(sizes, shares, marker=".", label=f"{_plain(name)}: {statistic}")
     style_axes(axes, "How often the right task is found without its key", "rows", "found (%)")
     axes.legend(frameon=False, fontsize=8)

@@ -52,7 +52,8 @@ def test_tables_of_figures_are_those_of_the_results(page: str) -> None:
     shown = [line for line in (ROOT / page).read_text().splitlines() if re.match(r"\| .*\d\.\d", line)]
     assert shown
     for line in shown:
-        assert line in made, line
+        beside_the_table = re.sub(r"\]\(\.\./results/[\w-]+/", "](", line)  # as its links are there
+        assert beside_the_table in made, line
 
 
 def test_the_benchmarks_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
