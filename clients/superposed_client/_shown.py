@@ -30,7 +30,7 @@ def short(value: Any) -> str:
         drawn = f" {sparkline(numbers)}" if len(numbers) == len(value) else ""
         return f"{', '.join(map(short, value[:_MOST_SHOWN]))}, … ({len(value)} in all){drawn}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(short, value))
+        return ", ".join(map(short, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)

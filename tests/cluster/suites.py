@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,11 @@ rot = "a"
 max_body_bytes = 200000
 max_rows = 4096
 """
-SUITES = {
-    "tritonclient": ["tests/contract/test_protocol_v2.py"],
-    "SDK": ["tests/clients/test_client.py", "tests/clients/test_inputs.py", "tests/clients/test_labels.py"],
-    "console": ["tests/browser/test_console.py"],
+# The paths of each suite, and the inputs and hidden units that its tests expect of a store.
+SUITES: dict[str, tuple[list[str], int, int]] = {
+    "tritonclient": (["tests/contract/test_protocol_v2.py"], 64, 96),
+    "SDK": (["tests/clients/test_client.py", "tests/clients/test_inputs.py", "tests/clients/test_labels.py"], 784, 128),
+    "console": (["tests/browser/test_console.py"], 784, 128),
 }
 
 
@@ -57,12 +60,10 @@ def suite(paths: list[str], report: Path) -> dict[str, Any]:
     return {"passed": len(cases) - len(failed) - skipped, "skipped": skipped, "failed": failed}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--results", type=Path)
-    asked = parser.parse_args()
-    network, optimizer = MLPConfig(inputs=784, hidden=(128, 128)), OptimizerConfig(learning_rate=1e-3)
-    found: dict[str, Any] = {}
+@contextmanager
+def cells(inputs: int, hidden: int) -> Iterator[None]:
+    """A cluster of four cells whose stores are as the tests' own."""
+    network, optimizer = MLPConfig(inputs=inputs, hidden=(hidden, hidden)), OptimizerConfig(learning_rate=1e-3)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for place, cell in enumerate(CELLS):
@@ -71,19 +72,30 @@ def main() -> None:
                 store = WeightStore(plain_config(network=network, optimizer=optimizer), secret=seeded_secret(place))
                 begin(directory, store)
         with cluster(folder, CONFIG):
-            for title, paths in SUITES.items():
-                found[title] = suite(paths, folder / "report.xml")
-                print(title, found[title], flush=True)
-                if title == "tritonclient":  # it lists all tasks; the others come after a thousand more
-                    with Client(f"http://127.0.0.1:{PORT}") as client:
-                        for number in range(TASKS):
-                            client.register_task(f"zz-{number}", inputs=784, outputs=10)
-                        found["tasks"] = client.store().tasks
-                        found["tasks of each cell"] = {
-                            cell: Client(f"http://127.0.0.1:{PORT}", cell=cell).store().tasks for cell in CELLS
-                        }
+            yield
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path)
+    asked = parser.parse_args()
+    url, found = f"http://127.0.0.1:{PORT}", dict[str, Any]()
+    with tempfile.TemporaryDirectory() as folder:
+        for title, (paths, inputs, hidden) in SUITES.items():
+            with cells(inputs, hidden), Client(url, timeout_s=60) as client:
+                if title != "tritonclient":  # its tests list all tasks, and know which there are
+                    register(client, inputs)
+                found[title] = suite(paths, Path(folder) / "report.xml")
+                found["tasks"] = client.store().tasks
+                found["tasks of each cell"] = {cell: Client(url, cell=cell).store().tasks for cell in CELLS}
+            print(title, found[title], flush=True)
     if asked.results:
         write_json(asked.results, {"machine": machine(), **found})
+
+
+def register(client: Client, inputs: int) -> None:
+    for number in range(TASKS):
+        client.register_task(f"zz-{number}", inputs=inputs, outputs=10)
 
 
 if __name__ == "__main__":

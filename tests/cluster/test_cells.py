@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from demo.server_process import Server
 from superposed.errors import ConfigError
 from superposed_client import Client
 from superposed_client.models import ServerState
-from superposed_service.cluster.actors import followed, newest_leader
+from superposed_service.cluster.actors import Coordinator, followed, newest_leader
 from superposed_service.cluster.config import ClusterConfig, read_config
+from superposed_service.errors import NotReady
 from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import problem
 from tests.service.test_promotion import accepts, cluster, ready
@@ -46,6 +48,46 @@ def test_a_server_follows_a_leader_begins_a_store_or_waits(
     number: int, found: list[dict[str, Any] | None], leader: str, expected: str | None
 ) -> None:
     assert followed(number, found, leader) == expected
+
+
+class Actor:
+    """An actor of a server, in place of one of Ray's: it notes that it was stopped."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self._name, self._done, self.stop = name, done, self
+
+    async def remote(self) -> None:
+        self._done.append(f"{self._name} stopped")
+
+
+@pytest.mark.parametrize("promoted", [True, False])
+def test_a_server_that_leads_is_stopped_once_another_one_leads(promoted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the event loop, where Ray runs the coordinator's methods."""
+    done: list[str] = []
+
+    async def promote(cell: str, urls: list[str], client: httpx.AsyncClient) -> bool:
+        done.append(f"one of {urls} promoted")
+        return promoted
+
+    made = object.__new__(Coordinator)
+    made._config = ClusterConfig(cells=["a"], servers=2)
+    made._actors, made._drained = {"a": [Actor("0", done), Actor("1", done)]}, set()
+    made._urls = {"a": ["http://10.0.0.1:1", "http://10.0.0.2:2"]}
+    roles = zip(made._urls["a"], ("leader", "follower"), strict=True)
+    made._states = {"a": [{"url": url, "reached": True, "role": role} for url, role in roles]}
+    monkeypatch.setattr(made, "_promote", promote)
+    asked = ["one of ['http://10.0.0.2:2'] promoted"]
+    if not promoted:
+        for change in (made.restart("a", 0), made.drain("10.0.0.1")):
+            with pytest.raises(NotReady, match="could be made its leader"):
+                asyncio.run(change)
+        assert (done, made._drained) == (2 * asked, set())
+        return
+    asyncio.run(made.restart("a", 1))
+    asyncio.run(made.restart("a", 0))
+    assert done == ["1 stopped", *asked, "0 stopped"]
+    assert asyncio.run(made.drain("10.0.0.1")) == ["a-0"]
+    assert made._drained == {("a", 0)}
 
 
 def test_the_leader_of_the_newest_epoch_leads() -> None:

@@ -7,7 +7,7 @@ import pytest
 from tests.durability.crash import crash
 
 
-@pytest.mark.parametrize(("ending", "rounds"), [(signal.SIGKILL, 20), (signal.SIGTERM, 5)])
+@pytest.mark.parametrize(("ending", "rounds"), [(signal.SIGKILL, 8), (signal.SIGTERM, 3)])
 def test_nothing_acknowledged_is_lost_or_applied_twice(ending: signal.Signals, rounds: int) -> None:
     outcome = crash(rounds, ending)
     assert outcome.rounds == rounds

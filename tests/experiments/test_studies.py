@@ -167,7 +167,7 @@ def test_every_variant_learns_otherwise(tmp_path: Path) -> None:
     assert found["own-bias-and-scale"]["own"] == 2 * (16 + 10)
     assert found["as-a-store"]["own"] == found["shared-bias"]["own"] == 0
     assert summarise("variants", tmp_path).exists()
-    assert "hadamard" in (tmp_path / "table.md").read_text()
+    assert "[orthogonal contexts](" in (tmp_path / "table.md").read_text()
 
 
 def test_hadamard_contexts_are_orthogonal_or_nearly() -> None:

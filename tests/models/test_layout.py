@@ -74,7 +74,7 @@ def contexts(draw: random.Random, family: str) -> str:
 def changes(seed: int, family: str, inputs: int) -> Iterator[Callable[[WeightStore], object]]:
     """The same sequence of changes for every store."""
     draw, numbers = random.Random(seed), np.random.default_rng(seed)
-    for number in range(24):
+    for number in range(16):
         rows = draw.choice([1, 1, 2, 5, 16])
         inputs_, targets = numbers.normal(size=(rows, inputs)), numbers.integers(0, 3, rows).tolist()
         steps = draw.choice([1, 1, 2])

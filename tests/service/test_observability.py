@@ -121,7 +121,7 @@ class TestMetrics:
                 shown = value(found, "crosstalk_ratio", layer=layer["name"], kind=kind)
                 assert shown == pytest.approx(layer[f"crosstalk_{kind}"])
         assert found["process_resident_memory_bytes", ()] > 1e6
-        assert value(found, "build_info", version="0.1.0") == 1
+        assert value(found, "build_info", version="0.2.0") == 1
 
     def test_a_disk_that_cannot_be_read_hides_only_itself(
         self, http: httpx.Client, monkeypatch: pytest.MonkeyPatch

@@ -10,7 +10,7 @@ from benchmarks.overload import KINDS, overload, serving
 @pytest.mark.parametrize("kind", KINDS)
 def test_four_times_too_much_is_refused_politely_and_costs_no_memory(kind: str) -> None:
     with serving() as server:
-        found = overload(server, kind, 3.0)
+        found = overload(server, kind, 1.5)
     flood = found["at_4"]
     assert set(flood["statuses"]) <= {"200", "429", "503"}
     assert flood["statuses"]["200"] > 0

@@ -64,7 +64,7 @@ def test_mistakes_get_one_clear_line(tmp_path: Path, arguments: tuple[str, ...],
 
 
 def test_version_and_help() -> None:
-    assert superposed("--version").stdout.strip() == "0.1.0"
+    assert superposed("--version").stdout.strip() == "0.2.0"
     shown = superposed("--help").stdout
     assert all(command in shown for command in ("init", "serve", "config", "keys"))
 

@@ -295,4 +295,4 @@ def _shown(name: str, value: object, other: object) -> object:
     if redacted(value) != redacted(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):
         return redacted(value)
     place = next((place for place, pair in enumerate(zip(value, other, strict=False)) if pair[0] != pair[1]), 0)
-    return f"{redacted(value)}, another one at place {place}"
+    return f"{redacted(value)}, another {type(value[place]).__name__} at place {place}"

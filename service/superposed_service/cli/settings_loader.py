@@ -69,7 +69,7 @@ RENAMED: Mapping[str, str | None] = {
 }
 
 # Variables with the prefix that are no settings: the client's key, data sets, and this file's name.
-_OTHER_VARIABLES = frozenset({"CLUSTER", "API_KEY", "DATA_DIR", "CONFIG"})
+_OTHER_VARIABLES = frozenset({"API_KEY", "CLUSTER", "CONFIG", "DATA_DIR", "URL"})
 
 
 def _check_names(place: str, given: Collection[str], shown: Callable[[str], str] = str) -> None:

@@ -146,38 +146,35 @@ class Coordinator:
             for url in others if keys else ():
                 client.post(f"{url}/v1/replication/api-keys", json={"api_keys": keys}).raise_for_status()
 
-    def restart(self, cell: str, number: int) -> None:
+    async def restart(self, cell: str, number: int) -> None:
         """Stop a server of a cell, another one leading before (else `NotReady`); the next look starts it again."""
-        self._hand_over(cell, number)
-        ray.get(self._actors[cell][number].stop.remote())
+        await self._hand_over(cell, number)
+        await self._actors[cell][number].stop.remote()
 
-    def drain(self, address: str) -> list[str]:
+    async def drain(self, address: str) -> list[str]:
         """Stop the servers of a node, others leading before; return them. They stay stopped until `undrain`."""
         servers = [(cell, number, url) for cell, urls in self._urls.items() for number, url in enumerate(urls)]
         on_node = [(cell, number) for cell, number, url in servers if f"//{address}:" in url]
         for cell, number in on_node:
-            self._hand_over(cell, number)
+            await self._hand_over(cell, number)
             self._drained.add((cell, number))
-            ray.get(self._actors[cell][number].stop.remote())
+            await self._actors[cell][number].stop.remote()
         return [f"{cell}-{number}" for cell, number in on_node]
 
     def undrain(self) -> None:
         """Start again what a drain has stopped."""
         self._drained.clear()
 
-    def _hand_over(self, cell: str, number: int) -> None:
+    async def _hand_over(self, cell: str, number: int) -> None:
         """Have another server lead, where there is one and this one does."""
         states = self._states[cell]
         others = [one["url"] for place, one in enumerate(states) if place != number and one["reached"]]
         if states[number].get("role") != "leader" or self._config.servers < 2:
             return
-
-        async def promote() -> bool:
-            async with httpx.AsyncClient(**client_options(Settings(), "")) as client:
-                return await self._promote(cell, others, client)
-
-        if not asyncio.run(promote()):
-            raise NotReady(f"no other server of cell {cell} could be made its leader", received=f"{others}")
+        async with httpx.AsyncClient(**client_options(Settings(), "")) as client:
+            if await self._promote(cell, others, client):
+                return
+        raise NotReady(f"no other server of cell {cell} could be made its leader", received=f"{others}")
 
 
 def newest_leader(states: Mapping[str, ServerState | None]) -> str:
