@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import report
+from benchmarks import report, scale_page
 from benchmarks.quality.page import PAGE, quality_page
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +59,10 @@ def test_tables_of_figures_are_those_of_the_results(page: str) -> None:
 def test_the_benchmarks_page_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert (ROOT / report.PAGE).read_text() == report.render()
+
+
+def test_the_page_about_many_machines_is_that_of_the_results() -> None:
+    assert (ROOT / scale_page.PAGE).read_text() == scale_page.render()
 
 
 def test_the_page_about_quality_is_that_of_the_results() -> None:

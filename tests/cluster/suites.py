@@ -8,6 +8,7 @@ The tests are those of the suite, unchanged; what fails there is named in the re
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -39,9 +40,8 @@ cpus = 0.5
 plain = "a"
 rot = "a"
 [settings]
-max_body_bytes = 200000
-max_rows = 4096
 """
+LIMITS = "max_body_bytes = 200000\nmax_rows = 4096\n"  # of the SDK's tests
 # The paths of each suite, and the inputs and hidden units that its tests expect of a store.
 SUITES: dict[str, tuple[list[str], int, int]] = {
     "tritonclient": (["tests/contract/test_protocol_v2.py"], 64, 96),
@@ -61,7 +61,7 @@ def suite(paths: list[str], report: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def cells(inputs: int, hidden: int) -> Iterator[None]:
+def cells(inputs: int, hidden: int, settings: str) -> Iterator[None]:
     """A cluster of four cells whose stores are as the tests' own."""
     network, optimizer = MLPConfig(inputs=inputs, hidden=(hidden, hidden)), OptimizerConfig(learning_rate=1e-3)
     with tempfile.TemporaryDirectory() as name:
@@ -71,18 +71,21 @@ def cells(inputs: int, hidden: int) -> Iterator[None]:
             with DataDirectory(folder / "data" / cell / "0") as directory:
                 store = WeightStore(plain_config(network=network, optimizer=optimizer), secret=seeded_secret(place))
                 begin(directory, store)
-        with cluster(folder, CONFIG):
+        with cluster(folder, CONFIG + settings):
             yield
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path)
+    parser.add_argument("--suites", nargs="*", default=list(SUITES), help="others keep their results")
     asked = parser.parse_args()
-    url, found = f"http://127.0.0.1:{PORT}", dict[str, Any]()
+    kept = asked.results is not None and asked.results.exists()
+    url, found = f"http://127.0.0.1:{PORT}", json.loads(asked.results.read_text()) if kept else {}
     with tempfile.TemporaryDirectory() as folder:
-        for title, (paths, inputs, hidden) in SUITES.items():
-            with cells(inputs, hidden), Client(url, timeout_s=60) as client:
+        for title in asked.suites:
+            paths, inputs, hidden = SUITES[title]
+            with cells(inputs, hidden, LIMITS if title == "SDK" else ""), Client(url, timeout_s=60) as client:
                 if title != "tritonclient":  # its tests list all tasks, and know which there are
                     register(client, inputs)
                 found[title] = suite(paths, Path(folder) / "report.xml")
@@ -90,7 +93,7 @@ def main() -> None:
                 found["tasks of each cell"] = {cell: Client(url, cell=cell).store().tasks for cell in CELLS}
             print(title, found[title], flush=True)
     if asked.results:
-        write_json(asked.results, {"machine": machine(), **found})
+        write_json(asked.results, found | {"machine": machine()})
 
 
 def register(client: Client, inputs: int) -> None:

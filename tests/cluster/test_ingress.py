@@ -149,6 +149,17 @@ def test_listings_and_the_store_are_of_all_cells(cells: dict[str, httpx.Client],
     assert client.capacity().tasks == max(own)
 
 
+def test_answers_can_be_read_whatever_encodings_the_client_takes(cells: dict[str, httpx.Client]) -> None:
+    for path in ("/console", "/openapi.json", "/v1/store", "/metrics"):
+        plain, taken = (
+            cells[""].get(path, headers={"Accept-Encoding": taken}) for taken in ("identity", "gzip, deflate, br")
+        )
+        assert taken.is_success
+        assert len(taken.headers.get_list("date")) == 1
+        assert taken.text.isprintable() or "\n" in taken.text
+        assert path in {"/v1/store", "/metrics"} or taken.text == plain.text
+
+
 def test_metrics_have_the_cell_of_each_sample(cells: dict[str, httpx.Client]) -> None:
     text = cells[""].get("/metrics").raise_for_status().text
     samples = [line for line in text.splitlines() if line and not line.startswith("#")]

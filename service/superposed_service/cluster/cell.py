@@ -169,7 +169,7 @@ class Cell:
         if wanted := ",".join(one for one in tokens.split(",") if one.startswith(f"{self.lineage}.")):
             headers[MIN_TOKEN] = wanted
         target = url + quote(call.path, safe=_SAFE) + (f"?{call.query}" if call.query else "")
-        where, given = yarl.URL(target, encoded=True), {"accept-encoding": "identity"} | headers
+        where, given = yarl.URL(target, encoded=True), headers | {"accept-encoding": "identity"}
         data = call.body or None
         return await self._session().request(call.method, where, headers=given, data=data, allow_redirects=False)
 

@@ -13,7 +13,7 @@ from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
 from superposed_service.cluster.cell import CONNECTION, TOKEN, Answer
 
-_DROPPED = CONNECTION | {"content-encoding", "date"}
+_DROPPED = CONNECTION | {"date"}
 _MOST_SHOWN = 100
 _SAMPLE = re.compile(rb"^([a-zA-Z_:][\w:]*)(\{)?", re.MULTILINE)
 
