@@ -41,7 +41,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 # URL of a server that is tested instead of the tests' own: `python -m tests.cluster.suites` names an ingress.
-GIVEN_URL = os.environ.get("SUPERPOSED_TESTED_URL")
+GIVEN_URL = os.environ.get("TESTED_URL")
 
 
 @contextmanager

@@ -88,6 +88,8 @@ class Page:
                 made = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
                 subprocess.run([*made, "init", str(store), *shlex.split(options)], check=True, cwd=self._folder)
             self._servers[options] = self._stack.enter_context(Server(store))
+        if not (self._folder / directory).exists():  # another page has made the store
+            (self._folder / directory).symlink_to(self._servers[options].directory)
         self._address = self._servers[options].url.removeprefix("http://")
 
 

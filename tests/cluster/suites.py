@@ -51,7 +51,7 @@ SUITES: dict[str, tuple[list[str], int, int]] = {
 
 
 def suite(paths: list[str], report: Path) -> dict[str, Any]:
-    environment = os.environ | {"SUPERPOSED_TESTED_URL": f"http://127.0.0.1:{PORT}"}
+    environment = os.environ | {"TESTED_URL": f"http://127.0.0.1:{PORT}"}
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *paths]
     subprocess.run(words, env=environment, check=False)
     cases = list(ElementTree.parse(report).iter("testcase"))
