@@ -30,6 +30,7 @@ setup: $(SETUP)
 
 $(SETUP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "superposed needs Python 3.11 or newer; PYTHON=... names another one")'
+	@echo 'Installing into .venv: some minutes, 3 GB.'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
@@ -83,10 +84,12 @@ durability: $(SETUP)
 ## cluster: cells on Ray: killed nodes, the suites against the ingress, moved tasks, its cost (an hour; as root)
 cluster: $(SETUP)
 	$(BIN)/python -m tests.cluster.nodes --rounds 30 --results docs/results/durability/cluster.json
+	$(BIN)/python -m tests.cluster.upkeep --results docs/results/durability/upkeep.json
 	$(BIN)/python -m tests.cluster.suites --results docs/results/cluster/suites.json
 	$(BIN)/python -m tests.cluster.moves --results docs/results/cluster/moves.json
 	$(BIN)/python -m benchmarks.ingress --results docs/results/benchmarks/ingress.json
 	$(BIN)/python -m benchmarks.cluster_scale --results docs/results/benchmarks/cluster_scale.json
+	$(BIN)/python -m benchmarks.scale_page
 
 ## benchmarks: the committed measurements and their page (half three hours; needs wrk, py-spy, and the peers' environments)
 benchmarks: $(SETUP)

@@ -5,16 +5,10 @@ from typing import ClassVar
 
 
 class SuperposedError(Exception):
-    """Base of every error that this library raises on purpose.
+    """Base of every error that this library raises on purpose: a message, what was `expected`, what was `received`.
 
-    Args:
-        message: What went wrong, in one sentence.
-        expected: What would have been accepted.
-        received: The value received.
-
-    Attributes:
-        code: Stored name of the class, in journals and metrics: it stays when the class is renamed.
-        by_code: The class of each code.
+    `code` is the stored name of the class, in journals and metrics: it stays when the class is renamed. `by_code` has
+    the class of each.
     """
 
     code: ClassVar[str] = "SuperposedError"

@@ -67,7 +67,7 @@ class Moves:
         with Client(URL, timeout_s=120, retries=RetryPolicy(retries=50)) as own:
             while not self.stopping.is_set():
                 self.update(own, keys[draw.integers(len(keys))], draw.integers(0, 1000, 16))
-                time.sleep(0.05)
+                time.sleep(0.25)  # a move teaches all of it again, on the same two cores
 
     @contextmanager
     def taught(self) -> Iterator[None]:

@@ -13,9 +13,10 @@ from demo.server_process import Server
 from superposed.errors import ConfigError
 from superposed_client import Client
 from superposed_client.models import ServerState
-from superposed_service.cluster.actors import Coordinator, followed, newest_leader
+from superposed_service.cluster.actors import Coordinator, followed, newest_leader, place_of
 from superposed_service.cluster.config import ClusterConfig, read_config
 from superposed_service.errors import NotReady
+from superposed_service.storage import DataDirectory
 from tests.conftest import make_directory, serving, wait_for
 from tests.helpers.http import problem
 from tests.service.test_promotion import accepts, cluster, ready
@@ -48,6 +49,19 @@ def test_a_server_follows_a_leader_begins_a_store_or_waits(
     number: int, found: list[dict[str, Any] | None], leader: str, expected: str | None
 ) -> None:
     assert followed(number, found, leader) == expected
+
+
+def test_a_server_that_is_placed_elsewhere_takes_the_store_that_is_there(tmp_path: Path) -> None:
+    """After all nodes are lost, a new Ray cluster places servers anew; their directories stay where they are."""
+    assert place_of(tmp_path / "a", 0) == tmp_path / "a" / "0"  # nothing is there yet
+    make_directory(tmp_path / "a" / "1")
+    (tmp_path / "a" / "0").mkdir()  # begun, and empty
+    assert place_of(tmp_path / "a", 0) == tmp_path / "a" / "1"
+    assert place_of(tmp_path / "a", 1) == tmp_path / "a" / "1"
+    with DataDirectory(tmp_path / "a" / "1"):  # a server has it
+        assert place_of(tmp_path / "a", 0) == tmp_path / "a" / "0"
+    make_directory(tmp_path / "a" / "0")
+    assert place_of(tmp_path / "a", 0) == tmp_path / "a" / "0"
 
 
 class Actor:

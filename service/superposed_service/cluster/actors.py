@@ -22,11 +22,13 @@ from typing import Any
 import httpx
 import ray
 
+from superposed.errors import SuperposedError
 from superposed_client.models import ServerState
 from superposed_service.cluster.config import API_KEY, ClusterConfig
 from superposed_service.errors import NotReady
 from superposed_service.followers.connection import client_options
 from superposed_service.settings import Settings
+from superposed_service.storage import DataDirectory
 
 _log = logging.getLogger("superposed.cluster")
 _HEAD = "node:__internal_head__"  # Ray's name of a resource that only the head node has
@@ -37,7 +39,7 @@ class CellServer:
     """One server of a cell: a process of `superposed serve` on the node where Ray has placed this actor."""
 
     def __init__(self, config: ClusterConfig, cell: str, number: int) -> None:
-        self._directory = Path(os.path.expandvars(config.directory)) / cell / str(number)
+        self._directory = place_of(Path(os.path.expandvars(config.directory)) / cell, number)
         self._port = config.port_of(cell, number)
         node = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]  # Ray has no annotation there
         self.url = f"http://{node}:{self._port}"
@@ -71,6 +73,15 @@ class CellServer:
                 self._process.wait(_STOP_S)
             self._process.kill()
             self._process = None
+
+
+def place_of(folder: Path, number: int) -> Path:
+    """Return a server's directory in its cell's folder; if empty, another one with a store that no server has."""
+    own = folder / str(number)
+    for one in sorted({path.parent.parent for path in folder.glob("*/snapshots/*")}, key=lambda one: one != own):
+        with contextlib.suppress(SuperposedError), DataDirectory.existing(one):
+            return one
+    return own
 
 
 def _end_with_parent() -> None:

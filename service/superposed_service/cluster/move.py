@@ -46,13 +46,8 @@ def move_task(
 ) -> Moved:
     """Move a task from one cell to another, while both go on.
 
-    Args:
-        url: The ingress.
-        key: The task.
-        source: The cell that has it, or had it before an attempt that broke off.
-        target: The cell that is to have it.
-        enough: Agreement at which it is not taught again: its updates are taught up to ten times.
-        progress: Is told how far it is.
+    `source` is the cell that has it, or had it before an attempt that broke off. Its updates are taught up to ten times,
+    until the agreement of both cells is `enough`; `progress` is told how far it is.
 
     Raise `InvalidRequest` for one in a group, or a composition, which share weights or contexts with other tasks.
     """

@@ -1,0 +1,127 @@
+"""docs/scale.md: what many machines give and cost, from what the commands of `make cluster` wrote.
+
+python -m benchmarks.scale_page
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tables import table
+
+PAGE, RESULTS = Path("docs/scale.md"), Path("docs/results")
+
+
+def read(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
+
+
+def ingress_table(kinds: dict[str, Any]) -> str:
+    rows = []
+    for kind, ways in kinds.items():
+        rates = [ways[way]["requests_per_s"] for way in ("direct", "through the ingress")]
+        both = ways["through the ingress, both cells"]["requests_per_s"]
+        rows.append([kind, *(f"{one:,.0f}" for one in (*rates, both)), f"{ways['ratio']:.2f}"])
+    return table(["requests", "to the server", "through the ingress", "to tasks of both cells", "ratio"], rows)
+
+
+def failures(found: dict[str, Any]) -> str:
+    without, reads = found["without_writes_s"], found["reads_of_other_cells_stop_s"]
+    back = found["back_after_s"]
+    return f"""\
+`python -m tests.cluster.nodes` ([result](results/durability/cluster.json)): {found["nodes"]} nodes in network
+namespaces of one machine, {found["cells"]} cells of three servers. {found["rounds"]} times a node was killed under
+load, with {found["leaders_killed"]} leaders. Of {found["acknowledged"]:,} acknowledged updates {found["lost"]} were
+lost and {found["twice"]} applied twice; the stores of each cell were
+{"equal" if found["digests_equal"] else "not equal"} at the end.
+
+{
+        table(
+            ["seconds", "median", "99th percentile", "most"],
+            [
+                [name, *(f"{one[which]:.1f}" for which in ("median", "p99", "most"))]
+                for name, one in (
+                    ("without writes, cell that lost its leader", without),
+                    ("between two reads, cells that lost none", reads),
+                    ("until the node and its servers were back", back),
+                )
+            ],
+        )
+    }"""
+
+
+def suites(found: dict[str, Any]) -> str:
+    names = [name for name in found if isinstance(found[name], dict) and "passed" in found[name]]
+    rows = [[name, found[name]["passed"], len(found[name]["failed"]), found[name]["skipped"]] for name in names]
+    failed = sorted({one for name in names for one in found[name]["failed"]})
+    told = "\n\nFailed: " + ", ".join(f"`{one}`" for one in failed) + "." if failed else ""
+    return table(["suite", "passed", "failed", "skipped"], [[str(one) for one in row] for row in rows]) + told
+
+
+def simulation(found: dict[str, Any]) -> str:
+    clusters, measured = found["clusters"], found["measured"]
+    names = [name for name in clusters[0] if name != "nodes"]
+
+    def shown(name: str, value: float) -> str:
+        return f"{value:.4%}" if name.startswith("share") else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+
+    rows = [[name, *(shown(name, one[name]) for one in clusters)] for name in names]
+    largest = clusters[-1]
+    return f"""\
+`python -m benchmarks.cluster_scale` ([result](results/benchmarks/cluster_scale.json)) simulates a year of clusters with
+a million tasks of 100,000 tenants. It is computed from service times that were measured on two cores: a server answers
+{measured["rows_per_s"]:,.0f} one-row requests/s and takes {measured["updates_per_s"]:,.0f} updates/s; a process of the
+ingress passes on {measured["ingress_per_s"]:,.0f} requests/s; the coordinator looks at a server in
+{measured["look_ms"]:.1f} ms. Each node fails once in 30 days.
+
+{table(["nodes", *(f"{one['nodes']:,}" for one in clusters)], rows)}
+
+Where it breaks:
+
+- **The largest tenant.** Where requests follow a Zipf law, its cell is full long before others:
+  {largest["inference/s, Zipf"]:,.0f} inference requests/s with {largest["nodes"]:,} nodes, of
+  {largest["inference/s, uniform"]:,.0f} if all cells were asked alike. Patterns give large tenants their own cells.
+- **The coordinator.** It looks at every server four times a second. With {largest["nodes"]:,} nodes one look
+  takes {largest["seconds of a look of the coordinator"]:.1f} s of one core: failures are noticed that much later.
+- **The ingress.** Small requests need {largest["ingress processes for uniform inference"]:,.0f} processes of it;
+  clients that know their cell ask its servers directly.
+- **Unknown tasks.** A request for a task that is in no cell asks all of them."""
+
+
+def render() -> str:
+    """The page."""
+    return f"""\
+# What many machines give, and what they cost
+
+Every figure here is computed by `python -m benchmarks.scale_page` from the JSON that the named commands wrote
+(`make cluster`). How to run many machines is in [scale out](cluster.md).
+
+## What the ingress costs
+
+`python -m benchmarks.ingress` ([result](results/benchmarks/ingress.json)): requests a second to one server itself and
+through the ingress, in one run, with clients, ingress and servers on the same two cores.
+
+{ingress_table(read("benchmarks/ingress")["kinds"])}
+
+## What a lost node costs
+
+{failures(read("durability/cluster"))}
+
+## What clients notice
+
+`python -m tests.cluster.suites` ([result](results/cluster/suites.json)): the tests of the SDK, of tritonclient and of
+the console, unchanged, against the ingress of four cells with {read("cluster/suites")["tasks"]:,} tasks.
+
+{suites(read("cluster/suites"))}
+
+## 10 to 1,000 nodes
+
+{simulation(read("benchmarks/cluster_scale"))}
+"""
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render())
