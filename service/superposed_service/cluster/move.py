@@ -46,8 +46,8 @@ def move_task(
 ) -> Moved:
     """Move a task from one cell to another, while both go on.
 
-    `source` is the cell that has it, or had it before an attempt that broke off. Its updates are taught up to ten times,
-    until the agreement of both cells is `enough`; `progress` is told how far it is.
+    `source` is the cell that has it, or had it before an attempt that broke off. Its updates are taught up to ten
+    times, until the agreement of both cells is `enough`; `progress` is told how far it is.
 
     Raise `InvalidRequest` for one in a group, or a composition, which share weights or contexts with other tasks.
     """
