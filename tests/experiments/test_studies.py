@@ -121,7 +121,8 @@ def test_filling(tmp_path: Path) -> None:
     assert all(point["crosstalk_measured"] > 0 for point in result["points"])
     assert "judged" in result["forecasts"]
     assert summarise("capacity", tmp_path).exists()
-    assert "| units16-tasks12-steps10 | 12 |" in (tmp_path / "table.md").read_text()
+    row = "| [16 units, 12 tasks, 10 steps](units16-tasks12-steps10-seed0.json) | 12 |"
+    assert row in (tmp_path / "table.md").read_text()
 
 
 def test_how_many_more_tasks_there_were() -> None:
