@@ -306,9 +306,14 @@ def main() -> None:
         found = run(asked.rounds, folder, asked.seed, asked.minutes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    finish(found, asked.results)
+
+
+def finish(found: dict[str, Any], results: Path | None) -> None:
+    """Print and write what was found; end with an error where an update was lost or learned twice, or stores differ."""
     print(found)
-    if asked.results:
-        write_json(asked.results, {"machine": machine(), **found})
+    if results:
+        write_json(results, {"machine": machine(), **found})
     raise SystemExit(bool(found["lost"] or found["twice"] or not found["digests_equal"]))
 
 

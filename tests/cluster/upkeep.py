@@ -21,8 +21,7 @@ from typing import Any
 
 import httpx
 
-from experiments.report import machine, write_json
-from tests.cluster.nodes import CELLS, CONFIG, NODES, PORT, Load, Machines, longest, same, table, wait, whole
+from tests.cluster.nodes import CELLS, CONFIG, NODES, PORT, Load, Machines, finish, longest, same, table, wait, whole
 
 HEADLESS_S = 30.0
 
@@ -125,10 +124,7 @@ def main() -> None:
     finally:
         machines.close()
         shutil.rmtree(folder, ignore_errors=True)
-    print(found)
-    if asked.results:
-        write_json(asked.results, {"machine": machine(), **found})
-    raise SystemExit(bool(found["lost"] or found["twice"] or not found["digests_equal"]))
+    finish(found, asked.results)
 
 
 if __name__ == "__main__":
