@@ -61,19 +61,20 @@ class Server:
         """
         log = self.directory.with_suffix(".log")
         log.parent.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            *("-c", "from superposed_service.cli.main import main; main()"),
-            *("serve", str(self.directory), "--port", str(self.port)),
-        ]
-        with log.open("ab") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - our own command
+        self._process = self.launch(["serve", str(self.directory), "--port", str(self.port)], log)
         deadline = time.monotonic() + self._start_s
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 raise NotReady("the server did not start", received=log.read_text()[-2000:])
             time.sleep(0.1)
+
+    @staticmethod
+    def launch(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
+        """Run the `superposed` command in a process of its own, with what it prints in a file."""
+        command = [sys.executable, "-c", "from superposed_service.cli.main import main; main()", *arguments]
+        with log.open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=output)  # noqa: S603 - our own command
 
     def _ready(self) -> bool:
         try:

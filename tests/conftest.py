@@ -22,10 +22,13 @@ from superposed_service.api.server.connections import HttpServer, bounded_protoc
 from superposed_service.changes.snapshot import begin
 from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
+from tests.helpers.forked import Forked
 
 # Small products on a machine that runs servers beside the tests: one thread is faster than two.
 torch.set_num_threads(1)
 os.environ.setdefault("SUPERPOSED_THREADS", "1")
+
+Server.launch = staticmethod(Forked)  # type: ignore[method-assign, assignment]  # it starts faster
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=64, hidden=(96, 96), outputs=10), optimizer=OptimizerConfig(learning_rate=1e-3)

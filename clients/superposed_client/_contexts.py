@@ -7,10 +7,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class Context:
-    """A composed context, in the API's JSON form.
-
-    Made by `task`, `mixture` and `power`; not changed after that.
-    """
+    """A composed context in the API's JSON form, made by `task`, `mixture` and `power`. It is not changed."""
 
     form: Mapping[str, Any]
 

@@ -57,10 +57,18 @@ class Moves:
         client.update(key, data.train_x[chosen], labels, idempotency_key=once)
         self.sent[key].append(once)
 
-    def accuracy(self, client: Client) -> float:
-        aims = {key: [data.labels[number] for number in data.test_y] for key, data in self.tasks.items()}
-        measured = [client.evaluate(key, data.test_x, aims[key]) for key, data in self.tasks.items()]
-        return float(np.mean([one.accuracy or 0 for one in measured]))
+    def accuracy(self, client: Client, key: str) -> float:
+        data = self.tasks[key]
+        return client.evaluate(key, data.test_x, [data.labels[number] for number in data.test_y]).accuracy or 0.0
+
+    def move(self, client: Client, key: str) -> dict[str, float]:
+        """Move a task, and return what it knew just before and just after, and how long it took."""
+        before, began = self.accuracy(client, key), time.monotonic()
+        moved = move_task(URL, key, "a", "b", progress=lambda _: None)
+        seconds = time.monotonic() - began
+        found = {"before": before, "after": self.accuracy(client, key), "agreement": moved.agreement or 0}
+        print(moved, found, f"{seconds:.1f} s", flush=True)
+        return found | {"seconds": seconds}
 
     def teach(self, keys: list[str]) -> None:
         draw = np.random.default_rng(len(keys))
@@ -86,25 +94,24 @@ def main() -> None:
     parser.add_argument("--results", type=Path)
     parser.add_argument("--moves", type=int, default=20)
     asked = parser.parse_args()
-    moves, moved, seconds = Moves(asked.moves), [], []
-    found: dict[str, Any] = {"moves": asked.moves}
+    moves = Moves(asked.moves)
     with tempfile.TemporaryDirectory() as name, cluster(Path(name)), Client(URL, timeout_s=120) as client:
         moves.register(client)
-        found["accuracy before, mean"] = moves.accuracy(client)
         with moves.taught():
-            for key in moves.tasks:
-                began = time.monotonic()
-                moved.append(move_task(URL, key, "a", "b", progress=lambda _: None))
-                seconds.append(time.monotonic() - began)
-                print(moved[-1], f"{seconds[-1]:.1f} s", flush=True)
-        found["accuracy after, mean"] = moves.accuracy(client)
+            moved = [moves.move(client, key) for key in moves.tasks]
         origins = {key: requests_of(client, key) for key in moves.tasks}
     counted = {key: [origins[key].count(once) for once in sent] for key, sent in moves.sent.items()}
-    found["updates"] = sum(map(len, counted.values()))
-    found["lost"] = sum(count == 0 for counts in counted.values() for count in counts)
-    found["twice"] = sum(count > 1 for counts in counted.values() for count in counts)
-    found["agreement, least"] = min(one.agreement or 0 for one in moved)
-    found["seconds a move, median"] = float(np.median(seconds))
+    found: dict[str, Any] = {
+        "moves": asked.moves,
+        "updates": sum(map(len, counted.values())),
+        "lost": sum(count == 0 for counts in counted.values() for count in counts),
+        "twice": sum(count > 1 for counts in counted.values() for count in counts),
+        "agreement, least": min(one["agreement"] for one in moved),
+        "seconds a move, median": float(np.median([one["seconds"] for one in moved])),
+    }
+    for name in ("before", "after"):
+        found[f"accuracy just {name}, mean"] = float(np.mean([one[name] for one in moved]))
+    found["accuracy, largest loss"] = max(one["before"] - one["after"] for one in moved)
     print(found)
     if asked.results:
         write_json(asked.results, {"machine": machine(), **found})

@@ -16,6 +16,8 @@ import uvicorn
 
 from superposed_client import Client, CompositionNotSupported, InvalidRequest, NotFresh, UnknownTask
 from superposed_client._core import RetryPolicy
+from superposed_service.api.tensors import HEAD_LENGTH
+from superposed_service.api.v2 import messages
 from superposed_service.cluster.ingress import Ingress
 from superposed_service.cluster.move import move_task
 from superposed_service.cluster.task_map import choose_cell
@@ -383,3 +385,82 @@ def test_a_head_is_as_its_get(cells: dict[str, httpx.Client], client: Client) ->
     for path in ("/v1/tasks/n-11", "/v1/tasks/s-11", "/v1/tasks"):
         answer = cells[""].head(path)
         assert (answer.status_code, answer.content) == (200, b""), path
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("wanted", [[], ["logits", "classes"]])
+def test_model_rows_of_several_cells_are_split_and_joined(
+    cells: dict[str, httpx.Client], client: Client, binary: bool, wanted: list[str]
+) -> None:
+    register(client, "n-12", "s-12")
+    client.register_task("s-wide", inputs=6, outputs=3)  # without labels
+    contexts = ["s-12", "n-12", "s-wide", "n-12"]
+
+    def asked(names: list[str], rows: np.ndarray) -> dict[str, np.ndarray]:
+        given = [
+            messages.Column("input", rows, binary),
+            messages.Column("context", np.array([name.encode() for name in names], dtype=object), binary),
+        ]
+        how = {"outputs": [{"name": name} for name in wanted], "parameters": {"binary_data_output": binary}}
+        body, length = messages.dump_tensors({"id": "mine", **how}, "inputs", given)
+        headers = {HEAD_LENGTH: str(length)} if length else {}
+        answer = cells[""].post(f"/v2/models/{names[0]}/infer", content=body, headers=headers).raise_for_status()
+        head, found = messages.read_tensors(answer.content, answer.headers.get(HEAD_LENGTH), "outputs")
+        assert (head["id"], head["model_name"], HEAD_LENGTH in answer.headers) == ("mine", names[0], binary)
+        return found
+
+    joined = asked(contexts, X[:4])
+    assert list(joined) == (wanted or ["probabilities", "classes", "logits"])
+    for place, name in enumerate(contexts):
+        for output, numbers in asked([name], X[place : place + 1]).items():
+            if output in joined:
+                one = joined[output][place]
+                expected = numbers[0] if one.ndim == 0 else np.pad(numbers[0], (0, 3 - numbers.shape[1]))
+                np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_wrong_model_rows_are_refused(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-13", "s-13")
+
+    def ask(**body: object) -> httpx.Response:
+        context = {"name": "context", "datatype": "BYTES", "shape": [2], "data": ["n-13", "s-13"]}
+        rows = {"name": "input", "datatype": "FP32", "shape": [2, 6], "data": X[:2].ravel().tolist()}
+        return cells[""].post("/v2/models/n-13/infer", json={"inputs": [context, rows | body]})
+
+    assert ask().is_success
+    too_few = X[:1].ravel().tolist()
+    for wrong, said in (
+        ({"shape": [1, 6], "data": too_few}, "as many rows as contexts"),
+        ({"shape": [2, 5], "data": X[:2, :5].ravel().tolist()}, "6"),
+        ({"name": "other"}, "not a model's"),
+        ({"data": too_few}, "do not match"),
+    ):
+        answer = ask(**wrong)
+        assert answer.status_code in {400, 422}, answer.text
+        assert said in answer.json()["error"]
+    assert cells[""].post("/v2/models/n-13/infer", json={"inputs": 7}).status_code == 422
+    raw = cells[""].post("/v2/models/s-13/infer", content=X[:2].tobytes(), headers={HEAD_LENGTH: "0"})
+    assert raw.is_success
+
+
+def test_tasks_of_several_cells_do_not_interfere(client: Client) -> None:
+    keys = ["n-14", "s-14", "n-15", "s-15", "n-16"]
+    register(client, *keys)
+    found = client.interference(keys)
+    north, south = client.interference(keys[::2]), client.interference(keys[1::2])
+    assert found.tasks == keys
+    for name in ("overlap", "crosstalk"):
+        whole = np.zeros((5, 5))
+        whole[np.ix_([0, 2, 4], [0, 2, 4])] = getattr(north, name)
+        whole[np.ix_([1, 3], [1, 3])] = getattr(south, name)
+        assert getattr(found, name) == whole.tolist()
+    np.testing.assert_allclose(client.interference(["n-14", "s-14"]).overlap, np.eye(2))
+    with pytest.raises(UnknownTask):
+        client.interference(["n-14", "s-14", "nowhere"])
+
+
+@pytest.mark.parametrize("path", ["/v1/model", "/v1/interference", "/v1/interference?tasks="])
+def test_a_query_without_what_it_asks_about_is_refused(cells: dict[str, httpx.Client], path: str) -> None:
+    answer, own = cells[""].get(path), cells["north"].get(path)
+    assert answer.status_code == own.status_code
+    assert answer.json()["type"] == own.json()["type"]

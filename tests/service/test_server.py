@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,17 +17,16 @@ from demo.server_process import Server
 from experiments.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
 from tests.conftest import make_directory
+from tests.helpers.forked import Forked
 
 
 def superposed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", "from superposed_service.cli.main import main; main()", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | {"COLUMNS": "200"} | environment,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for name, value in ({"COLUMNS": "200"} | environment).items():
+            patch.setenv(name, value)
+        output, errors = Path(folder) / "output", Path(folder) / "errors"
+        status = Forked(list(arguments), output, errors).wait(120)
+        return subprocess.CompletedProcess(arguments, status, output.read_text(), errors.read_text())
 
 
 def test_init_says_what_it_made(tmp_path: Path) -> None:

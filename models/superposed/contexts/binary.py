@@ -12,10 +12,7 @@ from superposed.errors import CompositionNotSupported
 
 
 class Binary(Family[Tensor]):
-    """`C(k) = diag(c)`, `c ∈ {-1, +1}^D`. Its own inverse. Mixes, but has no real powers.
-
-    Source: Cheung et al. 2019, section 2.3 ("binary superposition").
-    """
+    """`C(k) = diag(c)`, `c ∈ {-1, +1}^D`, its own inverse; no real powers. Source: Cheung et al. 2019, section 2.3."""
 
     name = "binary"
 

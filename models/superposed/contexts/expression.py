@@ -122,10 +122,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Power:
-    """A real power of a context, between -64 and 64.
-
-    Raise `ExpressionInvalid` where the exponent is out of range, or the expression is nested too deep.
-    """
+    """A real power of a context, between -64 and 64; raise `ExpressionInvalid` for others, and for too deep nesting."""
 
     base: "Expression"
     exponent: float

@@ -77,10 +77,7 @@ class Phase(Family[Tensor]):
 
 
 class Complex(Phase):
-    """`C(k) = diag(e^{iφ})` on complex features, laid out as real parts then imaginary parts.
-
-    Source: Cheung et al. 2019, section 2.3 ("complex superposition").
-    """
+    """`C(k) = diag(e^{iφ})` on complex features, real parts first. Source: Cheung et al. 2019, section 2.3."""
 
     name = "complex"
     components = 2

@@ -63,10 +63,7 @@ def _real(vectors: Tensor, values: Tensor) -> Tensor:
 
 
 class Rotation(Family[RotationGenerator]):
-    """Haar-random C in SO(D). D² numbers a task and layer: the general case, for comparison.
-
-    Source: Cheung et al. 2019, section 2.2 ("rotational superposition").
-    """
+    """Haar-random C in SO(D), of D² numbers, for comparison. Source: Cheung et al. 2019, section 2.2."""
 
     name = "rotation"
 

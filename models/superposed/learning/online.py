@@ -306,10 +306,7 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
 
 
 def optimizer_step(store: WeightStore, loss: Tensor) -> None:
-    """Take one optimizer step down a loss, checked before it moves anything.
-
-    Raise `UpdateError` where loss or gradient is not finite, or the gradient is too long.
-    """
+    """Take an optimizer step, checked before it moves anything; raise `UpdateError` if not finite, or too long."""
     try:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         gradients = [one.grad for group in store.optimizer.param_groups for one in group["params"]]

@@ -34,10 +34,7 @@ class _Layer(NamedTuple):
 
 
 class FusedMLP:
-    """Answers and gradients of `MLP`, to rounding, from its layers by name and the activation between them.
-
-    `normalise` and `epsilon` are those of `FusedBinding`.
-    """
+    """Answers and gradients of `MLP`, to rounding; `normalise` and `epsilon` are those of `FusedBinding`."""
 
     def __init__(
         self, layers: dict[str, SuperposedLinear], activation: str, *, normalise: bool, epsilon: float

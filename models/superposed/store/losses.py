@@ -13,10 +13,7 @@ from superposed.tasks.targets import Targets
 
 @dataclass(frozen=True)
 class Measured:
-    """Mean of the losses of a batch's rows, and the share of its cross-entropy rows answered right.
-
-    `accuracy` is None without cross-entropy rows.
-    """
+    """Mean of the losses of a batch's rows, and the share of cross-entropy rows answered right, None without any."""
 
     rows: int
     loss: float

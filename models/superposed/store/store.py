@@ -196,10 +196,7 @@ class WeightStore:
         return state
 
     def delete(self, key: str) -> None:
-        """Forget a task. Registered again, its key gets a fresh context: the old model does not come back.
-
-        Raises as `TaskRegistry.check_removable`.
-        """
+        """Forget a task: its key, registered again, gets a fresh context. Raises as `TaskRegistry.check_removable`."""
         self.tasks.remove(key)
         self._resolver.forget()
         self.evaluations.forget(key)
@@ -343,10 +340,7 @@ class WeightStore:
         return min(timeit.repeat(lambda: self._infer_probe(probe), number=1, repeat=_TIMES))
 
     def prepare(self, precision: torch.dtype | None = None) -> None:
-        """Compile what is compiled at its first use, for inference and for learning.
-
-        `precision` is that of a GPU's products; None for the weights' own.
-        """
+        """Compile what its first use would; `precision` is that of a GPU's products, None for the weights' own."""
         self._precision = None if precision == self.dtype else precision
         if isinstance(self.network, MLP):
             self.network.prepare(self.dtype)
@@ -357,10 +351,7 @@ class WeightStore:
 
     @property
     def lineage(self) -> str:
-        """The store's identity, 32 hexadecimal digits: the same in every copy, export and restored backup.
-
-        Derived from the secret, of which it tells nothing.
-        """
+        """The store's identity, 32 hexadecimal digits, derived from its secret; the same in every copy and backup."""
         return Stream(self.secret, ("lineage",)).bytes(16, "identity").hex()
 
     @property

@@ -71,10 +71,7 @@ class ResolvedContext:
         return (self.scaler or self.task).features
 
     def encode(self, rows: Any) -> NDArray[np.float64]:
-        """Return the task's own rows, checked before, as numbers (B, inputs) before scaling.
-
-        Raise `InputError` where a record does not fit the task's features.
-        """
+        """Return the task's own rows (B, inputs) before scaling; raise `InputError` for records that do not fit."""
         schema = self.task.schema
         if schema.kind != "records":
             values: NDArray[np.float64] = np.asarray(rows, dtype=np.float64)

@@ -41,10 +41,7 @@ class CrosstalkSample:
 
 @dataclass
 class Prequential:
-    """Test-then-train: what the model answered to each row before it learned from it.
-
-    `accuracy` and `loss` are means over all rows of the stream so far.
-    """
+    """Test-then-train over a stream: means of what the model answered to each row before it learned from it."""
 
     rows: int = 0
     loss_sum: float = 0.0

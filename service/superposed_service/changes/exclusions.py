@@ -61,10 +61,7 @@ class Exclusions:
 
     @classmethod
     def read(cls, journal: Journal, through: int, *, checked: bool = False) -> "Exclusions":
-        """Return the decisions of a journal up to the record `through`.
-
-        The hash chain is followed, unless this process has `checked` the journal and writes it.
-        """
+        """Return a journal's decisions up to the record `through`, its hash chain followed if not `checked` before."""
         kinds, refused, rollbacks = {REFUSAL} | TAKING_OUT, [], []
         for sequence, kind, head in journal.rare(kinds) if checked else journal.heads(kinds):
             if kind == REFUSAL:

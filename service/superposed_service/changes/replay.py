@@ -194,10 +194,7 @@ def replay(
 
 
 def change_of(record: Record) -> Change:
-    """Return the change that a record was made of.
-
-    Raise `JournalCorrupt` where no release made such a record, and `HistoryTruncated` where its rows were erased.
-    """
+    """Return a record's change; raise `JournalCorrupt` for one that no release made, `HistoryTruncated` if erased."""
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
     change = _KINDS[record.kind].from_record(record)

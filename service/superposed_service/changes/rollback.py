@@ -125,10 +125,7 @@ class RollbackChange(Change):
     progress: Progress = field(default_factory=Progress)
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
-        """Rebuild the store; a record that depends on one taken out is taken out with it.
-
-        Raises as `Selection.find` and `rebuild`.
-        """
+        """Rebuild the store without records and what depends on them; raises as `Selection.find` and `rebuild`."""
         chosen = self.selection.find(store, self.transaction_log)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
@@ -211,10 +208,7 @@ class Relabel(Change):
 
 
 def find_update(journal: Journal, sequence: int) -> Record:
-    """Return the record of an update; raise `UnknownUpdate` where none has that sequence number.
-
-    Raise `HistoryTruncated` where the journal does not reach back to it.
-    """
+    """Return an update's record; raise `UnknownUpdate` where there is none, `HistoryTruncated` before the journal."""
     if not 0 < sequence <= journal.sequence:
         raise UnknownUpdate("there is no such record", expected=f"1 to {journal.sequence}", received=sequence)
     if sequence <= journal.horizon:

@@ -14,7 +14,7 @@ from ray import serve
 
 from superposed_service.cluster.actors import coordinator
 from superposed_service.cluster.config import ClusterConfig, read_config
-from superposed_service.cluster.ingress import Ingress
+from superposed_service.cluster.ingress import MOST_BYTES, Ingress
 from superposed_service.errors import NotReady
 
 _LOOK_S = 1.0
@@ -24,10 +24,9 @@ class LocatedIngress:
     """An ingress that asks the coordinator now and then where the servers are: an ASGI application."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        self._coordinator, self._ingress = (
-            coordinator(config),
-            Ingress(dict.fromkeys(config.cells, ()), config.patterns),
-        )
+        most = int(config.settings.get("max_body_bytes", MOST_BYTES))
+        self._coordinator = coordinator(config)
+        self._ingress = Ingress(dict.fromkeys(config.cells, ()), config.patterns, most)
         self._look_at = 0.0
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:

@@ -23,7 +23,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from superposed.contexts.expression import Task
-from superposed.errors import ShapeError, SuperposedError
+from superposed.errors import SuperposedError
 from superposed_service.api.middleware.gateway import too_large
 from superposed_service.api.problems import problem_document, problem_response
 from superposed_service.api.tensors import HEAD_LENGTH, split
@@ -31,15 +31,16 @@ from superposed_service.api.v1 import codec
 from superposed_service.api.v1.line_stream import Answers, LinesResponse, answered, dump_line, split_lines
 from superposed_service.api.v1.schemas import InferBody, StreamLine
 from superposed_service.api.v1.task_search import AUTO
-from superposed_service.changes.rows import RowBatch
-from superposed_service.cluster import merging
+from superposed_service.api.v2 import messages
+from superposed_service.cluster import merging, splitting
 from superposed_service.cluster.cell import LOST, TOKEN, Call, Cell, new_session, read
+from superposed_service.cluster.splitting import ROWS, Split
 from superposed_service.cluster.task_map import TaskMap, keys_in
 from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
 
 CELL = "x-cell"
-_ROWS = ("inputs", "records", "texts", "images")
+MOST_BYTES = 32 * 2**20
 _MODEL = re.compile(
     r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
 )
@@ -85,7 +86,7 @@ class Ingress:
     """
 
     def __init__(
-        self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int = 32 * 2**20
+        self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int = MOST_BYTES
     ) -> None:
         self._session = cache(new_session)  # made by the first request, on the event loop
         self.cells = {name: Cell(name, urls, self._session) for name, urls in cells.items()}
@@ -174,41 +175,47 @@ class Ingress:
         keys = keys_in(named)
         if call.path != "/v1/infer" or not isinstance(contexts, list):
             return await self.to_cell_of(call, keys)
+        return await self._in_parts(call, contexts, lambda: splitting.split_rows(call, self._whole(call)))
+
+    async def _in_parts(self, call: Call, contexts: Sequence[Any], split: Callable[[], Split]) -> Response:
+        """Send each cell its part of a request, and join the answers; to one cell it goes as it came."""
+        keys, distinct = keys_in(contexts), {str(context): context for context in contexts}
         for _ in range(2):  # a task may have been moved meanwhile
             cells = await self.tasks.cells_of(keys, call)
             if len({cell.name for cell in cells.values()}) < 2:
                 return await self.to_cell_of(call, keys)
-            response = await self._in_parts(call, contexts)
-            if response.status_code != HTTPStatus.NOT_FOUND or not self.tasks.forget(keys):
+            own = {text: await self.tasks.cell_of(keys_in([context]), call) for text, context in distinct.items()}
+            places: dict[str, list[int]] = {}
+            for place, context in enumerate(contexts):
+                places.setdefault(own[str(context)].name, []).append(place)
+            how = split()
+            sent = (self.cells[cell].send(how.part(of)) for cell, of in places.items())
+            found = dict(zip(places, await asyncio.gather(*sent), strict=True))
+            refusal = next((one for one in found.values() if one.is_error), None)
+            if refusal is None or refusal.status_code != HTTPStatus.NOT_FOUND or not self.tasks.forget(keys):
                 break
-        return response
+        return how.join(found, places) if refusal is None else merging.passed_on(refusal)
 
-    async def _in_parts(self, call: Call, contexts: list[Any]) -> Response:
-        """Send each cell its rows of an inference, and join the answers in order."""
-        distinct = {str(context): context for context in contexts}
-        own = {text: await self.tasks.cell_of(keys_in([context]), call) for text, context in distinct.items()}
-        places: dict[str, list[int]] = {}
-        for place, context in enumerate(contexts):
-            places.setdefault(own[str(context)].name, []).append(place)
-        whole = self._whole(call)
-        if (received := len(RowBatch(None, None, next(whole[name] for name in _ROWS if name in whole)))) != len(
-            contexts
-        ):
-            raise ShapeError("as many rows as contexts are needed", expected=len(contexts), received=received)
-        parts = {
-            cell: whole | {name: [whole[name][place] for place in of] for name in ("contexts", *_ROWS) if name in whole}
-            for cell, of in places.items()
-        }
-        sent = (self.cells[cell].send(call.with_json(codec.dump(part))) for cell, part in parts.items())
-        found = dict(zip(parts, await asyncio.gather(*sent), strict=True))
-        if (refusal := next((one for one in found.values() if one.is_error), None)) is not None:
-            return merging.passed_on(refusal)
-        return merging.inference(found, places, call.headers.get("accept", ""))
+    async def model_rows(self, call: Call) -> Response:
+        """Answer a model's rows, which may have contexts of their own."""
+        named = messages.objects(self._head(call), "inputs")
+        if all(one.get("name") != messages.CONTEXT for one in named):
+            return await self.of_path(call)
+        contexts, split = splitting.split_tensors(call, self._plain(call), call.headers.get(HEAD_LENGTH))
+        return await self._in_parts(call, contexts, lambda: split)
+
+    async def interference(self, call: Call) -> Response:
+        """Relate tasks, of one cell or of several."""
+        asked = parse_qs(call.query).get("tasks")
+        if not asked:
+            return await self._any(call)
+        keys = asked[0].split(",")
+        return await self._in_parts(call, keys, lambda: splitting.split_interference(call, keys))
 
     async def _by_search(self, call: Call) -> Response:
         """Answer rows under the context that they fit best, of all cells'."""
         whole = self._whole(call)
-        asked = {name: whole[name] for name in _ROWS if name in whole}
+        asked = {name: whole[name] for name in ROWS if name in whole}
         found = await self.ask_all(call.with_json(codec.dump(asked), "/v1/locate"), merging.located, partly=True)
         if found.status_code != HTTPStatus.OK:
             return found
@@ -239,11 +246,9 @@ class Ingress:
         return await self.to_cell_of(call, [Task.named(task[1]).key] if task else keys_in([model and model[1]]))
 
     async def of_query(self, call: Call) -> Response:
-        """Send a request on whose query names a context, or tasks."""
-        asked = parse_qs(call.query)
-        contexts = [codec.read_context(one) for one in asked.get("context", [])]
-        keys = keys_in(contexts) or [key for one in asked.get("tasks", []) for key in one.split(",")]
-        return await self.to_cell_of(call, keys or ["-"])
+        """Send a request on whose query names a context."""
+        contexts = [codec.read_context(one) for one in parse_qs(call.query).get("context", [])]
+        return await self.to_cell_of(call, keys_in(contexts) or ["-"])
 
     async def of_source(self, call: Call) -> Response:
         """Send on what is about a task, an API key, or one cell's records."""
@@ -356,8 +361,10 @@ _ROUTES: Sequence[tuple[str, re.Pattern[str], Handler]] = [
         ("POST", "/v1/tasks", Ingress.register),
         ("GET", "/v2/models/stats", _all_cells(merging.statistics)),
         ("POST", "/v2/repository/index", _all_cells(merging.lists)),
+        ("POST", "/v2/models/.+/infer", Ingress.model_rows),
         ("GET POST PATCH DELETE", f"{_TASK.pattern}|{_MODEL.pattern}", Ingress.of_path),
-        ("GET", "/v1/(model|interference)", Ingress.of_query),
+        ("GET", "/v1/model", Ingress.of_query),
+        ("GET", "/v1/interference", Ingress.interference),
         ("GET", "/v1/events", Ingress.events),
         ("GET", "/v1/store", _all_cells(merging.store)),
         ("GET", "/v1/capacity", _all_cells(merging.fullest)),

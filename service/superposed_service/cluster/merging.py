@@ -3,13 +3,10 @@
 import base64
 import math
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
-import orjson
 from starlette.responses import Response
 
-from superposed_service.api.tensors import HEAD_LENGTH, TENSORS_MEDIA_TYPE
 from superposed_service.api.v1 import codec
 from superposed_service.cluster.cell import CONNECTION, TOKEN, Answer
 
@@ -37,8 +34,12 @@ def first(answers: Answers) -> Response:
 
 def merged(answers: Answers, value: object) -> Response:
     """Return JSON, with the tokens of all answers."""
-    tokens = ",".join(one.headers[TOKEN] for one in answers.values() if TOKEN in one.headers)
-    return Response(codec.dump(value), 200, {TOKEN: tokens}, "application/json")
+    return Response(codec.dump(value), 200, tokens(answers), "application/json")
+
+
+def tokens(answers: Answers) -> dict[str, str]:
+    """Return the header with the tokens of all answers."""
+    return {TOKEN: ",".join(one.headers[TOKEN] for one in answers.values() if TOKEN in one.headers)}
 
 
 def lists(answers: Answers) -> Response:
@@ -107,23 +108,3 @@ def located(answers: Answers) -> Response:
         one["probability"] = math.exp(one["evidence"] - top) / whole
     found = {"best": scores[0]["context"], "scores": scores[:_MOST_SHOWN], "rows": several[0]["rows"]}
     return merged(answers, found)
-
-
-def inference(answers: Answers, rows: Mapping[str, Sequence[int]], accept: str) -> Response:
-    """Return the answers of cells to their rows of one request, each at the row's place."""
-    count = 1 + max(place for places in rows.values() for place in places)
-    columns: dict[str, Any] = {}
-    for cell, answer in answers.items():
-        for name, values in orjson.loads(answer.content).items():
-            if not isinstance(values, list):
-                columns[name] = max(columns.get(name, values), values)
-                continue
-            column = columns.setdefault(name, [None] * count)
-            for place, value in zip(rows[cell], values, strict=True):
-                column[place] = value
-    response = merged(answers, columns)
-    if TENSORS_MEDIA_TYPE not in accept:
-        return response
-    body, head_length = codec.dump_tensors(columns)
-    headers = {HEAD_LENGTH: str(head_length), TOKEN: response.headers[TOKEN]}
-    return Response(body, 200, headers, TENSORS_MEDIA_TYPE)

@@ -233,10 +233,7 @@ class Engine:
         return self._writer.store.tasks.get(_heaviest(text)).schema
 
     def check_room(self, *, reads: bool) -> None:
-        """Check the estimated wait of an inference request (`reads`), or of other work, before more is spent on it.
-
-        Raises as `RequestQueues.check_wait`.
-        """
+        """Check the estimated wait of inference (`reads`) or other work; raises as `RequestQueues.check_wait`."""
         self._queues.check_wait(current_request(), self._writer.pending, reads=reads)
 
     def _admit(self, work: Work, caller: RequestMetadata | None = None) -> float:

@@ -34,10 +34,7 @@ class RequestTiming:
 
 
 class Telemetry:
-    """Counts, times and traces what the engine does. `start_timing` on any thread, the others where the store is.
-
-    Spans go to `tracing`; None costs nothing.
-    """
+    """Counts, times and traces what the engine does; `start_timing` on any thread, others where the store is."""
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.metrics = metrics

@@ -130,10 +130,7 @@ class PreparedWrite:
 
 
 def admit(writes: Sequence[PendingWrite], store: WeightStore, log: TransactionLog) -> list[PreparedWrite]:
-    """Return the changes of a group that may be journalled; the others are answered at once.
-
-    On the engine's thread, and never while a group is journalled.
-    """
+    """Return a group's changes that may be journalled, and answer the others; never while a group is journalled."""
     entering: dict[str, IdempotencyKey] = {}
     waiting = (write for write in writes if write.future.set_running_or_notify_cancel())
     found = (_let_in(write, store, log, entering) for write in waiting)

@@ -31,10 +31,7 @@ _OWN = ""  # this server among the URLs
 
 
 def urls(settings: Settings) -> list[str]:
-    """Return the URLs of all servers of the store.
-
-    Raise `ConfigError` where more followers must have a change than there are.
-    """
+    """Return the URLs of all servers of the store; raise `ConfigError` for more followers asked for than there are."""
     found = [url.strip().rstrip("/") for url in settings.members.split(",") if url.strip()]
     if settings.sync_followers > max(0, len(found) - 1):
         wanted = "SUPERPOSED_MEMBERS with the URLs of all servers, this one too"
@@ -114,10 +111,7 @@ class Member:
         self._names = {url: name for url, name in self._names.items() if url in members}
 
     async def promise(self, epoch: int) -> Position:
-        """Follow no more, and promise an epoch; return the end of the journal.
-
-        Raise `NotLeader` where it was promised already, or a later one.
-        """
+        """Follow no more, promise an epoch, and return the journal's end; raise `NotLeader` for one promised before."""
         if epoch > self._log.epochs.promised:
             await self._stop_following()
             self._finding = asyncio.create_task(self._find_leader())

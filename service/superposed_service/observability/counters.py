@@ -25,10 +25,7 @@ Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
 class Distribution:
-    """A histogram for one writing thread at a time, and any that reads: prometheus-client's takes a lock.
-
-    `bounds` are the upper bounds of its buckets, rising.
-    """
+    """A histogram for one writing thread, without prometheus-client's lock; `bounds` are its buckets' upper ones."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -112,10 +109,7 @@ class Metrics(Collector):
 
 
 class TaskRows(Collector):
-    """Rows by task, for the first `most` tasks; further tasks share one label.
-
-    Written by the owner of the store, read by any thread.
-    """
+    """Rows by task, the first `most` of them; others share one label. The store's owner writes it, any thread reads."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -25,10 +25,7 @@ class _Interval:
 
 
 class Load:
-    """Requests, updates, batches and latencies since the last summary.
-
-    One thread counts, another may sum up meanwhile: what is counted in that moment may be missing.
-    """
+    """Load since the last summary. One thread counts; another may sum up, and then miss what is counted meanwhile."""
 
     def __init__(self) -> None:
         self._now = _Interval()

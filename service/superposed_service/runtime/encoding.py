@@ -226,10 +226,7 @@ class EmbeddingCache:
 
 
 class Encoders(Collector):
-    """The encoders of a store, and the embeddings that are kept. On the event loop.
-
-    `folder` holds one folder for each encoder's model.
-    """
+    """A store's encoders, each with its model's folder in `folder`, and kept embeddings. On the event loop."""
 
     def __init__(self, configs: Mapping[str, EncoderConfig], folder: Path, threads: int, settings: Settings) -> None:
         self.cache = EmbeddingCache(settings.embedding_cache_bytes)

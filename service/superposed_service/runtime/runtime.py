@@ -248,10 +248,7 @@ class Runtime:
         return RowBatch(rows.context, rows.contexts, vectors, kept)
 
     async def snapshot(self) -> Snapshot:
-        """Take a snapshot; inference goes on while it is written to the disk.
-
-        When it returns, the snapshot is on the disk.
-        """
+        """Take a snapshot, and return once it is on the disk; inference goes on meanwhile."""
         return await self.in_turn(self._snapshot())
 
     async def in_turn(self, work: Coroutine[Any, Any, T]) -> T:

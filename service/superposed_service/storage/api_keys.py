@@ -43,10 +43,7 @@ _FIELDS = {field.name for field in fields(ApiKey)}
 
 
 class ApiKeys:
-    """The API keys of one database. Written by one thread at a time, read by any.
-
-    Raise `JournalCorrupt` for a row that is not what was written.
-    """
+    """The API keys of one database: one thread writes, any reads. Raise `JournalCorrupt` for a row that is damaged."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -123,10 +123,7 @@ class Database:
         _log.critical("the journal failed: nothing is learned until the next start", extra={"reason": reason})
 
     def damaged_pages(self) -> list[int]:
-        """Return the pages of the file whose checksum is wrong, counted from 1, those that nothing uses too.
-
-        Raise `StorageUnavailable` where the file cannot be read.
-        """
+        """Return pages with a wrong checksum, from 1, unused ones too; raise `StorageUnavailable` if unreadable."""
         [(size,)] = self.query("PRAGMA page_size")
         with disk_errors(f"cannot read {self.path}"), self.path.open("rb") as file:
             if file.read(21)[20:] != bytes([_CHECKSUM_BYTES]):
@@ -206,10 +203,7 @@ class Database:
             raise
 
     def close(self, *, keep_log: bool = False) -> None:
-        """Close the file; what was committed stays.
-
-        With `keep_log` the write-ahead log is neither moved into the file nor removed.
-        """
+        """Close the file; what was committed stays, and with `keep_log` so does the write-ahead log."""
         try:
             if keep_log:
                 self._connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)

@@ -98,10 +98,7 @@ class DataDirectory(AbstractContextManager["DataDirectory"]):
         os.close(self._lock)
 
     def transaction_log(self) -> TransactionLog:
-        """Open the journal; it is closed with the directory.
-
-        Raise `JournalCorrupt` where it is damaged, or there is none beside the snapshots.
-        """
+        """Open the journal until the directory is closed; raise `JournalCorrupt` where it is damaged, or missing."""
         if not (self.path / "journal.db").exists():
             wanted = "journal.db beside the snapshots, as it was made"
             raise JournalCorrupt(f"{self.path} has no journal", expected=wanted)

@@ -120,10 +120,7 @@ class IdempotencyStore:
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
     def add(self, idempotency_key: IdempotencyKey, sequence: int) -> Statement:
-        """Keep a request; what writes it belongs in the transaction of its record.
-
-        The one thing that may be done on another thread while this one settles answers.
-        """
+        """Keep a request, written in its record's transaction; also while another thread settles answers."""
         if (before := self._kept.pop(idempotency_key.key, None)) is not None:
             self._owned[before.idempotency_key.owner] -= 1
         kept = self._kept[idempotency_key.key] = IdempotencyResponse(idempotency_key, sequence, time.time())
@@ -147,10 +144,7 @@ class IdempotencyStore:
             self._changed.add(one.key)
 
     def take_changes(self) -> list[Statement]:
-        """Return the statements that write the responses settled since the last call.
-
-        Responses whose time is over are forgotten.
-        """
+        """Return what writes the responses settled since the last call, and forget those whose time is over."""
         oldest = time.time() - self._kept_s
         old = takewhile(lambda kept: kept.created < oldest, self._kept.values())  # in the order of their time
         self._drop([kept.idempotency_key for kept in old if kept.answer is not None])

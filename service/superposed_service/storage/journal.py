@@ -48,10 +48,7 @@ class Summary(NamedTuple):
 
 
 class Journal:
-    """The records of one database. One thread at a time.
-
-    Raise `JournalCorrupt` where its first or last link is not there.
-    """
+    """The records of one database, on one thread at a time; raise `JournalCorrupt` where its first or last is gone."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

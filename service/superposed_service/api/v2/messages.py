@@ -1,7 +1,7 @@
 """Messages of the protocol: what is said of models (contexts, by their text), and inference, in JSON and tensors."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed
 from typing import Any, TypeVar
@@ -142,19 +142,31 @@ def read_request(body: bytes, head_length: str | None, model: str, width: int) -
     """
     if head_length is not None and head_length.strip() == "0":
         return InferRequest(RowBatch(model, None, _raw(body, width)), None, binary=True, identifier="")
+    head, tensors = read_tensors(body, head_length, "inputs")
+    wanted, binary = outputs_wanted(head)
+    identifier = "" if head.get("id") is None else str(head["id"])[:1024]
+    return InferRequest(rows_of(model, tensors), wanted, binary=binary, identifier=identifier)
+
+
+def read_tensors(body: bytes, head_length: str | None, place: str) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return a body's JSON, and the tensors by name that it describes as `place`: its `inputs` or `outputs`."""
     head_bytes, data = split(body, head_length)
     head, reader = codec.read_object(head_bytes), TensorReader(data)
     tensors: dict[str, NDArray[Any]] = {}
-    for described in _objects(head, "inputs"):
+    for described in objects(head, place):
         name = str(described.get("name"))
-        check_name(name, tensors)
+        if place == "inputs":
+            check_name(name, tensors)
         tensors[name] = _tensor(described, reader)
     reader.finish()
-    rows, asked = rows_of(model, tensors), _objects(head, "outputs")
+    return head, tensors
+
+
+def outputs_wanted(head: Mapping[str, Any]) -> tuple[dict[str, bool] | None, bool]:
+    """Return `wanted` and `binary` of an `InferRequest`, from its JSON."""
     binary = _flag(head, "binary_data_output", default=False)
-    wanted = {str(one.get("name")): _flag(one, "binary_data", default=binary) for one in asked}
-    identifier = "" if head.get("id") is None else str(head["id"])[:1024]
-    return InferRequest(rows, wanted or None, binary=binary, identifier=identifier)
+    wanted = {str(one.get("name")): _flag(one, "binary_data", default=binary) for one in objects(head, "outputs")}
+    return wanted or None, binary
 
 
 def _raw(body: bytes, width: int) -> NDArray[Any]:
@@ -163,7 +175,8 @@ def _raw(body: bytes, width: int) -> NDArray[Any]:
     return np.frombuffer(body, dtype="<f4").reshape(-1, width)
 
 
-def _objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+def objects(head: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
+    """Return a list of objects, an empty one where there is none; raise `InvalidRequest` for what is no such list."""
     found = [] if head.get(name) is None else head[name]  # null is absent
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
         raise InvalidRequest(f"{name}: not a list of objects", received=redacted(found))
@@ -293,21 +306,23 @@ def columns_of(request: InferRequest, answer: InferenceResult) -> list[Column]:
 
 
 def render(request: InferRequest, answer: InferenceResult, model: str, current: str) -> tuple[bytes, int | None]:
-    """Return the bytes of an answer, and how long their JSON head is where binary tensors follow it.
+    """Return the bytes of an answer, and its JSON head's length before binary tensors; raises as `columns_of`."""
+    head: dict[str, Any] = {"model_name": model, "model_version": current}
+    if request.identifier:
+        head["id"] = request.identifier
+    return dump_tensors(head, "outputs", columns_of(request, answer))
 
-    Raises as `columns_of`.
-    """
+
+def dump_tensors(head: dict[str, Any], place: str, columns: Iterable[Column]) -> tuple[bytes, int | None]:
+    """Return the bytes of JSON with tensors as `place`, and how long it is where binary ones follow it."""
     described, raw = [], []
-    for column in columns_of(request, answer):
+    for column in columns:
         if column.binary:
             raw.append(column.raw())
             described.append(column.described() | {"parameters": {"binary_data_size": len(raw[-1])}})
         else:
             described.append(column.described() | {"data": column.plain()})
-    head: dict[str, Any] = {"model_name": model, "model_version": current, "outputs": described}
-    if request.identifier:
-        head["id"] = request.identifier
-    text = codec.dump(head)
+    text = codec.dump(head | {place: described})
     return b"".join([text, *raw]), len(text) if raw else None
 
 

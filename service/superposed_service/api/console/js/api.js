@@ -82,18 +82,22 @@ export async function problemOf(response) {
 /** Told when a request was refused for want of a good key. */
 export const refusals = new EventTarget();
 
+/** The cell of a cluster that gave an answer. @type {WeakMap<object, string>} */
+export const cellOf = new WeakMap();
+
 /**
  * Calls the API.
  * @param {string} method
  * @param {string} path Relative to the server, so that a prefix in front of it does no harm.
- * @param {{body?: any, signal?: AbortSignal}} [options]
+ * @param {{body?: any, signal?: AbortSignal, cell?: string}} [options]
  * @returns {Promise<any>} The JSON answer; null where there is none.
  * @throws {Problem}
  */
-export async function call(method, path, { body, signal } = {}) {
+export async function call(method, path, { body, signal, cell } = {}) {
   /** @type {Record<string, string>} */
   const headers = { ...credentials(), Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
+  if (cell) headers["X-Cell"] = cell;
   if (method !== "GET" && !/^v1\/((infer|evaluate|locate)$|keys)/.test(path)) headers["Idempotency-Key"] = token();
   let response;
   try {
@@ -107,7 +111,10 @@ export async function call(method, path, { body, signal } = {}) {
     if (problem.slug === "unauthenticated") refusals.dispatchEvent(new Event("refused"));
     throw problem;
   }
-  return response.status === 204 ? null : response.json();
+  if (response.status === 204) return null;
+  const answer = await response.json();
+  cellOf.set(answer, response.headers.get("x-cell") ?? "");
+  return answer;
 }
 
 /** @param {string} path */

@@ -1,6 +1,6 @@
 /** Teaches what was drawn, shows what changed, and takes it back. */
 
-import { post } from "../api.js";
+import { call, cellOf, post } from "../api.js";
 import { confirmed } from "../dialogs.js";
 import { fill, h } from "../dom.js";
 import { count, fixed, percent } from "../format.js";
@@ -80,7 +80,7 @@ export class Teacher extends EventTarget {
         const answer = await post("v1/update", { context, ...asSent(rows), targets: each, steps: Number(this.steps.value) });
         const after = await this.measure(context);
         this.showOutcome(answer, before, after);
-        this.log.prepend(this.entry(answer.sequence, targets[0], context, mine));
+        this.log.prepend(this.entry(answer, targets[0], context, mine));
         this.dispatchEvent(new Event("taught"));
         return answer;
       } catch (error) {
@@ -112,15 +112,16 @@ export class Teacher extends EventTarget {
       h("span", {}, `Before it: ${answer.accuracy === undefined ? "" : `${percent(answer.accuracy)} right, `}loss ${fixed(answer.loss, 3)}.`), words && h("span", {}, words)));
   }
 
-  /** @param {number} sequence @param {any} target @param {string} context @param {Example[]} mine */
-  entry(sequence, target, context, mine) {
+  /** @param {any} answer @param {any} target @param {string} context @param {Example[]} mine */
+  entry(answer, target, context, mine) {
+    const { sequence } = answer;
     const place = h("div");
     const undo = /** @type {HTMLButtonElement} */ (h("button.small", { type: "button", "aria-label": `Undo #${sequence}` }, "Undo"));
     const item = h("li", {}, h("span.muted.number", {}, `#${sequence}`), h("span", {}, `${target} · ${context}`), undo);
     undo.addEventListener("click", async () => {
       const sure = await confirmed(`Take #${sequence} back?`, "The store is rebuilt as if this update had never been; other requests wait meanwhile.", "Undo it");
       if (!sure) return;
-      const done = await pressed(undo, place, () => post("v1/rollback", { without: { sequences: [sequence, sequence] } }), "Taken back.");
+      const done = await pressed(undo, place, () => call("POST", "v1/rollback", { body: { without: { sequences: [sequence, sequence] } }, cell: cellOf.get(answer) }), "Taken back.");
       if (!done) return item.after(h("li", {}, place));
       this.examples = this.examples.filter((one) => !mine.includes(one));
       item.classList.add("undone");
