@@ -24,7 +24,7 @@ types: $(SETUP)
 
 unit: $(SETUP)
 	@tests/browser/install.sh
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 setup: $(SETUP)
 

@@ -24,15 +24,30 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.helpers.forked import Forked
 
-# Small products on a machine that runs servers beside the tests: one thread is faster than two.
 torch.set_num_threads(1)
-os.environ.setdefault("SUPERPOSED_THREADS", "1")
-
+start_anew = Server.launch
 Server.launch = staticmethod(Forked)  # type: ignore[method-assign, assignment]  # it starts faster
 
 CONFIG = plain_config(
     network=MLPConfig(inputs=64, hidden=(96, 96), outputs=10), optimizer=OptimizerConfig(learning_rate=1e-3)
 )
+
+
+# Files that take longest: they are begun first, so that no process is left alone with one of them at the end.
+LONGEST = (
+    *("test_guides", "test_console", "test_estimators", "test_studies", "test_client", "test_failover"),
+    *("test_overload", "test_model_files", "test_guard", "test_crash", "test_labels", "test_follower"),
+    *("test_promotion", "notebooks", "test_load", "test_differential", "test_layout", "test_place"),
+    *("test_site", "test_base_install"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        named = {item.path.stem, item.path.parent.name}
+        return next((place for place, name in enumerate(LONGEST) if name in named), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def wait_for(condition: Callable[[], bool]) -> None:

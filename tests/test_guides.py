@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
 import codeop
 import contextlib
+import functools
 import gc
 import io
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ import pytest
 
 from demo.server_process import Server
 from superposed_client import Client
+from tests.helpers.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs/guides").glob("*.md"))]
@@ -33,14 +37,11 @@ TOLERANCE = 0.08
 
 
 class Page:
-    """A page that is followed, block by block, on servers that several pages may share.
+    """A page that is followed, block by block, from an empty folder on."""
 
-    `servers` are running servers by the options that their stores were made with.
-    """
-
-    def __init__(self, path: str, folder: Path, servers: dict[str, Server], stack: ExitStack) -> None:
-        self._path, self._folder, self._servers, self._stack = path, folder, servers, stack
-        self._options: dict[str, str] = {}  # of stores, by their directories
+    def __init__(self, path: str, folder: Path, stack: ExitStack) -> None:
+        self._path, self._folder, self._stack = path, folder, stack
+        self._servers: dict[str, Server] = {}  # by their directories
         self._address = "127.0.0.1:1"
         self._variables: dict[str, Any] = {"__name__": path}
         self.printed = ""
@@ -67,12 +68,9 @@ class Page:
         line = line.partition("    #")[0].removeprefix(".venv/bin/")
         if line.startswith(SKIPPED):
             return ""
-        if line.startswith("superposed init"):
-            directory, _, options = line.removeprefix("superposed init ").partition(" ")
-            self._options[directory] = options
         if line.startswith("superposed serve"):
             directory, _, options = line.removeprefix("superposed serve ").partition(" ")
-            self._serve(directory, self._options.get(directory, options))
+            self._serve(directory, options)
             return ""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         line = line.replace("curl -s ", "curl -s --fail-with-body ").replace("curl -sN ", "curl -sN --fail-with-body ")
@@ -82,15 +80,21 @@ class Page:
         return done.stdout
 
     def _serve(self, directory: str, options: str) -> None:
-        if options not in self._servers:
+        if directory not in self._servers:
             store = self._folder / directory
             if not store.exists():
-                made = [sys.executable, "-c", "from superposed_service.cli.main import main; main()"]
-                subprocess.run([*made, "init", str(store), *shlex.split(options)], check=True, cwd=self._folder)
-            self._servers[options] = self._stack.enter_context(Server(store))
-        if not (self._folder / directory).exists():  # another page has made the store
-            (self._folder / directory).symlink_to(self._servers[options].directory)
-        self._address = self._servers[options].url.removeprefix("http://")
+                shutil.copytree(new_store(options), store)
+            self._servers[directory] = self._stack.enter_context(Server(store))
+        self._address = self._servers[directory].url.removeprefix("http://")
+
+
+@functools.cache
+def new_store(options: str) -> Path:
+    """Return an untaught store: to make one takes long where a model of texts is written with it."""
+    store = Path(tempfile.mkdtemp()) / "store"
+    atexit.register(shutil.rmtree, store.parent)
+    assert Forked(["init", str(store), *shlex.split(options)], store.with_suffix(".log")).wait(120) == 0
+    return store
 
 
 def test_blocks_can_be_pasted_into_python() -> None:
@@ -113,29 +117,18 @@ def same(said: str, printed: str) -> bool:
     return all(abs(float(a) - float(b)) <= max(TOLERANCE, 0.05 * abs(float(a))) for a, b in pairs)
 
 
-@pytest.fixture(scope="module")
-def servers() -> Iterator[tuple[dict[str, Server], ExitStack]]:
-    with ExitStack() as stack:
-        yield {}, stack
-
-
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of pages that keep no client
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_does_what_it_says(
-    path: str,
-    servers: tuple[dict[str, Server], ExitStack],
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    folder = tmp_path_factory.mktemp("page")
-    monkeypatch.chdir(folder)
-    page = Page(path, folder, *servers)
+def test_a_page_does_what_it_says(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     found = BLOCK.findall((ROOT / path).read_text())
     assert found
-    for (language, text), (following, said) in zip(found, [*found[1:], ("", "")], strict=True):
-        page.run(language, text)
-        if following == "text" and language in {"python", "sh"}:
-            assert same(said, page.printed), f"{path} says:\n{said}\nprinted was:\n{page.printed}\nof:\n{text}"
-    page.close()
-    del page
-    gc.collect()  # what the page has not kept is complained of here
+    with ExitStack() as stack:
+        page = Page(path, tmp_path, stack)
+        for (language, text), (following, said) in zip(found, [*found[1:], ("", "")], strict=True):
+            page.run(language, text)
+            if following == "text" and language in {"python", "sh"}:
+                assert same(said, page.printed), f"{path} says:\n{said}\nprinted was:\n{page.printed}\nof:\n{text}"
+        page.close()
+        del page
+        gc.collect()  # what the page has not kept is complained of here

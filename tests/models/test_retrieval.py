@@ -189,9 +189,9 @@ class TestCrosstalk:
         it has to be; without noise it is the number itself.
         """
         random = np.random.default_rng(0)
-        inside, widths = 0, []
+        store, inside, widths = taught_store(), 0, []
         for _ in range(60):
-            store = taught_store()
+            store.evaluations = Evaluations()
             noise = random.normal(0, 0.001, 40)
             means = 0.95 - 0.01 / 50 * 5 * np.arange(40) + noise
             for place in range(20):
@@ -204,7 +204,7 @@ class TestCrosstalk:
             widths.append(left.high - left.low)
         assert inside >= 52
         assert 20 < np.median(widths) < 60  # 2 x 2 root 2 deviations are 28 tasks, and the slope's error
-        store = taught_store()
+        store.evaluations = Evaluations()
         for place in range(20):
             for key in "ab":
                 accuracy = 0.95 - 0.001 * place

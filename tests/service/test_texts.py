@@ -24,7 +24,7 @@ from superposed_client import EncoderUnavailable as ClientEncoderUnavailable
 from superposed_service.changes.rows import unpack
 from superposed_service.storage import DataDirectory
 from superposed_service.storage.journal import Record
-from tests.conftest import make_directory, serving
+from tests.conftest import make_directory, serving, start_anew
 from tests.helpers.api_keys import make
 from tests.helpers.http import problem
 
@@ -374,6 +374,7 @@ class TestEncoders:
         (blocked / "onnxruntime").mkdir(parents=True)
         (blocked / "onnxruntime" / "__init__.py").write_text("raise ModuleNotFoundError(name='onnxruntime')")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(blocked), os.environ.get("PYTHONPATH", "")]))
+        monkeypatch.setattr(Server, "launch", staticmethod(start_anew))
         with Server(path) as server, server.client() as client:
             client.register_task("acme", labels=LABELS, kind="texts")
             client.update("acme", HashEncoder(WIDTH).encode(TEXTS), LABELS)
