@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from superposed_client import Client, CompositionNotSupported, InvalidRequest, N
 from superposed_client._core import RetryPolicy
 from superposed_service.api.tensors import HEAD_LENGTH
 from superposed_service.api.v2 import messages
-from superposed_service.cluster.ingress import Ingress
+from superposed_service.cluster.ingress import _ROUTES, Ingress
 from superposed_service.cluster.move import move_task
 from superposed_service.cluster.task_map import choose_cell
 from superposed_service.errors import InvalidRequest as Refused
@@ -70,6 +71,22 @@ def register(client: Client, *keys: str) -> None:
     for key in keys:
         client.register_task(key, inputs=6, labels=[0, 1])
         client.update(key, X, Y, steps=3)
+
+
+# What any cell answers for all, and the stream, whose lines are requests of their own.
+OTHERS = {"GET /health/live", "GET /v1/keys", "GET /v2", "GET /v2/health/live", "POST /v1/stream"}
+
+
+def test_each_route_of_a_server_has_its_way_through_the_ingress() -> None:
+    described = json.loads((Path(__file__).parents[2] / "docs/openapi.json").read_text())["paths"]
+    asked = [(method.upper(), re.sub(r"{\w+}", "x", path)) for path, of in described.items() for method in of]
+    rows = [(methods.split(), path) for methods, path, _ in _ROUTES]
+    alone = {
+        f"{method} {path}"
+        for method, path in asked
+        if not any(method in methods and own.fullmatch(path) for methods, own in rows)
+    }
+    assert alone == OTHERS
 
 
 def test_tasks_are_placed_by_pattern_group_and_hash(cells: dict[str, httpx.Client], client: Client) -> None:
