@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ RUN = (sys.executable, "-c", "from importlib.metadata import entry_points; "
        "[one] = entry_points(group='console_scripts', name='superposed'); one.load()()")  # fmt: skip
 SMALL = ["--inputs", "6", "--hidden", "9,7", "--outputs", "3", "--learning-rate", "1e-2", "--seed", "5"]
 WRAPPED = ["--module", "tests.durability.record:wrapped"]
+TEXTS = ["my card is lost", "the train is late", "a new card please"]
+RECORDS = [{"age": 41, "plan": "pro"}, {"age": 29, "plan": "free"}, {"age": None, "plan": "pro"}]
 REHEARSAL = ["--set", "rehearsal.rows_per_task=12", "--set", "rehearsal.ratio=1.5"]
 
 
@@ -50,6 +52,7 @@ class Recorded:
 
     http: httpx.Client
     status: int | None = None
+    labels: dict[str, list[str]] = field(default_factory=dict)  # of tasks that have them
 
     def send(self, method: str, path: str, status: int = 200, **body: Any) -> Any:
         headers = {} if method == "GET" else {"Idempotency-Key": uuid.uuid4().hex}
@@ -59,6 +62,7 @@ class Recorded:
 
     def register(self, key: str, **schema: Any) -> None:
         schema = {"outputs": 3, "inputs": 6} | schema
+        self.labels |= {key: schema["labels"]} if "labels" in schema else {}
         self.send("POST", "/v1/tasks", 201, key=key, **schema)
 
     def teach(self, context: Any, seed: int, *, status: int = 200, loss: str = "cross_entropy", **more: Any) -> Any:
@@ -66,13 +70,16 @@ class Recorded:
         rows, wide = draw.normal(size=(4, 6)), isinstance(context, list)
         targets = (rows[:, :1] * 2 if loss == "mse" else rows[:, :3].argmax(1)).tolist()
         named = {"contexts": context} if wide else {"context": context}
+        if not wide and context in self.labels:
+            targets = [self.labels[context][number] for number in targets]
         return self.send("POST", "/v1/update", status, inputs=rows.tolist(), targets=targets, **named, **more)
 
     def probes(self, contexts: list[str]) -> list[dict[str, Any]]:
         rows = np.random.default_rng(0).normal(size=(3, 6)).tolist()
         found = []
         for context in contexts:
-            body = {"context": context, "inputs": rows, "return": ["logits"]}
+            own = {"mail": {"texts": TEXTS}, "customers": {"records": RECORDS}}.get(context, {"inputs": rows})
+            body = {"context": context, **own, "return": ["logits"]}
             found.append(body | {"logits": self.send("POST", "/v1/infer", **body)["logits"]})
         return found
 
@@ -133,7 +140,7 @@ def rehearsing(server: Recorded) -> list[str]:
 
 def erased(server: Recorded) -> list[str]:
     found = rehearsing(server)
-    server.send("DELETE", "/v1/tasks/digits/data", 204)
+    server.send("DELETE", "/v1/tasks/digits/data")
     server.teach("scaled", 60)
     return found
 
@@ -169,6 +176,23 @@ def unrelated(server: Recorded) -> list[str]:
     return ["a", "b", "c", "mix(a:0.5,b:0.5)"]
 
 
+def originals(server: Recorded) -> list[str]:
+    found = clean(server)
+    schema = {"kind": "texts", "labels": ["card", "train"], "abstain": 0.05}
+    server.send("POST", "/v1/tasks", 201, key="mail", **schema)
+    server.send("POST", "/v1/tasks", 201, key="customers", kind="records", labels=["stays", "leaves"])
+    for number in range(8):
+        taught = server.send("POST", "/v1/update", context="mail", texts=TEXTS, targets=["card", "train", "card"])
+        targets = ["stays", "leaves", "leaves"] if number % 2 else ["stays", "leaves", "stays"]
+        server.send("POST", "/v1/update", context="customers", records=RECORDS, targets=targets)
+    server.send("POST", f"/v1/updates/{taught['sequence']}/relabel", targets=[None, None, "train"])
+    server.send("PATCH", "/v1/tasks/mail", add_labels=["other"])
+    new = {"context": "mail", "texts": TEXTS[:1], "targets": ["plane"], "grow_labels": True}
+    server.send("POST", "/v1/update", **new)
+    server.send("POST", "/v1/evaluate", context="customers", records=RECORDS, targets=["stays", "leaves", "stays"])
+    return [*found, "mail", "customers"]
+
+
 # name -> how the store is made, what is done to it, and how its server ends
 RECORDINGS: dict[str, tuple[list[str], Callable[[Recorded], list[str]], signal.Signals]] = {
     "clean": (SMALL, clean, signal.SIGTERM),
@@ -189,6 +213,7 @@ RECORDINGS: dict[str, tuple[list[str], Callable[[Recorded], list[str]], signal.S
     "complex": ([*SMALL, "--family", "complex"], composed, signal.SIGKILL),
     "cyclic": ([*SMALL, "--family", "cyclic"], composed, signal.SIGKILL),
     "binary": ([*SMALL, "--family", "binary", "--optimizer", "adam"], unrelated, signal.SIGKILL),
+    "originals": ([*SMALL, "--outputs", "5", *REHEARSAL, "--encoder", "texts=hash:6"], originals, signal.SIGKILL),
     "wrapped": (
         [*WRAPPED, "--input-shape", "1,2,3", "--outputs", "3", "--seed", "5"],
         unrelated,

@@ -42,7 +42,7 @@ def assert_answers(http: httpx.Client, expected: dict[str, Any]) -> None:
     for probe in expected["probes"]:
         if expected["tasks"].get(probe["context"], {}).get("updates") == 0:
             continue  # a task that was not taught answers as its group since release 0.2
-        answer = http.post("/v1/infer", json={name: probe[name] for name in ("context", "inputs", "return")})
+        answer = http.post("/v1/infer", json={name: probe[name] for name in probe if name != "logits"})
         assert answer.status_code == 200, answer.text
         found, recorded = np.asarray(answer.json()["logits"]), np.asarray(probe["logits"])
         if rehearses:
@@ -74,8 +74,8 @@ def test_a_recorded_directory_opens_answers_verifies_and_learns_on(archive: Path
         if expected["api_key"]:
             http.headers["Authorization"] = f"Bearer {expected['api_key']}"
         assert_answers(http, expected)
-        quarantined = {one["source"] for one in http.get("/v1/quarantine").json()}
-        key = next(one for one, facts in expected["tasks"].items() if facts["updates"] and one not in quarantined)
+        others = {one["source"] for one in http.get("/v1/quarantine").json()} | {"mail", "customers"}  # of other rows
+        key = next(one for one, facts in expected["tasks"].items() if facts["updates"] and one not in others)
         task = http.get(f"/v1/tasks/{key}").json()
         target = task["labels"][0] if task["labels"] else 0 if task["loss"] == "cross_entropy" else 0.5
         before = http.get("/v1/store").json()["sequence"]
@@ -141,7 +141,7 @@ def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("archive", [one for one in RECORDED if one.name == "killed.tar.xz"], ids=str)
+@pytest.mark.parametrize("archive", [one for one in RECORDED if one.parts[-2:] == ("0.1.0", "killed.tar.xz")], ids=str)
 def test_an_older_release_is_said_to_have_written_the_directory(archive: Path, tmp_path: Path) -> None:
     path, expected = unpacked(archive, tmp_path)
     with serving(path) as http:
