@@ -28,13 +28,17 @@ def short(value: Any) -> str:
     if isinstance(value, list | tuple) and len(value) > _MOST_SHOWN:
         numbers = [one for one in value if type(one) in (int, float) and abs(one) < _LARGEST]
         drawn = f" {sparkline(numbers)}" if len(numbers) == len(value) else ""
-        return f"{', '.join(map(short, value[:_MOST_SHOWN]))}, … ({len(value)} in all){drawn}"
+        return f"{', '.join(map(_inner, value[:_MOST_SHOWN]))}, … ({len(value)} in all){drawn}"
     if isinstance(value, list | tuple):
-        return ", ".join(map(short, value)) or "none"
+        return ", ".join(map(_inner, value)) or "none"
     if isinstance(value, float):
         return f"{value:.4g}"
     text = str(value)
     return text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 1] + "…"
+
+
+def _inner(value: Any) -> str:
+    return f"({short(value)})" if isinstance(value, list | tuple | Mapping) else short(value)
 
 
 def table(rows: Iterable[Sequence[Any]], head: Sequence[str] = ()) -> str:

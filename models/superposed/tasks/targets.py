@@ -202,7 +202,7 @@ def _class_of(target: object, schema: TaskSchema) -> int:
         value: Any = float(target) if kind == "float" else target  # type: ignore[arg-type]  # it is a number
         if (found := schema.classes.get(value)) is not None:
             return int(found)
-        expected = f"one of its {schema.outputs} labels; a new one is added by add_labels or grow_labels"
+        expected = f"one of its {schema.outputs} labels (in GET /v1/tasks); add_labels or grow_labels adds one"
         raise LabelOutOfRange(f"not a label of task {schema.key}", expected=expected, received=_shown(target))
     problem = f"a target of another type than the labels of task {schema.key}"
     raise LabelOutOfRange(problem, expected=f"a label, {_WORDS[kind]}", received=_readings(target, schema))

@@ -164,7 +164,7 @@ def newest_good(
         text += ", or move the snapshot's two files away where they are from another directory"
         ends = f"record {journal.sequence} as its last"
         raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
-    failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot that could be used")
+    failure: SuperposedError = HistoryTruncated("no snapshot so old is kept, or rows were erased since")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):
         try:

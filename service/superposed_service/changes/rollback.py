@@ -201,7 +201,7 @@ class Relabel(Change):
     def _corrected(self, batch: Batch, learned: Targets) -> list[Target]:
         """Return the new targets, and those of before for rows that were right."""
         if len(self.targets) != len(batch):
-            text = "targets: not one for each row of the update, null for one that was right"
+            text = "targets: not one for each row of the update, null (None) for one that was right"
             raise InvalidRequest(text, expected=len(batch), received=len(self.targets))
         given = enumerate(self.targets)
         return [_learned_target(batch, learned, row) if target is None else target for row, target in given]

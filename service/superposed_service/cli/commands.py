@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from superposed.errors import SuperposedError
 from superposed_service.cli.arguments import ConfigFile
@@ -78,7 +78,7 @@ def show(
         shown = {name: {"value": value, "from": origins[name]} for name, value in values.items()}
         typer.echo(json.dumps(shown, indent=1))
         return
-    table = Table("setting", "value", "from", "what")
+    table = Table(Column("setting", no_wrap=True), "value", "from", "what")
     for name, value in values.items():
         table.add_row(name, json.dumps(value), origins[name], type(settings).model_fields[name].description)
     Console().print(table)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from superposed_client import Client, Task
 
 Url = Annotated[str, typer.Argument(metavar="URL", help="URL of the server; its API key is in SUPERPOSED_API_KEY.")]
-Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key, or for predictions any context.")]
+Key = Annotated[str, typer.Argument(metavar="KEY", help="Task key; `predict` takes any context.")]
 File = Annotated[str, typer.Argument(metavar="FILE", help="CSV, Parquet or JSON lines (.jsonl); - for CSV on stdin.")]
 Target = Annotated[str | None, typer.Option(help="Column of the targets; default: the last one.")]
 Text = Annotated[str | None, typer.Option(help="Column of texts, for a task of texts.")]
@@ -65,7 +65,7 @@ def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the
     """List the tasks of the server at URL. The accuracy is that of rows before they were learned."""
     table = Table("task", "kind", "inputs", "labels", "updates", "rows", "accuracy before learning")
     with connected(url) as client:
-        for one in client.list_tasks(prefix):
+        for one in sorted(client.list_tasks(prefix), key=lambda own: (own.group or own.key, own.group or "", own.key)):
             labels = one.outputs if one.labels is None else len(one.labels)
             accuracy = "" if one.prequential.accuracy is None else f"{one.prequential.accuracy:.3f}"
             name = one.key if one.group is None else f"{one.group}/{one.key}"
