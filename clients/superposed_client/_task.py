@@ -70,7 +70,7 @@ class _TaskCalls:
         return self._last_update
 
     def __repr__(self) -> str:
-        taught = "" if self.last_update is None else f", {self.last_update!r}"
+        taught = "" if self.last_update is None else f", last_update={self.last_update!r}"
         return f"{type(self).__name__}({str(self.context)!r}{taught})"
 
     def _why_no_key(self) -> str:
