@@ -481,3 +481,37 @@ def test_a_query_without_what_it_asks_about_is_refused(cells: dict[str, httpx.Cl
     answer, own = cells[""].get(path), cells["north"].get(path)
     assert answer.status_code == own.status_code
     assert answer.json()["type"] == own.json()["type"]
+
+
+ODD: list[object] = [
+    {}, [], 7, "text", None, {"context": None}, {"contexts": []}, {"contexts": [], "inputs": []}, {"contexts": [None]},
+    {"contexts": 7, "inputs": [[1] * 6]}, {"context": [], "inputs": [[1] * 6]}, {"context": {}, "inputs": [[1] * 6]},
+    {"context": {"mix": 7}, "inputs": [[1] * 6]}, {"context": "mix(", "inputs": [[1] * 6]}, {"key": None}, {"key": 7},
+    {"key": "", "inputs": 6}, {"key": "n-x", "group": 7}, {"key": "n-x", "composition": 7, "outputs": 2},
+    {"key": "n-x", "composition": {"mix": []}}, {"without": None}, {"without": 7}, {"without": {"task": 7}},
+    {"source": None}, {"source": 7}, {"candidates": 7, "inputs": [[1] * 6]}, {"candidates": [7], "inputs": [[1] * 6]},
+    {"exponent_of": 7, "inputs": [[1] * 6]}, {"inputs": [{"name": "context"}]}, {"inputs": [7]}, {"inputs": None},
+    {"inputs": [{"name": "context", "datatype": "BYTES", "shape": [0], "data": []}]}, {"id": 7}, {"given": 7},
+    {"context": "auto", "inputs": None}, {"context": "auto", "inputs": []}, {"contexts": ["auto"], "inputs": [[1] * 6]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/infer", "/v1/update", "/v1/evaluate", "/v1/locate", "/v1/tasks", "/v1/rollback", "/v1/quarantine", "/v1/keys",
+     "/v2/models/n-20/infer"],
+)  # fmt: skip
+def test_what_a_server_refuses_the_ingress_refuses(cells: dict[str, httpx.Client], client: Client, path: str) -> None:
+    register(client, "n-20")
+    for body in ODD:
+        answers = [http.post(path, content=json.dumps(body)) for http in (cells[""], cells["north"])]
+        assert answers[1].is_client_error, (body, answers[1].text)
+        assert answers[0].is_client_error, (body, answers[0].text)
+
+
+def test_what_is_null_is_as_if_it_were_not_there(cells: dict[str, httpx.Client], client: Client) -> None:
+    register(client, "n-21", "s-21")
+    body = {"contexts": ["n-21", "s-21"], "context": None, "inputs": X[:2].tolist(), "texts": None, "records": None}
+    assert len(cells[""].post("/v1/infer", json=body).raise_for_status().json()["labels"]) == 2
+    rows = {"context": "auto", "inputs": X[:2].tolist(), "texts": None}
+    assert len(cells[""].post("/v1/infer", json=rows).raise_for_status().json()["labels"]) == 2

@@ -172,9 +172,8 @@ class Ingress:
         if head.get("context") == AUTO and call.path == "/v1/infer":
             return await self._by_search(call)
         named = contexts if isinstance(contexts, list) else [head.get("context")]
-        keys = keys_in(named)
         if call.path != "/v1/infer" or not isinstance(contexts, list):
-            return await self.to_cell_of(call, keys)
+            return await self.to_cell_of(call, keys_in(named))
         return await self._in_parts(call, contexts, lambda: splitting.split_rows(call, self._whole(call)))
 
     async def _in_parts(self, call: Call, contexts: Sequence[Any], split: Callable[[], Split]) -> Response:
@@ -206,10 +205,9 @@ class Ingress:
 
     async def interference(self, call: Call) -> Response:
         """Relate tasks, of one cell or of several."""
-        asked = parse_qs(call.query).get("tasks")
-        if not asked:
+        keys = parse_qs(call.query).get("tasks", [""])[0].split(",")
+        if keys == [""]:
             return await self._any(call)
-        keys = asked[0].split(",")
         return await self._in_parts(call, keys, lambda: splitting.split_interference(call, keys))
 
     async def _by_search(self, call: Call) -> Response:
@@ -229,7 +227,8 @@ class Ingress:
     async def locate(self, call: Call) -> Response:
         """Search all cells, or the one of the candidates."""
         head = self._head(call)
-        named = head.get("candidates") or ([head["exponent_of"]] if head.get("exponent_of") else [])
+        given = head.get("candidates")
+        named = given if isinstance(given, list) else [head["exponent_of"]] if head.get("exponent_of") else []
         if named:
             return await self.to_cell_of(call, keys_in(named))
         return await self.ask_all(call, merging.located, partly=True)
@@ -248,14 +247,15 @@ class Ingress:
     async def of_query(self, call: Call) -> Response:
         """Send a request on whose query names a context."""
         contexts = [codec.read_context(one) for one in parse_qs(call.query).get("context", [])]
-        return await self.to_cell_of(call, keys_in(contexts) or ["-"])
+        return await self.to_cell_of(call, keys_in(contexts))
 
     async def of_source(self, call: Call) -> Response:
         """Send on what is about a task, an API key, or one cell's records."""
         body = self._head(call)
-        source = body.get("source") or call.path.rpartition("/")[2]
+        source = str(body.get("source") or call.path.rpartition("/")[2])
         if call.path == "/v1/rollback":
-            source = (body.get("without") or {}).get("task", "")
+            without = body.get("without")
+            source = str(without.get("task") or "") if isinstance(without, dict) else ""
             if not source:
                 return await self.of_one_cell(call)
         if source.startswith("key:"):
@@ -311,10 +311,11 @@ class Ingress:
         return codec.read_object(head) if head else {}
 
     def _whole(self, call: Call) -> dict[str, Any]:
-        """Return the body of an inference, its tensors read."""
+        """Return the body of an inference, its tensors read; what is null is left out."""
         kind, length = call.headers.get("content-type"), call.headers.get(HEAD_LENGTH)
         body = codec.read_body(InferBody, self._plain(call), kind, length)
-        return body.model_dump(by_alias=True, exclude_unset=True)
+        given = body.model_dump(by_alias=True, exclude_unset=True)
+        return {name: value for name, value in given.items() if value is not None}
 
 
 async def _joined(

@@ -100,10 +100,10 @@ class TaskMap:
         return {key: await self.find(key, call) or self.home(key) for key in keys}
 
     async def cell_of(self, keys: Iterable[str], call: Call) -> Cell:
-        """Return the one cell of all tasks of a context; raise `CompositionNotSupported` where they are in several."""
+        """Return the one cell of tasks, any cell of none; raise `CompositionNotSupported` where they are in several."""
         cells = await self.cells_of(keys, call)
         if len({cell.name for cell in cells.values()}) > 1:
             text = "tasks of several cells are in no network together: move one with `superposed cluster move KEY CELL`"
             places = ", ".join(f"{key} in {cell.name}" for key, cell in cells.items())[:300]
             raise CompositionNotSupported(text, expected="tasks of one cell", received=places)
-        return next(iter(cells.values()))
+        return next(iter(cells.values()), next(iter(self._cells.values())))
