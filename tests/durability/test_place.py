@@ -17,7 +17,7 @@ from superposed_service.errors import JournalCorrupt, SnapshotMismatch, StorageU
 from superposed_service.storage import DataDirectory
 from tests.durability.record import RECORDINGS, RUN, running
 from tests.helpers.machine import Machine
-from tests.helpers.recorded import RECORDED
+from tests.helpers.recorded import FIRST
 
 ROW: list[list[float]] = [[1, 2, 3, 4]]
 
@@ -154,7 +154,7 @@ def test_a_directory_without_its_head_or_log_is_refused(gone: list[str], tmp_pat
         Machine(image)
 
 
-@pytest.mark.parametrize("archive", [one for one in RECORDED if one.name == "killed.tar.xz"], ids=str)
+@pytest.mark.parametrize("archive", [one for one in FIRST if one.name == "killed.tar.xz"], ids=str)
 def test_a_directory_of_the_first_release_needs_its_head_once_it_was_opened(archive: Path, tmp_path: Path) -> None:
     with tarfile.open(archive) as opened:
         opened.extractall(tmp_path, filter="data")

@@ -32,7 +32,7 @@ from superposed_service.storage.shipping import Place
 from tests.conftest import make_directory, serving, wait_for
 from tests.durability.test_recorded import unpacked
 from tests.helpers.http import problem
-from tests.helpers.recorded import RECORDED
+from tests.helpers.recorded import FIRST
 from tests.service.test_follower import CONFIG, X, Y, digest, register, sequence, teach
 from tests.service.test_server import superposed
 
@@ -393,7 +393,7 @@ def test_more_followers_than_there_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["killed", "rehearsing", "grouped"])
 def test_a_rolling_upgrade_of_a_directory_of_the_first_release(tmp_path: Path, name: str) -> None:
     """Followers first, then one is promoted, the old leader last; a client with keys sends updates throughout."""
-    [archive] = [one for one in RECORDED if one.name == f"{name}.tar.xz"]
+    [archive] = [one for one in FIRST if one.name == f"{name}.tar.xz"]
     path, _ = unpacked(archive, tmp_path)
     path.rename(tmp_path / "first")
     with cluster(tmp_path, 0, 1, 2, sync_followers=1) as made:
