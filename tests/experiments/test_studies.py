@@ -159,7 +159,7 @@ def test_every_variant_learns_otherwise(tmp_path: Path) -> None:
     found = {}
     for label, changes in variants.VARIANTS.items():
         values = {"hidden": (16,), "kept_rows": 50, "learning_rate": 3e-3} | changes
-        config = variants.VariantConfig.model_validate(values | {"label": label, "tasks": 3, "steps": 20})
+        config = variants.VariantConfig.model_validate(values | {"label": label, "tasks": 3, "steps": 40})
         found[label] = variants.run(config, tmp_path, progress=False)
         assert written(tmp_path, config.name)["mean"] == pytest.approx(np.mean(found[label]["each"]))
         assert label == "as-a-store" or found[label]["each"] != found["as-a-store"]["each"], label
