@@ -306,7 +306,7 @@ def _kept_losses(store: WeightStore, outcome: _Forward, batch: Batch, targets: T
 
 
 def optimizer_step(store: WeightStore, loss: Tensor) -> None:
-    """Take an optimizer step, checked before it moves anything; raise `UpdateError` if not finite, or too long."""
+    """Take a step down a loss; raise `UpdateError`, and move nothing, for loss or gradient not finite or too large."""
     try:
         loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation there
         gradients = [one.grad for group in store.optimizer.param_groups for one in group["params"]]

@@ -340,7 +340,7 @@ class WeightStore:
         return min(timeit.repeat(lambda: self._infer_probe(probe), number=1, repeat=_TIMES))
 
     def prepare(self, precision: torch.dtype | None = None) -> None:
-        """Compile what its first use would; `precision` is that of a GPU's products, None for the weights' own."""
+        """Compile now, not at the first use; `precision` is that of a GPU's products, None for the weights' own."""
         self._precision = None if precision == self.dtype else precision
         if isinstance(self.network, MLP):
             self.network.prepare(self.dtype)
@@ -351,7 +351,7 @@ class WeightStore:
 
     @property
     def lineage(self) -> str:
-        """The store's identity, 32 hexadecimal digits, derived from its secret; the same in every copy and backup."""
+        """The store's identity, 32 hexadecimal digits, the same in every copy; it tells nothing of the secret."""
         return Stream(self.secret, ("lineage",)).bytes(16, "identity").hex()
 
     @property

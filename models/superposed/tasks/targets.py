@@ -107,7 +107,7 @@ def in_network_units(batch: Batch, answers: Tensor) -> Tensor:
 def in_user_units(batch: Batch, logits: Tensor) -> Tensor:
     """Return a network's answers (B, store outputs), those of scaled mse tasks in the user's units, float64."""
     for own, offset, scale in _scaled_parts(batch):
-        logits = logits.double().clone()
+        logits = logits.double().clone()  # an offset may be far larger than what varies
         logits[own] = logits[own] * scale + offset
     return logits
 

@@ -61,7 +61,7 @@ class Exclusions:
 
     @classmethod
     def read(cls, journal: Journal, through: int, *, checked: bool = False) -> "Exclusions":
-        """Return a journal's decisions up to the record `through`, its hash chain followed if not `checked` before."""
+        """Return a journal's decisions up to `through`; its hash chain is followed unless `checked` by this process."""
         kinds, refused, rollbacks = {REFUSAL} | TAKING_OUT, [], []
         for sequence, kind, head in journal.rare(kinds) if checked else journal.heads(kinds):
             if kind == REFUSAL:

@@ -44,7 +44,7 @@ def task_page(
 
 
 class Register(Change):
-    """A task is registered, with the `schema` of a store; one author may have `most`, None for any number."""
+    """A task is registered, with the `schema` of a store; one author may have `most` tasks, None for any number."""
 
     kind = "register"
 

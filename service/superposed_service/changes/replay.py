@@ -164,7 +164,7 @@ def newest_good(
         text += ", or move the snapshot's two files away where they are from another directory"
         ends = f"record {journal.sequence} as its last"
         raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
-    failure: SuperposedError = HistoryTruncated("no snapshot so old is kept, or rows were erased since")
+    failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot, or rows were erased since")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):
         try:
@@ -194,7 +194,7 @@ def replay(
 
 
 def change_of(record: Record) -> Change:
-    """Return a record's change; raise `JournalCorrupt` for one that no release made, `HistoryTruncated` if erased."""
+    """Return a record's change; raise `JournalCorrupt` where no release made it, `HistoryTruncated` for erased rows."""
     if record.kind not in _KINDS:
         raise JournalCorrupt(f"record {record.sequence} is of an unknown kind", received=record.kind)
     change = _KINDS[record.kind].from_record(record)

@@ -125,7 +125,7 @@ class RollbackChange(Change):
     progress: Progress = field(default_factory=Progress)
 
     def prepare(self, store: WeightStore) -> PreparedChange | JsonObject:
-        """Rebuild the store without records and what depends on them; raises as `Selection.find` and `rebuild`."""
+        """Rebuild without the chosen records and what depends on them; raises as `Selection.find` and `rebuild`."""
         chosen = self.selection.find(store, self.transaction_log)
         if not chosen:
             return {"sequence": store.sequence, "rebuilt_from": None, "excluded": []}
@@ -208,7 +208,7 @@ class Relabel(Change):
 
 
 def find_update(journal: Journal, sequence: int) -> Record:
-    """Return an update's record; raise `UnknownUpdate` where there is none, `HistoryTruncated` before the journal."""
+    """Return an update's record; raise `UnknownUpdate` for no update, `HistoryTruncated` for one that was trimmed."""
     if not 0 < sequence <= journal.sequence:
         raise UnknownUpdate("there is no such record", expected=f"1 to {journal.sequence}", received=sequence)
     if sequence <= journal.horizon:

@@ -76,7 +76,7 @@ class CellServer:
 
 
 def place_of(folder: Path, number: int) -> Path:
-    """Return a server's directory in its cell's folder; if empty, another one with a store that no server has."""
+    """Return a server's directory in its cell's folder; while that is empty, one whose store no server has."""
     own = folder / str(number)
     for one in sorted({path.parent.parent for path in folder.glob("*/snapshots/*")}, key=lambda one: one != own):
         with contextlib.suppress(SuperposedError), DataDirectory.existing(one):

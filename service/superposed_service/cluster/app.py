@@ -14,8 +14,9 @@ from ray import serve
 
 from superposed_service.cluster.actors import coordinator
 from superposed_service.cluster.config import ClusterConfig, read_config
-from superposed_service.cluster.ingress import MOST_BYTES, Ingress
+from superposed_service.cluster.ingress import Ingress
 from superposed_service.errors import NotReady
+from superposed_service.settings import Settings
 
 _LOOK_S = 1.0
 
@@ -24,7 +25,7 @@ class LocatedIngress:
     """An ingress that asks the coordinator now and then where the servers are: an ASGI application."""
 
     def __init__(self, config: ClusterConfig) -> None:
-        most = int(config.settings.get("max_body_bytes", MOST_BYTES))
+        most = int(config.settings.get("max_body_bytes", Settings.model_fields["max_body_bytes"].default))
         self._coordinator = coordinator(config)
         self._ingress = Ingress(dict.fromkeys(config.cells, ()), config.patterns, most)
         self._look_at = 0.0

@@ -40,7 +40,6 @@ from superposed_service.errors import InvalidRequest, NotReady
 from superposed_service.observability.request_ids import STREAM
 
 CELL = "x-cell"
-MOST_BYTES = 32 * 2**20
 _MODEL = re.compile(
     r"/v2/(?:repository/)?models/(.+?)(?:/versions/[^/]+)?(?:/(?:ready|config|stats|infer|load|unload))?"
 )
@@ -85,9 +84,7 @@ class Ingress:
     request's body has `most_bytes` at most.
     """
 
-    def __init__(
-        self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int = MOST_BYTES
-    ) -> None:
+    def __init__(self, cells: Mapping[str, Sequence[str]], patterns: Mapping[str, str], most_bytes: int) -> None:
         self._session = cache(new_session)  # made by the first request, on the event loop
         self.cells = {name: Cell(name, urls, self._session) for name, urls in cells.items()}
         self.tasks = TaskMap(self.cells, patterns)

@@ -199,7 +199,7 @@ class FairQueue(Generic[W]):
         return self._counts.get(source, 0)
 
     def wait_s(self, source: str, size: int) -> float:
-        """Return the seconds that `size` more rows of a source wait: no more of other sources' goes first."""
+        """Return the seconds that `size` more rows wait: of each other source no more than this one's go first."""
         ahead = _ahead(self._sizes, source, size)
         turns = math.ceil(ahead / self._turn_size) if self._turn_size else _ahead(self._counts, source, 1)
         return self.service_time.seconds(turns, ahead)

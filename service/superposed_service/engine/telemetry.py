@@ -34,7 +34,7 @@ class RequestTiming:
 
 
 class Telemetry:
-    """Counts, times and traces what the engine does; `start_timing` on any thread, others where the store is."""
+    """Counts, times and traces (by `tracing`) what the engine does; only `start_timing` is for any thread."""
 
     def __init__(self, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.metrics = metrics

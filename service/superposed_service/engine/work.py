@@ -130,7 +130,7 @@ class PreparedWrite:
 
 
 def admit(writes: Sequence[PendingWrite], store: WeightStore, log: TransactionLog) -> list[PreparedWrite]:
-    """Return a group's changes that may be journalled, and answer the others; never while a group is journalled."""
+    """On the engine's thread, while none is journalled: return the changes that may be, and answer the others."""
     entering: dict[str, IdempotencyKey] = {}
     waiting = (write for write in writes if write.future.set_running_or_notify_cancel())
     found = (_let_in(write, store, log, entering) for write in waiting)

@@ -111,7 +111,7 @@ class Member:
         self._names = {url: name for url, name in self._names.items() if url in members}
 
     async def promise(self, epoch: int) -> Position:
-        """Follow no more, promise an epoch, and return the journal's end; raise `NotLeader` for one promised before."""
+        """Follow no more, promise an epoch, and return the journal's end; raise `NotLeader` unless it is the newest."""
         if epoch > self._log.epochs.promised:
             await self._stop_following()
             self._finding = asyncio.create_task(self._find_leader())

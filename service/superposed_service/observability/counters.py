@@ -25,7 +25,7 @@ Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 
 class Distribution:
-    """A histogram for one writing thread, without prometheus-client's lock; `bounds` are its buckets' upper ones."""
+    """A histogram of one writing thread, without prometheus-client's lock; `bounds` end its buckets, rising."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds

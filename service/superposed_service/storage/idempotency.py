@@ -120,7 +120,7 @@ class IdempotencyStore:
         return {kept.sequence: kept for kept in self._kept.values() if kept.answer is None}
 
     def add(self, idempotency_key: IdempotencyKey, sequence: int) -> Statement:
-        """Keep a request, written in its record's transaction; also while another thread settles answers."""
+        """Keep a request; return what writes it with its record. Another thread may do so, and nothing else."""
         if (before := self._kept.pop(idempotency_key.key, None)) is not None:
             self._owned[before.idempotency_key.owner] -= 1
         kept = self._kept[idempotency_key.key] = IdempotencyResponse(idempotency_key, sequence, time.time())

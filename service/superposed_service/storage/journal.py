@@ -48,7 +48,7 @@ class Summary(NamedTuple):
 
 
 class Journal:
-    """The records of one database, on one thread at a time; raise `JournalCorrupt` where its first or last is gone."""
+    """The records of one database, for one thread at a time; raise `JournalCorrupt` if the first or last is missing."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

@@ -21,7 +21,7 @@ _FIELDS = {name: fields for name, _, fields in (line.partition(":") for line in 
 
 
 def _described() -> Any:
-    """Return the service and the table's messages in a pool of their own: a client here may have others."""
+    """Return the service and the table's messages, in a pool of their own: others here may have these names."""
     field = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="superposed/inference.proto", package="inference", syntax="proto3")
     for message, fields in _FIELDS.items():

@@ -72,7 +72,7 @@ async def infer(request: ApiRequest) -> Response:
 
 @router.serve("POST", "/update", "update", fast=True, response_model=Update, body=UpdateBody, tensors=True)
 async def update(request: ApiRequest) -> Response:
-    """Take one online step (or `steps`), whole or not at all; loss and accuracy are of before it: test, then train."""
+    """Take one online step (or `steps`), or none of them; loss and accuracy are those before it: test, then train."""
     body, key = await request.read(UpdateBody), await request.idempotency_key()
     return json_response(await answer_update(request, body, await admitted(request, body, updates=1), key))
 
