@@ -21,7 +21,7 @@ WHY = {
     "test_the_rest_of_the_api[given]": "it mixes two tasks, which are in different cells here: refused",
     "test_what_the_store_is_and_what_it_learns": "it counts four tasks, and there are a thousand more",
     "test_overlap_crosstalk_and_forgetting": "it expects its four tasks to be all that the page begins with",
-    "test_numbers_from_a_form_and_pasted": "it chooses from a list, which is a search where tasks are many",
+    "test_numbers_from_a_form_and_pasted": "it chooses from a list, which is a field to type in where tasks are many",
 }
 PAGE, RESULTS = Path("docs/scale.md"), Path("docs/results")
 
@@ -36,13 +36,20 @@ def ingress_table(kinds: dict[str, Any]) -> str:
     for kind, ways in kinds.items():
         rates = [ways[way]["requests_per_s"] for way in ("direct", "through the ingress")]
         both = ways["through the ingress, both cells"]["requests_per_s"]
-        rows.append([kind, *(f"{one:,.0f}" for one in (*rates, both)), f"{ways['ratio']:.2f}"])
+        name = kind.replace(", 1 connections", ", 1 connection")
+        rows.append([name, *(f"{one:,.0f}" for one in (*rates, both)), f"{ways['ratio']:.2f}"])
     return table(["requests", "to the server", "through the ingress", "to tasks of both cells", "ratio"], rows)
 
 
 def failures(found: dict[str, Any]) -> str:
     without, reads = found["without_writes_s"], found["reads_of_other_cells_stop_s"]
     back = found["back_after_s"]
+    measured = {
+        "without writes, cell that lost its leader": without,
+        "between two reads, cells that lost none": reads,
+        "until the node and its servers were back": back,
+    }
+    rows = [[name, *(f"{one[which]:.1f}" for which in ("median", "p99", "most"))] for name, one in measured.items()]
     return f"""\
 `python -m tests.cluster.nodes` ([result](results/durability/cluster.json)): {found["nodes"]} nodes in network
 namespaces of one machine, {found["cells"]} cells of three servers. {found["rounds"]} times a node was killed under
@@ -50,19 +57,7 @@ load, with {found["leaders_killed"]} leaders. Of {found["acknowledged"]:,} ackno
 lost and {found["twice"]} applied twice; the stores of each cell were
 {"equal" if found["digests_equal"] else "not equal"} at the end.
 
-{
-        table(
-            ["seconds", "median", "99th percentile", "most"],
-            [
-                [name, *(f"{one[which]:.1f}" for which in ("median", "p99", "most"))]
-                for name, one in (
-                    ("without writes, cell that lost its leader", without),
-                    ("between two reads, cells that lost none", reads),
-                    ("until the node and its servers were back", back),
-                )
-            ],
-        )
-    }"""
+{table(["seconds", "median", "99th percentile", "most"], rows)}"""
 
 
 def upkeep(found: dict[str, Any]) -> str:

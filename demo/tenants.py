@@ -229,7 +229,7 @@ def _new_member(console: Console, client: Client, task: Task, vectors: dict[str,
     console.print(
         f"\nA new tenant ({task.kind}) joins the group: accuracy {first:.3f} before its first sentence, {then:.3f}"
         f" after three an intent; a logistic regression on those: {alone:.3f}. These are {len(task.test_y)} test"
-        " sentences; over ten such tenants the first three make no difference (docs/quality.md).",
+        " sentences; over ten such tenants the first three made no measurable difference (docs/quality.md).",
         highlight=False,
     )
 

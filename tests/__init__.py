@@ -3,4 +3,3 @@
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
-os.environ.setdefault("SUPERPOSED_THREADS", "1")  # small products: one thread is faster than two

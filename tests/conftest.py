@@ -24,7 +24,9 @@ from superposed_service.settings import Settings
 from superposed_service.storage import DataDirectory
 from tests.helpers.forked import Forked
 
+# Small products on a machine that runs servers beside the tests: one thread is faster than two.
 torch.set_num_threads(1)
+os.environ.setdefault("SUPERPOSED_THREADS", "1")
 start_anew = Server.launch
 Server.launch = staticmethod(Forked)  # type: ignore[method-assign, assignment]  # it starts faster
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import codeop
 import contextlib
 import functools
@@ -14,7 +13,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -39,8 +38,8 @@ TOLERANCE = 0.08
 class Page:
     """A page that is followed, block by block, from an empty folder on."""
 
-    def __init__(self, path: str, folder: Path, stack: ExitStack) -> None:
-        self._path, self._folder, self._stack = path, folder, stack
+    def __init__(self, path: str, folder: Path, stack: ExitStack, new_store: Callable[[str], Path]) -> None:
+        self._path, self._folder, self._stack, self._new_store = path, folder, stack, new_store
         self._servers: dict[str, Server] = {}  # by their directories
         self._address = "127.0.0.1:1"
         self._variables: dict[str, Any] = {"__name__": path}
@@ -83,18 +82,22 @@ class Page:
         if directory not in self._servers:
             store = self._folder / directory
             if not store.exists():
-                shutil.copytree(new_store(options), store)
+                shutil.copytree(self._new_store(options), store)
             self._servers[directory] = self._stack.enter_context(Server(store))
         self._address = self._servers[directory].url.removeprefix("http://")
 
 
-@functools.cache
-def new_store(options: str) -> Path:
-    """Return an untaught store: to make one takes long where a model of texts is written with it."""
-    store = Path(tempfile.mkdtemp()) / "store"
-    atexit.register(shutil.rmtree, store.parent)
-    assert Forked(["init", str(store), *shlex.split(options)], store.with_suffix(".log")).wait(120) == 0
-    return store
+@pytest.fixture(scope="module")
+def new_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Untaught stores by their options: to make one takes long where a model of texts is written with it."""
+
+    @functools.cache
+    def made(options: str) -> Path:
+        store = tmp_path_factory.mktemp("new") / "store"
+        assert Forked(["init", str(store), *shlex.split(options)], store.with_suffix(".log")).wait(120) == 0
+        return store
+
+    return made
 
 
 def test_blocks_can_be_pasted_into_python() -> None:
@@ -119,12 +122,14 @@ def same(said: str, printed: str) -> bool:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of pages that keep no client
 @pytest.mark.parametrize("path", PAGES)
-def test_a_page_does_what_it_says(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_page_does_what_it_says(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_store: Callable[[str], Path]
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = BLOCK.findall((ROOT / path).read_text())
     assert found
     with ExitStack() as stack:
-        page = Page(path, tmp_path, stack)
+        page = Page(path, tmp_path, stack, new_store)
         for (language, text), (following, said) in zip(found, [*found[1:], ("", "")], strict=True):
             page.run(language, text)
             if following == "text" and language in {"python", "sh"}:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from demo.server_process import Server
 from superposed import WeightStore
@@ -141,6 +141,11 @@ class TestPlayground:
         page.keyboard.press("Delete")
         expect(page.locator("[data-answer]")).to_have_count(0)
 
+    def answer_as_a_cell(self, route: Route) -> None:
+        """Let a request through, and say which cell of a cluster has answered it."""
+        answer = route.fetch()
+        route.fulfill(response=answer, headers=answer.headers | {"x-cell": "north"})
+
     def test_an_update_is_sent_and_taken_back(self, page: Page, taught: Taught) -> None:
         rows = taught.digits.test_x[:5]
         with taught.client() as client:
@@ -151,12 +156,15 @@ class TestPlayground:
             expect(page.get_by_text("Choose what it is first.")).to_be_visible()
             page.locator(".labels").get_by_text("3", exact=True).click()
             page.get_by_label("Steps").select_option("20")
+            page.route("**/v1/update", lambda route: self.answer_as_a_cell(route))
             page.get_by_role("button", name="Teach", exact=True).click()
             expect(page.get_by_text("Of the 1 taught here, 0 were right before and 1 are now.")).to_be_visible()
             expect(page.locator("[data-answer]")).to_have_attribute("data-answer", "3")
             assert client.infer("digits", rows, fields=["logits"]).logits != before
             page.get_by_role("button", name=re.compile(r"^Undo #\d+")).click()
-            page.get_by_role("dialog").get_by_role("button", name="Undo it").click()
+            with page.expect_request("**/v1/rollback") as asked:
+                page.get_by_role("dialog").get_by_role("button", name="Undo it").click()
+            assert asked.value.headers["x-cell"] == "north"  # the one that taught it
             expect(page.get_by_text("is taken back")).to_be_visible()
             assert client.infer("digits", rows, fields=["logits"]).logits == before
 

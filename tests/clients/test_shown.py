@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import superposed_client
 from superposed_client import AsyncClient, Client, _errors, models
 from superposed_client._shown import short, sparkline
-from superposed_client.models import Inference, NewApiKey, TaskInfo
+from superposed_client.models import Inference, NewApiKey, Rollback, TaskInfo
 from tests.conftest import make_directory, serving
 
 mpl.use("Agg")
@@ -49,6 +49,14 @@ def test_no_answer_is_long(client: Client) -> None:
     assert repr(client).startswith("Client('http://127.0.0.1")
     assert "accuracy=" in repr(client.task("one").partial_fit(X, Y))
     assert repr(AsyncClient("http://127.0.0.1:1")) == "AsyncClient('http://127.0.0.1:1')"
+
+
+def test_values_within_values_are_told_apart(client: Client) -> None:
+    undone = Rollback(sequence=9, rebuilt_from=2, excluded=[(3, 5), (8, 8)])
+    assert "excluded=(3, 5), (8, 8)" in repr(undone)
+    task = client.task("two")
+    task.partial_fit(X[:3], Y[:3])
+    assert repr(task).startswith("Task('two', last_update=Update(rows=3")
 
 
 def test_a_key_is_shown_nowhere() -> None:

@@ -55,6 +55,16 @@ def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     assert "leader of epoch 1, ready" in status
 
 
+def test_a_group_stands_before_its_members(wine: tuple[Server, Path]) -> None:
+    server, _ = wine
+    with server.client() as client:
+        for key in ("z-late", "a-early"):
+            client.register_task(key, group="m-group", inputs=3, labels=["x", "y"])
+    shown = good("tasks", server.url)
+    names = [line.split()[1] for line in shown.splitlines() if "-early" in line or "-late" in line or "m-group" in line]
+    assert names == ["m-group", "m-group/a-early", "m-group/z-late"]
+
+
 def test_values(wine: tuple[Server, Path]) -> None:
     server, folder = wine
     frame = pd.read_csv(folder / "wine.csv").drop(columns="target")

@@ -16,6 +16,7 @@ import torch
 from demo.server_process import Server
 from experiments.datasets import sklearn_dataset
 from superposed_client import Client, ConnectionFailed
+from superposed_service.settings import Settings
 from tests.conftest import make_directory
 from tests.helpers.forked import Forked
 
@@ -65,6 +66,11 @@ def test_version_and_help() -> None:
     assert superposed("--version").stdout.strip() == "0.2.0"
     shown = superposed("--help").stdout
     assert all(command in shown for command in ("init", "serve", "config", "keys"))
+
+
+def test_settings_have_their_whole_names_at_80_columns() -> None:
+    shown = superposed("config", "show", COLUMNS="80").stdout
+    assert all(f" {name} " in shown for name in Settings.model_fields)
 
 
 def test_a_second_owner_is_refused(server: Server) -> None:

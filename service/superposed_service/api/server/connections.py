@@ -83,7 +83,7 @@ class _Bounded(HttpToolsProtocol):
     direct: ClassVar[DirectInference | None] = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Refuse what is beyond the reserve, answer only probes in it, and close the oldest idle connection for room."""
+        """Refuse what is beyond the reserve, answer only probes in it, and close the oldest idle one for room."""
         super().connection_made(transport)
         self.transport = _WriteBuffer(transport, self.loop)  # type: ignore[assignment]  # it is used as a transport
         self._phase: Literal["head", "body", "rest"] = "rest"
