@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from benchmarks import report, scale_page
 from benchmarks.quality.page import PAGE, quality_page
+from superposed_service.cli.commands import app
+from superposed_service.cli.settings_loader import configure
+from superposed_service.cluster.config import read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXPERIMENTS = ROOT / "docs" / "experiments"
@@ -42,6 +48,36 @@ def test_links_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_that_pages_name_are_there_with_their_options() -> None:
+    # Decisions and the page about upgrades name commands of earlier releases.
+    pages = [one for one in (ROOT / "docs").glob("**/*.md") if "decisions" not in one.parts and one.stem != "upgrade"]
+    checked = 0
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *pages]:
+        code = re.findall(r"^```.*?^```|`[^`\n]+`", page.read_text(), re.DOTALL | re.MULTILINE)
+        for line in re.findall(r"\bsuperposed ([a-z][^\n`|;&]*)", "\n".join(code)):
+            command: Any = typer.main.get_command(app)
+            words = shlex.split(line.replace("'", ""), comments=True)
+            while words and (inner := getattr(command, "commands", {}).get(words[0])):
+                command, words = inner, words[1:]
+            assert not hasattr(command, "commands"), f"{page.name}: superposed {line}"
+            options = {option for parameter in command.params for option in parameter.opts}
+            named = {word.strip("[]").partition("=")[0] for word in words if word.lstrip("[").startswith("-")}
+            assert named <= options | {"-", "--help"}, f"{page.name}: superposed {line}"
+            checked += 1
+    assert checked > 60
+
+
+def test_settings_that_pages_show_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "shown.toml"
+    [shown] = blocks("docs/operations.md", "toml")
+    file.write_text(shown)
+    settings, _ = configure(file)
+    assert (settings.host, settings.max_rows, settings.log_format) == ("0.0.0.0", 1024, "json")
+    [shown] = blocks("docs/cluster.md", "toml")
+    file.write_text(shown)
+    assert read_config(file).servers == 3
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from tests.helpers.forked import Forked
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = [str(path.relative_to(ROOT)) for path in sorted((ROOT / "docs/guides").glob("*.md"))]
-PAGES = ["README.md", "docs/index.md", "docs/get-started.md", "docs/four-ways.md", *GUIDES]
+PAGES = ["README.md", "docs/index.md", "docs/get-started.md", "docs/four-ways.md", "docs/files.md", *GUIDES]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 NUMBER = re.compile(r"-?\d+\.?\d*")
 SKIPPED = ("pip ", "python3 -m venv", ". .venv", "make ", "git ", "docker ")

@@ -105,7 +105,7 @@ def test_saved_configuration_of_an_earlier_release_keeps_what_it_had() -> None:
     assert (config.rehearsal.own_ratio, config.rehearsal.least_rows) == (0.0, 0)
 
 
-def test_serve_on_an_empty_directory_makes_the_preset_and_says_so(
+def test_serve_makes_the_preset_and_says_so_and_where_the_store_has_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUPERPOSED_PRESET", "images")
@@ -113,7 +113,13 @@ def test_serve_on_an_empty_directory_makes_the_preset_and_says_so(
         store = client.store()
         assert (store.preset, store.network["inputs"], store.network["expansion"]) == ("images", 784, 1)
         assert store.encoders["images"].spec == "pixels:1x28x28"
-    assert "preset images" in (tmp_path / "store.log").read_text()
+    log = (tmp_path / "store.log").read_text()
+    assert "preset images" in log
+    assert "keeps its preset" not in log
+    monkeypatch.setenv("SUPERPOSED_PRESET", "users")
+    with Server(tmp_path / "store") as server, server.client() as client:
+        assert client.store().preset == "images"
+    assert "a store keeps its preset" in (tmp_path / "store.log").read_text()
 
 
 def test_update_without_steps_takes_the_stores(tmp_path: Path) -> None:

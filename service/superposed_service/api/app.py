@@ -89,6 +89,8 @@ def open_store(
     writer = Writer(store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
     _log.info("store recovered", extra=known)
+    if "preset" in settings.model_fields_set and settings.preset != (kept := store.config.preset):
+        _log.warning("a store keeps its preset", extra={"preset": kept, "asked": settings.preset})
     if recovery.fingerprint_changed:
         snapshot = writer.snapshot(directory.snapshots, settings.history_records)
         if recovery.rules_changed:

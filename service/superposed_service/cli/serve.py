@@ -20,11 +20,9 @@ def serve(
     sync_followers: Annotated[
         int | None, typer.Option(help="Followers that must have a change on disk before it is answered; default: 0.")
     ] = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC; default: no gRPC.")
-    ] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC.")] = None,
     allow_unauthenticated: Annotated[
-        bool, typer.Option(help="Listen beyond loopback without API keys, where a proxy controls access.")
+        bool, typer.Option("--allow-unauthenticated", help="Listen beyond loopback without API keys, behind a proxy.")
     ] = False,
 ) -> None:
     """Serve the store in DIR; make one with the preset's settings if there is none."""
