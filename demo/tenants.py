@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from sklearn.linear_model import LogisticRegression
@@ -197,9 +198,10 @@ def _show(
     console: Console, tasks: Sequence[Task], curves: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
 ) -> None:
     """Print accuracies by domain."""
-    table = Table(title="Test accuracy", title_justify="left")
+    table = Table(title="Test accuracy", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("tasks", "", "right after", "at the end", *others):
-        table.add_column(heading, justify="left" if heading in {"tasks", ""} else "right", no_wrap=heading == "tasks")
+        widest, left = max(map(len, heading.split()), default=0), heading in {"tasks", ""}
+        table.add_column(heading, justify="left" if left else "right", no_wrap=heading == "tasks", min_width=widest)
     columns = (np.diag(curves), curves[:, -1], *(one[:, -1] for one in others.values()))
     kinds = dict.fromkeys(task.kind for task in tasks)
     for kind in [*sorted(kinds.keys() - {"table"}), "table", None]:
@@ -227,9 +229,10 @@ def _new_member(console: Console, client: Client, task: Task, vectors: dict[str,
     then = handle.score(task.test_x, task.test_y)
     alone = _regression(_rows(Task(task.key, task.kind, texts, labels, task.test_x, task.test_y), vectors))
     console.print(
-        f"\nA new tenant ({task.kind}) joins the group: accuracy {first:.3f} before its first sentence, {then:.3f}"
-        f" after three an intent; a logistic regression on those: {alone:.3f}. These are {len(task.test_y)} test"
-        " sentences; over ten such tenants the first three made no measurable difference (docs/quality.md).",
+        f"\nA new tenant ({task.kind}) joins the group: accuracy {first:.3f} before its first sentence. A logistic"
+        f" regression on three sentences an intent has {alone:.3f}. The group knows these intents: over ten such"
+        f" tenants the first three sentences made no measurable difference (docs/quality.md), here {then:.3f} on"
+        f" {len(task.test_y)} test sentences.",
         highlight=False,
     )
 

@@ -5,6 +5,7 @@ import datetime
 import io
 import numbers
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -150,6 +151,9 @@ def rows_of(inputs: Any) -> NDArray[Any]:
     """Return rows of equally many numbers (B, features) as an array; a `ValueError` says what to pass instead."""
     if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
         raise ValueError("one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)")
+    rows = inputs if isinstance(inputs, list | tuple) else ()
+    if len(lengths := {len(row) for row in rows if isinstance(row, list | tuple)}) > 1:
+        raise ValueError(f"rows of different lengths, from {min(lengths)} to {max(lengths)}")
     try:
         array = np.asarray(plain_rows(inputs))
         array = _sendable(array) if array.dtype.kind == "O" else array
@@ -224,11 +228,11 @@ class Image(str):
 def originals_of(inputs: Any) -> list[str] | None:
     """Return texts as strings, or images as `Image`; None for rows of numbers or records.
 
-    Texts are a list, array or Series of them. Images are a list of Pillow images, of files' bytes or of arrays, or an
-    array uint8 (B, height, width) or (B, height, width, 3). Raise `ValueError` where some rows are no texts or images,
-    and for one text that is in no list.
+    Texts are a list, array or Series of them. Images are a list of Pillow images, of paths (`Path`), of files' bytes or
+    of arrays, or an array uint8 (B, height, width) or (B, height, width, 3). Raise `ValueError` where some rows are no
+    texts or images, and for one text that is in no list.
     """
-    if isinstance(inputs, str | bytes) or _is_picture(inputs):
+    if isinstance(inputs, str | bytes | Path) or _is_picture(inputs):
         raise ValueError("one text or image: wrap it in a list")
     first = inputs[0] if isinstance(inputs, list | tuple | np.ndarray) and len(inputs) else None
     if isinstance(first, np.ndarray) and first.ndim in {2, 3}:
@@ -236,7 +240,7 @@ def originals_of(inputs: Any) -> list[str] | None:
     values = inputs.tolist() if getattr(inputs, "ndim", 0) == 1 and hasattr(inputs, "tolist") else inputs
     if not isinstance(values, list | tuple) or not values:
         return None
-    read = _plain if isinstance(values[0], str) else _of_file if isinstance(values[0], bytes) else _of_picture
+    read = _plain if isinstance(values[0], str) else _of_file if isinstance(values[0], bytes | Path) else _of_picture
     if read is _of_picture and not _is_picture(values[0]):
         return None
     return [read(one, place) for place, one in enumerate(values)]
@@ -260,8 +264,9 @@ def _plain(value: Any, place: int) -> str:
 
 
 def _of_file(value: Any, place: int) -> Image:
+    value = value.read_bytes() if isinstance(value, Path) else value
     if not isinstance(value, bytes):
-        raise ValueError(f"row {place} is no file's bytes, as the first is, but a {type(value).__name__}")
+        raise ValueError(f"row {place} is no file's path or bytes, as the first is, but a {type(value).__name__}")
     return Image(base64.b64encode(value).decode())
 
 

@@ -406,6 +406,8 @@ class Operations:
             api_key: Every update that the API key of this id sent.
         """
         without = _given(task=task, api_key=api_key, sequences=plain_values(sequences))
+        if (to_sequence is not None) + len(without) != 1:
+            raise ValueError("give exactly one of to_sequence, task, sequences and api_key")
         body = _given(to_sequence=to_sequence, without=without or None)
         return parse(models.Rollback, (yield changing("POST", "/v1/rollback", body)))
 

@@ -116,10 +116,10 @@ def check_most(message: str, received: int, most: int, what: str = "") -> None:
 
 def redacted(value: object) -> str:
     """Return a redacted description of a value: rows and labels do not belong in errors."""
-    if isinstance(value, str):
-        return f"text of {len(value)} characters"
+    if isinstance(value, str | bytes):
+        return f"text of length {len(value)}" if isinstance(value, str) else f"{len(value)} bytes"
     if isinstance(value, Mapping):
         return f"an object of {len(value)} fields"
     if isinstance(value, Sequence):
         return f"a list of {len(value)}"
-    return type(value).__name__
+    return "null" if value is None else type(value).__name__

@@ -91,7 +91,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "mixed": (np.asarray([[1, "b"]] * 4, dtype=object), "not numbers"),
     "dates": (np.zeros((4, 2), "datetime64[s]"), "dates or durations"),
     "a date": (np.asarray([[datetime.date(2026, 1, 1)]] * 4, dtype=object), "a date"),
-    "ragged": ([[1, 2], [1, 2], [1], [1, 2]], "inhomogeneous|equal"),
+    "ragged": ([[1, 2], [1, 2], [1], [1, 2]], "of different lengths, from 1 to 2"),
     "nothing": (None, "shape"),
     "an object": (object(), "object"),
     "complex": (ROWS.astype(complex), "not numbers"),
@@ -220,6 +220,42 @@ class TestMessages:
             client.task("twice", labels=["cat", "cow"]).partial_fit(ROWS, ["cat", "cow", "cat", "cow"])
         assert refused.value.expected != refused.value.received or "at place 1" in str(refused.value)
         assert "at place 1" in str(refused.value)
+
+    def test_only_what_was_sent_is_another(self, client: Client) -> None:
+        client.task("other", labels=["cat", "dog"]).partial_fit(ROWS, ["cat", "dog", "cat", "dog"])
+        with pytest.raises(ApiError, match="ask for that one, or take another key") as refused:
+            client.task("other", labels=["cat", "cow"], scale=[1.0] * 3).partial_fit(ROWS, ["cat", "cow"] * 2)
+        assert refused.value.expected == "labels: a list of 2; scale: null; scaling: running"
+        assert refused.value.received.startswith("labels: a list of 2, another str at place 1; scale: a list of 3")
+
+    def test_a_group_that_is_not_there(self, client: Client) -> None:
+        with pytest.raises(ApiError, match=r"client\.task\('nowhere/kid', labels"):
+            client.task("nowhere/kid").partial_fit(ROWS, Y)
+        with pytest.raises(ApiError, match="received nowhere/kid"):
+            client.infer("nowhere/kid", ROWS)
+
+    def test_what_a_composed_context_has_not(self, client: Client) -> None:
+        with pytest.raises(ApiError, match=r"not a task key.*received 'season\^0\.3'"):
+            client.task("season^0.3").info()
+
+    def test_a_registration_that_is_refused_is_all_that_is_raised(self, client: Client) -> None:
+        with pytest.raises(ApiError, match="more own layers") as refused:
+            client.task("layers", labels=["a", "b"], group="some", own_layers=9).predict(ROWS)
+        assert refused.value.__context__ is None
+
+    def test_values_without_their_loss(self, client: Client) -> None:
+        with pytest.raises(ApiError, match="values need a task with loss mse"):
+            client.task("values", outputs=1).partial_fit(ROWS, [0.5, 1.5, 2.5, 3.5])
+
+    def test_a_rollback_of_nothing_and_of_two_things(self, client: Client) -> None:
+        for given in ({}, {"to_sequence": 0, "task": "a"}, {"task": "a", "api_key": "b"}):
+            with pytest.raises(ValueError, match="exactly one of to_sequence, task, sequences and api_key"):
+                client.roll_back(**given)  # type: ignore[arg-type]
+
+    def test_an_address_without_its_scheme(self, client: Client) -> None:
+        address = str(client._http.base_url).removeprefix("http://").strip("/")
+        with Client(address) as same:
+            assert same.ready()
 
     def test_a_wrong_label_and_its_row(self, client: Client) -> None:
         task = client.task("wrong", labels=["cat", "dog"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -60,9 +61,14 @@ def test_images_are_learned(http: httpx.Client) -> None:
         assert client.task("digits").score(list(PIXELS[1400:]), LABELS[1400:]) > 0.85
 
 
-def test_rows_and_every_form_of_an_image_are_answered_alike(http: httpx.Client, expected: np.ndarray) -> None:
+def test_rows_and_every_form_of_an_image_are_answered_alike(
+    http: httpx.Client, expected: np.ndarray, tmp_path: Path
+) -> None:
     chosen = PIXELS[1500:1503]
     files = [png(one) for one in chosen]
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, file in zip(paths, files, strict=True):
+        path.write_bytes(file)
     texts = [base64.b64encode(one).decode() for one in files]
     np.testing.assert_array_equal(logits(http, images=texts), expected)
     with Client(str(http.base_url)) as client:
@@ -70,6 +76,7 @@ def test_rows_and_every_form_of_an_image_are_answered_alike(http: httpx.Client, 
             list(chosen),
             chosen,
             files,
+            paths,
             [Image.fromarray(one) for one in chosen],
             np.repeat(chosen[..., None], 3, axis=3),
         ]

@@ -188,11 +188,12 @@ def test_over_grpc(tmp_path: Path) -> None:
 def test_the_command_line_sets_them_and_old_keys_still_open(tmp_path: Path) -> None:
     path = make_directory(tmp_path / "store")
     made = CliRunner().invoke(
-        command_line, ["keys", "create", str(path), "--scope", "infer", "--rows-per-second", "2.5"]
+        command_line, ["keys", "create", str(path), "--scope", "infer", "--rows-per-second", "2.5", "--groups", "shops"]
     )
     assert made.exit_code == 0, made.output
     shown = CliRunner().invoke(command_line, ["keys", "list", str(path)], env={"COLUMNS": "200"})
     assert "2.5" in shown.output
+    assert "*, new in shops" in shown.output
     with DataDirectory(path) as directory:
         keys = directory.transaction_log().api_keys
         [key] = keys.all()

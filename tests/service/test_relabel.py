@@ -86,7 +86,7 @@ def test_a_correction_can_be_corrected_and_rolled_back(tmp_path: Path) -> None:
     weights = {name: tensor.clone() for name, tensor in machine.store.state().items()}
     digest_updates = machine.store.tasks.get("a").updates
     second = relabel(machine, first, ["y", "y"])["sequence"]
-    with pytest.raises(UnknownUpdate, match="taken out"):
+    with pytest.raises(UnknownUpdate, match="the last correction of it"):
         relabel(machine, first, ["x", "y"])
     third = relabel(machine, second, ["x", None])["sequence"]
     assert machine.store.tasks.get("a").updates == digest_updates

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -33,10 +35,15 @@ def good(*arguments: object) -> str:
     return done.stdout
 
 
+def row_of(key: str, table: str) -> list[str]:
+    [row] = [line for line in table.splitlines() if f" {key} " in line]
+    return [cell.strip() for cell in row.strip("│").split("│")]
+
+
 def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     server, folder = wine
     taught = good("teach", server.url, "wine", folder / "wine.csv", "--target", "target", "--epochs", 20)
-    assert taught == "178 rows taught to wine, 20 times\n"
+    assert taught == "178 rows taught to the new task wine; epochs: 20\n"
     assert float(good("evaluate", server.url, "wine", folder / "wine.parquet")) > 0.95
     rows = pd.read_json(folder / "wine.jsonl", lines=True).drop(columns="target")
     rows.to_csv(folder / "rows.csv", index=False)
@@ -48,9 +55,9 @@ def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     assert (found[0].prediction == pd.read_csv(folder / "wine.csv").target).mean() > 0.95
     assert good("predict", server.url, "wine", folder / "rows.csv").splitlines()[0].endswith(",prediction")
     assert good("predict", server.url, "wine", folder / "wine.csv").splitlines()[0].endswith(",target,prediction")
-    shown = good("tasks", server.url, "wine")
-    assert "wine" in shown
-    assert "3560" in shown
+    assert row_of("wine", good("tasks", server.url, "wine"))[:6] == ["wine", "records", "13", "3", "120", "3560"]
+    again = good("teach", server.url, "wine", folder / "wine.csv", "--target", "target")
+    assert again == "178 rows taught to wine; epochs: 1\n"
     status = good("status", server.url)
     assert "leader of epoch 1, ready" in status
 
@@ -63,6 +70,35 @@ def test_a_group_stands_before_its_members(wine: tuple[Server, Path]) -> None:
     shown = good("tasks", server.url)
     names = [line.split()[1] for line in shown.splitlines() if "-early" in line or "-late" in line or "m-group" in line]
     assert names == ["m-group", "m-group/a-early", "m-group/z-late"]
+    members = good("tasks", server.url, "m-group/")
+    assert "m-group/a-early" in members
+    assert "m-group/z-late" in members
+    assert "m-group " not in members
+    assert "a-early" not in good("tasks", server.url, "m-group/z")
+
+
+def test_columns_that_are_not_there_are_named(wine: tuple[Server, Path]) -> None:
+    server, folder = wine
+    frame = pd.read_csv(folder / "wine.csv")
+    frame.to_csv(folder / "whole.csv", index=False)
+    frame.drop(columns=["alcohol", "hue"]).to_csv(folder / "fewer.csv", index=False)
+    good("teach", server.url, "columns", folder / "whole.csv")
+    for command in ("predict", "evaluate", "teach"):
+        done = superposed(command, server.url, "columns", str(folder / "fewer.csv"))
+        assert done.returncode == 0, done.stderr
+        assert "no column alcohol, hue: taken as missing values" in done.stderr
+        assert "no column" not in superposed(command, server.url, "columns", str(folder / "whole.csv")).stderr
+
+
+def test_a_reader_who_has_enough_is_no_mistake(wine: tuple[Server, Path]) -> None:
+    server, folder = wine
+    frame = pd.concat([pd.read_csv(folder / "wine.csv")] * 20)
+    frame.to_csv(folder / "many.csv", index=False)
+    good("teach", server.url, "pipe", folder / "wine.csv")
+    command = f"{Path(sys.executable).parent}/superposed predict {server.url} pipe {folder / 'many.csv'} | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=120)
+    assert done.stdout.endswith(",target,prediction\n")
+    assert done.stderr == ""
 
 
 def test_values(wine: tuple[Server, Path]) -> None:
@@ -71,6 +107,9 @@ def test_values(wine: tuple[Server, Path]) -> None:
     frame.to_csv(folder / "values.csv", index=False)  # the last column, proline, from the others
     good("teach", server.url, "proline", folder / "values.csv", "--loss", "mse", "--epochs", 20)
     assert float(good("evaluate", server.url, "proline", folder / "values.csv")) > 0.5
+    assert row_of("proline", good("tasks", server.url, "proline"))[:4] == ["proline", "records", "12", ""]
+    done = superposed("teach", server.url, "forgotten", str(folder / "values.csv"))
+    assert "values need loss mse" in done.stderr
 
 
 def test_a_loss_that_there_is_not(wine: tuple[Server, Path]) -> None:

@@ -119,7 +119,7 @@ def _imported(config: ModuleConfig) -> nn.Module:
     try:
         module = getattr(importlib.import_module(package), name)()
     except (ImportError, *FORWARD_ERRORS) as error:
-        expected = "package:function, which takes nothing and returns a torch.nn.Module"
+        expected = "package:function, installed or in the working directory, which returns a torch.nn.Module"
         received = f"{config.factory}: {error}"
         raise ConfigError("the network's factory cannot be called", expected=expected, received=received) from error
     if not isinstance(module, nn.Module):

@@ -169,7 +169,7 @@ def _checked(part: ResolvedContext, inputs: object) -> Any:
         raise ShapeError(f"task {schema.key} takes {taken}, not records", expected=expected, received="records")
     rows = read_rows(inputs)
     if rows.shape[1] != schema.inputs:
-        expected = f"{schema.inputs} features"
+        expected = f"{schema.inputs} features{'' if schema.kind == 'rows' else f', or {schema.kind}'}"
         raise ShapeError(f"rows of the wrong width for task {schema.key}", expected=expected, received=rows.shape[1])
     check_finite(rows, "inputs")
     if schema.scaling == "running" and rows.dtype == np.float64 and np.abs(rows).max() > LARGEST:

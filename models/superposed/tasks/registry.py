@@ -160,15 +160,15 @@ class TaskRegistry:
     def __contains__(self, key: object) -> bool:
         return key in self._tasks
 
-    def get(self, key: str) -> TaskState:
-        """Return the task of that key; raise `UnknownTask` where there is none."""
+    def get(self, key: str, name: str = "") -> TaskState:
+        """Return the task of that key; raise `UnknownTask`, which shows `name` if given, where there is none."""
         if key not in self._tasks:
-            raise UnknownTask("no task has this key", expected="a registered task", received=key)
+            raise UnknownTask("no task has this key", expected="one of GET /v1/tasks", received=name or key)
         return self._tasks[key]
 
     def member(self, key: str, group: str | None) -> TaskState:
         """Return the task of that key, in the group where one is named; raise `UnknownTask` where there is none."""
-        state = self.get(key)
+        state = self.get(key, f"{group}/{key}" if group else key)
         if group not in (None, state.schema.group):
             expected = f"{state.schema.group}/{key}" if state.schema.group else key
             raise UnknownTask("no task has this key in this group", expected=expected, received=f"{group}/{key}")
@@ -209,9 +209,9 @@ class TaskRegistry:
         there, wanted = existing.schema.model_dump(), schema.model_dump()
         fields = [name for name in there if there[name] != wanted[name]]
         raise TaskExists(
-            f"task {schema.key} is registered with another schema",
-            expected={name: _shown(name, there[name], wanted[name]) for name in fields},
-            received={name: _shown(name, wanted[name], there[name]) for name in fields},
+            f"task {schema.key} is registered with another schema: ask for that one, or take another key",
+            expected="; ".join(f"{name}: {_shown(name, there[name])}" for name in fields),
+            received="; ".join(f"{name}: {_shown(name, wanted[name], there[name])}" for name in fields),
         )
 
     def check_growable(self, key: str) -> None:
@@ -285,8 +285,8 @@ class TaskRegistry:
         return registry
 
 
-def _shown(name: str, value: object, other: object) -> object:
-    """Describe a field in an error: data of a user is not shown, only that the two values differ."""
+def _shown(name: str, value: object, other: object = None) -> object:
+    """Describe a field in an error: data of a user is not shown, only where it differs from another value."""
     if name not in {"labels", "offset", "scale", "description"}:
         return value
     if redacted(value) != redacted(other) or not isinstance(value, Sequence) or not isinstance(other, Sequence):

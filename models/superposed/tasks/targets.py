@@ -213,7 +213,8 @@ def _index(target: object, schema: TaskSchema) -> int:
     if number is not None and 0 <= number < min(schema.outputs, _INDEX_LIMIT) and number == int(number):
         return int(number)
     problem = f"not a class of task {schema.key}, which was registered without labels"
-    raise LabelOutOfRange(problem, expected=f"a class index, 0 to {schema.outputs - 1}", received=_shown(target))
+    expected = f"a class index, 0 to {schema.outputs - 1}; values need a task with loss mse"
+    raise LabelOutOfRange(problem, expected=expected, received=_shown(target))
 
 
 def _shown(target: object) -> object:

@@ -92,7 +92,7 @@ def _refitted(store: WeightStore, schema: TaskSchema) -> Mapping[str, Sequence[f
         return None
     there = store.tasks.get(schema.key).schema
     wanted = {"offset": schema.offset, "scale": schema.scale}
-    if wanted == {"offset": there.offset, "scale": there.scale}:
+    if schema.scaling != there.scaling or wanted == {"offset": there.offset, "scale": there.scale}:
         return None
     return wanted if schema.is_met_by(there.replace(**wanted)) else None
 

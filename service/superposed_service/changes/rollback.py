@@ -168,7 +168,8 @@ class Relabel(Change):
         last = journal.sequence
         exclusions = Exclusions.read(journal, last)
         if self.sequence in exclusions:
-            raise UnknownUpdate("the update was taken out, or rejected", received=self.sequence)
+            wanted = "an update that was learned, or the last correction of it"
+            raise UnknownUpdate("the update was taken out, or rejected", expected=wanted, received=self.sequence)
         _check_not_deleted(record, journal, exclusions)
         # What an earlier correction took out stays out.
         before = [(first, end) for first, end in record.head.get("excluded", [])]

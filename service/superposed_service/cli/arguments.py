@@ -8,5 +8,5 @@ import typer
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="File with one store.")]
 ConfigFile = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings; default: $SUPERPOSED_CONFIG.")
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings (TOML); default: $SUPERPOSED_CONFIG.")
 ]

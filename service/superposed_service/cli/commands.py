@@ -20,11 +20,9 @@ from superposed_service.cli.keys import keys
 from superposed_service.cli.rows import evaluate, predict, promote, status, tasks, teach
 from superposed_service.cli.serve import serve
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="The `superposed` command.")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(keys, name="keys")
-config = typer.Typer(
-    no_args_is_help=True, help="Show settings: flags override the environment, which overrides the TOML file."
-)
+config = typer.Typer(no_args_is_help=True, help="Show settings: flags go before the environment, it before the file.")
 app.add_typer(config, name="config")
 app.add_typer(cluster, name="cluster")
 for command in (init, serve, promote, status, tasks, teach, predict, evaluate):
@@ -41,7 +39,7 @@ def run() -> None:
     try:
         app()
     except SuperposedError as error:
-        _console.print(f"superposed: {error}", style="red", markup=False, highlight=False)
+        _console.print(f"superposed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise SystemExit(1) from None
 
 
@@ -53,9 +51,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _superposed(
-    _: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
-    ] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")] = False,
 ) -> None:
     """Many task models in one set of weights, each served and taught by its key."""
 
@@ -82,3 +78,4 @@ def show(
     for name, value in values.items():
         table.add_row(name, json.dumps(value), origins[name], type(settings).model_fields[name].description)
     Console().print(table)
+    typer.echo("Set one by SUPERPOSED_<SETTING>, in a file (--config), or by a flag of `serve` where it has one.")

@@ -64,12 +64,8 @@ def log(
 def export(
     directory: Directory,
     file: File,
-    sequence: Annotated[
-        int | None, typer.Option(help="Sequence number of the state to export; default: the newest.")
-    ] = None,
-    snapshot: Annotated[
-        bool, typer.Option("--snapshot", help="Export the newest good snapshot without reading the journal.")
-    ] = False,
+    sequence: Annotated[int | None, typer.Option(help="Sequence number of the state; default: the newest.")] = None,
+    snapshot: Annotated[bool, typer.Option("--snapshot", help="The newest snapshot, without the journal.")] = False,
     task: Annotated[str, typer.Option("--hub-layout", help="Write this task's model for the Hugging Face Hub.")] = "",
 ) -> None:
     """Write the store of DIR to one FILE, which `superposed import` reads on any machine.

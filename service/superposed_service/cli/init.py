@@ -26,12 +26,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def init(
     directory: Directory,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            help="Settings to start from: general, users, texts, images or paper; default: SUPERPOSED_PRESET."
-        ),
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="general (the default), users, texts, images or paper.")] = None,
     network: Annotated[str | None, typer.Option(help="Network of the store: mlp, convnet or resnet18.")] = None,
     module: Annotated[
         str | None,
@@ -41,18 +36,12 @@ def init(
             " BatchNorm and dropout are refused."
         ),
     ] = None,
-    input_shape: Annotated[
-        str | None, typer.Option(help="Shape of a row for networks of images and --module, for example 1,28,28.")
-    ] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Shape of a row, for example 1,28,28.")] = None,
     inputs: Annotated[int | None, typer.Option(help="Number of features of the widest task.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of each hidden layer of an mlp, with commas.")] = None,
     outputs: Annotated[int | None, typer.Option(help="Number of outputs of the largest task.")] = None,
-    expansion: Annotated[
-        int | None, typer.Option(help="Number of blocks of the output layer's context: more blocks, less interference.")
-    ] = None,
-    family: Annotated[
-        str | None, typer.Option(help="Context family: phase, binary, complex, cyclic or rotation.")
-    ] = None,
+    expansion: Annotated[int | None, typer.Option(help="Blocks of the last context: more, less interference.")] = None,
+    family: Annotated[str | None, typer.Option(help="Contexts: phase, binary, complex, cyclic or rotation.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Optimizer: rmsprop, adam or sgd.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The optimizer's learning rate.")] = None,
     encoder: Annotated[
@@ -72,9 +61,7 @@ def init(
             " network.activation=silu; may be repeated. `GET /v1/store` shows all of them.",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Number that the secret is made from, for tests and experiments only.")
-    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Number that the secret is made from, for experiments.")] = None,
 ) -> None:
     """Make a new store in DIR: a preset's settings, and over them those that are given."""
     from superposed.config import StoreConfig

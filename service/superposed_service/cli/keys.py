@@ -25,15 +25,11 @@ def create_key(
     directory: Directory,
     scope: Annotated[
         Literal["monitor", "infer", "update", "replicate", "admin"],
-        typer.Option(
-            help="Scope of the key: monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."
-        ),
+        typer.Option(help="monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."),
     ],
     name: Annotated[str, typer.Option(help="Note for the operator, as free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of the task keys that the key may name.")] = "*",
-    groups: Annotated[
-        str, typer.Option(help="Pattern of the groups that its tasks may join, without naming them.")
-    ] = "",
+    groups: Annotated[str, typer.Option(help="Pattern of the groups that its tasks may join.")] = "",
     days: Annotated[float | None, typer.Option(help="Lifetime of the key in days.", min=0)] = None,
     requests_per_second: Quota = None,
     rows_per_second: Quota = None,
@@ -63,7 +59,8 @@ def list_keys(directory: Directory) -> None:
     table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "from", "to", "a second", box=None)
     for key in found:
         ends = f"{_day(key['revoked'])} revoked" if key["revoked"] else _day(key["expires"])
-        table.add_row(key["id"], key["name"], key["scope"], key["tasks"], _day(key["created"]), ends, _quotas(key))
+        tasks = f"{key['tasks']}, new in {key['groups']}" if key["groups"] else key["tasks"]
+        table.add_row(key["id"], key["name"], key["scope"], tasks, _day(key["created"]), ends, _quotas(key))
     Console().print(table)
 
 

@@ -31,8 +31,10 @@ def connected(url: str) -> Iterator[Client]:
     try:
         with Client(url) as client:
             yield client
+    except BrokenPipeError:  # who read it has enough
+        raise
     except (SuperposedError, OSError, ValueError) as error:
-        Console(stderr=True).print(f"superposed: {error}", style="red", markup=False, highlight=False)
+        Console(stderr=True).print(f"superposed: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -42,14 +44,12 @@ def status(url: Url) -> None:
         store, server = client.store(), client.server_state()
         size = (store.bytes.weights + store.bytes.optimizer + store.bytes.kept_rows) / 2**20
         typer.echo(f"{server.role} of epoch {server.epoch}{', ready' if client.ready() else ', not ready'}")
-        typer.echo(f"record {store.sequence}, {store.tasks} tasks, {size:.1f} MB, {store.family} contexts")
+        typer.echo(f"record {store.sequence}, tasks: {store.tasks}, {size:.1f} MB, {store.family} contexts")
 
 
 def promote(
     url: Annotated[str, typer.Argument(metavar="URL", help="URL of the server that is to lead.")],
-    allow_loss: Annotated[
-        bool, typer.Option(help="Promote although acknowledged changes may be lost with servers that are not reached.")
-    ] = False,
+    allow_loss: Annotated[bool, typer.Option(help="Promote although acknowledged changes may be lost.")] = False,
 ) -> None:
     """Make the server at URL the leader, or the one with the newest records where the old leader is not reached.
 
@@ -61,15 +61,18 @@ def promote(
     typer.echo(f"{done.leader or url} leads {led}; {done.promised} servers have promised it")
 
 
-def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys.")] = "") -> None:
+def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys, or GROUP/.")] = "") -> None:
     """List the tasks of the server at URL. The accuracy is that of rows before they were learned."""
     table = Table("task", "kind", "inputs", "labels", "updates", "rows", "accuracy before learning")
+    group, _, beginning = prefix.rpartition("/")
     with connected(url) as client:
-        for one in sorted(client.list_tasks(prefix), key=lambda own: (own.group or own.key, own.group or "", own.key)):
-            labels = one.outputs if one.labels is None else len(one.labels)
+        found = [one for one in client.list_tasks(beginning) if group in {"", one.group}]
+        for one in sorted(found, key=lambda own: (own.group or own.key, own.group or "", own.key)):
+            labels = "" if one.loss == "mse" else one.outputs if one.labels is None else len(one.labels)
+            inputs = len(one.features or ()) or one.inputs
             accuracy = "" if one.prequential.accuracy is None else f"{one.prequential.accuracy:.3f}"
             name = one.key if one.group is None else f"{one.group}/{one.key}"
-            table.add_row(name, one.kind, *map(str, (one.inputs, labels, one.updates, one.rows_seen)), accuracy)
+            table.add_row(name, one.kind, *map(str, (inputs, labels, one.updates, one.rows_seen)), accuracy)
     Console().print(table)
 
 
@@ -79,9 +82,7 @@ def teach(
     file: File,
     target: Target = None,
     text: Text = None,
-    loss: Annotated[
-        Literal["cross_entropy", "mse"], typer.Option(help="cross_entropy for labels, mse for values.")
-    ] = "cross_entropy",
+    loss: Annotated[Literal["cross_entropy", "mse"], typer.Option(help="mse for values.")] = "cross_entropy",
     epochs: Annotated[int, typer.Option(help="Passes over the rows.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of one update.", min=1)] = 32,
 ) -> None:
@@ -89,8 +90,9 @@ def teach(
     with connected(url) as client:
         rows, targets = _rows(_frame(file), target, text)
         task = client.task(key, loss=loss, **({"outputs": 1} if loss == "mse" else {"grow_labels": True}))
+        new = "the new task " if _features(task, rows) is None else ""
         task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
-        typer.echo(f"{len(targets)} rows taught to {key}, {epochs} times")
+        typer.echo(f"{len(targets)} rows taught to {new}{key}; epochs: {epochs}")
 
 
 def predict(
@@ -102,19 +104,23 @@ def predict(
 ) -> None:
     """Predict the rows of FILE by a task or composition of the server at URL; they are written with `prediction`.
 
-    Columns that the task does not have, such as its targets, are not sent.
+    Columns that a task of records does not have, such as its targets, are not sent.
     """
     with connected(url) as client:
         frame, task = _frame(file), client.task(key)
         rows = _inputs(frame.drop(columns="prediction", errors="ignore"), text)
-        _write(frame.assign(prediction=task.predict(rows if text else _of_task(rows, task))), output)
+        if names := _features(task, rows):
+            rows = rows[[name for name in rows.columns if name in names]]
+        _write(frame.assign(prediction=task.predict(rows)), output)
 
 
 def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text = None) -> None:
     """Measure the accuracy (of values: R²) of a task on the rows of FILE; nothing is learned."""
     with connected(url) as client:
         rows, targets = _rows(_frame(file), target, text)
-        typer.echo(f"{client.task(key).score(rows, targets):.4f}")
+        task = client.task(key)
+        _features(task, rows)
+        typer.echo(f"{task.score(rows, targets):.4f}")
 
 
 def _frame(file: str) -> pd.DataFrame:
@@ -140,15 +146,20 @@ def _inputs(frame: pd.DataFrame, text: str | None) -> Any:
     return frame if text is None else _column(frame, text)
 
 
-def _of_task(frame: pd.DataFrame, task: Task) -> pd.DataFrame:
-    """Return the columns that a task of records has; all of them of another one."""
+def _features(task: Task, rows: Any) -> list[str] | None:
+    """Return the names of a task's features, none but of records; None where there is no task, or it is composed.
+
+    Those that have no column in the rows are named on stderr.
+    """
     from superposed_client import UnknownTask
 
     try:
         names = [feature["name"] for feature in task.info().features or ()]
-    except UnknownTask:  # or a composition
-        return frame
-    return frame[[name for name in frame.columns if name in names]] if names else frame
+    except UnknownTask:
+        return None
+    if missing := [name for name in names if name not in rows]:
+        typer.echo(f"superposed: no column {', '.join(missing)}: taken as missing values", err=True)
+    return names
 
 
 def _column(frame: pd.DataFrame, name: str) -> list[Any]:

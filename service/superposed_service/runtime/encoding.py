@@ -306,7 +306,7 @@ def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, l
     for schema in schemas:
         if schema.encoder is None or originals.kind not in {None, schema.kind}:
             text = f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}"
-            wanted = schema.kind if schema.kind != "rows" else "inputs: rows of numbers"
+            wanted = {"rows": "inputs: rows of numbers", "images": "images: files' bytes"}.get(schema.kind, schema.kind)
             raise ShapeError(text, expected=wanted, received=originals.kind or "bytes")
         encoders.setdefault(schema.encoder, schema.key)
     if len(encoders) > 1:

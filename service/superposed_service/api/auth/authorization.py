@@ -104,7 +104,7 @@ def authenticate(keys: ApiKeys, header: str | None) -> ApiKey:
     scheme, _, text = (header or "").partition(" ")
     found = _TEXT.fullmatch(text.strip()) if scheme.lower() == "bearer" else None
     if found is None:
-        raise Unauthenticated("this needs an API key", expected="Authorization: Bearer sp-…")
+        raise Unauthenticated("this needs an API key (SUPERPOSED_API_KEY)", expected="Authorization: Bearer sp-…")
     key = keys.get(found.group(1))
     # Compared whether or not there is such a key, so that the time taken says nothing.
     right = hmac.compare_digest(_digest(found.group(2)), key.secret_sha256 if key else _digest(""))
@@ -203,7 +203,7 @@ class Principal:
     def check_task(self, key: str) -> None:
         """Raise `UnknownTask` for a foreign task, as for one that is not there."""
         if not self.may_name(key):
-            raise UnknownTask("no task has this key", expected="a registered task", received=key)
+            raise UnknownTask("no task has this key", expected="one of GET /v1/tasks", received=key)
 
     def check_group(self, key: str) -> None:
         """Raise `UnknownTask` for a group that it may not join; joining gives no other right to it."""
