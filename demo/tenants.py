@@ -198,7 +198,7 @@ def _show(
     console: Console, tasks: Sequence[Task], curves: NDArray[np.float64], others: dict[str, NDArray[np.float64]]
 ) -> None:
     """Print accuracies by domain."""
-    table = Table(title="Test accuracy", title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title="Test accuracy", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading in ("tasks", "", "right after", "at the end", *others):
         widest, left = max(map(len, heading.split()), default=0), heading in {"tasks", ""}
         table.add_column(heading, justify="left" if left else "right", no_wrap=heading == "tasks", min_width=widest)
@@ -209,8 +209,8 @@ def _show(
         table.add_row(kind or "all", str(len(mine)), *(_mean(column[mine]) for column in columns))
     console.print(table)
     console.print(
-        "right after, at the end: the superposed store, over HTTP. private output layers: one body for all\n"
-        "tenants, trained on all their rows at once. one network: the same order, no contexts.",
+        "right after, at the end: the superposed store, over HTTP. private output layers: one body for all"
+        " tenants, trained on all their rows at once. one network: the same order, no contexts.",
         style="dim",
     )
 
