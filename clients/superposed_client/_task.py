@@ -104,14 +104,14 @@ class _TaskCalls:
         if self._registered or self._key is None:
             return new
         try:
-            if self._has_outputs:
-                new = yield from self._register(rows, targets)
-            else:
+            if not self._has_outputs:
                 yield from Operations.get_task(self, self._key)
         except UnknownTask as error:
             if not (self._grows and targets is not None):
                 hint = f"teach it: client.task({str(self.context)!r}, labels=[…]) or outputs=n, or superposed teach"
                 raise error.explained(hint) from None
+            new = yield from self._register(rows, targets)
+        if self._has_outputs:
             new = yield from self._register(rows, targets)
         self._registered = True
         return new

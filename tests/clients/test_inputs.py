@@ -223,7 +223,7 @@ class TestMessages:
 
     def test_only_what_was_sent_is_another(self, client: Client) -> None:
         client.task("other", labels=["cat", "dog"]).partial_fit(ROWS, ["cat", "dog", "cat", "dog"])
-        with pytest.raises(ApiError, match="ask for that one, or take another key") as refused:
+        with pytest.raises(ApiError, match="ask for that one, delete it, or take another key") as refused:
             client.task("other", labels=["cat", "cow"], scale=[1.0] * 3).partial_fit(ROWS, ["cat", "cow"] * 2)
         assert refused.value.expected == "labels: a list of 2; scale: null; scaling: running"
         assert refused.value.received.startswith("labels: a list of 2, another str at place 1; scale: a list of 3")

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 from experiments.plain import plain_config
 from superposed import MLPConfig
 from superposed.errors import UnknownTask
+from superposed_client import ApiError, AsyncClient, Client, Forbidden, Unauthenticated
 from superposed_client import ApiKey as ApiKeyInfo
-from superposed_client import AsyncClient, Client, Forbidden, Unauthenticated
 from superposed_service.api.app import create_api
 from superposed_service.api.auth import Principal
 from superposed_service.api.middleware.route_table import access_rules
@@ -324,7 +324,15 @@ class TestPatterns:
         assert admin.get("/v1/tasks/support").json() == before
         for group, other in (("sales", "acme-x"), ("support", "globex")):
             body = member | {"key": other, "group": group}
-            problem(admin.post("/v1/tasks", json=body, headers=key), 404, "unknown-task")
+            refused = problem(admin.post("/v1/tasks", json=body, headers=key), 404, "unknown-task")
+            assert refused["expected"] == "what this API key may name: tasks acme-*, groups support*"
+        secret = key["Authorization"].removeprefix("Bearer ")
+        with (
+            Client(str(admin.base_url), api_key=secret) as client,
+            pytest.raises(ApiError, match="no task has this key") as unknown,
+        ):
+            client.task("globex", labels=["a", "b"]).fit([ROW], ["a"])
+        assert "teach it" not in str(unknown.value)  # it was about to be
         assert "sales" not in {task["key"] for task in admin.get("/v1/tasks").json()["tasks"]}
         listed = admin.get("/v1/tasks", headers=key).json()["tasks"]
         assert {task["key"] for task in listed} == {"acme-mail", "acme-chat"}

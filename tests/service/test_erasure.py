@@ -166,6 +166,18 @@ def test_records_after_an_erasure_can_be_taken_out(tmp_path: Path) -> None:
         assert made.admin.roll_back(api_key=made.id).excluded  # what was erased is taken out itself
 
 
+def test_it_is_said_how_far_a_rollback_reaches_after_an_erasure(tmp_path: Path) -> None:
+    with site(tmp_path / "store") as made:
+        made.teach("private")
+        made.teach("other")
+        made.admin.erase_rows("private")
+        reached = made.admin.store().sequence
+        made.teach("other")
+        with pytest.raises(HistoryTruncated, match=f"expected record {reached} or a later one"):
+            made.admin.roll_back(to_sequence=0)
+        made.admin.roll_back(to_sequence=reached)
+
+
 def test_snapshots_that_a_recovery_still_needs_are_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """After a rollback to before the erasure, only older snapshots are starts until a new one is taken."""
     path = tmp_path / "store"

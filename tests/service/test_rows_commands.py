@@ -43,7 +43,7 @@ def row_of(key: str, table: str) -> list[str]:
 def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     server, folder = wine
     taught = good("teach", server.url, "wine", folder / "wine.csv", "--target", "target", "--epochs", 20)
-    assert taught == "178 rows taught to the new task wine; epochs: 20\n"
+    assert taught == "178 rows taught to the new task wine; target: target; epochs: 20\n"
     assert float(good("evaluate", server.url, "wine", folder / "wine.parquet")) > 0.95
     rows = pd.read_json(folder / "wine.jsonl", lines=True).drop(columns="target")
     rows.to_csv(folder / "rows.csv", index=False)
@@ -57,7 +57,10 @@ def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     assert good("predict", server.url, "wine", folder / "wine.csv").splitlines()[0].endswith(",target,prediction")
     assert row_of("wine", good("tasks", server.url, "wine"))[:6] == ["wine", "records", "13", "3", "120", "3560"]
     again = good("teach", server.url, "wine", folder / "wine.csv", "--target", "target")
-    assert again == "178 rows taught to wine; epochs: 1\n"
+    assert again == "178 rows taught to wine; target: target; epochs: 1\n"
+    for context in ("mix(wine:0.5,wine-too:0.5)", "wine^0.9"):
+        good("teach", server.url, "wine-too", folder / "wine.csv", "--target", "target")
+        assert good("predict", server.url, context, folder / "rows.csv").splitlines()[0].endswith(",prediction")
     status = good("status", server.url)
     assert "leader of epoch 1, ready" in status
 

@@ -209,7 +209,7 @@ class TaskRegistry:
         there, wanted = existing.schema.model_dump(), schema.model_dump()
         fields = [name for name in there if there[name] != wanted[name]]
         raise TaskExists(
-            f"task {schema.key} is registered with another schema: ask for that one, or take another key",
+            f"task {schema.key} is registered with another schema: ask for that one, delete it, or take another key",
             expected="; ".join(f"{name}: {_shown(name, there[name])}" for name in fields),
             received="; ".join(f"{name}: {_shown(name, wanted[name], there[name])}" for name in fields),
         )

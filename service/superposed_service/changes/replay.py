@@ -164,8 +164,9 @@ def newest_good(
         text += ", or move the snapshot's two files away where they are from another directory"
         ends = f"record {journal.sequence} as its last"
         raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
-    text, kept = "the journal reaches back to no snapshot, or rows were erased since", f"record {journal.horizon}"
-    failure: SuperposedError = HistoryTruncated(text, expected=f"a snapshot of {kept} or a later one")
+    kept = min((one.sequence for one in found if one.sequence >= journal.horizon), default=journal.horizon)
+    text = "the journal reaches back to no snapshot, or rows were erased since"
+    failure: SuperposedError = HistoryTruncated(text, expected=f"record {kept} or a later one")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):
         try:

@@ -47,9 +47,7 @@ def init(
     encoder: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=SPEC",
-            help="An encoder of texts or images: sentence-transformers:MODEL, hash:WIDTH or pixels:1x28x28; "
-            "may be repeated. Default: the preset's.",
+            metavar="NAME=SPEC", help="sentence-transformers:MODEL, hash:WIDTH or pixels:1x28x28; repeatable."
         ),
     ] = None,
     settings: Annotated[

@@ -14,10 +14,7 @@ _HELP = "Manage the API keys of a data directory (of a running server: /v1/keys)
 keys = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Id of the API key.")]
-Quota = Annotated[
-    float | None,
-    typer.Option(help="Quota of the key for each second; 0 is no limit. Default: the server's quota.", min=0),
-]
+Quota = Annotated[float | None, typer.Option(help="For each second; 0: no limit; default: the server's.", min=0)]
 
 
 @keys.command("create")

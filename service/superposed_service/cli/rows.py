@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,8 @@ def promote(
 
 def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys, or GROUP/.")] = "") -> None:
     """List the tasks of the server at URL. The accuracy is that of rows before they were learned."""
-    table = Table("task", "kind", "inputs", "labels", "updates", "rows", "accuracy before learning")
+    columns = ["kind", "inputs", "labels", "updates", "rows", "accuracy before learning"]
+    table = Table(Column("task", no_wrap=True), *columns)
     group, _, beginning = prefix.rpartition("/")
     with connected(url) as client:
         found = [one for one in client.list_tasks(beginning) if group in {"", one.group}]
@@ -88,11 +89,13 @@ def teach(
 ) -> None:
     """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
     with connected(url) as client:
-        rows, targets = _rows(_frame(file), target, text)
+        frame = _frame(file)
+        target = str(frame.columns[-1]) if target is None else target
+        rows, targets = _rows(frame, target, text)
         task = client.task(key, loss=loss, **({"outputs": 1} if loss == "mse" else {"grow_labels": True}))
         new = "the new task " if _features(task, rows) is None else ""
         task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
-        typer.echo(f"{len(targets)} rows taught to {new}{key}; epochs: {epochs}")
+        typer.echo(f"{len(targets)} rows taught to {new}{key}; target: {target}; epochs: {epochs}")
 
 
 def predict(
@@ -151,11 +154,11 @@ def _features(task: Task, rows: Any) -> list[str] | None:
 
     Those that have no column in the rows are named on stderr.
     """
-    from superposed_client import UnknownTask
+    from superposed_client import ExpressionInvalid, UnknownTask
 
     try:
         names = [feature["name"] for feature in task.info().features or ()]
-    except UnknownTask:
+    except (ExpressionInvalid, UnknownTask):
         return None
     if missing := [name for name in names if name not in rows]:
         typer.echo(f"superposed: no column {', '.join(missing)}: taken as missing values", err=True)

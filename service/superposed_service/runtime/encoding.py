@@ -306,7 +306,8 @@ def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, l
     for schema in schemas:
         if schema.encoder is None or originals.kind not in {None, schema.kind}:
             text = f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}"
-            wanted = {"rows": "inputs: rows of numbers", "images": "images: files' bytes"}.get(schema.kind, schema.kind)
+            known = {"rows": "inputs: rows of numbers", "images": "images: files' bytes, or Path in Python"}
+            wanted = known.get(schema.kind, schema.kind)
             raise ShapeError(text, expected=wanted, received=originals.kind or "bytes")
         encoders.setdefault(schema.encoder, schema.key)
     if len(encoders) > 1:

@@ -202,8 +202,9 @@ class Principal:
 
     def check_task(self, key: str) -> None:
         """Raise `UnknownTask` for a foreign task, as for one that is not there."""
-        if not self.may_name(key):
-            raise UnknownTask("no task has this key", expected="one of GET /v1/tasks", received=key)
+        if self.key is not None and not self.may_name(key):
+            wanted = f"what this API key may name: tasks {self.key.tasks}, groups {self.key.groups or 'none'}"
+            raise UnknownTask("no task has this key", expected=wanted, received=key)
 
     def check_group(self, key: str) -> None:
         """Raise `UnknownTask` for a group that it may not join; joining gives no other right to it."""
