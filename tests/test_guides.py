@@ -72,7 +72,7 @@ class Page:
             self._serve(directory, options)
             return ""
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        line = line.replace("curl -s ", "curl -s --fail-with-body ").replace("curl -sN ", "curl -sN --fail-with-body ")
+        line = line.replace("curl -s", "curl --fail-with-body -s")
         bash = ["bash", "-e", "-c", self._here(line)]
         done = subprocess.run(bash, cwd=self._folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
         assert done.returncode == 0, f"{self._path}: {line}\n{done.stdout}{done.stderr}"

@@ -287,7 +287,7 @@ class TestLogs:
             assert answer.headers["x-request-id"] == "mine-1"
             given = http.get("/v1/tasks/digits?x=secret").headers["x-request-id"]
             http.post("/v1/snapshots")
-        [recovered] = logs.events("store recovered")
+        [recovered] = logs.events("store opened")
         assert (recovered["sequence"], recovered["replayed"]) == (0, 0)
         changes = [(one["sequence"], one["kind"], one["outcome"]) for one in logs.events("change")]
         assert changes == [(1, "register", "applied"), (2, "update", "applied")]
@@ -342,7 +342,7 @@ class TestLogs:
         logs = captured(log_format="console")
         with serving(make_directory(tmp_path / "store")):
             pass
-        assert "store recovered" in logs.text
+        assert "store opened" in logs.text
         assert "sequence=0" in logs.text
 
 

@@ -193,7 +193,7 @@ def test_the_command_line_sets_them_and_old_keys_still_open(tmp_path: Path) -> N
     assert made.exit_code == 0, made.output
     shown = CliRunner().invoke(command_line, ["keys", "list", str(path)], env={"COLUMNS": "200"})
     assert "2.5" in shown.output
-    assert "*, new in shops" in shown.output
+    assert "*, groups: shops" in shown.output
     with DataDirectory(path) as directory:
         keys = directory.transaction_log().api_keys
         [key] = keys.all()

@@ -32,7 +32,7 @@ def check_key(key: str) -> str:
     if not KEY_PATTERN.fullmatch(key):
         raise ExpressionInvalid("not a task key", expected=KEY_PATTERN.pattern, received=repr(key[:200]))
     if key in RESERVED_KEYS:
-        expected = f"not one of {sorted(RESERVED_KEYS)}"
+        expected = f"a task's name; {', '.join(sorted(RESERVED_KEYS))} mean something else"
         raise ExpressionInvalid("a reserved word cannot be a task key", expected=expected, received=key)
     return key
 

@@ -163,7 +163,8 @@ class TaskRegistry:
     def get(self, key: str, name: str = "") -> TaskState:
         """Return the task of that key; raise `UnknownTask`, which shows `name` if given, where there is none."""
         if key not in self._tasks:
-            raise UnknownTask("no task has this key", expected="one of GET /v1/tasks", received=name or key)
+            expected = "one of GET /v1/tasks (superposed tasks)"
+            raise UnknownTask("no task has this key", expected=expected, received=name or key)
         return self._tasks[key]
 
     def member(self, key: str, group: str | None) -> TaskState:

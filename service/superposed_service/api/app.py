@@ -88,7 +88,7 @@ def open_store(
     detector = PoisonDetector(store, transaction_log, settings) if settings.canary_rows else None
     writer = Writer(store, transaction_log, detector=detector, telemetry=telemetry, replayed=recovery.replayed)
     known = {"sequence": store.sequence, "snapshot": recovery.snapshot, "replayed": recovery.replayed}
-    _log.info("store recovered", extra=known)
+    _log.info("store opened", extra=known)
     if "preset" in settings.model_fields_set and settings.preset != (kept := store.config.preset):
         _log.warning("a store keeps its preset", extra={"preset": kept, "asked": settings.preset})
     if recovery.fingerprint_changed:

@@ -53,10 +53,10 @@ def list_keys(directory: Directory) -> None:
 
     with DataDirectory.existing(directory) as opened:
         found = keys_body(opened.transaction_log().api_keys)
-    table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "from", "to", "a second", box=None)
+    table = Table(Column("id", no_wrap=True), "name", "scope", "tasks", "from", "to", "quotas a second", box=None)
     for key in found:
         ends = f"{_day(key['revoked'])} revoked" if key["revoked"] else _day(key["expires"])
-        tasks = f"{key['tasks']}, new in {key['groups']}" if key["groups"] else key["tasks"]
+        tasks = f"{key['tasks']}, groups: {key['groups']}" if key["groups"] else key["tasks"]
         table.add_row(key["id"], key["name"], key["scope"], tasks, _day(key["created"]), ends, _quotas(key))
     Console().print(table)
 
