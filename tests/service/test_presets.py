@@ -114,7 +114,7 @@ def test_serve_makes_the_preset_and_says_so_and_where_the_store_has_another(
         assert (store.preset, store.network["inputs"], store.network["expansion"]) == ("images", 784, 1)
         assert store.encoders["images"].spec == "pixels:1x28x28"
     log = (tmp_path / "store.log").read_text()
-    assert "preset images" in log
+    assert "preset images: phase contexts, mlp with" in log
     assert "keeps its preset" not in log
     monkeypatch.setenv("SUPERPOSED_PRESET", "users")
     with Server(tmp_path / "store") as server, server.client() as client:

@@ -13,6 +13,7 @@ import pytest
 from sklearn.datasets import load_wine
 
 from demo.server_process import Server
+from superposed_client import Client
 from tests.conftest import make_directory, serving
 from tests.service.test_server import superposed
 from tests.service.test_texts import store
@@ -61,6 +62,8 @@ def test_from_a_file_to_a_taught_task(wine: tuple[Server, Path]) -> None:
     for context in ("mix(wine:0.5,wine-too:0.5)", "wine^0.9"):
         good("teach", server.url, "wine-too", folder / "wine.csv", "--target", "target")
         assert good("predict", server.url, context, folder / "rows.csv").splitlines()[0].endswith(",prediction")
+    with server.client() as client:
+        assert "inputs" not in repr(client.get_task("wine"))  # of records it is the width of their encoding
     status = good("status", server.url)
     assert "leader of epoch 1, ready" in status
 
@@ -129,6 +132,9 @@ def test_texts(tmp_path: Path) -> None:
         url = str(http.base_url)
         good("teach", url, "intents", tmp_path / "texts.csv", "--text", "text", "--epochs", 30)
         assert float(good("evaluate", url, "intents", tmp_path / "texts.csv", "--text", "text")) == 1.0
+        assert "of a file: --text COLUMN" in superposed("predict", url, "intents", str(tmp_path / "texts.csv")).stderr
+        with Client(url) as client:
+            assert "inputs=" in repr(client.get_task("intents"))
         assert (
             good("predict", url, "intents", tmp_path / "texts.csv", "--text", "text").splitlines()[1].endswith("hello")
         )

@@ -34,7 +34,7 @@ def log(
     directory: Directory,
     after: Annotated[int, typer.Option(help="List only records after this sequence number.")] = 0,
     limit: Annotated[
-        int | None, typer.Option(help="Number of records; 0 for all. Default: 50, with --json all.", min=0)
+        int | None, typer.Option(help="Records at most; 0: all. Default: 50, of --json: all.", min=0)
     ] = None,
     tail: Annotated[int, typer.Option(help="Number of newest records to list; 0: all after --after.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,

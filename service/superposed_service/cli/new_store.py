@@ -41,7 +41,7 @@ def begin_store(
     store = WeightStore(config.replace(encoders=encoders), secret=secret)
     console = Console(stderr=True)
     begin(directory, store)
-    size = f"{store.weight_bytes:,} bytes of weights, however many tasks"
+    size = f"{config.network.kind} with {store.weight_bytes:,} bytes of weights, however many tasks"
     text = f"A new store in {directory.path}, preset {config.preset}: {config.family} contexts, {size}."
     console.print(text, highlight=False, soft_wrap=True)
     for name, one in encoders.items():

@@ -17,9 +17,7 @@ def serve(
     device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
     follow: Annotated[str | None, typer.Option(help="URL of a leader: follow its store.")] = None,
     members: Annotated[str | None, typer.Option(help="URLs of all servers of the store, with commas between.")] = None,
-    sync_followers: Annotated[
-        int | None, typer.Option(help="Followers that must have a change on disk before it is answered; default: 0.")
-    ] = None,
+    sync_followers: Annotated[int | None, typer.Option(help="Followers that must have a change on disk first.")] = None,
     grpc_port: Annotated[int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC.")] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option("--allow-unauthenticated", help="Listen beyond loopback without API keys, behind a proxy.")
