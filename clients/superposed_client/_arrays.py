@@ -151,14 +151,13 @@ def rows_of(inputs: Any) -> NDArray[Any]:
     """Return rows of equally many numbers (B, features) as an array; a `ValueError` says what to pass instead."""
     if hasattr(inputs, "to_numpy") and getattr(inputs, "ndim", 2) == 1:
         raise ValueError("one column or row (a Series): pass a DataFrame, or series.to_numpy().reshape(1, -1)")
-    rows = inputs if isinstance(inputs, list | tuple) else ()
-    if len(lengths := {len(row) for row in rows if isinstance(row, list | tuple)}) > 1:
-        raise ValueError(f"rows of different lengths, from {min(lengths)} to {max(lengths)}")
     try:
         array = np.asarray(plain_rows(inputs))
         array = _sendable(array) if array.dtype.kind == "O" else array
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f"inputs cannot be read as rows of numbers: {error}") from error
+    except (TypeError, RuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"inputs cannot be read as rows of numbers, all of one length: {error}") from error
     if array.dtype.kind == "b":
         array = array.astype(np.uint8)
     if array.ndim != 2:
@@ -230,7 +229,7 @@ def originals_of(inputs: Any) -> list[str] | None:
 
     Texts are a list, array or Series of them. Images are a list of Pillow images, of paths (`Path`), of files' bytes or
     of arrays, or an array uint8 (B, height, width) or (B, height, width, 3). Raise `ValueError` where some rows are no
-    texts or images, and for one text that is in no list.
+    texts or images, and for one text that is in no list; `OSError` for a path that cannot be read.
     """
     if isinstance(inputs, str | bytes | Path) or _is_picture(inputs):
         raise ValueError("one text or image: wrap it in a list")

@@ -47,7 +47,7 @@ class _Calls(Operations, Generic[Http, OfKeys, Transport]):
         self._retries, self._servers = retries or RetryPolicy(), Servers()
         http, keys = self._kinds
         own = credentials(api_key) | ({} if cell is None else {"X-Cell": cell})
-        base_url = base_url if "://" in base_url else f"http://{base_url}"
+        base_url = base_url if "://" in str(base_url) else f"http://{base_url}"
         self._http = http(base_url=base_url, headers=own, timeout=timeout_s, transport=transport)
         self.keys = keys(self._run)
 

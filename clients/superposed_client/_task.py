@@ -52,7 +52,7 @@ class _TaskCalls:
         found = _NAME.fullmatch(text) if isinstance(text, str) else None
         group = found and found[1]
         self._key: str | None = found and found[2]  # where the context is just a task
-        self._name = self._key or str(context)
+        self._name = text if isinstance(text, str) else str(context)
         if self._has_schema and self._key is None:
             raise ValueError(self._why_no_key())
         if group is not None:
@@ -108,7 +108,7 @@ class _TaskCalls:
                 yield from Operations.get_task(self, self._key)
         except UnknownTask as error:
             if not (self._grows and targets is not None):
-                hint = f"teach it: client.task({str(self.context)!r}, labels=[…]) or outputs=n, or superposed teach"
+                hint = f"teach it: client.task({self._name!r}, labels=[…]) or outputs=n, or superposed teach"
                 raise error.explained(hint) from None
             new = yield from self._register(rows, targets)
         if self._has_outputs:
@@ -145,7 +145,7 @@ class _TaskCalls:
         """Undo a registration whose first rows were refused, unless the task was taught since."""
         self._registered = False
         with suppress(ApiError):
-            yield from Operations.delete_task(self, self._name, updates=0)
+            yield from Operations.delete_task(self, self._key or self._name, updates=0)
 
     @chain
     def partial_fit(
@@ -261,7 +261,7 @@ class _TaskCalls:
         if self._has_schema:
             labels, outputs, loss = fields.get("labels"), fields.get("outputs"), fields.get("loss", "cross_entropy")
         else:
-            known = yield from Operations.get_task(self, self._name)
+            known = yield from Operations.get_task(self, self._key or self._name)
             labels, outputs, loss = known.labels, known.outputs, known.loss
         if loss != "cross_entropy":
             return None
@@ -292,17 +292,17 @@ class _TaskCalls:
     @method
     def info(self) -> Operation[TaskInfo]:
         """Return the task's schema and counters."""
-        return (yield from Operations.get_task(self, self._name))
+        return (yield from Operations.get_task(self, self._key or self._name))
 
     @method
     def evaluations(self) -> Operation[Listed[EvaluatedAccuracy]]:
         """Return the evaluations of the task at different numbers of tasks."""
-        return (yield from Operations.evaluations(self, self._name))
+        return (yield from Operations.evaluations(self, self._key or self._name))
 
     @method
     def plot(self) -> Operation[Any]:
         """Draw what evaluations of the task have shown, over the number of tasks (extra `plots`); return the axes."""
-        return plot_accuracies((yield from Operations.evaluations(self, self._name)), str(self.context))
+        return plot_accuracies((yield from Operations.evaluations(self, self._key or self._name)), str(self.context))
 
     @method
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:

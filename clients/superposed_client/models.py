@@ -183,10 +183,6 @@ class TaskInfo(_Answer):
     temperature: float = Field(1.0, description="Divisor of the logits of calibrated probabilities.")
     standby: bool = Field(False, description="True while it is taught what a task of another cell knows.")
 
-    def shown(self) -> Iterator[tuple[str, Any]]:
-        """Yield what says something: of records their features, not the width of their encoding."""
-        return (one for one in super().shown() if one[0] != "inputs" or self.features is None)
-
 
 class StoreBytes(_Answer):
     """Memory, in bytes."""

@@ -19,7 +19,7 @@ import torch
 from experiments.plain import plain_config
 from superposed import MLPConfig
 from superposed.config import ConvNetConfig
-from superposed_client import ApiError, AsyncClient, Client, ConnectionFailed, RetryPolicy
+from superposed_client import ApiError, AsyncClient, Client, ConnectionFailed, RetryPolicy, task
 from tests.conftest import make_directory, serving
 
 ROWS = np.asarray([[0, 1, 0.5], [2, 0, 1], [1, 1, 0], [0, 0, 2]])
@@ -91,7 +91,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "mixed": (np.asarray([[1, "b"]] * 4, dtype=object), "not numbers"),
     "dates": (np.zeros((4, 2), "datetime64[s]"), "dates or durations"),
     "a date": (np.asarray([[datetime.date(2026, 1, 1)]] * 4, dtype=object), "a date"),
-    "ragged": ([[1, 2], [1, 2], [1], [1, 2]], "of different lengths, from 1 to 2"),
+    "ragged": ([[1, 2], [1, 2], [1], [1, 2]], "rows of numbers, all of one length"),
+    "ragged arrays": ([np.ones(2), np.ones(2), np.ones(3), np.ones(2)], "rows of numbers, all of one length"),
+    "a number as a row": ([[1, 2], 5, [1, 2], [1, 2]], "rows of numbers, all of one length"),
     "nothing": (None, "shape"),
     "an object": (object(), "object"),
     "complex": (ROWS.astype(complex), "not numbers"),
@@ -223,16 +225,29 @@ class TestMessages:
 
     def test_only_what_was_sent_is_another(self, client: Client) -> None:
         client.task("other", labels=["cat", "dog"]).partial_fit(ROWS, ["cat", "dog", "cat", "dog"])
-        with pytest.raises(ApiError, match="ask for that one, delete it, or take another key") as refused:
+        with pytest.raises(ApiError, match="take that one, delete the task, or take another key") as refused:
             client.task("other", labels=["cat", "cow"], scale=[1.0] * 3).partial_fit(ROWS, ["cat", "cow"] * 2)
-        assert refused.value.expected == "labels: a list of 2; scale: null; scaling: running"
-        assert refused.value.received.startswith("labels: a list of 2, another str at place 1; scale: a list of 3")
+        assert refused.value.expected == str({"labels": "a list of 2", "scale": "null", "scaling": "running"})
+        assert refused.value.received.startswith("{'labels': 'a list of 2, another str at place 1', 'scale'")
 
     def test_a_group_that_is_not_there(self, client: Client) -> None:
         with pytest.raises(ApiError, match=r"client\.task\('nowhere/kid', labels"):
             client.task("nowhere/kid").partial_fit(ROWS, Y)
         with pytest.raises(ApiError, match="received nowhere/kid"):
             client.infer("nowhere/kid", ROWS)
+
+    def test_a_context_is_shown_by_its_task(self, client: Client) -> None:
+        with pytest.raises(ApiError, match=r"client\.task\('nope', labels"):
+            client.task(task("nope")).partial_fit(ROWS, Y)
+
+    def test_more_values_than_the_store_has_outputs(self, client: Client) -> None:
+        with pytest.raises(ApiError, match="more outputs than the store") as refused:
+            client.register_task("many", inputs=3, outputs=100_000, loss="mse")
+        assert "loss mse" not in str(refused.value)
+
+    def test_an_image_that_is_not_there(self, client: Client) -> None:
+        with pytest.raises(FileNotFoundError):
+            client.task("pictures", labels=["a"]).predict([Path("none.png")])
 
     def test_what_a_composed_context_has_not(self, client: Client) -> None:
         with pytest.raises(ApiError, match=r"not a task key.*received 'season\^0\.3'"):
@@ -255,6 +270,8 @@ class TestMessages:
     def test_an_address_without_its_scheme(self, client: Client) -> None:
         address = str(client._http.base_url).removeprefix("http://").strip("/")
         with Client(address) as same:
+            assert same.ready()
+        with Client(httpx.URL(f"http://{address}")) as same:  # type: ignore[arg-type]  # it worked in 0.1.0
             assert same.ready()
 
     def test_a_wrong_label_and_its_row(self, client: Client) -> None:

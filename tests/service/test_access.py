@@ -325,7 +325,7 @@ class TestPatterns:
         for group, other in (("sales", "acme-x"), ("support", "globex")):
             body = member | {"key": other, "group": group}
             refused = problem(admin.post("/v1/tasks", json=body, headers=key), 404, "unknown-task")
-            assert refused["expected"] == "what this API key may name: tasks acme-*, groups support*"
+            assert refused["expected"] == "a task acme-*, as this API key may name; groups to join: support*"
         secret = key["Authorization"].removeprefix("Bearer ")
         with (
             Client(str(admin.base_url), api_key=secret) as client,

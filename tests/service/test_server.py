@@ -82,7 +82,7 @@ def test_a_second_owner_is_refused(server: Server) -> None:
 def test_a_port_that_another_server_has(server: Server, tmp_path: Path) -> None:
     result = superposed("serve", str(make_directory(tmp_path / "store")), "--port", server.url.rpartition(":")[2])
     assert result.returncode == 3
-    assert result.stderr.endswith("where another one has the port, give --port\n")
+    assert result.stderr.endswith("for the reason above; --port takes another port\n")
 
 
 def test_a_store_whose_manifests_are_gone_is_not_replaced_by_a_new_one(tmp_path: Path) -> None:

@@ -165,8 +165,7 @@ def _checked(part: ResolvedContext, inputs: object) -> Any:
         return inputs
     if isinstance(inputs, list | tuple) and inputs and isinstance(inputs[0], Mapping):
         taken = "rows of numbers" if schema.kind == "rows" else f"{schema.kind}, or rows of numbers"
-        texts = ", or texts in a list (of a file: --text COLUMN)" if schema.kind == "texts" else ""
-        expected = f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records{texts}"
+        expected = f"{schema.inputs} numbers a row (frame.to_numpy()), or a task of kind records"
         raise ShapeError(f"task {schema.key} takes {taken}, not records", expected=expected, received="records")
     rows = read_rows(inputs)
     if rows.shape[1] != schema.inputs:

@@ -163,8 +163,7 @@ class TaskRegistry:
     def get(self, key: str, name: str = "") -> TaskState:
         """Return the task of that key; raise `UnknownTask`, which shows `name` if given, where there is none."""
         if key not in self._tasks:
-            expected = "one of GET /v1/tasks (superposed tasks)"
-            raise UnknownTask("no task has this key", expected=expected, received=name or key)
+            raise UnknownTask("no task has this key", expected="a registered task", received=name or key)
         return self._tasks[key]
 
     def member(self, key: str, group: str | None) -> TaskState:
@@ -210,9 +209,9 @@ class TaskRegistry:
         there, wanted = existing.schema.model_dump(), schema.model_dump()
         fields = [name for name in there if there[name] != wanted[name]]
         raise TaskExists(
-            f"task {schema.key} is registered with another schema: ask for that one, delete it, or take another key",
-            expected="; ".join(f"{name}: {_shown(name, there[name])}" for name in fields),
-            received="; ".join(f"{name}: {_shown(name, wanted[name], there[name])}" for name in fields),
+            f"task {schema.key} is registered with another schema: take that one, delete the task, or take another key",
+            expected={name: _shown(name, there[name]) for name in fields},
+            received={name: _shown(name, wanted[name], there[name]) for name in fields},
         )
 
     def check_growable(self, key: str) -> None:

@@ -251,5 +251,5 @@ class TaskSchema(Config):
         for name, limit in (("inputs", inputs), ("outputs", outputs), ("own_layers", layers)):
             if (wanted := getattr(self, name) or 0) > limit:
                 problem = f"task {self.key} has more {name.replace('_', ' ')} than the store"
-                expected = f"{limit} at most{'; values need loss mse' if name == 'outputs' else ''}"
-                raise ShapeError(problem, expected=expected, received=wanted)
+                values = "; values need loss mse" if name == "outputs" and self.loss != "mse" else ""
+                raise ShapeError(problem, expected=f"{limit} at most{values}", received=wanted)

@@ -19,7 +19,8 @@ from superposed_service.storage import Entry, Record
 
 def task_body(store: WeightStore, state: TaskState) -> JsonObject:
     """Return a task, as the service shows it."""
-    schema, seen, features = state.schema, state.prequential, state.features
+    schema, seen = state.schema, state.prequential
+    features = store.resolve(schema.key).features if schema.kind == "records" else state.features  # or its group's
     named = [{"name": name, "kind": kind or "unknown"} for name, kind in features.features.items()]
     return {
         **schema.model_dump(mode="json"),

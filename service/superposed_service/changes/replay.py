@@ -164,9 +164,7 @@ def newest_good(
         text += ", or move the snapshot's two files away where they are from another directory"
         ends = f"record {journal.sequence} as its last"
         raise JournalCorrupt(text, expected=f"record {found[-1].sequence}", received=ends)
-    kept = min((one.sequence for one in found if one.sequence >= journal.horizon), default=journal.horizon)
-    text = "the journal and its snapshots do not reach back so far, or rows were erased since"
-    failure: SuperposedError = HistoryTruncated(text, expected=f"records after {kept}")
+    failure: SuperposedError = HistoryTruncated("the journal reaches back to no snapshot, or rows were erased since")
     usable = starts(found, journal, exclusions, last)
     for snapshot in usable if from_oldest else reversed(usable):
         try:

@@ -101,7 +101,12 @@ def rebuild(
     """
     journal, last = transaction_log.journal, decision.sequence - 1
     exclusions = Exclusions.read(journal, last).with_rollback(decision)
-    rebuilt, start, _ = newest_good(snapshots, journal, exclusions, device, last)
+    try:
+        rebuilt, start, _ = newest_good(snapshots, journal, exclusions, device, last)
+    except HistoryTruncated:
+        kept = min((one.sequence for one in snapshots.list() if one.sequence >= journal.horizon), default=last)
+        text = "the journal and its snapshots do not reach back so far, or rows were erased since"
+        raise HistoryTruncated(text, expected=f"records after {kept}") from None
     dependent: list[int] = []
     walk = replay(rebuilt, journal, exclusions, last)
     for record, outcome in progress.watch(walk, last - start.sequence):

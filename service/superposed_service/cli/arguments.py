@@ -7,4 +7,4 @@ import typer
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The data directory.")]
 File = Annotated[Path, typer.Argument(metavar="FILE", help="File with one store.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML; default: $SUPERPOSED_CONFIG.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings.")]

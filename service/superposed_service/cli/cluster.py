@@ -17,8 +17,8 @@ from superposed_service.errors import NotReady
 
 cluster = typer.Typer(no_args_is_help=True, help="Run many stores (cells) on a Ray cluster (extra `cluster`).")
 
-ConfigArgument = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML; default: $SUPERPOSED_CLUSTER.")]
-ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="CONFIG", help="As of `up`, also its default.")]
+ConfigArgument = Annotated[Path | None, typer.Argument(metavar="CONFIG", help="TOML file of the cluster.")]
+ConfigOption = Annotated[Path | None, typer.Option("--config", metavar="CONFIG", help="TOML file of the cluster.")]
 _READY_S, _LOOK_S = 180.0, 0.5
 
 

@@ -22,7 +22,7 @@ from superposed_service.cli.serve import serve
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 app.add_typer(keys, name="keys")
-config = typer.Typer(no_args_is_help=True, help="Show settings: flags go before the environment, it before the file.")
+config = typer.Typer(no_args_is_help=True, help="Show settings. The order: flags, environment, TOML file, defaults.")
 app.add_typer(config, name="config")
 app.add_typer(cluster, name="cluster")
 for command in (init, serve, promote, status, tasks, teach, predict, evaluate):
@@ -51,7 +51,7 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def _superposed(
-    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="The version.")] = False,
+    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")] = False,
 ) -> None:
     """Many task models in one set of weights, each served and taught by its key."""
 
@@ -78,4 +78,4 @@ def show(
     for name, value in values.items():
         table.add_row(name, json.dumps(value), origins[name], type(settings).model_fields[name].description)
     Console().print(table)
-    typer.echo("Set one by SUPERPOSED_<SETTING>, in a file (--config), or by a flag of `serve` where it has one.")
+    typer.echo("Set one by SUPERPOSED_<SETTING>, or in a file that --config or SUPERPOSED_CONFIG names.")

@@ -33,9 +33,7 @@ def verify_directory(directory: Directory) -> None:
 def log(
     directory: Directory,
     after: Annotated[int, typer.Option(help="List only records after this sequence number.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(help="Records at most; 0: all. Default: 50, of --json: all.", min=0)
-    ] = None,
+    limit: Annotated[int | None, typer.Option(help="Records at most; 0: all. Default: 50; --json: all.", min=0)] = None,
     tail: Annotated[int, typer.Option(help="Number of newest records to list; 0: all after --after.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
 ) -> None:
@@ -65,7 +63,9 @@ def export(
     directory: Directory,
     file: File,
     sequence: Annotated[int | None, typer.Option(help="Sequence number of the state; default: the newest.")] = None,
-    snapshot: Annotated[bool, typer.Option("--snapshot", help="The newest snapshot, without the journal.")] = False,
+    snapshot: Annotated[
+        bool, typer.Option("--snapshot", help="The newest good snapshot, without the journal.")
+    ] = False,
     task: Annotated[str, typer.Option("--hub-layout", help="Write this task's model for the Hugging Face Hub.")] = "",
 ) -> None:
     """Write the store of DIR to one FILE, which `superposed import` reads on any machine.

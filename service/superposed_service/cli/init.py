@@ -26,7 +26,7 @@ def _given(**values: Any) -> dict[str, Any]:
 
 def init(
     directory: Directory,
-    preset: Annotated[str | None, typer.Option(help="general (the default), users, texts, images or paper.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset: general, users, texts, images or paper.")] = None,
     network: Annotated[str | None, typer.Option(help="Network of the store: mlp, convnet or resnet18.")] = None,
     module: Annotated[
         str | None,
@@ -36,32 +36,29 @@ def init(
             " BatchNorm and dropout are refused."
         ),
     ] = None,
-    input_shape: Annotated[str | None, typer.Option(help="Shape of a row, for example 1,28,28.")] = None,
+    input_shape: Annotated[str | None, typer.Option(help="Shape of a row of images, for example 1,28,28.")] = None,
     inputs: Annotated[int | None, typer.Option(help="Number of features of the widest task.")] = None,
     hidden: Annotated[str | None, typer.Option(help="Units of each hidden layer of an mlp, with commas.")] = None,
     outputs: Annotated[int | None, typer.Option(help="Number of outputs of the largest task.")] = None,
-    expansion: Annotated[int | None, typer.Option(help="Blocks of the last context: more, less interference.")] = None,
+    expansion: Annotated[int | None, typer.Option(help="Number of blocks of the output layer's context.")] = None,
     family: Annotated[str | None, typer.Option(help="Contexts: phase, binary, complex, cyclic or rotation.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Optimizer: rmsprop, adam or sgd.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="The optimizer's learning rate.")] = None,
     encoder: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=SPEC", help="sentence-transformers:MODEL, hash:WIDTH or pixels:1x28x28; repeatable."
-        ),
+        typer.Option(metavar="NAME=SPEC", help="Encoder: sentence-transformers:MODEL, hash:WIDTH or pixels:1x28x28."),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            help="Any other setting of the store, for example rehearsal.rows_per_task=0 or"
-            " network.activation=silu; may be repeated. `GET /v1/store` shows all of them.",
-        ),
+        typer.Option("--set", metavar="NAME=VALUE", help="Any other setting, for example rehearsal.rows_per_task=0."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Number that the secret is made from, for experiments.")] = None,
 ) -> None:
-    """Make a new store in DIR: a preset's settings, and over them those that are given."""
+    """Make a new store in DIR: a preset's settings, and over them those that are given.
+
+    The preset is that of SUPERPOSED_PRESET, or general. --encoder and --set may be repeated; `GET /v1/store` shows all
+    settings.
+    """
     from superposed.config import StoreConfig
     from superposed.contexts import seeded_secret
     from superposed_service.cli.new_store import begin_store, default_encoders

@@ -14,7 +14,7 @@ _HELP = "Manage the API keys of a data directory (of a running server: /v1/keys)
 keys = typer.Typer(no_args_is_help=True, help=_HELP)
 
 Identifier = Annotated[str, typer.Argument(metavar="ID", help="Id of the API key.")]
-Quota = Annotated[float | None, typer.Option(help="For each second; 0: no limit; default: the server's.", min=0)]
+Quota = Annotated[float | None, typer.Option(help="Quota for each second, 0: none; default: the server's.", min=0)]
 
 
 @keys.command("create")
@@ -22,11 +22,11 @@ def create_key(
     directory: Directory,
     scope: Annotated[
         Literal["monitor", "infer", "update", "replicate", "admin"],
-        typer.Option(help="monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."),
+        typer.Option(help="Scope: monitor (metrics), infer, update (infer and learn), replicate (follow) or admin."),
     ],
     name: Annotated[str, typer.Option(help="Note for the operator, as free text.")] = "",
     tasks: Annotated[str, typer.Option(help="Pattern of the task keys that the key may name.")] = "*",
-    groups: Annotated[str, typer.Option(help="Pattern of the groups that its tasks may join.")] = "",
+    groups: Annotated[str, typer.Option(help="Pattern of the groups that its tasks may join, not name.")] = "",
     days: Annotated[float | None, typer.Option(help="Lifetime of the key in days.", min=0)] = None,
     requests_per_second: Quota = None,
     rows_per_second: Quota = None,

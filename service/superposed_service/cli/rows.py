@@ -64,7 +64,7 @@ def promote(
 def tasks(url: Url, prefix: Annotated[str, typer.Argument(help="Beginning of the task keys, or GROUP/.")] = "") -> None:
     """List the tasks of the server at URL. The accuracy is that of rows before they were learned."""
     columns = ["kind", "inputs", "labels", "updates", "rows", "accuracy before learning"]
-    table = Table(Column("task", no_wrap=True), *columns)
+    table = Table(Column("task", overflow="fold"), *columns)
     group, _, beginning = prefix.rpartition("/")
     with connected(url) as client:
         found = [one for one in client.list_tasks(beginning) if group in {"", one.group}]
@@ -83,14 +83,14 @@ def teach(
     file: File,
     target: Target = None,
     text: Text = None,
-    loss: Annotated[Literal["cross_entropy", "mse"], typer.Option(help="mse for values.")] = "cross_entropy",
+    loss: Annotated[Literal["cross_entropy", "mse"], typer.Option(help="Labels, or mse for values.")] = "cross_entropy",
     epochs: Annotated[int, typer.Option(help="Passes over the rows.", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of one update.", min=1)] = 32,
 ) -> None:
     """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
     with connected(url) as client:
         frame = _frame(file)
-        target = str(frame.columns[-1]) if target is None else target
+        target = frame.columns[-1] if target is None else target
         rows, targets = _rows(frame, target, text)
         task = client.task(key, loss=loss, **({"outputs": 1} if loss == "mse" else {"grow_labels": True}))
         new = "the new task " if _features(task, rows) is None else ""
@@ -112,7 +112,7 @@ def predict(
     with connected(url) as client:
         frame, task = _frame(file), client.task(key)
         rows = _inputs(frame.drop(columns="prediction", errors="ignore"), text)
-        if names := _features(task, rows):
+        if (names := _features(task, rows)) and not text:
             rows = rows[[name for name in rows.columns if name in names]]
         _write(frame.assign(prediction=task.predict(rows)), output)
 
@@ -127,14 +127,15 @@ def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text =
 
 
 def _frame(file: str) -> pd.DataFrame:
+    """Return the rows of a file, its columns by their names as text."""
     try:
         import pandas as pd
     except ModuleNotFoundError:
         raise ValueError("files of rows need pandas: pip install 'superposed[data]'") from None
     if file.endswith((".parquet", ".pq")):
-        return pd.read_parquet(file)
+        return pd.read_parquet(file).rename(columns=str)
     if file.endswith((".jsonl", ".ndjson")):
-        return pd.read_json(file, lines=True)
+        return pd.read_json(file, lines=True).rename(columns=str)
     return pd.read_csv(sys.stdin if file == "-" else file)
 
 
@@ -152,7 +153,7 @@ def _inputs(frame: pd.DataFrame, text: str | None) -> Any:
 def _features(task: Task, rows: Any) -> list[str] | None:
     """Return the names of a task's features, none but of records; None where there is no task, or it is composed.
 
-    Those that have no column in the rows are named on stderr.
+    Those that have no column in a frame of rows are named on stderr.
     """
     from superposed_client import ExpressionInvalid, UnknownTask
 
@@ -160,7 +161,7 @@ def _features(task: Task, rows: Any) -> list[str] | None:
         names = [feature["name"] for feature in task.info().features or ()]
     except (ExpressionInvalid, UnknownTask):
         return None
-    if missing := [name for name in names if name not in rows]:
+    if missing := [name for name in names if name not in getattr(rows, "columns", names)]:
         typer.echo(f"superposed: no column {', '.join(missing)}: taken as missing values", err=True)
     return names
 

@@ -13,12 +13,14 @@ def serve(
     file: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: 127.0.0.1.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; default: 8000; 0: a free one.")] = None,
-    preset: Annotated[str | None, typer.Option(help="Of a new store, as of `init`; default: general.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Preset of a store that is made now; default: general.")] = None,
     device: Annotated[str | None, typer.Option(help="Device: auto, cpu or cuda; default: auto.")] = None,
     follow: Annotated[str | None, typer.Option(help="URL of a leader: follow its store.")] = None,
     members: Annotated[str | None, typer.Option(help="URLs of all servers of the store, with commas between.")] = None,
-    sync_followers: Annotated[int | None, typer.Option(help="Followers that must have a change on disk first.")] = None,
-    grpc_port: Annotated[int | None, typer.Option(help="Port of the Open Inference Protocol over gRPC.")] = None,
+    sync_followers: Annotated[
+        int | None, typer.Option(help="Followers that must have a change on disk before it is answered; default: 0.")
+    ] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Port of gRPC (Open Inference Protocol); else none.")] = None,
     allow_unauthenticated: Annotated[
         bool, typer.Option("--allow-unauthenticated", help="Listen beyond loopback without API keys, behind a proxy.")
     ] = False,

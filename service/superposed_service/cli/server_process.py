@@ -66,10 +66,13 @@ def run_server(directory: Path, settings: Settings, allow_unauthenticated: bool)
         server = HttpServer(config, end_streams)
         # The server passes the signal on once it has stopped; before it listens, the process just ends.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        with contextlib.suppress(KeyboardInterrupt, SystemExit):  # raised again once the server has stopped
-            server.run()
+        try:
+            with contextlib.suppress(KeyboardInterrupt):  # raised again once the server has stopped
+                server.run()
+        except SystemExit:
+            place = joined(settings.host, settings.port)
+            typer.echo(f"superposed: no server on {place}, for the reason above; --port takes another port", err=True)
         if not server.started:
-            typer.echo("superposed: the server did not start; where another one has the port, give --port", err=True)
             raise typer.Exit(3)
         if opened.replaced:  # it was moved or replaced meanwhile: no snapshot was taken
             raise typer.Exit(4)

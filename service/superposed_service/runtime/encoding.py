@@ -306,7 +306,7 @@ def read_as(originals: Originals, schemas: Sequence[TaskSchema]) -> tuple[str, l
     for schema in schemas:
         if schema.encoder is None or originals.kind not in {None, schema.kind}:
             text = f"task {schema.key} takes {schema.kind}, not {originals.kind or 'texts or images'}"
-            known = {"rows": "inputs: rows of numbers", "images": "images: files' bytes, or Path in Python"}
+            known = {"rows": "inputs: rows of numbers", "images": "images: files in base64 (in Python bytes, or Path)"}
             wanted = known.get(schema.kind, schema.kind)
             raise ShapeError(text, expected=wanted, received=originals.kind or "bytes")
         encoders.setdefault(schema.encoder, schema.key)

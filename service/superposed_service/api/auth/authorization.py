@@ -203,7 +203,7 @@ class Principal:
     def check_task(self, key: str) -> None:
         """Raise `UnknownTask` for a foreign task, as for one that is not there."""
         if self.key is not None and not self.may_name(key):
-            wanted = f"what this API key may name: tasks {self.key.tasks}, groups {self.key.groups or 'none'}"
+            wanted = f"a task {self.key.tasks}, as this API key may name; groups to join: {self.key.groups or 'none'}"
             raise UnknownTask("no task has this key", expected=wanted, received=key)
 
     def check_group(self, key: str) -> None:
