@@ -71,12 +71,21 @@ class Page:
             directory, _, options = line.removeprefix("superposed serve ").partition(" ")
             self._serve(directory, options)
             return ""
+        if line.startswith("superposed "):
+            return self._superposed(shlex.split(self._here(line))[1:])
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         line = line.replace("curl -s", "curl --fail-with-body -s")
         bash = ["bash", "-e", "-c", self._here(line)]
         done = subprocess.run(bash, cwd=self._folder, env=os.environ | {"PATH": path}, capture_output=True, text=True)
         assert done.returncode == 0, f"{self._path}: {line}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def _superposed(self, arguments: list[str]) -> str:
+        printed, errors = self._folder / "printed.log", self._folder / "errors.log"
+        printed.unlink(missing_ok=True)
+        status = Forked(arguments, printed, errors).wait(120)
+        assert status == 0, f"{self._path}: {arguments}\n{printed.read_text()}{errors.read_text()}"
+        return printed.read_text()
 
     def _serve(self, directory: str, options: str) -> None:
         if directory not in self._servers:
