@@ -53,6 +53,7 @@ class _TaskCalls:
         group = found and found[1]
         self._key: str | None = found and found[2]  # where the context is just a task
         self._name = text if isinstance(text, str) else str(context)
+        self._asked = self._key or self._name  # what the server is asked for; it refuses what is no key
         if self._has_schema and self._key is None:
             raise ValueError(self._why_no_key())
         if group is not None:
@@ -103,16 +104,16 @@ class _TaskCalls:
         new = False
         if self._registered or self._key is None:
             return new
-        try:
-            if not self._has_outputs:
-                yield from Operations.get_task(self, self._key)
-        except UnknownTask as error:
-            if not (self._grows and targets is not None):
-                hint = f"teach it: client.task({self._name!r}, labels=[…]) or outputs=n, or superposed teach"
-                raise error.explained(hint) from None
-            new = yield from self._register(rows, targets)
         if self._has_outputs:
             new = yield from self._register(rows, targets)
+        else:
+            try:
+                yield from Operations.get_task(self, self._key)
+            except UnknownTask as error:
+                if not (self._grows and targets is not None):
+                    hint = f"teach it: client.task({self._name!r}, labels=[…]) or outputs=n, or superposed teach"
+                    raise error.explained(hint) from None
+                new = yield from self._register(rows, targets)
         self._registered = True
         return new
 
@@ -145,7 +146,7 @@ class _TaskCalls:
         """Undo a registration whose first rows were refused, unless the task was taught since."""
         self._registered = False
         with suppress(ApiError):
-            yield from Operations.delete_task(self, self._key or self._name, updates=0)
+            yield from Operations.delete_task(self, self._asked, updates=0)
 
     @chain
     def partial_fit(
@@ -261,7 +262,7 @@ class _TaskCalls:
         if self._has_schema:
             labels, outputs, loss = fields.get("labels"), fields.get("outputs"), fields.get("loss", "cross_entropy")
         else:
-            known = yield from Operations.get_task(self, self._key or self._name)
+            known = yield from Operations.get_task(self, self._asked)
             labels, outputs, loss = known.labels, known.outputs, known.loss
         if loss != "cross_entropy":
             return None
@@ -292,17 +293,17 @@ class _TaskCalls:
     @method
     def info(self) -> Operation[TaskInfo]:
         """Return the task's schema and counters."""
-        return (yield from Operations.get_task(self, self._key or self._name))
+        return (yield from Operations.get_task(self, self._asked))
 
     @method
     def evaluations(self) -> Operation[Listed[EvaluatedAccuracy]]:
         """Return the evaluations of the task at different numbers of tasks."""
-        return (yield from Operations.evaluations(self, self._key or self._name))
+        return (yield from Operations.evaluations(self, self._asked))
 
     @method
     def plot(self) -> Operation[Any]:
         """Draw what evaluations of the task have shown, over the number of tasks (extra `plots`); return the axes."""
-        return plot_accuracies((yield from Operations.evaluations(self, self._key or self._name)), str(self.context))
+        return plot_accuracies((yield from Operations.evaluations(self, self._asked)), str(self.context))
 
     @method
     def predict(self, X: Inputs) -> Operation[NDArray[Any]]:

@@ -265,7 +265,7 @@ class TestMessages:
     def test_a_rollback_of_nothing_and_of_two_things(self, client: Client) -> None:
         for given in ({}, {"to_sequence": 0, "task": "a"}, {"task": "a", "api_key": "b"}):
             with pytest.raises(ValueError, match="exactly one of to_sequence, task, sequences and api_key"):
-                client.roll_back(**given)  # type: ignore[arg-type]
+                client.roll_back(**given)  # type: ignore[arg-type]  # of several types
 
     def test_an_address_without_its_scheme(self, client: Client) -> None:
         address = str(client._http.base_url).removeprefix("http://").strip("/")

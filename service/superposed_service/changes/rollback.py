@@ -14,7 +14,7 @@ from superposed.tasks.targets import Target, Targets
 from superposed_service.changes.base import Change, JsonObject, PreparedChange, keys_of, rejected
 from superposed_service.changes.exclusions import RELABEL, ROLLBACK, TAKING_OUT, Exclusions, RollbackDecision, ranges
 from superposed_service.changes.registration import Delete, Register
-from superposed_service.changes.replay import Rejected, newest_good, replay
+from superposed_service.changes.replay import Rejected, newest_good, replay, starts
 from superposed_service.changes.update import Update
 from superposed_service.errors import HistoryTruncated, InvalidRequest, StorageError, UnknownUpdate
 from superposed_service.observability.load import Progress
@@ -104,7 +104,8 @@ def rebuild(
     try:
         rebuilt, start, _ = newest_good(snapshots, journal, exclusions, device, last)
     except HistoryTruncated:
-        kept = min((one.sequence for one in snapshots.list() if one.sequence >= journal.horizon), default=last)
+        reached = starts(snapshots.list(), journal, Exclusions.read(journal, last), last)
+        kept = min((one.sequence for one in reached), default=last)
         text = "the journal and its snapshots do not reach back so far, or rows were erased since"
         raise HistoryTruncated(text, expected=f"records after {kept}") from None
     dependent: list[int] = []

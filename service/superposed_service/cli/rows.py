@@ -89,13 +89,11 @@ def teach(
 ) -> None:
     """Teach the rows of FILE to a task of the server at URL; the task is registered if there is none."""
     with connected(url) as client:
-        frame = _frame(file)
-        target = frame.columns[-1] if target is None else target
-        rows, targets = _rows(frame, target, text)
+        rows, targets, column = _rows(_frame(file), target, text)
         task = client.task(key, loss=loss, **({"outputs": 1} if loss == "mse" else {"grow_labels": True}))
         new = "the new task " if _features(task, rows) is None else ""
         task.fit(rows, targets, epochs=epochs, batch_size=batch_size, progress=sys.stderr.isatty())
-        typer.echo(f"{len(targets)} rows taught to {new}{key}; target: {target}; epochs: {epochs}")
+        typer.echo(f"{len(targets)} rows taught to {new}{key}; target: {column}; epochs: {epochs}")
 
 
 def predict(
@@ -120,7 +118,7 @@ def predict(
 def evaluate(url: Url, key: Key, file: File, target: Target = None, text: Text = None) -> None:
     """Measure the accuracy (of values: R²) of a task on the rows of FILE; nothing is learned."""
     with connected(url) as client:
-        rows, targets = _rows(_frame(file), target, text)
+        rows, targets, _ = _rows(_frame(file), target, text)
         task = client.task(key)
         _features(task, rows)
         typer.echo(f"{task.score(rows, targets):.4f}")
@@ -139,11 +137,11 @@ def _frame(file: str) -> pd.DataFrame:
     return pd.read_csv(sys.stdin if file == "-" else file)
 
 
-def _rows(frame: pd.DataFrame, target: str | None, text: str | None) -> tuple[Any, Any]:
-    """Return inputs and targets."""
-    name = frame.columns[-1] if target is None else target
+def _rows(frame: pd.DataFrame, target: str | None, text: str | None) -> tuple[Any, Any, str]:
+    """Return inputs, targets, and the name of the targets' column: the last one, unless it is given."""
+    name = str(frame.columns[-1] if target is None else target)
     targets = _column(frame, name)
-    return _inputs(frame.drop(columns=name), text), targets
+    return _inputs(frame.drop(columns=name), text), targets, name
 
 
 def _inputs(frame: pd.DataFrame, text: str | None) -> Any:
